@@ -1,0 +1,67 @@
+# Every target prepares what it needs in .venv and is quick when nothing changed.
+# PYTHON chooses the interpreter, ARGS reaches the command: make demo ARGS="--steps 20".
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
+CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h')
+
+.PHONY: demo test build lint format bench docs conformance clean
+
+demo: build $(STAMPS)/group-demo
+	$(BIN)/python -m torch_trn_emu.report examples/char_gpt.py $(ARGS)
+
+test: build $(STAMPS)/group-test
+	$(BIN)/python -m pytest $(ARGS)
+
+build: $(STAMPS)/built
+
+lint: $(STAMPS)/group-lint $(STAMPS)/group-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(STAMPS)/group-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: build $(STAMPS)/group-bench
+	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python docs/generate.py
+
+docs: build $(STAMPS)/group-test
+	$(BIN)/python docs/generate.py
+
+conformance: build $(STAMPS)/group-test
+	$(BIN)/python -m pytest -m conformance $(ARGS)
+	$(BIN)/python docs/generate.py
+
+# Keeps .venv, which takes minutes to download: remove it by hand.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMPS)/built
+	find torch_trn_emu -name '*.so' -delete
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "$(PYTHON) is missing or older than 3.10; name another: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet pip==26.3
+	mkdir -p $(STAMPS)
+	touch $@
+
+# The dependency groups of pyproject.toml.
+$(STAMPS)/group-%: pyproject.toml | $(STAMPS)/venv
+	$(BIN)/python -m pip install --quiet --group $*
+	touch $@
+
+# Autoload is off: the package about to be built must not be imported by the torch that builds it.
+$(STAMPS)/built: $(NATIVE) | $(STAMPS)/group-build
+	TORCH_DEVICE_BACKEND_AUTOLOAD=0 \
+	  $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
