@@ -1,0 +1,46 @@
+"""Run a script unchanged, then print what the emulated chip did.
+
+python -m torch_trn_emu.report SCRIPT [ARGUMENT ...]
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+import torch_trn_emu
+
+__all__ = ["chip_report", "main"]
+
+
+def chip_report(most: int = 12) -> str:
+    """The devices' memory and the ops that ran most often, as text for a terminal."""
+    counts = torch_trn_emu.op_counts()
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = ranked[most:]
+    lines = [f"{calls:>12,}  {name}" for name, calls in ranked[:most]]
+    if rest:
+        lines.append(f"{sum(calls for _, calls in rest):>12,}  in {len(rest)} other ops")
+    return "\n".join(
+        (
+            str(torch.trn.get_device_name()),
+            str(torch.trn.memory_summary()),
+            f"{sum(counts.values()):>12,}  calls of {len(counts)} ops, of which",
+            *lines,
+        )
+    )
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments:
+        raise SystemExit("usage: python -m torch_trn_emu.report SCRIPT [ARGUMENT ...]")
+    script = arguments[0]
+    sys.argv = arguments
+    sys.path[0] = str(Path(script).resolve().parent)  # as `python SCRIPT` does
+    runpy.run_path(script, run_name="__main__")
+    print("\n" + chip_report())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
