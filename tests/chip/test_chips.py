@@ -11,7 +11,7 @@ import pytest
 from torch_trn_emu.chip import ANNOUNCED, CHIPS, Figure, Status, documented, get_chip
 from torch_trn_emu.errors import ChipLimit, Unsupported
 
-# Peaks of one core as the architecture guides print them, in TFLOPS, rounded there to whole numbers.
+# Peaks of one core as the architecture guides print them, in whole TFLOPS.
 GUIDE_PEAKS = [
     ("trn1", "bfloat16", 92),
     ("trn1", "float32", 23),

@@ -1,0 +1,131 @@
+"""MX formats: an element row, blocks of 32 that share a power-of-two scale, and the rule for it.
+
+To add a rule, add a row to `SCALE_RULES`; to add a format, a row to `MX_FORMATS`. This is the
+definition in numpy, to be obviously right.
+
+Sources
+  [mx]   OCP Microscaling formats v1.0, section 6.3
+  [isa]  Neuron SDK 2.32, nki.isa.quantize_mx (the rule since NKI 0.5.0)
+  [ptx]  NVIDIA cuBLAS block scaling, as in torchao's MXFP8_RCEIL
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from .codec import Codes, Reals, decode, encode
+from .formats import FORMATS, FloatFormat
+
+__all__ = ["MX_FORMATS", "SCALE_RULES", "MxFormat", "dequantize_mx", "quantize_mx"]
+
+SCALE_NAN = 0xFF
+SCALE_BIAS = 127
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MxFormat:
+    """Blocks of `block_size` elements, each times one float8_e8m0fnu scale."""
+
+    name: str
+    element: FloatFormat
+    block_size: int = 32
+
+    @property
+    def bits_per_element(self) -> float:
+        return self.element.bits + FORMATS["float8_e8m0fnu"].bits / self.block_size
+
+
+MX_FORMATS = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            MxFormat(name="mxfp8", element=FORMATS["float8_e4m3fn"]),
+            MxFormat(name="mxfp8_e5m2", element=FORMATS["float8_e5m2"]),
+            MxFormat(name="mxfp4", element=FORMATS["float4_e2m1fn"]),
+        )
+    }
+)
+
+
+def _floor_log2(x: Reals) -> npt.NDArray[np.int64]:
+    return np.asarray(np.frexp(x)[1], dtype=np.int64) - 1
+
+
+def _ceil_log2(x: Reals) -> npt.NDArray[np.int64]:
+    mantissa, exponent = np.frexp(x)
+    return np.asarray(exponent - (mantissa == 0.5), dtype=np.int64)
+
+
+def _trn3(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
+    return _floor_log2(amax) - (e.emax - 1)
+
+
+def _floor(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
+    return _floor_log2(amax) - e.emax
+
+
+def _ceil(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
+    return _ceil_log2(amax) - e.emax
+
+
+def _rceil(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
+    scaled = (amax.astype(np.float32) * (np.float32(1) / np.float32(e.max))).astype(np.float64)
+    exponent = _ceil_log2(np.where(scaled > 0, scaled, 1.0))
+    return np.asarray(np.where(scaled > 0, exponent, -SCALE_BIAS), dtype=np.int64)
+
+
+def _even(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
+    # amax to the element's mantissa, ties away from zero, as rounding its bits does.
+    step = np.ldexp(1.0, _floor_log2(amax) - e.mantissa_bits)
+    return _floor_log2(np.floor(amax / step + 0.5) * step) - e.emax
+
+
+# rule -> exponent of the scale, for amax > 0.
+SCALE_RULES: MappingProxyType[str, Callable[[Reals, FloatFormat], npt.NDArray[np.int64]]] = (
+    MappingProxyType(
+        {
+            "trn3": _trn3,  # [isa] the largest element lands one binade below the top
+            "floor": _floor,  # [mx] 6.3, then saturate
+            "rceil": _rceil,  # [ptx]
+            "ceil": _ceil,
+            "even": _even,
+        }
+    )
+)
+
+
+def quantize_mx(
+    x: npt.ArrayLike, format: MxFormat = MX_FORMATS["mxfp8"], rule: str = "trn3"
+) -> tuple[Codes, npt.NDArray[np.uint8]]:
+    """Quantize to MX blocks along the last axis, zero-padding a ragged end.
+
+    x        [..., K] real numbers
+    returns  codes [..., K] and scales [..., ceil(K/32)] uint8 (value 2^(scale - 127))
+
+    Elements round to nearest even and saturate. A block of zeros gets the scale 2^-127 [isa].
+    A block holding NaN or inf gets scale 0xFF and element codes 0 (chosen: [mx] leaves it open).
+    """
+    values = np.asarray(x, dtype=np.float64)
+    k, size = values.shape[-1], format.block_size
+    padding = [(0, 0)] * (values.ndim - 1) + [(0, -k % size)]
+    blocks = np.pad(values, padding).reshape(*values.shape[:-1], -1, size)
+    amax = np.abs(blocks).max(axis=-1, initial=0.0)
+    bad, zero = ~np.isfinite(amax), amax == 0
+    exponent = SCALE_RULES[rule](np.where(bad | zero, 1.0, amax), format.element)
+    exponent = np.clip(np.where(zero, -SCALE_BIAS, exponent), -SCALE_BIAS, SCALE_BIAS)
+    scaled = np.ldexp(np.where(bad[..., None], 0.0, blocks), -exponent[..., None])
+    codes = encode(format.element, scaled, "saturate")
+    scales = np.where(bad, SCALE_NAN, exponent + SCALE_BIAS).astype(np.uint8)
+    return codes.reshape(*values.shape[:-1], -1)[..., :k], scales
+
+
+def dequantize_mx(
+    codes: npt.ArrayLike, scales: npt.ArrayLike, format: MxFormat = MX_FORMATS["mxfp8"]
+) -> Reals:
+    """The values of MX blocks: codes [..., K], scales [..., ceil(K/32)] -> [..., K], exact."""
+    elements = decode(format.element, codes)
+    scale = decode(FORMATS["float8_e8m0fnu"], scales)
+    return elements * np.repeat(scale, format.block_size, axis=-1)[..., : elements.shape[-1]]
