@@ -1,0 +1,125 @@
+"""Fill the generated sections of the documents: one row of SECTIONS each.
+
+python docs/generate.py [--check]
+
+A section lies between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. With --check nothing is
+written and a stale document is an error; tests/test_docs.py does the same.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    document: str
+    name: str
+    text: Callable[[], str]
+
+
+def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = (head, tuple("---" for _ in head), *rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def recorded(name: str) -> dict[str, Any] | None:
+    """A file that `make bench` or benchmarks/convergence.py wrote, or None."""
+    path = ROOT / "benchmarks" / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def machine_line(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    return (
+        f"`{results['command']}` on {machine['cpu']}, {machine['threads']} threads, "
+        f"{machine['vector_instructions']}, Python {machine['python']}, torch {machine['torch']}."
+    )
+
+
+def speed_table() -> str:
+    """The medians alone, for the README."""
+    if (results := recorded("results.json")) is None:
+        return "Not measured yet: `make bench`."
+    rows = [
+        (row["name"], row["against"], f"{row['value']:.2f} {row['unit']}", f"{row['target']:.2f}")
+        for row in results["rows"]
+    ]
+    head = ("what, on `trn`", "against, on the CPU", "measured", "goal")
+    return markdown_table(head, rows) + "\n\n" + machine_line(results)
+
+
+def benchmark_table() -> str:
+    """Everything that was measured."""
+    if (results := recorded("results.json")) is None:
+        return "Not measured yet: `make bench`."
+    rows = [
+        (
+            row["name"],
+            row["against"],
+            f"{row['value']:.3f} {row['unit']}",
+            "{:.3f} to {:.3f}".format(*row["quartiles"]),
+            f"{row['target']:.2f}",
+            row["verdict"],
+            f"{row['measured_s'] * 1e3:.4g}",
+            f"{row['baseline_s'] * 1e3:.4g}",
+            str(row["rounds"]),
+        )
+        for row in results["rows"]
+    ]
+    head = ("what", "against", "measured", "quartiles", "goal", "", "ms", "baseline ms", "rounds")
+    return machine_line(results) + "\n\n" + markdown_table(head, rows)
+
+
+def convergence_table() -> str:
+    """Validation losses of the demo's model under each matmul precision."""
+    if (results := recorded("convergence.json")) is None:
+        return "Not measured yet: `python benchmarks/convergence.py`."
+    baseline = results["rows"][0]["validation_loss"]
+    rows = [
+        (
+            f"`{row['precision']}`",
+            f"{row['validation_loss']:.4f}",
+            f"{row['validation_loss'] / baseline - 1:+.2%}",
+        )
+        for row in results["rows"]
+    ]
+    return markdown_table(("precision", "validation loss", "against `fp32`"), rows)
+
+
+SECTIONS = (
+    Section(document="README.md", name="speed", text=speed_table),
+    Section(document="benchmarks/README.md", name="speed", text=benchmark_table),
+    Section(document="benchmarks/README.md", name="convergence", text=convergence_table),
+)
+
+
+def filled(section: Section, document: str) -> str:
+    """The document with the section's text as it should be now."""
+    begin, end = f"<!-- begin: {section.name} -->", f"<!-- end: {section.name} -->"
+    pattern = re.compile(f"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", re.DOTALL)
+    if not pattern.search(document):
+        raise SystemExit(f"{section.document} has no section {begin}")
+    return pattern.sub(lambda _: section.text() + "\n", document)
+
+
+def main() -> None:
+    for section in SECTIONS:
+        path = ROOT / section.document
+        before = path.read_text()
+        after = filled(section, before)
+        if after == before:
+            continue
+        if "--check" in sys.argv:
+            raise SystemExit(f"{section.document}: {section.name} is stale; run `make docs`")
+        path.write_text(after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Rules of the house that no linter knows."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+
+# What the tree may link to: licences, specifications, the vendor's and PyTorch's documentation.
+LINKS = re.compile(r"https?://([^/\s\"'<>)]+)")
+ALLOWED_HOSTS = {
+    "arxiv.org",
+    "aws.amazon.com",
+    "awsdocs-neuron.readthedocs-hosted.com",
+    "docs.pytorch.org",
+    "github.com",
+    "keepachangelog.com",
+    "pytorch.org",
+    "semver.org",
+    "www.apache.org",
+    "www.opencompute.org",
+}
+HOME = re.compile(r"(?<![\w.])/(?:home|root|Users)/\w")  # someone's own folder
+
+
+def tree() -> list[Path]:
+    """The files of the source tree: what git tracks, or would."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: there is no list of the tree's files")
+    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).is_file()]
+
+
+def public_modules() -> list[Path]:
+    paths = sorted((ROOT / "torch_trn_emu").rglob("*.py"))
+    return [path for path in paths if not path.stem.startswith("_") or path.stem == "__init__"]
+
+
+@pytest.mark.parametrize("path", public_modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_public_module_lists_its_names(path):
+    assigned = {
+        target.id
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert "__all__" in assigned
+
+
+def cpp_files() -> list[Path]:
+    return [path for path in tree() if path.suffix in (".cpp", ".h")]
+
+
+def test_cpp_sources_are_ascii():
+    assert [path for path in cpp_files() if not path.read_bytes().isascii()] == []
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r"^\s*#\s*include\s*[<\"]([^>\"]+)", path.read_text(), re.MULTILINE)
+
+
+def test_numerics_includes_no_torch_header():
+    offenders = [
+        (path.name, header)
+        for path in cpp_files()
+        if path.is_relative_to(ROOT / "csrc/numerics")
+        for header in includes(path)
+        if header.startswith(("torch/", "ATen/", "c10/"))
+    ]
+    assert offenders == []
+
+
+def test_only_the_bindings_include_python():
+    python = re.compile(r"Python\.h|pybind11/|torch/(extension|python)\.h|torch/csrc/utils/python")
+    offenders = [
+        path.name
+        for path in cpp_files()
+        if path.is_relative_to(ROOT / "csrc") and path.name != "bindings.cpp"
+        if any(python.match(header) for header in includes(path))
+    ]
+    assert offenders == []
+
+
+def test_the_tree_holds_no_foreign_links_and_no_private_paths():
+    for path in tree():
+        text = path.read_text(errors="ignore")
+        assert set(LINKS.findall(text)) <= ALLOWED_HOSTS, path
+        assert HOME.findall(text) == [], path
+
+
+def test_the_build_requirements_are_written_twice_alike():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["build-system"]["requires"] == project["dependency-groups"]["build"]
+
+
+def test_every_requirement_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for name, group in project["dependency-groups"].items():
+        loose = [r for r in group if isinstance(r, str) and "==" not in r]
+        assert loose == [], name
