@@ -59,7 +59,7 @@ def test_a_public_module_lists_its_names(path):
 
 
 def cpp_files() -> list[Path]:
-    return [path for path in tree() if path.suffix in (".cpp", ".h")]
+    return [path for path in tree() if path.suffix in (".cpp", ".h", ".inc")]
 
 
 def test_cpp_sources_are_ascii():
