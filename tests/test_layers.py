@@ -12,8 +12,8 @@ PACKAGE = "torch_trn_emu"
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
     ("errors", "_C"),
-    ("settings",),
     ("chip",),
+    ("settings",),  # checked against the chip
     ("formats",),
     ("isa",),
     ("engines",),
