@@ -1,0 +1,97 @@
+"""Cycle formulas, counted by hand for tiles whose cost the vendor prints."""
+
+import pytest
+
+from torch_trn_emu.chip import get_chip
+from torch_trn_emu.engines import BEHAVIOURS, cycles, transfer
+from torch_trn_emu.isa import OPCODES, Builder, Engine, Instruction, Role, tile
+
+
+def _instruction(opcode: str, *shapes: tuple[str, int, int, str], **options: object) -> Instruction:
+    """shapes: (memory, partitions, free, dtype), the first one written."""
+    b = Builder(opcode)
+    out, *ins = [
+        tile(getattr(b, memory)(f"t{k}", f, dtype), (0, 0), (p, f))
+        for k, (memory, p, f, dtype) in enumerate(shapes)
+    ]
+    return b.emit(opcode, out, *ins, **options)  # type: ignore[arg-type]
+
+
+S, P, F4, B2 = "sbuf", "psum", "float32", "bfloat16"
+MM = [(P, 128, 512, F4), (S, 128, 128, B2), (S, 128, 512, B2)]
+MM4 = [(P, 128, 512, F4), (S, 128, 128, F4), (S, 128, 512, F4)]
+HIDDEN = {"load": "background"}
+
+
+@pytest.mark.parametrize(
+    ("chip", "instruction", "expected"),
+    [
+        ("trn2", _instruction("nc_matmul", *MM, **HIDDEN), 512),
+        ("trn2", _instruction("nc_matmul", *MM4, **HIDDEN), 4 * 512),
+        ("trn2", _instruction("nc_matmul", *MM), 512 + 128 / 4),
+        (
+            "trn2",
+            _instruction(
+                "nc_matmul", (P, 128, 8, F4), (S, 128, 128, B2), (S, 128, 8, B2), **HIDDEN
+            ),
+            64,
+        ),
+        ("trn2", _instruction("nc_transpose", (P, 128, 128, B2), (S, 128, 128, B2)), 128),
+        ("trn2", _instruction("activation", (S, 128, 500, B2), (P, 128, 500, F4), op="exp"), 500),
+        ("trn2", _instruction("activation", (S, 128, 8, B2), (P, 128, 8, F4), op="exp"), 64),
+        ("trn2", _instruction("tensor_copy", (S, 128, 512, B2), (S, 128, 512, B2)), 128),
+        ("trn1", _instruction("tensor_copy", (S, 128, 512, B2), (S, 128, 512, B2)), 512),
+        ("trn2", _instruction("tensor_copy", (S, 128, 512, B2), (P, 128, 512, B2)), 256),
+        ("trn2", _instruction("tensor_copy", (S, 128, 512, B2), (P, 128, 512, F4)), 512),
+        ("trn2", _instruction("tensor_tensor", *[(S, 128, 512, F4)] * 3, op="add"), 1024),
+        ("trn2", _instruction("tensor_tensor", *[(S, 128, 512, B2)] * 3, op="add"), 512),
+        ("trn2", _instruction("tensor_tensor", *[(S, 128, 512, B2)] * 3, op="max"), 1024),
+        (
+            "trn2",
+            _instruction("tensor_tensor", *[(S, 128, 512, F4)] * 3, op="add", engine=Engine.GPSIMD),
+            150 + 512,
+        ),
+        ("trn2", _instruction("tensor_reduce", (S, 128, 1, B2), (S, 128, 512, B2), op="add"), 256),
+        ("trn2", _instruction("tensor_reduce", (S, 128, 1, F4), (S, 128, 512, B2), op="add"), 512),
+        ("trn2", _instruction("reciprocal", (S, 128, 512, F4), (S, 128, 512, F4)), 8 * 512),
+        ("trn2", _instruction("bn_aggr", (S, 128, 2, F4), (S, 128, 60, F4)), 260),
+        ("trn3", _instruction("exponential", (S, 128, 512, B2), (S, 128, 512, B2)), 128),
+        ("trn2", _instruction("memset", (S, 128, 512, B2), value=0), 256),
+        ("trn2", _instruction("iota", (S, 128, 512, "int32"), channel=1), 150 + 512),
+        ("trn2", _instruction("max8", (S, 1, 8, F4), (S, 1, 1024, B2)), 1024),
+    ],
+)
+def test_cycles(chip: str, instruction: Instruction, expected: float) -> None:
+    assert cycles(instruction, get_chip(chip)) == pytest.approx(expected)
+
+
+def test_every_opcode_has_a_behaviour() -> None:
+    assert set(BEHAVIOURS) == set(OPCODES)
+
+
+def _load(p: int, f: int, dtype: str) -> Instruction:
+    b = Builder("load")
+    x, t = b.hbm("x", (p, f), dtype, Role.INPUT), b.sbuf("t", f, dtype)
+    return b.load(tile(t, (0, 0), (p, f)), tile(x, (0, 0), (p, f)))
+
+
+def test_a_full_tile_uses_all_dma_engines() -> None:
+    trn2 = get_chip("trn2")
+    t = transfer(_load(128, 1024, "bfloat16"), trn2)
+    assert t.engines == 16
+    # 8 runs of 2 KiB on each engine
+    assert t.engine_s == pytest.approx(8 * 2048 / 23e9 + trn2.dma.completion_write_s)
+    assert t.hbm_read_bytes == 128 * 2048
+    assert t.hbm_s == pytest.approx(128 * 2048 / 725e9 / trn2.hbm.read_efficiency)
+
+
+def test_one_row_uses_one_dma_engine_and_pays_a_descriptor() -> None:
+    trn2 = get_chip("trn2")
+    t = transfer(_load(1, 1, "float32"), trn2)
+    assert t.engines == 1
+    assert t.engine_s == trn2.dma.descriptor_min_s + trn2.dma.completion_write_s
+
+
+def test_two_cores_of_a_stack_share_its_bandwidth() -> None:
+    alone, shared = (transfer(_load(128, 1024, "float32"), get_chip("trn2"), n) for n in (1, 2))
+    assert shared.hbm_s == pytest.approx(2 * alone.hbm_s)

@@ -1,0 +1,84 @@
+"""The GpSimd engine: eight small processors for what the other engines cannot do.
+
+Source: [isa] Neuron SDK v2.26.1, nki.isa pages; `inferred` where no formula is printed.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..chip import Chip
+from ..isa import Instruction, itemsize
+from .arithmetic import REDUCTIONS
+from .behaviour import Behaviour, interval
+from .lazy_numpy import np
+from .vector import elements
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+__all__ = ["ROWS"]
+
+
+def _n(i: Instruction, chip: Chip) -> float:
+    return interval(i, chip, elements(i))  # [isa] 150 + N
+
+
+def _pattern(i: Instruction, shape: tuple[int, ...]) -> "Array":
+    """Base + channel x partition + step x position"""
+    channel, step, base = (int(str(i.attributes.get(k, 0))) for k in ("channel", "step", "base"))
+    free = int(np.prod(shape[1:], dtype=int))
+    return base + channel * np.arange(shape[0])[:, None] + step * np.arange(free)
+
+
+def _iota(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
+    return [_pattern(i, old.shape).reshape(old.shape)]
+
+
+def _affine_select(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
+    keep = _pattern(i, old.shape).reshape(old.shape) >= 0
+    return [np.where(keep, reads[0].reshape(old.shape), i.attributes["on_false"])]
+
+
+def _local_gather_cycles(i: Instruction, chip: Chip) -> float:
+    # [isa] 150 + (n e) / C with C = ((28 + t e) / (t e)) / min(4 / dtype_size, e), t = 4.
+    # e is the number of elements an index takes: 1 here.
+    t, e = 4, 1
+    c = ((28 + t * e) / (t * e)) / min(4 / itemsize(i.reads[0].buffer.dtype), e)
+    return interval(i, chip, i.reads[1].free * e / c)
+
+
+def _local_gather(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
+    # On the chip 16 partitions share indices; here each partition brings its own.
+    data, index = (r.reshape(r.shape[0], -1) for r in reads)
+    return [np.take_along_axis(data, index.astype(int), axis=1).reshape(old.shape)]
+
+
+def _topk_cycles(i: Instruction, chip: Chip) -> float:
+    return 4 * i.reads[0].free + float(str(i.attributes["k"]))  # [isa] 4 n + K
+
+
+def _topk(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
+    data, k = reads[0].reshape(reads[0].shape[0], -1), int(str(i.attributes["k"]))
+    order = np.argsort(data, axis=1, kind="stable")[:, data.shape[1] - k :]  # ascending [isa]
+    return [np.take_along_axis(data, order, axis=1), order]
+
+
+def _partition_reduce(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
+    data = np.moveaxis(reads[0], 0, -1)
+    return [np.asarray(REDUCTIONS[str(i.attributes["op"])](data)).reshape(old.shape)]
+
+
+def _partition_reduce_cycles(i: Instruction, chip: Chip) -> float:
+    # Inferred: a processor of 16 lanes walks its partitions, then the eight results are combined.
+    return interval(i, chip, elements(i) * (i.reads[0].partitions / 16 + 8))
+
+
+ROWS = (
+    Behaviour("iota", _n, _iota),
+    Behaviour("affine_select", _n, _affine_select),
+    Behaviour("local_gather", _local_gather_cycles, _local_gather),
+    Behaviour("topk", _topk_cycles, _topk),
+    Behaviour("tensor_partition_reduce", _partition_reduce_cycles, _partition_reduce),
+)

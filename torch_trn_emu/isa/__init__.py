@@ -1,0 +1,47 @@
+"""The waist: Programs of engine instructions, and what makes, checks and prints them."""
+
+from .affine import Affine, Index, affine
+from .builder import Builder, tile
+from .dump import dump
+from .opcodes import OPCODES, Opcode
+from .program import (
+    Access,
+    Attribute,
+    Buffer,
+    Engine,
+    Fresh,
+    Instruction,
+    Loop,
+    Memory,
+    Node,
+    Program,
+    Role,
+    Wait,
+    itemsize,
+)
+from .validate import validate
+
+__all__ = [
+    "OPCODES",
+    "Access",
+    "Affine",
+    "Attribute",
+    "Buffer",
+    "Builder",
+    "Engine",
+    "Fresh",
+    "Index",
+    "Instruction",
+    "Loop",
+    "Memory",
+    "Node",
+    "Opcode",
+    "Program",
+    "Role",
+    "Wait",
+    "affine",
+    "dump",
+    "itemsize",
+    "tile",
+    "validate",
+]
