@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    layers: int = 4
+    layers: int = 3
     width: int = 128
     heads: int = 4
-    context: int = 128
+    context: int = 64
     batch: int = 16
-    steps: int = 500
+    steps: int = 1000
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
     dropout: float = 0.0
@@ -71,16 +71,34 @@ def batches(
         yield codes[starts + window], codes[starts + window + 1]  # [batch, context]
 
 
+class Rotary(nn.Module):
+    """Rotates pairs of features by angles that grow with the position."""
+
+    def __init__(self, size: int, context: int) -> None:
+        super().__init__()
+        frequencies = 10000 ** -torch.linspace(0, 1, size // 2)
+        angles = torch.outer(torch.arange(context), frequencies)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., time, size]
+        a, b = x.chunk(2, dim=-1)
+        cos, sin = self.cos[: x.shape[-2]], self.sin[: x.shape[-2]]
+        return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+
+
 class Attention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.heads = config.heads
         self.dropout = config.dropout
         self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.rotary = Rotary(config.width // config.heads, config.context)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [batch, time, width]
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.rotary(q), self.rotary(k)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         return self.out(y.transpose(1, 2).flatten(2))
@@ -98,6 +116,8 @@ class Block(nn.Module):
             nn.Linear(4 * config.width, config.width),
             nn.Dropout(config.dropout),
         )
+        nn.init.zeros_(self.attention.out.weight)  # a block begins as the identity
+        nn.init.zeros_(self.mlp[3].weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x))
@@ -109,18 +129,14 @@ class GPT(nn.Module):
         super().__init__()
         self.context = config.context
         self.token = nn.Embedding(vocabulary, config.width)
-        self.position = nn.Embedding(config.context, config.width)
         self.blocks = nn.Sequential(*(Block(config) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, vocabulary, bias=False)
         self.head.weight = self.token.weight
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.token.weight, std=0.02)
 
     def forward(self, codes: Tensor) -> Tensor:  # [batch, time] -> [batch, time, vocabulary]
-        positions = torch.arange(codes.shape[1], device=codes.device)
-        return self.head(self.norm(self.blocks(self.token(codes) + self.position(positions))))
+        return self.head(self.norm(self.blocks(self.token(codes))))
 
     @torch.no_grad()
     def sample(self, codes: Tensor, count: int, temperature: float = 0.8) -> Tensor:
@@ -170,7 +186,7 @@ def train(model: nn.Module, corpus: Corpus, config: Config) -> float:
         optimizer, lambda step: cosine_with_warmup(step, config.steps)
     )
     source = batches(corpus.training, config, torch.Generator().manual_seed(config.seed))
-    progress = tqdm(range(1, config.steps + 1), desc="training", unit="step")
+    progress = tqdm(range(1, config.steps + 1), desc="training", unit="step", mininterval=0.5)
     began = time.perf_counter()
     for step in progress:
         x, y = (t.to(device, non_blocking=True) for t in next(source))
@@ -182,7 +198,9 @@ def train(model: nn.Module, corpus: Corpus, config: Config) -> float:
         schedule.step()
         if step % 10 == 0 or step == config.steps:
             rate = step * config.batch * config.context / (time.perf_counter() - began)
-            progress.set_postfix_str(f"loss {loss.item():.3f}, {rate:,.0f} tokens/s")
+            progress.set_postfix_str(
+                f"loss {loss.item():.3f}, {rate:,.0f} tokens/s", refresh=step == config.steps
+            )
     return validation_loss(model, corpus, config)
 
 
