@@ -1,0 +1,551 @@
+// Matrix products: packs and rounds operands into panels, then runs the microkernels over tiles.
+// Sources: see gemm.h.
+#include "gemm.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace trn::numerics {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// One operand as lines of k: a line is a row of a, or a column of b.
+struct Lines {
+  const char* data;
+  DType dtype;
+  int64_t count, k;
+  int64_t line_stride, k_stride;
+  int64_t index_line_stride, index_k_stride;  // element indices, for stochastic rounding
+  OperandRounding rounding;
+
+  const char* at(int64_t line, int64_t i) const {
+    return data + (line * line_stride + i * k_stride) * static_cast<int64_t>(size_of(dtype));
+  }
+  uint64_t index(int64_t line, int64_t i) const {
+    return static_cast<uint64_t>(line * index_line_stride + i * index_k_stride);
+  }
+  bool is_mx() const { return rounding.kind == OperandRounding::Kind::mx; }
+};
+
+Elementwise elementwise(OperandRounding::Kind kind) {
+  switch (kind) {
+    case OperandRounding::Kind::bfloat16: return Elementwise::bfloat16;
+    case OperandRounding::Kind::tfloat32: return Elementwise::tfloat32;
+    case OperandRounding::Kind::none:
+    case OperandRounding::Kind::mx: break;
+  }
+  return Elementwise::none;
+}
+
+// Whether every rounded value is a bfloat16 (if it is no subnormal, which packing reports).
+bool fits_bf16(const Lines& x) {
+  return x.dtype == DType::bfloat16 || x.rounding.kind == OperandRounding::Kind::bfloat16 ||
+         x.is_mx();
+}
+
+// The two layouts of packed words: float32, or bfloat16 pairs along k.
+struct Packing {
+  const Kernels* kernel;
+  bool pairs;
+  int64_t steps;  // along all of k
+
+  Packing(const Kernels& kernels, bool bf16_pairs, int64_t k)
+      : kernel(&kernels), pairs(bf16_pairs), steps(bf16_pairs ? (k + 1) / 2 : k) {}
+
+  int64_t words(int64_t k) const { return pairs ? (k + 1) / 2 : k; }
+  Output row_output() const { return pairs ? Output::bfloat16 : Output::float32; }
+  Output column_output() const { return pairs ? Output::bf16_pairs : Output::float32; }
+  int64_t a_panel_words() const { return ceil_div(steps, 16) * 16 * kernel->tile_rows; }
+  int64_t b_panel_words() const { return steps * kernel->panel_columns; }
+};
+
+// k is packed in pieces that hold whole blocks, wrapped ones too.
+constexpr int64_t piece_k = 512;
+
+// Rounds k [k0, k0 + count) of one line into contiguous words.
+bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line, int64_t k0,
+                int64_t count, uint32_t* words) {
+  uint32_t gathered[piece_k];
+  const void* from = x.at(line, k0);
+  if (x.k_stride != 1) {
+    const int64_t size = static_cast<int64_t>(size_of(x.dtype));
+    for (int64_t i = 0; i < count; ++i) {
+      if (size == 4)
+        gathered[i] = *reinterpret_cast<const uint32_t*>(x.at(line, k0 + i));
+      else
+        reinterpret_cast<uint16_t*>(gathered)[i] =
+            *reinterpret_cast<const uint16_t*>(x.at(line, k0 + i));
+    }
+    from = gathered;
+  }
+  if (p.pairs && count % 2 == 1) words[count / 2] = 0;
+  if (!x.is_mx())
+    return p.kernel->round_row(elementwise(x.rounding.kind), x.dtype, from, count, p.row_output(),
+                               words);
+  return p.kernel->mx_row(mx, x.dtype, from, count, x.index(line, k0), p.row_output(), words,
+                          nullptr);
+}
+
+// Rounds 32 or fewer k's of `width` neighbouring lines (line_stride 1).
+bool round_across(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line,
+                  int64_t width, int64_t k0, const ColumnDestination& d) {
+  const void* rows[32];
+  uint64_t indices[32];
+  for (int64_t i = 0; i < 32; ++i) {
+    rows[i] = k0 + i < x.k ? x.at(line, k0 + i) : nullptr;
+    indices[i] = x.index(line, k0 + i);
+  }
+  if (x.is_mx())
+    return p.kernel->mx_columns(mx, x.dtype, rows, indices, width, Grouping::contiguous,
+                                p.column_output(), d, nullptr);
+  return p.kernel->round_columns(elementwise(x.rounding.kind), x.dtype, rows,
+                                 std::min<int64_t>(32, x.k - k0), width, p.column_output(), d);
+}
+
+// Panels [first, last) of a into words, panel after panel: [steps / 16][tile_rows][16].
+bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint32_t* words) {
+  const int64_t tile_rows = p.kernel->tile_rows, panel_words = p.a_panel_words();
+  const MxConstants mx = mx_constants(a.rounding.mx);
+  const int64_t line0 = first * tile_rows, line_end = std::min(last * tile_rows, a.count);
+  bool subnormal = false;
+
+  if (a.line_stride == 1 && a.k_stride != 1) {
+    constexpr int64_t strip = 128;
+    const int64_t panels = strip / tile_rows;
+    uint32_t block[32 * strip];
+    for (int64_t k0 = 0; k0 < a.k; k0 += 32) {
+      const int64_t block_words = p.words(std::min<int64_t>(32, a.k - k0));
+      for (int64_t line = line0; line < line_end; line += panels * tile_rows) {
+        const int64_t width = std::min(panels * tile_rows, line_end - line);
+        subnormal |= round_across(p, a, mx, line, width, k0, {block, strip, 0, 0});
+        for (int64_t r = 0; r < width; r += tile_rows)
+          for (int64_t w = 0; w < block_words; w += 16)
+            p.kernel->transpose(
+                block + w * strip + r, strip, std::min<int64_t>(16, block_words - w),
+                std::min(tile_rows, width - r),
+                words + (line - line0 + r) / tile_rows * panel_words + (p.words(k0) + w) * tile_rows,
+                16);
+      }
+    }
+    return subnormal;
+  }
+
+  uint32_t piece[piece_k];
+  for (int64_t line = line0; line < line_end; ++line) {
+    uint32_t* panel = words + (line - line0) / tile_rows * panel_words + line % tile_rows * 16;
+    for (int64_t k0 = 0; k0 < a.k; k0 += piece_k) {
+      const int64_t count = std::min(piece_k, a.k - k0);
+      subnormal |= round_line(p, a, mx, line, k0, count, piece);
+      uint32_t* to = panel + p.words(k0) * tile_rows;
+      const int64_t n = p.words(count);
+      int64_t w = 0;
+      for (; w + 16 <= n; w += 16) std::copy_n(piece + w, 16, to + w * tile_rows);
+      std::copy_n(piece + w, n - w, to + w * tile_rows);
+    }
+  }
+  return subnormal;
+}
+
+// Panels [first, last) of b into words, panel after panel: [steps][panel_columns].
+bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint32_t* words) {
+  const int64_t columns = p.kernel->panel_columns, panel_words = p.b_panel_words();
+  const MxConstants mx = mx_constants(b.rounding.mx);
+  const int64_t line0 = first * columns, line_end = std::min(last * columns, b.count);
+  bool subnormal = false;
+
+  if (b.line_stride == 1) {
+    for (int64_t k0 = 0; k0 < b.k; k0 += 32)
+      subnormal |= round_across(p, b, mx, line0, line_end - line0, k0,
+                                {words + p.words(k0) * columns, columns, columns, panel_words});
+    return subnormal;
+  }
+
+  constexpr int64_t piece = 256, most_columns = 32;
+  uint32_t lines[most_columns * piece];
+  for (int64_t line = line0; line < line_end; line += columns) {
+    uint32_t* panel = words + (line - line0) / columns * panel_words;
+    const int64_t live = std::min(columns, line_end - line);
+    const int64_t line_words = p.pairs ? piece / 2 : piece;
+    std::fill(lines + live * line_words, lines + columns * line_words, 0u);
+    for (int64_t k0 = 0; k0 < b.k; k0 += piece) {
+      const int64_t count = std::min(piece, b.k - k0);
+      for (int64_t i = 0; i < live; ++i)
+        subnormal |= round_line(p, b, mx, line + i, k0, count, lines + i * line_words);
+      p.kernel->transpose(lines, line_words, columns, p.words(count),
+                          panel + p.words(k0) * columns, columns);
+    }
+  }
+  return subnormal;
+}
+
+struct Problem {
+  int64_t m, n, k;
+  Lines a, b;
+  Result c;  // data and batch_stride are those of one matrix
+  float alpha, beta;
+  Addend addend;
+  uint64_t first_index;
+  bool plain_result;  // float32, contiguous rows and nothing to add: tiles go straight to c
+};
+
+char* element(const Result& c, int64_t i, int64_t j) {
+  return static_cast<char*>(c.data) +
+         (i * c.row_stride + j * c.col_stride) * static_cast<int64_t>(size_of(c.dtype));
+}
+
+const char* element(const Addend& d, int64_t i, int64_t j) {
+  return static_cast<const char*>(d.data) +
+         (i * d.row_stride + j * d.col_stride) * static_cast<int64_t>(size_of(d.dtype));
+}
+
+// Sums of rows [i0, i0 + rows), columns [j0, j0 + cols) to the result.
+void finish(const Kernels& kernel, const Problem& q, int64_t i0, int64_t rows, int64_t j0,
+            int64_t cols, const float* sums, int64_t stride) {
+  const bool adds = q.addend.data != nullptr && q.beta != 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    const uint64_t index = q.first_index + static_cast<uint64_t>((i0 + i) * q.n + j0);
+    const void* addend = adds ? element(q.addend, i0 + i, j0) : nullptr;
+    const auto put = [&](int64_t j, int64_t count, void* y) {
+      const void* from =
+          adds ? static_cast<const char*>(addend) +
+                     j * q.addend.col_stride * static_cast<int64_t>(size_of(q.addend.dtype))
+               : nullptr;
+      kernel.finish_row(sums + i * stride + j, count, q.alpha, q.beta, q.addend.dtype, from,
+                        q.addend.col_stride, q.c.dtype, y, q.c.rounding,
+                        index + static_cast<uint64_t>(j));
+    };
+    if (q.c.col_stride == 1 || cols == 1) {
+      put(0, cols, element(q.c, i0 + i, j0));
+      continue;
+    }
+    constexpr int64_t piece = 64;
+    uint32_t row[piece];
+    for (int64_t j = 0; j < cols; j += piece) {
+      const int64_t count = std::min(piece, cols - j);
+      put(j, count, row);
+      for (int64_t e = 0; e < count; ++e) {
+        void* y = element(q.c, i0 + i, j0 + j + e);
+        if (q.c.dtype == DType::float32)
+          *static_cast<uint32_t*>(y) = row[e];
+        else
+          *static_cast<uint16_t*>(y) = reinterpret_cast<const uint16_t*>(row)[e];
+      }
+    }
+  }
+}
+
+constexpr int64_t steps_at_once = 256;   // of k, in words: a panel of b and a tile of a stay in L1
+constexpr int64_t most_tile_rows = 96;   // with the two below: a block of a, b and c stays in L2
+constexpr int64_t most_tile_columns = 256;
+
+// Rows of panels [a_first, a_last) times columns of panels [b_first, b_last); a and b point at the
+// first of them.
+void compute_tile(const Packing& p, const Problem& q, int64_t a_first, int64_t a_last,
+                  const uint32_t* a, int64_t b_first, int64_t b_last, const uint32_t* b) {
+  const Kernels& kernel = *p.kernel;
+  const Kernels::GemmRun run = p.pairs ? kernel.gemm_bf16 : kernel.gemm_float32;
+  const int64_t tile_rows = kernel.tile_rows, columns = kernel.panel_columns;
+  const int64_t i0 = a_first * tile_rows, i_end = std::min(a_last * tile_rows, q.m);
+  const int64_t j0 = b_first * columns, j_end = std::min(b_last * columns, q.n);
+  const int64_t sums_stride = (b_last - b_first) * columns;
+  // Panels before `direct` go straight to c.
+  const int64_t direct = q.plain_result ? j_end / columns : b_first;
+  const bool needs_sums = direct < b_last;
+  alignas(64) float sums[most_tile_rows * most_tile_columns];
+  if (p.steps == 0) std::fill(sums, sums + (i_end - i0) * sums_stride, 0.0f);
+
+  for (int64_t s = 0; s < p.steps; s += steps_at_once) {
+    const int64_t steps = std::min(steps_at_once, p.steps - s);
+    for (int64_t j = b_first; j < b_last; ++j) {
+      const uint32_t* b_panel = b + (j - b_first) * p.b_panel_words() + s * columns;
+      for (int64_t i = a_first; i < a_last; ++i) {
+        const uint32_t* a_panel = a + (i - a_first) * p.a_panel_words() + s * tile_rows;
+        const int64_t row = i * tile_rows;
+        float* to = j < direct
+                        ? static_cast<float*>(q.c.data) + row * q.c.row_stride + j * columns
+                        : sums + (row - i0) * sums_stride + (j - b_first) * columns;
+        run(std::min(tile_rows, i_end - row), steps, a_panel, b_panel, to,
+            j < direct ? q.c.row_stride : sums_stride, s > 0);
+      }
+    }
+  }
+  if (needs_sums) {
+    const int64_t done = std::max(direct, b_first) * columns;
+    finish(kernel, q, i0, i_end - i0, done, j_end - done, sums + (done - j0), sums_stride);
+  }
+}
+
+// Packed bfloat16 pairs to packed float32, where subnormals forbid the bfloat16 product.
+void widen_a(const Packing& pairs, const Packing& words, int64_t panels, const uint32_t* from,
+             uint32_t* to) {
+  const int64_t rows = pairs.kernel->tile_rows;
+  for (int64_t panel = 0; panel < panels; ++panel)
+    for (int64_t k = 0; k < words.steps; ++k)
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t s = k / 2;
+        const uint32_t pair =
+            from[panel * pairs.a_panel_words() + s / 16 * 16 * rows + r * 16 + s % 16];
+        to[panel * words.a_panel_words() + k / 16 * 16 * rows + r * 16 + k % 16] =
+            k % 2 == 0 ? pair << 16 : pair & 0xffff0000;
+      }
+}
+
+void widen_b(const Packing& pairs, const Packing& words, int64_t panels, const uint32_t* from,
+             uint32_t* to) {
+  const int64_t columns = pairs.kernel->panel_columns;
+  for (int64_t panel = 0; panel < panels; ++panel)
+    for (int64_t k = 0; k < words.steps; ++k)
+      for (int64_t j = 0; j < columns; ++j) {
+        const uint32_t pair = from[panel * pairs.b_panel_words() + k / 2 * columns + j];
+        to[panel * words.b_panel_words() + k * columns + j] =
+            k % 2 == 0 ? pair << 16 : pair & 0xffff0000;
+      }
+}
+
+void compute_tile_widened(const Packing& p, const Problem& q, int64_t a_first, int64_t a_last,
+                          const uint32_t* a, int64_t b_first, int64_t b_last, const uint32_t* b) {
+  const Packing words(*p.kernel, false, q.k);
+  Scratch<uint32_t> wide_a(static_cast<size_t>((a_last - a_first) * words.a_panel_words()));
+  Scratch<uint32_t> wide_b(static_cast<size_t>((b_last - b_first) * words.b_panel_words()));
+  widen_a(p, words, a_last - a_first, a, wide_a.get());
+  widen_b(p, words, b_last - b_first, b, wide_b.get());
+  compute_tile(words, q, a_first, a_last, wide_a.get(), b_first, b_last, wide_b.get());
+}
+
+// Panels an item of the streamed operand takes: all threads busy, tiles no larger than `most`.
+int64_t panels_an_item(int64_t panels, int64_t most, int64_t threads) {
+  const int64_t items = ceil_div(std::max(ceil_div(panels, most), std::min(threads, panels)),
+                                 threads) * threads;
+  return ceil_div(panels, items);
+}
+
+// One matrix. The smaller operand is packed once for all; the larger in pieces, each by the thread
+// that then multiplies it with the whole of the other while it is in cache.
+void multiply(const Problem& q, int64_t threads) {
+  const Kernels& kernel = kernels();
+  const bool pairs = kernel.gemm_bf16 != nullptr && fits_bf16(q.a) && fits_bf16(q.b);
+  const Packing p(kernel, pairs, q.k);
+  const int64_t a_panels = ceil_div(q.m, kernel.tile_rows);
+  const int64_t b_panels = ceil_div(q.n, kernel.panel_columns);
+  const int64_t a_most = most_tile_rows / kernel.tile_rows;
+  const int64_t b_most = most_tile_columns / kernel.panel_columns;
+  const auto loop = [threads](int64_t count, auto&& body) {
+    if (threads == 1) return body(int64_t{0}, count);
+    parallel_for(0, count, 1, body);
+  };
+  const auto compute = [&](bool subnormal, auto... tile) {
+    subnormal && pairs ? compute_tile_widened(p, q, tile...) : compute_tile(p, q, tile...);
+  };
+  std::atomic<bool> shared_subnormal = false;
+
+  if (q.m <= q.n) {
+    Scratch<uint32_t> a(static_cast<size_t>(a_panels * p.a_panel_words()));
+    const int64_t share = ceil_div(a_panels, threads);
+    loop(ceil_div(a_panels, share), [&](int64_t lo, int64_t hi) {
+      const int64_t first = lo * share, last = std::min(hi * share, a_panels);
+      if (pack_a(p, q.a, first, last, a.get() + first * p.a_panel_words())) shared_subnormal = true;
+    });
+    const int64_t each = panels_an_item(b_panels, b_most, threads);
+    loop(ceil_div(b_panels, each), [&](int64_t lo, int64_t hi) {
+      Scratch<uint32_t> b(static_cast<size_t>(each * p.b_panel_words()));
+      for (int64_t item = lo; item < hi; ++item) {
+        const int64_t first = item * each, last = std::min(first + each, b_panels);
+        const bool subnormal = pack_b(p, q.b, first, last, b.get()) || shared_subnormal;
+        for (int64_t i = 0; i < a_panels; i += a_most)
+          compute(subnormal, i, std::min(i + a_most, a_panels), a.get() + i * p.a_panel_words(),
+                  first, last, b.get());
+      }
+    });
+    return;
+  }
+
+  Scratch<uint32_t> b(static_cast<size_t>(b_panels * p.b_panel_words()));
+  const int64_t share = ceil_div(b_panels, threads);
+  loop(ceil_div(b_panels, share), [&](int64_t lo, int64_t hi) {
+    const int64_t first = lo * share, last = std::min(hi * share, b_panels);
+    if (pack_b(p, q.b, first, last, b.get() + first * p.b_panel_words())) shared_subnormal = true;
+  });
+  const int64_t each = panels_an_item(a_panels, a_most, threads);
+  loop(ceil_div(a_panels, each), [&](int64_t lo, int64_t hi) {
+    Scratch<uint32_t> a(static_cast<size_t>(each * p.a_panel_words()));
+    for (int64_t item = lo; item < hi; ++item) {
+      const int64_t first = item * each, last = std::min(first + each, a_panels);
+      const bool subnormal = pack_a(p, q.a, first, last, a.get()) || shared_subnormal;
+      for (int64_t j = 0; j < b_panels; j += b_most)
+        compute(subnormal, first, last, a.get(), j, std::min(j + b_most, b_panels),
+                b.get() + j * p.b_panel_words());
+    }
+  });
+}
+
+// The wrapped grouping scatters a block over 512 k's: round the whole operand first, row by row of its
+// storage, so that packing has nothing left to do.
+Scratch<char> round_wrapped(Lines& x, int64_t rows, int64_t cols, int64_t row_stride,
+                            int64_t col_stride, int axis) {
+  const MatrixView view{x.data, x.dtype, rows, cols, row_stride, col_stride};
+  Scratch<char> values(static_cast<size_t>(rows * cols) * sizeof(float));
+  quantize_dequantize(view, axis, x.rounding.mx, DType::float32, values.get(), cols);
+  x.data = values.get();
+  x.dtype = DType::float32;
+  x.line_stride = axis == 1 ? cols : 1;
+  x.k_stride = axis == 1 ? 1 : cols;
+  x.rounding.kind = OperandRounding::Kind::none;
+  return values;
+}
+
+bool wrapped(const Lines& x) { return x.is_mx() && x.rounding.mx.grouping == Grouping::wrapped; }
+
+Problem transposed(Problem q) {
+  std::swap(q.m, q.n);
+  std::swap(q.a, q.b);
+  std::swap(q.c.row_stride, q.c.col_stride);
+  std::swap(q.addend.row_stride, q.addend.col_stride);
+  q.plain_result = false;
+  return q;
+}
+
+void multiply_one(Problem q, int64_t threads) {
+  Scratch<char> a, b;
+  if (wrapped(q.a))
+    a = round_wrapped(q.a, q.m, q.k, q.a.line_stride, q.a.k_stride, 1);
+  if (wrapped(q.b))
+    b = round_wrapped(q.b, q.k, q.n, q.b.k_stride, q.b.line_stride, 0);
+  // A few columns would leave most of a panel empty; a few rows do not.
+  const bool thin = q.n < q.m && q.n <= 8 && q.c.rounding.mode == RoundingMode::nearest_even;
+  multiply(thin ? transposed(q) : q, threads);
+}
+
+}  // namespace
+
+void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b,
+          const Result& c, float alpha, float beta, const Addend& addend) {
+  if (batch == 0 || m == 0 || n == 0) return;
+  const auto matrix = [&](int64_t i) {
+    Problem q{};
+    q.m = m;
+    q.n = n;
+    q.k = k;
+    const auto offset = [i](DType dtype, int64_t batch_stride) {
+      return i * batch_stride * static_cast<int64_t>(size_of(dtype));
+    };
+    q.a = {static_cast<const char*>(a.data) + offset(a.dtype, a.batch_stride),
+           a.dtype, m, k, a.row_stride, a.col_stride, k, 1, a.rounding};
+    q.b = {static_cast<const char*>(b.data) + offset(b.dtype, b.batch_stride),
+           b.dtype, n, k, b.col_stride, b.row_stride, 1, n, b.rounding};
+    q.c = c;
+    q.c.data = static_cast<char*>(c.data) + offset(c.dtype, c.batch_stride);
+    q.alpha = alpha;
+    q.beta = beta;
+    q.addend = addend;
+    if (addend.data != nullptr)
+      q.addend.data =
+          static_cast<const char*>(addend.data) + offset(addend.dtype, addend.batch_stride);
+    q.first_index = static_cast<uint64_t>(i * m * n);
+    q.plain_result = c.dtype == DType::float32 && c.col_stride == 1 && alpha == 1.0f && k > 0 &&
+                     (addend.data == nullptr || beta == 0);
+    return q;
+  };
+
+  const int64_t threads = num_threads();
+  const double work = static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  constexpr double worth_a_thread = 64.0 * 64 * 64;
+  if (batch >= threads && threads > 1) {
+    const double each = std::max(1.0, worth_a_thread / std::max(1.0, work));
+    const int64_t grain = static_cast<int64_t>(std::min(each, static_cast<double>(batch)));
+    parallel_for(0, batch, grain, [&](int64_t lo, int64_t hi) {
+      for (int64_t i = lo; i < hi; ++i) multiply_one(matrix(i), 1);
+    });
+    return;
+  }
+  IeeeScope scope;
+  for (int64_t i = 0; i < batch; ++i)
+    multiply_one(matrix(i), work < worth_a_thread ? 1 : threads);
+}
+
+namespace reference {
+namespace {
+
+float load(DType dtype, const void* data, int64_t i) {
+  switch (dtype) {
+    case DType::float32: return static_cast<const float*>(data)[i];
+    case DType::bfloat16:
+      return decode(format(Format::bfloat16), static_cast<const uint16_t*>(data)[i]);
+    case DType::float16:
+      return decode(format(Format::float16), static_cast<const uint16_t*>(data)[i]);
+  }
+  return 0;
+}
+
+// The rounded operand, row-major.
+std::vector<float> rounded(const Operand& x, int64_t batch, int64_t rows, int64_t cols, int k_axis) {
+  std::vector<float> values(static_cast<size_t>(rows * cols));
+  const MatrixView view{static_cast<const char*>(x.data) +
+                            batch * x.batch_stride * static_cast<int64_t>(size_of(x.dtype)),
+                        x.dtype, rows, cols, x.row_stride, x.col_stride};
+  if (x.rounding.kind == OperandRounding::Kind::mx) {
+    const int64_t groups = scale_count(k_axis == 0 ? rows : cols, x.rounding.mx.grouping);
+    std::vector<uint8_t> codes(static_cast<size_t>(rows * cols + rows + cols));
+    std::vector<uint8_t> scales(static_cast<size_t>(groups * (k_axis == 0 ? cols : rows)));
+    const int64_t scales_stride = k_axis == 0 ? cols : groups;
+    reference::quantize(view, k_axis, x.rounding.mx, codes.data(), cols, scales.data(),
+                        scales_stride);
+    reference::dequantize(codes.data(), cols, scales.data(), scales_stride, k_axis,
+                          x.rounding.mx.element, x.rounding.mx.grouping, rows, cols,
+                          DType::float32, values.data(), cols);
+    return values;
+  }
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) {
+      float v = load(x.dtype, view.data, i * x.row_stride + j * x.col_stride);
+      const auto to = [&v](Format id) {
+        v = decode(format(id), encode(format(id), v, Overflow::special));
+      };
+      if (x.rounding.kind == OperandRounding::Kind::bfloat16) to(Format::bfloat16);
+      if (x.rounding.kind == OperandRounding::Kind::tfloat32 && x.dtype == DType::float32)
+        to(Format::tfloat32);
+      values[static_cast<size_t>(i * cols + j)] = v;
+    }
+  return values;
+}
+
+}  // namespace
+
+void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b,
+          const Result& c, float alpha, float beta, const Addend& addend) {
+  for (int64_t q = 0; q < batch; ++q) {
+    const std::vector<float> left = rounded(a, q, m, k, 1), right = rounded(b, q, k, n, 0);
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        float sum = 0;
+        for (int64_t e = 0; e < k; ++e)
+          sum += left[static_cast<size_t>(i * k + e)] * right[static_cast<size_t>(e * n + j)];
+        float v = alpha * sum;
+        if (addend.data != nullptr && beta != 0)
+          v += beta * load(addend.dtype, addend.data,
+                           q * addend.batch_stride + i * addend.row_stride + j * addend.col_stride);
+        const int64_t at = q * c.batch_stride + i * c.row_stride + j * c.col_stride;
+        if (c.dtype == DType::float32) {
+          static_cast<float*>(c.data)[at] = v;
+          continue;
+        }
+        const FloatFormat& f =
+            format(c.dtype == DType::bfloat16 ? Format::bfloat16 : Format::float16);
+        const uint64_t index = static_cast<uint64_t>((q * m + i) * n + j);
+        const uint32_t code =
+            c.rounding.mode == RoundingMode::stochastic
+                ? encode_stochastic(f, v, Overflow::special,
+                                    random_word(c.rounding.seed, c.rounding.offset, index))
+                : encode(f, v, Overflow::special);
+        static_cast<uint16_t*>(c.data)[at] = static_cast<uint16_t>(code);
+      }
+  }
+}
+
+}  // namespace reference
+}  // namespace trn::numerics

@@ -1,0 +1,116 @@
+// Internal: the vector kernels, one table for each instruction set. The *.inc files are the source of
+// every table; kernels_<isa>.cpp compiles them for one instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "formats.h"
+#include "mx.h"
+
+namespace trn::numerics {
+
+enum class Output : uint8_t {
+  codes8,      // one code a byte
+  codes4,      // two codes a byte along the blocked axis
+  float32,
+  bfloat16,
+  float16,
+  bf16_pairs,  // columns only: rows 2i and 2i + 1 as the low and high half of 32-bit words
+};
+
+// A scale rule and an element format as the constants of the inner loops.
+struct MxConstants {
+  // code = max(((bits(a * scale_factor) + scale_round) >> 23) - scale_subtract, 0)
+  float scale_factor;
+  uint32_t scale_round;
+  int32_t scale_subtract;
+  // of the element format, as float32 bits where they are limits
+  int32_t mantissa_shift;  // 23 - mantissa_bits
+  uint32_t min_normal_bits;
+  uint32_t max_bits;
+  uint32_t nan_code;
+  uint32_t sign_shift;  // from bit 31 to the code's sign
+  bool through_bf16;
+  bool stochastic;
+  uint64_t seed, offset;
+};
+
+MxConstants mx_constants(const MxSpec& spec);
+
+enum class Elementwise : uint8_t { none, bfloat16, tfloat32 };
+
+// Where a strip of columns goes. The strip is cut into panels of panel_width columns when that is not
+// 0: panel p starts at base + p * panel_stride.
+struct ColumnDestination {
+  void* base;
+  int64_t row_stride;   // in outputs (codes4: bytes; bf16_pairs: words per pair of rows)
+  int64_t panel_width;  // 0: one panel; else a multiple of `lanes`, the last one padded with zeros
+  int64_t panel_stride;
+};
+
+struct Kernels {
+  int64_t lanes;
+
+  void (*encode)(FloatFormat, const float*, uint8_t*, int64_t, Overflow, Rounding, uint64_t index);
+  void (*decode)(FloatFormat, const uint8_t*, float*, int64_t);
+  void (*round_to)(FloatFormat, const float*, float*, int64_t, Overflow, Rounding, uint64_t index);
+  void (*convert)(DType, const void*, DType, void*, int64_t, Rounding, uint64_t index);
+  void (*random_words)(uint64_t seed, uint64_t offset, uint64_t first, int64_t count, uint32_t*);
+
+  // One contiguous row of `count`, in contiguous blocks. scales may be null. Like all that write
+  // values, returns whether one may be subnormal in float32.
+  bool (*mx_row)(const MxConstants&, DType, const void* x, int64_t count, uint64_t index, Output,
+                 void* y, uint8_t* scales);
+  // One block down `width` columns: row i of the block starts at rows[i] (null: padding, not
+  // written) and has element index indices[i]. Row i goes to row i of the destination, or in the
+  // wrapped grouping to i / 8 * 128 + i % 8. scales may be null.
+  bool (*mx_columns)(const MxConstants&, DType, const void* const* rows, const uint64_t* indices,
+                     int64_t width, Grouping, Output, const ColumnDestination&, uint8_t* scales);
+  // One code a byte; y[i] = value of codes[i] * scales[i].
+  void (*mx_decode_row)(FloatFormat, const uint8_t* codes, const float* scales, int64_t count,
+                        DType out, void* y);
+
+  // Elementwise instead of in blocks, for matmul operands: out is float32 or bfloat16, and float32
+  // or bf16_pairs. Rows are as for mx_columns, `count` of them.
+  bool (*round_row)(Elementwise, DType, const void* x, int64_t count, Output, void* y);
+  bool (*round_columns)(Elementwise, DType, const void* const* rows, int64_t count, int64_t width,
+                        Output, const ColumnDestination&);
+
+  // 32-bit words: dst[j * dst_stride + i] = src[i * src_stride + j].
+  void (*transpose)(const uint32_t* src, int64_t src_stride, int64_t rows, int64_t cols,
+                    uint32_t* dst, int64_t dst_stride);
+
+  // y[i] = alpha * sums[i] + beta * addend[i * addend_stride], rounded once. addend may be null.
+  void (*finish_row)(const float* sums, int64_t count, float alpha, float beta, DType addend_dtype,
+                     const void* addend, int64_t addend_stride, DType out, void* y, Rounding,
+                     uint64_t index);
+
+  // Matmul microkernels: c[rows, panel_columns] (+)= a * b in float32. A step is one k in float32
+  // words, two in bf16_pairs. A packed panel of A is [steps / 16][tile_rows][16] words, one of B
+  // [steps][panel_columns].
+  using GemmRun = void (*)(int64_t rows, int64_t steps, const uint32_t* a, const uint32_t* b,
+                           float* c, int64_t ldc, bool accumulate);
+  int64_t panel_columns;
+  int64_t tile_rows;
+  GemmRun gemm_float32;
+  GemmRun gemm_bf16;  // null where the instruction set has no such product
+};
+
+const Kernels& kernels();  // of the current instruction set
+
+namespace plain {
+extern const Kernels kernels;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512_bf16 {
+extern const Kernels kernels;
+}
+#endif
+
+}  // namespace trn::numerics

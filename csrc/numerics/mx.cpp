@@ -1,0 +1,512 @@
+// MX quantisation of matrices: scale rules, the scalar definition, and the split over blocks and
+// threads. A new scale rule is a case in scale_row and in reference::scale_code.
+// Sources: see mx.h.
+#include "mx.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace trn::numerics {
+namespace {
+
+constexpr Format element_format(Element element) {
+  switch (element) {
+    case Element::float8_e4m3fn: return Format::float8_e4m3fn;
+    case Element::float8_e5m2: return Format::float8_e5m2;
+    case Element::float4_e2m1fn: break;
+  }
+  return Format::float4_e2m1fn;
+}
+
+// bits(a * factor) + round, shifted to its exponent, minus subtract.
+struct ScaleRow {
+  float factor;
+  uint32_t round;
+  int32_t subtract;
+};
+
+ScaleRow scale_row(ScaleRule rule, const FloatFormat& f) {
+  const int emax = f.max_exponent();
+  const uint32_t up = 0x7fffff;  // one more unless a power of two
+  switch (rule) {
+    case ScaleRule::trn3: return {1.0f, 0, emax - 1};
+    case ScaleRule::ocp_floor: return {1.0f, 0, emax};
+    case ScaleRule::rceil: return {1.0f / reference::decode(f, f.max_code()), up, 0};
+    case ScaleRule::ceil: return {1.0f, up, emax};
+    case ScaleRule::even: return {1.0f, 1u << (22 - f.mantissa_bits), emax};
+  }
+  return {};
+}
+
+}  // namespace
+
+MxConstants mx_constants(const MxSpec& spec) {
+  const FloatFormat& f = format(element_format(spec.element));
+  const ScaleRow rule = scale_row(spec.rule, f);
+  MxConstants c;
+  c.scale_factor = rule.factor;
+  c.scale_round = rule.round;
+  c.scale_subtract = rule.subtract;
+  c.mantissa_shift = 23 - f.mantissa_bits;
+  c.min_normal_bits = static_cast<uint32_t>(f.min_exponent() + 127) << 23;
+  c.max_bits = std::bit_cast<uint32_t>(reference::decode(f, f.max_code()));
+  c.nan_code = f.nan_code();
+  c.sign_shift = static_cast<uint32_t>(32 - f.bits());
+  c.through_bf16 = spec.through_bf16;
+  c.stochastic = spec.rounding.mode == RoundingMode::stochastic;
+  c.seed = spec.rounding.seed;
+  c.offset = spec.rounding.offset;
+  return c;
+}
+
+namespace reference {
+namespace {
+
+float load(const MatrixView& x, int64_t row, int64_t col) {
+  const int64_t i = row * x.row_stride + col * x.col_stride;
+  switch (x.dtype) {
+    case DType::float32: return static_cast<const float*>(x.data)[i];
+    case DType::bfloat16:
+      return decode(format(Format::bfloat16), static_cast<const uint16_t*>(x.data)[i]);
+    case DType::float16:
+      return decode(format(Format::float16), static_cast<const uint16_t*>(x.data)[i]);
+  }
+  return 0;
+}
+
+float power_of_two(int exponent) {  // -149 .. 127
+  return exponent >= -126 ? std::bit_cast<float>(static_cast<uint32_t>(exponent + 127) << 23)
+                          : std::bit_cast<float>(1u << (exponent + 149));
+}
+
+// floor(log2 a) for a > 0.
+int floor_log2(float a) {
+  int exponent = -149;
+  while (exponent < 127 && power_of_two(exponent + 1) <= a) ++exponent;
+  return exponent;
+}
+
+int ceil_log2(float a) {
+  const int below = floor_log2(a);
+  return power_of_two(below) == a ? below : below + 1;
+}
+
+uint8_t scale_code(ScaleRule rule, const FloatFormat& f, float a) {
+  const int emax = f.max_exponent();
+  int exponent = -127;
+  if (a == 0) return 0;
+  switch (rule) {
+    case ScaleRule::trn3: exponent = floor_log2(a) - (emax - 1); break;
+    case ScaleRule::ocp_floor: exponent = floor_log2(a) - emax; break;
+    case ScaleRule::rceil: {
+      const float ratio = a * (1.0f / decode(f, f.max_code()));
+      exponent = ratio == 0 ? -127 : ceil_log2(ratio);
+      break;
+    }
+    case ScaleRule::ceil: exponent = ceil_log2(a) - emax; break;
+    case ScaleRule::even: {
+      // Half a unit in the element's last place reaches the next power of two.
+      const float unit = power_of_two(std::max(floor_log2(a), -126));
+      const float fraction = a / unit - 1;
+      const float near = 1 - 0.5f * power_of_two(-f.mantissa_bits);
+      exponent = floor_log2(a) + (fraction >= near ? 1 : 0) - emax;
+      break;
+    }
+  }
+  return static_cast<uint8_t>(std::clamp(exponent, -127, 127) + 127);
+}
+
+int64_t index_in_group(Grouping grouping, int64_t group, int64_t i) {
+  if (grouping == Grouping::contiguous) return group * 32 + i;
+  return group / 16 * 512 + group % 16 * 8 + i / 8 * 128 + i % 8;
+}
+
+}  // namespace
+
+void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
+              int64_t codes_row_stride, uint8_t* scales, int64_t scales_row_stride) {
+  const FloatFormat& f = format(element_format(spec.element));
+  const int64_t k = axis == 0 ? x.rows : x.cols, others = axis == 0 ? x.cols : x.rows;
+  const bool two_a_byte = spec.element == Element::float4_e2m1fn;
+  for (int64_t other = 0; other < others; ++other) {
+    const auto value = [&](int64_t i) {
+      const float v = axis == 0 ? load(x, i, other) : load(x, other, i);
+      return spec.through_bf16 && x.dtype == DType::float32
+                 ? decode(format(Format::bfloat16),
+                          encode(format(Format::bfloat16), v, Overflow::special))
+                 : v;
+    };
+    const auto put = [&](int64_t i, uint32_t code) {
+      const int64_t at = two_a_byte ? i / 2 : i;
+      uint8_t& byte = codes[axis == 0 ? at * codes_row_stride + other
+                                      : other * codes_row_stride + at];
+      if (!two_a_byte) byte = static_cast<uint8_t>(code);
+      else if (i % 2 == 0) byte = static_cast<uint8_t>(code);
+      else byte = static_cast<uint8_t>(byte | code << 4);
+    };
+    std::vector<uint32_t> element_codes(static_cast<size_t>(k));
+    for (int64_t group = 0; group < scale_count(k, spec.grouping); ++group) {
+      float largest = 0;
+      bool finite = true;
+      for (int64_t i = 0; i < 32; ++i) {
+        const int64_t at = index_in_group(spec.grouping, group, i);
+        if (at >= k) continue;
+        const float magnitude = std::bit_cast<float>(std::bit_cast<uint32_t>(value(at)) << 1 >> 1);
+        if (!(magnitude <= 0x1.fffffep127f)) finite = false;
+        if (magnitude > largest) largest = magnitude;
+      }
+      const uint8_t scale = finite ? scale_code(spec.rule, f, largest) : 255;
+      scales[axis == 0 ? group * scales_row_stride + other : other * scales_row_stride + group] =
+          scale;
+      for (int64_t i = 0; i < 32; ++i) {
+        const int64_t at = index_in_group(spec.grouping, group, i);
+        if (at >= k) continue;
+        uint32_t code = f.nan_code();
+        if (finite) {
+          const float scaled = value(at) * power_of_two(127 - scale);
+          const uint64_t index = static_cast<uint64_t>(axis == 0 ? at * x.cols + other
+                                                                 : other * x.cols + at);
+          code = spec.rounding.mode == RoundingMode::stochastic
+                     ? encode_stochastic(
+                           f, scaled, Overflow::saturate,
+                           random_word(spec.rounding.seed, spec.rounding.offset, index))
+                     : encode(f, scaled, Overflow::saturate);
+        }
+        element_codes[static_cast<size_t>(at)] = code;
+      }
+    }
+    for (int64_t i = 0; i < k; ++i) put(i, element_codes[static_cast<size_t>(i)]);
+  }
+}
+
+void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* scales,
+                int64_t scales_row_stride, int axis, Element element, Grouping grouping,
+                int64_t rows, int64_t cols, DType out_dtype, void* y, int64_t y_row_stride) {
+  const FloatFormat& f = format(element_format(element));
+  const bool two_a_byte = element == Element::float4_e2m1fn;
+  const int64_t k = axis == 0 ? rows : cols, others = axis == 0 ? cols : rows;
+  for (int64_t other = 0; other < others; ++other)
+    for (int64_t group = 0; group < scale_count(k, grouping); ++group)
+      for (int64_t i = 0; i < 32; ++i) {
+        const int64_t at = index_in_group(grouping, group, i);
+        if (at >= k) continue;
+        const int64_t byte_at = two_a_byte ? at / 2 : at;
+        const uint8_t byte = codes[axis == 0 ? byte_at * codes_row_stride + other
+                                             : other * codes_row_stride + byte_at];
+        const uint32_t code = !two_a_byte ? byte : at % 2 == 0 ? byte & 15u : byte >> 4;
+        const uint8_t scale = scales[axis == 0 ? group * scales_row_stride + other
+                                               : other * scales_row_stride + group];
+        float v = decode(f, code) * decode_e8m0(scale);
+        if (v != v) v = std::bit_cast<float>(0x7fc00000u);
+        const int64_t out = axis == 0 ? at * y_row_stride + other : other * y_row_stride + at;
+        if (out_dtype == DType::float32)
+          static_cast<float*>(y)[out] = v;
+        else
+          static_cast<uint16_t*>(y)[out] = static_cast<uint16_t>(encode(
+              format(out_dtype == DType::bfloat16 ? Format::bfloat16 : Format::float16), v,
+              Overflow::special));
+      }
+}
+
+}  // namespace reference
+
+namespace {
+
+const char* at(const MatrixView& x, int64_t row, int64_t col) {
+  return static_cast<const char*>(x.data) +
+         (row * x.row_stride + col * x.col_stride) * static_cast<int64_t>(size_of(x.dtype));
+}
+
+size_t stored_bytes(Output out) {
+  switch (out) {
+    case Output::codes8:
+    case Output::codes4: return 1;
+    case Output::bfloat16:
+    case Output::float16: return 2;
+    case Output::float32:
+    case Output::bf16_pairs: break;
+  }
+  return 4;
+}
+
+// Outputs along the blocked axis that `count` elements take.
+int64_t stored_count(Output out, int64_t count) {
+  return out == Output::codes4 ? (count + 1) / 2 : count;
+}
+
+struct Target {
+  Output out;
+  char* y;
+  int64_t y_row_stride;
+  uint8_t* scales;  // may be null
+  int64_t scales_row_stride;
+
+  void* at(int64_t row, int64_t col) const {
+    return y + (row * y_row_stride + col) * static_cast<int64_t>(stored_bytes(out));
+  }
+};
+
+constexpr int64_t elements_a_thread = 16384;
+
+int64_t grain_of(int64_t elements_an_item) {
+  return std::max<int64_t>(1, elements_a_thread / std::max<int64_t>(1, elements_an_item));
+}
+
+// The 32 rows of one group, for mx_columns.
+struct GroupRows {
+  const void* rows[32];
+  uint64_t indices[32];
+};
+
+GroupRows rows_of_group(const MatrixView& x, Grouping grouping, int64_t first, int64_t col) {
+  GroupRows g;
+  for (int64_t i = 0; i < 32; ++i) {
+    const int64_t row = first + (grouping == Grouping::contiguous ? i : i / 8 * 128 + i % 8);
+    g.rows[i] = row < x.rows ? at(x, row, col) : nullptr;
+    g.indices[i] = static_cast<uint64_t>(row * x.cols + col);
+  }
+  return g;
+}
+
+int64_t first_of_group(Grouping grouping, int64_t group) {
+  return grouping == Grouping::contiguous ? group * 32 : group / 16 * 512 + group % 16 * 8;
+}
+
+// Blocks down the columns; col_stride is 1.
+void run_columns(const MatrixView& x, const MxSpec& spec, const Target& target) {
+  const Kernels& kernel = kernels();
+  const MxConstants constants = mx_constants(spec);
+  const int64_t groups = scale_count(x.rows, spec.grouping);
+  const int64_t strip = std::min<int64_t>(x.cols, 1024);
+  const int64_t strips = (x.cols + strip - 1) / strip;
+  parallel_for(0, groups * strips, grain_of(32 * strip), [&](int64_t lo, int64_t hi) {
+    for (int64_t item = lo; item < hi; ++item) {
+      const int64_t group = item / strips, col = item % strips * strip;
+      const int64_t first = first_of_group(spec.grouping, group);
+      const GroupRows g = rows_of_group(x, spec.grouping, first, col);
+      const ColumnDestination d{target.at(stored_count(target.out, first), col),
+                                target.y_row_stride, 0, 0};
+      uint8_t* scales = target.scales == nullptr
+                            ? nullptr
+                            : target.scales + group * target.scales_row_stride + col;
+      kernel.mx_columns(constants, x.dtype, g.rows, g.indices, std::min(strip, x.cols - col),
+                        spec.grouping, target.out, d, scales);
+    }
+  });
+}
+
+// Blocks along the rows, contiguous grouping; col_stride is 1.
+void run_rows(const MatrixView& x, const MxSpec& spec, const Target& target) {
+  const Kernels& kernel = kernels();
+  const MxConstants constants = mx_constants(spec);
+  // A long row is cut at a multiple of 32 (of 64, so that random groups stay whole).
+  const int64_t piece = std::min<int64_t>(x.cols, 8192);
+  const int64_t pieces = (x.cols + piece - 1) / piece;
+  parallel_for(0, x.rows * pieces, grain_of(piece), [&](int64_t lo, int64_t hi) {
+    for (int64_t item = lo; item < hi; ++item) {
+      const int64_t row = item / pieces, col = item % pieces * piece;
+      uint8_t* scales = target.scales == nullptr
+                            ? nullptr
+                            : target.scales + row * target.scales_row_stride + col / 32;
+      kernel.mx_row(constants, x.dtype, at(x, row, col), std::min(piece, x.cols - col),
+                    static_cast<uint64_t>(row * x.cols + col), target.out,
+                    target.at(row, stored_count(target.out, col)), scales);
+    }
+  });
+}
+
+// Copies a tile into contiguous rows, `size` bytes an element.
+template <class T>
+void gather_items(const MatrixView& x, int64_t row, int64_t rows, int64_t col, int64_t cols, T* tile,
+            int64_t tile_stride) {
+  const T* from = static_cast<const T*>(x.data) + row * x.row_stride + col * x.col_stride;
+  constexpr int64_t unit = 16;  // both sides of the transposition stay within a few cache lines
+  for (int64_t j0 = 0; j0 < cols; j0 += unit)
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = j0; j < std::min(j0 + unit, cols); ++j)
+        tile[i * tile_stride + j] = from[i * x.row_stride + j * x.col_stride];
+}
+
+void gather(const MatrixView& x, int64_t row, int64_t rows, int64_t col, int64_t cols, void* tile,
+            int64_t tile_stride) {
+  if (x.dtype == DType::float32)
+    gather_items(x, row, rows, col, cols, static_cast<uint32_t*>(tile), tile_stride);
+  else
+    gather_items(x, row, rows, col, cols, static_cast<uint16_t*>(tile), tile_stride);
+}
+
+// Blocks along the rows, any strides and grouping: tile by tile through scratch.
+void run_gathered_rows(const MatrixView& x, const MxSpec& spec, const Target& target) {
+  const Kernels& kernel = kernels();
+  const MxConstants constants = mx_constants(spec);
+  constexpr int64_t tile_rows = 32, tile_cols = 512;
+  const int64_t across = (x.cols + tile_cols - 1) / tile_cols;
+  const int64_t down = (x.rows + tile_rows - 1) / tile_rows;
+  const size_t size = size_of(x.dtype), out_size = stored_bytes(target.out);
+  const bool wrapped = spec.grouping == Grouping::wrapped;
+  parallel_for(0, across * down, grain_of(tile_rows * tile_cols), [&](int64_t lo, int64_t hi) {
+    Scratch<char> tile(static_cast<size_t>(tile_rows * tile_cols) * size);
+    for (int64_t item = lo; item < hi; ++item) {
+      const int64_t row0 = item / across * tile_rows, col = item % across * tile_cols;
+      const int64_t rows = std::min(tile_rows, x.rows - row0);
+      const int64_t cols = std::min(tile_cols, x.cols - col);
+      std::memset(tile.get(), 0, static_cast<size_t>(tile_rows * tile_cols) * size);
+      gather(x, row0, rows, col, cols, tile.get(), tile_cols);
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t row = row0 + i;
+        const char* values = tile.get() + static_cast<size_t>(i * tile_cols) * size;
+        const uint64_t index = static_cast<uint64_t>(row * x.cols + col);
+        char* y = static_cast<char*>(target.at(row, stored_count(target.out, col)));
+        if (!wrapped) {
+          uint8_t* scales = target.scales == nullptr
+                                ? nullptr
+                                : target.scales + row * target.scales_row_stride + col / 32;
+          kernel.mx_row(constants, x.dtype, values, cols, index, target.out, y, scales);
+          continue;
+        }
+        // The columns kernel sees the row of 512 as a column of its own: 32 rows, one wide.
+        for (int64_t group = 0; group < 16; ++group) {
+          GroupRows g;
+          for (int64_t e = 0; e < 32; ++e) {
+            const int64_t k = group * 8 + e / 8 * 128 + e % 8;
+            g.rows[e] = k < cols ? values + static_cast<size_t>(k) * size : nullptr;
+            g.indices[e] = index + static_cast<uint64_t>(k);
+          }
+          const ColumnDestination d{
+              y + static_cast<size_t>(stored_count(target.out, group * 8)) * out_size, 1, 0, 0};
+          uint8_t* scale = target.scales == nullptr
+                               ? nullptr
+                               : target.scales + row * target.scales_row_stride + col / 32 + group;
+          kernel.mx_columns(constants, x.dtype, g.rows, g.indices, 1, spec.grouping, target.out, d,
+                            scale);
+        }
+      }
+    }
+  });
+}
+
+// Blocks down the columns, any strides: strips through scratch.
+void run_gathered_columns(const MatrixView& x, const MxSpec& spec, const Target& target) {
+  const Kernels& kernel = kernels();
+  const MxConstants constants = mx_constants(spec);
+  constexpr int64_t strip = 128;
+  const int64_t groups = scale_count(x.rows, spec.grouping);
+  const int64_t strips = (x.cols + strip - 1) / strip;
+  const size_t size = size_of(x.dtype);
+  parallel_for(0, groups * strips, grain_of(32 * strip), [&](int64_t lo, int64_t hi) {
+    Scratch<char> tile(static_cast<size_t>(32 * strip) * size);
+    for (int64_t item = lo; item < hi; ++item) {
+      const int64_t group = item / strips, col = item % strips * strip;
+      const int64_t width = std::min(strip, x.cols - col);
+      const int64_t first = first_of_group(spec.grouping, group);
+      GroupRows g = rows_of_group(x, spec.grouping, first, col);
+      const int64_t runs = spec.grouping == Grouping::contiguous ? 1 : 4, length = 32 / runs;
+      for (int64_t run = 0; run < runs; ++run) {
+        const int64_t row = first + run * 128;
+        const int64_t rows = std::clamp<int64_t>(x.rows - row, 0, length);
+        char* part = tile.get() + static_cast<size_t>(run * length * strip) * size;
+        gather(x, row, rows, col, width, part, strip);
+        for (int64_t i = 0; i < rows; ++i)
+          g.rows[run * length + i] = part + static_cast<size_t>(i * strip) * size;
+      }
+      const ColumnDestination d{target.at(stored_count(target.out, first), col),
+                                target.y_row_stride, 0, 0};
+      uint8_t* scales = target.scales == nullptr
+                            ? nullptr
+                            : target.scales + group * target.scales_row_stride + col;
+      kernel.mx_columns(constants, x.dtype, g.rows, g.indices, width, spec.grouping, target.out, d,
+                        scales);
+    }
+  });
+}
+
+void run(const MatrixView& x, int axis, const MxSpec& spec, const Target& target) {
+  if (x.rows == 0 || x.cols == 0) return;
+  const bool rows_contiguous = x.col_stride == 1 || x.cols == 1;
+  if (axis == 0) {
+    rows_contiguous ? run_columns(x, spec, target) : run_gathered_columns(x, spec, target);
+  } else {
+    rows_contiguous && spec.grouping == Grouping::contiguous ? run_rows(x, spec, target)
+                                                             : run_gathered_rows(x, spec, target);
+  }
+}
+
+Output value_output(DType dtype) {
+  switch (dtype) {
+    case DType::float32: return Output::float32;
+    case DType::bfloat16: return Output::bfloat16;
+    case DType::float16: break;
+  }
+  return Output::float16;
+}
+
+}  // namespace
+
+void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
+              int64_t codes_row_stride, uint8_t* scales, int64_t scales_row_stride) {
+  const Output out =
+      spec.element == Element::float4_e2m1fn ? Output::codes4 : Output::codes8;
+  run(x, axis, spec,
+      {out, reinterpret_cast<char*>(codes), codes_row_stride, scales, scales_row_stride});
+}
+
+void quantize_dequantize(const MatrixView& x, int axis, const MxSpec& spec, DType out_dtype,
+                         void* y, int64_t y_row_stride) {
+  run(x, axis, spec, {value_output(out_dtype), static_cast<char*>(y), y_row_stride, nullptr, 0});
+}
+
+void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* scales,
+                int64_t scales_row_stride, int axis, Element element, Grouping grouping,
+                int64_t rows, int64_t cols, DType out_dtype, void* y, int64_t y_row_stride) {
+  const Kernels& kernel = kernels();
+  const FloatFormat f = format(element_format(element));
+  const bool two_a_byte = element == Element::float4_e2m1fn;
+  const auto group_of = [grouping](int64_t k) {
+    return grouping == Grouping::contiguous ? k / 32 : k / 512 * 16 + k % 128 / 8;
+  };
+  parallel_for(0, rows, grain_of(cols), [&](int64_t lo, int64_t hi) {
+    constexpr int64_t piece = 512;
+    uint8_t unpacked[piece];
+    float factors[piece];
+    for (int64_t row = lo; row < hi; ++row)
+      for (int64_t col = 0; col < cols; col += piece) {
+        const int64_t count = std::min(piece, cols - col);
+        const uint8_t* from = codes + row * codes_row_stride + col;
+        if (axis == 0) {
+          const uint8_t* scale = scales + group_of(row) * scales_row_stride + col;
+          for (int64_t j = 0; j < count; ++j) factors[j] = decode_e8m0(scale[j]);
+          if (two_a_byte) {
+            from = codes + row / 2 * codes_row_stride + col;
+            const int shift = row % 2 == 0 ? 0 : 4;
+            for (int64_t j = 0; j < count; ++j)
+              unpacked[j] = static_cast<uint8_t>(from[j] >> shift & 15);
+            from = unpacked;
+          }
+        } else {
+          const uint8_t* scale = scales + row * scales_row_stride;
+          for (int64_t j = 0; j < count; j += 8) {  // 8 consecutive share a scale in both groupings
+            const float factor = decode_e8m0(scale[group_of(col + j)]);
+            for (int64_t e = j; e < std::min(j + 8, count); ++e) factors[e] = factor;
+          }
+          if (two_a_byte) {
+            from = codes + row * codes_row_stride + col / 2;
+            for (int64_t j = 0; j < count; ++j)
+              unpacked[j] = static_cast<uint8_t>(from[j / 2] >> (j % 2 * 4) & 15);
+            from = unpacked;
+          }
+        }
+        kernel.mx_decode_row(f, from, factors, count, out_dtype,
+                             static_cast<char*>(y) +
+                                 (row * y_row_stride + col) *
+                                     static_cast<int64_t>(size_of(out_dtype)));
+      }
+  });
+}
+
+}  // namespace trn::numerics
