@@ -1,6 +1,6 @@
 """Train a character GPT on the Python standard library's own sources, then sample from it.
 
-python examples/char_gpt.py --device trn --steps 300
+python examples/char_gpt.py --device trn --steps 800
 """
 
 import argparse
@@ -24,7 +24,7 @@ class Config:
     heads: int = 4
     context: int = 64
     batch: int = 16
-    steps: int = 1000
+    steps: int = 800
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
     dropout: float = 0.0

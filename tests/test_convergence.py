@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 from char_gpt import Config, Corpus, build, standard_library_text, train
 
-SMALL = Config(layers=2, width=96, heads=3, context=64, batch=16, steps=150)
+SMALL = Config(layers=2, width=96, heads=3, steps=200)
 
 
 @pytest.mark.slow
