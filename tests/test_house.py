@@ -82,11 +82,12 @@ def test_numerics_includes_no_torch_header():
 
 
 def test_only_the_bindings_include_python():
+    """bindings.cpp, and bind.cpp where a layer has bindings of its own."""
     python = re.compile(r"Python\.h|pybind11/|torch/(extension|python)\.h|torch/csrc/utils/python")
     offenders = [
         path.name
         for path in cpp_files()
-        if path.is_relative_to(ROOT / "csrc") and path.name != "bindings.cpp"
+        if path.is_relative_to(ROOT / "csrc") and path.name not in ("bindings.cpp", "bind.cpp")
         if any(python.match(header) for header in includes(path))
     ]
     assert offenders == []
