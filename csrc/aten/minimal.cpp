@@ -1,0 +1,153 @@
+// Registrations on the trn keys: host kernels for every operator the host has one for, metadata operators
+// run as they are, and the few kernels written by hand.
+#include "alias.h"
+#include "redispatch.h"
+#include "registrations.h"
+
+#include "hot_ops.h"
+
+#include <ATen/ops/copy_ops.h>
+
+#include <algorithm>
+#include <string_view>
+#include <unordered_set>
+
+namespace trn {
+namespace {
+
+using c10::DispatchKey;
+using c10::DispatchKeySet;
+
+// ---- operators that read or set metadata only: the host's kernel on the trn tensor itself ----
+
+constexpr std::string_view kMetadataOps[] = {
+    "aten::view",          "aten::view.dtype",      "aten::as_strided",        "aten::_reshape_alias",
+    "aten::unfold",        "aten::set_",            "aten::set_.source_Storage",
+    "aten::set_.source_Storage_storage_offset",     "aten::set_.source_Tensor", "aten::is_set_to",
+    "aten::_indices",      "aten::_values",         "aten::indices",           "aten::values",
+    "aten::crow_indices",  "aten::col_indices",     "aten::ccol_indices",      "aten::row_indices",
+    "aten::_nnz",          "aten::sparse_dim",      "aten::dense_dim",         "aten::_dimI",
+    "aten::_dimV",         "aten::is_coalesced",    "aten::_coalesced_",
+    "aten::_nested_tensor_size", "aten::_nested_tensor_strides", "aten::_nested_tensor_storage_offsets",
+    "aten::_nested_view_from_buffer", "aten::_nested_view_from_buffer_copy", "aten::qscheme", "aten::q_scale",
+    "aten::q_zero_point",  "aten::q_per_channel_axis",
+};
+
+// Composite operators that look at a list of devices trn is not in; their host kernel is bound instead.
+constexpr const char* kDeviceListOps[] = {"mode.values"};
+
+bool is_metadata_op(std::string_view name) {
+  return std::find(std::begin(kMetadataOps), std::end(kMetadataOps), name) != std::end(kMetadataOps);
+}
+
+DispatchKeySet on_host(DispatchKeySet keys) {
+  const DispatchKey functionality = c10::toFunctionalityKey(keys.highestPriorityTypeId());
+  return DispatchKeySet(c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
+}
+
+void run_as_is(const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
+  BelowAutograd guard;
+  op.redispatchBoxed(on_host(keys), stack);
+}
+
+template <class Op, class Schema = typename Op::schema>
+struct AsIs;
+
+template <class Op, class R, class... A>
+struct AsIs<Op, R(A...)> {
+  static R kernel(A... arguments) {
+    return Op::redispatch(DispatchKeySet(DispatchKey::CPU), std::forward<A>(arguments)...);
+  }
+};
+
+// ---- by hand ----
+
+// Between host and device, between devices, and within one: all are copies of host memory.
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+  const bool to_trn = self.device().type() == kTrn;
+  const at::Device other = source.device();
+  TORCH_CHECK(other.type() == kTrn || other.type() == kHost, "Cannot copy from ", other, " to ", self.device());
+  TORCH_CHECK(to_trn || self.device().type() == kHost, "Cannot copy from ", other, " to ", self.device());
+  Launch launch("aten::copy_", self, source);
+  HostCall to(to_trn ? self.device().index() : launch.device(), "aten::copy_", /*host_tensors_allowed=*/true);
+  HostCall from(other.type() == kTrn ? other.index() : launch.device(), "aten::copy_", true);
+  at::Tensor target = to.alias(self, Access::kWrite);
+  at::_ops::copy_::redispatch(on_host(target.key_set()), target, from.alias(source), non_blocking);
+  launch.retire();
+  to.write_back();
+  return self;
+}
+
+// Without it Module.to() makes new Parameters: tied weights part, optimizers lose theirs.
+bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
+  const auto plain = [](const at::Tensor& tensor) {
+    const auto type = tensor.device().type();
+    return type == kTrn || type == kHost;
+  };
+  return plain(self) && plain(from) && self.layout() == from.layout() && self.is_quantized() == from.is_quantized();
+}
+
+void record_stream(at::Tensor&, at::Stream) {}  // kernels finish before they return
+
+// ---- registration ----
+
+// Composite kernels rank above a backend fallback: wherever the host has a kernel of its own, so must we.
+void register_host_ops(Registrar& registrar, DispatchKey host_key) {
+  for (const c10::OperatorName& name : c10::Dispatcher::singleton().getRegistrationsForDispatchKey(host_key)) {
+    if (name.getNamespace() != std::string_view("aten")) continue;
+    const std::string full = name.name + (name.overload_name.empty() ? "" : "." + name.overload_name);
+    const std::string plain = full.substr(sizeof("aten::") - 1);
+    if (registrar.has(plain)) continue;
+    registrar.add(plain, is_metadata_op(full) ? torch::CppFunction::makeFromBoxedFunction<&run_as_is>() : host_kernel());
+  }
+}
+
+void register_any_layout(Registrar& registrar) {
+  registrar.add("copy_", &copy_);
+  registrar.add("_has_compatible_shallow_copy_type", &has_compatible_shallow_copy_type);
+}
+
+template <class Op>
+void add_as_is(Registrar& registrar) {
+  registrar.add(std::string(op_name<Op>()).substr(sizeof("aten::") - 1), &AsIs<Op>::kernel);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  Registrar registrar(library);
+  register_any_layout(registrar);
+  registrar.add("record_stream", &record_stream);
+  register_attention(registrar);
+  register_convolution(registrar);
+  register_rnn(registrar);
+#define AS_IS(op) add_as_is<at::_ops::op>(registrar);
+  TRN_METADATA_OPS(AS_IS)
+#undef AS_IS
+#define HOT(op) registrar.host<at::_ops::op>();
+  TRN_HOT_OPS(HOT)
+#undef HOT
+  for (const char* name : kDeviceListOps) registrar.add(name, host_kernel());
+  register_host_ops(registrar, DispatchKey::CPU);
+}
+
+TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
+  library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_host>());
+}
+
+#define TRN_LAYOUT(trn_key, host_key)                                        \
+  TORCH_LIBRARY_IMPL(aten, trn_key, library) {                               \
+    Registrar registrar(library);                                            \
+    register_any_layout(registrar);                                          \
+    register_host_ops(registrar, DispatchKey::host_key);                     \
+  }                                                                          \
+  TORCH_LIBRARY_IMPL(_, trn_key, library) {                                  \
+    library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_host>()); \
+  }
+
+TRN_LAYOUT(SparsePrivateUse1, SparseCPU)
+TRN_LAYOUT(SparseCsrPrivateUse1, SparseCsrCPU)
+TRN_LAYOUT(QuantizedPrivateUse1, QuantizedCPU)
+TRN_LAYOUT(NestedTensorPrivateUse1, NestedTensorCPU)
+
+}  // namespace trn

@@ -1,0 +1,37 @@
+// The matmul precision policy: which number format each operand takes on its way into the Tensor engine.
+// A new policy is a row in policy.cpp.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace trn {
+
+enum class Policy : uint8_t { fp32, bf16, mxfp8, mxfp8_all, mxfp4 };
+
+// What an operand is rounded to before exact products with float32 accumulation.
+enum class OperandFormat : uint8_t {
+  as_given,
+  bf16,        // float32 is rounded to bfloat16; 16-bit operands stay as they are
+  mxfp8_e4m3,  // blocks of 32 along the contraction axis
+  mxfp4_e2m1,
+};
+
+struct OperandFormats {
+  OperandFormat first, second;
+  bool as_given() const { return first == OperandFormat::as_given && second == OperandFormat::as_given; }
+};
+
+enum class MatmulClass : uint8_t { linear, attention, convolution };
+
+// `weight_gradient`: neither operand is weight-like (the first one is transposed, as autograd calls it).
+OperandFormats operand_formats(Policy policy, MatmulClass matmul_class, bool weight_gradient = false);
+
+Policy current_policy() noexcept;                // this thread's, else the process's
+void set_process_policy(Policy policy) noexcept;
+int exchange_thread_policy(int policy) noexcept;  // -1: none; returns the previous
+
+std::vector<std::string> policy_names();  // in the order of Policy
+
+}  // namespace trn

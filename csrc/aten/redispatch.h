@@ -1,0 +1,40 @@
+// Runs aten operators of the trn device on the host's kernels, over aliases of the tensors' memory.
+#pragma once
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include <memory>
+
+namespace trn {
+
+// Below autograd and autocast: what a backend kernel calls is plain host work.
+class BelowAutograd {
+ private:
+  c10::impl::ExcludeDispatchKeyGuard guard_{c10::autograd_dispatch_keyset_with_ADInplaceOrView |
+                                            c10::autocast_dispatch_keyset};
+};
+
+// How the boxed kernel treats each argument of one operator; read from its schema once.
+struct OpPlan {
+  enum class Kind : uint8_t { kOther, kTensor, kTensorList, kGenerator, kDevice };
+  struct Argument {
+    Kind kind = Kind::kOther;
+    bool written = false;
+  };
+  explicit OpPlan(const c10::OperatorHandle& op);
+
+  std::string name;  // "aten::add.Tensor"
+  std::vector<Argument> arguments;
+  bool any_written = false;
+  bool host_tensors_allowed = false;
+  bool draws_unseen = false;  // random, without a generator argument
+};
+
+// A boxed kernel with its own plan.
+torch::CppFunction host_kernel();
+// The same for any operator: the backend fallback.
+void run_on_host(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack);
+
+}  // namespace trn

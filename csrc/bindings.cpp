@@ -1,0 +1,81 @@
+// What Python sees of the C++ side. The only file that includes Python.
+#include "runtime/allocator.h"
+#include "runtime/device.h"
+#include "runtime/generator.h"
+#include "runtime/hbm.h"
+#include "runtime/hooks.h"
+#include "runtime/ledger.h"
+#include "runtime/stream.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/Generator.h>
+#include <torch/csrc/utils/device_lazy_init.h>
+
+namespace py = pybind11;
+
+namespace trn {
+namespace {
+
+py::dict memory_stats(int device) {
+  const HbmStats s = hbm(device).stats();
+  py::dict out;
+  out["capacity_bytes"] = s.capacity;
+  out["allocated_bytes"] = s.allocated;
+  out["allocated_bytes_peak"] = s.allocated_peak;
+  out["reserved_bytes"] = s.reserved;
+  out["reserved_bytes_peak"] = s.reserved_peak;
+  out["allocated_bytes_total"] = s.total_allocated;
+  out["freed_bytes_total"] = s.total_freed;
+  out["blocks"] = s.blocks;
+  out["blocks_peak"] = s.blocks_peak;
+  out["allocations"] = s.allocations;
+  out["frees"] = s.frees;
+  out["ooms"] = s.ooms;
+  out["retries"] = s.retries;
+  return out;
+}
+
+void bind_device(py::module_& m) {
+  m.def("configure", [](std::string name, int device_count, size_t hbm_bytes, int64_t dispatch_ns) {
+    configure({std::move(name), device_count, hbm_bytes, dispatch_ns});
+  }, py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"));
+  m.def("device_count", &device_count);
+  m.def("current_device", &current_device);
+  m.def("exchange_device", [](int device) { return int(exchange_device(c10::DeviceIndex(device))); });
+  m.def("hbm_in_use", &hbm_in_use);
+  m.def("memory_stats", &memory_stats);
+  m.def("live_blocks", [](int device, size_t limit) { return hbm(device).live_blocks(limit); });
+  m.def("reset_peak", [](int device) { hbm(device).reset_peak(); });
+  m.def("reset_accumulated", [](int device) { hbm(device).reset_accumulated(); });
+  m.def("empty_cache", [] { device_allocator()->emptyCache(); });
+  m.def("is_in_bad_fork", [] { return torch::utils::is_device_in_bad_fork(kTrn); });
+  m.def("register_fork_handler", [] { torch::utils::register_fork_handler_for_device_init(kTrn); });
+  m.def("default_generator", [](int device) {
+    return py::reinterpret_steal<py::object>(THPGenerator_Wrap(default_generator(c10::DeviceIndex(device))));
+  });
+}
+
+void bind_ledger(py::module_& m) {
+  m.def("launches", [](int device) {
+    std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> out;
+    for (LaunchRow& row : Ledger::of(c10::DeviceIndex(device)).rows()) {
+      out.emplace_back(std::move(row.op), std::move(row.signature), row.launches, row.device_ns);
+    }
+    return out;
+  });
+  m.def("reset_launches", [](int device) { Ledger::of(c10::DeviceIndex(device)).reset(); });
+  m.def("synchronize", [](int device) { SimulatedClock::synchronize(c10::DeviceIndex(device)); });
+}
+
+}  // namespace
+}  // namespace trn
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The C++ side of torch_trn_emu.";
+  trn::install_allocators();
+  trn::register_hooks();
+  torch::utils::set_requires_device_init(trn::kTrn, true);
+  trn::bind_device(m);
+  trn::bind_ledger(m);
+}

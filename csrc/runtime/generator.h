@@ -1,0 +1,57 @@
+// The random generator of a logical core: the host's generator behind the trn device type, so that equal
+// seeds give equal numbers on `trn` and `cpu`.
+#pragma once
+
+#include "device.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Generator.h>
+
+#include <mutex>
+#include <optional>
+
+namespace trn {
+
+class GeneratorImpl final : public c10::GeneratorImpl {
+ public:
+  GeneratorImpl(c10::DeviceIndex device, at::Generator host);
+
+  void set_current_seed(uint64_t seed) override { host().set_current_seed(seed); }
+  void set_offset(uint64_t offset) override { host().set_offset(offset); }
+  uint64_t get_offset() const override { return host().get_offset(); }
+  uint64_t current_seed() const override { return host().current_seed(); }
+  uint64_t seed() override { return host().seed(); }
+  void set_state(const c10::TensorImpl& state) override { host().set_state(state); }
+  c10::intrusive_ptr<c10::TensorImpl> get_state() const override { return host().get_state(); }
+
+  const at::Generator& host_generator() const { return host_; }
+  static c10::DeviceType device_type() { return kTrn; }
+
+ private:
+  at::CPUGeneratorImpl& host() const { return *host_.get<at::CPUGeneratorImpl>(); }
+  GeneratorImpl* clone_impl() const override;
+  at::Generator host_;
+};
+
+const at::Generator& default_generator(c10::DeviceIndex device);  // -1: the current device
+at::Generator new_generator(c10::DeviceIndex device);
+
+// The host generator that stands behind `generator`, or behind the default one of `device`.
+at::Generator host_generator(const std::optional<at::Generator>& generator, c10::DeviceIndex device);
+
+// Host kernels that draw from the host's default generator draw from the device's while one lives.
+class DefaultGeneratorSwap {
+ public:
+  explicit DefaultGeneratorSwap(c10::DeviceIndex device);
+  ~DefaultGeneratorSwap();
+  DefaultGeneratorSwap(const DefaultGeneratorSwap&) = delete;
+  DefaultGeneratorSwap& operator=(const DefaultGeneratorSwap&) = delete;
+
+ private:
+  void swap() noexcept;
+  std::lock_guard<std::mutex> one_at_a_time_;
+  at::CPUGeneratorImpl& host_;
+  at::CPUGeneratorImpl& device_;
+};
+
+}  // namespace trn

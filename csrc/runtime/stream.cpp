@@ -1,0 +1,33 @@
+// Stream 0 is the default stream; new streams are taken in turn from a fixed pool, as on CUDA.
+#include "stream.h"
+
+#include <array>
+#include <atomic>
+
+namespace trn {
+namespace {
+thread_local std::array<c10::StreamId, kMaxDevices> current{};
+std::array<std::atomic<uint32_t>, kMaxDevices> handed_out{};
+}  // namespace
+
+c10::Stream default_stream(c10::DeviceIndex device) {
+  return c10::Stream(c10::Stream::DEFAULT, c10::Device(kTrn, device));
+}
+
+c10::Stream current_stream(c10::DeviceIndex device) {
+  return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device), current[size_t(device)]);
+}
+
+c10::Stream exchange_stream(c10::Stream stream) {
+  const c10::Stream previous = current_stream(stream.device_index());
+  current[size_t(stream.device_index())] = stream.id();
+  return previous;
+}
+
+c10::Stream new_stream(c10::DeviceIndex device) {
+  check_index(device);
+  const uint32_t turn = handed_out[size_t(device)].fetch_add(1);
+  return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device), 1 + c10::StreamId(turn % (kMaxStreams - 1)));
+}
+
+}  // namespace trn

@@ -1,0 +1,192 @@
+"""Devices: one index is one logical NeuronCore of the emulated chip."""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from .. import _C
+from ..settings import settings
+from .registration import startup_error
+
+__all__ = [
+    "DeviceProperties",
+    "current_device",
+    "device",
+    "device_count",
+    "device_of",
+    "get_device_capability",
+    "get_device_name",
+    "get_device_properties",
+    "index_of",
+    "init",
+    "is_available",
+    "is_initialized",
+    "set_device",
+    "synchronize",
+]
+
+Device = torch.device | str | int | None
+
+_initialized = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProperties:
+    """What one logical NeuronCore offers."""
+
+    name: str
+    total_memory: int  # bytes of HBM
+    chip: str
+    nc_version: int  # NeuronCore version: 2 on trn1, 3 on trn2, 4 on trn3
+    physical_cores: int  # NeuronCores behind this logical one (LNC)
+    logical_core: int  # its number on the chip
+    sbuf_bytes: int  # of all physical cores behind it
+    psum_bytes: int
+
+    @property
+    def major(self) -> int:
+        return self.nc_version
+
+    @property
+    def minor(self) -> int:
+        return 0
+
+
+def is_available() -> bool:
+    """Whether there is a trn device: always, unless the environment asks for an impossible one."""
+    return _C.device_count() > 0
+
+
+def is_initialized() -> bool:
+    """Whether this process has used a trn device."""
+    return _initialized and not _is_in_bad_fork()
+
+
+def init() -> None:
+    """Initialise now what the first use would. Raises what is wrong with the environment."""
+    _lazy_init()
+
+
+def _is_in_bad_fork() -> bool:
+    return bool(_C.is_in_bad_fork())
+
+
+def _lazy_init() -> None:
+    global _initialized
+    if _is_in_bad_fork():
+        raise RuntimeError(
+            "Cannot re-initialize trn in forked subprocess. To use trn with multiprocessing, you "
+            "must use the 'spawn' start method"
+        )
+    if (error := startup_error()) is not None:
+        raise error
+    if not _initialized:
+        _C.register_fork_handler()
+        _initialized = True
+
+
+def index_of(device: Device = None, *, optional: bool = True) -> int:
+    """The index that `device` names; None and a bare "trn" are the current device.
+
+    Raises ValueError for a device of another type.
+    """
+    if device is None and optional:
+        return current_device()
+    if isinstance(device, int):
+        return device if device >= 0 else current_device()
+    device = torch.device(device)  # type: ignore[arg-type]
+    if device.type != "trn":
+        raise ValueError(f"Expected a trn device, but got: {device}")
+    return current_device() if device.index is None else device.index
+
+
+def device_count() -> int:
+    """Number of logical NeuronCores that are visible."""
+    return int(_C.device_count())
+
+
+def current_device() -> int:
+    """Index of the device on which new tensors of this thread are made."""
+    _lazy_init()
+    return int(_C.current_device())
+
+
+def set_device(device: Device) -> None:
+    """Make `device` the current one of this thread."""
+    _lazy_init()
+    if (index := index_of(device, optional=False)) >= 0:
+        _C.exchange_device(index)
+
+
+def _exchange_device(index: int) -> int:
+    return int(_C.exchange_device(index)) if index >= 0 else -1
+
+
+def _maybe_exchange_device(index: int) -> int:
+    return _exchange_device(index)
+
+
+class device:  # noqa: N801  the name is torch.cuda's
+    """Context manager that makes `device` the current one; a negative index leaves it unchanged."""
+
+    def __init__(self, device: Any) -> None:
+        self.idx = device if isinstance(device, int) else index_of(device)
+        self.prev_idx = -1
+
+    def __enter__(self) -> None:
+        _lazy_init()
+        self.prev_idx = _exchange_device(self.idx)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _exchange_device(self.prev_idx)
+
+
+class device_of(device):  # noqa: N801
+    """Context manager that makes the device of `tensor` current, if it is a trn tensor."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__(tensor.get_device() if tensor.device.type == "trn" else -1)
+
+
+def get_device_properties(device: Device = None) -> DeviceProperties:
+    """Properties of a logical core. Raises RuntimeError for an index that does not exist."""
+    _lazy_init()
+    index, s = index_of(device), settings()
+    if not 0 <= index < len(s.visible_cores):
+        raise RuntimeError(f"trn: invalid device ordinal {index}, there are {len(s.visible_cores)}")
+    return DeviceProperties(
+        name=f"AWS Trainium{s.chip.name.removeprefix('trn')} (emulated)",
+        total_memory=s.chip.hbm_bytes_per_logical_core(s.lnc),
+        chip=s.chip.name,
+        nc_version=s.chip.nc_version,
+        physical_cores=s.lnc,
+        logical_core=s.visible_cores[index],
+        sbuf_bytes=s.lnc * s.chip.sbuf.partitions * s.chip.sbuf.bytes_per_partition,
+        psum_bytes=s.lnc * s.chip.psum.partitions * s.chip.psum.bytes_per_partition,
+    )
+
+
+def get_device_name(device: Device = None) -> str:
+    """Name of the emulated chip."""
+    return get_device_properties(device).name
+
+
+def get_device_capability(device: Device = None) -> tuple[int, int]:
+    """(NeuronCore version, 0)."""
+    return get_device_properties(device).nc_version, 0
+
+
+def synchronize(device: Device = None) -> None:
+    """Let simulated host time pass until all work of the core has ended.
+
+    Results are already in memory when an op returns: only the simulated clock waits.
+    """
+    _lazy_init()
+    _C.synchronize(index_of(device))

@@ -1,0 +1,40 @@
+"""Registers `trn` with torch, once: name, device module, tensor methods. Checked on torch 2.13.0."""
+
+import sys
+
+import torch
+
+from .. import _C
+from ..settings import settings
+
+__all__ = ["register", "startup_error"]
+
+_startup_error: Exception | None = None
+
+
+def register(module_name: str) -> None:
+    """Make `module_name` the device module and give torch the cores that the environment asks for.
+
+    A wrong environment must not break `import torch`: it leaves no device, and the error is raised
+    when a trn device is first asked for.
+    """
+    torch.utils.rename_privateuse1_backend("trn")
+    torch._register_device_module("trn", sys.modules[module_name])
+    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    global _startup_error
+    try:
+        chosen = settings()
+    except Exception as error:
+        _startup_error = error
+        return
+    _C.configure(
+        name=chosen.chip.name,
+        device_count=len(chosen.visible_cores),
+        hbm_bytes=chosen.chip.hbm_bytes_per_logical_core(chosen.lnc),
+        dispatch_ns=round(chosen.chip.launch.eager_dispatch_s * 1e9),
+    )
+
+
+def startup_error() -> Exception | None:
+    """Why there is no device, or None."""
+    return _startup_error

@@ -1,0 +1,81 @@
+"""Streams and events in simulated time."""
+
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from .device import Device, _lazy_init, index_of
+
+__all__ = ["Event", "Stream", "current_stream", "default_stream", "set_stream", "stream"]
+
+
+class Stream(torch.Stream):
+    """A queue of a logical core. `Stream(device=None, priority=0)`, as `torch.cuda.Stream`."""
+
+    def __new__(cls, device: Device = None, priority: int = 0, **kwargs: Any) -> "Stream":
+        _lazy_init()
+        if kwargs:  # stream_id, device_index, device_type: an existing stream
+            return super().__new__(cls, **kwargs)  # type: ignore[no-any-return]
+        where = torch.device("trn", index_of(device))
+        return super().__new__(cls, device=where, priority=priority)  # type: ignore[no-any-return]
+
+
+class Event(torch.Event):
+    """A mark in a stream; `elapsed_time` between two gives simulated milliseconds."""
+
+    def __new__(
+        cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
+    ) -> "Event":
+        _lazy_init()
+        return super().__new__(  # type: ignore[no-any-return]
+            cls, device="trn", enable_timing=enable_timing, blocking=blocking, interprocess=interprocess
+        )
+
+
+def _wrap(plain: torch.Stream) -> Stream:
+    return Stream(
+        stream_id=plain.stream_id, device_index=plain.device_index, device_type=plain.device_type
+    )
+
+
+def current_stream(device: Device = None) -> Stream:
+    """The stream on which this thread launches work."""
+    _lazy_init()
+    return _wrap(torch.accelerator.current_stream(torch.device("trn", index_of(device))))
+
+
+def default_stream(device: Device = None) -> Stream:
+    """Stream 0 of the device."""
+    _lazy_init()
+    return Stream(
+        stream_id=0,
+        device_index=index_of(device),
+        device_type=int(torch._C._autograd.DeviceType.PrivateUse1),  # type: ignore[attr-defined]
+    )
+
+
+def set_stream(stream: torch.Stream | None) -> None:
+    """Make `stream` the current one of its device. None does nothing."""
+    if stream is not None:
+        torch.accelerator.set_stream(stream)
+
+
+class stream:  # noqa: N801  the name is torch.cuda's
+    """Context manager that makes `stream` and its device current. None does nothing."""
+
+    def __init__(self, stream: torch.Stream | None) -> None:
+        self.stream = stream
+
+    def __enter__(self) -> None:
+        if self.stream is not None:
+            self.stream.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.stream is not None:
+            self.stream.__exit__(kind, error, trace)
