@@ -1,0 +1,140 @@
+"""A Program as an array of integers, with all costs as picoseconds: what the scheduler reads.
+
+The layout, one int64 each (csrc/timing/program.cpp reads it in this order):
+
+  header        encoding, queues, loops, buffers, instructions, nodes,
+                semaphore, dma_issue, dma_start, dma_completion, table_load, dma_engines
+  a buffer      parts, slots, ordered
+  an instruction  queue, busy, latency, table, ports, engines, engine_busy, hbm_busy, accesses,
+                then per access: write, buffer, part, terms, then per term: loop, coefficient
+  a node        kind (0 loop, 1 instruction, 2 fresh), index, trip, length of the body in nodes
+"""
+
+from array import array
+from dataclasses import dataclass
+
+from ..chip import Chip
+from ..engines import clock_hz, cycles, table_of, transfer
+from ..isa import Access, Engine, Fresh, Instruction, Loop, Memory, Node, Program
+
+__all__ = ["Encoded", "encode"]
+
+ENCODING = 1
+_ENGINES = (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, Engine.SYNC)
+_VECTOR_GPSIMD_SBUF, _VECTOR_SCALAR_PSUM = 1, 2  # bits of the ports
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The array, and what its indices stand for."""
+
+    words: "array[int]"
+    instructions: tuple[Instruction, ...]
+    queues: tuple[str, ...]
+
+
+def picoseconds(seconds: float) -> int:
+    """Whole picoseconds, the tick of the scheduler."""
+    return round(seconds * 1e12)
+
+
+def encode(program: Program, chip: Chip) -> Encoded:
+    """`program` with the costs it has on `chip`."""
+    return _Encoder(program, chip).encode()
+
+
+class _Encoder:
+    def __init__(self, program: Program, chip: Chip) -> None:
+        self.program, self.chip = program, chip
+        self.buffers = {id(b): k for k, b in enumerate(program.buffers)}
+        self.loops = {loop: k for k, loop in enumerate(program.loops())}
+        self.queues = {engine.value: k for k, engine in enumerate(_ENGINES)}
+        self.tables: dict[str, int] = {"": 0}
+        self.instructions: list[Instruction] = []
+        self.rows: list[int] = []
+        self.nodes: list[int] = []
+
+    def encode(self) -> Encoded:
+        self._body(self.program.body)
+        dma, launch = self.chip.dma, self.chip.launch
+        header = [
+            ENCODING,
+            len(self.queues),
+            len(self.loops),
+            len(self.buffers),
+            len(self.instructions),
+            len(self.nodes) // 4,
+            picoseconds(launch.semaphore_latency_s),
+            picoseconds(dma.issue_interval_s),
+            picoseconds(dma.start_latency_s),
+            picoseconds(dma.completion_latency_s),
+            picoseconds(launch.activation_table_load_s),
+            dma.engines,
+        ]
+        buffers = [
+            word
+            for b in self.program.buffers
+            for word in (b.parts, b.slots, int(b.memory is not Memory.HBM))
+        ]
+        words = array("q", header + buffers + self.rows + self.nodes)
+        return Encoded(words, tuple(self.instructions), tuple(self.queues))
+
+    def _body(self, body: tuple[Node, ...]) -> None:
+        for node in body:
+            if isinstance(node, Loop):
+                at = len(self.nodes)
+                self.nodes += [0, self.loops[node.id], node.trip, 0]
+                self._body(node.body)
+                self.nodes[at + 3] = (len(self.nodes) - at) // 4 - 1
+            elif isinstance(node, Fresh):
+                self.nodes += [2, self.buffers[id(node.buffer)], 0, 0]
+            else:
+                self.nodes += [1, len(self.instructions), 0, 0]
+                self._instruction(node)
+
+    def _instruction(self, i: Instruction) -> None:
+        self.instructions.append(i)
+        name = f"dma {i.queue}" if i.engine is Engine.DMA else i.engine.value
+        queue = self.queues.setdefault(name, len(self.queues))
+        busy = latency = table = ports = engines = engine_busy = hbm_busy = 0
+        if i.engine is Engine.DMA:
+            demand = transfer(i, self.chip, self.program.cores)
+            engines = demand.engines
+            engine_busy, hbm_busy = picoseconds(demand.engine_s), picoseconds(demand.hbm_s)
+        else:
+            clock = clock_hz(i.engine, self.chip)
+            busy = picoseconds(cycles(i, self.chip) / clock)
+            latency = picoseconds(_latency_cycles(i.engine, self.chip) / clock)
+            ports = self._ports(i)
+            if i.engine is Engine.SCALAR:
+                needed = table_of(i)
+                table = self.tables.setdefault(needed, len(self.tables))
+        accesses = [(0, a) for a in i.reads] + [(1, a) for a in i.writes]
+        self.rows += [queue, busy, latency, table, ports, engines, engine_busy, hbm_busy]
+        self.rows.append(len(accesses))
+        for write, access in accesses:
+            self._access(write, access)
+
+    def _access(self, write: int, a: Access) -> None:
+        self.rows += [write, self.buffers[id(a.buffer)], a.part.const, len(a.part.terms)]
+        for loop, coefficient in a.part.terms:
+            self.rows += [self.loops[loop], coefficient]
+
+    def _ports(self, i: Instruction) -> int:
+        """Ports the instruction holds while it runs. NC-v2, [guide] in chips.py"""
+        memories = {a.buffer.memory for a in (*i.reads, *i.writes)}
+        ports = 0
+        if self.chip.vector_gpsimd_share_sbuf_port and Memory.SBUF in memories:
+            ports |= _VECTOR_GPSIMD_SBUF * (i.engine in (Engine.VECTOR, Engine.GPSIMD))
+        if self.chip.vector_scalar_share_psum_port and Memory.PSUM in memories:
+            ports |= _VECTOR_SCALAR_PSUM * (i.engine in (Engine.VECTOR, Engine.SCALAR))
+        return ports
+
+
+def _latency_cycles(engine: Engine, chip: Chip) -> float:
+    return {
+        Engine.TENSOR: chip.tensor_engine.pipeline_latency_cycles,
+        Engine.VECTOR: chip.vector_engine.pipeline_latency_cycles,
+        Engine.SCALAR: chip.scalar_engine.pipeline_latency_cycles,
+        Engine.GPSIMD: chip.gpsimd_engine.pipeline_latency_cycles,
+    }.get(engine, 0.0)
