@@ -1,0 +1,220 @@
+"""Predicted against published times of real chips: one row per measurement.
+
+    python benchmarks/accuracy.py
+
+The measurements are benchmarks/data/measured_calibration.csv; how each is priced is a row of
+`PRICES` here. Rows that a constant in chips.py was fitted on say so: their small errors show
+that the mechanism can be right, the others whether it is.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch_trn_emu.chip import CHIPS, Chip, Figure, get_chip
+from torch_trn_emu.engines import clock_hz, cycles, transfer
+from torch_trn_emu.isa import Builder, Program, Role, tile
+from torch_trn_emu.lowering.convolution import conv2d
+from torch_trn_emu.lowering.matmul import COMPILER, HAND, SERIAL, matmul, matmul_naive
+from torch_trn_emu.lowering.normalization import rms_norm, softmax
+from torch_trn_emu.lowering.pointwise import activation, pointwise, tensor_tensor
+from torch_trn_emu.lowering.reduction import reduce_rows
+from torch_trn_emu.timing import price
+
+DATA = Path(__file__).parent / "data" / "measured_calibration.csv"
+TRN1, TRN2 = get_chip("trn1"), get_chip("trn2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measurement and its prediction, in microseconds unless the unit says otherwise."""
+
+    id: str
+    what: str
+    measured: float
+    predicted: float
+    unit: str
+    fitted: tuple[str, ...]  # constants of chips.py fitted on this row
+
+    @property
+    def error(self) -> float:
+        """Of the time: positive when the prediction is too slow."""
+        ratio = self.predicted / self.measured
+        return (1 / ratio if self.unit == "GB/s" else ratio) - 1
+
+
+def _us(*programs: Program, chip: Chip = TRN2) -> float:
+    return sum(price(p, chip).total_s for p in programs) * 1e6
+
+
+def _eager_us(program: Program) -> float:
+    """An op in a stream of them: the host dispatches while the core works."""
+    return max(TRN2.launch.eager_dispatch_s * 1e6, _us(program))
+
+
+def _gb_per_s(program: Program, nbytes: float) -> float:
+    return nbytes / price(program, TRN2).total_s / 1e9
+
+
+def _mm(m: int, k: int, n: int, dtype: str, chip: Chip = TRN2, **options: object) -> Program:
+    types = dict.fromkeys(("compute", "lhs_dtype", "rhs_dtype", "out_dtype"), dtype)
+    return matmul(m, k, n, chip=chip, **types, **options)  # type: ignore[arg-type]
+
+
+def _add_single_elements() -> Program:
+    """The naive vector add of the course: every iteration moves one element."""
+    count = 25600
+    b = Builder("vector add of single elements")
+    x, y = (b.hbm(n, (count, 1), "float32", Role.INPUT) for n in "xy")
+    z = b.hbm("z", (count, 1), "float32", Role.OUTPUT)
+    tiles = [b.sbuf(f"t{n}", 1, "float32", slots=2) for n in "xyz"]
+    one = [tile(t, (0, 0), (1, 1)) for t in tiles]
+    with b.loop(count) as i:
+        b.fresh(*tiles)
+        b.load(one[0], tile(x, (i, 0), (1, 1)))
+        b.load(one[1], tile(y, (i, 0), (1, 1)))
+        b.emit("tensor_tensor", one[2], one[0], one[1], op="add")
+        b.store(tile(z, (i, 0), (1, 1)), one[2])
+    return b.build()
+
+
+def _exp_us(n: int) -> float:
+    """One activation from its start until a semaphore shows it."""
+    b = Builder("exp")
+    t = b.sbuf("t", n, "float32")
+    i = b.emit("activation", tile(t, (0, 0), (128, n)), tile(t, (0, 0), (128, n)), op="exp")
+    engine = TRN2.scalar_engine
+    total = cycles(i, TRN2) + engine.pipeline_latency_cycles
+    return total / clock_hz(i.engine, TRN2) * 1e6
+
+
+def _dma_2kib_us() -> float:
+    """2 KiB on one DMA engine, without the semaphore write."""
+    b = Builder("load")
+    x, t = b.hbm("x", (128, 128), "bfloat16", Role.INPUT), b.sbuf("t", 128, "bfloat16")
+    i = b.load(tile(t, (0, 0), (128, 128)), tile(x, (0, 0), (128, 128)))
+    return (transfer(i, TRN2).engine_s - TRN2.dma.completion_write_s) * 1e6
+
+
+def _add(elements: int, dtype: str, cores: int) -> Program:
+    steps = [tensor_tensor("add")]
+    return pointwise("add", elements, [dtype] * 2, dtype, steps, chip=TRN2, cores=cores)
+
+
+LARGE = 2**28
+F4, B2 = "float32", "bfloat16"
+
+
+def _exp_large() -> Program:
+    return pointwise("exp", LARGE, [B2], B2, [activation("exp")], chip=TRN2, cores=2)
+
+
+def _reduce_large() -> Program:
+    return reduce_rows(2**14, 2**14, op="add", chip=TRN2, cores=2)
+
+
+def _silu() -> Program:
+    return pointwise("silu", 4096 * 7168, [F4], F4, [activation("silu")], chip=TRN1)
+
+
+def _rms_norm_matmul_us() -> float:
+    """Priced as two programs, where the measured kernel is fused."""
+    norm = rms_norm(4096, 1024, chip=TRN1, dtype=F4)
+    return _us(norm, _mm(4096, 1024, 2048, F4, TRN1, schedule=HAND), chip=TRN1)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """How a row is predicted, and what to compare with if the file gives it as text only."""
+
+    predict: Callable[[], float]
+    measured: float = 0.0
+    unit: str = "us"
+
+
+PRICES = {
+    "cal01": Price(lambda: _us(_mm(4096, 8192, 8192, F4, lhs_layout="km", schedule=HAND))),
+    "cal02": Price(lambda: _us(matmul_naive(4096, 8192, 8192, dtype=F4))),
+    "cal03": Price(lambda: _us(_mm(2048, 2048, 2048, B2, lhs_layout="km", schedule=HAND))),
+    "cal04": Price(lambda: _us(_mm(2048, 2048, 2048, B2, lhs_layout="km", schedule=SERIAL))),
+    "cal05": Price(lambda: _us(_mm(2048, 2048, 2048, B2, lhs_layout="km", schedule=COMPILER))),
+    "cal06": Price(lambda: _us(conv2d(1, 256, 224, 224, 256, 3, chip=TRN2, dtype="float16"))),
+    "cal07": Price(lambda: _us(_add_single_elements())),
+    "cal08": Price(lambda: _us(_add(25600, F4, 1))),
+    "cal09": Price(lambda: _exp_us(128), measured=0.291 + 128 / 1200),
+    "cal10": Price(_dma_2kib_us, measured=0.097),
+    "cal11": Price(lambda: _us(_silu(), chip=TRN1)),
+    "cal12": Price(_rms_norm_matmul_us),
+    "cal13": Price(
+        lambda: _us(
+            _mm(4096, 64, 4096, F4, TRN1, batch=16, lhs_layout="km", schedule=HAND), chip=TRN1
+        )
+    ),
+    "cal14": Price(lambda: _us(_mm(4096, 2048, 10944, F4, TRN1, schedule=HAND), chip=TRN1)),
+    "cal15": Price(lambda: _eager_us(_mm(1024, 4096, 4096, B2, cores=2))),
+    "cal16": Price(lambda: _eager_us(_mm(4096, 4096, 4096, B2, cores=2))),
+    "cal17": Price(lambda: _eager_us(_mm(1024, 4096, 4096, F4, cores=2))),
+    "cal18": Price(lambda: _eager_us(_add(2**20, B2, 2))),
+    "cal19": Price(lambda: _gb_per_s(_add(LARGE, B2, 2), 6 * LARGE), 602, "GB/s"),
+    "cal20": Price(lambda: _gb_per_s(_exp_large(), 4 * LARGE), 579, "GB/s"),
+    "cal21": Price(lambda: _gb_per_s(_reduce_large(), 4 * LARGE), 639, "GB/s"),
+    "cal22": Price(
+        lambda: _gb_per_s(softmax(2**16, 4096, chip=TRN2, cores=2), 4 * LARGE), 496, "GB/s"
+    ),
+    "cal23": Price(lambda: TRN2.launch.eager_dispatch_s * 1e6, measured=60),
+}
+
+
+def fitted_on(row: str) -> tuple[str, ...]:
+    """The constants of the chips that were fitted on a calibration row."""
+    names = []
+    for chip in CHIPS.values():
+        for part in dataclasses.fields(chip):
+            value = getattr(chip, part.name)
+            if not dataclasses.is_dataclass(value):
+                continue
+            for field in dataclasses.fields(value):
+                figure = getattr(value, field.name)
+                if isinstance(figure, Figure) and row in figure.rows:
+                    names.append(f"{chip.name}.{part.name}.{field.name}")
+    return tuple(names)
+
+
+def rows() -> list[Row]:
+    """Every measurement of the file with its prediction."""
+    out = []
+    with DATA.open() as file:
+        for line in csv.DictReader(file):
+            how = PRICES[line["id"]]
+            what = f"{line['chip']} {line['mode']} {line['kernel']} {line['shape']}"
+            measured = float(line["measured_us"] or 0) if not how.measured else how.measured
+            out.append(
+                Row(
+                    id=line["id"],
+                    what=what,
+                    measured=measured,
+                    predicted=how.predict(),
+                    unit=how.unit,
+                    fitted=fitted_on(line["id"]),
+                )
+            )
+    return out
+
+
+def main() -> None:
+    """Print the table and its summary."""
+    table = rows()
+    for row in table:
+        status = f"fitted: {', '.join(row.fitted)}" if row.fitted else "predicted"
+        print(
+            f"{row.id}  {row.measured:10.3f} {row.predicted:10.3f} {row.unit:5}"
+            f"{row.error:+8.1%}  {row.what[:58]:58}  {status}"
+        )
+    errors = [abs(row.error) for row in table]
+    print(f"mean absolute error {sum(errors) / len(errors):.1%}, worst {max(errors):.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Lowering: what an operation becomes on the engines. A module per family."""

@@ -1,0 +1,280 @@
+"""A matmul operand on its way from HBM to the Tensor engine: blocks with K on the partitions.
+
+An operand lies in HBM contraction-major, [K, F], and is loaded as it is, or free-major, [F, K], and
+is transposed on the Tensor engine. For MX it is then quantized: groups of 32 neighbours along K.
+"""
+
+from dataclasses import dataclass
+from math import gcd
+
+from ..isa import Access, Affine, Buffer, Builder, Index, affine, itemsize
+
+__all__ = ["Operand", "Packing"]
+
+P = 128
+PSUM_BANK_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How the contraction lies on the array: `x4` elements of K in each of 128 rows."""
+
+    dtype: str  # of the elements the array multiplies
+    per_row: int = 1  # 2 for double_row, 4 for MX
+
+    @property
+    def tile_k(self) -> int:
+        return P * self.per_row
+
+    @property
+    def mx(self) -> bool:
+        return self.per_row == 4
+
+
+class Operand:
+    """One operand: `load` brings a block of its free dimension, `tile` is what a matmul reads."""
+
+    def __init__(
+        self,
+        b: Builder,
+        hbm: Buffer,
+        *,
+        k: int,
+        block: int,
+        packing: Packing,
+        contraction_major: bool,
+        slots: int,
+        k_group: int = 4,
+    ) -> None:
+        self.b, self.hbm, self.k, self.block = b, hbm, k, block
+        self.packing, self.contraction_major = packing, contraction_major
+        self.full, self.rest = divmod(k, packing.tile_k)
+        self.group = gcd(self.full, k_group) or 1  # tiles of K per transfer
+        self.parts = self.full // self.group + bool(self.rest)
+        self.f = hbm.shape[-1] if contraction_major else hbm.shape[-2]
+        name, width = hbm.name, self.group * packing.per_row * block
+        self.data = b.sbuf(f"{name} tiles", width, packing.dtype, slots=slots, parts=self.parts)
+        self.wide, self.scales = self.data, self.data
+        if packing.mx:
+            self.wide = b.sbuf(f"{name} wide", width, "bfloat16", slots=2)
+            self.scales = b.sbuf(
+                f"{name} scales",
+                self.group * block,
+                "float8_e8m0fnu",
+                slots=slots,
+                parts=self.parts,
+                partitions=P // 8,
+            )
+        if not contraction_major:
+            wide = self.wide.dtype
+            self.natural = b.sbuf(f"{name} natural", self.group * packing.tile_k, wide, slots=2)
+            bank = int(PSUM_BANK_BYTES / itemsize(wide))
+            self.turned = b.psum(f"{name} turned", bank, wide, slots=2)
+
+    @staticmethod
+    def sbuf_bytes(
+        k: int, block: int, packing: Packing, contraction_major: bool, slots: int
+    ) -> int:
+        """SBUF bytes per partition an operand takes, an upper bound."""
+        tiles = -(-k // packing.tile_k)
+        group = min(4, tiles)
+        row = packing.per_row * block
+        size = tiles * row * itemsize(packing.dtype) * slots
+        if packing.mx:
+            size += 2 * group * row * 2 + tiles * block * slots
+        if not contraction_major:
+            size += 2 * group * packing.tile_k * max(2, itemsize(packing.dtype))
+        return int(size)
+
+    def load(self, f0: Index, fs: int, base: Index = 0) -> None:
+        """Bring elements f0 .. f0+fs of the free dimension, all of K; `base` offsets the tensor."""
+        b = self.b
+        b.fresh(self.data)
+        if self.packing.mx:
+            b.fresh(self.scales)
+        for part, k0, ks in b.parts(self.full * self.packing.tile_k, self.group * self._tile_k()):
+            self._load_part(part, k0, ks, f0, fs, base)
+        if self.rest:
+            k0 = affine(self.full * self.packing.tile_k)
+            self._load_part(affine(self.parts - 1), k0, self.rest, f0, fs, base)
+
+    def _tile_k(self) -> int:
+        return self.packing.tile_k
+
+    def _load_part(
+        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
+    ) -> None:
+        wide_part = part
+        if self.packing.mx:
+            self.b.fresh(self.wide)
+            wide_part = Affine()
+            if ks % P:  # the chip wants 32 partitions: pad with zeros
+                self.b.emit("memset", self._all(self.wide), value=0.0)
+        if self.contraction_major:
+            self._load_straight(wide_part, k0, ks, f0, fs, base)
+        else:
+            self._load_turned(wide_part, k0, ks, f0, fs, base)
+        if self.packing.mx:
+            self._quantize(part, ks, fs)
+
+    def _all(self, buffer: Buffer) -> Access:
+        row = buffer.row_elements
+        return Access(buffer=buffer, pattern=((row, buffer.shape[0]), (1, row)))
+
+    def _wide(self, part: Affine, p: int, j: int, t: int, offset: int, fs: int) -> Access:
+        """Partitions 0..p of tiles 0..t, lanes 0..j of a wide tile, from element `offset` on."""
+        row, per_row = self.wide.row_elements, self.packing.per_row
+        pattern = ((row, p), (per_row * self.block, t), (self.block, j), (1, fs))
+        kept = (pattern[0], *(x for x in pattern[1:3] if x[1] != 1), pattern[3])
+        return Access(buffer=self.wide, offset=affine(offset), pattern=kept, part=part)
+
+    def _load_straight(
+        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
+    ) -> None:
+        x, tile_k, f = self.packing.per_row, self.packing.tile_k, self.f
+        tiles, rest = divmod(ks, tile_k)
+        start = k0 * f + affine(f0) + affine(base)
+        # MX keeps neighbours along K in one partition; otherwise rows go to partitions in order.
+        k_of_p, k_of_j = (x, 1) if self.packing.mx else (1, P)
+
+        def copy(offset: Affine, to: int, p: int, j: int, t: int) -> None:
+            pattern = ((k_of_p * f, p), (tile_k * f, t), (k_of_j * f, j), (1, fs))
+            kept = (pattern[0], *(q for q in pattern[1:3] if q[1] != 1), pattern[3])
+            source = Access(buffer=self.hbm, offset=offset, pattern=kept)
+            self.b.load(self._wide(part, p, j, t, to, fs), source)
+
+        if tiles:
+            copy(start, 0, P, x, tiles)
+        if not rest:
+            return
+        start, to = start + tiles * tile_k * f, tiles * x * self.block
+        if self.packing.mx:
+            whole, odd = divmod(rest, x)
+            if whole:
+                copy(start, to, whole, x, 1)
+            if odd:
+                row = self.wide.row_elements
+                copy(start + whole * x * f, to + whole * row, 1, odd, 1)
+        else:
+            lanes, odd = divmod(rest, P)
+            if lanes:
+                copy(start, to, P, lanes, 1)
+            if odd:
+                copy(start + lanes * P * f, to + lanes * self.block, odd, 1, 1)
+
+    def _load_turned(
+        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
+    ) -> None:
+        b, x = self.b, self.packing.per_row
+        natural, turned, row = self.natural, self.turned, self.natural.row_elements
+        columns = [(t, j, self._columns(t, j, ks)) for t in range(self.group) for j in range(x)]
+        columns = [(t, j, count) for t, j, count in columns if count]
+        together = max(1, turned.row_elements // P)
+        for start, size in b.tiles(fs, P):
+            b.fresh(natural)
+            source = Access(
+                buffer=self.hbm,
+                offset=(affine(f0) + start) * self.k + k0 + affine(base),
+                pattern=((self.k, size), (1, ks)),
+            )
+            b.load(Access(buffer=natural, pattern=((row, size), (1, ks))), source)
+            for first in range(0, len(columns), together):
+                b.fresh(turned)
+                chosen = columns[first : first + together]
+                for slot, (t, j, count) in enumerate(chosen):
+                    step, offset = (
+                        (x, t * self._tile_k() + j)
+                        if self.packing.mx
+                        else (
+                            1,
+                            t * self._tile_k() + j * P,
+                        )
+                    )
+                    moving = Access(
+                        buffer=natural,
+                        offset=Affine(offset),
+                        pattern=((row, size), (step, count)),
+                    )
+                    b.emit("nc_transpose", self._turned(slot * P, count, size), moving)
+                for slot, (t, j, count) in enumerate(chosen):
+                    to = (t * x + j) * self.block
+                    target = Access(
+                        buffer=self.wide,
+                        offset=start + to,
+                        pattern=((self.wide.row_elements, count), (1, size)),
+                        part=part,
+                    )
+                    b.emit("tensor_copy", target, self._turned(slot * P, count, size))
+
+    def _turned(self, offset: int, partitions: int, size: int) -> Access:
+        row = self.turned.row_elements
+        return Access(
+            buffer=self.turned, offset=Affine(offset), pattern=((row, partitions), (1, size))
+        )
+
+    def _columns(self, t: int, j: int, ks: int) -> int:
+        """How many partitions lane j of tile t fills when the part holds ks elements of K."""
+        left = ks - t * self._tile_k()
+        if self.packing.mx:
+            return max(0, min(P, -(-(left - j) // 4)))
+        return max(0, min(P, left - j * P))
+
+    def _quantize(self, part: Affine, ks: int, fs: int) -> None:
+        for t in range(-(-ks // self._tile_k())):
+            p = self.partitions(ks - t * self._tile_k())
+            row, offset = self.wide.row_elements, t * 4 * self.block
+            source = Access(
+                buffer=self.wide,
+                offset=Affine(offset),
+                pattern=((row, p), (1, fs), (self.block, 4)),
+            )
+            data = Access(
+                buffer=self.data,
+                offset=Affine(offset),
+                pattern=((row, p), (1, fs * 4)),
+                part=part,
+            )
+            self.b.emit("quantize_mx", (data, self._scale(part, t, p, 0, fs)), source)
+
+    def partitions(self, ks: int) -> int:
+        """Partitions that ks elements of K take in a tile."""
+        ks = min(ks, self._tile_k())
+        if self.packing.mx:
+            return -(-ks // P) * 32
+        return min(ks, P)
+
+    def _scale(self, part: Affine, t: int, p: int, f: Index, fs: int) -> Access:
+        return Access(
+            buffer=self.scales,
+            offset=affine(f) + t * self.block,
+            pattern=((self.scales.row_elements, p // 8), (1, fs)),
+            part=part,
+        )
+
+    def scale(self, part: Affine, t: int, ks: int, f: Index, fs: int) -> Access:
+        """The scales of elements f .. f+fs of the loaded block, tile t of a part."""
+        return self._scale(part, t, self.partitions(ks), f, fs)
+
+    def tile(self, part: Affine, t: int, ks: int, f: Index, fs: int, lane: int = 0) -> Access:
+        """Elements f .. f+fs of the loaded block, tile t of a part of the contraction.
+
+        lane  which 128 of a double_row tile, when its contraction is too short for both
+        """
+        row, p, per_row = self.data.row_elements, self.partitions(ks), self.packing.per_row
+        base = t * per_row * self.block
+        if self.packing.mx:
+            return Access(
+                buffer=self.data,
+                offset=affine(f) * 4 + base,
+                pattern=((row, p), (1, fs * 4)),
+                part=part,
+            )
+        both = per_row == 2 and ks >= self._tile_k()
+        lanes = ((self.block, 2),) if both else ()
+        rows = p if both or per_row == 1 else min(P, ks - lane * P)
+        return Access(
+            buffer=self.data,
+            offset=affine(f) + base + lane * self.block,
+            pattern=((row, rows), *lanes, (1, fs)),
+            part=part,
+        )

@@ -1,0 +1,144 @@
+"""Elementwise operations as engine programs: the tensors as one long row, cut over the partitions.
+
+A step reads operands and makes a result; the steps of one program stay in SBUF. Broadcast operands
+are read with stride 0 or per row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from ..chip import Chip
+from ..isa import Access, Affine, Attribute, Buffer, Builder, Engine, Program, Role, itemsize
+
+__all__ = ["Step", "activation", "pointwise", "tensor_scalar", "tensor_tensor"]
+
+P = 128
+TILE_BYTES = 16 * 1024  # per partition and operand: large transfers, several of them in SBUF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One instruction of an elementwise program. Operands are input numbers, or -1, -2, ... for
+    the results of the steps before, the last one first.
+    """
+
+    emit: Callable[[Builder, Access, Sequence[Access]], None]
+    reads: tuple[int, ...]
+    dtype: str = ""  # of an intermediate result; the output's if empty
+
+
+def tensor_tensor(op: str, a: int = 0, b: int = 1, *, engine: Engine = Engine.VECTOR) -> Step:
+    """`a op b`, elementwise."""
+    return Step(
+        emit=lambda builder, to, reads: _emit(builder, "tensor_tensor", to, reads, engine, op=op),
+        reads=(a, b),
+    )
+
+
+def tensor_scalar(a: int = 0, *, engine: Engine = Engine.VECTOR, **attributes: Attribute) -> Step:
+    """`(a op0 imm0) op1 imm1`."""
+    return Step(
+        emit=lambda builder, to, reads: _emit(
+            builder, "tensor_scalar", to, reads, engine, **attributes
+        ),
+        reads=(a,),
+    )
+
+
+def activation(op: str, a: int = 0, *, scale: float = 1.0) -> Step:
+    """`op(a * scale)` on the Scalar engine."""
+    return Step(
+        emit=lambda builder, to, reads: _emit(
+            builder, "activation", to, reads, Engine.SCALAR, op=op, scale=scale
+        ),
+        reads=(a,),
+    )
+
+
+def copy(a: int = 0) -> Step:
+    """`a` in the result's dtype."""
+    return Step(
+        emit=lambda builder, to, reads: _emit(builder, "tensor_copy", to, reads, Engine.VECTOR),
+        reads=(a,),
+    )
+
+
+def _emit(
+    builder: Builder,
+    opcode: str,
+    to: Access,
+    reads: Sequence[Access],
+    engine: Engine,
+    **attributes: Attribute,
+) -> None:
+    builder.emit(opcode, to, *reads, engine=engine, **attributes)  # type: ignore[arg-type]
+
+
+def pointwise(
+    name: str,
+    elements: int,
+    input_dtypes: Sequence[str],
+    out_dtype: str,
+    steps: Sequence[Step],
+    *,
+    chip: Chip,
+    cores: int = 1,
+    tile_bytes: int = TILE_BYTES,
+) -> Program:
+    """`steps` over tensors of `elements` elements, loaded and stored once; one core's share.
+
+    The inputs are called in0, in1, ... and the output out. An elementwise program without steps
+    is a copy.
+    """
+    count = ceil(elements / cores)
+    b = Builder(name, cores=cores)
+    inputs = [b.hbm(f"in{k}", (count,), dtype, Role.INPUT) for k, dtype in enumerate(input_dtypes)]
+    out = b.hbm("out", (count,), out_dtype, Role.OUTPUT)
+    widest = max(itemsize(d) for d in (*input_dtypes, out_dtype))
+    rows_of = ceil(count / P)
+    free = max(1, min(int(tile_bytes / widest), rows_of))
+    body = _Body(b, inputs, out, steps, free)
+    full, rest = divmod(count, P * free)
+    if full:
+        with b.loop(full) as i:
+            body.tile(i * (P * free), P, free)
+    start = full * P * free
+    rows, last = divmod(rest, free)
+    if rows:
+        body.tile(Affine(start), rows, free)
+    if last:
+        body.tile(Affine(start + rows * free), 1, last)
+    return b.build()
+
+
+class _Body:
+    def __init__(
+        self, b: Builder, inputs: list[Buffer], out: Buffer, steps: Sequence[Step], free: int
+    ) -> None:
+        self.b, self.inputs, self.out, self.steps, self.free = b, inputs, out, steps, free
+        self.tiles = [b.sbuf(f"{x.name} tile", free, x.dtype, slots=2) for x in inputs]
+        self.results = [
+            b.sbuf(f"step {k}", free, step.dtype or out.dtype, slots=2)
+            for k, step in enumerate(steps)
+        ]
+
+    def tile(self, offset: Affine, rows: int, free: int) -> None:
+        b = self.b
+
+        def on_chip(buffer: Buffer) -> Access:
+            return Access(buffer=buffer, pattern=((self.free, rows), (1, free)))
+
+        def in_hbm(buffer: Buffer) -> Access:
+            return Access(buffer=buffer, offset=offset, pattern=((free, rows), (1, free)))
+
+        for hbm, buffer in zip(self.inputs, self.tiles, strict=True):
+            b.fresh(buffer)
+            b.load(on_chip(buffer), in_hbm(hbm))
+        done: list[Buffer] = []
+        for step, result in zip(self.steps, self.results, strict=True):
+            b.fresh(result)
+            reads = [on_chip(self.tiles[k] if k >= 0 else done[k]) for k in step.reads]
+            step.emit(b, on_chip(result), reads)
+            done.append(result)
+        b.store(in_hbm(self.out), on_chip(done[-1] if done else self.tiles[0]))
