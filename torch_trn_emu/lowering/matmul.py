@@ -29,8 +29,8 @@ class Schedule:
     load: str = "background"  # LoadStationary: hidden behind the multiply before, or "exposed"
     operand_slots: int = 2
     psum_slots: int = 4
-    result_slots: int = 2
-    block: int = 512  # of both free dimensions, where SBUF allows
+    result_slots: int = 4
+    block_bytes: int = 16 * 1024  # of an operand per partition: what is loaded before work starts
 
 
 HAND = Schedule()  # what the best published hand-written kernels reach
@@ -138,7 +138,7 @@ def _plan(
     """The largest blocks that SBUF holds, and the order that moves fewer bytes."""
     budget = chip.sbuf.usable_bytes_per_partition
     whole_m, whole_n = _round_up(m, 64), _round_up(n, 64)
-    for block_m, block_n, lhs_slots, rhs_slots in _choices(schedule):
+    for block_m, block_n, lhs_slots, rhs_slots in _choices(schedule, k, packing):
         block_m, block_n = min(block_m, whole_m), min(block_n, whole_n)
         # An operand that fits whole stays; otherwise what must be transposed stays longest.
         repeats_of_rhs, repeats_of_lhs = ceil(m / block_m), ceil(n / block_n)
@@ -171,11 +171,14 @@ def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def _choices(schedule: Schedule) -> Iterator[tuple[int, int, int, int]]:
+def _choices(schedule: Schedule, k: int, packing: Packing) -> Iterator[tuple[int, int, int, int]]:
     """Blocks and slots to try, best first."""
     slots = schedule.operand_slots
-    for block in (schedule.block, schedule.block // 2):
-        yield block, max(block, BANK), slots, slots
+    column_bytes = ceil(k / packing.tile_k) * packing.per_row * itemsize(packing.dtype)
+    banks = int(schedule.block_bytes / column_bytes) // BANK
+    block = BANK * max(1, min(4, banks))
+    yield block, block, slots, slots
+    yield BANK, BANK, slots, slots
     yield 2 * P, BANK, slots, 1
     yield P, BANK, slots, 1
     yield P, BANK, 1, 1
@@ -292,7 +295,7 @@ class _Body:
                     self.b.emit("tensor_copy", to, source, engine=engine)
 
 
-def matmul_naive(m: int, k: int, n: int, *, dtype: str, slots: int = 2) -> Program:
+def matmul_naive(m: int, k: int, n: int, *, dtype: str, slots: int = 4) -> Program:
     """Out = lhs.T @ rhs with every operand tile loaded in the inner loop; lhs is [k, m].
 
     Sizes are multiples of 128, 128 and 512: it exists to be compared with measurements.

@@ -10,33 +10,56 @@ __all__ = ["rms_norm", "softmax"]
 P = 128
 
 
-def _at(buffer: Buffer, rows: int, count: int, offset: Affine | None = None) -> Access:
+def _at(
+    buffer: Buffer, rows: int, count: int, offset: Affine | None = None, *, part: int = 0
+) -> Access:
     row = buffer.row_elements
-    return Access(buffer=buffer, offset=offset or Affine(), pattern=((row, rows), (1, count)))
+    return Access(
+        buffer=buffer,
+        offset=offset or Affine(),
+        pattern=((row, rows), (1, count)),
+        part=Affine(part),
+    )
 
 
 def softmax(
     rows: int, columns: int, *, chip: Chip, dtype: str = "bfloat16", cores: int = 1
 ) -> Program:
-    """out[r, :] = exp(in[r, :] - max) / sum, in float32 between load and store."""
+    """out[r, :] = exp(in[r, :] - max) / sum, in float32 between load and store.
+
+    Two tiles of rows go together, so that the Vector engine has one's maximum and product to do
+    while the Scalar engine does the other's exponentials.
+    """
     rows = ceil(rows / cores)
     b = Builder(f"softmax {rows}x{columns}", cores=cores)
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     out = b.hbm("out", (rows, columns), dtype, Role.OUTPUT)
-    data = b.sbuf("data", columns, dtype, slots=3)
-    power = b.sbuf("power", columns, "float32", slots=2)
-    result = b.sbuf("result", columns, dtype, slots=2)
-    low, total, inverse = (b.sbuf(n, 1, "float32", slots=2) for n in ("low", "total", "inverse"))
-    for r0, size in b.tiles(rows, P):
+    data = b.sbuf("data", columns, dtype, slots=2, parts=2)
+    power = b.sbuf("power", columns, "float32", slots=1, parts=2)
+    result = b.sbuf("result", columns, dtype, slots=2, parts=2)
+    low, total, inverse = (
+        b.sbuf(n, 1, "float32", slots=2, parts=2) for n in ("low", "total", "inverse")
+    )
+    for r0, pair in b.tiles(rows, 2 * P):
         b.fresh(data, power, result, low, total, inverse)
-        whole, one = (lambda t, s=size: _at(t, s, columns)), (lambda t, s=size: _at(t, s, 1))
-        b.load(whole(data), _at(source, size, columns, r0 * columns))
-        b.emit("tensor_reduce", one(low), whole(data), op="max", negate=True)
-        sums = (whole(power), one(total))
-        b.emit("activation_reduce", sums, whole(data), one(low), op="exp")
-        b.emit("reciprocal", one(inverse), one(total))
-        b.emit("tensor_scalar", whole(result), whole(power), one(inverse), op0="multiply")
-        b.store(_at(out, size, columns, r0 * columns), whole(result))
+        halves = [(h, min(P, pair - h * P)) for h in range(ceil(pair / P))]
+        for h, size in halves:
+            at = (r0 + h * P) * columns
+            b.load(_at(data, size, columns, part=h), _at(source, size, columns, at))
+        for h, size in halves:
+            whole = _at(data, size, columns, part=h)
+            b.emit("tensor_reduce", _at(low, size, 1, part=h), whole, op="max", negate=True)
+        for h, size in halves:
+            sums = (_at(power, size, columns, part=h), _at(total, size, 1, part=h))
+            whole = _at(data, size, columns, part=h)
+            b.emit("activation_reduce", sums, whole, _at(low, size, 1, part=h), op="exp")
+        for h, size in halves:
+            of_row = _at(inverse, size, 1, part=h)
+            b.emit("reciprocal", of_row, _at(total, size, 1, part=h))
+            scaled = _at(result, size, columns, part=h)
+            whole = _at(power, size, columns, part=h)
+            b.emit("tensor_scalar", scaled, whole, of_row, op0="multiply")
+            b.store(_at(out, size, columns, (r0 + h * P) * columns), scaled)
     return b.build()
 
 

@@ -1,0 +1,42 @@
+"""The accuracy table stays within its limits, and the schedules in their measured order."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def accuracy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "benchmarks/accuracy.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["accuracy"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_errors_are_bounded(accuracy: ModuleType) -> None:
+    errors = {row.id: row.error for row in accuracy.rows()}
+    assert len(errors) == 23
+    assert sum(map(abs, errors.values())) / len(errors) <= 0.12
+    assert max(map(abs, errors.values())) <= 0.30, errors
+
+
+def test_schedules_of_a_matmul_come_in_the_measured_order(accuracy: ModuleType) -> None:
+    rows = {row.id: row for row in accuracy.rows()}
+    hand, serial, compiler = (rows[f"cal0{k}"] for k in (3, 4, 5))
+    assert hand.predicted < compiler.predicted < serial.predicted
+    spread = serial.predicted / hand.predicted
+    assert spread == pytest.approx(serial.measured / hand.measured, rel=0.15)
+
+
+def test_every_measurement_has_a_price(accuracy: ModuleType) -> None:
+    with accuracy.DATA.open() as file:
+        ids = [line.split(",")[0] for line in file][1:]
+    assert ids == list(accuracy.PRICES)
