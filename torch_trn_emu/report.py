@@ -7,16 +7,14 @@ import runpy
 import sys
 from pathlib import Path
 
-import torch
-
-import torch_trn_emu
+from torch_trn_emu import op_counts, trn
 
 __all__ = ["chip_report", "main"]
 
 
 def chip_report(most: int = 12) -> str:
     """The devices' memory and the ops that ran most often, as text for a terminal."""
-    counts = torch_trn_emu.op_counts()
+    counts = op_counts()
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = ranked[most:]
     lines = [f"{calls:>12,}  {name}" for name, calls in ranked[:most]]
@@ -24,8 +22,8 @@ def chip_report(most: int = 12) -> str:
         lines.append(f"{sum(calls for _, calls in rest):>12,}  in {len(rest)} other ops")
     return "\n".join(
         (
-            str(torch.trn.get_device_name()),
-            str(torch.trn.memory_summary()),
+            trn.get_device_name(),
+            trn.memory_summary(),
             f"{sum(counts.values()):>12,}  calls of {len(counts)} ops, of which",
             *lines,
         )
