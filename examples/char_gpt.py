@@ -74,6 +74,9 @@ def batches(
 class Rotary(nn.Module):
     """Rotates pairs of features by angles that grow with the position."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, size: int, context: int) -> None:
         super().__init__()
         frequencies = 10000 ** -torch.linspace(0, 1, size // 2)
@@ -109,19 +112,16 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.width)
         self.attention = Attention(config)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(config.width),
-            nn.Linear(config.width, 4 * config.width),
-            nn.GELU(),
-            nn.Linear(4 * config.width, config.width),
-            nn.Dropout(config.dropout),
-        )
+        self.mlp_norm = nn.LayerNorm(config.width)
+        self.mlp_in = nn.Linear(config.width, 4 * config.width)
+        self.mlp_out = nn.Linear(4 * config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
         nn.init.zeros_(self.attention.out.weight)  # a block begins as the identity
-        nn.init.zeros_(self.mlp[3].weight)
+        nn.init.zeros_(self.mlp_out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(x)
+        return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))))
 
 
 class GPT(nn.Module):
