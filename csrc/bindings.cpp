@@ -1,4 +1,7 @@
 // What Python sees of the C++ side. The only file that includes Python.
+#include "aten/host_pool.h"
+#include "aten/policy.h"
+#include "aten/rounding_mode.h"
 #include "runtime/allocator.h"
 #include "runtime/device.h"
 #include "runtime/generator.h"
@@ -68,14 +71,25 @@ void bind_ledger(py::module_& m) {
   m.def("synchronize", [](int device) { SimulatedClock::synchronize(c10::DeviceIndex(device)); });
 }
 
+void bind_policy(py::module_& m) {
+  m.def("policy_names", &policy_names);
+  m.def("current_policy", [] { return int(current_policy()); });
+  m.def("set_process_policy", [](int policy) { set_process_policy(Policy(policy)); });
+  m.def("exchange_thread_policy", &exchange_thread_policy);
+  m.def("set_stochastic_rounding", &set_stochastic_rounding, py::arg("enabled"), py::arg("seed"));
+  m.def("restart_rounding", &restart_rounding, py::arg("seed"));
+}
+
 }  // namespace
 }  // namespace trn
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The C++ side of torch_trn_emu.";
   trn::install_allocators();
+  trn::lend_thread_pool();
   trn::register_hooks();
   torch::utils::set_requires_device_init(trn::kTrn, true);
   trn::bind_device(m);
   trn::bind_ledger(m);
+  trn::bind_policy(m);
 }

@@ -31,6 +31,8 @@ constexpr std::string_view kMetadataOps[] = {
     "aten::_nested_tensor_size", "aten::_nested_tensor_strides", "aten::_nested_tensor_storage_offsets",
     "aten::_nested_view_from_buffer", "aten::_nested_view_from_buffer_copy", "aten::qscheme", "aten::q_scale",
     "aten::q_zero_point",  "aten::q_per_channel_axis",
+    // not metadata, but made of other operators: those follow the precision policy
+    "aten::_transformer_encoder_layer_fwd", "aten::_native_multi_head_attention",
 };
 
 // Composite operators that look at a list of devices trn is not in; their host kernel is bound instead.
@@ -120,6 +122,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   registrar.add("record_stream", &record_stream);
   register_attention(registrar);
   register_convolution(registrar);
+  register_matmul(registrar);
   register_rnn(registrar);
 #define AS_IS(op) add_as_is<at::_ops::op>(registrar);
   TRN_METADATA_OPS(AS_IS)

@@ -1,14 +1,58 @@
 // See operands.h.
 #include "operands.h"
 
+#include "rounding_mode.h"
+
+#include <ATen/ops/empty_like.h>
+
 namespace trn {
+
+numerics::DType numerics_dtype(at::ScalarType dtype) {
+  if (dtype == at::kFloat) return numerics::DType::float32;
+  return dtype == at::kBFloat16 ? numerics::DType::bfloat16 : numerics::DType::float16;
+}
+
+numerics::OperandRounding operand_rounding(OperandFormat format, at::ScalarType dtype) {
+  using Kind = numerics::OperandRounding::Kind;
+  numerics::OperandRounding rounding;
+  switch (format) {
+    case OperandFormat::as_given:
+      break;
+    case OperandFormat::bf16:
+      rounding.kind = dtype == at::kFloat ? Kind::bfloat16 : Kind::none;
+      break;
+    case OperandFormat::mxfp8_e4m3:
+      rounding.kind = Kind::mx;
+      break;
+    case OperandFormat::mxfp4_e2m1:
+      rounding.kind = Kind::mx;
+      rounding.mx.element = numerics::Element::float4_e2m1fn;
+      break;
+  }
+  return rounding;
+}
 
 at::Tensor to_bf16_operand(const at::Tensor& host) {
   return host.scalar_type() == at::kFloat ? host.to(at::kBFloat16).to(at::kFloat) : host.to(at::kFloat);
 }
 
+void round_into(const at::Tensor& from, at::Tensor& to) {
+  if (!stochastic_rounding()) {
+    to.copy_(from);
+    return;
+  }
+  const at::Tensor source = from.to(at::kFloat).contiguous();
+  at::Tensor rounded = at::empty_like(source, source.options().dtype(to.scalar_type()));
+  numerics::convert(numerics::DType::float32, source.const_data_ptr(), numerics_dtype(to.scalar_type()),
+                    rounded.mutable_data_ptr(), source.numel(), next_rounding());
+  to.copy_(rounded);
+}
+
 at::Tensor round_result(at::Tensor host, at::ScalarType dtype) {
-  return host.defined() && host.scalar_type() != dtype ? host.to(dtype) : host;
+  if (!host.defined() || host.scalar_type() == dtype) return host;
+  at::Tensor rounded = at::empty_like(host, host.options().dtype(dtype));
+  round_into(host, rounded);
+  return rounded;
 }
 
 }  // namespace trn

@@ -1,5 +1,8 @@
-// Operands of the Tensor engine as host tensors: exactly representable float32 values.
+// Tensor-engine operands and results: between host tensors and the descriptors of csrc/numerics.
 #pragma once
+
+#include "numerics/gemm.h"
+#include "policy.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -11,10 +14,16 @@ inline bool takes_policy(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf;
 }
 
+numerics::DType numerics_dtype(at::ScalarType dtype);  // of a type that takes the policy
+numerics::OperandRounding operand_rounding(OperandFormat format, at::ScalarType dtype);
+
 // [*] float32, bfloat16 or float16 -> float32: float32 rounded to bfloat16, 16-bit formats widened.
 at::Tensor to_bf16_operand(const at::Tensor& host);
 
 // The one rounding of a float32 result. Undefined tensors pass.
 at::Tensor round_result(at::Tensor host, at::ScalarType dtype);
+
+// Rounds `from` (float32) into `to` (bfloat16 or float16, any strides) as the engines do.
+void round_into(const at::Tensor& from, at::Tensor& to);
 
 }  // namespace trn

@@ -5,6 +5,7 @@ import sys
 import torch
 
 from .. import _C
+from ..precision import install
 from ..settings import settings
 
 __all__ = ["register", "startup_error"]
@@ -24,6 +25,7 @@ def register(module_name: str) -> None:
     global _startup_error
     try:
         chosen = settings()
+        install()
     except Exception as error:
         _startup_error = error
         return

@@ -1,0 +1,288 @@
+// The matmul family under the precision policy: operands rounded as they are packed, exact products, float32
+// sums, one rounding. What the policy leaves alone (fp32, other dtypes) runs on the host's kernel.
+#include "operands.h"
+#include "registrations.h"
+#include "rounding_mode.h"
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/native/Resize.h>
+#include <ATen/ops/addbmm_ops.h>
+#include <ATen/ops/addmm_ops.h>
+#include <ATen/ops/addmv_ops.h>
+#include <ATen/ops/baddbmm_ops.h>
+#include <ATen/ops/bmm_ops.h>
+#include <ATen/ops/dot_ops.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/mm_ops.h>
+#include <ATen/ops/mv_ops.h>
+#include <ATen/ops/vdot_ops.h>
+
+namespace trn {
+namespace {
+
+using at::Scalar;
+using at::Tensor;
+
+// a [batch, m, k] or [m, k] or [k]; b [batch, k, n] or [k, n] or [k]. A vector is a row of a, a column of b.
+struct Shape {
+  int64_t batch = 1, m = 1, n = 1, k = 1;
+  std::vector<int64_t> result;
+
+  static std::optional<Shape> of(const Tensor& a, const Tensor& b) {
+    const bool batched = a.dim() == 3;
+    if (a.dim() > 3 || b.dim() > 3 || a.dim() == 0 || b.dim() == 0 || batched != (b.dim() == 3)) return std::nullopt;
+    if (batched && a.size(0) != b.size(0)) return std::nullopt;
+    Shape s;
+    if (batched) s.result.push_back(s.batch = a.size(0));
+    if (a.dim() >= 2) s.result.push_back(s.m = a.size(-2));
+    s.k = a.size(-1);
+    if (b.dim() >= 2) s.result.push_back(s.n = b.size(-1));
+    if (b.size(b.dim() >= 2 ? -2 : -1) != s.k) return std::nullopt;
+    return s;
+  }
+};
+
+bool is_transposed(const Tensor& a) {
+  return a.dim() == 2 && a.stride(0) == 1 && a.stride(1) >= a.size(0) && a.size(0) > 1 && a.size(1) > 1;
+}
+
+// The formats the policy asks for, or nothing where the host computes as it is given.
+std::optional<OperandFormats> rounded_formats(const Tensor& a, const Tensor& b) {
+  if (!takes_policy(a.scalar_type()) || a.scalar_type() != b.scalar_type()) return std::nullopt;
+  if (a.layout() != at::kStrided || b.layout() != at::kStrided) return std::nullopt;
+  const auto matmul_class = a.dim() == 3 ? MatmulClass::attention : MatmulClass::linear;
+  const OperandFormats formats = operand_formats(current_policy(), matmul_class, is_transposed(a));
+  if (formats.as_given() && !(stochastic_rounding() && a.scalar_type() != at::kFloat)) return std::nullopt;
+  return formats;
+}
+
+int64_t axis_stride(const Tensor& tensor, int64_t from_end) {
+  return tensor.dim() >= from_end ? tensor.stride(-from_end) : 0;
+}
+
+numerics::Operand first_operand(const Tensor& a, OperandFormat format) {
+  const int64_t row = a.dim() == 1 ? 0 : a.stride(-2);
+  return {a.const_data_ptr(), numerics_dtype(a.scalar_type()), row, a.stride(-1),
+          operand_rounding(format, a.scalar_type()), axis_stride(a, 3)};
+}
+
+numerics::Operand second_operand(const Tensor& b, OperandFormat format) {
+  const int64_t row = b.dim() == 1 ? b.stride(0) : b.stride(-2);
+  const int64_t col = b.dim() == 1 ? 0 : b.stride(-1);
+  return {b.const_data_ptr(), numerics_dtype(b.scalar_type()), row, col, operand_rounding(format, b.scalar_type()),
+          axis_stride(b, 3)};
+}
+
+// The addend broadcast to the result's shape. A vector result of mv and addmv is a column.
+numerics::Addend addend_of(const Tensor& self, bool column) {
+  const auto dtype = numerics_dtype(self.scalar_type());
+  if (column) return {self.const_data_ptr(), dtype, self.stride(-1), 0, 0};
+  return {self.const_data_ptr(), dtype, axis_stride(self, 2), axis_stride(self, 1), axis_stride(self, 3)};
+}
+
+numerics::Result result_of(const Tensor& c, bool column) {
+  const auto dtype = numerics_dtype(c.scalar_type());
+  if (column) return {c.mutable_data_ptr(), dtype, c.stride(-1), 1, 0, next_rounding()};
+  return {c.mutable_data_ptr(), dtype, axis_stride(c, 2), c.dim() >= 1 ? c.stride(-1) : 1, axis_stride(c, 3), next_rounding()};
+}
+
+struct Addition {
+  const Tensor* self = nullptr;
+  float beta = 0.0f, alpha = 1.0f;
+};
+
+// c = alpha a b + beta self, on host tensors.
+void multiply_into(const Tensor& c, const Shape& s, const Tensor& a, const Tensor& b, OperandFormats formats,
+                   const Addition& add) {
+  const bool column = a.dim() == 2 && b.dim() == 1;
+  numerics::Addend addend;
+  Tensor expanded;
+  if (add.self != nullptr && add.beta != 0.0f) {
+    expanded = add.self->expand(s.result);
+    if (!takes_policy(expanded.scalar_type())) expanded = expanded.to(at::kFloat);
+    addend = addend_of(expanded, column);
+  }
+  numerics::gemm(s.batch, s.m, s.n, s.k, first_operand(a, formats.first), second_operand(b, formats.second),
+                 result_of(c, column), add.alpha, add.beta, addend);
+}
+
+Tensor resolved(HostCall& call, const Tensor& tensor) { return call.alias(tensor).resolve_neg(); }
+
+bool expands(const Tensor& self, const std::vector<int64_t>& sizes) {
+  return at::is_expandable_to(at::IntArrayRef(self.sizes()), at::IntArrayRef(sizes)) && takes_policy(self.scalar_type());
+}
+
+// One product under the policy, or nothing: then the host's kernel runs, or says what is wrong.
+std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b, const Tensor* self = nullptr,
+                              const Scalar& beta = 0, const Scalar& alpha = 1,
+                              std::optional<at::ScalarType> out_dtype = std::nullopt) {
+  const auto formats = rounded_formats(a, b);
+  const auto shape = Shape::of(a, b);
+  if (!formats.has_value() || !shape.has_value()) return std::nullopt;
+  if (self != nullptr && (!expands(*self, shape->result) || self->scalar_type() != a.scalar_type())) return std::nullopt;
+  if (out_dtype.has_value() && !takes_policy(*out_dtype)) return std::nullopt;
+  Launch launch(name, a, b, beta, alpha);
+  HostCall call(launch.device(), name);
+  const Tensor x = resolved(call, a), y = resolved(call, b);
+  Tensor out = at::empty(shape->result, x.options().dtype(out_dtype.value_or(a.scalar_type())));
+  Tensor added;
+  Addition add{nullptr, beta.toFloat(), alpha.toFloat()};
+  if (self != nullptr) {
+    added = resolved(call, *self);
+    add.self = &added;
+  }
+  multiply_into(out, *shape, x, y, *formats, add);
+  launch.retire();
+  return call.adopt(std::move(out));
+}
+
+// Writes a product to `out` as out= overloads do: checked dtype, resized, copied.
+Tensor& store(const Tensor& value, Tensor& out) {
+  TORCH_CHECK(out.scalar_type() == value.scalar_type(), "Expected out tensor to have dtype ", value.scalar_type(),
+              ", but got ", out.scalar_type(), " instead");
+  at::native::resize_output(out, value.sizes());
+  return out.copy_(value);
+}
+
+// ---- the operators: each is its product, or the host's kernel ----
+
+Tensor mm(const Tensor& a, const Tensor& b) {
+  if (auto made = product("aten::mm", a, b)) return *made;
+  return HostOp<at::_ops::mm>::kernel(a, b);
+}
+
+Tensor mm_dtype(const Tensor& a, const Tensor& b, at::ScalarType dtype) {
+  if (auto made = product("aten::mm.dtype", a, b, nullptr, 0, 1, dtype)) return *made;
+  return HostOp<at::_ops::mm_dtype>::kernel(a, b, dtype);
+}
+
+Tensor& mm_out(const Tensor& a, const Tensor& b, Tensor& out) {
+  if (auto made = product("aten::mm.out", a, b)) return store(*made, out);
+  return HostOp<at::_ops::mm_out>::kernel(a, b, out);
+}
+
+Tensor bmm(const Tensor& a, const Tensor& b) {
+  if (auto made = product("aten::bmm", a, b)) return *made;
+  return HostOp<at::_ops::bmm>::kernel(a, b);
+}
+
+Tensor& bmm_out(const Tensor& a, const Tensor& b, Tensor& out) {
+  if (auto made = product("aten::bmm.out", a, b)) return store(*made, out);
+  return HostOp<at::_ops::bmm_out>::kernel(a, b, out);
+}
+
+Tensor mv(const Tensor& a, const Tensor& b) {
+  if (auto made = product("aten::mv", a, b)) return *made;
+  return HostOp<at::_ops::mv>::kernel(a, b);
+}
+
+Tensor dot(const Tensor& a, const Tensor& b) {
+  if (auto made = product("aten::dot", a, b)) return *made;
+  return HostOp<at::_ops::dot>::kernel(a, b);
+}
+
+Tensor vdot(const Tensor& a, const Tensor& b) {
+  if (auto made = product("aten::vdot", a, b)) return *made;
+  return HostOp<at::_ops::vdot>::kernel(a, b);
+}
+
+// addmm, baddbmm and addmv share their three overloads: functional, in place and out=.
+template <class Functional, class InPlace, class Out>
+struct Added {
+  static std::optional<Tensor> made(const char* name, const Tensor& self, const Tensor& a, const Tensor& b,
+                                    const Scalar& beta, const Scalar& alpha) {
+    return product(name, a, b, &self, beta, alpha);
+  }
+  static Tensor functional(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                           const Scalar& alpha) {
+    if (auto value = made(op_name<Functional>(), self, a, b, beta, alpha)) return *value;
+    return HostOp<Functional>::kernel(self, a, b, beta, alpha);
+  }
+  static Tensor& in_place(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
+    const auto shape = Shape::of(a, b);
+    if (shape.has_value() && self.sizes() == at::IntArrayRef(shape->result)) {
+      if (auto value = made(op_name<InPlace>(), self, a, b, beta, alpha)) return self.copy_(*value);
+    }
+    return HostOp<InPlace>::kernel(self, a, b, beta, alpha);
+  }
+  static Tensor& out(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
+                     Tensor& out) {
+    if (auto value = made(op_name<Out>(), self, a, b, beta, alpha)) return store(*value, out);
+    return HostOp<Out>::kernel(self, a, b, beta, alpha, out);
+  }
+};
+
+using Addmm = Added<at::_ops::addmm, at::_ops::addmm_, at::_ops::addmm_out>;
+using Baddbmm = Added<at::_ops::baddbmm, at::_ops::baddbmm_, at::_ops::baddbmm_out>;
+using Addmv = Added<at::_ops::addmv, at::_ops::addmv_, at::_ops::addmv_out>;
+
+// Sums over the batch as well: one accumulation in float32, rounded once.
+std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor& a, const Tensor& b,
+                             const Scalar& beta, const Scalar& alpha) {
+  const auto formats = rounded_formats(a, b);
+  const auto shape = Shape::of(a, b);
+  if (!formats.has_value() || !shape.has_value() || a.dim() != 3) return std::nullopt;
+  const std::vector<int64_t> sizes{shape->m, shape->n};
+  if (!expands(self, sizes) || self.scalar_type() != a.scalar_type()) return std::nullopt;
+  Launch launch(name, a, b, beta, alpha);
+  HostCall call(launch.device(), name);
+  const Tensor x = resolved(call, a), y = resolved(call, b);
+  Tensor sum = beta.toFloat() == 0.0f ? at::zeros(sizes, x.options().dtype(at::kFloat))
+                                      : resolved(call, self).expand(sizes).to(at::kFloat).mul(beta);
+  if (!sum.is_contiguous()) sum = sum.contiguous();
+  Shape each = *shape;
+  each.batch = 1;
+  each.result = sizes;
+  for (int64_t i = 0; i < shape->batch; ++i) {
+    multiply_into(sum, each, x[i], y[i], *formats, {&sum, 1.0f, alpha.toFloat()});
+  }
+  launch.retire();
+  return call.adopt(round_result(std::move(sum), a.scalar_type()));
+}
+
+Tensor addbmm(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
+  if (auto made = summed("aten::addbmm", self, a, b, beta, alpha)) return *made;
+  return HostOp<at::_ops::addbmm>::kernel(self, a, b, beta, alpha);
+}
+
+Tensor& addbmm_(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
+  const auto shape = Shape::of(a, b);
+  if (shape.has_value() && self.sizes() == at::IntArrayRef({shape->m, shape->n})) {
+    if (auto made = summed("aten::addbmm_", self, a, b, beta, alpha)) return self.copy_(*made);
+  }
+  return HostOp<at::_ops::addbmm_>::kernel(self, a, b, beta, alpha);
+}
+
+Tensor& addbmm_out(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
+                   Tensor& out) {
+  if (auto made = summed("aten::addbmm.out", self, a, b, beta, alpha)) return store(*made, out);
+  return HostOp<at::_ops::addbmm_out>::kernel(self, a, b, beta, alpha, out);
+}
+
+}  // namespace
+
+void register_matmul(Registrar& registrar) {
+  registrar.add("mm", &mm);
+  registrar.add("mm.out", &mm_out);
+  registrar.add("mm.dtype", &mm_dtype);
+  registrar.add("bmm", &bmm);
+  registrar.add("bmm.out", &bmm_out);
+  registrar.add("mv", &mv);
+  registrar.add("dot", &dot);
+  registrar.add("vdot", &vdot);
+  registrar.add("addmm", &Addmm::functional);
+  registrar.add("addmm_", &Addmm::in_place);
+  registrar.add("addmm.out", &Addmm::out);
+  registrar.add("baddbmm", &Baddbmm::functional);
+  registrar.add("baddbmm_", &Baddbmm::in_place);
+  registrar.add("baddbmm.out", &Baddbmm::out);
+  registrar.add("addmv", &Addmv::functional);
+  registrar.add("addmv_", &Addmv::in_place);
+  registrar.add("addmv.out", &Addmv::out);
+  registrar.add("addbmm", &addbmm);
+  registrar.add("addbmm_", &addbmm_);
+  registrar.add("addbmm.out", &addbmm_out);
+}
+
+}  // namespace trn

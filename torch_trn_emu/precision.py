@@ -1,0 +1,172 @@
+"""The matmul precision policy: for the process, for a block of code, for a module.
+
+    torch.backends.trn.matmul.precision = "bf16"          # the process
+    with torch_trn_emu.precision("fp32"): ...             # this thread, this block; also a decorator
+    torch_trn_emu.set_precision(model.lm_head, "bf16")    # this module, forward and backward
+
+The policies are the rows of csrc/aten/policy.cpp; docs/fidelity.md states what each computes.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ContextDecorator
+from types import ModuleType, TracebackType
+from typing import Any
+
+import torch
+from torch.autograd.graph import Node
+
+from . import _C
+from .settings import settings
+
+__all__ = ["POLICIES", "current_precision", "precision", "set_precision"]
+
+POLICIES: tuple[str, ...] = tuple(_C.policy_names())
+
+
+def _code(policy: str) -> int:
+    if policy not in POLICIES:
+        raise ValueError(f"precision {policy!r} is none of {', '.join(POLICIES)}")
+    return POLICIES.index(policy)
+
+
+def current_precision() -> str:
+    """The policy that a matmul of this thread would follow now."""
+    return POLICIES[_C.current_policy()]
+
+
+class precision(ContextDecorator):  # noqa: N801  read as a verb: with precision("fp32")
+    """Context manager and decorator: matmuls that this thread runs inside follow `policy`.
+
+    What runs inside is what counts: a backward pass outside the block follows the policy outside.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self._policy = _code(policy)
+        self._previous: list[int] = []
+
+    def __enter__(self) -> None:
+        self._previous.append(_C.exchange_thread_policy(self._policy))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _C.exchange_thread_policy(self._previous.pop())
+
+
+def set_precision(module: torch.nn.Module, policy: str | None) -> None:
+    """Make `module` and its children follow `policy` wherever they run, forward and backward.
+
+    An inner module's own policy wins over an outer one's. None takes the override away.
+    """
+    for handle in module.__dict__.pop("_trn_precision_hooks", ()):
+        handle.remove()
+    if policy is None:
+        return
+    override = _Override(_code(policy))
+    module.__dict__["_trn_precision_hooks"] = (
+        module.register_forward_pre_hook(override.enter, prepend=True),
+        module.register_forward_hook(override.leave, always_call=True),
+    )
+
+
+# Backward nodes that multiply matrices, by the beginning of their name.
+_MATMUL_NODES = (
+    "MmBackward",
+    "AddmmBackward",
+    "BmmBackward",
+    "BaddbmmBackward",
+    "AddbmmBackward",
+    "MvBackward",
+    "AddmvBackward",
+    "DotBackward",
+    "ConvolutionBackward",
+    "ScaledDotProduct",
+    "LinearBackward",
+)
+
+
+class _Override:
+    """Sets the thread's policy around a module's forward, and around the backward of its matmuls."""
+
+    def __init__(self, policy: int) -> None:
+        self._policy = policy
+        self._stack: list[tuple[int, int]] = []  # (previous policy, first sequence number)
+
+    def enter(self, module: torch.nn.Module, inputs: Any) -> None:
+        first = torch._C._autograd._get_sequence_nr()
+        self._stack.append((_C.exchange_thread_policy(self._policy), first))
+
+    def leave(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        previous, first = self._stack.pop()
+        _C.exchange_thread_policy(previous)
+        for node in _nodes_since(output, first):
+            if node.name().startswith(_MATMUL_NODES) and "trn_precision" not in node.metadata:
+                node.metadata["trn_precision"] = self._policy
+                _BackwardPolicy(self._policy).attach(node)
+
+
+class _BackwardPolicy:
+    def __init__(self, policy: int) -> None:
+        self._policy = policy
+        self._previous: list[int] = []
+
+    def attach(self, node: Node) -> None:
+        node.register_prehook(self._enter)
+        node.register_hook(self._leave)
+
+    def _enter(self, grad_outputs: Any) -> None:
+        self._previous.append(_C.exchange_thread_policy(self._policy))
+
+    def _leave(self, grad_inputs: Any, grad_outputs: Any) -> None:
+        _C.exchange_thread_policy(self._previous.pop())
+
+
+def _nodes_since(output: Any, first: int) -> Iterator[Node]:
+    """Backward nodes made since sequence number `first`, reached from the tensors in `output`."""
+    leaves = torch.utils._pytree.tree_leaves(output)
+    pending = [x.grad_fn for x in leaves if isinstance(x, torch.Tensor) and x.grad_fn is not None]
+    seen: set[Node] = set()
+    while pending:
+        node = pending.pop()
+        if node in seen or node._sequence_nr() < first:  # type: ignore[attr-defined]
+            continue
+        seen.add(node)
+        yield node
+        pending += [parent for parent, _ in node.next_functions if parent is not None]
+
+
+class _Matmul:
+    """`torch.backends.trn.matmul`."""
+
+    @property
+    def precision(self) -> str:
+        """The process's policy, unless this thread is inside a `precision` block."""
+        return current_precision()
+
+    @precision.setter
+    def precision(self, policy: str) -> None:
+        _C.set_process_policy(_code(policy))
+
+
+class _Backends(ModuleType):
+    """`torch.backends.trn`: process-wide switches, as `torch.backends.cuda` has."""
+
+    matmul = _Matmul()
+
+    @staticmethod
+    def is_built() -> bool:
+        return True
+
+
+def install() -> None:
+    """Set the process's policy from the environment or the chip, and add `torch.backends.trn`."""
+    chosen = settings()
+    _C.set_process_policy(_code(chosen.matmul_precision or chosen.chip.default_matmul_precision))
+    _C.set_stochastic_rounding(chosen.stochastic_rounding, chosen.stochastic_rounding_seed)
+    module = _Backends("torch.backends.trn")
+    torch.backends.trn = module  # type: ignore[attr-defined]
+    sys.modules["torch.backends.trn"] = module
