@@ -1,0 +1,399 @@
+"""The hardware counters: the vendor's names, units and formulas, one row each. Add one as a row.
+
+A `fold` counter is taken once from a scheduled Program and multiplied by its launches; a `derive`
+counter is computed from the folded ones when read. Engines never write counters.
+
+Bytes, flops and counts are those of all cores of the program; times are one core's, since the
+cores of a program run alike. Percentages are 0 to 100.
+
+Sources
+  [profile]  Neuron SDK, tools/neuron-explorer (summary keys, profile schema 7.4.0)
+  [isa]      Neuron SDK v2.26.1, nki.isa (float32 as two passes in the profile)
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from math import ceil, prod
+from types import MappingProxyType
+
+from .chip import Chip
+from .engines.tensor import x4_of
+from .isa import Access, Engine, Instruction, Memory, Role, itemsize
+from .timing import Retired, Run
+
+__all__ = ["COUNTERS", "Counter", "Totals", "Unit", "combine", "counters", "derive", "fold"]
+
+Totals = Mapping[str, float]
+
+
+class Unit(str, Enum):
+    SECONDS = "s"
+    CYCLES = "cycles"
+    COUNT = "count"
+    BYTES = "B"
+    FLOPS = "flop"
+    FLOPS_PER_BYTE = "flop/B"
+    PERCENT = "%"
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """One row: exactly one of `fold` and `derive`. `how` combines launches: "sum" or "max"."""
+
+    name: str
+    unit: Unit
+    doc: str
+    fold: Callable[[Run], float] | None = None
+    derive: Callable[[Totals, Chip, int], float] | None = None
+    how: str = "sum"
+
+
+# --- what a fold adds up -------------------------------------------------------------------------
+
+Selection = Callable[[Instruction], float]
+
+
+def _sum(weight: Selection) -> Callable[[Run], float]:
+    """Over all cores, `weight` of every instruction executed."""
+    return lambda run: (
+        run.program.cores * sum(r.count * weight(r.instruction) for r in run.retired if r.count)
+    )
+
+
+def _time(pick: Callable[[Retired], float]) -> Callable[[Run], float]:
+    """On one core, `pick` of every Retired."""
+    return lambda run: sum(pick(r) for r in run.retired)
+
+
+def _moved(side: str, memory: Memory, *, dma: bool | None = None) -> Selection:
+    """Bytes an instruction reads from or writes to a memory."""
+
+    def weight(i: Instruction) -> float:
+        if dma is not None and (i.engine is Engine.DMA) != dma:
+            return 0.0
+        accesses = i.reads if side == "read" else i.writes
+        return sum(_bytes(a) for a in accesses if a.buffer.memory is memory)
+
+    return weight
+
+
+def _bytes(a: Access) -> float:
+    return a.elements * itemsize(a.buffer.dtype)
+
+
+def _role(side: str, role: Role) -> Selection:
+    """Bytes a DMA moves from or to HBM tensors of a role."""
+
+    def weight(i: Instruction) -> float:
+        if i.engine is not Engine.DMA:
+            return 0.0
+        accesses = i.reads[:1] if side == "read" else i.writes
+        return sum(
+            _bytes(a) for a in accesses if a.buffer.role is role and a.buffer.memory is Memory.HBM
+        )
+
+    return weight
+
+
+def _is_matmul(i: Instruction) -> bool:
+    return i.opcode.startswith("nc_matmul")
+
+
+def _is_array_transpose(i: Instruction) -> bool:
+    return i.opcode == "nc_transpose" and i.engine is Engine.TENSOR
+
+
+def _profile_passes(i: Instruction) -> int:
+    """float32 shows as two instructions, FP32_LO_HI. [isa]"""
+    return 2 if i.reads[0].buffer.dtype == "float32" else 1
+
+
+def _profile_instructions(i: Instruction) -> int:
+    return _profile_passes(i) if _is_matmul(i) else 1
+
+
+def matmul_flops(i: Instruction) -> float:
+    """2 x rows x columns x moving of a matmul, twice for float32; the same for a transpose."""
+    if _is_matmul(i):
+        stationary, moving = i.reads[:2]
+        x4 = x4_of(i)
+        rows = stationary.partitions * (x4 if stationary.free % x4 == 0 else 1)
+        flops = 2.0 * rows * (stationary.free // x4) * (moving.free // x4)
+    elif _is_array_transpose(i):
+        data = i.reads[0]
+        flops = 2.0 * data.partitions * data.free * data.partitions
+    else:
+        return 0.0
+    return flops * _profile_passes(i)
+
+
+# [profile] weights of adjusted flops; float32 has its two passes in hardware_flops already.
+def adjustment(i: Instruction, chip_version: int) -> float:
+    """Array time per hardware flop, bfloat16 being 1, as the profile weighs it."""
+    dtype = i.reads[0].buffer.dtype
+    if i.opcode == "nc_matmul_mx":
+        return 0.25
+    if dtype.startswith("float8"):
+        return 1.0 if chip_version == 2 else 0.5
+    return {"float32": 4.0, "uint8": 0.5}.get(dtype, 1.0)
+
+
+def _flops(run: Run, *, transposes: bool, weigh: str = "") -> float:
+    def weight(i: Instruction) -> float:
+        if transposes and not _is_array_transpose(i):
+            return 0.0
+        flops = matmul_flops(i)
+        if not flops or not weigh:
+            return flops
+        factor = adjustment(i, run.chip.nc_version)
+        return flops * (min(1.0, factor) if weigh == "narrow" else factor)
+
+    return _sum(weight)(run)
+
+
+def _dma(
+    opcodes: tuple[str, ...] = ("dma_copy", "dma_transpose", "dma_gather", "dma_scatter_add"),
+    *,
+    nbytes: bool = False,
+) -> Callable[[Run], float]:
+    return _sum(
+        lambda i: (sum(map(_bytes, i.writes)) if nbytes else 1.0) if i.opcode in opcodes else 0.0
+    )
+
+
+def _sizes(*roles: Role) -> Callable[[Run], float]:
+    """Bytes of the HBM tensors of the roles."""
+    return lambda run: (
+        run.program.cores
+        * sum(
+            prod(b.shape) * itemsize(b.dtype)
+            for b in run.program.buffers
+            if b.memory is Memory.HBM and b.role in roles
+        )
+    )
+
+
+def _evacuates(i: Instruction) -> bool:
+    return any(a.buffer.memory is Memory.PSUM for a in i.reads) and any(
+        a.buffer.memory is Memory.SBUF for a in i.writes
+    )
+
+
+_STATIC = ("dma_copy", "dma_transpose")
+_INDIRECT = ("dma_gather", "dma_scatter_add")
+
+
+# --- what is derived -----------------------------------------------------------------------------
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below else 0.0
+
+
+def _share(name: str) -> Callable[[Totals, Chip, int], float]:
+    """Percent of total_time."""
+    return lambda t, chip, cores: 100.0 * _ratio(t[name], t["total_time"])
+
+
+def _hbm_bytes(t: Totals) -> float:
+    return t["hbm_read_bytes"] + t["hbm_write_bytes"]
+
+
+def _stack_bytes_per_s(chip: Chip, cores: int) -> float:
+    per_stack = chip.physical_cores // chip.hbm.stacks
+    return chip.hbm.bandwidth_bytes_per_s / chip.hbm.stacks * ceil(cores / per_stack)
+
+
+def _ridge(t: Totals, chip: Chip, cores: int) -> float:
+    return cores * chip.peak_flops("bfloat16") / _stack_bytes_per_s(chip, cores)
+
+
+def _intensity(t: Totals, chip: Chip, cores: int) -> float:
+    return _ratio(t["hardware_flops"] - t["transpose_flops"], _hbm_bytes(t))
+
+
+def _narrow(t: Totals) -> float:
+    """Array time of a flop: 1 for bfloat16, less for formats that run faster."""
+    return _ratio(t["array_flops"], t["hardware_flops"]) or 1.0
+
+
+def _utilization(flops: Callable[[Totals], float]) -> Callable[[Totals, Chip, int], float]:
+    return lambda t, chip, cores: (
+        100.0 * _ratio(flops(t), cores * chip.peak_flops("bfloat16") * t["total_time"])
+    )
+
+
+_mfu = _utilization(lambda t: t["model_flops"] * _narrow(t))
+
+
+def _mbu(t: Totals, chip: Chip, cores: int) -> float:
+    return 100.0 * _ratio(_hbm_bytes(t), t["total_time"] * _stack_bytes_per_s(chip, cores))
+
+
+def _engine_rows(engine: Engine) -> tuple[Counter, ...]:
+    name = f"{engine.value}_engine"
+    label = name.replace("_", " ")
+
+    def mine(r: Retired) -> bool:
+        return r.instruction.engine is engine
+
+    return (
+        Counter(f"{name}_instruction_time", Unit.SECONDS, f"Time of the {label}, with waits.",
+                _time(lambda r: (r.busy_s + r.wait_s) * mine(r))),
+        Counter(f"{name}_active_time", Unit.SECONDS, f"The {label} worked, waits excluded.",
+                _time(lambda r: r.busy_s * mine(r))),
+        Counter(f"{name}_active_time_percent", Unit.PERCENT, f"Share of total_time, {label}.",
+                derive=_share(f"{name}_active_time")),
+        Counter(f"{name}_instruction_count", Unit.COUNT, f"Instructions of the {label}.",
+                _sum(lambda i: _profile_instructions(i) * (i.engine is engine))),
+    )  # fmt: skip
+
+
+S, N, B, F, PC = Unit.SECONDS, Unit.COUNT, Unit.BYTES, Unit.FLOPS, Unit.PERCENT
+
+_TABLE = (
+    # time
+    Counter("total_time", S, "From start to end of the program on the core.",
+            lambda run: run.total_s),
+    Counter("total_exec_time", S, "From the first to the last instruction.",
+            lambda run: run.total_s - run.chip.launch.kernel_overhead_s),
+    Counter("total_active_time", S, "Some engine worked: at least as long as the busiest one.",
+            lambda run: max(run.engine_busy_s(e) for e in Engine)),
+    Counter("total_active_time_percent", PC, "Share of total_time.",
+            derive=_share("total_active_time")),
+    Counter("neuroncore_cycle_count", Unit.CYCLES, "total_exec_time at the core's base clock.",
+            lambda run: (run.total_s - run.chip.launch.kernel_overhead_s) * run.chip.base_clock_hz),
+    # flops
+    Counter("model_flops", F, "2 x multiply-adds that the program's operations ask for.",
+            lambda run: run.program.model_flops),
+    # The key's definition counts float32 twice; the profile behind cal01 shows it counted once.
+    Counter("hardware_flops", F, "2 x rows x columns x moving of every matmul; float32 twice.",
+            partial(_flops, transposes=False)),
+    Counter("transpose_flops", F, "The part of hardware_flops spent on transposes.",
+            partial(_flops, transposes=True)),
+    Counter("adjusted_hardware_flops", F, "hardware_flops weighted by what the format takes.",
+            partial(_flops, transposes=False, weigh="adjusted")),
+    Counter("adjusted_transpose_flops", F, "transpose_flops weighted by what the format takes.",
+            partial(_flops, transposes=True, weigh="adjusted")),
+    Counter("array_flops", F, "hardware_flops, narrow formats by what they take. Ours: keeps hfu"
+            " of float8 and MX at 100 % or less.",
+            partial(_flops, transposes=False, weigh="narrow")),
+    Counter("mm_arithmetic_intensity", Unit.FLOPS_PER_BYTE,
+            "Matmul flops per byte of HBM traffic.", derive=_intensity),
+    Counter("peak_flops_bandwidth_ratio", Unit.FLOPS_PER_BYTE,
+            "Intensity from which the array is the limit.", derive=_ridge),
+    Counter("mfu_estimated_percent", PC, "model_flops to what the array could do.", derive=_mfu),
+    Counter("mfu_hlo_estimated_percent", PC, "The same: the operations are the model here.",
+            derive=_mfu),
+    Counter("mfu_inst_estimated_percent", PC, "Matmul flops without transposes to the peak.",
+            derive=_utilization(lambda t: (t["hardware_flops"] - t["transpose_flops"])
+                                * _narrow(t))),
+    Counter("hfu_estimated_percent", PC, "All matmul flops to the peak; float32 ends at 50.",
+            derive=_utilization(lambda t: t["array_flops"])),
+    Counter("mfu_max_achievable_estimated_percent", PC, "What the roofline allows.",
+            derive=lambda t, chip, cores: 100.0 * min(
+                1.0, _intensity(t, chip, cores) / _ridge(t, chip, cores))),
+    # HBM
+    Counter("hbm_read_bytes", B, "DMA from HBM.",
+            _sum(_moved("read", Memory.HBM))),
+    Counter("hbm_write_bytes", B, "DMA to HBM.",
+            _sum(_moved("write", Memory.HBM))),
+    Counter("mbu_estimated_percent", PC, "HBM traffic to the bandwidth of the stack.",
+            derive=_mbu),
+    Counter("mbu_min_read_util_percent", PC, "Inputs and weights once to that bandwidth.",
+            derive=lambda t, chip, cores: 100.0 * _ratio(
+                t["inputs_and_weights_size_bytes"],
+                t["total_time"] * _stack_bytes_per_s(chip, cores))),
+    # on chip
+    Counter("sbuf_read_bytes", B, "Read from SBUF, by engines and DMA.",
+            _sum(_moved("read", Memory.SBUF))),
+    Counter("sbuf_write_bytes", B, "Written to SBUF, by engines and DMA.",
+            _sum(_moved("write", Memory.SBUF))),
+    Counter("psum_read_bytes", B, "Read from PSUM.", _sum(_moved("read", Memory.PSUM))),
+    Counter("psum_write_bytes", B, "Written to PSUM.", _sum(_moved("write", Memory.PSUM))),
+    Counter("psum_read_sbuf_write_count", N, "Instructions that move PSUM to SBUF.",
+            _sum(lambda i: float(_evacuates(i)))),
+    Counter("psum_read_sbuf_write_bytes", B, "Bytes they write.",
+            _sum(lambda i: sum(map(_bytes, i.writes)) * _evacuates(i))),
+    # queues
+    Counter("spill_save_bytes", B, "SBUF spilled to HBM.", _sum(_role("write", Role.SPILL))),
+    Counter("spill_reload_bytes", B, "Spills read back.", _sum(_role("read", Role.SPILL))),
+    Counter("input_queue_bytes", B, "DMA of the inputs.", _sum(_role("read", Role.INPUT))),
+    Counter("output_queue_bytes", B, "DMA of the outputs.", _sum(_role("write", Role.OUTPUT))),
+    Counter("weight_queue_bytes", B, "DMA of the weights.", _sum(_role("read", Role.WEIGHT))),
+    Counter("weight_size_bytes", B, "Size of the weights.", _sizes(Role.WEIGHT)),
+    Counter("inputs_and_weights_size_bytes", B, "Size of inputs and weights.",
+            _sizes(Role.INPUT, Role.WEIGHT)),
+    # DMA
+    Counter("dma_active_time", S, "The busiest DMA engine was moving data.",
+            lambda run: run.engine_busy_s(Engine.DMA)),
+    Counter("dma_active_time_percent", PC, "Share of total_time.",
+            derive=_share("dma_active_time")),
+    Counter("dma_active_cycles", Unit.CYCLES, "dma_active_time at the core's base clock.",
+            lambda run: run.engine_busy_s(Engine.DMA) * run.chip.base_clock_hz),
+    Counter("dma_packet_time", S, "Added up over the DMA engines; can exceed total_time.",
+            lambda run: sum(run.dma_engine_busy_s)),
+    Counter("dma_transfer_count", N, "DMA instructions.", _dma()),
+    Counter("dma_transfer_time", S, "Added up over the transfers, trigger to last byte.",
+            _time(lambda r: r.span_s * (r.instruction.engine is Engine.DMA))),
+    Counter("dma_transfer_total_bytes", B, "Bytes moved by DMA.", _dma(nbytes=True)),
+    Counter("dma_transfer_average_bytes", B, "Bytes of a transfer; aim at 32 KiB and more.",
+            derive=lambda t, chip, cores: _ratio(
+                t["dma_transfer_total_bytes"], t["dma_transfer_count"])),
+    Counter("dma_queue_count", N, "DMA queues in use.",
+            lambda run: len({r.instruction.queue for r in run.retired
+                             if r.instruction.engine is Engine.DMA}), how="max"),
+    Counter("static_dma_transfer_count", N, "Transfers whose descriptors the compiler wrote.",
+            _dma(_STATIC)),
+    Counter("static_dma_transfer_total_bytes", B, "Their bytes.", _dma(_STATIC, nbytes=True)),
+    Counter("software_dynamic_dma_transfer_count", N, "Transfers with addresses from data.",
+            _dma(_INDIRECT)),
+    Counter("software_dynamic_dma_transfer_total_bytes", B, "Their bytes.",
+            _dma(_INDIRECT, nbytes=True)),
+    # engines
+    *(row for engine in (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, Engine.SYNC)
+      for row in _engine_rows(engine)),
+    Counter("matmul_instruction_count", N, "Matmul instructions; float32 as two.",
+            _sum(lambda i: float(_is_matmul(i) and _profile_passes(i)))),
+    Counter("activate_instruction_count", N, "Activation instructions.",
+            _sum(lambda i: float(i.opcode in ("activation", "activation_reduce")))),
+    Counter("activate_instruction_time", S, "Time in them, table loads included.",
+            _time(lambda r: r.busy_s * r.instruction.opcode.startswith("activation"))),
+    Counter("activation_table_load_count", N, "Activation tables loaded. Ours.",
+            lambda run: float(run.table_loads * run.program.cores)),
+    Counter("event_count", N, "Instructions retired.", _sum(lambda i: 1.0)),
+)  # fmt: skip
+
+COUNTERS = MappingProxyType({row.name: row for row in _TABLE})
+
+
+def fold(run: Run) -> dict[str, float]:
+    """The folded counters of one launch of a Program."""
+    return {row.name: float(row.fold(run)) for row in _TABLE if row.fold is not None}
+
+
+def combine(parts: Iterable[tuple[Totals, int]]) -> dict[str, float]:
+    """The folded counters of several programs, each with its launches, one after the other."""
+    out = {row.name: 0.0 for row in _TABLE if row.fold is not None}
+    for totals, launches in parts:
+        for name in out:
+            if COUNTERS[name].how == "max":
+                out[name] = max(out[name], totals[name])
+            else:
+                out[name] += launches * totals[name]
+    return out
+
+
+def derive(totals: Totals, chip: Chip, cores: int) -> dict[str, float]:
+    """All counters in table order: the folded ones given, and what follows from them."""
+    return {
+        row.name: totals[row.name] if row.derive is None else row.derive(totals, chip, cores)
+        for row in _TABLE
+    }
+
+
+def counters(run: Run) -> dict[str, float]:
+    """All counters of one launch of a Program."""
+    return derive(fold(run), run.chip, run.program.cores)
