@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import run
 from timeit import Timer
+from typing import Protocol
 
 import torch
 from rich.console import Console
@@ -35,8 +36,15 @@ STEP = Config(layers=6, width=384, heads=6, context=256, batch=8)
 LEAST_ROUNDS = 5
 LEAST_SAMPLE_S = 0.02
 
+
+class Clock(Protocol):
+    """As timeit.Timer: seconds for a number of calls."""
+
+    def timeit(self, number: int) -> float: ...
+
+
 # Builds the two sides on the device named: (what is measured, what it is compared with).
-Sides = Callable[[str], tuple[Timer, Timer]]
+Sides = Callable[[str], tuple[Clock, Clock]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +53,6 @@ class Row:
     against: str
     target: float
     sides: Sides
-    policy: str = "mxfp8"
     difference: bool = False  # seconds of A minus seconds of B, instead of a ratio
     unless_cpu_flags: tuple[str, ...] = ()  # the target is for hosts that lack all of these
 
@@ -117,6 +124,16 @@ def matrices(n: int) -> Callable[[], dict[str, Tensor]]:
     return lambda: {"a": torch.randn(n, n), "b": torch.randn(n, n)}
 
 
+def mxfp4_product(n: int) -> Sides:
+    def sides(device: str) -> tuple[Timer, Timer]:
+        a, b = torch.randn(2, n, n)
+        x, y = a.to(device), b.to(device)
+        mm, element = torch.ops.trn.mx_mm, "float4_e2m1fn"
+        return Timer(lambda: mm(x, y, a_element=element, b_element=element)), Timer(lambda: a @ b)
+
+    return sides
+
+
 def adamw_step(device: str, fused: bool | None) -> Timer:
     torch.manual_seed(0)
     parameters = list(GPT(VOCABULARY, STEP).to(device).parameters())
@@ -129,10 +146,24 @@ def adamw(fused: bool | None) -> Sides:
     return lambda device: (adamw_step(device, fused), adamw_step("cpu", fused))
 
 
-def import_torch(autoload: bool) -> Timer:
-    environment = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": str(int(autoload))}
-    command = [sys.executable, "-c", "import torch"]
-    return Timer(lambda: run(command, env=environment, check=True))
+class AfterImportingTorch:
+    """Times a statement in fresh interpreters that have imported torch without the package."""
+
+    def __init__(self, statement: str) -> None:
+        self.environment = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+        self.program = (
+            "import time, torch; began = time.perf_counter()\n"
+            f"{statement}\n"
+            "print(time.perf_counter() - began)"
+        )
+
+    def timeit(self, number: int) -> float:
+        command = [sys.executable, "-c", self.program]
+        runs = (
+            run(command, env=self.environment, check=True, capture_output=True)
+            for _ in range(number)
+        )
+        return sum(float(done.stdout) for done in runs)
 
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -170,8 +201,7 @@ ROWS = (
         name="mm, 1024 x 1024, mxfp4 on both sides",
         against="mm in float32",
         target=0.95,
-        sides=on_both("a @ b", matrices(1024)),
-        policy="mxfp4_all",
+        sides=mxfp4_product(1024),
     ),
     Row(
         name="a + b, 16 elements",
@@ -182,10 +212,10 @@ ROWS = (
     Row(name="AdamW step, default", against="the same", target=0.8, sides=adamw(None)),
     Row(name="AdamW step, fused", against="the same", target=1.0, sides=adamw(True)),
     Row(
-        name="import torch with the package",
-        against="import torch",
+        name="import torch_trn_emu, after torch",
+        against="nothing",
         target=0.3,
-        sides=lambda _: (import_torch(True), import_torch(False)),
+        sides=lambda _: (AfterImportingTorch("import torch_trn_emu"), AfterImportingTorch("pass")),
         difference=True,
     ),
 )
@@ -209,22 +239,26 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def calls_per_sample(timer: Timer) -> int:
+def calls_per_sample(clock: Clock) -> int:
     """How many calls make a sample long enough for the clock; also warms up."""
     calls = 1
-    while (spent := timer.timeit(calls)) < LEAST_SAMPLE_S:
-        calls = max(2 * calls, int(calls * LEAST_SAMPLE_S / max(spent, 1e-9)))
-    return calls
+    while True:
+        began = time.perf_counter()
+        clock.timeit(calls)
+        spent = time.perf_counter() - began
+        if spent >= LEAST_SAMPLE_S:
+            return calls
+        calls = max(2 * calls, int(calls * LEAST_SAMPLE_S / spent))
 
 
 def measure(row: Row, device: str, budget_s: float) -> Result:
-    timers = row.sides(device)
-    calls = [calls_per_sample(timer) for timer in timers]
+    clocks = row.sides(device)
+    calls = [calls_per_sample(clock) for clock in clocks]
     samples: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + budget_s
     while len(samples[0]) < LEAST_ROUNDS or time.perf_counter() < end:
         for side in (0, 1) if len(samples[0]) % 2 == 0 else (1, 0):
-            samples[side].append(timers[side].timeit(calls[side]) / calls[side])
+            samples[side].append(clocks[side].timeit(calls[side]) / calls[side])
     pairs = list(zip(*samples, strict=True))
     values = [a - b if row.difference else a / b for a, b in pairs]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -249,12 +283,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="time to spend on a row")
     options = parser.parse_args()
 
+    if options.device == "trn":
+        torch.backends.trn.matmul.precision = "mxfp8"  # type: ignore[attr-defined]
     console = Console()
     results = []
     for row in (row for row in ROWS if options.only in row.name):
         with console.status(row.name):
-            if options.device == "trn":
-                torch.backends.trn.matmul.precision = row.policy  # type: ignore[attr-defined]
             results.append(measure(row, options.device, options.seconds))
 
     table = Table("what", "against, on the CPU", "measured", "quartiles", "goal", "")
