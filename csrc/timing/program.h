@@ -43,15 +43,15 @@ enum class NodeKind : std::int64_t { kLoop = 0, kInstruction = 1, kFresh = 2 };
 
 struct Node {
   NodeKind kind;
-  std::size_t index;    // loop counter, instruction or buffer
-  std::int64_t trip;    // of a loop
-  std::size_t length;   // nodes in a loop's body
+  std::size_t index;   // loop counter, instruction or buffer
+  std::int64_t trip;   // of a loop
+  std::size_t length;  // nodes in a loop's body
 };
 
 // What a loop touches, found once.
 struct LoopFacts {
   bool moves_parts = false;  // the counter chooses a part: iterations differ
-  double instructions = 0;  // dynamic, of the whole loop
+  double instructions = 0;   // dynamic, of the whole loop
   std::vector<std::size_t> queues, buffers;
 };
 

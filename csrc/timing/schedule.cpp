@@ -181,8 +181,7 @@ class Scheduler {
       r.reader = r.reader == kNobody || r.reader == queue ? queue : kSeveral;
       r.read_done = std::max(r.read_done, read_done);
     } else {
-      r.writer = r.writer == kNobody || r.writer == queue ||
-                         program_.buffers[access.buffer].ordered
+      r.writer = r.writer == kNobody || r.writer == queue || program_.buffers[access.buffer].ordered
                      ? queue
                      : kSeveral;
       r.write_done = std::max(r.write_done, done);
@@ -208,7 +207,8 @@ class Scheduler {
     return program_.constants.table_load;
   }
 
-  // Moves the bytes: its DMA engines and HBM work side by side. Returns when the last byte is there.
+  // Moves the bytes: its DMA engines and HBM work side by side. Returns when the last byte is
+  // there.
   Time transfer(const InstructionSpec& i, Time from) {
     Time end = from;
     Time* engine_busy = &state_.totals[extra_ + kEngineBusy];

@@ -1,11 +1,11 @@
-// Schedules a Program on the engines of one core. No Python, no torch: the program comes as an array
-// of integers that torch_trn_emu/timing/encode.py writes, and times are integer picoseconds, so
-// that a run is exact and repeatable.
+// Schedules a Program on the engines of one core. No Python, no torch: the program comes as an
+// array of integers that torch_trn_emu/timing/encode.py writes, and times are integer picoseconds,
+// so that a run is exact and repeatable.
 //
 // Every engine and every DMA queue takes its instructions in program order, and a dependency only
 // ever points back in program order. So one pass over the program gives every start time as a
-// maximum over what it waits for; the events need no queue. torch_trn_emu/timing/reference.py is the
-// twin of this file, written to be read; tests hold them equal.
+// maximum over what it waits for; the events need no queue. torch_trn_emu/timing/reference.py is
+// the twin of this file, written to be read; tests hold them equal.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +26,9 @@ struct Record {
 // Sums over all executions of one instruction of the program.
 struct Totals {
   std::int64_t count = 0;
-  Time busy = 0;   // its engine, or all its DMA engines together
-  Time wait = 0;   // its engine or queue stood still for it
-  Time span = 0;   // from start to end
+  Time busy = 0;  // its engine, or all its DMA engines together
+  Time wait = 0;  // its engine or queue stood still for it
+  Time span = 0;  // from start to end
 };
 
 struct Schedule {
@@ -42,7 +42,7 @@ struct Schedule {
 };
 
 struct Options {
-  bool extrapolate = true;  // skip whole periods of loops in steady state; exact
+  bool extrapolate = true;      // skip whole periods of loops in steady state; exact
   std::size_t trace_limit = 0;  // keep that many records; tracing does not extrapolate
 };
 

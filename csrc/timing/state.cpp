@@ -59,7 +59,8 @@ void State::relative(const Encoded& program, const LoopFacts& facts,
   for (std::size_t b : facts.buffers) {
     const BufferSpec& buffer = program.buffers[b];
     out.push_back(slot[b]);
-    const std::size_t end = buffer.first_region + static_cast<std::size_t>(buffer.parts * buffer.slots);
+    const std::size_t end =
+        buffer.first_region + static_cast<std::size_t>(buffer.parts * buffer.slots);
     for (std::size_t k = buffer.first_region; k < end; ++k) {
       const Region& region = regions[k];
       out.push_back(region.write_done <= heard ? kEarly : region.write_done - base);
@@ -82,7 +83,9 @@ bool State::resources_repeat(const State& then, std::int64_t delta) const {
 
 void State::skip(const State& before, std::int64_t periods, std::int64_t delta) {
   const std::int64_t ahead = periods * delta;
-  const auto move = [ahead](std::int64_t& now, std::int64_t then) { now += now != then ? ahead : 0; };
+  const auto move = [ahead](std::int64_t& now, std::int64_t then) {
+    now += now != then ? ahead : 0;
+  };
   for (std::size_t k = 0; k < queue_ready.size(); ++k) move(queue_ready[k], before.queue_ready[k]);
   for (std::size_t k = 0; k < regions.size(); ++k) {
     move(regions[k].write_done, before.regions[k].write_done);

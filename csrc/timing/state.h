@@ -1,4 +1,5 @@
-// Everything the scheduler knows at one moment: when each queue, region and shared resource is ready.
+// Everything the scheduler knows at one moment: when each queue, region and shared resource is
+// ready.
 #pragma once
 
 #include <algorithm>
@@ -37,8 +38,8 @@ struct State {
 
   explicit State(const Encoded& program, std::size_t totals_count);
 
-  // The state as a loop's future sees it, but for the shared resources: times relative to its latest
-  // queue. Times so early that no instruction of the loop can be held by them are all alike.
+  // The state as a loop's future sees it, but for the shared resources: times relative to its
+  // latest queue. Times so early that no instruction of the loop can be held by them are all alike.
   void relative(const Encoded& program, const LoopFacts& facts,
                 std::vector<std::int64_t>& out) const;
 

@@ -13,6 +13,7 @@ __all__ = ["Operand", "Packing"]
 
 P = 128
 PSUM_BANK_BYTES = 2048
+NATURAL_BYTES = 8192  # per row of what is loaded to be transposed: DMA is at its best from 4 KiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,17 @@ class Packing:
     @property
     def mx(self) -> bool:
         return self.per_row == 4
+
+
+def _parts_of_chunk(k: int, packing: Packing, group: int) -> int:
+    """How many parts of K one row loaded to be transposed covers."""
+    size = 2 if packing.mx else itemsize(packing.dtype)
+    return max(1, min(int(NATURAL_BYTES / size), k) // (group * packing.tile_k))
+
+
+def _natural_slots(block: int) -> int:
+    """Enough that the next block is loaded while this one is used."""
+    return 2 if block <= P else 4
 
 
 class Operand:
@@ -56,7 +68,9 @@ class Operand:
         self.data = b.sbuf(f"{name} tiles", width, packing.dtype, slots=slots, parts=self.parts)
         self.wide, self.scales = self.data, self.data
         if packing.mx:
-            self.wide = b.sbuf(f"{name} wide", width, "bfloat16", slots=2)
+            columns = block if contraction_major else min(block, P)
+            wide = self.group * packing.per_row * columns
+            self.wide = b.sbuf(f"{name} wide", wide, "bfloat16", slots=2)
             self.scales = b.sbuf(
                 f"{name} scales",
                 self.group * block,
@@ -66,10 +80,13 @@ class Operand:
                 partitions=P // 8,
             )
         if not contraction_major:
-            wide = self.wide.dtype
-            self.natural = b.sbuf(f"{name} natural", self.group * packing.tile_k, wide, slots=2)
-            bank = int(PSUM_BANK_BYTES / itemsize(wide))
-            self.turned = b.psum(f"{name} turned", bank, wide, slots=2)
+            dtype = self.wide.dtype
+            self.chunk = _parts_of_chunk(k, packing, self.group)
+            length = max(self.chunk * self.group * packing.tile_k * bool(self.full), self.rest)
+            slots = _natural_slots(block)
+            self.natural = b.sbuf(f"{name} natural", length, dtype, slots=slots)
+            bank = int(PSUM_BANK_BYTES / itemsize(dtype))
+            self.turned = b.psum(f"{name} turned", bank, dtype, slots=2)
 
     @staticmethod
     def sbuf_bytes(
@@ -81,54 +98,71 @@ class Operand:
         row = packing.per_row * block
         size = tiles * row * itemsize(packing.dtype) * slots
         if packing.mx:
-            size += 2 * group * row * 2 + tiles * block * slots
+            columns = block if contraction_major else min(block, P)
+            size += 2 * group * packing.per_row * columns * 2 + tiles * block * slots
         if not contraction_major:
-            size += 2 * group * packing.tile_k * max(2, itemsize(packing.dtype))
+            natural = max(NATURAL_BYTES, group * packing.tile_k * max(2, itemsize(packing.dtype)))
+            size += _natural_slots(block) * natural
         return int(size)
 
     def load(self, f0: Index, fs: int, base: Index = 0) -> None:
         """Bring elements f0 .. f0+fs of the free dimension, all of K; `base` offsets the tensor."""
-        b = self.b
+        b, tile_k = self.b, self.packing.tile_k
         b.fresh(self.data)
         if self.packing.mx:
             b.fresh(self.scales)
-        for part, k0, ks in b.parts(self.full * self.packing.tile_k, self.group * self._tile_k()):
-            self._load_part(part, k0, ks, f0, fs, base)
-        if self.rest:
-            k0 = affine(self.full * self.packing.tile_k)
-            self._load_part(affine(self.parts - 1), k0, self.rest, f0, fs, base)
-
-    def _tile_k(self) -> int:
-        return self.packing.tile_k
-
-    def _load_part(
-        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
-    ) -> None:
-        wide_part = part
-        if self.packing.mx:
-            self.b.fresh(self.wide)
-            wide_part = Affine()
-            if ks % P:  # the chip wants 32 partitions: pad with zeros
-                self.b.emit("memset", self._all(self.wide), value=0.0)
+        last = affine(self.full * tile_k), affine(self.parts - 1)
         if self.contraction_major:
-            self._load_straight(wide_part, k0, ks, f0, fs, base)
-        else:
-            self._load_turned(wide_part, k0, ks, f0, fs, base)
-        if self.packing.mx:
-            self._quantize(part, ks, fs)
+            for part, k0, ks in b.parts(self.full * tile_k, self.group * tile_k):
+                self._load_straight(part, k0, ks, f0, fs, base)
+            if self.rest:
+                self._load_straight(last[1], last[0], self.rest, f0, fs, base)
+            return
+        part_k = self.group * tile_k
+        for start, size in b.tiles(fs, P):
+            first = (affine(f0) + start) * self.k + affine(base)
+            for c, k0, ks in b.parts(self.full * tile_k, self.chunk * part_k):
+                self._load_natural(first + k0, size, ks)
+                with b.loop(ks // part_k) as q:
+                    self._turn(c * self.chunk + q, q * part_k, part_k, start, size)
+            if self.rest:
+                self._load_natural(first + last[0], size, self.rest)
+                self._turn(last[1], Affine(), self.rest, start, size)
+
+    def _stage(self, part: Affine, ks: int) -> Affine:
+        """Which part of `wide` takes a part of the data; for MX a tile to be quantized."""
+        if not self.packing.mx:
+            return part
+        self.b.fresh(self.wide)
+        if ks % P:  # the chip wants 32 partitions: pad with zeros
+            self.b.emit("memset", self._all(self.wide), value=0.0)
+        return Affine()
 
     def _all(self, buffer: Buffer) -> Access:
         row = buffer.row_elements
         return Access(buffer=buffer, pattern=((row, buffer.shape[0]), (1, row)))
 
+    @property
+    def _columns_staged(self) -> int:
+        """Elements of the free dimension in one lane of `wide`."""
+        return self.wide.row_elements // (self.group * self.packing.per_row)
+
     def _wide(self, part: Affine, p: int, j: int, t: int, offset: int, fs: int) -> Access:
         """Partitions 0..p of tiles 0..t, lanes 0..j of a wide tile, from element `offset` on."""
-        row, per_row = self.wide.row_elements, self.packing.per_row
-        pattern = ((row, p), (per_row * self.block, t), (self.block, j), (1, fs))
+        row, per_row, staged = self.wide.row_elements, self.packing.per_row, self._columns_staged
+        pattern = ((row, p), (per_row * staged, t), (staged, j), (1, fs))
         kept = (pattern[0], *(x for x in pattern[1:3] if x[1] != 1), pattern[3])
         return Access(buffer=self.wide, offset=affine(offset), pattern=kept, part=part)
 
     def _load_straight(
+        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
+    ) -> None:
+        wide_part = self._stage(part, ks)
+        self._copy_rows(wide_part, k0, ks, f0, fs, base)
+        if self.packing.mx:
+            self._quantize(part, ks, Affine(), fs)
+
+    def _copy_rows(
         self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
     ) -> None:
         x, tile_k, f = self.packing.per_row, self.packing.tile_k, self.f
@@ -147,7 +181,7 @@ class Operand:
             copy(start, 0, P, x, tiles)
         if not rest:
             return
-        start, to = start + tiles * tile_k * f, tiles * x * self.block
+        start, to = start + tiles * tile_k * f, tiles * x * self._columns_staged
         if self.packing.mx:
             whole, odd = divmod(rest, x)
             if whole:
@@ -160,51 +194,44 @@ class Operand:
             if lanes:
                 copy(start, to, P, lanes, 1)
             if odd:
-                copy(start + lanes * P * f, to + lanes * self.block, odd, 1, 1)
+                copy(start + lanes * P * f, to + lanes * self._columns_staged, odd, 1, 1)
 
-    def _load_turned(
-        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
-    ) -> None:
-        b, x = self.b, self.packing.per_row
-        natural, turned, row = self.natural, self.turned, self.natural.row_elements
-        columns = [(t, j, self._columns(t, j, ks)) for t in range(self.group) for j in range(x)]
-        columns = [(t, j, count) for t, j, count in columns if count]
-        together = max(1, turned.row_elements // P)
-        for start, size in b.tiles(fs, P):
-            b.fresh(natural)
-            source = Access(
-                buffer=self.hbm,
-                offset=(affine(f0) + start) * self.k + k0 + affine(base),
-                pattern=((self.k, size), (1, ks)),
-            )
-            b.load(Access(buffer=natural, pattern=((row, size), (1, ks))), source)
-            for first in range(0, len(columns), together):
-                b.fresh(turned)
-                chosen = columns[first : first + together]
-                for slot, (t, j, count) in enumerate(chosen):
-                    step, offset = (
-                        (x, t * self._tile_k() + j)
-                        if self.packing.mx
-                        else (
-                            1,
-                            t * self._tile_k() + j * P,
-                        )
-                    )
-                    moving = Access(
-                        buffer=natural,
-                        offset=Affine(offset),
-                        pattern=((row, size), (step, count)),
-                    )
-                    b.emit("nc_transpose", self._turned(slot * P, count, size), moving)
-                for slot, (t, j, count) in enumerate(chosen):
-                    to = (t * x + j) * self.block
-                    target = Access(
-                        buffer=self.wide,
-                        offset=start + to,
-                        pattern=((self.wide.row_elements, count), (1, size)),
-                        part=part,
-                    )
-                    b.emit("tensor_copy", target, self._turned(slot * P, count, size))
+    def _load_natural(self, offset: Affine, rows: int, ks: int) -> None:
+        b, natural = self.b, self.natural
+        b.fresh(natural)
+        source = Access(buffer=self.hbm, offset=offset, pattern=((self.k, rows), (1, ks)))
+        to = Access(buffer=natural, pattern=((natural.row_elements, rows), (1, ks)))
+        b.load(to, source)
+
+    def _turn(self, part: Affine, column: Affine, ks: int, start: Affine, size: int) -> None:
+        """Transpose elements `column` .. +ks of the natural tile into rows start .. +size."""
+        b, x, wide_part = self.b, self.packing.per_row, self._stage(part, ks)
+        to_column = Affine() if self.packing.mx else start
+        lanes = [(t, j, self._columns(t, j, ks)) for t in range(self.group) for j in range(x)]
+        lanes = [lane for lane in lanes if lane[2]]
+        together = max(1, self.turned.row_elements // P)
+        for first in range(0, len(lanes), together):
+            b.fresh(self.turned)
+            chosen = lanes[first : first + together]
+            for slot, (t, j, count) in enumerate(chosen):
+                # MX keeps neighbours along K in one partition; otherwise lanes are 128 apart.
+                step, lane = (x, j) if self.packing.mx else (1, j * P)
+                moving = Access(
+                    buffer=self.natural,
+                    offset=column + t * self.packing.tile_k + lane,
+                    pattern=((self.natural.row_elements, size), (step, count)),
+                )
+                b.emit("nc_transpose", self._turned(slot * P, count, size), moving)
+            for slot, (t, j, count) in enumerate(chosen):
+                target = Access(
+                    buffer=self.wide,
+                    offset=to_column + (t * x + j) * self._columns_staged,
+                    pattern=((self.wide.row_elements, count), (1, size)),
+                    part=wide_part,
+                )
+                b.emit("tensor_copy", target, self._turned(slot * P, count, size))
+        if self.packing.mx:
+            self._quantize(part, ks, start, size)
 
     def _turned(self, offset: int, partitions: int, size: int) -> Access:
         row = self.turned.row_elements
@@ -214,31 +241,32 @@ class Operand:
 
     def _columns(self, t: int, j: int, ks: int) -> int:
         """How many partitions lane j of tile t fills when the part holds ks elements of K."""
-        left = ks - t * self._tile_k()
+        left = ks - t * self.packing.tile_k
         if self.packing.mx:
             return max(0, min(P, -(-(left - j) // 4)))
         return max(0, min(P, left - j * P))
 
-    def _quantize(self, part: Affine, ks: int, fs: int) -> None:
-        for t in range(-(-ks // self._tile_k())):
-            p = self.partitions(ks - t * self._tile_k())
-            row, offset = self.wide.row_elements, t * 4 * self.block
+    def _quantize(self, part: Affine, ks: int, start: Affine, fs: int) -> None:
+        """What is staged becomes elements start .. start+fs of the block."""
+        row, staged = self.wide.row_elements, self._columns_staged
+        for t in range(-(-ks // self.packing.tile_k)):
+            p = self.partitions(ks - t * self.packing.tile_k)
             source = Access(
                 buffer=self.wide,
-                offset=Affine(offset),
-                pattern=((row, p), (1, fs), (self.block, 4)),
+                offset=Affine(t * 4 * staged),
+                pattern=((row, p), (1, fs), (staged, 4)),
             )
             data = Access(
                 buffer=self.data,
-                offset=Affine(offset),
-                pattern=((row, p), (1, fs * 4)),
+                offset=start * 4 + t * 4 * self.block,
+                pattern=((self.data.row_elements, p), (1, fs * 4)),
                 part=part,
             )
-            self.b.emit("quantize_mx", (data, self._scale(part, t, p, 0, fs)), source)
+            self.b.emit("quantize_mx", (data, self._scale(part, t, p, start, fs)), source)
 
     def partitions(self, ks: int) -> int:
         """Partitions that ks elements of K take in a tile."""
-        ks = min(ks, self._tile_k())
+        ks = min(ks, self.packing.tile_k)
         if self.packing.mx:
             return -(-ks // P) * 32
         return min(ks, P)
@@ -269,7 +297,7 @@ class Operand:
                 pattern=((row, p), (1, fs * 4)),
                 part=part,
             )
-        both = per_row == 2 and ks >= self._tile_k()
+        both = per_row == 2 and ks >= self.packing.tile_k
         lanes = ((self.block, 2),) if both else ()
         rows = p if both or per_row == 1 else min(P, ks - lane * P)
         return Access(
