@@ -66,6 +66,14 @@ def test_schedules_compute_the_same(schedule: object) -> None:
     _agrees(*_run("trn2", 300, 700, 1100, schedule=schedule))
 
 
+@pytest.mark.parametrize("size", [(100, 200, 60), (300, 512, 700)])
+@pytest.mark.parametrize("layout", ["mk kn", "km kn", "mk nk", "km nk"])
+def test_bfloat16_in_any_layout(size: tuple[int, int, int], layout: str) -> None:
+    lhs_layout, rhs_layout = layout.split()
+    options = {"lhs_layout": lhs_layout, "rhs_layout": rhs_layout, "compute": "bfloat16"}
+    _agrees(*_run("trn2", *size, dtype="bfloat16", **options))
+
+
 def test_batches_and_cores() -> None:
     _agrees(*_run("trn2", 40, 64, 50, batch=3))
     program = matmul(1024, 256, 512, chip=get_chip("trn2"), cores=2)

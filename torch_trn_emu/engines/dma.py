@@ -68,7 +68,7 @@ def _runs(i: Instruction, source: Access, to: Access) -> tuple[float, int]:
     size = itemsize(to.buffer.dtype)
     total = to.elements
     if i.opcode == "dma_transpose":  # [dma] done in blocks on the way, not element by element
-        run = source.run_elements
+        run = min(source.run_elements, to.partitions)
     elif i.opcode in ("dma_gather", "dma_scatter_add"):
         run = max(to.run_elements, 1)
     elif source.buffer.memory is to.buffer.memory is Memory.HBM:
@@ -104,7 +104,9 @@ def _copy(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[A
 
 
 def _transpose(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
-    return [reads[0].reshape(reads[0].shape[0], -1).T.reshape(old.shape)]
+    # [F, lanes x P] -> [P, lanes, F]
+    lanes = reads[0].reshape(reads[0].shape[0], -1, old.shape[0])
+    return [lanes.transpose(2, 1, 0).reshape(old.shape)]
 
 
 def _gather(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":

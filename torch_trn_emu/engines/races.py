@@ -1,8 +1,8 @@
 """Finds unordered accesses in programs with explicit semaphores, by vector clocks.
 
 Two instructions are ordered if one stream issues both, or if a chain of signals and waits leads
-from one to the other. A read or write that is not ordered after the last write of its data, or a write
-that is not ordered after the reads, is a race. Streams are the engines, and each DMA queue.
+from one to the other. A read or write that is not ordered after the last write of its data, or a
+write that is not ordered after the reads, is a race. Streams are the engines, and each DMA queue.
 """
 
 from collections.abc import Mapping

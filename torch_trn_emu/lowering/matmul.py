@@ -87,6 +87,7 @@ def matmul(
         b,
         lhs,
         block=plan.block_m,
+        turn_by_dma=not plan.m_outside and _dma_turns(lhs_dtype, packing, chip),
         contraction_major=lhs_major,
         slots=plan.lhs_slots,
         **kinds,  # type: ignore[arg-type]
@@ -95,6 +96,7 @@ def matmul(
         b,
         rhs,
         block=plan.block_n,
+        turn_by_dma=plan.m_outside and _dma_turns(rhs_dtype, packing, chip),
         contraction_major=rhs_major,
         slots=plan.rhs_slots,
         **kinds,  # type: ignore[arg-type]
@@ -104,6 +106,16 @@ def matmul(
         body.bases = (i * (m * k), i * (k * n), i * (m * n))
         body.blocks(m, n)
     return b.build()
+
+
+def _dma_turns(dtype: str, packing: Packing, chip: Chip) -> bool:
+    """Whether the operand that streams by is transposed by DMA: 16 bits, from NC-v3. [dma]
+
+    Not for MX, whose neighbours along K would be descriptors of 2 bytes.
+    """
+    return (
+        chip.nc_version >= 3 and not packing.mx and dtype == packing.dtype and itemsize(dtype) == 2
+    )
 
 
 def _share(batch: int, m: int, n: int, cores: int) -> tuple[int, int, int]:
@@ -138,16 +150,15 @@ def _plan(
     """The largest blocks that SBUF holds, and the order that moves fewer bytes."""
     budget = chip.sbuf.usable_bytes_per_partition
     whole_m, whole_n = _round_up(m, 64), _round_up(n, 64)
-    for block_m, block_n, lhs_slots, rhs_slots in _choices(schedule, k, packing):
+    for block_m, block_n, stays, streams in _choices(m, k, n, packing, chip, schedule):
         block_m, block_n = min(block_m, whole_m), min(block_n, whole_n)
-        # An operand that fits whole stays; otherwise what must be transposed stays longest.
-        repeats_of_rhs, repeats_of_lhs = ceil(m / block_m), ceil(n / block_n)
-        cost_m_outside = m * k * (1 if lhs_major else 2) + n * k * repeats_of_rhs * (
-            1 if rhs_major else 4
+        # What must be transposed costs more to bring again.
+        lhs_loads = m * k * (1 if lhs_major else 3)
+        rhs_loads = n * k * (1 if rhs_major else 3)
+        m_outside = lhs_loads + rhs_loads * ceil(m / block_m) <= rhs_loads + lhs_loads * ceil(
+            n / block_n
         )
-        cost_n_outside = n * k * (1 if rhs_major else 2) + m * k * repeats_of_lhs * (
-            1 if lhs_major else 4
-        )
+        lhs_slots, rhs_slots = (stays, streams) if m_outside else (streams, stays)
         used = (
             Operand.sbuf_bytes(k, block_m, packing, lhs_major, lhs_slots)
             + Operand.sbuf_bytes(k, block_n, packing, rhs_major, rhs_slots)
@@ -159,7 +170,7 @@ def _plan(
                 block_n=block_n,
                 lhs_slots=lhs_slots,
                 rhs_slots=rhs_slots,
-                m_outside=cost_m_outside <= cost_n_outside,
+                m_outside=m_outside,
             )
     raise ChipLimit(
         f"matmul {m}x{k}x{n}: a contraction of {k} does not fit in {budget} bytes of SBUF per "
@@ -171,14 +182,29 @@ def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def _choices(schedule: Schedule, k: int, packing: Packing) -> Iterator[tuple[int, int, int, int]]:
-    """Blocks and slots to try, best first."""
+def _choices(
+    m: int, k: int, n: int, packing: Packing, chip: Chip, schedule: Schedule
+) -> Iterator[tuple[int, int, int, int]]:
+    """Blocks of lhs and rhs, and slots of what stays and what streams by; best first.
+
+    A larger block of lhs has rhs loaded less often, but work starts later: it is tried where that
+    takes 2 % of the time at most.
+    """
     slots = schedule.operand_slots
     column_bytes = ceil(k / packing.tile_k) * packing.per_row * itemsize(packing.dtype)
     banks = int(schedule.block_bytes / column_bytes) // BANK
-    block = BANK * max(1, min(4, banks))
-    yield block, block, slots, slots
+    usual = BANK * max(1, min(4, banks))
+    rate = chip.tensor_engine.rows * chip.tensor_engine.cols * chip.tensor_engine.clock_hz
+    compute_s = m * k * n / rate / packing.per_row
+    for block in (4 * BANK, 2 * BANK):
+        load_s = 2 * (block + usual) * k / chip.dma.engine_bytes_per_s / chip.dma.engines
+        if block > usual and load_s < 0.02 * compute_s:
+            yield block, usual, slots, slots
+            yield block, usual, 1, slots
+    yield usual, usual, slots, slots
     yield BANK, BANK, slots, slots
+    yield BANK, BANK, 1, slots
+    yield 2 * P, BANK, slots, slots
     yield 2 * P, BANK, slots, 1
     yield P, BANK, slots, 1
     yield P, BANK, 1, 1

@@ -56,10 +56,12 @@ class Operand:
         packing: Packing,
         contraction_major: bool,
         slots: int,
+        turn_by_dma: bool = False,
         k_group: int = 4,
     ) -> None:
         self.b, self.hbm, self.k, self.block = b, hbm, k, block
         self.packing, self.contraction_major = packing, contraction_major
+        self.turn_by_dma = turn_by_dma and not contraction_major
         self.full, self.rest = divmod(k, packing.tile_k)
         self.group = gcd(self.full, k_group) or 1  # tiles of K per transfer
         self.parts = self.full // self.group + bool(self.rest)
@@ -79,7 +81,7 @@ class Operand:
                 parts=self.parts,
                 partitions=P // 8,
             )
-        if not contraction_major:
+        if not contraction_major and not turn_by_dma:
             dtype = self.wide.dtype
             self.chunk = _parts_of_chunk(k, packing, self.group)
             length = max(self.chunk * self.group * packing.tile_k * bool(self.full), self.rest)
@@ -119,6 +121,12 @@ class Operand:
                 self._load_straight(last[1], last[0], self.rest, f0, fs, base)
             return
         part_k = self.group * tile_k
+        if self.turn_by_dma:
+            for part, k0, ks in b.parts(self.full * tile_k, part_k):
+                self._load_turning(part, k0, ks, f0, fs, base)
+            if self.rest:
+                self._load_turning(last[1], last[0], self.rest, f0, fs, base)
+            return
         for start, size in b.tiles(fs, P):
             first = (affine(f0) + start) * self.k + affine(base)
             for c, k0, ks in b.parts(self.full * tile_k, self.chunk * part_k):
@@ -195,6 +203,29 @@ class Operand:
                 copy(start, to, P, lanes, 1)
             if odd:
                 copy(start + lanes * P * f, to + lanes * self._columns_staged, odd, 1, 1)
+
+    def _load_turning(
+        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
+    ) -> None:
+        """DMA transposes on the way, to lanes of 128 elements of K."""
+        full, rest = divmod(ks, P)
+        for t, lanes, count in ((0, full, P), (full, 1, rest)):
+            if not lanes or not count:
+                continue
+            source = Access(
+                buffer=self.hbm,
+                offset=affine(f0) * self.k + k0 + t * P + affine(base),
+                pattern=((self.k, fs), (1, lanes * count)),
+            )
+            row = self.data.row_elements
+            several = ((self.block, lanes),) if lanes > 1 else ()
+            to = Access(
+                buffer=self.data,
+                offset=Affine(t * self.block),
+                pattern=((row, count), *several, (1, fs)),
+                part=part,
+            )
+            self.b.emit("dma_transpose", to, source, queue=f"load {self.hbm.name}")
 
     def _load_natural(self, offset: Affine, rows: int, ks: int) -> None:
         b, natural = self.b, self.natural
