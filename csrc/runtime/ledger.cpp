@@ -59,8 +59,9 @@ std::string describe(const std::vector<c10::IValue>& arguments) {
 void SignatureHash::add(const at::Tensor& tensor) noexcept {
   if (!tensor.defined()) return add(uint64_t{0xff});
   auto* impl = tensor.unsafeGetTensorImpl();
-  add(uint64_t(impl->dtype().toScalarType()) << 8 | uint64_t(impl->is_contiguous()));
-  if (tensor.is_nested() || tensor.layout() != at::kStrided) return add(uint64_t(tensor.layout()));
+  add(uint64_t(impl->dtype().toScalarType()));
+  if (tensor.is_nested() || tensor.layout() != at::kStrided) return add(uint64_t(tensor.layout()) << 8);
+  add(uint64_t(impl->is_contiguous()));
   for (int64_t size : impl->sizes()) add(uint64_t(size));
   if (!impl->is_contiguous()) {
     for (int64_t stride : impl->strides()) add(uint64_t(stride));

@@ -1,0 +1,173 @@
+"""Runs cases on the host and on trn and says how each came out, one JSON line a case.
+
+python walk.py [--suite op] [--match REGEX] [--jobs 2] [--samples N] [--write FILE]
+
+The cases run in child processes. One that dies or hangs makes its case a row, and the next child goes on
+behind it.
+"""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import unittest
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+HANG_S = 240  # of one case
+
+
+def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[str, Any]:
+    """The worst verdict over the samples of a case, and why."""
+    from cases import HOST, SUITES, UNINITIALISED
+    from places import Verdict, compare, outcome
+
+    worst, why, count = Verdict.NO_SAMPLE, "", 0
+    values = case.name.split(".")[0] not in UNINITIALISED
+    trials = SUITES[case.suite].trials(case)
+    for trial in itertools.islice(trials, samples):
+        expected, host_error = outcome(trial, HOST)
+        actual, error = outcome(trial, device)
+        if isinstance(host_error, unittest.SkipTest):
+            continue
+        if type(host_error) is not type(error):
+            verdict = Verdict.ERROR_DIFFERS
+            text = f"{brief(host_error)} on the host, {brief(error)} on {device}"
+        elif error is not None:
+            verdict, text = Verdict.EXACT, ""
+        else:
+            verdict, text = compare(expected, actual, values=values, device=device)
+        if worst == Verdict.NO_SAMPLE or verdict > worst:
+            worst, why = verdict, text and f"sample {count}: {text}"
+        count += 1
+    return {"case": str(case), "verdict": worst.name, "why": why, "samples": count}
+
+
+def brief(error: Exception | None) -> str:
+    if error is None:
+        return "no error"
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
+
+
+def child(samples: int | None) -> None:
+    """Judges the cases named on standard input."""
+    import torch
+    from cases import Case
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sink = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a test prints is not a row
+    for line in sys.stdin:
+        case = Case(*line.strip().split("/"))
+        try:
+            row = judge(case, samples)
+        except Exception as error:  # making the samples failed: nothing of ours ran
+            row = {"case": str(case), "verdict": "NO_SAMPLE", "why": brief(error), "samples": 0}
+        print(json.dumps(row), file=sink, flush=True)
+
+
+class Worker:
+    """A child process that is replaced when it dies."""
+
+    def __init__(self, samples: int | None) -> None:
+        self.command = [sys.executable, __file__, "--child"]
+        if samples is not None:
+            self.command += ["--samples", str(samples)]
+        self.process: subprocess.Popen[str] | None = None
+
+    def judge(self, case: Any) -> dict[str, Any]:
+        if self.process is None:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env={"TRN_EMU_MATMUL": "fp32", **os.environ},
+            )
+        process = self.process
+        timer = threading.Timer(HANG_S, process.kill)
+        timer.start()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(f"{case}\n")
+            process.stdin.flush()
+        line = process.stdout.readline()
+        timer.cancel()
+        if line:
+            return json.loads(line)
+        self.process = None
+        signal = -process.wait()
+        return {"case": str(case), "verdict": "CRASH", "why": f"signal {signal}", "samples": 0}
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.stdin.close()
+            self.process.wait()
+
+
+def walk(cases: list[Any], *, jobs: int, samples: int | None = None) -> list[dict[str, Any]]:
+    """Rows in the order of `cases`."""
+    rows: dict[str, dict[str, Any]] = {}
+    pending, lock = iter(cases), threading.Lock()
+
+    def work() -> None:
+        worker = Worker(samples)
+        while True:
+            with lock:
+                case = next(pending, None)
+            if case is None:
+                break
+            row = rows[str(case)] = worker.judge(case)
+            if row["verdict"] not in ("EXACT", "NO_SAMPLE"):
+                print(f"{row['verdict']:14} {row['case']}: {row['why']}", file=sys.stderr, flush=True)
+        worker.close()
+
+    threads = [threading.Thread(target=work) for _ in range(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [rows[str(case)] for case in cases]
+
+
+@functools.cache
+def selected(suite: str, match: str) -> list[Any]:
+    from cases import all_cases
+
+    pattern = re.compile(match)
+    return [c for c in all_cases() if suite in ("", c.suite) and pattern.search(str(c))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="")
+    parser.add_argument("--match", default="")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--samples", type=int)
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--child", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments.samples)
+        return
+    start = time.monotonic()
+    rows = walk(
+        selected(arguments.suite, arguments.match), jobs=arguments.jobs, samples=arguments.samples
+    )
+    if arguments.write:
+        arguments.write.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(dict(Counter(row["verdict"] for row in rows)), f"{time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
