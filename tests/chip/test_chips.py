@@ -119,3 +119,15 @@ def test_importing_chips_imports_neither_torch_nor_numpy() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_pricing_needs_no_numpy() -> None:
+    code = (
+        "import sys, types, pathlib;"
+        "p = types.ModuleType('torch_trn_emu');"
+        "p.__path__ = [str(pathlib.Path('torch_trn_emu').resolve())];"
+        "sys.modules['torch_trn_emu'] = p;"
+        "import torch_trn_emu.counters, torch_trn_emu.lowering.matmul;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

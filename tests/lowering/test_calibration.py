@@ -28,6 +28,12 @@ def test_errors_are_bounded(accuracy: ModuleType) -> None:
     assert max(map(abs, errors.values())) <= 0.30, errors
 
 
+def test_held_out_measurements_are_predicted_too(accuracy: ModuleType) -> None:
+    errors = [abs(r.error) for r in accuracy.rows(accuracy.HOLDOUT, accuracy.HOLDOUT_PRICES)]
+    assert sum(errors) / len(errors) <= 0.12
+    assert max(errors) <= 0.30
+
+
 def test_schedules_of_a_matmul_come_in_the_measured_order(accuracy: ModuleType) -> None:
     rows = {row.id: row for row in accuracy.rows()}
     hand, serial, compiler = (rows[f"cal0{k}"] for k in (3, 4, 5))
