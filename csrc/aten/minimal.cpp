@@ -1,6 +1,7 @@
 // Registrations on the trn keys: host kernels for every operator the host has one for, metadata operators
 // run as they are, and the few kernels written by hand.
 #include "alias.h"
+#include "operands.h"
 #include "redispatch.h"
 #include "registrations.h"
 
@@ -64,6 +65,12 @@ struct AsIs<Op, R(A...)> {
 
 // ---- by hand ----
 
+// A cast that an engine would do on the way out: float32 to a 16-bit format.
+bool rounds(const at::Tensor& from, const at::Tensor& to) {
+  return from.scalar_type() == at::kFloat && (to.scalar_type() == at::kBFloat16 || to.scalar_type() == at::kHalf) &&
+         from.layout() == at::kStrided && to.layout() == at::kStrided && !from.is_neg();
+}
+
 // Between host and device, between devices, and within one: all are copies of host memory.
 at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   const bool to_trn = self.device().type() == kTrn;
@@ -74,7 +81,12 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   HostCall to(to_trn ? self.device().index() : launch.device(), "aten::copy_", /*host_tensors_allowed=*/true);
   HostCall from(other.type() == kTrn ? other.index() : launch.device(), "aten::copy_", true);
   at::Tensor target = to.alias(self, Access::kWrite);
-  at::_ops::copy_::redispatch(on_host(target.key_set()), target, from.alias(source), non_blocking);
+  const at::Tensor given = from.alias(source);
+  if (stochastic_rounding() && to_trn && rounds(given, target)) {
+    round_into(given.expand_as(target), target);
+  } else {
+    at::_ops::copy_::redispatch(on_host(target.key_set()), target, given, non_blocking);
+  }
   launch.retire();
   to.write_back();
   return self;

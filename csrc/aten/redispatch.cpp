@@ -3,8 +3,10 @@
 #include "redispatch.h"
 
 #include "alias.h"
+#include "rounding_mode.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
+#include "stochastic.h"
 
 #include <atomic>
 #include <string_view>
@@ -111,6 +113,17 @@ std::vector<c10::IValue> copy_of(const c10::IValue* begin, size_t count) {
   return std::vector<c10::IValue>(begin, begin + count);
 }
 
+void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack,
+               c10::DeviceIndex device) {
+  std::optional<DefaultGeneratorSwap> swap;
+  if (plan.draws_unseen) swap.emplace(device);
+  if (stochastic_rounding()) {
+    call_rounding_stochastically(plan, op, keys, stack);
+  } else {
+    op.redispatchBoxed(keys, stack);
+  }
+}
+
 void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
   const size_t count = plan.arguments.size();
   const size_t first = stack->size() - count;
@@ -130,12 +143,7 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
     arguments[i] = host_argument(call, plan.arguments[i], arguments[i]);
   }
   BelowAutograd guard;
-  if (plan.draws_unseen) {
-    DefaultGeneratorSwap swap(call.device());
-    op.redispatchBoxed(host_key_set(keys), stack);
-  } else {
-    op.redispatchBoxed(host_key_set(keys), stack);
-  }
+  call_host(plan, op, host_key_set(keys), stack, call.device());
   ledger.launch(row);
   if (plan.any_written) call.write_back();
   for (size_t i = first; i < stack->size(); ++i) (*stack)[i] = trn_result(call, std::move((*stack)[i]));

@@ -4,6 +4,7 @@
 
 #include "alias.h"
 #include "redispatch.h"
+#include "rounding_mode.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
 
@@ -150,6 +151,7 @@ struct HostOp;
 template <class Op, class R, class... A>
 struct HostOp<Op, R(A...)> {
   static R kernel(A... arguments) {
+    if (C10_UNLIKELY(stochastic_rounding())) return boxed(std::forward<A>(arguments)...);
     static const char* const name = op_name<Op>();
     Launch launch(name, arguments...);
     HostCall call(launch.device(), name);
@@ -165,6 +167,14 @@ struct HostOp<Op, R(A...)> {
       launch.retire();
       return typed::adopt(call, std::move(result));
     }
+  }
+
+ private:
+  static R boxed(A... arguments) {
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, Op::overload_name);
+    static const auto kernel = c10::BoxedKernel::makeFromFunction<&run_on_host>();
+    constexpr c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
+    return c10::impl::BoxedKernelWrapper<R(A...)>::call(kernel, op, keys, std::forward<A>(arguments)...);
   }
 };
 
