@@ -10,6 +10,7 @@ from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import validate
 from torch_trn_emu.lowering.convolution import conv2d
+from torch_trn_emu.lowering.movement import gather_rows, transpose
 from torch_trn_emu.lowering.normalization import rms_norm, softmax
 from torch_trn_emu.lowering.pointwise import (
     activation,
@@ -100,3 +101,20 @@ def test_conv2d(batch: int, c: int, size: int, f: int, kernel: int) -> None:
     patches = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))
     expected = np.einsum("bcyxij,cijf->bfyx", patches.astype(np.float64), w.astype(np.float64))
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (130, 70), (600, 2100)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_transpose(shape: tuple[int, int], dtype: str) -> None:
+    x = _data(*shape).astype(ml_dtypes.bfloat16).astype(np.float32)
+    program = transpose(*shape, chip=TRN2, dtype=dtype)
+    validate(program, TRN2)
+    np.testing.assert_array_equal(Machine(TRN2).run(program, {"in": x})["out"], x.T)
+
+
+def test_gather_rows() -> None:
+    table, index = _data(50, 12), RNG.integers(0, 50, (300, 1))
+    program = gather_rows(50, 12, 300, chip=TRN2, dtype="float32")
+    validate(program, TRN2)
+    out = Machine(TRN2).run(program, {"table": table, "index": index})["out"]
+    np.testing.assert_array_equal(out, table[index[:, 0]])

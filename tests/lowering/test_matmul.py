@@ -3,6 +3,8 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
@@ -128,3 +130,15 @@ def test_naive() -> None:
 @pytest.mark.parametrize("size", [(8192, 8192, 8192), (4096, 8192, 8192), (32, 16384, 128)])
 def test_large_ones_fit(name: str, compute: str, size: tuple[int, int, int]) -> None:
     validate(matmul(*size, chip=get_chip(name), compute=compute), get_chip(name))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(1, 300)] * 3),
+    chip=st.sampled_from(["trn1", "trn2", "trn3"]),
+    lhs_layout=st.sampled_from(["mk", "km"]),
+    rhs_layout=st.sampled_from(["kn", "nk"]),
+    compute=st.sampled_from(["float32", "bfloat16"]),
+)
+def test_any_size(size: tuple[int, int, int], chip: str, compute: str, **layouts: str) -> None:
+    _agrees(*_run(chip, *size, compute=compute, dtype=compute, **layouts))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["ROWS", "Transfer", "transfer"]
+__all__ = ["ROWS", "Transfer", "accessed_bytes", "transfer"]
 
 PACKET_BYTES = 4096  # [dma] default packetisation
 BURST_BYTES = 64  # chosen: the least HBM moves for a run
@@ -58,9 +58,18 @@ def transfer(i: Instruction, chip: Chip, cores: int = 1) -> Transfer:
         engines=engines,
         engine_s=ceil(runs / engines) * descriptor_s + chip.dma.completion_write_s,
         hbm_s=hbm_s / bandwidth,
-        hbm_read_bytes=source.nbytes if source.buffer.memory is Memory.HBM else 0,
-        hbm_write_bytes=to.nbytes if to.buffer.memory is Memory.HBM else 0,
+        hbm_read_bytes=accessed_bytes(i, source) if source.buffer.memory is Memory.HBM else 0,
+        hbm_write_bytes=accessed_bytes(i, to) if to.buffer.memory is Memory.HBM else 0,
     )
+
+
+def accessed_bytes(i: Instruction, a: Access) -> int:
+    """Bytes an instruction touches through an access: of an indexed tensor, the chosen rows only."""
+    if i.opcode == "dma_gather" and a is i.reads[0]:
+        return i.writes[0].nbytes
+    if i.opcode == "dma_scatter_add" and a is i.writes[0]:
+        return i.reads[0].nbytes
+    return a.nbytes
 
 
 def _runs(i: Instruction, source: Access, to: Access) -> tuple[float, int]:
@@ -70,7 +79,8 @@ def _runs(i: Instruction, source: Access, to: Access) -> tuple[float, int]:
     if i.opcode == "dma_transpose":  # [dma] done in blocks on the way, not element by element
         run = min(source.run_elements, to.partitions)
     elif i.opcode in ("dma_gather", "dma_scatter_add"):
-        run = max(to.run_elements, 1)
+        rows = to if i.opcode == "dma_gather" else source
+        run, total = rows.run_elements, rows.elements
     elif source.buffer.memory is to.buffer.memory is Memory.HBM:
         run = min(_flat_run(source), _flat_run(to))
         run = min(run, max(1, int(PACKET_BYTES / size)))

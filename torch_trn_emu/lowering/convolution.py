@@ -8,7 +8,7 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Index, Program, Role, affine, itemsize
-from .matmul import HAND, Schedule
+from .blocking import HAND, Schedule
 
 __all__ = ["conv2d"]
 

@@ -1,0 +1,162 @@
+"""How a matmul is cut: blocks that fit in SBUF, what stays and what streams by, what is shared.
+
+The same product reaches between 16 and 91 % of the array's peak on silicon by its schedule alone,
+so a schedule is a value. To add one, add a `Schedule`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from ..chip import Chip
+from ..errors import ChipLimit
+from ..isa import itemsize
+from .operand import Operand, Packing
+
+__all__ = [
+    "BANK",
+    "COMPILER",
+    "HAND",
+    "SERIAL",
+    "Plan",
+    "Schedule",
+    "dma_turns",
+    "packing_of",
+    "plan_blocks",
+    "share_of_core",
+]
+
+P = 128
+BANK = 512  # float32 elements of a PSUM bank
+_PER_ROW = {"mxfp8": 4, "mxfp8_e5m2": 4, "mxfp4": 4}
+_ELEMENT = {"mxfp8": "float8_e4m3fn", "mxfp8_e5m2": "float8_e5m2", "mxfp4": "float4_e2m1fn"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How a matmul is arranged on the core."""
+
+    load: str = "background"  # LoadStationary: hidden behind the multiply before, or "exposed"
+    operand_slots: int = 2
+    psum_slots: int = 4
+    result_slots: int = 4
+    block_bytes: int = 16 * 1024  # of an operand per partition: what is loaded before work starts
+
+
+HAND = Schedule()  # what the best published hand-written kernels reach
+COMPILER = Schedule(load="exposed")  # the vendor compiler at -O2
+SERIAL = Schedule(operand_slots=1, psum_slots=1, result_slots=1)  # nothing overlaps
+
+
+def packing_of(compute: str, chip: Chip) -> Packing:
+    """How `compute` lies on the array of `chip`: 2 of K a row for fast float8, 4 for MX."""
+    rate = chip.tensor_engine.macs_per_pe_cycle.get(compute)
+    if rate is None:
+        chip.peak_flops(compute)  # raises with the list of what there is
+    if compute in _PER_ROW:
+        return Packing(dtype=_ELEMENT[compute], per_row=4)
+    return Packing(dtype=compute, per_row=2 if rate == 2 else 1)
+
+
+def dma_turns(dtype: str, packing: Packing, chip: Chip) -> bool:
+    """Whether the operand that streams by is transposed by DMA: 16 bits, from NC-v3. [dma]
+
+    Not for MX, whose neighbours along K would be descriptors of 2 bytes.
+    """
+    return (
+        chip.nc_version >= 3 and not packing.mx and dtype == packing.dtype and itemsize(dtype) == 2
+    )
+
+
+def share_of_core(batch: int, m: int, n: int, cores: int) -> tuple[int, int, int]:
+    """One core's part of the problem: of the batch, else of the rows, else of the columns."""
+    if batch >= cores:
+        return ceil(batch / cores), m, n
+    if m >= cores * P or m >= n:
+        return batch, ceil(m / cores), n
+    return batch, m, ceil(n / cores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    block_m: int
+    block_n: int
+    lhs_slots: int
+    rhs_slots: int
+    m_outside: bool  # the block of lhs stays while rhs streams by
+
+
+def plan_blocks(
+    m: int,
+    k: int,
+    n: int,
+    packing: Packing,
+    lhs_major: bool,
+    rhs_major: bool,
+    out_bytes: float,
+    chip: Chip,
+    schedule: Schedule,
+) -> Plan:
+    """The largest blocks that SBUF holds, and the order that moves fewer bytes."""
+    budget = chip.sbuf.usable_bytes_per_partition
+    whole_m, whole_n = _round_up(m, 64), _round_up(n, 64)
+    for block_m, block_n, stays, streams in _choices(m, k, n, packing, chip, schedule):
+        block_m, block_n = min(block_m, whole_m), min(block_n, whole_n)
+        # What must be transposed costs more to bring again.
+        lhs_loads = m * k * (1 if lhs_major else 3)
+        rhs_loads = n * k * (1 if rhs_major else 3)
+        m_outside = lhs_loads + rhs_loads * ceil(m / block_m) <= rhs_loads + lhs_loads * ceil(
+            n / block_n
+        )
+        lhs_slots, rhs_slots = (stays, streams) if m_outside else (streams, stays)
+        used = (
+            Operand.sbuf_bytes(k, block_m, packing, lhs_major, lhs_slots)
+            + Operand.sbuf_bytes(k, block_n, packing, rhs_major, rhs_slots)
+            + int(block_n * out_bytes) * schedule.result_slots
+        )
+        if used <= budget:
+            return Plan(
+                block_m=block_m,
+                block_n=block_n,
+                lhs_slots=lhs_slots,
+                rhs_slots=rhs_slots,
+                m_outside=m_outside,
+            )
+    raise ChipLimit(
+        f"matmul {m}x{k}x{n}: a contraction of {k} does not fit in {budget} bytes of SBUF per "
+        f"partition ({chip.name}, chips.py). Split it and add the parts."
+    )
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _choices(
+    m: int, k: int, n: int, packing: Packing, chip: Chip, schedule: Schedule
+) -> Iterator[tuple[int, int, int, int]]:
+    """Blocks of lhs and rhs, and slots of what stays and what streams by; best first.
+
+    A larger block of lhs has rhs loaded less often, but work starts later: it is tried where that
+    takes 2 % of the time at most.
+    """
+    slots = schedule.operand_slots
+    column_bytes = ceil(k / packing.tile_k) * packing.per_row * itemsize(packing.dtype)
+    banks = int(schedule.block_bytes / column_bytes) // BANK
+    usual = BANK * max(1, min(4, banks))
+    rate = chip.tensor_engine.rows * chip.tensor_engine.cols * chip.tensor_engine.clock_hz
+    compute_s = m * k * n / rate / packing.per_row
+    for block in (4 * BANK, 2 * BANK):
+        load_s = 2 * (block + usual) * k / chip.dma.engine_bytes_per_s / chip.dma.engines
+        if block > usual and load_s < 0.02 * compute_s:
+            yield block, usual, slots, slots
+            yield block, usual, 1, slots
+    yield usual, usual, slots, slots
+    yield BANK, BANK, slots, slots
+    yield BANK, BANK, 1, slots
+    yield 2 * P, BANK, slots, slots
+    yield 2 * P, BANK, slots, 1
+    yield P, BANK, slots, 1
+    yield P, BANK, 1, 1
+    for width in (256, 128, 64):
+        yield P, width, 1, 1

@@ -1,0 +1,78 @@
+"""Data movement as engine programs: transposes of matrices and gathers of rows.
+
+Copies and casts are `pointwise` programs without arithmetic.
+"""
+
+from math import ceil
+
+from ..chip import Chip
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
+
+__all__ = ["gather_rows", "transpose"]
+
+P = 128
+WIDE = 2048  # columns of the source loaded together
+
+
+def _at(buffer: Buffer, rows: int, columns: int, offset: Affine | None = None) -> Access:
+    row = buffer.row_elements
+    return Access(buffer=buffer, offset=offset or Affine(), pattern=((row, rows), (1, columns)))
+
+
+def transpose(
+    rows: int, columns: int, *, chip: Chip, dtype: str = "bfloat16", cores: int = 1
+) -> Program:
+    """out[c, r] = in[r, c]; blocks of 128 x 128 turn on the Tensor engine, four a PSUM bank.
+
+    Rows of the source are split over the cores.
+    """
+    rows = ceil(rows / cores)
+    b = Builder(f"transpose {rows}x{columns}", cores=cores)
+    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+    out = b.hbm("out", (columns, rows), dtype, Role.OUTPUT)
+    wide = min(columns, WIDE)
+    natural = b.sbuf("natural", 4 * wide, dtype, slots=2)
+    bank = int(chip.psum.bank_bytes_per_partition / itemsize(dtype))
+    turned = b.psum("turned", min(4 * P, bank), dtype, slots=4)
+    result = b.sbuf("result", 4 * P, dtype, slots=4)
+    for r0, some in b.tiles(rows, 4 * P):
+        blocks = [(k, min(P, some - k * P)) for k in range(ceil(some / P))]
+        for c0, width in b.tiles(columns, wide):
+            b.fresh(natural)
+            for k, size in blocks:
+                from_hbm = _at(source, size, width, (r0 + k * P) * columns + c0)
+                b.load(_at(natural, size, width, Affine(k * wide)), from_hbm)
+            for c, count in b.tiles(width, P):
+                b.fresh(turned, result)
+                for k, size in blocks:
+                    block = _at(natural, size, count, c + k * wide)
+                    b.emit("nc_transpose", _at(turned, count, size, Affine(k * P)), block)
+                b.emit("tensor_copy", _at(result, count, some), _at(turned, count, some))
+                b.store(_at(out, count, some, (c0 + c) * rows + r0), _at(result, count, some))
+    return b.build()
+
+
+def gather_rows(
+    table_rows: int,
+    columns: int,
+    count: int,
+    *,
+    chip: Chip,
+    dtype: str = "bfloat16",
+    cores: int = 1,
+) -> Program:
+    """out[i, :] = table[index[i], :], by DMA with descriptors made from the indices."""
+    count = ceil(count / cores)
+    b = Builder(f"gather {count} rows of {columns}", cores=cores)
+    table = b.hbm("table", (table_rows, columns), dtype, Role.WEIGHT)
+    index = b.hbm("index", (count, 1), "int32", Role.INPUT)
+    out = b.hbm("out", (count, columns), dtype, Role.OUTPUT)
+    ids = b.sbuf("ids", 1, "int32", slots=2)
+    rows = b.sbuf("rows", columns, dtype, slots=2)
+    for i0, size in b.tiles(count, P):
+        b.fresh(ids, rows)
+        b.load(_at(ids, size, 1), _at(index, size, 1, i0))
+        whole = _at(table, table_rows, columns)
+        b.emit("dma_gather", _at(rows, size, columns), whole, _at(ids, size, 1), queue="gather")
+        b.store(_at(out, size, columns, i0 * columns), _at(rows, size, columns))
+    return b.build()
