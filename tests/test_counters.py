@@ -86,7 +86,7 @@ def _expected(run: Run) -> dict[str, float]:
     total = run.total_s
     execution = total - 11e-6
     dma = ENGINE_S + GATHER_S  # 2 trips of 4 engines: no engine gathers twice
-    hbm = ALL * (X + W + Y + X) + ALL * 2 * Y
+    hbm = ALL * (X + W + Y + GATHERED) + ALL * 2 * Y
     waits = {e: sum(r.wait_s for r in run.retired if r.instruction.engine is e) for e in Engine}
     expected = {
         "total_time": total,
@@ -106,7 +106,7 @@ def _expected(run: Run) -> dict[str, float]:
         "mfu_inst_estimated_percent": 100 * ALL * 2 * MM / PEAK / total,
         "hfu_estimated_percent": 100 * ALL * (2 * MM + TURN) / PEAK / total,
         "mfu_max_achievable_estimated_percent": 100 * (ALL * 2 * MM / hbm) / (PEAK / STACK),
-        "hbm_read_bytes": ALL * (X + W + Y + X),
+        "hbm_read_bytes": ALL * (X + W + Y + GATHERED),
         "hbm_write_bytes": ALL * 2 * Y,
         "mbu_estimated_percent": 100 * hbm / total / STACK,
         "mbu_min_read_util_percent": 100 * CORES * (X + W + ROWS) / total / STACK,
@@ -120,7 +120,7 @@ def _expected(run: Run) -> dict[str, float]:
         "psum_read_sbuf_write_bytes": ALL * Y,
         "spill_save_bytes": ALL * Y,
         "spill_reload_bytes": ALL * Y,
-        "input_queue_bytes": ALL * (X + X),
+        "input_queue_bytes": ALL * (X + GATHERED),
         "output_queue_bytes": ALL * Y,
         "weight_queue_bytes": ALL * W,
         "weight_size_bytes": CORES * W,

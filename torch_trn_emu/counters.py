@@ -19,8 +19,9 @@ from math import ceil, prod
 from types import MappingProxyType
 
 from .chip import Chip
+from .engines.dma import accessed_bytes
 from .engines.tensor import x4_of
-from .isa import Access, Engine, Instruction, Memory, Role, itemsize
+from .isa import Engine, Instruction, Memory, Role, itemsize
 from .timing import Retired, Run
 
 __all__ = ["COUNTERS", "Counter", "Totals", "Unit", "combine", "counters", "derive", "fold"]
@@ -74,13 +75,13 @@ def _moved(side: str, memory: Memory, *, dma: bool | None = None) -> Selection:
         if dma is not None and (i.engine is Engine.DMA) != dma:
             return 0.0
         accesses = i.reads if side == "read" else i.writes
-        return sum(_bytes(a) for a in accesses if a.buffer.memory is memory)
+        return sum(accessed_bytes(i, a) for a in accesses if a.buffer.memory is memory)
 
     return weight
 
 
-def _bytes(a: Access) -> float:
-    return a.elements * itemsize(a.buffer.dtype)
+def _written(i: Instruction) -> float:
+    return sum(accessed_bytes(i, a) for a in i.writes)
 
 
 def _role(side: str, role: Role) -> Selection:
@@ -91,7 +92,9 @@ def _role(side: str, role: Role) -> Selection:
             return 0.0
         accesses = i.reads[:1] if side == "read" else i.writes
         return sum(
-            _bytes(a) for a in accesses if a.buffer.role is role and a.buffer.memory is Memory.HBM
+            accessed_bytes(i, a)
+            for a in accesses
+            if a.buffer.role is role and a.buffer.memory is Memory.HBM
         )
 
     return weight
@@ -158,9 +161,7 @@ def _dma(
     *,
     nbytes: bool = False,
 ) -> Callable[[Run], float]:
-    return _sum(
-        lambda i: (sum(map(_bytes, i.writes)) if nbytes else 1.0) if i.opcode in opcodes else 0.0
-    )
+    return _sum(lambda i: (_written(i) if nbytes else 1.0) if i.opcode in opcodes else 0.0)
 
 
 def _sizes(*roles: Role) -> Callable[[Run], float]:
@@ -316,7 +317,7 @@ _TABLE = (
     Counter("psum_read_sbuf_write_count", N, "Instructions that move PSUM to SBUF.",
             _sum(lambda i: float(_evacuates(i)))),
     Counter("psum_read_sbuf_write_bytes", B, "Bytes they write.",
-            _sum(lambda i: sum(map(_bytes, i.writes)) * _evacuates(i))),
+            _sum(lambda i: _written(i) * _evacuates(i))),
     # queues
     Counter("spill_save_bytes", B, "SBUF spilled to HBM.", _sum(_role("write", Role.SPILL))),
     Counter("spill_reload_bytes", B, "Spills read back.", _sum(_role("read", Role.SPILL))),

@@ -64,7 +64,7 @@ def transfer(i: Instruction, chip: Chip, cores: int = 1) -> Transfer:
 
 
 def accessed_bytes(i: Instruction, a: Access) -> int:
-    """Bytes an instruction touches through an access: of an indexed tensor, the chosen rows only."""
+    """Bytes an instruction touches through an access: of an indexed tensor the chosen rows."""
     if i.opcode == "dma_gather" and a is i.reads[0]:
         return i.writes[0].nbytes
     if i.opcode == "dma_scatter_add" and a is i.writes[0]:
