@@ -1,7 +1,7 @@
 """The waist: Programs of engine instructions, and what makes, checks and prints them."""
 
 from .affine import Affine, Index, affine
-from .builder import Builder, tile
+from .builder import Builder, rows_of, tile
 from .dump import dump
 from .opcodes import OPCODES, Opcode
 from .program import (
@@ -42,6 +42,7 @@ __all__ = [
     "affine",
     "dump",
     "itemsize",
+    "rows_of",
     "tile",
     "validate",
 ]

@@ -33,7 +33,7 @@ from .program import (
     Wait,
 )
 
-__all__ = ["Builder", "tile"]
+__all__ = ["Builder", "rows_of", "tile"]
 
 PARTITIONS = 128
 
@@ -68,6 +68,18 @@ def tile(
         buffer=buffer,
         offset=offset,
         pattern=tuple(head + [p for p in pairs[split:] if p[1] != 1 or len(pairs) == split + 1]),
+        part=affine(part),
+    )
+
+
+def rows_of(
+    buffer: Buffer, rows: int, columns: int, offset: Index = 0, *, part: Index = 0
+) -> Access:
+    """`rows` rows of `columns` elements of the last dimension, from flat element `offset` on."""
+    return Access(
+        buffer=buffer,
+        offset=affine(offset),
+        pattern=((buffer.shape[-1], rows), (1, columns)),
         part=affine(part),
     )
 

@@ -167,6 +167,13 @@ def _matmul(i: Instruction, chip: Chip) -> Complaints:
             f"{dst.buffer.dtype} per partition at once ({chip.name}, chips.py). "
             "Split the moving tensor along its free dimension."
         )
+    bank = chip.psum.bank_bytes_per_partition
+    start = dst.offset.const % dst.buffer.row_elements * itemsize(dst.buffer.dtype)
+    if chip.nc_version < 4 and start % bank + dst.free * itemsize(dst.buffer.dtype) > bank:
+        yield (
+            f"{dst.buffer.name} from byte {start:.0f} on crosses a PSUM bank of {bank} bytes "
+            f"({chip.name}, chips.py). Start the tile at a bank."
+        )
     yield from _matmul_dtypes(i, chip)
 
 

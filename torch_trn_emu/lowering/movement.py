@@ -6,17 +6,12 @@ Copies and casts are `pointwise` programs without arithmetic.
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
+from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
 
 __all__ = ["gather_rows", "transpose"]
 
 P = 128
 WIDE = 2048  # columns of the source loaded together
-
-
-def _at(buffer: Buffer, rows: int, columns: int, offset: Affine | None = None) -> Access:
-    row = buffer.row_elements
-    return Access(buffer=buffer, offset=offset or Affine(), pattern=((row, rows), (1, columns)))
 
 
 def transpose(
@@ -40,15 +35,17 @@ def transpose(
         for c0, width in b.tiles(columns, wide):
             b.fresh(natural)
             for k, size in blocks:
-                from_hbm = _at(source, size, width, (r0 + k * P) * columns + c0)
-                b.load(_at(natural, size, width, Affine(k * wide)), from_hbm)
+                from_hbm = rows_of(source, size, width, (r0 + k * P) * columns + c0)
+                b.load(rows_of(natural, size, width, Affine(k * wide)), from_hbm)
             for c, count in b.tiles(width, P):
                 b.fresh(turned, result)
                 for k, size in blocks:
-                    block = _at(natural, size, count, c + k * wide)
-                    b.emit("nc_transpose", _at(turned, count, size, Affine(k * P)), block)
-                b.emit("tensor_copy", _at(result, count, some), _at(turned, count, some))
-                b.store(_at(out, count, some, (c0 + c) * rows + r0), _at(result, count, some))
+                    block = rows_of(natural, size, count, c + k * wide)
+                    b.emit("nc_transpose", rows_of(turned, count, size, Affine(k * P)), block)
+                b.emit("tensor_copy", rows_of(result, count, some), rows_of(turned, count, some))
+                b.store(
+                    rows_of(out, count, some, (c0 + c) * rows + r0), rows_of(result, count, some)
+                )
     return b.build()
 
 
@@ -71,8 +68,10 @@ def gather_rows(
     rows = b.sbuf("rows", columns, dtype, slots=2)
     for i0, size in b.tiles(count, P):
         b.fresh(ids, rows)
-        b.load(_at(ids, size, 1), _at(index, size, 1, i0))
-        whole = _at(table, table_rows, columns)
-        b.emit("dma_gather", _at(rows, size, columns), whole, _at(ids, size, 1), queue="gather")
-        b.store(_at(out, size, columns, i0 * columns), _at(rows, size, columns))
+        b.load(rows_of(ids, size, 1), rows_of(index, size, 1, i0))
+        whole = rows_of(table, table_rows, columns)
+        b.emit(
+            "dma_gather", rows_of(rows, size, columns), whole, rows_of(ids, size, 1), queue="gather"
+        )
+        b.store(rows_of(out, size, columns, i0 * columns), rows_of(rows, size, columns))
     return b.build()

@@ -3,23 +3,11 @@
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role
+from ..isa import Access, Builder, Program, Role, rows_of
 
 __all__ = ["rms_norm", "softmax"]
 
 P = 128
-
-
-def _at(
-    buffer: Buffer, rows: int, count: int, offset: Affine | None = None, *, part: int = 0
-) -> Access:
-    row = buffer.row_elements
-    return Access(
-        buffer=buffer,
-        offset=offset or Affine(),
-        pattern=((row, rows), (1, count)),
-        part=Affine(part),
-    )
 
 
 def softmax(
@@ -45,21 +33,21 @@ def softmax(
         halves = [(h, min(P, pair - h * P)) for h in range(ceil(pair / P))]
         for h, size in halves:
             at = (r0 + h * P) * columns
-            b.load(_at(data, size, columns, part=h), _at(source, size, columns, at))
+            b.load(rows_of(data, size, columns, part=h), rows_of(source, size, columns, at))
         for h, size in halves:
-            whole = _at(data, size, columns, part=h)
-            b.emit("tensor_reduce", _at(low, size, 1, part=h), whole, op="max", negate=True)
+            whole = rows_of(data, size, columns, part=h)
+            b.emit("tensor_reduce", rows_of(low, size, 1, part=h), whole, op="max", negate=True)
         for h, size in halves:
-            sums = (_at(power, size, columns, part=h), _at(total, size, 1, part=h))
-            whole = _at(data, size, columns, part=h)
-            b.emit("activation_reduce", sums, whole, _at(low, size, 1, part=h), op="exp")
+            sums = (rows_of(power, size, columns, part=h), rows_of(total, size, 1, part=h))
+            whole = rows_of(data, size, columns, part=h)
+            b.emit("activation_reduce", sums, whole, rows_of(low, size, 1, part=h), op="exp")
         for h, size in halves:
-            of_row = _at(inverse, size, 1, part=h)
-            b.emit("reciprocal", of_row, _at(total, size, 1, part=h))
-            scaled = _at(result, size, columns, part=h)
-            whole = _at(power, size, columns, part=h)
+            of_row = rows_of(inverse, size, 1, part=h)
+            b.emit("reciprocal", of_row, rows_of(total, size, 1, part=h))
+            scaled = rows_of(result, size, columns, part=h)
+            whole = rows_of(power, size, columns, part=h)
             b.emit("tensor_scalar", scaled, whole, of_row, op0="multiply")
-            b.store(_at(out, size, columns, (r0 + h * P) * columns), scaled)
+            b.store(rows_of(out, size, columns, (r0 + h * P) * columns), scaled)
     return b.build()
 
 
@@ -78,31 +66,36 @@ def rms_norm(
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     weight = b.hbm("weight", (1, columns), dtype, Role.WEIGHT)
     out = b.hbm("out", (rows, columns), dtype, Role.OUTPUT)
-    data = b.sbuf("data", columns, dtype, slots=3)
+    data = b.sbuf("data", columns, dtype, slots=2, parts=2)
     gain = b.sbuf("gain", columns, dtype)
-    square = b.sbuf("square", columns, "float32", slots=2)
-    result = b.sbuf("result", columns, dtype, slots=2)
-    stats = b.sbuf("stats", 2, "float32", slots=2)
+    square = b.sbuf("square", columns, "float32", parts=2)
+    result = b.sbuf("result", columns, dtype, slots=2, parts=2)
+    stats = b.sbuf("stats", 2, "float32", slots=2, parts=2)
     every_row = Access(buffer=weight, pattern=((0, P), (1, columns)))
-    b.load(_at(gain, P, columns), every_row)
-    for r0, size in b.tiles(rows, P):
+    b.load(rows_of(gain, P, columns), every_row)
+    for r0, pair in b.tiles(rows, 2 * P):
         b.fresh(data, square, result, stats)
-        whole = _at(data, size, columns)
-        total, scale = _at(stats, size, 1), _at(stats, size, 1, Affine(1))
-        b.load(whole, _at(source, size, columns, r0 * columns))
-        b.emit("activation_reduce", (_at(square, size, columns), total), whole, op="square")
-        b.emit(
-            "tensor_scalar", total, total, op0="multiply", imm0=1.0 / columns, op1="add", imm1=eps
-        )
-        b.emit("activation", scale, total, op="rsqrt")
-        b.emit(
-            "scalar_tensor_tensor",
-            _at(result, size, columns),
-            whole,
-            scale,
-            _at(gain, size, columns),
-            op0="multiply",
-            op1="multiply",
-        )
-        b.store(_at(out, size, columns, r0 * columns), _at(result, size, columns))
+        halves = [(h, min(P, pair - h * P)) for h in range(ceil(pair / P))]
+        for h, size in halves:
+            whole = rows_of(data, size, columns, part=h)
+            b.load(whole, rows_of(source, size, columns, (r0 + h * P) * columns))
+            sums = (rows_of(square, size, columns, part=h), rows_of(stats, size, 1, part=h))
+            b.emit("activation_reduce", sums, whole, op="square")
+        for h, size in halves:
+            total, scale = (rows_of(stats, size, 1, k, part=h) for k in (0, 1))
+            mean = {"op0": "multiply", "imm0": 1.0 / columns, "op1": "add", "imm1": eps}
+            b.emit("tensor_scalar", total, total, **mean)  # type: ignore[arg-type]
+            b.emit("activation", scale, total, op="rsqrt")
+        for h, size in halves:
+            scaled = rows_of(result, size, columns, part=h)
+            b.emit(
+                "scalar_tensor_tensor",
+                scaled,
+                rows_of(data, size, columns, part=h),
+                rows_of(stats, size, 1, 1, part=h),
+                rows_of(gain, size, columns),
+                op0="multiply",
+                op1="multiply",
+            )
+            b.store(rows_of(out, size, columns, (r0 + h * P) * columns), scaled)
     return b.build()

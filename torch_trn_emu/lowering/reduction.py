@@ -7,7 +7,7 @@ partial sums of the partitions with a matmul by ones, as compilers do.
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
+from ..isa import Builder, Program, Role, itemsize, rows_of
 
 __all__ = ["reduce_rows"]
 
@@ -36,16 +36,12 @@ def reduce_rows(
     partial = b.sbuf("partial", chunks, "float32", slots=2)
     result = b.sbuf("result", 1, out_dtype, slots=2)
 
-    def at(buffer: Buffer, size: int, count: int, offset: Affine | None = None) -> Access:
-        row = buffer.row_elements
-        return Access(buffer=buffer, offset=offset or Affine(), pattern=((row, size), (1, count)))
-
     for r0, size in b.tiles(rows, P):
         b.fresh(partial, result)
         for c, c0, count in b.parts(columns, width):
             b.fresh(data)
-            b.load(at(data, size, count), at(source, size, count, r0 * columns + c0))
-            b.emit("tensor_reduce", at(partial, size, 1, c), at(data, size, count), op=op)
-        b.emit("tensor_reduce", at(result, size, 1), at(partial, size, chunks), op=op)
-        b.store(at(out, size, 1, r0), at(result, size, 1))
+            b.load(rows_of(data, size, count), rows_of(source, size, count, r0 * columns + c0))
+            b.emit("tensor_reduce", rows_of(partial, size, 1, c), rows_of(data, size, count), op=op)
+        b.emit("tensor_reduce", rows_of(result, size, 1), rows_of(partial, size, chunks), op=op)
+        b.store(rows_of(out, size, 1, r0), rows_of(result, size, 1))
     return b.build()
