@@ -25,7 +25,7 @@ class Config:
     context: int = 64
     batch: int = 16
     steps: int = 800
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.1
     dropout: float = 0.0
     seed: int = 0
@@ -170,7 +170,7 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
 
 
-def cosine_with_warmup(step: int, steps: int, floor: float = 0.1) -> float:
+def cosine_with_warmup(step: int, steps: int, floor: float = 0.01) -> float:
     warmup = max(1, steps // 20)
     if step < warmup:
         return (step + 1) / warmup
