@@ -23,12 +23,21 @@ struct Lines {
   int64_t line_stride, k_stride;
   int64_t index_line_stride, index_k_stride;  // element indices, for stochastic rounding
   OperandRounding rounding;
+  int64_t index_base = 0;
 
   const char* at(int64_t line, int64_t i) const {
     return data + (line * line_stride + i * k_stride) * static_cast<int64_t>(size_of(dtype));
   }
   uint64_t index(int64_t line, int64_t i) const {
-    return static_cast<uint64_t>(line * index_line_stride + i * index_k_stride);
+    return static_cast<uint64_t>(index_base + line * index_line_stride + i * index_k_stride);
+  }
+  // k0 at a multiple of 32, so that blocks stay whole.
+  Lines part(int64_t k0, int64_t length) const {
+    Lines x = *this;
+    x.data = at(0, k0);
+    x.k = length;
+    x.index_base += k0 * index_k_stride;
+    return x;
   }
   bool is_mx() const { return rounding.kind == OperandRounding::Kind::mx; }
 };
@@ -61,8 +70,9 @@ struct Packing {
   int64_t words(int64_t k) const { return pairs ? (k + 1) / 2 : k; }
   Output row_output() const { return pairs ? Output::bfloat16 : Output::float32; }
   Output column_output() const { return pairs ? Output::bf16_pairs : Output::float32; }
-  int64_t a_panel_words() const { return ceil_div(steps, 16) * 16 * kernel->tile_rows; }
-  int64_t b_panel_words() const { return steps * kernel->panel_columns; }
+  // One cache line more than needed: panels a power of two apart would share cache sets.
+  int64_t a_panel_words() const { return ceil_div(steps, 16) * 16 * kernel->tile_rows + 16; }
+  int64_t b_panel_words() const { return steps * kernel->panel_columns + 16; }
 };
 
 // k is packed in pieces that hold whole blocks, wrapped ones too.
@@ -325,10 +335,44 @@ int64_t panels_an_item(int64_t panels, int64_t most, int64_t threads) {
   return ceil_div(panels, items);
 }
 
+// A single tile of rows: b is packed a few k at a time and multiplied at once, as it is read only here.
+void multiply_thin(const Problem& q, int64_t threads) {
+  const Kernels& kernel = kernels();
+  constexpr int64_t k_at_once = 64;
+  const Packing whole(kernel, false, q.k), piece(kernel, false, k_at_once);
+  const int64_t columns = kernel.panel_columns;
+  Scratch<uint32_t> a(static_cast<size_t>(whole.a_panel_words()));
+  pack_a(whole, q.a, 0, 1, a.get());
+  const int64_t panels = ceil_div(q.n, columns);
+  const int64_t each = panels_an_item(panels, most_tile_columns / columns, threads);
+  const auto body = [&](int64_t lo, int64_t hi) {
+    Scratch<uint32_t> b(static_cast<size_t>(each * piece.b_panel_words()));
+    alignas(64) float sums[most_tile_rows * most_tile_columns];
+    for (int64_t item = lo; item < hi; ++item) {
+      const int64_t first = item * each, last = std::min(first + each, panels);
+      const int64_t stride = (last - first) * columns;
+      if (q.k == 0) std::fill(sums, sums + q.m * stride, 0.0f);
+      for (int64_t k0 = 0; k0 < q.k; k0 += k_at_once) {
+        const int64_t count = std::min(k_at_once, q.k - k0);
+        pack_b(piece, q.b.part(k0, count), first, last, b.get());
+        for (int64_t j = 0; j < last - first; ++j)
+          kernel.gemm_float32(q.m, count, a.get() + k0 * kernel.tile_rows,
+                              b.get() + j * piece.b_panel_words(), sums + j * columns, stride,
+                              k0 > 0);
+      }
+      const int64_t j0 = first * columns;
+      finish(kernel, q, 0, q.m, j0, std::min(last * columns, q.n) - j0, sums, stride);
+    }
+  };
+  if (threads == 1) return body(0, ceil_div(panels, each));
+  parallel_for(0, ceil_div(panels, each), 1, body);
+}
+
 // One matrix. The smaller operand is packed once for all; the larger in pieces, each by the thread
 // that then multiplies it with the whole of the other while it is in cache.
 void multiply(const Problem& q, int64_t threads) {
   const Kernels& kernel = kernels();
+  if (q.m <= kernel.tile_rows) return multiply_thin(q, threads);
   const bool pairs = kernel.gemm_bf16 != nullptr && fits_bf16(q.a) && fits_bf16(q.b);
   const Packing p(kernel, pairs, q.k);
   const int64_t a_panels = ceil_div(q.m, kernel.tile_rows);

@@ -283,7 +283,7 @@ void run_columns(const MatrixView& x, const MxSpec& spec, const Target& target) 
   const Kernels& kernel = kernels();
   const MxConstants constants = mx_constants(spec);
   const int64_t groups = scale_count(x.rows, spec.grouping);
-  const int64_t strip = std::min<int64_t>(x.cols, 1024);
+  const int64_t strip = std::min<int64_t>(x.cols, 2048);
   const int64_t strips = (x.cols + strip - 1) / strip;
   parallel_for(0, groups * strips, grain_of(32 * strip), [&](int64_t lo, int64_t hi) {
     for (int64_t item = lo; item < hi; ++item) {

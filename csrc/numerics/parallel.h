@@ -44,7 +44,7 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, Body&& body) {
         IeeeScope scope;
         (*static_cast<Plain*>(context))(lo, hi);
       },
-      &body);
+      const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 }  // namespace trn::numerics

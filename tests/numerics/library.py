@@ -6,6 +6,7 @@ The tests need no installed extension: sources are compiled on first use and kep
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -279,14 +280,19 @@ class Numerics:
             pointer(x), dtype_index(x), row, col, batch, ROUNDINGS.index(op.kind), op.mx.c()
         )
 
-    def gemm(
-        self, a, b, *, a_op=Op(), b_op=Op(), out=np.float32, c=None, alpha=1.0, beta=1.0,
-        addend=None, stochastic=False, seed=0, offset=0, reference=False,
-    ) -> np.ndarray:  # fmt: skip
+    def gemm(self, a, b, *, out=np.float32, c=None, **options) -> np.ndarray:
         """a [B, M, K], b [B, K, N], addend broadcastable to [B, M, N]; c: where the result goes."""
-        (batch, m, k), n = a.shape, b.shape[2]
         if c is None:
-            c = np.empty((batch, m, n), out)
+            c = np.empty((a.shape[0], a.shape[1], b.shape[2]), out)
+        self.prepare_gemm(a, b, c, **options)()
+        return c
+
+    def prepare_gemm(
+        self, a, b, c, *, a_op=Op(), b_op=Op(), alpha=1.0, beta=1.0, addend=None,
+        stochastic=False, seed=0, offset=0, reference=False,
+    ):  # fmt: skip
+        """The call as a function without arguments, to be timed."""
+        (batch, m, k), n = a.shape, b.shape[2]
         c_batch, c_row, c_col = strides(c)
         result = CResult(
             pointer(c), dtype_index(c), c_row, c_col, c_batch, stochastic, seed, offset
@@ -294,12 +300,12 @@ class Numerics:
         d = None
         if addend is not None:
             d = byref(self.operand(np.broadcast_to(addend, c.shape), Op()))
-        self.c.trn_gemm(
+        return functools.partial(
+            self.c.trn_gemm,
             c_int(reference), c_int64(batch), c_int64(m), c_int64(n), c_int64(k),
             byref(self.operand(a, a_op)), byref(self.operand(b, b_op)), byref(result),
             c_float(alpha), c_float(beta), d,
         )  # fmt: skip
-        return c
 
 
 __all__ = ["Mx", "Numerics", "Op", "build", "POINTER", "c_uint32"]
