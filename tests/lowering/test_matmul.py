@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.formats.mx import MX_FORMATS, dequantize_mx, quantize_mx
-from torch_trn_emu.isa import validate
-from torch_trn_emu.lowering.matmul import COMPILER, HAND, SERIAL, matmul, matmul_naive
+from torch_trn_emu.isa import dump, validate
+from torch_trn_emu.lowering.matmul import COMPILER, HAND, SERIAL, Schedule, matmul, matmul_naive
 
 RNG = np.random.default_rng(1)
 SIZES = [(1, 1, 1), (5, 7, 3), (130, 128, 64), (128, 256, 513), (200, 300, 600), (64, 130, 40)]
@@ -115,6 +115,21 @@ def test_mxfp8_quantizes_both_operands_along_the_contraction(
     left = dequantize_mx(*quantize_mx(lhs, mx), mx)
     right = dequantize_mx(*quantize_mx(rhs.transpose(0, 2, 1), mx), mx).transpose(0, 2, 1)
     _agrees(got, left, right)
+
+
+@pytest.mark.parametrize(("chip", "compute"), [("trn3", "mxfp8"), ("trn1", "bfloat16")])
+def test_what_streams_by_often_is_prepared_once(chip: str, compute: str) -> None:
+    small = Schedule(block_bytes=1)
+    m, k, n = 1100, 640, 1050
+    options = {"compute": compute, "dtype": "bfloat16", "rhs_layout": "nk", "schedule": small}
+    got, lhs, rhs = _run(chip, m, k, n, **options)
+    if compute == "mxfp8":
+        mx = MX_FORMATS["mxfp8"]
+        lhs = dequantize_mx(*quantize_mx(lhs, mx), mx)
+        rhs = dequantize_mx(*quantize_mx(rhs.transpose(0, 2, 1), mx), mx).transpose(0, 2, 1)
+    _agrees(got, lhs, rhs)
+    program = matmul(m, k, n, chip=get_chip(chip), compute=compute, rhs_layout="nk", schedule=small)
+    assert "ready" in dump(program)
 
 
 def test_naive() -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..errors import EmulatorBug
+
 __all__ = ["Affine", "Index", "affine"]
 
 
@@ -32,6 +34,14 @@ class Affine:
         return Affine(self.const * factor, tuple((loop, c * factor) for loop, c in self.terms))
 
     __rmul__ = __mul__
+
+    def divided(self, divisor: int) -> "Affine":
+        """The exact quotient. Every part must be a multiple of `divisor`."""
+        parts = (self.const, *(c for _, c in self.terms))
+        if any(part % divisor for part in parts):
+            raise EmulatorBug(f"{self} is not a multiple of {divisor}")
+        terms = tuple((loop, c // divisor) for loop, c in self.terms)
+        return Affine(self.const // divisor, terms)
 
     def at(self, counters: Mapping[int, int]) -> int:
         """The value for given loop counters."""

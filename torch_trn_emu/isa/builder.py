@@ -94,10 +94,13 @@ class Builder:
         self._bodies: list[list[Node]] = [[]]
         self._loops = 0
 
-    def hbm(self, name: str, shape: Sequence[int], dtype: str, role: Role) -> Buffer:
-        """A tensor in device memory."""
+    def hbm(
+        self, name: str, shape: Sequence[int], dtype: str, role: Role, *, parts: int = 1
+    ) -> Buffer:
+        """A tensor in device memory, or `parts` of them that are tracked apart."""
+        whole = tuple(shape)
         return self._add(
-            Buffer(name=name, memory=Memory.HBM, dtype=dtype, shape=tuple(shape), role=role)
+            Buffer(name=name, memory=Memory.HBM, dtype=dtype, shape=whole, parts=parts, role=role)
         )
 
     def sbuf(

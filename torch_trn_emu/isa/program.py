@@ -12,8 +12,8 @@ a *slot* of a buffer, as the semaphores a compiler would place:
   write after write   the same
 
 A buffer has `parts`, tiles that are tracked apart, and `slots`, copies that rotate: `Fresh` moves
-to the next slot, which is how double buffering is written. HBM tensors have one part and one slot,
-and only read after write is ordered there. With `synchronization="explicit"` nothing is derived:
+to the next slot, which is how double buffering is written. HBM tensors have one slot, and only
+read after write is ordered there. With `synchronization="explicit"` nothing is derived:
 the instructions carry `waits` and `signals`, and the machine reports what they leave unordered.
 """
 

@@ -52,7 +52,9 @@ def _capacity(program: Program, chip: Chip) -> Complaints:
                     f"{b.name}: {b.shape[0]} partitions exceed {spec.partitions} "
                     f"({chip.name}, chips.py). Split the tile along its partition dimension."
                 )
-    hbm = sum(b.elements * itemsize(b.dtype) for b in program.buffers if b.memory is Memory.HBM)
+    hbm = sum(
+        b.parts * b.elements * itemsize(b.dtype) for b in program.buffers if b.memory is Memory.HBM
+    )
     available = chip.hbm.capacity_bytes // chip.physical_cores * max(chip.lnc_choices)
     if hbm > available:
         yield (

@@ -23,6 +23,7 @@ __all__ = [
     "dma_turns",
     "packing_of",
     "plan_blocks",
+    "repeats_preparation",
     "share_of_core",
 ]
 
@@ -126,6 +127,11 @@ def plan_blocks(
         f"matmul {m}x{k}x{n}: a contraction of {k} does not fit in {budget} bytes of SBUF per "
         f"partition ({chip.name}, chips.py). Split it and add the parts."
     )
+
+
+def repeats_preparation(plan: Plan, m: int, n: int) -> bool:
+    """Whether the operand that streams by comes often enough to keep it prepared in HBM."""
+    return ceil(m / plan.block_m) > 2 if plan.m_outside else ceil(n / plan.block_n) > 2
 
 
 def _round_up(value: int, step: int) -> int:

@@ -18,6 +18,7 @@ from .blocking import (
     dma_turns,
     packing_of,
     plan_blocks,
+    repeats_preparation,
     share_of_core,
 )
 from .operand import Operand
@@ -81,6 +82,9 @@ def matmul(
         **kinds,  # type: ignore[arg-type]
     )
     body = _Body(b, left, right, out, plan, schedule)
+    streams = right if plan.m_outside else left
+    if batch == 1 and repeats_preparation(plan, m, n) and streams.prepared_by_engines:
+        streams.restage()
     with b.loop(batch) as i:
         body.bases = (i * (m * k), i * (k * n), i * (m * n))
         body.blocks(m, n)

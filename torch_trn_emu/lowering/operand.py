@@ -7,7 +7,7 @@ is transposed on the Tensor engine. For MX it is then quantized: groups of 32 ne
 from dataclasses import dataclass
 from math import gcd
 
-from ..isa import Access, Affine, Buffer, Builder, Index, affine, itemsize
+from ..isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
 
 __all__ = ["Operand", "Packing"]
 
@@ -81,6 +81,7 @@ class Operand:
                 parts=self.parts,
                 partitions=P // 8,
             )
+        self.ready: tuple[Buffer, Buffer] | None = None  # data and scales in HBM, after `restage`
         if not contraction_major and not turn_by_dma:
             dtype = self.wide.dtype
             self.chunk = _parts_of_chunk(k, packing, self.group)
@@ -89,6 +90,11 @@ class Operand:
             self.natural = b.sbuf(f"{name} natural", length, dtype, slots=slots)
             bank = int(PSUM_BANK_BYTES / itemsize(dtype))
             self.turned = b.psum(f"{name} turned", bank, dtype, slots=2)
+
+    @property
+    def prepared_by_engines(self) -> bool:
+        """Whether bringing a block takes more than DMA: a transpose or a quantization."""
+        return self.packing.mx or not (self.contraction_major or self.turn_by_dma)
 
     @staticmethod
     def sbuf_bytes(
@@ -113,6 +119,9 @@ class Operand:
         b.fresh(self.data)
         if self.packing.mx:
             b.fresh(self.scales)
+        if self.ready:
+            self._move_ready(self.ready, f0, fs, store=False)
+            return
         last = affine(self.full * tile_k), affine(self.parts - 1)
         if self.contraction_major:
             for part, k0, ks in b.parts(self.full * tile_k, self.group * tile_k):
@@ -136,6 +145,51 @@ class Operand:
             if self.rest:
                 self._load_natural(first + last[0], size, self.rest)
                 self._turn(last[1], Affine(), self.rest, start, size)
+
+    def restage(self) -> None:
+        """Bring every block once and put it, as the array reads it, into HBM for later loads."""
+        if self.packing.per_row == 2:
+            return  # float8 pairs are loaded as they lie
+        b, blocks = self.b, -(-self.f // self.block)
+
+        def scratch(what: str, like: Buffer) -> Buffer:
+            shape = (self.parts, *like.shape)
+            return b.hbm(f"{self.hbm.name} {what}", shape, like.dtype, Role.SCRATCH, parts=blocks)
+
+        data = scratch("ready", self.data)
+        ready = data, scratch("ready scales", self.scales) if self.packing.mx else data
+        for f0, fs in b.tiles(self.f, self.block):
+            self.load(f0, fs)
+            self._move_ready(ready, f0, fs, store=True)
+        self.ready = ready
+
+    def _move_ready(self, ready: tuple[Buffer, Buffer], f0: Index, fs: int, *, store: bool) -> None:
+        """Between a block in SBUF and its place in HBM, part by part of K."""
+        b, tile_k = self.b, self.packing.tile_k
+        number = affine(f0).divided(self.block)
+        pieces = [(self.data, ready[0], 1, self.packing.per_row)]
+        if self.packing.mx:
+            pieces.append((self.scales, ready[1], 8, 1))
+
+        def move(part: Affine, ks: int) -> None:
+            tiles, p = -(-ks // tile_k), self.partitions(ks)
+            for on_chip, hbm, group, width in pieces:
+                row = on_chip.row_elements
+                several = ((width * self.block, tiles),) if tiles > 1 else ()
+                pattern = ((row, p // group), *several, (1, fs * width))
+                here = Access(buffer=on_chip, pattern=pattern, part=part)
+                there = Access(
+                    buffer=hbm, offset=part * on_chip.elements, pattern=pattern, part=number
+                )
+                if store:
+                    b.store(there, here)
+                else:
+                    b.load(here, there)
+
+        for part, _, ks in b.parts(self.full * tile_k, self.group * tile_k):
+            move(part, ks)
+        if self.rest:
+            move(affine(self.parts - 1), self.rest)
 
     def _stage(self, part: Affine, ks: int) -> Affine:
         """Which part of `wide` takes a part of the data; for MX a tile to be quantized."""
