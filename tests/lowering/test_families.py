@@ -49,6 +49,21 @@ def test_pointwise_of_any_length(elements: int) -> None:
     np.testing.assert_array_equal(out, expected)
 
 
+def test_several_steps_can_be_stored() -> None:
+    x = _data(1000)
+    steps = [tensor_scalar(0, op0="add", imm0=1.0), tensor_scalar(-1, op0="multiply", imm0=2.0)]
+    program = pointwise("two", 1000, ["float32"], "float32", steps, chip=TRN2, outputs=(0, 1))
+    out = Machine(TRN2).run(program, {"in0": x})
+    np.testing.assert_array_equal(out["out"], x + 1)
+    np.testing.assert_array_equal(out["out1"], 2 * (x + 1))
+
+
+def test_many_operands_still_fit() -> None:
+    steps = [tensor_tensor("add", 0, k) for k in range(1, 12)]
+    program = pointwise("many", 10**7, ["float32"] * 12, "float32", steps, chip=TRN2)
+    validate(program, TRN2)
+
+
 def test_no_step_is_a_copy_and_copy_converts() -> None:
     x = _data(1000)
     plain = pointwise("copy", 1000, ["float32"], "float32", [], chip=TRN2)

@@ -1,7 +1,7 @@
 """Elementwise operations as engine programs: the tensors as one long row, cut over the partitions.
 
-A step reads operands and makes a result; the steps of one program stay in SBUF. Broadcast operands
-are read with stride 0 or per row.
+A step reads operands and makes a result; the steps of one program stay in SBUF. All tensors have
+the same number of elements.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from ..isa import Access, Affine, Attribute, Buffer, Builder, Engine, Program, R
 __all__ = ["Step", "activation", "pointwise", "tensor_scalar", "tensor_tensor"]
 
 P = 128
+SLOTS = 2  # of every tile: one moves while the other is worked on
 TILE_BYTES = 16 * 1024  # per partition and operand: large transfers, several of them in SBUF
 
 
@@ -84,21 +85,23 @@ def pointwise(
     *,
     chip: Chip,
     cores: int = 1,
+    outputs: Sequence[int] = (-1,),
     tile_bytes: int = TILE_BYTES,
 ) -> Program:
     """`steps` over tensors of `elements` elements, loaded and stored once; one core's share.
 
-    The inputs are called in0, in1, ... and the output out. An elementwise program without steps
-    is a copy.
+    The inputs are called in0, in1, ... and the outputs out, out1, ...; `outputs` are the steps that
+    are stored. An elementwise program without steps is a copy.
     """
     count = ceil(elements / cores)
     b = Builder(name, cores=cores)
     inputs = [b.hbm(f"in{k}", (count,), dtype, Role.INPUT) for k, dtype in enumerate(input_dtypes)]
-    out = b.hbm("out", (count,), out_dtype, Role.OUTPUT)
-    widest = max(itemsize(d) for d in (*input_dtypes, out_dtype))
-    rows_of = ceil(count / P)
-    free = max(1, min(int(tile_bytes / widest), rows_of))
-    body = _Body(b, inputs, out, steps, free)
+    dtypes = [steps[k].dtype or out_dtype for k in outputs] if steps else [out_dtype]
+    outs = [b.hbm(f"out{k or ''}", (count,), dtype, Role.OUTPUT) for k, dtype in enumerate(dtypes)]
+    held = [itemsize(d) for d in (*input_dtypes, *(s.dtype or out_dtype for s in steps))]
+    fits = int(chip.sbuf.usable_bytes_per_partition / (SLOTS * sum(held)))
+    free = max(1, min(int(tile_bytes / max(held)), fits, ceil(count / P)))
+    body = _Body(b, inputs, outs, steps, outputs, out_dtype, free)
     full, rest = divmod(count, P * free)
     if full:
         with b.loop(full) as i:
@@ -114,12 +117,20 @@ def pointwise(
 
 class _Body:
     def __init__(
-        self, b: Builder, inputs: list[Buffer], out: Buffer, steps: Sequence[Step], free: int
+        self,
+        b: Builder,
+        inputs: list[Buffer],
+        outs: list[Buffer],
+        steps: Sequence[Step],
+        stored: Sequence[int],
+        out_dtype: str,
+        free: int,
     ) -> None:
-        self.b, self.inputs, self.out, self.steps, self.free = b, inputs, out, steps, free
-        self.tiles = [b.sbuf(f"{x.name} tile", free, x.dtype, slots=2) for x in inputs]
+        self.b, self.inputs, self.outs = b, inputs, outs
+        self.steps, self.stored, self.free = steps, stored, free
+        self.tiles = [b.sbuf(f"{x.name} tile", free, x.dtype, slots=SLOTS) for x in inputs]
         self.results = [
-            b.sbuf(f"step {k}", free, step.dtype or out.dtype, slots=2)
+            b.sbuf(f"step {k}", free, step.dtype or out_dtype, slots=SLOTS)
             for k, step in enumerate(steps)
         ]
 
@@ -141,4 +152,5 @@ class _Body:
             reads = [on_chip(self.tiles[k] if k >= 0 else done[k]) for k in step.reads]
             step.emit(b, on_chip(result), reads)
             done.append(result)
-        b.store(in_hbm(self.out), on_chip(done[-1] if done else self.tiles[0]))
+        for out, k in zip(self.outs, self.stored, strict=True):
+            b.store(in_hbm(out), on_chip(done[k] if done else self.tiles[0]))
