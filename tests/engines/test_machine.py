@@ -75,6 +75,21 @@ def test_reduce(op: str, reference: object) -> None:
     np.testing.assert_allclose(got[:, 0], reference(X, axis=1), rtol=1e-6)  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("engine", "expected"), [(Engine.VECTOR, 2**24), (Engine.GPSIMD, 2**24 + 1)]
+)
+def test_only_gpsimd_adds_integers_exactly(engine: Engine, expected: int) -> None:
+    x = np.array([[2**24]])
+    got = _unary("tensor_scalar", x, (1, 1), "int32", "int32", engine=engine, op0="add", imm0=1)
+    assert got.item() == expected
+
+
+def test_bits_pass_the_vector_engine_untouched() -> None:
+    x = np.array([[2**30 + 1]])
+    got = _unary("tensor_scalar", x, (1, 1), "int32", "int32", op0="bitwise_and", imm0=3)
+    assert got.item() == 1
+
+
 def test_transposes_agree() -> None:
     x = X[:, :24].copy()
     for opcode, options in (

@@ -30,8 +30,14 @@ def elements(i: Instruction) -> int:
     return max(a.free for a in (*i.reads, *i.writes))
 
 
-def alu(op: str, a: "Array", b: "Array") -> "Array":
-    """An ALU operation; comparisons give 1 and 0."""
+def alu(op: str, a: "Array", b: "Array", engine: Engine = Engine.VECTOR) -> "Array":
+    """An ALU operation; comparisons give 1 and 0.
+
+    The Vector and Scalar engines compute in float32, integers too; GpSimd has integers. Bitwise
+    operations leave the bits alone everywhere. [guide]
+    """
+    if engine is not Engine.GPSIMD and not op.startswith(("bitwise", "left_", "right_")):
+        a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     with np.errstate(all="ignore"):
         return np.asarray(ALU[op](a, b))
 
@@ -64,7 +70,7 @@ def _copy(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[A
 def _scalar_operand(i: Instruction, reads: "Sequence[Array]", which: int) -> "Array":
     immediate = i.attributes.get(f"imm{which}")
     if immediate is not None:
-        return np.asarray(immediate, dtype=np.float32)
+        return np.asarray(immediate)
     position = 1 if which == 0 or "imm0" in i.attributes else 2
     operand = reads[position]  # [P, 1]
     return operand.reshape(operand.shape[0], 1)
@@ -76,8 +82,9 @@ def _tensor_scalar(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "S
         op = i.attributes.get(f"op{which}")
         if op is not None:
             operand = _scalar_operand(i, reads, which)
-            pair = (operand, value) if i.attributes.get(f"reverse{which}") else (value, operand)
-            value = alu(str(op), *pair)
+            reverse = i.attributes.get(f"reverse{which}")
+            a, b = (operand, value) if reverse else (value, operand)
+            value = alu(str(op), a, b, i.engine)
     return [value.reshape(old.shape)]
 
 
@@ -97,7 +104,7 @@ def _tensor_tensor_cycles(i: Instruction, chip: Chip) -> float:
 
 def _tensor_tensor(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     a, b = (r.reshape(r.shape[0], -1) for r in reads)
-    return [alu(str(i.attributes["op"]), a, b).reshape(old.shape)]
+    return [alu(str(i.attributes["op"]), a, b, i.engine).reshape(old.shape)]
 
 
 def _scalar_tensor_tensor_cycles(i: Instruction, chip: Chip) -> float:
