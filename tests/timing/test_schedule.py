@@ -88,6 +88,20 @@ def test_vector_and_gpsimd_take_turns_on_trn1_only() -> None:
     assert times["trn2"] < 1.2 * 4096 / 0.96e9
 
 
+def test_fast_vector_modes_share_a_bus_with_gpsimd_on_trn2() -> None:
+    def seconds(dtype: str) -> float:
+        b = Builder("bus")
+        t, u = b.sbuf("t", 8192, dtype), b.sbuf("u", 8192, "float32")
+        whole = tile(t, (0, 0), (128, 8192))
+        b.emit("memset", tile(u, (0, 0), (128, 8192)), value=1.0, engine=Engine.GPSIMD)
+        b.emit("tensor_scalar", whole, whole, op0="multiply", imm0=2.0)
+        return price(b.build(), TRN2).total_s - OVERHEAD
+
+    gpsimd_s = (150 + 8192) / 1.2e9
+    assert seconds("float32") < 8192 / 0.96e9 + 0.1 * gpsimd_s
+    assert seconds("bfloat16") > gpsimd_s + 8192 / 4 / 0.96e9
+
+
 def test_two_cores_share_hbm() -> None:
     one = _copies(200, slots=4, free=8192)
     two = Builder("two", cores=2)

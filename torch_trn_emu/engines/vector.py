@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["ROWS", "alu", "elements"]
+__all__ = ["ROWS", "alu", "elements", "performance_mode"]
 
 
 def elements(i: Instruction) -> int:
@@ -88,6 +88,13 @@ def _tensor_scalar(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "S
     return [value.reshape(old.shape)]
 
 
+def _short_in_sbuf(i: Instruction) -> bool:
+    tensors = (*i.reads, *i.writes)
+    short = all(a.buffer.dtype in ("bfloat16", "float16") for a in tensors)
+    simple = i.attributes["op"] in ("add", "subtract", "multiply")
+    return short and simple and contiguous_in_sbuf(tensors)
+
+
 def _tensor_tensor_cycles(i: Instruction, chip: Chip) -> float:
     # [isa] N with exactly one input in PSUM, or all bfloat16 add, subtract, multiply contiguous
     # in SBUF; else 2 N. GpSimd: one pass.
@@ -95,11 +102,16 @@ def _tensor_tensor_cycles(i: Instruction, chip: Chip) -> float:
     if i.engine is Engine.GPSIMD:
         return interval(i, chip, n)
     in_psum = sum(a.buffer.memory is Memory.PSUM for a in i.reads)
-    simple = i.attributes["op"] in ("add", "subtract", "multiply")
-    tensors = (*i.reads, *i.writes)
-    short = all(a.buffer.dtype in ("bfloat16", "float16") for a in tensors)
-    once = in_psum == 1 or (short and simple and contiguous_in_sbuf(tensors))
-    return interval(i, chip, n if once else 2 * n)
+    return interval(i, chip, n if in_psum == 1 or _short_in_sbuf(i) else 2 * n)
+
+
+def performance_mode(i: Instruction, chip: Chip) -> int:
+    """4, 2 or 1: how many times its base rate the Vector engine runs `i` at. [guide] perf modes"""
+    if i.engine is not Engine.VECTOR or chip.nc_version < 3:
+        return 1
+    if i.opcode in ("tensor_copy", "tensor_scalar"):
+        return int(_speed(i, chip))
+    return 2 if i.opcode == "tensor_tensor" and _short_in_sbuf(i) else 1
 
 
 def _tensor_tensor(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":

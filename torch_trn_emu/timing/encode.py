@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..chip import Chip
 from ..engines import clock_hz, cycles, table_of, transfer
+from ..engines.vector import performance_mode
 from ..isa import Access, Engine, Fresh, Instruction, Loop, Memory, Node, Program
 
 __all__ = ["Encoded", "encode"]
@@ -121,11 +122,17 @@ class _Encoder:
             self.rows += [self.loops[loop], coefficient]
 
     def _ports(self, i: Instruction) -> int:
-        """Ports the instruction holds while it runs. NC-v2, [guide] in chips.py"""
+        """Ports the instruction holds while it runs. [guide] in chips.py
+
+        NC-v2: Vector and GpSimd take turns in SBUF, Vector and Scalar in PSUM. Later: the Vector
+        engine in a 2x or 4x mode shares a bus with GpSimd.
+        """
         memories = {a.buffer.memory for a in (*i.reads, *i.writes)}
         ports = 0
-        if self.chip.vector_gpsimd_share_sbuf_port and Memory.SBUF in memories:
-            ports |= _VECTOR_GPSIMD_SBUF * (i.engine in (Engine.VECTOR, Engine.GPSIMD))
+        always = self.chip.vector_gpsimd_share_sbuf_port
+        vector = i.engine is Engine.VECTOR and (always or performance_mode(i, self.chip) > 1)
+        if Memory.SBUF in memories and (vector or i.engine is Engine.GPSIMD):
+            ports |= _VECTOR_GPSIMD_SBUF
         if self.chip.vector_scalar_share_psum_port and Memory.PSUM in memories:
             ports |= _VECTOR_SCALAR_PSUM * (i.engine in (Engine.VECTOR, Engine.SCALAR))
         return ports
