@@ -5,6 +5,7 @@
 #include "runtime/hbm.h"
 
 #include <ATen/ops/empty_like.h>
+#include <c10/core/AutogradState.h>
 #include <c10/core/impl/COW.h>
 
 namespace trn {
@@ -109,13 +110,26 @@ void give_away(StorageSlot& slot) {
 
 }  // namespace
 
+namespace {
+
+// Backward runs on the thread that asks for it, as on the CPU: the thread-local precision policy holds there
+// too, and one OpenMP pool works, not two. torch would otherwise start a thread for each accelerator device.
+void keep_backward_on_this_thread() {
+  auto& state = c10::AutogradState::get_tls_state();
+  if (state.get_multithreading_enabled()) state.set_multithreading_enabled(false);
+}
+
+}  // namespace
+
 HostCall::HostCall(c10::DeviceIndex device, const char* op, bool host_tensors_allowed)
     : device_(device),
       op_(op),
       host_tensors_allowed_(host_tensors_allowed),
       first_tensor_(slots().tensor_top),
       first_storage_(slots().storage_top),
-      in_hbm_(device) {}
+      in_hbm_(device) {
+  keep_backward_on_this_thread();
+}
 
 HostCall::~HostCall() { release(); }
 
