@@ -11,7 +11,7 @@ from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import validate
 from torch_trn_emu.lowering.convolution import conv2d
 from torch_trn_emu.lowering.movement import gather_rows, transpose
-from torch_trn_emu.lowering.normalization import rms_norm, softmax
+from torch_trn_emu.lowering.normalization import layer_norm, rms_norm, softmax
 from torch_trn_emu.lowering.pointwise import (
     activation,
     copy,
@@ -103,6 +103,18 @@ def test_rms_norm() -> None:
     wide = x.astype(np.float64)
     expected = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-6) * w
     np.testing.assert_allclose(out, expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (130, 96), (20, 1500)])
+def test_layer_norm(shape: tuple[int, int]) -> None:
+    x, w, bias = _data(*shape), _data(1, shape[1]), _data(1, shape[1])
+    program = layer_norm(*shape, chip=TRN2, dtype="float32")
+    validate(program, TRN2)
+    out = Machine(TRN2).run(program, {"in": x, "weight": w, "bias": bias})["out"]
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * w + bias
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

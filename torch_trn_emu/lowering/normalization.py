@@ -1,13 +1,17 @@
-"""Softmax and RMS normalization over the last dimension as engine programs, one row a partition."""
+"""Softmax, layer and RMS normalization over the last dimension, one row a partition.
+
+Two tiles of rows go together, so that the engines take turns instead of waiting.
+"""
 
 from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Builder, Program, Role, rows_of
 
-__all__ = ["rms_norm", "softmax"]
+__all__ = ["layer_norm", "rms_norm", "softmax"]
 
 P = 128
+BN_STATS = 512  # elements of one bn_stats
 
 
 def softmax(
@@ -98,4 +102,57 @@ def rms_norm(
                 op1="multiply",
             )
             b.store(rows_of(out, size, columns, (r0 + h * P) * columns), scaled)
+    return b.build()
+
+
+def layer_norm(
+    rows: int,
+    columns: int,
+    *,
+    chip: Chip,
+    dtype: str = "bfloat16",
+    eps: float = 1e-5,
+    cores: int = 1,
+) -> Program:
+    """out[r, :] = (in[r, :] - mean) / sqrt(variance + eps) * weight + bias, in float32."""
+    rows = ceil(rows / cores)
+    b = Builder(f"layer_norm {rows}x{columns}", cores=cores)
+    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+    out = b.hbm("out", (rows, columns), dtype, Role.OUTPUT)
+    affine = {}
+    for name in ("weight", "bias"):
+        parameter = b.hbm(name, (1, columns), dtype, Role.WEIGHT)
+        affine[name] = b.sbuf(f"{name} rows", columns, dtype)
+        every_row = Access(buffer=parameter, pattern=((0, P), (1, columns)))
+        b.load(rows_of(affine[name], P, columns), every_row)
+    chunks = ceil(columns / BN_STATS)
+    data = b.sbuf("data", columns, dtype, slots=2, parts=2)
+    centred = b.sbuf("centred", columns, "float32", parts=2)
+    result = b.sbuf("result", columns, dtype, slots=2, parts=2)
+    stats = b.sbuf("stats", 6 * chunks, "float32", slots=2, parts=2)
+    mean = b.sbuf("mean and scale", 2, "float32", slots=2, parts=2)
+    for r0, pair in b.tiles(rows, 2 * P):
+        b.fresh(data, centred, result, stats, mean)
+        halves = [(h, min(P, pair - h * P)) for h in range(ceil(pair / P))]
+        for h, size in halves:
+            whole = rows_of(data, size, columns, part=h)
+            b.load(whole, rows_of(source, size, columns, (r0 + h * P) * columns))
+            for c in range(chunks):
+                count = min(BN_STATS, columns - c * BN_STATS)
+                piece = rows_of(data, size, count, c * BN_STATS, part=h)
+                b.emit("bn_stats", rows_of(stats, size, 6, 6 * c, part=h), piece)
+            both = rows_of(mean, size, 2, part=h)
+            b.emit("bn_aggr", both, rows_of(stats, size, 6 * chunks, part=h))
+            scale = rows_of(mean, size, 1, 1, part=h)
+            b.emit("tensor_scalar", scale, scale, op0="add", imm0=eps)
+            b.emit("activation", scale, scale, op="rsqrt")
+        for h, size in halves:
+            whole, wide = (rows_of(t, size, columns, part=h) for t in (data, centred))
+            centre, scale = (rows_of(mean, size, 1, k, part=h) for k in (0, 1))
+            b.emit("tensor_scalar", wide, whole, centre, scale, op0="subtract", op1="multiply")
+            weight, bias = (rows_of(affine[n], size, columns) for n in ("weight", "bias"))
+            b.emit("tensor_tensor", wide, wide, weight, op="multiply")
+            done = rows_of(result, size, columns, part=h)
+            b.emit("tensor_tensor", done, wide, bias, op="add")
+            b.store(rows_of(out, size, columns, (r0 + h * P) * columns), done)
     return b.build()
