@@ -7,192 +7,12 @@
 #include <vector>
 
 #include "kernels.h"
+#include "packing.h"
 #include "parallel.h"
 #include "scratch.h"
 
 namespace trn::numerics {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// One operand as lines of k: a line is a row of a, or a column of b.
-struct Lines {
-  const char* data;
-  DType dtype;
-  int64_t count, k;
-  int64_t line_stride, k_stride;
-  int64_t index_line_stride, index_k_stride;  // element indices, for stochastic rounding
-  OperandRounding rounding;
-  int64_t index_base = 0;
-
-  const char* at(int64_t line, int64_t i) const {
-    return data + (line * line_stride + i * k_stride) * static_cast<int64_t>(size_of(dtype));
-  }
-  uint64_t index(int64_t line, int64_t i) const {
-    return static_cast<uint64_t>(index_base + line * index_line_stride + i * index_k_stride);
-  }
-  // k0 at a multiple of 32, so that blocks stay whole.
-  Lines part(int64_t k0, int64_t length) const {
-    Lines x = *this;
-    x.data = at(0, k0);
-    x.k = length;
-    x.index_base += k0 * index_k_stride;
-    return x;
-  }
-  bool is_mx() const { return rounding.kind == OperandRounding::Kind::mx; }
-};
-
-Elementwise elementwise(OperandRounding::Kind kind) {
-  switch (kind) {
-    case OperandRounding::Kind::bfloat16: return Elementwise::bfloat16;
-    case OperandRounding::Kind::tfloat32: return Elementwise::tfloat32;
-    case OperandRounding::Kind::none:
-    case OperandRounding::Kind::mx: break;
-  }
-  return Elementwise::none;
-}
-
-// Whether every rounded value is a bfloat16 (if it is no subnormal, which packing reports).
-bool fits_bf16(const Lines& x) {
-  return x.dtype == DType::bfloat16 || x.rounding.kind == OperandRounding::Kind::bfloat16 ||
-         x.is_mx();
-}
-
-// The two layouts of packed words: float32, or bfloat16 pairs along k.
-struct Packing {
-  const Kernels* kernel;
-  bool pairs;
-  int64_t steps;  // along all of k
-
-  Packing(const Kernels& kernels, bool bf16_pairs, int64_t k)
-      : kernel(&kernels), pairs(bf16_pairs), steps(bf16_pairs ? (k + 1) / 2 : k) {}
-
-  int64_t words(int64_t k) const { return pairs ? (k + 1) / 2 : k; }
-  Output row_output() const { return pairs ? Output::bfloat16 : Output::float32; }
-  Output column_output() const { return pairs ? Output::bf16_pairs : Output::float32; }
-  // One cache line more than needed: panels a power of two apart would share cache sets.
-  int64_t a_panel_words() const { return ceil_div(steps, 16) * 16 * kernel->tile_rows + 16; }
-  int64_t b_panel_words() const { return steps * kernel->panel_columns + 16; }
-};
-
-// k is packed in pieces that hold whole blocks, wrapped ones too.
-constexpr int64_t piece_k = 512;
-
-// Rounds k [k0, k0 + count) of one line into contiguous words.
-bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line, int64_t k0,
-                int64_t count, uint32_t* words) {
-  uint32_t gathered[piece_k];
-  const void* from = x.at(line, k0);
-  if (x.k_stride != 1) {
-    const int64_t size = static_cast<int64_t>(size_of(x.dtype));
-    for (int64_t i = 0; i < count; ++i) {
-      if (size == 4)
-        gathered[i] = *reinterpret_cast<const uint32_t*>(x.at(line, k0 + i));
-      else
-        reinterpret_cast<uint16_t*>(gathered)[i] =
-            *reinterpret_cast<const uint16_t*>(x.at(line, k0 + i));
-    }
-    from = gathered;
-  }
-  if (p.pairs && count % 2 == 1) words[count / 2] = 0;
-  if (!x.is_mx())
-    return p.kernel->round_row(elementwise(x.rounding.kind), x.dtype, from, count, p.row_output(),
-                               words);
-  return p.kernel->mx_row(mx, x.dtype, from, count, x.index(line, k0), p.row_output(), words,
-                          nullptr);
-}
-
-// Rounds 32 or fewer k's of `width` neighbouring lines (line_stride 1).
-bool round_across(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line,
-                  int64_t width, int64_t k0, const ColumnDestination& d) {
-  const void* rows[32];
-  uint64_t indices[32];
-  for (int64_t i = 0; i < 32; ++i) {
-    rows[i] = k0 + i < x.k ? x.at(line, k0 + i) : nullptr;
-    indices[i] = x.index(line, k0 + i);
-  }
-  if (x.is_mx())
-    return p.kernel->mx_columns(mx, x.dtype, rows, indices, width, Grouping::contiguous,
-                                p.column_output(), d, nullptr);
-  return p.kernel->round_columns(elementwise(x.rounding.kind), x.dtype, rows,
-                                 std::min<int64_t>(32, x.k - k0), width, p.column_output(), d);
-}
-
-// Panels [first, last) of a into words, panel after panel: [steps / 16][tile_rows][16].
-bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint32_t* words) {
-  const int64_t tile_rows = p.kernel->tile_rows, panel_words = p.a_panel_words();
-  const MxConstants mx = mx_constants(a.rounding.mx);
-  const int64_t line0 = first * tile_rows, line_end = std::min(last * tile_rows, a.count);
-  bool subnormal = false;
-
-  if (a.line_stride == 1 && a.k_stride != 1) {
-    constexpr int64_t strip = 128;
-    const int64_t panels = strip / tile_rows;
-    uint32_t block[32 * strip];
-    for (int64_t k0 = 0; k0 < a.k; k0 += 32) {
-      const int64_t block_words = p.words(std::min<int64_t>(32, a.k - k0));
-      for (int64_t line = line0; line < line_end; line += panels * tile_rows) {
-        const int64_t width = std::min(panels * tile_rows, line_end - line);
-        subnormal |= round_across(p, a, mx, line, width, k0, {block, strip, 0, 0});
-        for (int64_t r = 0; r < width; r += tile_rows)
-          for (int64_t w = 0; w < block_words; w += 16)
-            p.kernel->transpose(
-                block + w * strip + r, strip, std::min<int64_t>(16, block_words - w),
-                std::min(tile_rows, width - r),
-                words + (line - line0 + r) / tile_rows * panel_words + (p.words(k0) + w) * tile_rows,
-                16);
-      }
-    }
-    return subnormal;
-  }
-
-  uint32_t piece[piece_k];
-  for (int64_t line = line0; line < line_end; ++line) {
-    uint32_t* panel = words + (line - line0) / tile_rows * panel_words + line % tile_rows * 16;
-    for (int64_t k0 = 0; k0 < a.k; k0 += piece_k) {
-      const int64_t count = std::min(piece_k, a.k - k0);
-      subnormal |= round_line(p, a, mx, line, k0, count, piece);
-      uint32_t* to = panel + p.words(k0) * tile_rows;
-      const int64_t n = p.words(count);
-      int64_t w = 0;
-      for (; w + 16 <= n; w += 16) std::copy_n(piece + w, 16, to + w * tile_rows);
-      std::copy_n(piece + w, n - w, to + w * tile_rows);
-    }
-  }
-  return subnormal;
-}
-
-// Panels [first, last) of b into words, panel after panel: [steps][panel_columns].
-bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint32_t* words) {
-  const int64_t columns = p.kernel->panel_columns, panel_words = p.b_panel_words();
-  const MxConstants mx = mx_constants(b.rounding.mx);
-  const int64_t line0 = first * columns, line_end = std::min(last * columns, b.count);
-  bool subnormal = false;
-
-  if (b.line_stride == 1) {
-    for (int64_t k0 = 0; k0 < b.k; k0 += 32)
-      subnormal |= round_across(p, b, mx, line0, line_end - line0, k0,
-                                {words + p.words(k0) * columns, columns, columns, panel_words});
-    return subnormal;
-  }
-
-  constexpr int64_t piece = 256, most_columns = 32;
-  uint32_t lines[most_columns * piece];
-  for (int64_t line = line0; line < line_end; line += columns) {
-    uint32_t* panel = words + (line - line0) / columns * panel_words;
-    const int64_t live = std::min(columns, line_end - line);
-    const int64_t line_words = p.pairs ? piece / 2 : piece;
-    std::fill(lines + live * line_words, lines + columns * line_words, 0u);
-    for (int64_t k0 = 0; k0 < b.k; k0 += piece) {
-      const int64_t count = std::min(piece, b.k - k0);
-      for (int64_t i = 0; i < live; ++i)
-        subnormal |= round_line(p, b, mx, line + i, k0, count, lines + i * line_words);
-      p.kernel->transpose(lines, line_words, columns, p.words(count),
-                          panel + p.words(k0) * columns, columns);
-    }
-  }
-  return subnormal;
-}
 
 struct Problem {
   int64_t m, n, k;
@@ -250,8 +70,8 @@ void finish(const Kernels& kernel, const Problem& q, int64_t i0, int64_t rows, i
   }
 }
 
-constexpr int64_t steps_at_once = 256;   // of k, in words: a panel of b and a tile of a stay in L1
-constexpr int64_t most_tile_rows = 96;   // with the two below: a block of a, b and c stays in L2
+// A tile of c: with these, the blocks of a, b and c that it takes stay in the second-level cache.
+constexpr int64_t most_tile_rows = 96;
 constexpr int64_t most_tile_columns = 256;
 
 // Rows of panels [a_first, a_last) times columns of panels [b_first, b_last); a and b point at the
@@ -259,36 +79,24 @@ constexpr int64_t most_tile_columns = 256;
 void compute_tile(const Packing& p, const Problem& q, int64_t a_first, int64_t a_last,
                   const uint32_t* a, int64_t b_first, int64_t b_last, const uint32_t* b) {
   const Kernels& kernel = *p.kernel;
-  const Kernels::GemmRun run = p.pairs ? kernel.gemm_bf16 : kernel.gemm_float32;
-  const int64_t tile_rows = kernel.tile_rows, columns = kernel.panel_columns;
-  const int64_t i0 = a_first * tile_rows, i_end = std::min(a_last * tile_rows, q.m);
-  const int64_t j0 = b_first * columns, j_end = std::min(b_last * columns, q.n);
-  const int64_t sums_stride = (b_last - b_first) * columns;
-  // Panels before `direct` go straight to c.
-  const int64_t direct = q.plain_result ? j_end / columns : b_first;
-  const bool needs_sums = direct < b_last;
-  alignas(64) float sums[most_tile_rows * most_tile_columns];
-  if (p.steps == 0) std::fill(sums, sums + (i_end - i0) * sums_stride, 0.0f);
+  const int64_t columns = kernel.panel_columns;
+  const int64_t i0 = a_first * kernel.tile_rows;
+  const int64_t rows = std::min(a_last * kernel.tile_rows, q.m) - i0;
+  const int64_t j_end = std::min(b_last * columns, q.n);
+  // Whole panels go straight to c where that is all there is to do; the rest through sums.
+  const int64_t direct = q.plain_result ? std::max(b_first, j_end / columns) : b_first;
+  if (direct > b_first)
+    multiply_panels(p, rows, a, direct - b_first, b, p.b_panel_words(),
+                    static_cast<float*>(q.c.data) + i0 * q.c.row_stride + b_first * columns,
+                    q.c.row_stride, false);
+  if (direct == b_last) return;
 
-  for (int64_t s = 0; s < p.steps; s += steps_at_once) {
-    const int64_t steps = std::min(steps_at_once, p.steps - s);
-    for (int64_t j = b_first; j < b_last; ++j) {
-      const uint32_t* b_panel = b + (j - b_first) * p.b_panel_words() + s * columns;
-      for (int64_t i = a_first; i < a_last; ++i) {
-        const uint32_t* a_panel = a + (i - a_first) * p.a_panel_words() + s * tile_rows;
-        const int64_t row = i * tile_rows;
-        float* to = j < direct
-                        ? static_cast<float*>(q.c.data) + row * q.c.row_stride + j * columns
-                        : sums + (row - i0) * sums_stride + (j - b_first) * columns;
-        run(std::min(tile_rows, i_end - row), steps, a_panel, b_panel, to,
-            j < direct ? q.c.row_stride : sums_stride, s > 0);
-      }
-    }
-  }
-  if (needs_sums) {
-    const int64_t done = std::max(direct, b_first) * columns;
-    finish(kernel, q, i0, i_end - i0, done, j_end - done, sums + (done - j0), sums_stride);
-  }
+  alignas(64) float sums[most_tile_rows * most_tile_columns];
+  const int64_t stride = (b_last - direct) * columns, j0 = direct * columns;
+  if (p.steps == 0) std::fill(sums, sums + rows * stride, 0.0f);
+  multiply_panels(p, rows, a, b_last - direct, b + (direct - b_first) * p.b_panel_words(),
+                  p.b_panel_words(), sums, stride, false);
+  finish(kernel, q, i0, rows, j0, j_end - j0, sums, stride);
 }
 
 // Packed bfloat16 pairs to packed float32, where subnormals forbid the bfloat16 product.
@@ -338,7 +146,7 @@ int64_t panels_an_item(int64_t panels, int64_t most, int64_t threads) {
 // A single tile of rows: b is packed a few k at a time and multiplied at once, as it is read only here.
 void multiply_thin(const Problem& q, int64_t threads) {
   const Kernels& kernel = kernels();
-  constexpr int64_t k_at_once = 64;
+  const int64_t k_at_once = q.b.line_stride == 1 ? 64 : 256;
   const Packing whole(kernel, false, q.k), piece(kernel, false, k_at_once);
   const int64_t columns = kernel.panel_columns;
   Scratch<uint32_t> a(static_cast<size_t>(whole.a_panel_words()));

@@ -85,6 +85,11 @@ struct Kernels {
                      const void* addend, int64_t addend_stride, DType out, void* y, Rounding,
                      uint64_t index);
 
+  // Rows of attention scores, see attention.inc.
+  float (*scale_scores)(float* scores, int64_t count, float scale, const float* added);
+  float (*exponentiate)(float* scores, int64_t count, int64_t padded, float shift);
+  void (*softmax_backward)(const float* p, float* gradients, int64_t padded, float d);
+
   // Matmul microkernels: c[rows, panel_columns] (+)= a * b in float32. A step is one k in float32
   // words, two in bf16_pairs. A packed panel of A is [steps / 16][tile_rows][16] words, one of B
   // [steps][panel_columns].

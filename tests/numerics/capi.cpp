@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "attention.h"
 #include "formats.h"
 #include "gemm.h"
 #include "isa.h"
@@ -165,6 +166,56 @@ void trn_gemm(int use_reference, int64_t batch, int64_t m, int64_t n, int64_t k,
          addend->batch_stride};
   (use_reference ? reference::gemm : gemm)(batch, m, n, k, operand(*a), operand(*b), result, alpha,
                                            beta, d);
+}
+
+struct CTensor {
+  void* data;
+  int dtype;
+  int64_t batch_stride, head_stride, row_stride, col_stride;
+};
+
+struct CAttention {
+  int64_t batch, heads, kv_heads, q_length, kv_length, head_dim, v_dim;
+  float scale;
+  int causal, round_bf16;
+  const void* mask;
+  int mask_kind;
+  int64_t mask_batch, mask_head, mask_row, mask_col;
+};
+
+static AttentionInput input(const CTensor& x) {
+  return {x.data,          static_cast<DType>(x.dtype), x.batch_stride, x.head_stride,
+          x.row_stride, x.col_stride};
+}
+static AttentionOutput output(const CTensor& x) {
+  return {x.data,          static_cast<DType>(x.dtype), x.batch_stride, x.head_stride,
+          x.row_stride, x.col_stride};
+}
+static Attention attention(const CAttention& s) {
+  return {s.batch,
+          s.heads,
+          s.kv_heads,
+          s.q_length,
+          s.kv_length,
+          s.head_dim,
+          s.v_dim,
+          s.scale,
+          s.causal != 0,
+          s.round_bf16 != 0,
+          {s.mask, static_cast<AttentionMask::Kind>(s.mask_kind), s.mask_batch, s.mask_head,
+           s.mask_row, s.mask_col}};
+}
+
+void trn_attention_forward(const CAttention* s, const CTensor* q, const CTensor* k,
+                           const CTensor* v, const CTensor* out, float* logsumexp) {
+  attention_forward(attention(*s), input(*q), input(*k), input(*v), output(*out), logsumexp);
+}
+void trn_attention_backward(const CAttention* s, const CTensor* grad_out, const CTensor* q,
+                            const CTensor* k, const CTensor* v, const CTensor* out,
+                            const float* logsumexp, const CTensor* grad_q, const CTensor* grad_k,
+                            const CTensor* grad_v) {
+  attention_backward(attention(*s), input(*grad_out), input(*q), input(*k), input(*v), input(*out),
+                     logsumexp, output(*grad_q), output(*grad_k), output(*grad_v));
 }
 
 }  // extern "C"

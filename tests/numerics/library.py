@@ -85,6 +85,24 @@ class CResult(ctypes.Structure):
     ]
 
 
+class CTensor(ctypes.Structure):
+    _fields_ = [("data", c_void_p), ("dtype", c_int)] + [
+        (n + "_stride", c_int64) for n in ("batch", "head", "row", "col")
+    ]
+
+
+class CAttention(ctypes.Structure):
+    _fields_ = [
+        *((n, c_int64) for n in "batch heads kv_heads q_length kv_length head_dim v_dim".split()),
+        ("scale", c_float),
+        ("causal", c_int),
+        ("round_bf16", c_int),
+        ("mask", c_void_p),
+        ("mask_kind", c_int),
+        *((n, c_int64) for n in "mask_batch mask_head mask_row mask_col".split()),
+    ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mx:
     element: str = "float8_e4m3fn"
@@ -306,6 +324,40 @@ class Numerics:
             byref(self.operand(a, a_op)), byref(self.operand(b, b_op)), byref(result),
             c_float(alpha), c_float(beta), d,
         )  # fmt: skip
+
+    def tensor(self, x: np.ndarray) -> CTensor:
+        return CTensor(pointer(x), dtype_index(x), *strides(x))
+
+    def attention(self, q, k, v, *, scale=None, causal=False, round_bf16=True, mask=None):
+        """The shape struct of q [B, H, T, D], k and v [B, G, S, D]; mask broadcastable."""
+        batch, heads, q_length, head_dim = q.shape
+        scale = head_dim**-0.5 if scale is None else scale
+        shape = CAttention(
+            batch, heads, k.shape[1], q_length, k.shape[2], head_dim, v.shape[3],
+            scale, causal, round_bf16,
+        )  # fmt: skip
+        if mask is not None:
+            mask = np.broadcast_to(mask, (batch, heads, q_length, k.shape[2]))
+            shape.mask = mask.ctypes.data
+            shape.mask_kind = 3 if mask.dtype == np.bool_ else DTYPES.index(mask.dtype)
+            shape.mask_batch, shape.mask_head, shape.mask_row, shape.mask_col = strides(mask)
+        return shape
+
+    def attention_forward(self, q, k, v, *, out=None, **options):
+        shape = self.attention(q, k, v, **options)
+        y = np.empty((*q.shape[:3], v.shape[3]), q.dtype if out is None else out)
+        logsumexp = np.empty(q.shape[:3], np.float32)
+        tensors = [byref(self.tensor(x)) for x in (q, k, v, y)]
+        self.c.trn_attention_forward(byref(shape), *tensors, pointer(logsumexp))
+        return y, logsumexp
+
+    def attention_backward(self, grad, q, k, v, y, logsumexp, **options):
+        shape = self.attention(q, k, v, **options)
+        inputs = [byref(self.tensor(x)) for x in (grad, q, k, v, y)]
+        grads = [np.empty(x.shape, x.dtype) for x in (q, k, v)]
+        outputs = [byref(self.tensor(x)) for x in grads]
+        self.c.trn_attention_backward(byref(shape), *inputs, pointer(logsumexp), *outputs)
+        return grads
 
 
 __all__ = ["Mx", "Numerics", "Op", "build", "POINTER", "c_uint32"]

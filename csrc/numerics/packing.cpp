@@ -1,0 +1,162 @@
+// Rounds operands into panels: along lines of k, or across them, whichever is contiguous.
+#include "packing.h"
+
+#include <algorithm>
+
+namespace trn::numerics {
+namespace {
+
+Elementwise elementwise(OperandRounding::Kind kind) {
+  switch (kind) {
+    case OperandRounding::Kind::bfloat16: return Elementwise::bfloat16;
+    case OperandRounding::Kind::tfloat32: return Elementwise::tfloat32;
+    case OperandRounding::Kind::none:
+    case OperandRounding::Kind::mx: break;
+  }
+  return Elementwise::none;
+}
+
+// k is packed in pieces that hold whole blocks, wrapped ones too.
+constexpr int64_t piece_k = 512;
+
+// Rounds k [k0, k0 + count) of one line into contiguous words.
+bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line, int64_t k0,
+                int64_t count, uint32_t* words) {
+  uint32_t gathered[piece_k];
+  const void* from = x.at(line, k0);
+  if (x.k_stride != 1) {
+    const int64_t size = static_cast<int64_t>(size_of(x.dtype));
+    for (int64_t i = 0; i < count; ++i) {
+      if (size == 4)
+        gathered[i] = *reinterpret_cast<const uint32_t*>(x.at(line, k0 + i));
+      else
+        reinterpret_cast<uint16_t*>(gathered)[i] =
+            *reinterpret_cast<const uint16_t*>(x.at(line, k0 + i));
+    }
+    from = gathered;
+  }
+  if (p.pairs && count % 2 == 1) words[count / 2] = 0;
+  if (!x.is_mx())
+    return p.kernel->round_row(elementwise(x.rounding.kind), x.dtype, from, count, p.row_output(),
+                               words);
+  return p.kernel->mx_row(mx, x.dtype, from, count, x.index(line, k0), p.row_output(), words,
+                          nullptr);
+}
+
+// Rounds 32 or fewer k's of `width` neighbouring lines (line_stride 1).
+bool round_across(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line,
+                  int64_t width, int64_t k0, const ColumnDestination& d) {
+  const void* rows[32];
+  uint64_t indices[32];
+  for (int64_t i = 0; i < 32; ++i) {
+    rows[i] = k0 + i < x.k ? x.at(line, k0 + i) : nullptr;
+    indices[i] = x.index(line, k0 + i);
+  }
+  if (x.is_mx())
+    return p.kernel->mx_columns(mx, x.dtype, rows, indices, width, Grouping::contiguous,
+                                p.column_output(), d, nullptr);
+  return p.kernel->round_columns(elementwise(x.rounding.kind), x.dtype, rows,
+                                 std::min<int64_t>(32, x.k - k0), width, p.column_output(), d);
+}
+
+// Steps of k at a time: a panel of b and a tile of a stay in the first-level cache.
+constexpr int64_t steps_at_once = 256;
+
+}  // namespace
+
+bool fits_bf16(const Lines& x) {
+  return x.dtype == DType::bfloat16 || x.rounding.kind == OperandRounding::Kind::bfloat16 ||
+         x.is_mx();
+}
+
+bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint32_t* words) {
+  const int64_t tile_rows = p.kernel->tile_rows, panel_words = p.a_panel_words();
+  const MxConstants mx = mx_constants(a.rounding.mx);
+  const int64_t line0 = first * tile_rows, line_end = std::min(last * tile_rows, a.count);
+  bool subnormal = false;
+
+  if (a.line_stride == 1 && a.k_stride != 1) {
+    constexpr int64_t strip = 128;
+    const int64_t panels = strip / tile_rows;
+    uint32_t block[32 * strip];
+    for (int64_t k0 = 0; k0 < a.k; k0 += 32) {
+      const int64_t block_words = p.words(std::min<int64_t>(32, a.k - k0));
+      for (int64_t line = line0; line < line_end; line += panels * tile_rows) {
+        const int64_t width = std::min(panels * tile_rows, line_end - line);
+        subnormal |= round_across(p, a, mx, line, width, k0, {block, strip, 0, 0});
+        for (int64_t r = 0; r < width; r += tile_rows)
+          for (int64_t w = 0; w < block_words; w += 16)
+            p.kernel->transpose(
+                block + w * strip + r, strip, std::min<int64_t>(16, block_words - w),
+                std::min(tile_rows, width - r),
+                words + (line - line0 + r) / tile_rows * panel_words + (p.words(k0) + w) * tile_rows,
+                16);
+      }
+    }
+    return subnormal;
+  }
+
+  uint32_t piece[piece_k];
+  for (int64_t line = line0; line < line_end; ++line) {
+    uint32_t* panel = words + (line - line0) / tile_rows * panel_words + line % tile_rows * 16;
+    for (int64_t k0 = 0; k0 < a.k; k0 += piece_k) {
+      const int64_t count = std::min(piece_k, a.k - k0);
+      subnormal |= round_line(p, a, mx, line, k0, count, piece);
+      uint32_t* to = panel + p.words(k0) * tile_rows;
+      const int64_t n = p.words(count);
+      int64_t w = 0;
+      for (; w + 16 <= n; w += 16) std::copy_n(piece + w, 16, to + w * tile_rows);
+      std::copy_n(piece + w, n - w, to + w * tile_rows);
+    }
+  }
+  return subnormal;
+}
+
+bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint32_t* words) {
+  const int64_t columns = p.kernel->panel_columns, panel_words = p.b_panel_words();
+  const MxConstants mx = mx_constants(b.rounding.mx);
+  const int64_t line0 = first * columns, line_end = std::min(last * columns, b.count);
+  bool subnormal = false;
+
+  if (b.line_stride == 1) {
+    for (int64_t k0 = 0; k0 < b.k; k0 += 32)
+      subnormal |= round_across(p, b, mx, line0, line_end - line0, k0,
+                                {words + p.words(k0) * columns, columns, columns, panel_words});
+    return subnormal;
+  }
+
+  constexpr int64_t piece = 256, most_columns = 32;
+  uint32_t lines[most_columns * piece];
+  for (int64_t line = line0; line < line_end; line += columns) {
+    uint32_t* panel = words + (line - line0) / columns * panel_words;
+    const int64_t live = std::min(columns, line_end - line);
+    const int64_t line_words = p.pairs ? piece / 2 : piece;
+    std::fill(lines + live * line_words, lines + columns * line_words, 0u);
+    for (int64_t k0 = 0; k0 < b.k; k0 += piece) {
+      const int64_t count = std::min(piece, b.k - k0);
+      for (int64_t i = 0; i < live; ++i)
+        subnormal |= round_line(p, b, mx, line + i, k0, count, lines + i * line_words);
+      p.kernel->transpose(lines, line_words, columns, p.words(count),
+                          panel + p.words(k0) * columns, columns);
+    }
+  }
+  return subnormal;
+}
+
+void multiply_panels(const Packing& p, int64_t rows, const uint32_t* a, int64_t panels,
+                     const uint32_t* b, int64_t b_panel_words, float* c, int64_t ldc,
+                     bool accumulate) {
+  const Kernels::GemmRun run = p.pairs ? p.kernel->gemm_bf16 : p.kernel->gemm_float32;
+  const int64_t tile_rows = p.kernel->tile_rows, columns = p.kernel->panel_columns;
+  for (int64_t s = 0; s < p.steps; s += steps_at_once) {
+    const int64_t steps = std::min(steps_at_once, p.steps - s);
+    for (int64_t j = 0; j < panels; ++j)
+      for (int64_t i = 0; i < rows; i += tile_rows)
+        run(std::min(tile_rows, rows - i), steps,
+            a + i / tile_rows * p.a_panel_words() + s * tile_rows,
+            b + j * b_panel_words + s * columns, c + i * ldc + j * columns, ldc,
+            accumulate || s > 0);
+  }
+}
+
+}  // namespace trn::numerics

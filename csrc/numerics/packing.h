@@ -1,0 +1,73 @@
+// Internal: matmul operands rounded into the panels that the microkernels read.
+#pragma once
+
+#include <cstdint>
+
+#include "gemm.h"
+#include "kernels.h"
+
+namespace trn::numerics {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// One operand as lines of k: a line is a row of a, or a column of b.
+struct Lines {
+  const char* data;
+  DType dtype;
+  int64_t count, k;
+  int64_t line_stride, k_stride;
+  int64_t index_line_stride, index_k_stride;  // element indices, for stochastic rounding
+  OperandRounding rounding;
+  int64_t index_base = 0;
+
+  const char* at(int64_t line, int64_t i) const {
+    return data + (line * line_stride + i * k_stride) * static_cast<int64_t>(size_of(dtype));
+  }
+  uint64_t index(int64_t line, int64_t i) const {
+    return static_cast<uint64_t>(index_base + line * index_line_stride + i * index_k_stride);
+  }
+  // k0 at a multiple of 32, so that blocks stay whole.
+  Lines part(int64_t k0, int64_t length) const {
+    Lines x = *this;
+    x.data = at(0, k0);
+    x.k = length;
+    x.index_base += k0 * index_k_stride;
+    return x;
+  }
+  bool is_mx() const { return rounding.kind == OperandRounding::Kind::mx; }
+};
+
+// Whether every rounded value is a bfloat16 (if it is no subnormal, which packing reports).
+bool fits_bf16(const Lines& x);
+
+// The two layouts of packed words: float32, or bfloat16 pairs along k.
+struct Packing {
+  const Kernels* kernel;
+  bool pairs;
+  int64_t steps;  // along all of k
+
+  Packing(const Kernels& kernels, bool bf16_pairs, int64_t k)
+      : kernel(&kernels), pairs(bf16_pairs), steps(bf16_pairs ? (k + 1) / 2 : k) {}
+
+  int64_t words(int64_t k) const { return pairs ? (k + 1) / 2 : k; }
+  Output row_output() const { return pairs ? Output::bfloat16 : Output::float32; }
+  Output column_output() const { return pairs ? Output::bf16_pairs : Output::float32; }
+  // One cache line more than needed: panels a power of two apart would share cache sets.
+  int64_t a_panel_words() const { return ceil_div(steps, 16) * 16 * kernel->tile_rows + 16; }
+  int64_t b_panel_words() const { return steps * kernel->panel_columns + 16; }
+};
+
+// Panels [first, last) of a into words, panel after panel: [steps / 16][tile_rows][16]. Both return
+// whether a value may be subnormal in float32.
+bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint32_t* words);
+
+// Panels [first, last) of b into words, panel after panel: [steps][panel_columns].
+bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint32_t* words);
+
+// c[rows, panels * panel_columns] (+)= packed a * packed b, over the steps of a. b may have more of
+// them: b_panel_words is its own.
+void multiply_panels(const Packing& a_packing, int64_t rows, const uint32_t* a, int64_t panels,
+                     const uint32_t* b, int64_t b_panel_words, float* c, int64_t ldc,
+                     bool accumulate);
+
+}  // namespace trn::numerics
