@@ -17,6 +17,10 @@
 
 namespace py = pybind11;
 
+namespace trn::timing {
+void bind_timing(py::module_& m);  // timing/bind.cpp
+}
+
 namespace trn {
 namespace {
 
@@ -92,4 +96,5 @@ PYBIND11_MODULE(_C, m) {
   trn::bind_device(m);
   trn::bind_ledger(m);
   trn::bind_policy(m);
+  trn::timing::bind_timing(m);
 }

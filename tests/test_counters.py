@@ -1,12 +1,6 @@
 """Every counter by hand, on a program small enough to count; and what must hold for any program."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "timing"))
-from build_timing import build_timing
 
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.counters import COUNTERS, Unit, combine, counters, derive, fold
@@ -16,7 +10,6 @@ from torch_trn_emu.lowering.normalization import softmax
 from torch_trn_emu.lowering.pointwise import activation, pointwise
 from torch_trn_emu.timing import Run, price
 
-build_timing()
 TRN1, TRN2, TRN3 = get_chip("trn1"), get_chip("trn2"), get_chip("trn3")
 F4, B2 = "float32", "bfloat16"
 

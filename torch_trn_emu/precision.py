@@ -35,7 +35,7 @@ def current_precision() -> str:
     return POLICIES[_C.current_policy()]
 
 
-class precision(ContextDecorator):  # noqa: N801  read as a verb: with precision("fp32")
+class precision(ContextDecorator):
     """Context manager and decorator: matmuls that this thread runs inside follow `policy`.
 
     What runs inside is what counts: a backward pass outside the block follows the policy outside.

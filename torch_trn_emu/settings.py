@@ -34,7 +34,9 @@ def read(environ: Mapping[str, str]) -> Settings:
     chip = get_chip(_agreed(environ, "TRN_EMU_CHIP", "NEURON_PLATFORM_TARGET_OVERRIDE") or "trn3")
     # [lnc] the runtime's and the compiler's variable must agree.
     lnc_text = _agreed(environ, "NEURON_RT_VIRTUAL_CORE_SIZE", "NEURON_LOGICAL_NC_CONFIG")
-    lnc = chip.check_lnc(None if lnc_text is None else _integer("NEURON_LOGICAL_NC_CONFIG", lnc_text))
+    lnc = chip.check_lnc(
+        None if lnc_text is None else _integer("NEURON_LOGICAL_NC_CONFIG", lnc_text)
+    )
     rounding = environ.get("NEURON_RT_STOCHASTIC_ROUNDING_EN", "0")
     seed = environ.get("NEURON_RT_STOCHASTIC_ROUNDING_SEED", "0")
     return Settings(

@@ -153,7 +153,9 @@ def compare_tensors(
     return worst, why
 
 
-def compare(host: Any, trn: Any, *, values: bool = True, device: str = "trn") -> tuple[Verdict, str]:
+def compare(
+    host: Any, trn: Any, *, values: bool = True, device: str = "trn"
+) -> tuple[Verdict, str]:
     """Nested results of the two places. `values` is off for uninitialised memory."""
     expected, actual = pytree.tree_leaves(host), pytree.tree_leaves(trn)
     if len(expected) != len(actual):

@@ -55,7 +55,9 @@ def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[st
 def brief(error: Exception | None) -> str:
     if error is None:
         return "no error"
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
+    return (
+        f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
+    )
 
 
 def child(samples: int | None) -> None:
@@ -129,7 +131,9 @@ def walk(cases: list[Any], *, jobs: int, samples: int | None = None) -> list[dic
                 break
             row = rows[str(case)] = worker.judge(case)
             if row["verdict"] not in ("EXACT", "NO_SAMPLE"):
-                print(f"{row['verdict']:14} {row['case']}: {row['why']}", file=sys.stderr, flush=True)
+                print(
+                    f"{row['verdict']:14} {row['case']}: {row['why']}", file=sys.stderr, flush=True
+                )
         worker.close()
 
     threads = [threading.Thread(target=work) for _ in range(jobs)]

@@ -27,8 +27,8 @@ def _block(top: float) -> np.ndarray:
         ("trn3", 448.0, 224.0),
         ("trn3", 511.0, 256.0),  # 255.5 rounds up to the next binade, not into saturation
         ("trn3", 256.0, 128.0),
-        ("floor", 448.0, 448.0),
-        ("floor", 511.0, 448.0),  # saturates
+        ("ocp_floor", 448.0, 448.0),
+        ("ocp_floor", 511.0, 448.0),  # saturates
         ("ceil", 256.0, 256.0),
         ("ceil", 257.0, 128.0),
         ("rceil", 448.0, 448.0),

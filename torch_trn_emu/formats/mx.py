@@ -88,7 +88,7 @@ SCALE_RULES: MappingProxyType[str, Callable[[Reals, FloatFormat], npt.NDArray[np
     MappingProxyType(
         {
             "trn3": _trn3,  # [isa] the largest element lands one binade below the top
-            "floor": _floor,  # [mx] 6.3, then saturate
+            "ocp_floor": _floor,  # [mx] 6.3, then saturate
             "rceil": _rceil,  # [ptx]
             "ceil": _ceil,
             "even": _even,
@@ -106,20 +106,22 @@ def quantize_mx(
     returns  codes [..., K] and scales [..., ceil(K/32)] uint8 (value 2^(scale - 127))
 
     Elements round to nearest even and saturate. A block of zeros gets the scale 2^-127 [isa].
-    A block holding NaN or inf gets scale 0xFF and element codes 0 (chosen: [mx] leaves it open).
+    A block holding NaN or inf gets scale 0xFF and the element's NaN code, 0 where it has none
+    (chosen: [mx] leaves it open).
     """
     values = np.asarray(x, dtype=np.float64)
     k, size = values.shape[-1], format.block_size
     padding = [(0, 0)] * (values.ndim - 1) + [(0, -k % size)]
-    blocks = np.pad(values, padding).reshape(*values.shape[:-1], -1, size)
+    blocks = np.pad(values, padding).reshape(*values.shape[:-1], -(-k // size), size)
     amax = np.abs(blocks).max(axis=-1, initial=0.0)
     bad, zero = ~np.isfinite(amax), amax == 0
     exponent = SCALE_RULES[rule](np.where(bad | zero, 1.0, amax), format.element)
     exponent = np.clip(np.where(zero, -SCALE_BIAS, exponent), -SCALE_BIAS, SCALE_BIAS)
     scaled = np.ldexp(np.where(bad[..., None], 0.0, blocks), -exponent[..., None])
     codes = encode(format.element, scaled, "saturate")
+    codes = np.where(bad[..., None], format.element.nan_code or 0, codes).astype(codes.dtype)
     scales = np.where(bad, SCALE_NAN, exponent + SCALE_BIAS).astype(np.uint8)
-    return codes.reshape(*values.shape[:-1], -1)[..., :k], scales
+    return codes.reshape(*values.shape[:-1], -(-k // size) * size)[..., :k], scales
 
 
 def dequantize_mx(

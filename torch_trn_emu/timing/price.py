@@ -1,12 +1,10 @@
 """Prices a Program: encode, schedule, and put names and seconds back on the numbers."""
 
-import importlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from ..chip import Chip
-from ..errors import EmulatorBug
 from ..isa import Program
 from . import reference
 from .encode import encode
@@ -66,15 +64,10 @@ def price(
 
 @cache
 def native() -> Callable[..., Any]:
-    """The scheduler in C++, from the package's extension or from a build of csrc/timing alone."""
-    for name in ("torch_trn_emu._C", "_trn_timing"):
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        if hasattr(module, "schedule"):
-            return module.schedule  # type: ignore[no-any-return]
-    raise EmulatorBug("csrc/timing is not built into torch_trn_emu._C")
+    """The scheduler in C++; imported late, so that chips and programs need no extension."""
+    from .. import _C
+
+    return _C.schedule  # type: ignore[no-any-return]
 
 
 def unrolled(code: Any, *, extrapolate: bool, trace_limit: int) -> reference.Raw:

@@ -4,11 +4,11 @@ Importing it registers the device with torch.
 """
 
 from . import amp, random
-from .registration import register
+from .amp import get_amp_supported_dtype, is_bf16_supported
 from .device import (
     DeviceProperties,
-    _is_in_bad_fork,
-    _lazy_init,
+    _is_in_bad_fork,  # noqa: F401  torch asks the device module for it
+    _lazy_init,  # noqa: F401  likewise
     current_device,
     device,
     device_count,
@@ -22,7 +22,6 @@ from .device import (
     set_device,
     synchronize,
 )
-from .amp import get_amp_supported_dtype, is_bf16_supported
 from .memory import (
     empty_cache,
     max_memory_allocated,
@@ -47,6 +46,7 @@ from .random import (
     set_rng_state,
     set_rng_state_all,
 )
+from .registration import register
 from .streams import (
     Event,
     Stream,

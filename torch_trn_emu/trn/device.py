@@ -128,7 +128,7 @@ def _maybe_exchange_device(index: int) -> int:
     return _exchange_device(index)
 
 
-class device:  # noqa: N801  the name is torch.cuda's
+class device:
     """Context manager that makes `device` the current one; a negative index leaves it unchanged."""
 
     def __init__(self, device: Any) -> None:
@@ -148,7 +148,7 @@ class device:  # noqa: N801  the name is torch.cuda's
         _exchange_device(self.prev_idx)
 
 
-class device_of(device):  # noqa: N801
+class device_of(device):
     """Context manager that makes the device of `tensor` current, if it is a trn tensor."""
 
     def __init__(self, tensor: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Registers `trn` with torch, once: name, device module, tensor methods. Checked on torch 2.13.0."""
+"""Registers `trn` with torch, once: name, device module, tensor methods. Checked on 2.13.0."""
 
 import sys
 

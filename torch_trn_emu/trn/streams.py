@@ -29,7 +29,11 @@ class Event(torch.Event):
     ) -> "Event":
         _lazy_init()
         return super().__new__(  # type: ignore[no-any-return]
-            cls, device="trn", enable_timing=enable_timing, blocking=blocking, interprocess=interprocess
+            cls,
+            device="trn",
+            enable_timing=enable_timing,
+            blocking=blocking,
+            interprocess=interprocess,
         )
 
 
@@ -61,7 +65,7 @@ def set_stream(stream: torch.Stream | None) -> None:
         torch.accelerator.set_stream(stream)
 
 
-class stream:  # noqa: N801  the name is torch.cuda's
+class stream:
     """Context manager that makes `stream` and its device current. None does nothing."""
 
     def __init__(self, stream: torch.Stream | None) -> None:

@@ -1,0 +1,202 @@
+"""torch.ops.trn: MX quantisation and products, alike on trn and on the host."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from torch_trn_emu.formats.mx import MX_FORMATS, dequantize_mx, quantize_mx
+
+ELEMENTS = {"float8_e4m3fn": "mxfp8", "float8_e5m2": "mxfp8_e5m2", "float4_e2m1fn": "mxfp4"}
+RULES = ("trn3", "ocp_floor", "rceil", "ceil", "even")
+
+devices = pytest.mark.parametrize("device", ["cpu", "trn"])
+elements = pytest.mark.parametrize("element", ELEMENTS)
+
+
+def draw(*shape: int) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
+    return x * torch.exp2(torch.randint(-20, 20, shape).float())
+
+
+def plain_codes(codes: Tensor, dim: int, k: int) -> np.ndarray:
+    """uint8 codes [..., k] along the last axis, unpacked."""
+    raw = codes.cpu().view(torch.uint8).movedim(dim, -1).numpy()
+    if codes.dtype is torch.float4_e2m1fn_x2:
+        raw = np.stack([raw & 0xF, raw >> 4], axis=-1).reshape(*raw.shape[:-1], -1)
+    return raw[..., :k]
+
+
+@devices
+@elements
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape,dim", [((3, 70), -1), ((70, 3), 0), ((2, 5, 64), 1), ((96,), 0)])
+def test_quantize_is_the_definition(device, element, rule, shape, dim):
+    x = draw(*shape).bfloat16()
+    codes, scales = torch.ops.trn.quantize_mx(
+        x.to(device), dim=dim, element=element, scale_rule=rule
+    )
+    assert codes.device.type == scales.device.type == device
+    moved = x.double().movedim(dim, -1)
+    want_codes, want_scales = quantize_mx(moved.numpy(), MX_FORMATS[ELEMENTS[element]], rule)
+    assert np.array_equal(plain_codes(codes, dim, moved.shape[-1]), want_codes)
+    assert np.array_equal(scales.cpu().view(torch.uint8).movedim(dim, -1).numpy(), want_scales)
+    back = torch.ops.trn.dequantize_mx(codes, scales, dim=dim, size=moved.shape[-1])
+    want = dequantize_mx(want_codes, want_scales, MX_FORMATS[ELEMENTS[element]])
+    assert np.array_equal(back.cpu().double().movedim(dim, -1).numpy(), want)
+    rounded = torch.ops.trn.quantize_dequantize_mx(
+        x.to(device), dim=dim, element=element, scale_rule=rule
+    )
+    assert torch.equal(rounded.double(), back.double())
+
+
+@devices
+def test_codes_lie_in_the_layout_of_the_source(device):
+    x = draw(64, 96).to(device)
+    codes, scales = torch.ops.trn.quantize_mx(x.t(), dim=0)
+    assert codes.stride() == x.t().stride()
+    again, again_scales = torch.ops.trn.quantize_mx(x.t().contiguous(), dim=0)
+    assert torch.equal(codes.view(torch.uint8), again.view(torch.uint8))
+    assert torch.equal(scales.view(torch.uint8), again_scales.view(torch.uint8))
+
+
+@devices
+def test_float32_goes_through_bfloat16(device):
+    x = torch.tensor([[1.0 + 2.0**-8 + 2.0**-20]]).expand(1, 32).to(device)
+    codes, _ = torch.ops.trn.quantize_mx(x)
+    rounded, _ = torch.ops.trn.quantize_mx(x.bfloat16())
+    assert torch.equal(codes.view(torch.uint8), rounded.view(torch.uint8))
+
+
+@devices
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+def test_a_block_with_nan_or_infinity_is_nan(device, poison):
+    x = torch.ones(2, 64)
+    x[0, 5] = poison
+    codes, scales = torch.ops.trn.quantize_mx(x.to(device))
+    assert scales.view(torch.uint8).tolist() == [[0xFF, 120], [120, 120]]
+    back = torch.ops.trn.dequantize_mx(codes, scales).cpu()
+    assert back[0, :32].isnan().all() and torch.equal(back[1], x[1]) and (back[0, 32:] == 1).all()
+
+
+@devices
+def test_zero_blocks_keep_their_signs(device):
+    x = torch.tensor([0.0, -0.0] * 16, device=device)
+    codes, scales = torch.ops.trn.quantize_mx(x)
+    assert scales.view(torch.uint8).item() == 0
+    back = torch.ops.trn.dequantize_mx(codes, scales)
+    assert torch.equal(torch.signbit(back), torch.signbit(x)) and (back == 0).all()
+
+
+@devices
+@pytest.mark.parametrize("grouping,scales_of_600", [("contiguous", 19), ("wrapped", 32)])
+def test_grouping_says_which_elements_share_a_scale(device, grouping, scales_of_600):
+    x = draw(2, 600).to(device)
+    codes, scales = torch.ops.trn.quantize_mx(x, grouping=grouping)
+    assert scales.shape == (2, scales_of_600)
+    back = torch.ops.trn.dequantize_mx(codes, scales, grouping=grouping)
+    assert torch.equal(back, torch.ops.trn.quantize_dequantize_mx(x, grouping=grouping))
+    # Scaling one block by a power of two changes the scale of that block alone.
+    members = torch.zeros(600, dtype=torch.bool)
+    index = torch.arange(600)
+    if grouping == "contiguous":
+        members = index // 32 == 1
+    else:
+        members = (index < 512) & (index % 128 // 8 == 1)
+    y = torch.where(members.to(device), x * 4, x)
+    _, moved = torch.ops.trn.quantize_mx(y, grouping=grouping)
+    changed = (moved.view(torch.uint8).int() - scales.view(torch.uint8).int()).cpu()
+    assert changed[:, 1].tolist() == [2, 2] and changed.abs().sum() == 4
+
+
+@devices
+def test_stochastic_rounding_is_seeded_and_unbiased(device):
+    x = torch.full((4096, 32), 1.05, device=device)
+    x[:, 0] = 1.75
+    draws = [
+        torch.ops.trn.quantize_dequantize_mx(x, rounding="stochastic", seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    mean = draws[0][:, 1:].double().mean().item()
+    wanted = x.bfloat16()[0, 1].double().item()
+    assert abs(mean - wanted) < 5 * 0.125 / (4096 * 31) ** 0.5
+
+
+@devices
+@pytest.mark.parametrize("a_element,b_element", [("float8_e4m3fn",) * 2, ("float4_e2m1fn",) * 2])
+def test_mx_mm_multiplies_what_quantisation_gives(device, a_element, b_element):
+    a, b = torch.randn(9, 70).to(device), torch.randn(70, 6).to(device)
+    got = torch.ops.trn.mx_mm(a, b, a_element=a_element, b_element=b_element)
+    x = torch.ops.trn.quantize_dequantize_mx(a, dim=1, element=a_element).double()
+    y = torch.ops.trn.quantize_dequantize_mx(b, dim=0, element=b_element).double()
+    assert float((got.double() - x @ y).abs().max()) <= 72 * 2.0**-24 * float(
+        (x.abs() @ y.abs()).max()
+    )
+
+
+@devices
+def test_mx_matmul_takes_codes(device):
+    a, b = torch.randn(9, 64).to(device), torch.randn(64, 6).to(device)
+    a_codes, a_scales = torch.ops.trn.quantize_mx(a)
+    b_codes, b_scales = torch.ops.trn.quantize_mx(b, dim=0)
+    got = torch.ops.trn.mx_matmul(a_codes, a_scales, b_codes, b_scales)
+    torch.testing.assert_close(got, torch.ops.trn.mx_mm(a, b), rtol=1e-5, atol=1e-5)
+
+
+@devices
+def test_gradients_pass_quantisation_and_requantise_products(device):
+    a = torch.randn(8, 64).to(device).requires_grad_()
+    b = torch.randn(64, 32).to(device).requires_grad_()
+    g = torch.randn(8, 64).to(device)
+    torch.ops.trn.quantize_dequantize_mx(a).backward(g)
+    assert torch.equal(a.grad, g)
+    a.grad = None
+    g = torch.randn(8, 32).to(device)
+    torch.ops.trn.mx_mm(a, b).backward(g)
+    with torch.no_grad():
+        assert torch.equal(a.grad, torch.ops.trn.mx_mm(g, b.t()))
+        assert torch.equal(b.grad, torch.ops.trn.mx_mm(a.t(), g))
+
+
+def test_fake_tensors_have_the_real_shapes():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    def described(x: Tensor) -> list[tuple[torch.Size, torch.dtype]]:
+        made = [torch.ops.trn.quantize_mx(x, dim=1, element=element) for element in ELEMENTS]
+        return [(t.shape, t.dtype) for pair in made for t in pair]
+
+    x = torch.randn(3, 70, 8)
+    with FakeTensorMode() as mode:
+        fake = described(mode.from_tensor(x))
+    assert fake == described(x)
+
+
+@devices
+def test_empty_axes_work(device):
+    codes, scales = torch.ops.trn.quantize_mx(torch.empty(4, 0, device=device))
+    assert codes.shape == (4, 0) and scales.shape == (4, 0)
+    codes, scales = torch.ops.trn.quantize_mx(torch.empty(0, 64, device=device))
+    assert codes.shape == (0, 64) and scales.shape == (0, 2)
+
+
+@devices
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({"element": "float6"}, 'element "float6" is none of'),
+        ({"scale_rule": "up"}, 'scale_rule "up" is none of'),
+        ({"grouping": "x"}, "grouping"),
+        ({"rounding": "x"}, "rounding"),
+        ({"dim": 3}, "Dimension out of range"),
+    ],
+)
+def test_wrong_arguments_are_named(device, arguments, message):
+    with pytest.raises((ValueError, IndexError), match=message):
+        torch.ops.trn.quantize_mx(torch.ones(2, 32, device=device), **arguments)
+
+
+@devices
+def test_other_formats_are_refused_with_the_remedy(device):
+    with pytest.raises(TypeError, match="Convert it first"):
+        torch.ops.trn.quantize_mx(torch.ones(2, 32, device=device, dtype=torch.float64))
