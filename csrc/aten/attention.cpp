@@ -1,12 +1,18 @@
 // Scaled dot product attention: which path torch takes for trn tensors, and the fused one.
 #include "operands.h"
 #include "registrations.h"
+#include "rounding_mode.h"
+
+#include "numerics/attention.h"
 
 #include <ATen/Context.h>
 #include <ATen/native/DispatchStub.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward_ops.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_ops.h>
+#include <ATen/ops/empty.h>
+
+#include <cmath>
 
 namespace trn {
 namespace {
@@ -40,27 +46,64 @@ int64_t fused_sdp_choice_op(const at::Tensor& query, const at::Tensor& key, cons
 
 using Flash = at::_ops::_scaled_dot_product_flash_attention_for_cpu;
 using FlashBackward = at::_ops::_scaled_dot_product_flash_attention_for_cpu_backward;
-constexpr c10::DispatchKeySet kHostKeys(c10::DispatchKey::CPU);
-
 bool rounds(const at::Tensor& query) {
   return takes_policy(query.scalar_type()) &&
          !operand_formats(current_policy(), MatmulClass::attention).as_given();
 }
 
-std::optional<at::Tensor> float_mask(HostCall& call, const std::optional<at::Tensor>& mask) {
-  const auto host = call.alias(mask);
-  return host.has_value() && host->defined() && host->is_floating_point() ? host->to(at::kFloat) : host;
+numerics::AttentionInput input(const at::Tensor& x) {
+  return {x.const_data_ptr(), numerics_dtype(x.scalar_type()), x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+}
+
+numerics::AttentionOutput output(const at::Tensor& x) {
+  return {x.mutable_data_ptr(), numerics_dtype(x.scalar_type()), x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+}
+
+// [batch, heads, rows, cols] laid out [batch, rows, heads, cols], as the host's kernel does and as the
+// projection that comes next reads it. Rounded stochastically it starts in float32.
+at::Tensor heads_inside(const at::Tensor& like) {
+  const auto dtype = stochastic_rounding() ? at::kFloat : like.scalar_type();
+  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options().dtype(dtype))
+      .transpose(1, 2);
+}
+
+numerics::AttentionMask mask_of(const at::Tensor& mask) {
+  using Kind = numerics::AttentionMask::Kind;
+  const auto kind = mask.scalar_type() == at::kBool       ? Kind::boolean
+                    : mask.scalar_type() == at::kBFloat16 ? Kind::bfloat16
+                    : mask.scalar_type() == at::kHalf     ? Kind::float16
+                                                          : Kind::float32;
+  return {mask.const_data_ptr(), kind, mask.stride(0), mask.stride(1), mask.stride(2), mask.stride(3)};
+}
+
+// The mask broadcast to [batch, heads, q, kv], or undefined.
+at::Tensor expanded_mask(HostCall& call, const std::optional<at::Tensor>& mask, const at::Tensor& q,
+                         const at::Tensor& k) {
+  if (!mask.has_value() || !mask->defined()) return {};
+  return call.alias(*mask).expand({q.size(0), q.size(1), q.size(2), k.size(2)});
+}
+
+numerics::Attention shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool is_causal,
+                             const at::Tensor& mask, std::optional<double> scale) {
+  numerics::Attention shape{q.size(0), q.size(1), k.size(1), q.size(2), k.size(2), q.size(3), v.size(3),
+                            float(scale.value_or(1.0 / std::sqrt(double(q.size(3))))), is_causal, /*round_bf16=*/true};
+  if (mask.defined()) shape.mask = mask_of(mask);
+  return shape;
 }
 
 std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                                          double dropout, bool is_causal, const std::optional<at::Tensor>& mask,
                                          std::optional<double> scale) {
   if (!rounds(query)) return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
-  Launch launch("aten::_scaled_dot_product_flash_attention_for_cpu", query, key, value, is_causal, mask, scale);
-  HostCall call(launch.device(), "aten::_scaled_dot_product_flash_attention_for_cpu");
-  auto [out, logsumexp] =
-      Flash::redispatch(kHostKeys, to_bf16_operand(call.alias(query)), to_bf16_operand(call.alias(key)),
-                        to_bf16_operand(call.alias(value)), dropout, is_causal, float_mask(call, mask), scale);
+  TORCH_CHECK(dropout == 0.0, "fused attention on trn has no dropout: the math path has");
+  Launch launch(op_name<Flash>(), query, key, value, is_causal, mask, scale);
+  HostCall call(launch.device(), op_name<Flash>());
+  const at::Tensor q = call.alias(query), k = call.alias(key), v = call.alias(value);
+  const at::Tensor m = expanded_mask(call, mask, q, k);
+  at::Tensor out = heads_inside(q);
+  at::Tensor logsumexp = at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
+  numerics::attention_forward(shape_of(q, k, v, is_causal, m, scale), input(q), input(k), input(v), output(out),
+                              logsumexp.mutable_data_ptr<float>());
   launch.retire();
   return {call.adopt(round_result(std::move(out), query.scalar_type())), call.adopt(std::move(logsumexp))};
 }
@@ -72,14 +115,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
   if (!rounds(query)) {
     return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout, is_causal, mask, scale);
   }
-  Launch launch("aten::_scaled_dot_product_flash_attention_for_cpu_backward", grad_out, query, key, value, is_causal);
-  HostCall call(launch.device(), "aten::_scaled_dot_product_flash_attention_for_cpu_backward");
-  const at::ScalarType dtype = query.scalar_type();
-  auto [dq, dk, dv] = FlashBackward::redispatch(
-      kHostKeys, to_bf16_operand(call.alias(grad_out)), to_bf16_operand(call.alias(query)),
-      to_bf16_operand(call.alias(key)), to_bf16_operand(call.alias(value)), call.alias(out).to(at::kFloat),
-      call.alias(logsumexp), dropout, is_causal, float_mask(call, mask), scale);
+  Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, is_causal, mask, scale);
+  HostCall call(launch.device(), op_name<FlashBackward>());
+  const at::Tensor g = call.alias(grad_out), q = call.alias(query), k = call.alias(key), v = call.alias(value);
+  const at::Tensor m = expanded_mask(call, mask, q, k), sums = call.alias(logsumexp).contiguous();
+  at::Tensor dq = heads_inside(q), dk = heads_inside(k), dv = heads_inside(v);
+  numerics::attention_backward(shape_of(q, k, v, is_causal, m, scale), input(g), input(q), input(k), input(v),
+                               input(call.alias(out)), sums.const_data_ptr<float>(), output(dq), output(dk),
+                               output(dv));
   launch.retire();
+  const at::ScalarType dtype = query.scalar_type();
   return {call.adopt(round_result(std::move(dq), dtype)), call.adopt(round_result(std::move(dk), dtype)),
           call.adopt(round_result(std::move(dv), dtype))};
 }
