@@ -11,6 +11,7 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward_ops.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_ops.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include <cmath>
 
@@ -100,7 +101,9 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
   HostCall call(launch.device(), op_name<Flash>());
   const at::Tensor q = call.alias(query), k = call.alias(key), v = call.alias(value);
   const at::Tensor m = expanded_mask(call, mask, q, k);
-  at::Tensor out = heads_inside(q);
+  // Rounded stochastically the result starts in float32.
+  const auto dtype = stochastic_rounding() ? at::kFloat : q.scalar_type();
+  at::Tensor out = at::empty_like(q, q.options().dtype(dtype));
   at::Tensor logsumexp = at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
   numerics::attention_forward(shape_of(q, k, v, is_causal, m, scale), input(q), input(k), input(v), output(out),
                               logsumexp.mutable_data_ptr<float>());
