@@ -33,8 +33,13 @@ class AliasImpl final : public c10::TensorImpl {
     key_set_ = host_keys(origin.key_set());
     is_wrapped_number_ = origin.is_wrapped_number();
     refresh_contiguous();
+    // Host kernels choose by it: whether to keep what their backward needs, which library to call.
+    if (origin.requires_grad()) set_requires_grad(true);
   }
-  void unbind() { storage_ = c10::Storage(); }
+  void unbind() {
+    storage_ = c10::Storage();
+    if (requires_grad()) set_requires_grad(false);
+  }
 };
 
 void keep(void*) {}  // the memory belongs to the trn storage

@@ -76,7 +76,10 @@ bool is_composite(const at::Tensor& tensor) { return tensor.key_set().has_any(kC
 at::Tensor make_composite_alias(HostCall& call, const at::Tensor& tensor, Access access) {
   if (tensor.is_nested()) return alias_nested(call, tensor, access);
   if (tensor.is_quantized()) return alias_quantized(call, tensor, access);
-  return is_coo(tensor) ? alias_coo(call, tensor, access) : alias_compressed(call, tensor, access);
+  at::Tensor made = is_coo(tensor) ? alias_coo(call, tensor, access) : alias_compressed(call, tensor, access);
+  // amax and amin of sparse products keep what their backward needs only if asked so.
+  if (tensor.requires_grad()) made.unsafeGetTensorImpl()->set_requires_grad(true);
+  return made;
 }
 
 void carry_composite(HostCall& call, const at::Tensor& origin, const at::Tensor& alias) {

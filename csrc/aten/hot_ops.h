@@ -35,8 +35,6 @@
   _(unfold)
 
 #define TRN_HOT_OPS(_)      \
-  _(empty_memory_format)    \
-  _(empty_strided)          \
   _(_local_scalar_dense)    \
   _(add_Tensor)             \
   _(add__Tensor)            \

@@ -7,6 +7,7 @@
 
 #include "hot_ops.h"
 
+#include <ATen/ops/_to_copy_ops.h>
 #include <ATen/ops/copy_ops.h>
 
 #include <algorithm>
@@ -36,8 +37,9 @@ constexpr std::string_view kMetadataOps[] = {
     "aten::_transformer_encoder_layer_fwd", "aten::_native_multi_head_attention",
 };
 
-// Composite operators that look at a list of devices trn is not in; their host kernel is bound instead.
-constexpr const char* kDeviceListOps[] = {"mode.values"};
+// Composite operators that do not run on trn tensors: one looks at a list of devices, the other calls a
+// host kernel directly. They run on aliases as a whole.
+constexpr const char* kHostComposites[] = {"mode.values", "conj_physical_"};
 
 bool is_metadata_op(std::string_view name) {
   return std::find(std::begin(kMetadataOps), std::end(kMetadataOps), name) != std::end(kMetadataOps);
@@ -101,6 +103,52 @@ bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& 
   return plain(self) && plain(from) && self.layout() == from.layout() && self.is_quantized() == from.is_quantized();
 }
 
+// Nested tensors change device in one piece, in either direction.
+at::Tensor nested_to_copy(const at::Tensor& self, std::optional<at::ScalarType> dtype,
+                          std::optional<at::Layout> layout, std::optional<at::Device> device,
+                          std::optional<bool> pin_memory, bool non_blocking,
+                          std::optional<at::MemoryFormat> memory_format) {
+  const at::Device target = device.value_or(self.device());
+  const auto copy = [&](const at::Tensor& host) {
+    return at::_ops::_to_copy::redispatch(DispatchKeySet(DispatchKey::NestedTensorCPU), host, dtype, layout, kHost,
+                                          pin_memory, non_blocking, memory_format);
+  };
+  BelowAutograd guard;
+  if (self.device().type() == kTrn && target.type() == kTrn && resolve(target) != self.device()) {
+    return nested_to_copy(nested_to_copy(self, dtype, layout, kHost, pin_memory, non_blocking, memory_format), dtype,
+                          layout, target, pin_memory, non_blocking, memory_format);
+  }
+  if (target.type() == kTrn) {
+    HostCall call(resolve(target).index(), "aten::_to_copy", /*host_tensors_allowed=*/true);
+    return call.adopt(copy(call.alias(self)));
+  }
+  at::Tensor in_hbm;
+  {
+    HostCall call(self.device().index(), "aten::_to_copy");
+    in_hbm = copy(call.alias(self));
+  }
+  return copy(in_hbm);  // again, now that the host's own memory is in use
+}
+
+// Pinned memory is the host's.
+void check_not_pinned(std::optional<bool> pin_memory) {
+  TORCH_CHECK(!pin_memory.value_or(false), "Only dense CPU tensors can be pinned");
+}
+
+at::Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                 std::optional<at::Device> device, std::optional<bool> pin_memory,
+                 std::optional<at::MemoryFormat> memory_format) {
+  check_not_pinned(pin_memory);
+  return HostOp<at::_ops::empty_memory_format>::kernel(size, dtype, layout, device, pin_memory, memory_format);
+}
+
+at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, std::optional<at::ScalarType> dtype,
+                         std::optional<at::Layout> layout, std::optional<at::Device> device,
+                         std::optional<bool> pin_memory) {
+  check_not_pinned(pin_memory);
+  return HostOp<at::_ops::empty_strided>::kernel(size, stride, dtype, layout, device, pin_memory);
+}
+
 void record_stream(at::Tensor&, at::Stream) {}  // kernels finish before they return
 
 // ---- registration ----
@@ -132,6 +180,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   Registrar registrar(library);
   register_any_layout(registrar);
   registrar.add("record_stream", &record_stream);
+  registrar.add("empty.memory_format", &empty);
+  registrar.add("empty_strided", &empty_strided);
   register_attention(registrar);
   register_convolution(registrar);
   register_matmul(registrar);
@@ -142,7 +192,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
 #define HOT(op) registrar.host<at::_ops::op>();
   TRN_HOT_OPS(HOT)
 #undef HOT
-  for (const char* name : kDeviceListOps) registrar.add(name, host_kernel());
+  for (const char* name : kHostComposites) registrar.add(name, host_kernel());
   register_host_ops(registrar, DispatchKey::CPU);
 }
 
@@ -154,6 +204,7 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
   TORCH_LIBRARY_IMPL(aten, trn_key, library) {                               \
     Registrar registrar(library);                                            \
     register_any_layout(registrar);                                          \
+    if (DispatchKey::trn_key == DispatchKey::NestedTensorPrivateUse1) registrar.add("_to_copy", &nested_to_copy); \
     register_host_ops(registrar, DispatchKey::host_key);                     \
   }                                                                          \
   TORCH_LIBRARY_IMPL(_, trn_key, library) {                                  \

@@ -18,16 +18,30 @@ namespace {
 using c10::DispatchKey;
 using c10::DispatchKeySet;
 
-// Take host tensors by contract: indices, lengths and offsets may stay on the host, as on CUDA.
-constexpr std::string_view kTakesHostTensors[] = {
-    "aten::index.",  "aten::_unsafe_index",  "aten::index_put",       "aten::_index_put_impl_",
-    "aten::_pack_padded_sequence",           "aten::_ctc_loss",       "aten::_unsafe_masked_index",
-    "aten::tensor_split", "aten::_nested_",  "aten::_pin_memory",     "aten::_assert_async",
+// Arguments that may be host tensors by contract, as on CUDA: operators by prefix, and the argument's name.
+struct HostArgument {
+  std::string_view op, argument;
+};
+constexpr HostArgument kHostArguments[] = {
+    {"aten::index.", "indices"},
+    {"aten::_unsafe_index", "indices"},
+    {"aten::index_put", "indices"},
+    {"aten::_index_put_impl_", "indices"},
+    {"aten::_unsafe_masked_index", "indices"},
+    {"aten::_pack_padded_sequence", "lengths"},
+    {"aten::_ctc_loss", "input_lengths"},
+    {"aten::_ctc_loss", "target_lengths"},
+    {"aten::_nested_view_from_buffer", "nested_size"},
+    {"aten::_nested_view_from_buffer", "nested_strides"},
+    {"aten::_nested_view_from_buffer", "offsets"},
+    {"aten::_nested_from_padded", "cpu_nested_shape_example"},
+    {"aten::_nested_tensor_from_tensor_list", "list"},
+    {"aten::_pin_memory", "self"},
 };
 
-bool takes_host_tensors(std::string_view name) {
-  for (std::string_view prefix : kTakesHostTensors) {
-    if (name.substr(0, prefix.size()) == prefix) return true;
+bool may_stay_on_host(std::string_view op, std::string_view argument) {
+  for (const HostArgument& row : kHostArguments) {
+    if (op.substr(0, row.op.size()) == row.op && argument == row.argument) return true;
   }
   return false;
 }
@@ -47,9 +61,12 @@ OpPlan::Kind kind_of(const c10::Type& type) {
 // The core a call runs on: that of its first trn tensor, else of its device argument, else the current one.
 struct FindDevice {
   c10::DeviceIndex found = -1;
+  bool host_tensor = false, trn_generator = false;
 
   void visit(const at::Tensor& tensor) {
-    if (found < 0 && tensor.defined() && tensor.device().type() == kTrn) found = tensor.device().index();
+    if (!tensor.defined()) return;
+    if (tensor.device().type() == kHost) host_tensor = true;
+    if (found < 0 && tensor.device().type() == kTrn) found = tensor.device().index();
   }
   void visit(const OpPlan::Argument& argument, const c10::IValue& value) {
     if (value.isTensor()) {
@@ -60,21 +77,41 @@ struct FindDevice {
       }
     } else if (argument.kind == OpPlan::Kind::kDevice && value.isDevice() && value.toDevice().type() == kTrn) {
       if (found < 0) found = resolve(value.toDevice()).index();
+    } else if (argument.kind == OpPlan::Kind::kGenerator && value.isGenerator()) {
+      trn_generator |= value.toGenerator().device().type() == kTrn;
+    } else if (argument.pins && value.isBool()) {
+      TORCH_CHECK(!value.toBool(), "Only dense CPU tensors can be pinned");
     }
+  }
+
+  c10::DeviceIndex device() const {
+    // The generator alone has brought the call here.
+    TORCH_CHECK(found >= 0 || !host_tensor || !trn_generator, "Expected a 'cpu' device type for generator but found '",
+                c10::DeviceTypeName(kTrn, /*lower_case=*/true), "'");
+    return found >= 0 ? found : current_device();
   }
 };
 
-c10::IValue alias_list(HostCall& call, const c10::IValue& value, Access access) {
+// A host tensor that the operator takes as it is.
+bool stays(const OpPlan::Argument& argument, const c10::IValue& value) {
+  return argument.host_allowed && value.isTensor() && value.toTensor().defined() &&
+         value.toTensor().device().type() == kHost;
+}
+
+c10::IValue alias_list(HostCall& call, const OpPlan::Argument& argument, const c10::IValue& value) {
+  const Access access = argument.written ? Access::kWrite : Access::kRead;
+  const auto host = [&](const c10::IValue& element) {
+    return stays(argument, element) ? element.toTensor() : call.alias(element.toTensor(), access);
+  };
   if (value.isTensorList()) {
     c10::List<at::Tensor> out;
     out.reserve(value.toListRef().size());
-    for (const c10::IValue& element : value.toListRef()) out.push_back(call.alias(element.toTensor(), access));
+    for (const c10::IValue& element : value.toListRef()) out.push_back(host(element));
     return out;
   }
   c10::List<std::optional<at::Tensor>> out;
   for (const c10::IValue& element : value.toListRef()) {
-    out.push_back(element.isTensor() ? std::optional<at::Tensor>(call.alias(element.toTensor(), access))
-                                     : std::nullopt);
+    out.push_back(element.isTensor() ? std::optional<at::Tensor>(host(element)) : std::nullopt);
   }
   return out;
 }
@@ -83,9 +120,9 @@ c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument, cons
   const Access access = argument.written ? Access::kWrite : Access::kRead;
   switch (argument.kind) {
     case OpPlan::Kind::kTensor:
-      return value.isTensor() ? c10::IValue(call.alias(value.toTensor(), access)) : value;
+      return value.isTensor() && !stays(argument, value) ? c10::IValue(call.alias(value.toTensor(), access)) : value;
     case OpPlan::Kind::kTensorList:
-      return value.isList() ? alias_list(call, value, access) : value;
+      return value.isList() ? alias_list(call, argument, value) : value;
     case OpPlan::Kind::kGenerator:
       return host_generator(value.isNone() ? std::nullopt : std::optional<at::Generator>(value.toGenerator()),
                             call.device());
@@ -135,7 +172,7 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
     device.visit(plan.arguments[i], arguments[i]);
     signature.add(arguments[i]);
   }
-  HostCall call(device.found >= 0 ? device.found : current_device(), plan.name.c_str(), plan.host_tensors_allowed);
+  HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
   for (size_t i = 0; i < count; ++i) {
@@ -178,11 +215,12 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
     Argument made;
     made.kind = kind_of(*argument.type());
     made.written = argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+    made.host_allowed = may_stay_on_host(name, argument.name());
+    made.pins = argument.name() == "pin_memory";
     takes_generator |= made.kind == Kind::kGenerator;
     any_written |= made.written;
     arguments.push_back(made);
   }
-  host_tensors_allowed = takes_host_tensors(name);
   draws_unseen = op.hasTag(at::Tag::nondeterministic_seeded) && !takes_generator;
 }
 

@@ -22,13 +22,14 @@ struct OpPlan {
   struct Argument {
     Kind kind = Kind::kOther;
     bool written = false;
+    bool host_allowed = false;  // a tensor that may stay on the host, as on CUDA
+    bool pins = false;          // asks for page-locked memory, which only the host has
   };
   explicit OpPlan(const c10::OperatorHandle& op);
 
   std::string name;  // "aten::add.Tensor"
   std::vector<Argument> arguments;
   bool any_written = false;
-  bool host_tensors_allowed = false;
   bool draws_unseen = false;  // random, without a generator argument
 };
 
