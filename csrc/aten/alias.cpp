@@ -115,7 +115,9 @@ HostCall::HostCall(c10::DeviceIndex device, const char* op, bool host_tensors_al
       host_tensors_allowed_(host_tensors_allowed),
       first_tensor_(slots().tensor_top),
       first_storage_(slots().storage_top),
-      in_hbm_(device) {}
+      in_hbm_(device) {
+  if (in_forked_child()) throw_forked_child();
+}
 
 HostCall::~HostCall() { release(); }
 

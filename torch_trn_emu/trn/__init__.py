@@ -3,6 +3,8 @@
 Importing it registers the device with torch.
 """
 
+from typing import Any
+
 from . import amp, random
 from .registration import register
 from .device import (
@@ -36,6 +38,7 @@ from .memory import (
     reset_peak_memory_stats,
 )
 from .random import (
+    _get_generator,
     default_generators,
     get_rng_state,
     get_rng_state_all,
@@ -103,3 +106,9 @@ __all__ = [
 ]
 
 register(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_initialized":  # torch.utils.checkpoint keeps random state only if it is true
+        return is_initialized()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

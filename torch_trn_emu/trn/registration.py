@@ -7,6 +7,7 @@ import torch
 from .. import _C
 from ..precision import install
 from ..settings import settings
+from .sharing import register_reductions
 
 __all__ = ["register", "startup_error"]
 
@@ -22,6 +23,7 @@ def register(module_name: str) -> None:
     torch.utils.rename_privateuse1_backend("trn")
     torch._register_device_module("trn", sys.modules[module_name])
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    register_reductions()
     global _startup_error
     try:
         chosen = settings()

@@ -21,16 +21,23 @@ class Stream(torch.Stream):
         return super().__new__(cls, device=where, priority=priority)  # type: ignore[no-any-return]
 
 
-class Event(torch.Event):
-    """A mark in a stream; `elapsed_time` between two gives simulated milliseconds."""
-
-    def __new__(
+class _EventType(type):
+    # torch.Stream and torch.Event accept exact torch.Event objects only (2.13), so that is what a call
+    # makes; this type keeps torch.cuda.Event's signature and isinstance().
+    def __call__(
         cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
-    ) -> "Event":
+    ) -> torch.Event:
         _lazy_init()
-        return super().__new__(  # type: ignore[no-any-return]
-            cls, device="trn", enable_timing=enable_timing, blocking=blocking, interprocess=interprocess
+        return torch.Event(
+            "trn", enable_timing=enable_timing, blocking=blocking, interprocess=interprocess
         )
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, torch.Event) and instance.device.type == "trn"
+
+
+class Event(torch.Event, metaclass=_EventType):
+    """A mark in a stream; `elapsed_time` between two gives simulated milliseconds."""
 
 
 def _wrap(plain: torch.Stream) -> Stream:
