@@ -1,4 +1,4 @@
-"""What holds for all tests: trn computes as the host does, so that results can be compared bit for bit.
+"""What holds for all tests: trn computes as the host does, so that results compare bit for bit.
 
 Tests of the numerics choose their precision themselves.
 """

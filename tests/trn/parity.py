@@ -33,11 +33,18 @@ def assert_same(actual: Any, expected: Any, bound: float = 0.0) -> None:
             assert_same(a, b, bound)
         return
     torch.testing.assert_close(
-        actual.detach(), expected.detach(), rtol=bound, atol=bound, equal_nan=True, check_stride=False
+        actual.detach(),
+        expected.detach(),
+        rtol=bound,
+        atol=bound,
+        equal_nan=True,
+        check_stride=False,
     )
 
 
-def assert_same_on_trn(function: Callable[[str], Any], *, bound: float = 0.0, seed: int = 0) -> None:
+def assert_same_on_trn(
+    function: Callable[[str], Any], *, bound: float = 0.0, seed: int = 0
+) -> None:
     """`function("trn")` returns what `function("cpu")` returns, on trn."""
     expected, structure = tree_flatten(run(function, "cpu", seed))
     actual, same_structure = tree_flatten(run(function, "trn", seed))
@@ -48,7 +55,7 @@ def assert_same_on_trn(function: Callable[[str], Any], *, bound: float = 0.0, se
 
 def leaf(device: str, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """A random tensor that asks for a gradient; the same numbers on every device."""
-    return torch.randn(*shape, dtype=dtype).to(device).requires_grad_()
+    return torch.randn(shape, dtype=dtype).to(device).requires_grad_()
 
 
 def with_gradients(output: Any, *inputs: Any) -> tuple[Any, ...]:

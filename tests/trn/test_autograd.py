@@ -1,4 +1,4 @@
-"""Autograd on trn: higher orders, forward mode, hooks, checkpoints, and modes that switch it off."""
+"""Autograd on trn: higher orders, forward mode, hooks, checkpoints, modes that switch it off."""
 
 import gc
 import weakref
@@ -21,7 +21,9 @@ DOUBLE = (
     lambda x, w: torch.softmax(x, -1) @ w,
     lambda x, w: F.gelu(x @ w).cumsum(0),
     lambda x, w: x[[0, 2, 2]] * w[0],
-    lambda x, w: torch.linalg.solve(w @ w.T + 3 * torch.eye(3, dtype=w.dtype, device=w.device), x.T),
+    lambda x, w: torch.linalg.solve(
+        w @ w.T + 3 * torch.eye(3, dtype=w.dtype, device=w.device), x.T
+    ),
 )
 
 
@@ -134,7 +136,9 @@ def test_checkpointed_sequences():
 
 
 def test_a_checkpoint_saves_memory():
-    model = nn.Sequential(*[nn.Sequential(nn.Linear(64, 64), nn.GELU()) for _ in range(8)]).to("trn")
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(64, 64), nn.GELU()) for _ in range(8)]).to(
+        "trn"
+    )
     x = torch.randn(512, 64, device="trn", requires_grad=True)
 
     def peak(run):
@@ -242,7 +246,9 @@ def test_clipping_gradients():
         model = nn.Linear(4, 4).to(device)
         model(torch.randn(3, 4).to(device)).square().sum().backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        other = nn.utils.clip_grad_norm_(model.parameters(), 0.2, norm_type=float("inf"), foreach=False)
+        other = nn.utils.clip_grad_norm_(
+            model.parameters(), 0.2, norm_type=float("inf"), foreach=False
+        )
         nn.utils.clip_grad_value_(model.parameters(), 0.1)
         return norm, other, [p.grad for p in model.parameters()]
 

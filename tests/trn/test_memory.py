@@ -143,10 +143,9 @@ def test_more_than_the_capacity_is_out_of_memory():
 
 def test_many_blocks_fill_the_capacity_too():
     """Blocks that are never touched cost the host nothing."""
-    blocks = []
+    blocks = [torch.empty(2 << 30, dtype=torch.uint8, device="trn:3") for _ in range(4)]
     with pytest.raises(torch.OutOfMemoryError, match="trn:3"):
-        for _ in range(20):
-            blocks.append(torch.empty(2 << 30, dtype=torch.uint8, device="trn:3"))
+        blocks.append([torch.empty(2 << 30, dtype=torch.uint8, device="trn:3") for _ in range(16)])
     blocks.clear()
     torch.trn.empty_cache()
 
@@ -188,7 +187,11 @@ def test_ten_thousand_steps_leak_nothing():
             schedule.step()
 
     steps(200)
-    allocated, reserved, host = torch.trn.memory_allocated(), torch.trn.memory_reserved(), host_bytes()
+    allocated, reserved, host = (
+        torch.trn.memory_allocated(),
+        torch.trn.memory_reserved(),
+        host_bytes(),
+    )
     rows = len(_C.launches(0))
     steps(10_000)
     assert torch.trn.memory_allocated() == allocated

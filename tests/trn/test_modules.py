@@ -19,7 +19,9 @@ class Tied(nn.Module):
         return self.head(self.embedding(x))
 
 
-@pytest.mark.parametrize("move", [lambda m: m.to("trn"), lambda m: m.trn(), lambda m: m.to("trn:0", torch.bfloat16)])
+@pytest.mark.parametrize(
+    "move", [lambda m: m.to("trn"), lambda m: m.trn(), lambda m: m.to("trn:0", torch.bfloat16)]
+)
 def test_tied_weights_stay_tied(move):
     model = Tied()
     weight = model.head.weight

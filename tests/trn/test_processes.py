@@ -106,20 +106,19 @@ def test_a_dataset_on_the_device_works_in_the_process_and_is_refused_in_workers(
         list(DataLoader(OnDevice(), num_workers=1))
 
 
-def send_back(queue, device):
-    x = queue.get()
-    queue.put((x.to(device) * 2).cpu())
+def send_back(given, answer, device):
+    answer.put((given.get().to(device) * 2).tolist())
 
 
 def test_a_spawned_process_has_devices_of_its_own():
     context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
-    queue.put(torch.arange(3.0))
-    worker = context.Process(target=send_back, args=(queue, "trn:1"))
+    given, answer = context.SimpleQueue(), context.SimpleQueue()
+    given.put(torch.arange(3.0))
+    worker = context.Process(target=send_back, args=(given, answer, "trn:1"))
     worker.start()
+    assert answer.get() == [0, 2, 4]
     worker.join(120)
     assert worker.exitcode == 0
-    assert queue.get().tolist() == [0, 2, 4]
 
 
 @pytest.mark.parametrize(

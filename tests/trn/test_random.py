@@ -105,7 +105,10 @@ def test_entropy_seeds_differ():
     assert first != second
     assert torch.trn.initial_seed() == second
     torch.trn.seed_all()
-    assert torch.trn.default_generators[0].initial_seed() == torch.trn.default_generators[3].initial_seed()
+    assert (
+        torch.trn.default_generators[0].initial_seed()
+        == torch.trn.default_generators[3].initial_seed()
+    )
     assert torch.seed() == torch.trn.initial_seed()
     torch.manual_seed(-1)  # wraps, as on the host
     assert torch.trn.initial_seed() == torch.initial_seed()
@@ -167,7 +170,8 @@ def test_the_default_generators_are_those_of_the_devices():
 
 
 @pytest.mark.parametrize(
-    ("device", "generator"), [("trn", "cpu"), ("cpu", "trn"), ("trn:1", "trn:0"), ("trn:0", "trn:1")]
+    ("device", "generator"),
+    [("trn", "cpu"), ("cpu", "trn"), ("trn:1", "trn:0"), ("trn:0", "trn:1")],
 )
 @pytest.mark.parametrize(
     "draw",

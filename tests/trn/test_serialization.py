@@ -1,4 +1,4 @@
-"""Saving and loading: from trn to the host and back, in both formats, with and without weights_only."""
+"""Saving and loading: between trn and the host, in both formats, with and without weights_only."""
 
 import io
 import pickle
@@ -31,7 +31,10 @@ def through(value, *, map_location=None, weights_only=True, zip_format=True):
 @pytest.mark.parametrize("weights_only", [True, False], ids=["weights", "all"])
 @pytest.mark.parametrize(("location", "lands"), LOADS, ids=str)
 def test_tensors_land_where_map_location_says(location, lands, weights_only, zip_format):
-    value = {"x": torch.arange(6.0, device="trn:1").view(2, 3), "p": nn.Parameter(torch.ones(2).trn(1))}
+    value = {
+        "x": torch.arange(6.0, device="trn:1").view(2, 3),
+        "p": nn.Parameter(torch.ones(2).trn(1)),
+    }
     loaded = through(value, map_location=location, weights_only=weights_only, zip_format=zip_format)
     assert loaded["x"].device == loaded["p"].device == torch.device(lands)
     assert loaded["x"].tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -54,8 +57,16 @@ def test_a_mapped_file_loads_too(tmp_path):
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.bool, torch.complex64]
-    + [torch.float8_e4m3fn, torch.float8_e5m2],
+    [
+        torch.bfloat16,
+        torch.float16,
+        torch.float64,
+        torch.int8,
+        torch.bool,
+        torch.complex64,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+    ],
     ids=str,
 )
 def test_every_dtype_survives(dtype):
@@ -84,7 +95,7 @@ def test_sparse_tensors_survive():
 
 
 def test_an_index_that_does_not_exist_here_is_told_with_the_remedy():
-    with pytest.raises(RuntimeError, match="TRN device 77 .* map_location"):
+    with pytest.raises(RuntimeError, match=r"TRN device 77 .* map_location"):
         through(torch.ones(1, device="trn"), map_location="trn:77")
 
 

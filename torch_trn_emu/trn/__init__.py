@@ -1,4 +1,4 @@
-"""`torch.trn`: the device module, with the names of `torch.cuda` and of the vendor's `torch.neuron`.
+"""`torch.trn`: the device module, with the names of `torch.cuda` and the vendor's `torch.neuron`.
 
 Importing it registers the device with torch.
 """
@@ -6,11 +6,9 @@ Importing it registers the device with torch.
 from typing import Any
 
 from . import amp, random
-from .registration import register
+from .amp import get_amp_supported_dtype, is_bf16_supported
 from .device import (
     DeviceProperties,
-    _is_in_bad_fork,
-    _lazy_init,
     current_device,
     device,
     device_count,
@@ -24,7 +22,12 @@ from .device import (
     set_device,
     synchronize,
 )
-from .amp import get_amp_supported_dtype, is_bf16_supported
+from .device import (
+    _is_in_bad_fork as _is_in_bad_fork,
+)
+from .device import (
+    _lazy_init as _lazy_init,
+)
 from .memory import (
     empty_cache,
     max_memory_allocated,
@@ -38,7 +41,9 @@ from .memory import (
     reset_peak_memory_stats,
 )
 from .random import (
-    _get_generator,
+    _get_generator as _get_generator,
+)
+from .random import (
     default_generators,
     get_rng_state,
     get_rng_state_all,
@@ -50,6 +55,7 @@ from .random import (
     set_rng_state,
     set_rng_state_all,
 )
+from .registration import register
 from .streams import (
     Event,
     Stream,

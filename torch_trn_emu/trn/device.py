@@ -57,7 +57,7 @@ class DeviceProperties:
 
 def is_available() -> bool:
     """Whether there is a trn device: always, unless the environment asks for an impossible one."""
-    return _C.device_count() > 0
+    return bool(_C.device_count() > 0)
 
 
 def is_initialized() -> bool:
@@ -138,7 +138,7 @@ def _maybe_exchange_device(index: int) -> int:
     return _exchange_device(index)
 
 
-class device:  # noqa: N801  the name is torch.cuda's
+class device:
     """Context manager that makes `device` the current one; a negative index leaves it unchanged."""
 
     def __init__(self, device: Any) -> None:
@@ -158,7 +158,7 @@ class device:  # noqa: N801  the name is torch.cuda's
         _exchange_device(self.prev_idx)
 
 
-class device_of(device):  # noqa: N801
+class device_of(device):
     """Context manager that makes the device of `tensor` current, if it is a trn tensor."""
 
     def __init__(self, tensor: torch.Tensor) -> None:

@@ -54,7 +54,7 @@ def mem_get_info(device: Device = None) -> tuple[int, int]:
 
 
 def memory_stats(device: Device = None) -> dict[str, Any]:
-    """Statistics under the names of `torch.cuda.memory_stats`; the pool is one, its parts stay 0."""
+    """Statistics under the names of `torch.cuda.memory_stats`; parts of the pool stay 0."""
     _lazy_init()
     return torch.accelerator.memory_stats(index_of(device))
 

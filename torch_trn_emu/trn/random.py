@@ -1,4 +1,4 @@
-"""Random state of each logical core; equal seeds give the numbers that the host's generator gives."""
+"""Random state of each logical core; equal seeds give the numbers of the host's generator."""
 
 from collections.abc import Iterable, Sequence
 

@@ -19,7 +19,7 @@ def register_reductions() -> None:
 def _reduce_storage(storage: torch.UntypedStorage) -> Any:
     if storage.device.type == "trn":
         raise Unsupported(
-            "The emulated HBM belongs to one process, so a trn tensor cannot be shared with another. "
+            "The emulated HBM belongs to one process: a trn tensor cannot be shared with another. "
             'Send tensor.cpu(), and move it with .to("trn") where it arrives.'
         )
     return reduce_storage(storage)

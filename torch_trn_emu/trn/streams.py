@@ -16,14 +16,14 @@ class Stream(torch.Stream):
     def __new__(cls, device: Device = None, priority: int = 0, **kwargs: Any) -> "Stream":
         _lazy_init()
         if kwargs:  # stream_id, device_index, device_type: an existing stream
-            return super().__new__(cls, **kwargs)  # type: ignore[no-any-return]
+            return super().__new__(cls, **kwargs)
         where = torch.device("trn", index_of(device))
-        return super().__new__(cls, device=where, priority=priority)  # type: ignore[no-any-return]
+        return super().__new__(cls, device=where, priority=priority)
 
 
 class _EventType(type):
-    # torch.Stream and torch.Event accept exact torch.Event objects only (2.13), so that is what a call
-    # makes; this type keeps torch.cuda.Event's signature and isinstance().
+    # torch.Stream and torch.Event accept exact torch.Event objects only (2.13), so that is what a
+    # call makes; this type keeps torch.cuda.Event's signature and isinstance().
     def __call__(
         cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
     ) -> torch.Event:
@@ -58,7 +58,7 @@ def default_stream(device: Device = None) -> Stream:
     return Stream(
         stream_id=0,
         device_index=index_of(device),
-        device_type=int(torch._C._autograd.DeviceType.PrivateUse1),  # type: ignore[attr-defined]
+        device_type=int(torch._C._autograd.DeviceType.PrivateUse1),  # type: ignore[call-overload]
     )
 
 
@@ -68,7 +68,7 @@ def set_stream(stream: torch.Stream | None) -> None:
         torch.accelerator.set_stream(stream)
 
 
-class stream:  # noqa: N801  the name is torch.cuda's
+class stream:
     """Context manager that makes `stream` and its device current. None does nothing."""
 
     def __init__(self, stream: torch.Stream | None) -> None:
