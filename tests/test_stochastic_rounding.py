@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import torch_trn_emu
 from torch_trn_emu import _C
 
 
@@ -37,7 +38,7 @@ def test_small_increments_survive_on_average():
         lambda x: torch.sigmoid(x),
         lambda x: x.clone().mul_(1.1),
         lambda x: torch.softmax(x, -1),
-        lambda x: x @ x.t(),
+        torch_trn_emu.precision("bf16")(lambda x: x @ x.t()),
         lambda x: torch._foreach_mul([x, x], 1.1)[1],
         lambda x: nn.functional.layer_norm(x, x.shape[-1:]),
         lambda x: x.float().mul(1.1).to(x.dtype),

@@ -8,6 +8,7 @@
 #include "runtime/ledger.h"
 #include "stochastic.h"
 
+#include <algorithm>
 #include <atomic>
 #include <string_view>
 #include <unordered_set>
@@ -56,6 +57,18 @@ OpPlan::Kind kind_of(const c10::Type& type) {
   if (type.kind() == c10::TypeKind::GeneratorType) return OpPlan::Kind::kGenerator;
   if (type.kind() == c10::TypeKind::DeviceObjType) return OpPlan::Kind::kDevice;
   return OpPlan::Kind::kOther;
+}
+
+// Numbers that are data: `alpha`, `value`, a list of learning rates. Sizes and dimensions are plain integers.
+bool is_number(const c10::Type& type) {
+  if (const auto optional = type.cast<c10::OptionalType>()) return is_number(*optional->getElementType());
+  if (const auto list = type.cast<c10::ListType>()) return is_number(*list->getElementType());
+  return type.kind() == c10::TypeKind::NumberType || type.kind() == c10::TypeKind::FloatType;
+}
+
+// Their numbers decide the size of the result.
+bool numbers_are_sizes(std::string_view name) {
+  return name.substr(0, 12) == "aten::arange" || name.substr(0, 11) == "aten::range";
 }
 
 // The core a call runs on: that of its first trn tensor, else of its device argument, else the current one.
@@ -170,13 +183,15 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
   signature.add(reinterpret_cast<uint64_t>(&plan));
   for (size_t i = 0; i < count; ++i) {
     device.visit(plan.arguments[i], arguments[i]);
-    signature.add(arguments[i]);
+    if (plan.arguments[i].number) signature.add(uint64_t(arguments[i].isNone()));
+    else signature.add(arguments[i]);
   }
   HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
   for (size_t i = 0; i < count; ++i) {
     if (plan.arguments[i].kind == OpPlan::Kind::kOther) continue;
+    call.allow_host_tensors(plan.arguments[i].host_allowed);
     arguments[i] = host_argument(call, plan.arguments[i], arguments[i]);
   }
   BelowAutograd guard;
@@ -214,6 +229,7 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
   for (const c10::Argument& argument : schema.arguments()) {
     Argument made;
     made.kind = kind_of(*argument.type());
+    made.number = is_number(*argument.type()) && !numbers_are_sizes(name);
     made.written = argument.alias_info() != nullptr && argument.alias_info()->isWrite();
     made.host_allowed = may_stay_on_host(name, argument.name());
     made.pins = argument.name() == "pin_memory";

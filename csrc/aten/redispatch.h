@@ -24,6 +24,7 @@ struct OpPlan {
     bool written = false;
     bool host_allowed = false;  // a tensor that may stay on the host, as on CUDA
     bool pins = false;          // asks for page-locked memory, which only the host has
+    bool number = false;        // data, whose value does not decide what the launch costs
   };
   explicit OpPlan(const c10::OperatorHandle& op);
 

@@ -1,14 +1,14 @@
-"""`torch.trn`: the device module, with the names of `torch.cuda` and of the vendor's `torch.neuron`.
+"""`torch.trn`: the device module, with the names of `torch.cuda` and the vendor's `torch.neuron`.
 
 Importing it registers the device with torch.
 """
+
+from typing import Any
 
 from . import amp, random
 from .amp import get_amp_supported_dtype, is_bf16_supported
 from .device import (
     DeviceProperties,
-    _is_in_bad_fork,  # noqa: F401  torch asks the device module for it
-    _lazy_init,  # noqa: F401  likewise
     current_device,
     device,
     device_count,
@@ -22,6 +22,12 @@ from .device import (
     set_device,
     synchronize,
 )
+from .device import (
+    _is_in_bad_fork as _is_in_bad_fork,
+)
+from .device import (
+    _lazy_init as _lazy_init,
+)
 from .memory import (
     empty_cache,
     max_memory_allocated,
@@ -33,6 +39,9 @@ from .memory import (
     memory_summary,
     reset_accumulated_memory_stats,
     reset_peak_memory_stats,
+)
+from .random import (
+    _get_generator as _get_generator,
 )
 from .random import (
     default_generators,
@@ -103,3 +112,9 @@ __all__ = [
 ]
 
 register(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_initialized":  # torch.utils.checkpoint keeps random state only if it is true
+        return is_initialized()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
