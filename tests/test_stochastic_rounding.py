@@ -55,13 +55,15 @@ def test_results_are_one_of_the_two_neighbours_and_reproducible(op, dtype):
     step = 2.0 ** -(7 if dtype is torch.bfloat16 else 10)
     gap = (first.float() - nearest.float()).abs()
     tiny = 2.0**-24
-    assert first.dtype is dtype and (gap <= nearest.float().abs() * step * 1.01 + tiny).all()
+    assert first.dtype is dtype
+    assert (gap <= nearest.float().abs() * step * 1.01 + tiny).all()
     assert not torch.equal(first, nearest)
 
 
 def test_copies_and_views_are_exact():
     x = torch.randn(64, 64).bfloat16().trn()
-    assert torch.equal(x.clone(), x) and torch.equal(x.t().contiguous(), x.t())
+    assert torch.equal(x.clone(), x)
+    assert torch.equal(x.t().contiguous(), x.t())
     assert torch.equal(x[:, ::2].cpu(), x.cpu()[:, ::2])
 
 

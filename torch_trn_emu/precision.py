@@ -1,7 +1,7 @@
 """The matmul precision policy: for the process, for a block of code, for a module.
 
     torch.backends.trn.matmul.precision = "bf16"          # the process
-    with torch_trn_emu.precision("fp32"): ...             # this thread, this block; also a decorator
+    with torch_trn_emu.precision("fp32"): ...             # this thread, this block; or a decorator
     torch_trn_emu.set_precision(model.lm_head, "bf16")    # this module, forward and backward
 
 The policies are the rows of csrc/aten/policy.cpp; docs/fidelity.md states what each computes.
@@ -22,6 +22,7 @@ from .settings import settings
 __all__ = ["POLICIES", "current_precision", "precision", "set_precision"]
 
 POLICIES: tuple[str, ...] = tuple(_C.policy_names())
+_OWNED = "trn_precision"  # key in a backward node's metadata: an inner module has set its policy
 
 
 def _code(policy: str) -> int:
@@ -32,7 +33,7 @@ def _code(policy: str) -> int:
 
 def current_precision() -> str:
     """The policy that a matmul of this thread would follow now."""
-    return POLICIES[_C.current_policy()]
+    return POLICIES[int(_C.current_policy())]
 
 
 class precision(ContextDecorator):
@@ -90,7 +91,7 @@ _MATMUL_NODES = (
 
 
 class _Override:
-    """Sets the thread's policy around a module's forward, and around the backward of its matmuls."""
+    """Sets the thread's policy around a module's forward and the backward of its matmuls."""
 
     def __init__(self, policy: int) -> None:
         self._policy = policy
@@ -104,8 +105,9 @@ class _Override:
         previous, first = self._stack.pop()
         _C.exchange_thread_policy(previous)
         for node in _nodes_since(output, first):
-            if node.name().startswith(_MATMUL_NODES) and "trn_precision" not in node.metadata:
-                node.metadata["trn_precision"] = self._policy
+            metadata: Any = node.metadata  # a method to the stubs, a dict in fact (2.13)
+            if node.name().startswith(_MATMUL_NODES) and _OWNED not in metadata:
+                metadata[_OWNED] = self._policy
                 _BackwardPolicy(self._policy).attach(node)
 
 
@@ -132,7 +134,7 @@ def _nodes_since(output: Any, first: int) -> Iterator[Node]:
     seen: set[Node] = set()
     while pending:
         node = pending.pop()
-        if node in seen or node._sequence_nr() < first:  # type: ignore[attr-defined]
+        if node in seen or node._sequence_nr() < first:
             continue
         seen.add(node)
         yield node

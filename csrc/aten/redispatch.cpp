@@ -3,6 +3,7 @@
 #include "redispatch.h"
 
 #include "alias.h"
+#include "foreach.h"
 #include "rounding_mode.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
@@ -169,6 +170,8 @@ void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet
   if (plan.draws_unseen) swap.emplace(device);
   if (stochastic_rounding()) {
     call_rounding_stochastically(plan, op, keys, stack);
+  } else if (plan.foreach_list) {
+    call_foreach(plan, op, keys, stack);
   } else {
     op.redispatchBoxed(keys, stack);
   }
@@ -237,6 +240,7 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
     any_written |= made.written;
     arguments.push_back(made);
   }
+  foreach_list = is_foreach(*this);
   draws_unseen = op.hasTag(at::Tag::nondeterministic_seeded) && !takes_generator;
 }
 

@@ -31,6 +31,7 @@ struct OpPlan {
   std::string name;  // "aten::add.Tensor"
   std::vector<Argument> arguments;
   bool any_written = false;
+  bool foreach_list = false;  // works on lists of tensors
   bool draws_unseen = false;  // random, without a generator argument
 };
 
