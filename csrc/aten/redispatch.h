@@ -32,6 +32,7 @@ struct OpPlan {
   std::vector<Argument> arguments;
   bool any_written = false;
   bool draws_unseen = false;  // random, without a generator argument
+  bool indexes = false;       // its first argument is what `indices` look into
 };
 
 // A boxed kernel with its own plan.
