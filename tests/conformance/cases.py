@@ -271,7 +271,9 @@ class Optimizers:
         for _ in range(3):
             for param in params:
                 grad = made(tuple(param.shape))
-                param.grad = copied(grad.to_sparse() if info.only_supports_sparse_grads else grad, device)
+                param.grad = copied(
+                    grad.to_sparse() if info.only_supports_sparse_grads else grad, device
+                )
             optimizer.step(lambda: torch.zeros(()) if info.step_requires_closure else None)
         return params, list(optimizer.state_dict()["state"].values())
 

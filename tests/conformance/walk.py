@@ -1,9 +1,10 @@
-"""Runs cases on the host and on trn and says how each came out, one JSON line a case.
+"""Runs cases on the host and on trn and says how each came out.
 
-python walk.py [--suite op] [--match REGEX] [--slice] [--jobs 2] [--samples N] [--write FILE] [--summary FILE]
+python walk.py [--suite op] [--match REGEX] [--slice] [--jobs 2] [--samples N]
+               [--write FILE] [--summary FILE]
 
-The cases run in child processes. One that dies or hangs makes its case a row, and the next child goes on
-behind it.
+The cases run in child processes. One that dies or hangs makes its case a row, and the next child
+goes on behind it.
 """
 
 import argparse
