@@ -1,7 +1,7 @@
 """PyTorch's own samples as cases: one for each (suite, entry, format, aspect).
 
-A trial is one sample of a case: a function of the device, run on the host and on trn. To add a suite,
-write a class with `cases()` and `trials(case)` and put it into SUITES.
+A trial is one sample of a case: a function of the device, run on the host and on trn. To add a
+suite, write a class with `cases()` and `trials(case)` and put it into SUITES.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from places import copied, placed
@@ -206,7 +206,7 @@ class Ops:
 class Modules:
     """nn.Module classes: forward, and gradients of parameters and inputs."""
 
-    entries = {info.name: info for info in module_db}
+    entries: ClassVar = {info.name: info for info in module_db}
 
     def cases(self) -> Iterator[Case]:
         for name, info in self.entries.items():
@@ -240,7 +240,7 @@ class Modules:
 class Optimizers:
     """Optimizers: three steps from the same gradients, in each of the implementations."""
 
-    entries = {info.name: info for info in optim_db}
+    entries: ClassVar = {info.name: info for info in optim_db}
 
     def cases(self) -> Iterator[Case]:
         for name, info in self.entries.items():

@@ -17,22 +17,21 @@ def compared(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["verdict"] != "NO_SAMPLE"]
 
 
-def unexplained(rows: Iterable[Row]) -> list[Row]:
-    """Crashes, and differences without a reason."""
-    return [
-        row
-        for row in rows
-        if row["verdict"] not in ("EXACT", "NO_SAMPLE")
-        and (row["verdict"] == "CRASH" or reason_for(row["case"], row["verdict"]) is None)
-    ]
+def explained(row: Row) -> bool:
+    """Bit-equal, or for a known reason within the reason's bound or allowed to leave it."""
+    reason = reason_for(row["case"])
+    if row["verdict"] == "EXACT":
+        return True
+    return reason is not None and (
+        row["verdict"] == "BOUND" or (row["verdict"] == "DIFFERS" and reason.beyond)
+    )
 
 
 def share(rows: Iterable[Row]) -> float:
     """Of the compared cases, those that are bit-equal or within a bound that has a reason."""
     counted = compared(rows)
-    explained = {id(row) for row in counted} - {id(row) for row in unexplained(counted)}
-    good = [row for row in counted if row["verdict"] in AGREE and id(row) in explained]
-    return len(good) / max(1, len(counted))
+    agree = [row for row in counted if row["verdict"] in AGREE and explained(row)]
+    return len(agree) / max(1, len(counted))
 
 
 def summarise(rows: list[Row]) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
     for row in rows:
         counts.setdefault(row["case"].split("/")[0], Counter())[row["verdict"]] += 1
     remaining = [
-        {**row, "reason": reason_for(row["case"], row["verdict"])}
+        {**row, "reason": reason_for(row["case"]).text if explained(row) else None}
         for row in compared(rows)
         if row["verdict"] != "EXACT"
     ]

@@ -25,7 +25,7 @@ def unexplained(found: dict) -> list[str]:
     return [
         f"{row['case']}: {row['verdict']}, {row['why']}"
         for row in found["remaining"]
-        if row["reason"] is None or row["verdict"] == "CRASH"
+        if row["reason"] is None
     ]
 
 

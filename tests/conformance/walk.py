@@ -32,9 +32,12 @@ def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[st
     """The worst verdict over the samples of a case, and why."""
     from cases import HOST, SUITES, UNINITIALISED
     from places import Verdict, compare, outcome
+    from reasons import reason_for
 
     worst, why, count = Verdict.NO_SAMPLE, "", 0
     values = case.name.split(".")[0] not in UNINITIALISED
+    reason = reason_for(str(case))
+    bound = reason.bound if reason is not None else None
     trials = SUITES[case.suite].trials(case)
     for trial in itertools.islice(trials, samples):
         expected, host_error = outcome(trial, HOST)
@@ -47,7 +50,7 @@ def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[st
         elif error is not None:
             verdict, text = Verdict.EXACT, ""
         else:
-            verdict, text = compare(expected, actual, values=values, device=device)
+            verdict, text = compare(expected, actual, values=values, bound=bound, device=device)
         if worst == Verdict.NO_SAMPLE or verdict > worst:
             worst, why = verdict, text and f"sample {count}: {text}"
         count += 1
