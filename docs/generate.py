@@ -93,10 +93,44 @@ def convergence_table() -> str:
     return markdown_table(("precision", "validation loss", "against `fp32`"), rows)
 
 
+VERDICTS = {
+    "EXACT": "exact",
+    "BOUND": "within bound",
+    "DIFFERS": "differs",
+    "ERROR_DIFFERS": "another error",
+    "CRASH": "crash",
+}
+
+
+def conformance_table() -> str:
+    """Cases by class, and each that is not exact, grouped by its reason."""
+    path = ROOT / "docs/conformance.json"
+    if not path.exists():
+        return "Not measured yet: `make conformance`."
+    found = json.loads(path.read_text())
+    counts = found["counts"]
+    rows = [
+        (suite, *(str(of.get(verdict, 0)) for verdict in VERDICTS)) for suite, of in counts.items()
+    ]
+    text = (
+        f"{found['share']:.2%} of the cases are exact or within a bound with a reason "
+        f"({found['samples']} samples, torch {found['torch']}, Python {found['python']}).\n\n"
+        + markdown_table(("suite", *VERDICTS.values()), rows)
+    )
+    by_reason: dict[str, list[str]] = {}
+    for row in found["remaining"]:
+        cases = by_reason.setdefault(row["reason"] or "none yet", [])
+        cases.append(f"`{row['case']}` {VERDICTS[row['verdict']]}: {row['why']}")
+    for reason, cases in by_reason.items():
+        text += f"\n\n{reason}\n\n" + "\n".join(f"- {case}" for case in cases)
+    return text
+
+
 SECTIONS = (
     Section(document="README.md", name="speed", text=speed_table),
     Section(document="benchmarks/README.md", name="speed", text=benchmark_table),
     Section(document="benchmarks/README.md", name="convergence", text=convergence_table),
+    Section(document="docs/conformance.md", name="conformance", text=conformance_table),
 )
 
 

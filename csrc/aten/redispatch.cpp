@@ -189,6 +189,8 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
     if (plan.arguments[i].number) signature.add(uint64_t(arguments[i].isNone()));
     else signature.add(arguments[i]);
   }
+  TORCH_CHECK(!plan.indexes || arguments[0].toTensor().device().type() == kTrn, "indices should be either on cpu or on "
+              "the same device as the indexed tensor (", arguments[0].toTensor().device(), ")");
   HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
@@ -236,6 +238,7 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
     made.written = argument.alias_info() != nullptr && argument.alias_info()->isWrite();
     made.host_allowed = may_stay_on_host(name, argument.name());
     made.pins = argument.name() == "pin_memory";
+    indexes |= made.host_allowed && argument.name() == "indices";
     takes_generator |= made.kind == Kind::kGenerator;
     any_written |= made.written;
     arguments.push_back(made);

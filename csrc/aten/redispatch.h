@@ -33,6 +33,7 @@ struct OpPlan {
   bool any_written = false;
   bool foreach_list = false;  // works on lists of tensors
   bool draws_unseen = false;  // random, without a generator argument
+  bool indexes = false;       // its first argument is what `indices` look into
 };
 
 // A boxed kernel with its own plan.

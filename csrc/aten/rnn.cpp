@@ -1,5 +1,5 @@
 // The fused LSTM and GRU cells that torch chooses for accelerators, written with the host's operators in the
-// order of the unfused cells. `workspace` holds the activated gates.
+// order of the unfused cells and of their derivatives. `workspace` holds the activated gates.
 #include "registrations.h"
 
 #include <ATen/ATen.h>
@@ -41,14 +41,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm_cell_backward(const Optional
   auto parts = call.alias(workspace).chunk(4, 1);
   const at::Tensor i = parts[0], f = parts[1], g = parts[2], o = parts[3];
   const at::Tensor t = call.alias(cy).tanh();
-  at::Tensor dc = from_c ? call.alias(*grad_cy) : at::zeros_like(t);
+  at::Tensor dc = from_c ? call.alias(*grad_cy) : at::Tensor();
   at::Tensor d_o = at::zeros_like(o);
   if (from_h) {
     const at::Tensor dh = call.alias(*grad_hy);
-    dc = dc + dh * o * (1 - t * t);
-    d_o = dh * t * o * (1 - o);
+    const at::Tensor through_h = at::tanh_backward(dh * o, t);
+    dc = from_c ? dc + through_h : through_h;
+    d_o = at::sigmoid_backward(dh * t, o);
   }
-  at::Tensor grad_gates = at::cat({dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), d_o}, 1);
+  at::Tensor grad_gates = at::cat({at::sigmoid_backward(dc * g, i), at::sigmoid_backward(dc * c, f),
+                                   at::tanh_backward(dc * i, g), d_o},
+                                  1);
   at::Tensor grad_cx = dc * f;
   at::Tensor grad_bias = has_bias ? grad_gates.sum(0) : at::Tensor();
   launch.retire();
@@ -80,16 +83,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> gru_cell_
   const at::Tensor g = call.alias(grad_hy);
   auto parts = call.alias(workspace).chunk(5, 1);
   const at::Tensor r = parts[0], z = parts[1], n = parts[2], h = parts[3], hidden_n = parts[4];
-  const at::Tensor dn = g * (1 - z) * (1 - n * n);
-  const at::Tensor dz = g * (h - n) * z * (1 - z);
-  const at::Tensor dr = dn * hidden_n * r * (1 - r);
+  at::Tensor through_z = g * z;
+  const at::Tensor dn = at::tanh_backward(g - through_z, n);
+  const at::Tensor dz = at::sigmoid_backward(g * (h - n), z);
+  const at::Tensor dr = at::sigmoid_backward(dn * hidden_n, r);
   at::Tensor grad_input = at::cat({dr, dz, dn}, 1);
   at::Tensor grad_hidden = at::cat({dr, dz, dn * r}, 1);
-  at::Tensor grad_hx = g * z;
   at::Tensor input_bias = has_bias ? grad_input.sum(0) : at::Tensor();
   at::Tensor hidden_bias = has_bias ? grad_hidden.sum(0) : at::Tensor();
   launch.retire();
-  return {call.adopt(std::move(grad_input)), call.adopt(std::move(grad_hidden)), call.adopt(std::move(grad_hx)),
+  return {call.adopt(std::move(grad_input)), call.adopt(std::move(grad_hidden)), call.adopt(std::move(through_z)),
           call.adopt(std::move(input_bias)), call.adopt(std::move(hidden_bias))};
 }
 

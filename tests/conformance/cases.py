@@ -1,14 +1,15 @@
 """PyTorch's own samples as cases: one for each (suite, entry, format, aspect).
 
-A trial is one sample of a case: a function of the device, run on the host and on trn. To add a suite,
-write a class with `cases()` and `trials(case)` and put it into SUITES.
+A trial is one sample of a case: a function of the device, run on the host and on trn. To add a
+suite, write a class with `cases()` and `trials(case)` and put it into SUITES.
 """
 
+import contextlib
 import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from places import copied, placed
@@ -36,6 +37,9 @@ LAYOUTS = {
     "bsr": torch.sparse_bsr,
     "bsc": torch.sparse_bsc,
 }
+
+# Indices that split a tensor are asked for on the host, by every accelerator.
+HOST_ARGUMENTS = {"tensor_split"}
 
 # Results hold whatever memory held before.
 UNINITIALISED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"} | {
@@ -69,8 +73,16 @@ def cotangent(output: torch.Tensor) -> torch.Tensor:
     if output.is_nested or output.layout != torch.strided:
         return torch.ones_like(output)
     generator = torch.Generator().manual_seed(7)
-    made = torch.randn(output.shape, generator=generator, dtype=output.dtype)
+    made = torch.randn(output.shape, generator=generator, dtype=output.dtype, device=HOST)
     return made.to(output.device)
+
+
+def names_a_place(tree: Any) -> bool:
+    """Whether the arguments say where the result belongs."""
+    return any(
+        isinstance(leaf, torch.Tensor | torch.device) or leaf == HOST
+        for leaf in pytree.tree_leaves(tree)
+    )
 
 
 def gradients(outputs: Any, inputs: Any) -> Any:
@@ -133,21 +145,36 @@ class Ops:
             yield functools.partial(run, op, sample)
 
     @staticmethod
-    def forward(op: Any, sample: Any, device: str) -> Any:
+    def arguments(op: Any, sample: Any, device: str) -> tuple[Any, Any, Any]:
         first, args, kwargs = placed((sample.input, sample.args, sample.kwargs), device)
-        return op(first, *args, **kwargs)
+        return first, sample.args if op.name in HOST_ARGUMENTS else args, kwargs
 
     @staticmethod
-    def backward(op: Any, sample: Any, device: str) -> Any:
-        inputs = placed((sample.input, sample.args, sample.kwargs), device)
-        first, args, kwargs = inputs
+    def place(sample: Any, device: str) -> contextlib.AbstractContextManager[Any]:
+        """The default device, for factories that are told none."""
+        told = names_a_place((sample.input, sample.args, sample.kwargs))
+        return contextlib.nullcontext() if told else torch.device(device)
+
+    @classmethod
+    def forward(cls, op: Any, sample: Any, device: str) -> Any:
+        first, args, kwargs = cls.arguments(op, sample, device)
+        with cls.place(sample, device):
+            return op(first, *args, **kwargs)
+
+    @classmethod
+    def backward(cls, op: Any, sample: Any, device: str) -> Any:
+        first, args, kwargs = inputs = cls.arguments(op, sample, device)
         outputs = sample.output_process_fn_grad(op(first, *args, **kwargs))
         return gradients(outputs, inputs)
 
-    @staticmethod
-    def out(op: Any, sample: Any, device: str) -> Any:
+    @classmethod
+    def out(cls, op: Any, sample: Any, device: str) -> Any:
         """Into empty tensors, which grow, and into strided ones, which keep their strides."""
-        first, args, kwargs = placed((sample.input, sample.args, sample.kwargs), device)
+        with cls.place(sample, device):
+            return cls.into_both(op, *cls.arguments(op, sample, device))
+
+    @staticmethod
+    def into_both(op: Any, first: Any, args: Any, kwargs: Any) -> Any:
         plain = op(first, *args, **kwargs)
         results = pytree.tree_leaves(plain)
         if not results or not all(
@@ -159,12 +186,9 @@ class Ops:
             made = pytree.tree_map(make, plain)
             made = tuple(made) if isinstance(plain, tuple | list) else made
             torch.manual_seed(2)
-            returned = op(first, *args, **kwargs, out=made)
-            same = [
-                a is b
-                for a, b in zip(pytree.tree_leaves(returned), pytree.tree_leaves(made), strict=True)
-            ]
-            return pytree.tree_leaves(made), same
+            returned = pytree.tree_leaves(op(first, *args, **kwargs, out=made))
+            made = pytree.tree_leaves(made)
+            return made, [a is b for a, b in zip(returned, made, strict=True)]
 
         def spaced(result: torch.Tensor) -> torch.Tensor:
             double = torch.zeros((*result.shape, 2), dtype=result.dtype, device=result.device)
@@ -172,9 +196,9 @@ class Ops:
 
         return into(lambda r: torch.empty(0, dtype=r.dtype, device=r.device)), into(spaced)
 
-    @staticmethod
-    def inplace(op: Any, sample: Any, device: str) -> Any:
-        first, args, kwargs = placed((sample.input, sample.args, sample.kwargs), device)
+    @classmethod
+    def inplace(cls, op: Any, sample: Any, device: str) -> Any:
+        first, args, kwargs = cls.arguments(op, sample, device)
         returned = op.inplace_variant(first, *args, **kwargs)
         return first, returned
 
@@ -182,7 +206,7 @@ class Ops:
 class Modules:
     """nn.Module classes: forward, and gradients of parameters and inputs."""
 
-    entries = {info.name: info for info in module_db}
+    entries: ClassVar = {info.name: info for info in module_db}
 
     def cases(self) -> Iterator[Case]:
         for name, info in self.entries.items():
@@ -216,7 +240,7 @@ class Modules:
 class Optimizers:
     """Optimizers: three steps from the same gradients, in each of the implementations."""
 
-    entries = {info.name: info for info in optim_db}
+    entries: ClassVar = {info.name: info for info in optim_db}
 
     def cases(self) -> Iterator[Case]:
         for name, info in self.entries.items():

@@ -1,4 +1,4 @@
-"""The same values in two places: copies of nested arguments on a device, and comparison of what came back."""
+"""The same values in two places: copies of nested arguments, comparison of what came back."""
 
 import enum
 from collections.abc import Callable
@@ -78,8 +78,11 @@ BOUNDS = {
 }
 
 
-def close(expected: torch.Tensor, actual: torch.Tensor) -> bool:
-    rtol, atol = BOUNDS.get(expected.dtype, (1e-7, 1e-7))
+Bound = tuple[float, float] | None
+
+
+def close(expected: torch.Tensor, actual: torch.Tensor, bound: Bound) -> bool:
+    rtol, atol = bound or BOUNDS.get(expected.dtype, (1e-7, 1e-7))
     return torch.allclose(expected, actual, rtol=rtol, atol=atol, equal_nan=True)
 
 
@@ -132,7 +135,7 @@ def form(tensor: torch.Tensor, strides: bool) -> dict[str, Any]:
 
 
 def compare_tensors(
-    host: torch.Tensor, trn: torch.Tensor, *, values: bool, device: str
+    host: torch.Tensor, trn: torch.Tensor, *, values: bool, bound: Bound, device: str
 ) -> tuple[Verdict, str]:
     if trn.device.type != device and host.dim() > 0:
         return Verdict.DIFFERS, f"the result is on {trn.device}"
@@ -148,13 +151,13 @@ def compare_tensors(
             continue
         wide = torch.complex128 if ours.is_complex() else torch.float64
         error = (ours.to(wide) - theirs.to(wide)).abs().nan_to_num(0).max().item()
-        worst = max(worst, Verdict.BOUND if close(theirs, ours) else Verdict.DIFFERS)
+        worst = max(worst, Verdict.BOUND if close(theirs, ours, bound) else Verdict.DIFFERS)
         why = f"values differ by up to {error:.3g}"
     return worst, why
 
 
 def compare(
-    host: Any, trn: Any, *, values: bool = True, device: str = "trn"
+    host: Any, trn: Any, *, values: bool = True, bound: Bound = None, device: str = "trn"
 ) -> tuple[Verdict, str]:
     """Nested results of the two places. `values` is off for uninitialised memory."""
     expected, actual = pytree.tree_leaves(host), pytree.tree_leaves(trn)
@@ -165,7 +168,7 @@ def compare(
         if isinstance(theirs, torch.Tensor) != isinstance(ours, torch.Tensor):
             verdict, text = Verdict.DIFFERS, f"{type(theirs)} on the host, {type(ours)} on {device}"
         elif isinstance(theirs, torch.Tensor):
-            verdict, text = compare_tensors(theirs, ours, values=values, device=device)
+            verdict, text = compare_tensors(theirs, ours, values=values, bound=bound, device=device)
         elif isinstance(theirs, torch.device):
             verdict, text = Verdict.EXACT, ""
         else:

@@ -1,14 +1,14 @@
-"""Runs cases on the host and on trn and says how each came out, one JSON line a case.
+"""Runs cases on the host and on trn and says how each came out.
 
-python walk.py [--suite op] [--match REGEX] [--jobs 2] [--samples N] [--write FILE]
+python walk.py [--suite op] [--match REGEX] [--slice] [--jobs 2] [--samples N]
+               [--write FILE] [--summary FILE]
 
-The cases run in child processes. One that dies or hangs makes its case a row, and the next child goes on
-behind it.
+The cases run in child processes. One that dies or hangs makes its case a row, and the next child
+goes on behind it.
 """
 
 import argparse
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -23,6 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import summary
+
 HANG_S = 240  # of one case
 
 
@@ -30,9 +32,12 @@ def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[st
     """The worst verdict over the samples of a case, and why."""
     from cases import HOST, SUITES, UNINITIALISED
     from places import Verdict, compare, outcome
+    from reasons import reason_for
 
     worst, why, count = Verdict.NO_SAMPLE, "", 0
     values = case.name.split(".")[0] not in UNINITIALISED
+    reason = reason_for(str(case))
+    bound = reason.bound if reason is not None else None
     trials = SUITES[case.suite].trials(case)
     for trial in itertools.islice(trials, samples):
         expected, host_error = outcome(trial, HOST)
@@ -45,7 +50,7 @@ def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[st
         elif error is not None:
             verdict, text = Verdict.EXACT, ""
         else:
-            verdict, text = compare(expected, actual, values=values, device=device)
+            verdict, text = compare(expected, actual, values=values, bound=bound, device=device)
         if worst == Verdict.NO_SAMPLE or verdict > worst:
             worst, why = verdict, text and f"sample {count}: {text}"
         count += 1
@@ -144,7 +149,6 @@ def walk(cases: list[Any], *, jobs: int, samples: int | None = None) -> list[dic
     return [rows[str(case)] for case in cases]
 
 
-@functools.cache
 def selected(suite: str, match: str) -> list[Any]:
     from cases import all_cases
 
@@ -152,24 +156,43 @@ def selected(suite: str, match: str) -> list[Any]:
     return [c for c in all_cases() if suite in ("", c.suite) and pattern.search(str(c))]
 
 
+def sliced(cases: list[Any]) -> list[Any]:
+    """Two cases of every entry, one of them backward where there is one. The formats take turns."""
+    entries: dict[tuple[str, str], list[Any]] = {}
+    for case in cases:
+        entries.setdefault((case.suite, case.name), []).append(case)
+    chosen = []
+    for turn, of_entry in enumerate(entries.values()):
+        backward = [case for case in of_entry if case.aspect == "backward"]
+        others = [case for case in of_entry if case.aspect != "backward"]
+        chosen += [group[turn % len(group)] for group in (others, backward) if group]
+    return chosen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suite", default="")
     parser.add_argument("--match", default="")
+    parser.add_argument("--slice", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--samples", type=int)
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--write", type=Path, help="all rows, a JSON line each")
+    parser.add_argument("--summary", type=Path, help="counts and remaining differences")
     parser.add_argument("--child", action="store_true")
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments.samples)
         return
     start = time.monotonic()
-    rows = walk(
-        selected(arguments.suite, arguments.match), jobs=arguments.jobs, samples=arguments.samples
-    )
+    cases = selected(arguments.suite, arguments.match)
+    if arguments.slice:
+        cases = sliced(cases)
+    rows = walk(cases, jobs=arguments.jobs, samples=arguments.samples)
     if arguments.write:
         arguments.write.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if arguments.summary:
+        summary.write(rows, arguments.summary)
+    print(f"{summary.share(rows):.4%} agree")
     print(dict(Counter(row["verdict"] for row in rows)), f"{time.monotonic() - start:.0f} s")
 
 
