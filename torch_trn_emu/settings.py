@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from .chip import Chip, get_chip
+from .errors import Unsupported
 
 __all__ = ["Settings", "read", "settings"]
 
@@ -26,26 +27,22 @@ class Settings:
 
 
 def read(environ: Mapping[str, str]) -> Settings:
-    """Read the variables from `environ`.
+    """Read the variables from `environ`; an empty one counts as absent.
 
-    Raises ValueError for a value that cannot be read, naming the variable, and ChipLimit for one
-    that the chip does not have.
+    Raises ValueError for a value that cannot be read, ChipLimit for one that the chip does not have
+    and Unsupported for a chip that is not emulated. The text names the variable.
     """
-    chip = get_chip(_agreed(environ, "TRN_EMU_CHIP", "NEURON_PLATFORM_TARGET_OVERRIDE") or "trn3")
+    chip = _chip(*_agreed(environ, "TRN_EMU_CHIP", "NEURON_PLATFORM_TARGET_OVERRIDE"))
     # [lnc] the runtime's and the compiler's variable must agree.
-    lnc_text = _agreed(environ, "NEURON_RT_VIRTUAL_CORE_SIZE", "NEURON_LOGICAL_NC_CONFIG")
-    lnc = chip.check_lnc(
-        None if lnc_text is None else _integer("NEURON_LOGICAL_NC_CONFIG", lnc_text)
-    )
-    rounding = environ.get("NEURON_RT_STOCHASTIC_ROUNDING_EN", "0")
-    seed = environ.get("NEURON_RT_STOCHASTIC_ROUNDING_SEED", "0")
+    name, text = _agreed(environ, "NEURON_RT_VIRTUAL_CORE_SIZE", "NEURON_LOGICAL_NC_CONFIG")
+    lnc = chip.check_lnc(_integer(name, text) if text else None)
     return Settings(
         chip=chip,
         lnc=lnc,
         visible_cores=_visible_cores(environ, chip.logical_cores(lnc), chip.name),
         matmul_precision=environ.get("TRN_EMU_MATMUL") or None,
-        stochastic_rounding=bool(_integer("NEURON_RT_STOCHASTIC_ROUNDING_EN", rounding)),
-        stochastic_rounding_seed=_integer("NEURON_RT_STOCHASTIC_ROUNDING_SEED", seed),
+        stochastic_rounding=bool(_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_EN")),
+        stochastic_rounding_seed=_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_SEED"),
     )
 
 
@@ -55,11 +52,19 @@ def settings() -> Settings:
     return read(os.environ)
 
 
-def _agreed(environ: Mapping[str, str], first: str, second: str) -> str | None:
-    a, b = environ.get(first) or None, environ.get(second) or None
-    if a is not None and b is not None and a != b:
-        raise ValueError(f"{first}={a} and {second}={b} disagree: set one of them, or both alike.")
-    return a if a is not None else b
+def _agreed(environ: Mapping[str, str], first: str, second: str) -> tuple[str, str]:
+    """The one of two variables that is set, and its value; "" when neither is."""
+    a, b = environ.get(first, ""), environ.get(second, "")
+    if a and b and a != b:
+        raise ValueError(f"{first}={a!r} and {second}={b!r} disagree: set one, or both alike.")
+    return (first, a) if a else (second, b)
+
+
+def _chip(variable: str, name: str) -> Chip:
+    try:
+        return get_chip(name or "trn3")
+    except Unsupported as error:
+        raise Unsupported(f"{variable}={name!r}: {error}") from None
 
 
 def _integer(name: str, text: str) -> int:
@@ -69,24 +74,34 @@ def _integer(name: str, text: str) -> int:
         raise ValueError(f"{name}={text!r} is not an integer.") from None
 
 
+def _integer_in(environ: Mapping[str, str], name: str) -> int:
+    return _integer(name, environ.get(name) or "0")
+
+
 def _visible_cores(environ: Mapping[str, str], cores: int, chip: str) -> tuple[int, ...]:
     """[nrt] VISIBLE_CORES is a list "0,2" with ranges "0-3"; it takes precedence over NUM_CORES."""
-    if text := environ.get("NEURON_RT_VISIBLE_CORES"):
+    if text := environ.get(name := "NEURON_RT_VISIBLE_CORES"):
         chosen = tuple(core for part in text.split(",") for core in _range(part, text))
-    elif text := environ.get("NEURON_RT_NUM_CORES"):
-        chosen = tuple(range(_integer("NEURON_RT_NUM_CORES", text)))
+    elif text := environ.get(name := "NEURON_RT_NUM_CORES"):
+        chosen = tuple(range(_integer(name, text)))
     else:
         return tuple(range(cores))
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(cores)):
         raise ValueError(
-            f"NEURON_RT_VISIBLE_CORES / NEURON_RT_NUM_CORES={text!r}: {chip} has the logical cores "
-            f"0 to {cores - 1}; name each at most once, and at least one."
+            f"{name}={text!r}: {chip} has the logical cores 0 to {cores - 1}; "
+            "name each at most once, and at least one."
         )
     return chosen
 
 
 def _range(part: str, text: str) -> range:
+    """The cores of "2" or "0-3"; a part may stand among others in `text`."""
     first, dash, last = part.strip().partition("-")
-    begin = _integer("NEURON_RT_VISIBLE_CORES", first)
-    end = _integer("NEURON_RT_VISIBLE_CORES", last) if dash else begin
+    try:
+        begin = int(first)
+        end = int(last) if dash else begin
+    except ValueError:
+        raise ValueError(
+            f"NEURON_RT_VISIBLE_CORES={text!r} is no list of cores such as 0,2 or 0-3."
+        ) from None
     return range(begin, end + 1)
