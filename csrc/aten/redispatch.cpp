@@ -44,6 +44,18 @@ OpPlan::Kind kind_of(const c10::Type& type) {
   return OpPlan::Kind::kOther;
 }
 
+// Numbers that are data: `alpha`, `value`, a list of learning rates. Sizes and dimensions are plain integers.
+bool is_number(const c10::Type& type) {
+  if (const auto optional = type.cast<c10::OptionalType>()) return is_number(*optional->getElementType());
+  if (const auto list = type.cast<c10::ListType>()) return is_number(*list->getElementType());
+  return type.kind() == c10::TypeKind::NumberType || type.kind() == c10::TypeKind::FloatType;
+}
+
+// Their numbers decide the size of the result.
+bool numbers_are_sizes(std::string_view name) {
+  return name.substr(0, 12) == "aten::arange" || name.substr(0, 11) == "aten::range";
+}
+
 // The core a call runs on: that of its first trn tensor, else of its device argument, else the current one.
 struct FindDevice {
   c10::DeviceIndex found = -1;
@@ -63,6 +75,16 @@ struct FindDevice {
     }
   }
 };
+
+// A device's generator brings a call here even when every tensor is the host's.
+void check_generator(const OpPlan& plan, const c10::IValue* arguments) {
+  for (size_t i = 0; i < plan.arguments.size(); ++i) {
+    if (plan.arguments[i].kind != OpPlan::Kind::kTensor || !arguments[i].isTensor()) continue;
+    const at::Tensor& tensor = arguments[i].toTensor();
+    TORCH_CHECK(!tensor.defined(), "Expected a '", tensor.device().type(), "' device type for generator but found '",
+                kTrn, "' (when checking arguments of ", plan.name, ")");
+  }
+}
 
 c10::IValue alias_list(HostCall& call, const c10::IValue& value, Access access) {
   if (value.isTensorList()) {
@@ -133,8 +155,10 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
   signature.add(reinterpret_cast<uint64_t>(&plan));
   for (size_t i = 0; i < count; ++i) {
     device.visit(plan.arguments[i], arguments[i]);
-    signature.add(arguments[i]);
+    if (plan.arguments[i].number) signature.add(uint64_t(arguments[i].isNone()));
+    else signature.add(arguments[i]);
   }
+  if (device.found < 0 && plan.takes_generator) check_generator(plan, arguments);
   HostCall call(device.found >= 0 ? device.found : current_device(), plan.name.c_str(), plan.host_tensors_allowed);
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
@@ -173,10 +197,10 @@ class HostKernel final : public c10::OperatorKernel {
 OpPlan::OpPlan(const c10::OperatorHandle& op) {
   const c10::FunctionSchema& schema = op.schema();
   name = schema.name() + (schema.overload_name().empty() ? "" : "." + schema.overload_name());
-  bool takes_generator = false;
   for (const c10::Argument& argument : schema.arguments()) {
     Argument made;
     made.kind = kind_of(*argument.type());
+    made.number = is_number(*argument.type()) && !numbers_are_sizes(name);
     made.written = argument.alias_info() != nullptr && argument.alias_info()->isWrite();
     takes_generator |= made.kind == Kind::kGenerator;
     any_written |= made.written;

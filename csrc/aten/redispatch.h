@@ -22,12 +22,14 @@ struct OpPlan {
   struct Argument {
     Kind kind = Kind::kOther;
     bool written = false;
+    bool number = false;  // data, whose value does not decide what the launch costs
   };
   explicit OpPlan(const c10::OperatorHandle& op);
 
   std::string name;  // "aten::add.Tensor"
   std::vector<Argument> arguments;
   bool any_written = false;
+  bool takes_generator = false;
   bool host_tensors_allowed = false;
   bool draws_unseen = false;  // random, without a generator argument
 };

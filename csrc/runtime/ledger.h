@@ -1,7 +1,8 @@
 // What ran on each logical core: launches by signature, their price, and the simulated clock.
 //
-// A signature is an operator with the dtypes, shapes, strides and scalar attributes of one call. The first
-// launch of a signature asks the pricer; later ones add to a count and to the clock.
+// A signature is an operator with the dtypes, shapes, strides and attributes of one call. Numbers that are
+// data, such as a learning rate, count by their type: the rows of a training loop must not grow with its
+// steps. The first launch of a signature asks the pricer; later ones add to a count and to the clock.
 #pragma once
 
 #include <ATen/core/ivalue.h>
