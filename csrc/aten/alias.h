@@ -39,6 +39,9 @@ class HostCall {
   // Carries changed sizes, strides and storages of written arguments back. Before adopt().
   void write_back();
 
+  // Whether the arguments aliased from now on may be host tensors of any size.
+  void allow_host_tensors(bool allowed) { host_tensors_allowed_ = allowed; }
+
   // The trn tensor for a host result: an argument itself, a view of one, or a fresh tensor.
   // `holders` references to a fresh result are known; one held elsewhere too is copied, not re-labelled.
   at::Tensor adopt(at::Tensor result, size_t holders = 1);
@@ -58,7 +61,7 @@ class HostCall {
 
   const c10::DeviceIndex device_;
   const char* const op_;
-  const bool host_tensors_allowed_;
+  bool host_tensors_allowed_;
   const size_t first_tensor_, first_storage_;
   InHbm in_hbm_;
   struct Composite {

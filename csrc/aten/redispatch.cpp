@@ -8,6 +8,7 @@
 #include "runtime/ledger.h"
 #include "stochastic.h"
 
+#include <algorithm>
 #include <atomic>
 #include <string_view>
 #include <unordered_set>
@@ -18,18 +19,19 @@ namespace {
 using c10::DispatchKey;
 using c10::DispatchKeySet;
 
-// Take host tensors by contract: indices, lengths and offsets may stay on the host, as on CUDA.
+// Take host tensors by contract, as on CUDA: lists of indices, lengths and offsets.
+constexpr std::string_view kTakesHostIndices[] = {
+    "aten::index.", "aten::_unsafe_index", "aten::index_put", "aten::_index_put_impl_", "aten::_unsafe_masked_index",
+};
 constexpr std::string_view kTakesHostTensors[] = {
-    "aten::index.",  "aten::_unsafe_index",  "aten::index_put",       "aten::_index_put_impl_",
-    "aten::_pack_padded_sequence",           "aten::_ctc_loss",       "aten::_unsafe_masked_index",
+    "aten::_pack_padded_sequence",           "aten::_ctc_loss",
     "aten::tensor_split", "aten::_nested_",  "aten::_pin_memory",     "aten::_assert_async",
 };
 
-bool takes_host_tensors(std::string_view name) {
-  for (std::string_view prefix : kTakesHostTensors) {
-    if (name.substr(0, prefix.size()) == prefix) return true;
-  }
-  return false;
+template <size_t count>
+bool begins_with_one_of(const std::string_view (&prefixes)[count], std::string_view name) {
+  return std::any_of(std::begin(prefixes), std::end(prefixes),
+                     [&](std::string_view prefix) { return name.substr(0, prefix.size()) == prefix; });
 }
 
 OpPlan::Kind kind_of(const c10::Type& type) {
@@ -159,11 +161,12 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
     else signature.add(arguments[i]);
   }
   if (device.found < 0 && plan.takes_generator) check_generator(plan, arguments);
-  HostCall call(device.found >= 0 ? device.found : current_device(), plan.name.c_str(), plan.host_tensors_allowed);
+  HostCall call(device.found >= 0 ? device.found : current_device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
   for (size_t i = 0; i < count; ++i) {
     if (plan.arguments[i].kind == OpPlan::Kind::kOther) continue;
+    call.allow_host_tensors(plan.arguments[i].host_allowed);
     arguments[i] = host_argument(call, plan.arguments[i], arguments[i]);
   }
   BelowAutograd guard;
@@ -203,10 +206,11 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
     made.number = is_number(*argument.type()) && !numbers_are_sizes(name);
     made.written = argument.alias_info() != nullptr && argument.alias_info()->isWrite();
     takes_generator |= made.kind == Kind::kGenerator;
+    made.host_allowed = begins_with_one_of(kTakesHostTensors, name) ||
+                        (made.kind == Kind::kTensorList && begins_with_one_of(kTakesHostIndices, name));
     any_written |= made.written;
     arguments.push_back(made);
   }
-  host_tensors_allowed = takes_host_tensors(name);
   draws_unseen = op.hasTag(at::Tag::nondeterministic_seeded) && !takes_generator;
 }
 

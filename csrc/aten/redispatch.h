@@ -22,6 +22,7 @@ struct OpPlan {
   struct Argument {
     Kind kind = Kind::kOther;
     bool written = false;
+    bool host_allowed = false;  // may be a host tensor of any size
     bool number = false;  // data, whose value does not decide what the launch costs
   };
   explicit OpPlan(const c10::OperatorHandle& op);
@@ -30,7 +31,6 @@ struct OpPlan {
   std::vector<Argument> arguments;
   bool any_written = false;
   bool takes_generator = false;
-  bool host_tensors_allowed = false;
   bool draws_unseen = false;  // random, without a generator argument
 };
 
