@@ -5,6 +5,7 @@
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/quantized/QTensorImpl.h>
+#include <c10/core/DeviceGuard.h>
 
 namespace trn {
 namespace {
@@ -104,6 +105,7 @@ at::Tensor adopt_sparse(HostCall& call, at::Tensor result, c10::Device device) {
                               DispatchKeySet(c10::BackendComponent::PrivateUse1Bit);
   if (is_coo(result)) {
     auto* from = coo(result);
+    const c10::DeviceGuard guard(device);  // a SparseTensorImpl begins on the current device
     at::Tensor made = at::detail::make_tensor<at::SparseTensorImpl>(keys, result.dtype());
     coo(made)->raw_resize_(from->sparse_dim(), from->dense_dim(), from->sizes());
     coo(made)->set_indices_and_values_unsafe(call.adopt(from->indices(), kMemberHolders),

@@ -1,6 +1,7 @@
 // Registrations on the trn keys: host kernels for every operator the host has one for, metadata operators
 // run as they are, and the few kernels written by hand.
 #include "alias.h"
+#include "composite_alias.h"
 #include "operands.h"
 #include "redispatch.h"
 #include "registrations.h"
@@ -32,6 +33,8 @@ constexpr std::string_view kMetadataOps[] = {
     "aten::_nested_tensor_size", "aten::_nested_tensor_strides", "aten::_nested_tensor_storage_offsets",
     "aten::_nested_view_from_buffer", "aten::_nested_view_from_buffer_copy", "aten::qscheme", "aten::q_scale",
     "aten::q_zero_point",  "aten::q_per_channel_axis",
+    // Sparse, nested and quantized tensors: written with factories, which go to the device asked for.
+    "aten::_to_copy",      "aten::empty_like",      "aten::empty_quantized",
     // not metadata, but made of other operators: those follow the precision policy
     "aten::_transformer_encoder_layer_fwd", "aten::_native_multi_head_attention",
 };
@@ -77,6 +80,9 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   const at::Device other = source.device();
   TORCH_CHECK(other.type() == kTrn || other.type() == kHost, "Cannot copy from ", other, " to ", self.device());
   TORCH_CHECK(to_trn || self.device().type() == kHost, "Cannot copy from ", other, " to ", self.device());
+  if (is_sparse(source) && to_trn && other.type() == kTrn && other != self.device()) {
+    return copy_(self, source.cpu(), non_blocking);  // members cannot be lent to another core
+  }
   Launch launch("aten::copy_", self, source);
   HostCall to(to_trn ? self.device().index() : launch.device(), "aten::copy_", /*host_tensors_allowed=*/true);
   HostCall from(other.type() == kTrn ? other.index() : launch.device(), "aten::copy_", true);
