@@ -12,6 +12,7 @@
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/utils/device_lazy_init.h>
 
@@ -23,6 +24,15 @@ void bind_timing(py::module_& m);  // timing/bind.cpp
 
 namespace trn {
 namespace {
+
+// torch's errors become the Python exceptions that torch's own functions raise, without the C++ stack.
+void translate(std::exception_ptr error) {
+  try {
+    if (error) std::rethrow_exception(error);
+  } catch (const c10::Error&) {
+    torch::translate_exception_to_python(error);
+  }
+}
 
 py::dict memory_stats(int device) {
   const HbmStats s = hbm(device).stats();
@@ -49,13 +59,18 @@ void bind_device(py::module_& m) {
   }, py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"));
   m.def("device_count", &device_count);
   m.def("current_device", &current_device);
-  m.def("exchange_device", [](int device) { return int(exchange_device(c10::DeviceIndex(device))); });
+  m.def("check_index", [](int64_t device) { check_index(device); });
+  m.def("exchange_device", [](int64_t device) {
+    check_index(device);
+    return int(exchange_device(c10::DeviceIndex(device)));
+  });
   m.def("hbm_in_use", &hbm_in_use);
   m.def("memory_stats", &memory_stats);
   m.def("live_blocks", [](int device, size_t limit) { return hbm(device).live_blocks(limit); });
   m.def("reset_peak", [](int device) { hbm(device).reset_peak(); });
   m.def("reset_accumulated", [](int device) { hbm(device).reset_accumulated(); });
   m.def("empty_cache", [] { device_allocator()->emptyCache(); });
+  m.def("assume_host_memory", [](std::optional<size_t> bytes) { assume_host_memory(bytes.value_or(SIZE_MAX)); });
   m.def("is_in_bad_fork", [] { return torch::utils::is_device_in_bad_fork(kTrn); });
   m.def("register_fork_handler", [] { torch::utils::register_fork_handler_for_device_init(kTrn); });
   m.def("default_generator", [](int device) {
@@ -89,6 +104,7 @@ void bind_policy(py::module_& m) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The C++ side of torch_trn_emu.";
+  py::register_local_exception_translator(&trn::translate);
   trn::install_allocators();
   trn::lend_thread_pool();
   trn::register_hooks();

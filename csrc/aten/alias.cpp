@@ -128,6 +128,7 @@ HostCall::HostCall(c10::DeviceIndex device, const char* op, bool host_tensors_al
       first_tensor_(slots().tensor_top),
       first_storage_(slots().storage_top),
       in_hbm_(device) {
+  if (in_forked_child()) throw_forked_child();
   keep_backward_on_this_thread();
 }
 

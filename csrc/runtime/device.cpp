@@ -3,6 +3,9 @@
 
 #include <c10/util/Exception.h>
 
+#include <pthread.h>
+
+#include <mutex>
 #include <utility>
 
 namespace trn {
@@ -12,6 +15,7 @@ ChipConfig& mutable_config() {
   return instance;
 }
 thread_local c10::DeviceIndex current = 0;
+bool forked = false;  // set before the child's first other line runs
 }  // namespace
 
 void configure(ChipConfig config) {
@@ -26,8 +30,8 @@ int device_count() noexcept { return mutable_config().device_count; }
 
 c10::DeviceIndex current_device() noexcept { return current; }
 
-void check_index(c10::DeviceIndex index) {
-  TORCH_CHECK(index >= 0 && index < device_count(), "trn: invalid device ordinal ", int(index), ": ",
+void check_index(int64_t index) {
+  TORCH_CHECK(index >= 0 && index < device_count(), "trn: invalid device ordinal ", index, ": ",
               config().name, " shows ", device_count(),
               " logical NeuronCores (see NEURON_RT_VISIBLE_CORES and NEURON_LOGICAL_NC_CONFIG)");
 }
@@ -38,6 +42,18 @@ c10::DeviceIndex exchange_device(c10::DeviceIndex index) {
 }
 
 void set_device_unchecked(c10::DeviceIndex index) noexcept { current = index; }
+
+bool in_forked_child() noexcept { return forked; }
+
+void throw_forked_child() {
+  TORCH_CHECK(false, "Cannot re-initialize trn in forked subprocess. To use trn with multiprocessing, you must use "
+              "the 'spawn' start method");
+}
+
+void watch_forks() {
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { forked = true; }); });
+}
 
 c10::Device resolve(c10::Device device) {
   if (device.has_index()) {

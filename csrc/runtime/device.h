@@ -28,8 +28,13 @@ c10::DeviceIndex current_device() noexcept;
 c10::DeviceIndex exchange_device(c10::DeviceIndex index);  // checks the index
 void set_device_unchecked(c10::DeviceIndex index) noexcept;
 
+// Whether this process was forked from one that had used a device. As on hardware, it cannot use it then.
+bool in_forked_child() noexcept;
+[[noreturn]] void throw_forked_child();
+void watch_forks();  // at the first use
+
 // `device` with its index filled in: an absent index means the current device.
 c10::Device resolve(c10::Device device);
-void check_index(c10::DeviceIndex index);
+void check_index(int64_t index);
 
 }  // namespace trn

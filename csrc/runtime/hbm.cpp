@@ -60,8 +60,11 @@ size_t read_number(const char* path, const char* key = nullptr) {
   return 0;
 }
 
+std::atomic<size_t> assumed_host_memory{SIZE_MAX};
+
 // Bytes the host can still give this process; the smaller of the machine's and the container's answer.
 size_t host_available() {
+  if (const size_t assumed = assumed_host_memory.load(); assumed != SIZE_MAX) return assumed;
   size_t available = read_number("/proc/meminfo", "MemAvailable:") << 10;
   if (available == 0) return SIZE_MAX;  // not Linux: let the host decide
   if (const size_t limit = read_number("/sys/fs/cgroup/memory.max")) {
@@ -332,7 +335,7 @@ class Reservation {
   bool in_use(int device) const noexcept { return pools_[size_t(device)].load() != nullptr; }
 
   HbmPool& pool(int device) {
-    check_index(c10::DeviceIndex(device));
+    check_index(device);
     HbmPool* pool = pools_[size_t(device)].load(std::memory_order_acquire);
     return pool != nullptr ? *pool : make(device);
   }
@@ -350,6 +353,7 @@ class Reservation {
   }
 
   void reserve() {
+    watch_forks();
     const size_t count = size_t(device_count());
     // Twice the capacity leaves room for fragmentation; fall back where address space is limited.
     for (size_t scale : {8, 4, 2, 1}) {
@@ -380,6 +384,8 @@ class Reservation {
 HbmPool& hbm(int device) { return Reservation::instance().pool(device); }
 bool hbm_in_use(int device) noexcept { return Reservation::instance().in_use(device); }
 int hbm_device_of(const void* pointer) noexcept { return Reservation::instance().device_of(pointer); }
+
+void assume_host_memory(size_t bytes) noexcept { assumed_host_memory.store(bytes); }
 
 void hbm_free(void* pointer) noexcept {
   if (pointer != nullptr) Reservation::instance().pool(hbm_device_of(pointer)).free(pointer);

@@ -85,4 +85,7 @@ bool hbm_in_use(int device) noexcept;
 int hbm_device_of(const void* pointer) noexcept;  // -1: not emulated HBM
 void hbm_free(void* pointer) noexcept;            // nullptr is allowed
 
+// For tests: from now on the host is taken to have `bytes` available; SIZE_MAX asks it again.
+void assume_host_memory(size_t bytes) noexcept;
+
 }  // namespace trn

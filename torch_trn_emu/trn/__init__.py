@@ -1,7 +1,9 @@
-"""`torch.trn`: the device module, with the names of `torch.cuda` and of the vendor's `torch.neuron`.
+"""`torch.trn`: the device module, with the names of `torch.cuda` and the vendor's `torch.neuron`.
 
 Importing it registers the device with torch.
 """
+
+from typing import Any
 
 from . import amp, random
 from .amp import get_amp_supported_dtype, is_bf16_supported
@@ -35,6 +37,7 @@ from .memory import (
     reset_peak_memory_stats,
 )
 from .random import (
+    _get_generator,  # noqa: F401  likewise
     default_generators,
     get_rng_state,
     get_rng_state_all,
@@ -103,3 +106,9 @@ __all__ = [
 ]
 
 register(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_initialized":  # torch.utils.checkpoint keeps random state only if it is true
+        return is_initialized()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ __all__ = ["get_amp_supported_dtype", "is_bf16_supported"]
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
-    """Formats that autocast accepts; bfloat16 is its default."""
+    """Formats that autocast accepts. Its default is torch's, float16, as on CUDA."""
     return [torch.bfloat16, torch.float16]
 
 

@@ -56,7 +56,7 @@ class DeviceProperties:
 
 def is_available() -> bool:
     """Whether there is a trn device: always, unless the environment asks for an impossible one."""
-    return _C.device_count() > 0
+    return bool(_C.device_count() > 0)
 
 
 def is_initialized() -> bool:
@@ -90,16 +90,19 @@ def _lazy_init() -> None:
 def index_of(device: Device = None, *, optional: bool = True) -> int:
     """The index that `device` names; None and a bare "trn" are the current device.
 
-    Raises ValueError for a device of another type.
+    Raises ValueError for a device of another type, RuntimeError for an index that does not exist.
     """
     if device is None and optional:
         return current_device()
-    if isinstance(device, int):
-        return device if device >= 0 else current_device()
-    device = torch.device(device)  # type: ignore[arg-type]
-    if device.type != "trn":
-        raise ValueError(f"Expected a trn device, but got: {device}")
-    return current_device() if device.index is None else device.index
+    if not isinstance(device, int):
+        device = torch.device(device)  # type: ignore[arg-type]
+        if device.type != "trn":
+            raise ValueError(f"Expected a trn device, but got: {device}")
+        device = -1 if device.index is None else device.index
+    if device < 0:
+        return current_device()
+    _C.check_index(device)
+    return device
 
 
 def device_count() -> int:
@@ -159,8 +162,6 @@ def get_device_properties(device: Device = None) -> DeviceProperties:
     """Properties of a logical core. Raises RuntimeError for an index that does not exist."""
     _lazy_init()
     index, s = index_of(device), settings()
-    if not 0 <= index < len(s.visible_cores):
-        raise RuntimeError(f"trn: invalid device ordinal {index}, there are {len(s.visible_cores)}")
     return DeviceProperties(
         name=f"AWS Trainium{s.chip.name.removeprefix('trn')} (emulated)",
         total_memory=s.chip.hbm_bytes_per_logical_core(s.lnc),

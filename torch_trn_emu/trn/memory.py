@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
+
 from .. import _C
-from .device import Device, _lazy_init, device_count, index_of
+from .device import Device, _lazy_init, index_of
 
 __all__ = [
     "empty_cache",
@@ -21,10 +23,7 @@ __all__ = [
 
 def _stats(device: Device) -> dict[str, int]:
     _lazy_init()
-    index = index_of(device)
-    if not 0 <= index < device_count():
-        raise RuntimeError(f"trn: invalid device ordinal {index}, there are {device_count()}")
-    stats: dict[str, int] = _C.memory_stats(index)
+    stats: dict[str, int] = _C.memory_stats(index_of(device))
     return stats
 
 
@@ -54,30 +53,10 @@ def mem_get_info(device: Device = None) -> tuple[int, int]:
     return stats["capacity_bytes"] - stats["allocated_bytes"], stats["capacity_bytes"]
 
 
-# Key in torch.cuda.memory_stats -> keys of ours for current, peak, allocated, freed.
-_CUDA_KEYS = {
-    "allocated_bytes": (
-        "allocated_bytes",
-        "allocated_bytes_peak",
-        "allocated_bytes_total",
-        "freed_bytes_total",
-    ),
-    "allocation": ("blocks", "blocks_peak", "allocations", "frees"),
-}
-
-
 def memory_stats(device: Device = None) -> dict[str, Any]:
-    """Statistics under the names of `torch.cuda.memory_stats`, as far as the pool keeps them."""
-    stats = _stats(device)
-    out: dict[str, Any] = {}
-    for name, keys in _CUDA_KEYS.items():
-        for field, key in zip(("current", "peak", "allocated", "freed"), keys, strict=True):
-            out[f"{name}.all.{field}"] = stats[key]
-    out["reserved_bytes.all.current"] = stats["reserved_bytes"]
-    out["reserved_bytes.all.peak"] = stats["reserved_bytes_peak"]
-    out["num_ooms"] = stats["ooms"]
-    out["num_alloc_retries"] = stats["retries"]
-    return out
+    """Statistics under the names of `torch.cuda.memory_stats`; parts of the pool stay 0."""
+    _lazy_init()
+    return torch.accelerator.memory_stats(index_of(device))
 
 
 def reset_peak_memory_stats(device: Device = None) -> None:

@@ -36,7 +36,7 @@ class _Generators(Sequence[torch.Generator]):
 default_generators = _Generators()
 
 
-def _generator(device: Device = None) -> torch.Generator:
+def _get_generator(device: Device = None) -> torch.Generator:
     _lazy_init()
     generator: torch.Generator = _C.default_generator(index_of(device))
     return generator
@@ -44,12 +44,12 @@ def _generator(device: Device = None) -> torch.Generator:
 
 def get_rng_state(device: Device = "trn") -> torch.Tensor:
     """State of the device's generator, a uint8 tensor on the host."""
-    return _generator(device).get_state()
+    return _get_generator(device).get_state()
 
 
 def set_rng_state(state: torch.Tensor, device: Device = "trn") -> None:
     """Set the state that `get_rng_state` gave."""
-    _generator(device).set_state(state)
+    _get_generator(device).set_state(state)
 
 
 def get_rng_state_all() -> list[torch.Tensor]:
@@ -65,7 +65,7 @@ def set_rng_state_all(states: Iterable[torch.Tensor]) -> None:
 
 def manual_seed(seed: int) -> None:
     """Seed the current device."""
-    _generator().manual_seed(int(seed))
+    _get_generator().manual_seed(int(seed))
 
 
 def manual_seed_all(seed: int) -> None:
@@ -76,7 +76,7 @@ def manual_seed_all(seed: int) -> None:
 
 def seed() -> int:
     """Seed the current device from the host's entropy and return the seed."""
-    return _generator().seed()
+    return _get_generator().seed()
 
 
 def seed_all() -> None:
@@ -86,4 +86,4 @@ def seed_all() -> None:
 
 def initial_seed() -> int:
     """Seed of the current device."""
-    return _generator().initial_seed()
+    return _get_generator().initial_seed()

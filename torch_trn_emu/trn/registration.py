@@ -7,6 +7,7 @@ import torch
 from .. import _C
 from ..precision import install
 from ..settings import settings
+from .sharing import register_reductions
 
 __all__ = ["register", "startup_error"]
 
@@ -19,9 +20,12 @@ def register(module_name: str) -> None:
     A wrong environment must not break `import torch`: it leaves no device, and the error is raised
     when a trn device is first asked for.
     """
-    torch.utils.rename_privateuse1_backend("trn")
+    torch.utils.rename_privateuse1_backend("trn")  # type: ignore[attr-defined]
     torch._register_device_module("trn", sys.modules[module_name])
-    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    torch.utils.generate_methods_for_privateuse1_backend(  # type: ignore[attr-defined]
+        for_storage=True
+    )
+    register_reductions()
     global _startup_error
     try:
         chosen = settings()

@@ -16,25 +16,28 @@ class Stream(torch.Stream):
     def __new__(cls, device: Device = None, priority: int = 0, **kwargs: Any) -> "Stream":
         _lazy_init()
         if kwargs:  # stream_id, device_index, device_type: an existing stream
-            return super().__new__(cls, **kwargs)  # type: ignore[no-any-return]
+            return super().__new__(cls, **kwargs)
         where = torch.device("trn", index_of(device))
-        return super().__new__(cls, device=where, priority=priority)  # type: ignore[no-any-return]
+        return super().__new__(cls, device=where, priority=priority)
 
 
-class Event(torch.Event):
-    """A mark in a stream; `elapsed_time` between two gives simulated milliseconds."""
-
-    def __new__(
+class _EventType(type):
+    # torch.Stream and torch.Event accept exact torch.Event objects only (2.13), so that is what a
+    # call makes; this type keeps torch.cuda.Event's signature and isinstance().
+    def __call__(
         cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
-    ) -> "Event":
+    ) -> torch.Event:
         _lazy_init()
-        return super().__new__(  # type: ignore[no-any-return]
-            cls,
-            device="trn",
-            enable_timing=enable_timing,
-            blocking=blocking,
-            interprocess=interprocess,
+        return torch.Event(
+            "trn", enable_timing=enable_timing, blocking=blocking, interprocess=interprocess
         )
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, torch.Event) and instance.device.type == "trn"
+
+
+class Event(torch.Event, metaclass=_EventType):
+    """A mark in a stream; `elapsed_time` between two gives simulated milliseconds."""
 
 
 def _wrap(plain: torch.Stream) -> Stream:
@@ -55,7 +58,7 @@ def default_stream(device: Device = None) -> Stream:
     return Stream(
         stream_id=0,
         device_index=index_of(device),
-        device_type=int(torch._C._autograd.DeviceType.PrivateUse1),  # type: ignore[attr-defined]
+        device_type=int(torch._C._autograd.DeviceType.PrivateUse1),  # type: ignore[call-overload]
     )
 
 
