@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "numerics"))
-from library import ISAS, Mx, Numerics, Op, build
+from numerics_library import ISAS, Mx, Numerics, Op, build
 
 Call = Callable[[], Any]
 
@@ -60,7 +60,7 @@ def view(x: torch.Tensor) -> Any:
 def quantize(lib: Numerics) -> None:
     from ctypes import byref, c_int, c_int64
 
-    from library import pointer
+    from numerics_library import pointer
 
     print("# quantize 4096 x 4096 against a warm copy_ of the source")
     for dtype in (torch.float32, torch.bfloat16):

@@ -1,6 +1,5 @@
-// Attention, a block of query rows at a time: all scores of a row are at hand, so the softmax needs no
-// running maximum, and no product is computed twice.
-// Sources: see attention.h.
+// Attention, a block of query rows at a time: all scores of a row are at hand, so the softmax needs
+// no running maximum, and no product is computed twice. Sources: see attention.h.
 #include "attention.h"
 
 #include <algorithm>
@@ -25,16 +24,14 @@ T* offset(T* data, DType dtype, int64_t elements) {
 Lines lines(const AttentionInput& x, int64_t batch, int64_t head, int64_t first_row, int64_t rows,
             int64_t cols, bool round_bf16, bool across = false) {
   Lines l{};
-  l.data = static_cast<const char*>(
-      offset(x.data, x.dtype,
-             batch * x.batch_stride + head * x.head_stride + first_row * x.row_stride));
+  l.data = static_cast<const char*>(offset(
+      x.data, x.dtype, batch * x.batch_stride + head * x.head_stride + first_row * x.row_stride));
   l.dtype = x.dtype;
   l.count = across ? cols : rows;
   l.k = across ? rows : cols;
   l.line_stride = across ? x.col_stride : x.row_stride;
   l.k_stride = across ? x.row_stride : x.col_stride;
-  l.rounding.kind =
-      round_bf16 ? OperandRounding::Kind::bfloat16 : OperandRounding::Kind::none;
+  l.rounding.kind = round_bf16 ? OperandRounding::Kind::bfloat16 : OperandRounding::Kind::none;
   return l;
 }
 
@@ -75,15 +72,16 @@ size_t a_words(const Packing& p, int64_t count) {
 
 float mask_value(const AttentionMask& mask, int64_t i) {
   switch (mask.kind) {
-    case AttentionMask::Kind::float32: return static_cast<const float*>(mask.data)[i];
+    case AttentionMask::Kind::float32:
+      return static_cast<const float*>(mask.data)[i];
     case AttentionMask::Kind::boolean:
       return static_cast<const bool*>(mask.data)[i] ? 0.0f
                                                     : -std::numeric_limits<float>::infinity();
     case AttentionMask::Kind::bfloat16:
-    case AttentionMask::Kind::float16: break;
+    case AttentionMask::Kind::float16:
+      break;
   }
-  const Format id =
-      mask.kind == AttentionMask::Kind::bfloat16 ? Format::bfloat16 : Format::float16;
+  const Format id = mask.kind == AttentionMask::Kind::bfloat16 ? Format::bfloat16 : Format::float16;
   return reference::decode(format(id), static_cast<const uint16_t*>(mask.data)[i]);
 }
 
@@ -91,8 +89,7 @@ float mask_value(const AttentionMask& mask, int64_t i) {
 const float* mask_row(const AttentionMask& mask, int64_t batch, int64_t head, int64_t row,
                       int64_t count, float* buffer) {
   if (mask.data == nullptr) return nullptr;
-  const int64_t first =
-      batch * mask.batch_stride + head * mask.head_stride + row * mask.row_stride;
+  const int64_t first = batch * mask.batch_stride + head * mask.head_stride + row * mask.row_stride;
   if (mask.kind == AttentionMask::Kind::float32 && mask.col_stride == 1)
     return static_cast<const float*>(mask.data) + first;
   for (int64_t j = 0; j < count; ++j) buffer[j] = mask_value(mask, first + j * mask.col_stride);
@@ -101,8 +98,8 @@ const float* mask_row(const AttentionMask& mask, int64_t batch, int64_t head, in
 
 void write_row(const Kernels& kernel, const float* sums, int64_t count, float factor,
                const AttentionOutput& y, int64_t batch, int64_t head, int64_t row) {
-  void* to = offset(y.data, y.dtype,
-                    batch * y.batch_stride + head * y.head_stride + row * y.row_stride);
+  void* to =
+      offset(y.data, y.dtype, batch * y.batch_stride + head * y.head_stride + row * y.row_stride);
   if (y.col_stride == 1)
     return kernel.finish_row(sums, count, factor, 0, DType::float32, nullptr, 0, y.dtype, to, {},
                              0);
@@ -126,8 +123,8 @@ struct Block {
     scores_stride = ceil_div(shape.kv_length, kernel.panel_columns) * kernel.panel_columns;
     // Scores that stay in the second-level cache, and enough rows to reuse a panel of keys.
     const int64_t wanted = 65536 / std::max<int64_t>(1, scores_stride);
-    rows = std::clamp<int64_t>(wanted / kernel.tile_rows, 1, 96 / kernel.tile_rows) *
-           kernel.tile_rows;
+    rows =
+        std::clamp<int64_t>(wanted / kernel.tile_rows, 1, 96 / kernel.tile_rows) * kernel.tile_rows;
   }
 
   // Columns that rows [row, row + count) see.
@@ -141,8 +138,8 @@ struct Block {
 // A row as float32.
 void load_row(const Kernels& kernel, const AttentionInput& x, int64_t batch, int64_t head,
               int64_t row, int64_t count, float* y) {
-  const void* from = offset(x.data, x.dtype,
-                            batch * x.batch_stride + head * x.head_stride + row * x.row_stride);
+  const void* from =
+      offset(x.data, x.dtype, batch * x.batch_stride + head * x.head_stride + row * x.row_stride);
   const int64_t at_once = x.col_stride == 1 ? count : 1;
   for (int64_t j = 0; j < count; j += at_once)
     kernel.round_row(Elementwise::none, x.dtype, offset(from, x.dtype, j * x.col_stride), at_once,
@@ -173,7 +170,8 @@ void attention_forward(const Attention& shape, const AttentionInput& q, const At
   const int64_t out_stride = padded_columns(kernel, shape.v_dim);
   const float none = -std::numeric_limits<float>::infinity();
 
-  // An item is a run of blocks of one head: all of them where there are heads enough for the threads.
+  // An item is a run of blocks of one head: all of them where there are heads enough for the
+  // threads.
   const int64_t heads = shape.batch * shape.heads, threads = num_threads();
   const int64_t runs =
       threads == 1 || heads == 0
@@ -193,10 +191,10 @@ void attention_forward(const Attention& shape, const AttentionInput& q, const At
       const int64_t last = std::min(shape.q_length, first + run * block.rows);
       if (first >= last) continue;
       const int64_t used = block.seen(first, last - first);
-      const PackedOperand keys = packed_b(
-          kernel, pairs, lines(k, batch, head / group, 0, used, shape.head_dim, round));
-      const PackedOperand values = packed_b(
-          kernel, pairs, lines(v, batch, head / group, 0, used, shape.v_dim, round, true));
+      const PackedOperand keys =
+          packed_b(kernel, pairs, lines(k, batch, head / group, 0, used, shape.head_dim, round));
+      const PackedOperand values =
+          packed_b(kernel, pairs, lines(v, batch, head / group, 0, used, shape.v_dim, round, true));
 
       for (int64_t row = first; row < last; row += block.rows) {
         const int64_t rows = std::min(block.rows, last - row), stride = block.scores_stride;
@@ -276,9 +274,8 @@ void attention_backward(const Attention& shape, const AttentionInput& grad_out,
             const int64_t count = shape.causal ? std::min(row + i + 1, columns) : columns;
             kernel.scale_scores(s, count, shape.scale,
                                 mask_row(shape.mask, batch, head, row + i, count, mask.get()));
-            kernel.exponentiate(
-                s, count, block.padded(columns),
-                logsumexp[(batch * shape.heads + head) * shape.q_length + row + i]);
+            kernel.exponentiate(s, count, block.padded(columns),
+                                logsumexp[(batch * shape.heads + head) * shape.q_length + row + i]);
             load_row(kernel, grad_out, batch, head, row + i, shape.v_dim, row_grad.get());
             load_row(kernel, out, batch, head, row + i, shape.v_dim, row_out.get());
             kernel.softmax_backward(s, ds.get() + i * stride, block.padded(columns),

@@ -1,6 +1,7 @@
 // Scaled dot-product attention, forward and backward, with the chip's matmul numerics.
 // [nki] nc_matmul reads bfloat16 operands and sums in float32; the softmax runs in float32 on the
-// Scalar and Vector engines. [torch] masked rows as in aten/native/cpu/FlashAttentionKernel.cpp (2.13).
+// Scalar and Vector engines. [torch] masked rows as in aten/native/cpu/FlashAttentionKernel.cpp
+// (2.13).
 #pragma once
 
 #include <cstdint>
@@ -38,7 +39,8 @@ struct Attention {
   AttentionMask mask = {};
 };
 
-// out = softmax(scale * q k^T + mask) v, and logsumexp [batch, heads, q_length] float32, contiguous.
+// out = softmax(scale * q k^T + mask) v, and logsumexp [batch, heads, q_length] float32,
+// contiguous.
 //   With s the masked scores in float32 and m the largest of a row: p = exp(s - m), logsumexp =
 //   m + log(sum p), out = (p v) / sum p with p as an operand rounded and in the sum not. out is
 //   rounded once. A row that is masked out has out = 0 and logsumexp = 0. exp is within 2 units in
@@ -47,7 +49,8 @@ void attention_forward(const Attention& shape, const AttentionInput& q, const At
                        const AttentionInput& v, const AttentionOutput& out, float* logsumexp);
 
 // With p = exp(s - logsumexp) and d = sum(grad_out * out) of a row:
-//   grad_v = p^T grad_out, ds = p * (grad_out v^T - d), grad_q = scale * ds k, grad_k = scale * ds^T q,
+//   grad_v = p^T grad_out, ds = p * (grad_out v^T - d), grad_q = scale * ds k, grad_k = scale *
+//   ds^T q,
 // p and ds rounded as operands, sums in float32, gradients rounded once.
 void attention_backward(const Attention& shape, const AttentionInput& grad_out,
                         const AttentionInput& q, const AttentionInput& k, const AttentionInput& v,

@@ -30,8 +30,7 @@ uint32_t with_sign(const FloatFormat& format, float x, uint32_t magnitude) {
 }
 
 uint32_t overflowed(const FloatFormat& format, Overflow overflow) {
-  if (overflow == Overflow::saturate || format.specials == Specials::none)
-    return format.max_code();
+  if (overflow == Overflow::saturate || format.specials == Specials::none) return format.max_code();
   return format.specials == Specials::ieee ? format.infinity_code() : format.nan_code();
 }
 
@@ -112,17 +111,15 @@ void encode(Format id, const float* x, uint8_t* codes, int64_t count, Overflow o
 
 void decode(Format id, const uint8_t* codes, float* x, int64_t count) {
   const Kernels& k = kernels();
-  parallel_for(0, count, grain, [&](int64_t lo, int64_t hi) {
-    k.decode(format(id), codes + lo, x + lo, hi - lo);
-  });
+  parallel_for(0, count, grain,
+               [&](int64_t lo, int64_t hi) { k.decode(format(id), codes + lo, x + lo, hi - lo); });
 }
 
 void round_to(Format id, const float* x, float* y, int64_t count, Overflow overflow,
               Rounding rounding) {
   const Kernels& k = kernels();
   parallel_for(0, count, grain, [&](int64_t lo, int64_t hi) {
-    k.round_to(format(id), x + lo, y + lo, hi - lo, overflow, rounding,
-               static_cast<uint64_t>(lo));
+    k.round_to(format(id), x + lo, y + lo, hi - lo, overflow, rounding, static_cast<uint64_t>(lo));
   });
 }
 

@@ -1,7 +1,7 @@
 // The number formats of the chip, and conversions to and from float32. A new format is a row in
 // `format_table`.
-// [mx] OCP Microscaling Formats (MX) v1.0; [fp8] OCP 8-bit Floating Point v1.0; [754] IEEE 754-2019;
-// [nki] Neuron NKI data types (legacy float8_e4m3, float8_e3m4).
+// [mx] OCP Microscaling Formats (MX) v1.0; [fp8] OCP 8-bit Floating Point v1.0; [754] IEEE
+// 754-2019; [nki] Neuron NKI data types (legacy float8_e4m3, float8_e3m4).
 #pragma once
 
 #include <cstddef>
@@ -41,9 +41,12 @@ struct FloatFormat {
   constexpr uint32_t magnitude_mask() const { return (1u << (bits() - 1)) - 1; }
   constexpr uint32_t max_code() const {  // of the largest finite number
     switch (specials) {
-      case Specials::ieee: return infinity_code() - 1;
-      case Specials::fn: return magnitude_mask() - 1;
-      case Specials::none: break;
+      case Specials::ieee:
+        return infinity_code() - 1;
+      case Specials::fn:
+        return magnitude_mask() - 1;
+      case Specials::none:
+        break;
     }
     return magnitude_mask();
   }
@@ -63,8 +66,7 @@ inline constexpr FloatFormat format_table[] = {
     {"float8_e4m3", 4, 3, Specials::ieee},    // [nki] largest 240
     {"float8_e3m4", 3, 4, Specials::ieee},    // [nki] largest 15.5
     {"float4_e2m1fn", 2, 1, Specials::none},  // [mx] 5.3.3
-    {"bfloat16", 8, 7, Specials::ieee},
-    {"float16", 5, 10, Specials::ieee},  // [754]
+    {"bfloat16", 8, 7, Specials::ieee},      {"float16", 5, 10, Specials::ieee},  // [754]
     {"tfloat32", 8, 10, Specials::ieee},
 };
 

@@ -138,12 +138,13 @@ void compute_tile_widened(const Packing& p, const Problem& q, int64_t a_first, i
 
 // Panels an item of the streamed operand takes: all threads busy, tiles no larger than `most`.
 int64_t panels_an_item(int64_t panels, int64_t most, int64_t threads) {
-  const int64_t items = ceil_div(std::max(ceil_div(panels, most), std::min(threads, panels)),
-                                 threads) * threads;
+  const int64_t items =
+      ceil_div(std::max(ceil_div(panels, most), std::min(threads, panels)), threads) * threads;
   return ceil_div(panels, items);
 }
 
-// A single tile of rows: b is packed a few k at a time and multiplied at once, as it is read only here.
+// A single tile of rows: b is packed a few k at a time and multiplied at once, as it is read only
+// here.
 void multiply_thin(const Problem& q, int64_t threads) {
   const Kernels& kernel = kernels();
   const int64_t k_at_once = q.b.line_stride == 1 ? 64 : 256;
@@ -192,7 +193,7 @@ void multiply(const Problem& q, int64_t threads) {
     parallel_for(0, count, 1, body);
   };
   const auto compute = [&](bool subnormal, auto... tile) {
-    subnormal && pairs ? compute_tile_widened(p, q, tile...) : compute_tile(p, q, tile...);
+    subnormal&& pairs ? compute_tile_widened(p, q, tile...) : compute_tile(p, q, tile...);
   };
   std::atomic<bool> shared_subnormal = false;
 
@@ -236,8 +237,8 @@ void multiply(const Problem& q, int64_t threads) {
   });
 }
 
-// The wrapped grouping scatters a block over 512 k's: round the whole operand first, row by row of its
-// storage, so that packing has nothing left to do.
+// The wrapped grouping scatters a block over 512 k's: round the whole operand first, row by row of
+// its storage, so that packing has nothing left to do.
 Scratch<char> round_wrapped(Lines& x, int64_t rows, int64_t cols, int64_t row_stride,
                             int64_t col_stride, int axis) {
   const MatrixView view{x.data, x.dtype, rows, cols, row_stride, col_stride};
@@ -264,10 +265,8 @@ Problem transposed(Problem q) {
 
 void multiply_one(Problem q, int64_t threads) {
   Scratch<char> a, b;
-  if (wrapped(q.a))
-    a = round_wrapped(q.a, q.m, q.k, q.a.line_stride, q.a.k_stride, 1);
-  if (wrapped(q.b))
-    b = round_wrapped(q.b, q.k, q.n, q.b.k_stride, q.b.line_stride, 0);
+  if (wrapped(q.a)) a = round_wrapped(q.a, q.m, q.k, q.a.line_stride, q.a.k_stride, 1);
+  if (wrapped(q.b)) b = round_wrapped(q.b, q.k, q.n, q.b.k_stride, q.b.line_stride, 0);
   // A few columns would leave most of a panel empty; a few rows do not.
   const bool thin = q.n < q.m && q.n <= 8 && q.c.rounding.mode == RoundingMode::nearest_even;
   multiply(thin ? transposed(q) : q, threads);
@@ -287,9 +286,23 @@ void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, cons
       return i * batch_stride * static_cast<int64_t>(size_of(dtype));
     };
     q.a = {static_cast<const char*>(a.data) + offset(a.dtype, a.batch_stride),
-           a.dtype, m, k, a.row_stride, a.col_stride, k, 1, a.rounding};
+           a.dtype,
+           m,
+           k,
+           a.row_stride,
+           a.col_stride,
+           k,
+           1,
+           a.rounding};
     q.b = {static_cast<const char*>(b.data) + offset(b.dtype, b.batch_stride),
-           b.dtype, n, k, b.col_stride, b.row_stride, 1, n, b.rounding};
+           b.dtype,
+           n,
+           k,
+           b.col_stride,
+           b.row_stride,
+           1,
+           n,
+           b.rounding};
     q.c = c;
     q.c.data = static_cast<char*>(c.data) + offset(c.dtype, c.batch_stride);
     q.alpha = alpha;
@@ -316,8 +329,7 @@ void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, cons
     return;
   }
   IeeeScope scope;
-  for (int64_t i = 0; i < batch; ++i)
-    multiply_one(matrix(i), work < worth_a_thread ? 1 : threads);
+  for (int64_t i = 0; i < batch; ++i) multiply_one(matrix(i), work < worth_a_thread ? 1 : threads);
 }
 
 namespace reference {
@@ -325,7 +337,8 @@ namespace {
 
 float load(DType dtype, const void* data, int64_t i) {
   switch (dtype) {
-    case DType::float32: return static_cast<const float*>(data)[i];
+    case DType::float32:
+      return static_cast<const float*>(data)[i];
     case DType::bfloat16:
       return decode(format(Format::bfloat16), static_cast<const uint16_t*>(data)[i]);
     case DType::float16:
@@ -335,11 +348,16 @@ float load(DType dtype, const void* data, int64_t i) {
 }
 
 // The rounded operand, row-major.
-std::vector<float> rounded(const Operand& x, int64_t batch, int64_t rows, int64_t cols, int k_axis) {
+std::vector<float> rounded(const Operand& x, int64_t batch, int64_t rows, int64_t cols,
+                           int k_axis) {
   std::vector<float> values(static_cast<size_t>(rows * cols));
   const MatrixView view{static_cast<const char*>(x.data) +
                             batch * x.batch_stride * static_cast<int64_t>(size_of(x.dtype)),
-                        x.dtype, rows, cols, x.row_stride, x.col_stride};
+                        x.dtype,
+                        rows,
+                        cols,
+                        x.row_stride,
+                        x.col_stride};
   if (x.rounding.kind == OperandRounding::Kind::mx) {
     const int64_t groups = scale_count(k_axis == 0 ? rows : cols, x.rounding.mx.grouping);
     std::vector<uint8_t> codes(static_cast<size_t>(rows * cols + rows + cols));
@@ -348,8 +366,8 @@ std::vector<float> rounded(const Operand& x, int64_t batch, int64_t rows, int64_
     reference::quantize(view, k_axis, x.rounding.mx, codes.data(), cols, scales.data(),
                         scales_stride);
     reference::dequantize(codes.data(), cols, scales.data(), scales_stride, k_axis,
-                          x.rounding.mx.element, x.rounding.mx.grouping, rows, cols,
-                          DType::float32, values.data(), cols);
+                          x.rounding.mx.element, x.rounding.mx.grouping, rows, cols, DType::float32,
+                          values.data(), cols);
     return values;
   }
   for (int64_t i = 0; i < rows; ++i)

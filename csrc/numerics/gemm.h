@@ -1,6 +1,6 @@
-// Matrix products whose operands are rounded, or quantised to MX, while they are packed; float32 sums,
-// one rounding at the end.
-// [nki] nc_matmul, nc_matmul_mx: exact products, float32 accumulation in PSUM; [mx] section 6.2.
+// Matrix products whose operands are rounded, or quantised to MX, while they are packed; float32
+// sums, one rounding at the end. [nki] nc_matmul, nc_matmul_mx: exact products, float32
+// accumulation in PSUM; [mx] section 6.2.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,8 @@ struct Operand {
   int64_t batch_stride = 0;
 };
 
-struct Addend {  // nothing where data is null; a bias row has row_stride 0, a bias column col_stride 0
+struct Addend {  // nothing where data is null; a bias row has row_stride 0, a bias column
+                 // col_stride 0
   const void* data = nullptr;
   DType dtype = DType::float32;
   int64_t row_stride = 0, col_stride = 0;
@@ -41,10 +42,10 @@ struct Result {
 };
 
 // c = alpha * (a b) + beta * addend, a [m, k], b [k, n], c [m, n], for each of `batch` matrices.
-//   Every product of rounded operands is exact before it is added, sums are float32 in an unspecified
-//   but fixed order (it does not depend on the number of threads), and the result is rounded once.
-//   |error| <= gamma_K * sum |a b| with gamma_K = K u / (1 - K u), u = 2^-24, K = k rounded up to even,
-//   plus K * 2^-126 where the host's bfloat16 dot product flushes subnormals.
+//   Every product of rounded operands is exact before it is added, sums are float32 in an
+//   unspecified but fixed order (it does not depend on the number of threads), and the result is
+//   rounded once. |error| <= gamma_K * sum |a b| with gamma_K = K u / (1 - K u), u = 2^-24, K = k
+//   rounded up to even, plus K * 2^-126 where the host's bfloat16 dot product flushes subnormals.
 // c may be the addend, element by element. beta == 0 does not read the addend. k == 0 gives
 // beta * addend.
 void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b,

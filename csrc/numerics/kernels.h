@@ -1,5 +1,5 @@
-// Internal: the vector kernels, one table for each instruction set. The *.inc files are the source of
-// every table; kernels_<isa>.cpp compiles them for one instruction set.
+// Internal: the vector kernels, one table for each instruction set. The *.inc files are the source
+// of every table; kernels_<isa>.cpp compiles them for one instruction set.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 namespace trn::numerics {
 
 enum class Output : uint8_t {
-  codes8,      // one code a byte
-  codes4,      // two codes a byte along the blocked axis
+  codes8,  // one code a byte
+  codes4,  // two codes a byte along the blocked axis
   float32,
   bfloat16,
   float16,
@@ -39,8 +39,8 @@ MxConstants mx_constants(const MxSpec& spec);
 
 enum class Elementwise : uint8_t { none, bfloat16, tfloat32 };
 
-// Where a strip of columns goes. The strip is cut into panels of panel_width columns when that is not
-// 0: panel p starts at base + p * panel_stride.
+// Where a strip of columns goes. The strip is cut into panels of panel_width columns when that is
+// not 0: panel p starts at base + p * panel_stride.
 struct ColumnDestination {
   void* base;
   int64_t row_stride;   // in outputs (codes4: bytes; bf16_pairs: words per pair of rows)

@@ -15,10 +15,14 @@ namespace trn::numerics {
 const Kernels& kernels() {
 #if defined(__x86_64__)
   switch (isa()) {
-    case Isa::plain: break;
-    case Isa::avx2: return avx2::kernels;
-    case Isa::avx512: return avx512::kernels;
-    case Isa::avx512_bf16: return avx512_bf16::kernels;
+    case Isa::plain:
+      break;
+    case Isa::avx2:
+      return avx2::kernels;
+    case Isa::avx512:
+      return avx512::kernels;
+    case Isa::avx512_bf16:
+      return avx512_bf16::kernels;
   }
 #endif
   return plain::kernels;

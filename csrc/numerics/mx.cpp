@@ -17,9 +17,12 @@ namespace {
 
 constexpr Format element_format(Element element) {
   switch (element) {
-    case Element::float8_e4m3fn: return Format::float8_e4m3fn;
-    case Element::float8_e5m2: return Format::float8_e5m2;
-    case Element::float4_e2m1fn: break;
+    case Element::float8_e4m3fn:
+      return Format::float8_e4m3fn;
+    case Element::float8_e5m2:
+      return Format::float8_e5m2;
+    case Element::float4_e2m1fn:
+      break;
   }
   return Format::float4_e2m1fn;
 }
@@ -35,11 +38,16 @@ ScaleRow scale_row(ScaleRule rule, const FloatFormat& f) {
   const int emax = f.max_exponent();
   const uint32_t up = 0x7fffff;  // one more unless a power of two
   switch (rule) {
-    case ScaleRule::trn3: return {1.0f, 0, emax - 1};
-    case ScaleRule::ocp_floor: return {1.0f, 0, emax};
-    case ScaleRule::rceil: return {1.0f / reference::decode(f, f.max_code()), up, 0};
-    case ScaleRule::ceil: return {1.0f, up, emax};
-    case ScaleRule::even: return {1.0f, 1u << (22 - f.mantissa_bits), emax};
+    case ScaleRule::trn3:
+      return {1.0f, 0, emax - 1};
+    case ScaleRule::ocp_floor:
+      return {1.0f, 0, emax};
+    case ScaleRule::rceil:
+      return {1.0f / reference::decode(f, f.max_code()), up, 0};
+    case ScaleRule::ceil:
+      return {1.0f, up, emax};
+    case ScaleRule::even:
+      return {1.0f, 1u << (22 - f.mantissa_bits), emax};
   }
   return {};
 }
@@ -71,7 +79,8 @@ namespace {
 float load(const MatrixView& x, int64_t row, int64_t col) {
   const int64_t i = row * x.row_stride + col * x.col_stride;
   switch (x.dtype) {
-    case DType::float32: return static_cast<const float*>(x.data)[i];
+    case DType::float32:
+      return static_cast<const float*>(x.data)[i];
     case DType::bfloat16:
       return decode(format(Format::bfloat16), static_cast<const uint16_t*>(x.data)[i]);
     case DType::float16:
@@ -102,14 +111,20 @@ uint8_t scale_code(ScaleRule rule, const FloatFormat& f, float a) {
   int exponent = -127;
   if (a == 0) return 0;
   switch (rule) {
-    case ScaleRule::trn3: exponent = floor_log2(a) - (emax - 1); break;
-    case ScaleRule::ocp_floor: exponent = floor_log2(a) - emax; break;
+    case ScaleRule::trn3:
+      exponent = floor_log2(a) - (emax - 1);
+      break;
+    case ScaleRule::ocp_floor:
+      exponent = floor_log2(a) - emax;
+      break;
     case ScaleRule::rceil: {
       const float ratio = a * (1.0f / decode(f, f.max_code()));
       exponent = ratio == 0 ? -127 : ceil_log2(ratio);
       break;
     }
-    case ScaleRule::ceil: exponent = ceil_log2(a) - emax; break;
+    case ScaleRule::ceil:
+      exponent = ceil_log2(a) - emax;
+      break;
     case ScaleRule::even: {
       // Half a unit in the element's last place reaches the next power of two.
       const float unit = power_of_two(std::max(floor_log2(a), -126));
@@ -144,11 +159,14 @@ void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
     };
     const auto put = [&](int64_t i, uint32_t code) {
       const int64_t at = two_a_byte ? i / 2 : i;
-      uint8_t& byte = codes[axis == 0 ? at * codes_row_stride + other
-                                      : other * codes_row_stride + at];
-      if (!two_a_byte) byte = static_cast<uint8_t>(code);
-      else if (i % 2 == 0) byte = static_cast<uint8_t>(code);
-      else byte = static_cast<uint8_t>(byte | code << 4);
+      uint8_t& byte =
+          codes[axis == 0 ? at * codes_row_stride + other : other * codes_row_stride + at];
+      if (!two_a_byte)
+        byte = static_cast<uint8_t>(code);
+      else if (i % 2 == 0)
+        byte = static_cast<uint8_t>(code);
+      else
+        byte = static_cast<uint8_t>(byte | code << 4);
     };
     std::vector<uint32_t> element_codes(static_cast<size_t>(k));
     for (int64_t group = 0; group < scale_count(k, spec.grouping); ++group) {
@@ -170,13 +188,13 @@ void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
         uint32_t code = f.nan_code();
         if (finite) {
           const float scaled = value(at) * power_of_two(127 - scale);
-          const uint64_t index = static_cast<uint64_t>(axis == 0 ? at * x.cols + other
-                                                                 : other * x.cols + at);
-          code = spec.rounding.mode == RoundingMode::stochastic
-                     ? encode_stochastic(
-                           f, scaled, Overflow::saturate,
-                           random_word(spec.rounding.seed, spec.rounding.offset, index))
-                     : encode(f, scaled, Overflow::saturate);
+          const uint64_t index =
+              static_cast<uint64_t>(axis == 0 ? at * x.cols + other : other * x.cols + at);
+          code =
+              spec.rounding.mode == RoundingMode::stochastic
+                  ? encode_stochastic(f, scaled, Overflow::saturate,
+                                      random_word(spec.rounding.seed, spec.rounding.offset, index))
+                  : encode(f, scaled, Overflow::saturate);
         }
         element_codes[static_cast<size_t>(at)] = code;
       }
@@ -208,9 +226,9 @@ void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* s
         if (out_dtype == DType::float32)
           static_cast<float*>(y)[out] = v;
         else
-          static_cast<uint16_t*>(y)[out] = static_cast<uint16_t>(encode(
-              format(out_dtype == DType::bfloat16 ? Format::bfloat16 : Format::float16), v,
-              Overflow::special));
+          static_cast<uint16_t*>(y)[out] = static_cast<uint16_t>(
+              encode(format(out_dtype == DType::bfloat16 ? Format::bfloat16 : Format::float16), v,
+                     Overflow::special));
       }
 }
 
@@ -226,11 +244,14 @@ const char* at(const MatrixView& x, int64_t row, int64_t col) {
 size_t stored_bytes(Output out) {
   switch (out) {
     case Output::codes8:
-    case Output::codes4: return 1;
+    case Output::codes4:
+      return 1;
     case Output::bfloat16:
-    case Output::float16: return 2;
+    case Output::float16:
+      return 2;
     case Output::float32:
-    case Output::bf16_pairs: break;
+    case Output::bf16_pairs:
+      break;
   }
   return 4;
 }
@@ -323,8 +344,8 @@ void run_rows(const MatrixView& x, const MxSpec& spec, const Target& target) {
 
 // Copies a tile into contiguous rows, `size` bytes an element.
 template <class T>
-void gather_items(const MatrixView& x, int64_t row, int64_t rows, int64_t col, int64_t cols, T* tile,
-            int64_t tile_stride) {
+void gather_items(const MatrixView& x, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                  T* tile, int64_t tile_stride) {
   const T* from = static_cast<const T*>(x.data) + row * x.row_stride + col * x.col_stride;
   constexpr int64_t unit = 16;  // both sides of the transposition stay within a few cache lines
   for (int64_t j0 = 0; j0 < cols; j0 += unit)
@@ -432,16 +453,19 @@ void run(const MatrixView& x, int axis, const MxSpec& spec, const Target& target
   if (axis == 0) {
     rows_contiguous ? run_columns(x, spec, target) : run_gathered_columns(x, spec, target);
   } else {
-    rows_contiguous && spec.grouping == Grouping::contiguous ? run_rows(x, spec, target)
-                                                             : run_gathered_rows(x, spec, target);
+    rows_contiguous&& spec.grouping == Grouping::contiguous ? run_rows(x, spec, target)
+                                                            : run_gathered_rows(x, spec, target);
   }
 }
 
 Output value_output(DType dtype) {
   switch (dtype) {
-    case DType::float32: return Output::float32;
-    case DType::bfloat16: return Output::bfloat16;
-    case DType::float16: break;
+    case DType::float32:
+      return Output::float32;
+    case DType::bfloat16:
+      return Output::bfloat16;
+    case DType::float16:
+      break;
   }
   return Output::float16;
 }
@@ -450,8 +474,7 @@ Output value_output(DType dtype) {
 
 void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
               int64_t codes_row_stride, uint8_t* scales, int64_t scales_row_stride) {
-  const Output out =
-      spec.element == Element::float4_e2m1fn ? Output::codes4 : Output::codes8;
+  const Output out = spec.element == Element::float4_e2m1fn ? Output::codes4 : Output::codes8;
   run(x, axis, spec,
       {out, reinterpret_cast<char*>(codes), codes_row_stride, scales, scales_row_stride});
 }
@@ -502,9 +525,8 @@ void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* s
           }
         }
         kernel.mx_decode_row(f, from, factors, count, out_dtype,
-                             static_cast<char*>(y) +
-                                 (row * y_row_stride + col) *
-                                     static_cast<int64_t>(size_of(out_dtype)));
+                             static_cast<char*>(y) + (row * y_row_stride + col) *
+                                                         static_cast<int64_t>(size_of(out_dtype)));
       }
   });
 }

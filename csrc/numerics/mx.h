@@ -1,7 +1,8 @@
 // MX block formats: 32 elements along one axis of a matrix share a power-of-two scale (E8M0). A new
 // scale rule is a row in mx.cpp.
-// [mx] OCP Microscaling Formats v1.0, sections 5 and 6.3; [nki] Neuron nki.isa.quantize_mx (NKI >= 0.5.0);
-// [nkilib] wrapped layout of the matmul_mxfp8 kernels; [ao] scale modes named as in torchao.
+// [mx] OCP Microscaling Formats v1.0, sections 5 and 6.3; [nki] Neuron nki.isa.quantize_mx (NKI >=
+// 0.5.0); [nkilib] wrapped layout of the matmul_mxfp8 kernels; [ao] scale modes named as in
+// torchao.
 #pragma once
 
 #include <cstdint>
@@ -30,14 +31,15 @@ struct MxSpec {
   Element element = Element::float8_e4m3fn;
   ScaleRule rule = ScaleRule::trn3;
   Grouping grouping = Grouping::contiguous;
-  bool through_bf16 = true;  // float32 sources are first rounded to bfloat16: the chip reads 16 bits
-  Rounding rounding = {};    // of the elements; the index is row * cols + col
+  bool through_bf16 =
+      true;                // float32 sources are first rounded to bfloat16: the chip reads 16 bits
+  Rounding rounding = {};  // of the elements; the index is row * cols + col
 };
 
 constexpr int64_t block_size = 32;
 
-// Scales along an axis of k elements. A ragged end is padded with zeros (contiguous: to 32, wrapped:
-// to 512).
+// Scales along an axis of k elements. A ragged end is padded with zeros (contiguous: to 32,
+// wrapped: to 512).
 constexpr int64_t scale_count(int64_t k, Grouping grouping) {
   return grouping == Grouping::contiguous ? (k + 31) / 32 : (k + 511) / 512 * 16;
 }
@@ -54,9 +56,10 @@ struct MatrixView {
 //   codes   row-major. 8-bit formats: [rows, cols]. float4_e2m1fn packs two consecutive elements of
 //           `axis` in a byte, the first in the low nibble: [rows, ceil(cols/2)] for axis 1,
 //           [ceil(rows/2), cols] for axis 0.
-//   scales  row-major E8M0: [rows, scale_count(cols)] for axis 1, [scale_count(rows), cols] for axis 0.
-// Elements round and saturate. An all-zero block has scale code 0 and keeps its zeros' signs. A block
-// with a NaN or infinity (after the bfloat16 step) has scale 0xFF and the NaN code throughout
+//   scales  row-major E8M0: [rows, scale_count(cols)] for axis 1, [scale_count(rows), cols] for
+//   axis 0.
+// Elements round and saturate. An all-zero block has scale code 0 and keeps its zeros' signs. A
+// block with a NaN or infinity (after the bfloat16 step) has scale 0xFF and the NaN code throughout
 // (float4_e2m1fn: 0).
 void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
               int64_t codes_row_stride, uint8_t* scales, int64_t scales_row_stride);
@@ -64,20 +67,20 @@ void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
 // The values of codes and scales laid out as above; rows and cols count elements. Exact in float32
 // (beyond 2^128: infinity). In bfloat16 exact too unless subnormal there, then rounded once.
 void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* scales,
-                int64_t scales_row_stride, int axis, Element element, Grouping grouping, int64_t rows,
-                int64_t cols, DType out_dtype, void* y, int64_t y_row_stride);
+                int64_t scales_row_stride, int axis, Element element, Grouping grouping,
+                int64_t rows, int64_t cols, DType out_dtype, void* y, int64_t y_row_stride);
 
 // dequantize(quantize(x)) in one pass, without codes. y is row-major and may be x itself.
-void quantize_dequantize(const MatrixView& x, int axis, const MxSpec& spec, DType out_dtype, void* y,
-                         int64_t y_row_stride);
+void quantize_dequantize(const MatrixView& x, int axis, const MxSpec& spec, DType out_dtype,
+                         void* y, int64_t y_row_stride);
 
 namespace reference {  // the definitions, scalar
 
 void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
               int64_t codes_row_stride, uint8_t* scales, int64_t scales_row_stride);
 void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* scales,
-                int64_t scales_row_stride, int axis, Element element, Grouping grouping, int64_t rows,
-                int64_t cols, DType out_dtype, void* y, int64_t y_row_stride);
+                int64_t scales_row_stride, int axis, Element element, Grouping grouping,
+                int64_t rows, int64_t cols, DType out_dtype, void* y, int64_t y_row_stride);
 
 }  // namespace reference
 }  // namespace trn::numerics

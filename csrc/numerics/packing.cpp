@@ -8,10 +8,13 @@ namespace {
 
 Elementwise elementwise(OperandRounding::Kind kind) {
   switch (kind) {
-    case OperandRounding::Kind::bfloat16: return Elementwise::bfloat16;
-    case OperandRounding::Kind::tfloat32: return Elementwise::tfloat32;
+    case OperandRounding::Kind::bfloat16:
+      return Elementwise::bfloat16;
+    case OperandRounding::Kind::tfloat32:
+      return Elementwise::tfloat32;
     case OperandRounding::Kind::none:
-    case OperandRounding::Kind::mx: break;
+    case OperandRounding::Kind::mx:
+      break;
   }
   return Elementwise::none;
 }
@@ -86,11 +89,12 @@ bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint3
         subnormal |= round_across(p, a, mx, line, width, k0, {block, strip, 0, 0});
         for (int64_t r = 0; r < width; r += tile_rows)
           for (int64_t w = 0; w < block_words; w += 16)
-            p.kernel->transpose(
-                block + w * strip + r, strip, std::min<int64_t>(16, block_words - w),
-                std::min(tile_rows, width - r),
-                words + (line - line0 + r) / tile_rows * panel_words + (p.words(k0) + w) * tile_rows,
-                16);
+            p.kernel->transpose(block + w * strip + r, strip,
+                                std::min<int64_t>(16, block_words - w),
+                                std::min(tile_rows, width - r),
+                                words + (line - line0 + r) / tile_rows * panel_words +
+                                    (p.words(k0) + w) * tile_rows,
+                                16);
       }
     }
     return subnormal;
@@ -136,8 +140,8 @@ bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint3
       const int64_t count = std::min(piece, b.k - k0);
       for (int64_t i = 0; i < live; ++i)
         subnormal |= round_line(p, b, mx, line + i, k0, count, lines + i * line_words);
-      p.kernel->transpose(lines, line_words, columns, p.words(count),
-                          panel + p.words(k0) * columns, columns);
+      p.kernel->transpose(lines, line_words, columns, p.words(count), panel + p.words(k0) * columns,
+                          columns);
     }
   }
   return subnormal;

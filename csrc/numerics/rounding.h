@@ -1,7 +1,8 @@
 // Random bits for stochastic rounding: a counter-based generator, so that a result depends on
 // (seed, offset, element index) and never on threads or vector width.
 // [philox] Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11: Philox4x32-10.
-// [neuron] NEURON_RT_STOCHASTIC_ROUNDING_EN / _SEED; the chip's own source of bits is not documented.
+// [neuron] NEURON_RT_STOCHASTIC_ROUNDING_EN / _SEED; the chip's own source of bits is not
+// documented.
 #pragma once
 
 #include <cstdint>

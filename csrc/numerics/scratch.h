@@ -27,8 +27,8 @@ class Scratch {
  public:
   Scratch() = default;
   explicit Scratch(size_t count)
-      : data_(count == 0 ? nullptr
-                         : static_cast<T*>(detail::allocate_scratch(count * sizeof(T)))) {}
+      : data_(count == 0 ? nullptr : static_cast<T*>(detail::allocate_scratch(count * sizeof(T)))) {
+  }
   ~Scratch() {
     if (data_ != nullptr) detail::release_scratch(data_);
   }

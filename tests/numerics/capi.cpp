@@ -17,9 +17,8 @@ namespace {
 
 void omp_for(int64_t begin, int64_t end, int64_t grain, LoopBody body, void* context) {
   const int64_t most = (end - begin + grain - 1) / grain;
-  const int threads = omp_in_parallel() ? 1
-                                        : static_cast<int>(std::min<int64_t>(
-                                              most, omp_get_max_threads()));
+  const int threads =
+      omp_in_parallel() ? 1 : static_cast<int>(std::min<int64_t>(most, omp_get_max_threads()));
   if (threads == 1) return body(context, begin, end);
 #pragma omp parallel num_threads(threads)
   {
@@ -78,8 +77,12 @@ static MxSpec spec(const CMx& s) {
 }
 
 static Operand operand(const COperand& x) {
-  return {x.data, static_cast<DType>(x.dtype), x.row_stride, x.col_stride,
-          {static_cast<OperandRounding::Kind>(x.rounding), spec(x.mx)}, x.batch_stride};
+  return {x.data,
+          static_cast<DType>(x.dtype),
+          x.row_stride,
+          x.col_stride,
+          {static_cast<OperandRounding::Kind>(x.rounding), spec(x.mx)},
+          x.batch_stride};
 }
 
 int trn_isa() { return static_cast<int>(isa()); }
@@ -121,9 +124,9 @@ void trn_reference_encode(int format_id, const float* x, uint32_t* codes, int64_
                           int special, const uint32_t* random) {
   const FloatFormat& f = format(static_cast<Format>(format_id));
   for (int64_t i = 0; i < count; ++i)
-    codes[i] = random != nullptr
-                   ? reference::encode_stochastic(f, x[i], static_cast<Overflow>(special), random[i])
-                   : reference::encode(f, x[i], static_cast<Overflow>(special));
+    codes[i] = random != nullptr ? reference::encode_stochastic(
+                                       f, x[i], static_cast<Overflow>(special), random[i])
+                                 : reference::encode(f, x[i], static_cast<Overflow>(special));
 }
 void trn_reference_decode(int format_id, const uint32_t* codes, float* x, int64_t count) {
   for (int64_t i = 0; i < count; ++i)
@@ -184,12 +187,12 @@ struct CAttention {
 };
 
 static AttentionInput input(const CTensor& x) {
-  return {x.data,          static_cast<DType>(x.dtype), x.batch_stride, x.head_stride,
-          x.row_stride, x.col_stride};
+  return {x.data,      static_cast<DType>(x.dtype), x.batch_stride, x.head_stride, x.row_stride,
+          x.col_stride};
 }
 static AttentionOutput output(const CTensor& x) {
-  return {x.data,          static_cast<DType>(x.dtype), x.batch_stride, x.head_stride,
-          x.row_stride, x.col_stride};
+  return {x.data,      static_cast<DType>(x.dtype), x.batch_stride, x.head_stride, x.row_stride,
+          x.col_stride};
 }
 static Attention attention(const CAttention& s) {
   return {s.batch,

@@ -9,6 +9,8 @@ from . import amp, random
 from .amp import get_amp_supported_dtype, is_bf16_supported
 from .device import (
     DeviceProperties,
+    _is_in_bad_fork,  # noqa: F401  torch asks the device module for it
+    _lazy_init,  # noqa: F401  likewise
     current_device,
     device,
     device_count,
@@ -21,12 +23,6 @@ from .device import (
     is_initialized,
     set_device,
     synchronize,
-)
-from .device import (
-    _is_in_bad_fork as _is_in_bad_fork,
-)
-from .device import (
-    _lazy_init as _lazy_init,
 )
 from .memory import (
     empty_cache,
@@ -41,9 +37,7 @@ from .memory import (
     reset_peak_memory_stats,
 )
 from .random import (
-    _get_generator as _get_generator,
-)
-from .random import (
+    _get_generator,  # noqa: F401  likewise
     default_generators,
     get_rng_state,
     get_rng_state_all,
