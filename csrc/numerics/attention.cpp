@@ -61,6 +61,7 @@ PackedOperand packed_b(const Kernels& kernel, bool pairs, const Lines& x) {
 void multiply(const Kernels& kernel, bool pairs, const Lines& a, const PackedOperand& b,
               int64_t panels, uint32_t* words, float* c, int64_t ldc, bool accumulate) {
   const Packing p(kernel, pairs, a.k);
+  if (a.k == 0 && !accumulate) std::fill(c, c + a.count * ldc, 0.0f);
   pack_a(p, a, 0, ceil_div(a.count, kernel.tile_rows), words);
   multiply_panels(p, a.count, words, panels, b.words.get(), b.packing.b_panel_words(), c, ldc,
                   accumulate);

@@ -237,10 +237,18 @@ void multiply(const Problem& q, int64_t threads) {
   });
 }
 
-// The wrapped grouping scatters a block over 512 k's: round the whole operand first, row by row of
-// its storage, so that packing has nothing left to do.
-Scratch<char> round_wrapped(Lines& x, int64_t rows, int64_t cols, int64_t row_stride,
-                            int64_t col_stride, int axis) {
+// Packing rounds along lines or across them, and gives neighbours in that direction neighbouring
+// random bits. Where the operand's indices run the other way, or a wrapped block is scattered over
+// 512 k's, the whole operand is rounded first, so that packing has nothing left to do.
+bool rounds_first(const Lines& x, bool across) {
+  if (!x.is_mx()) return false;
+  if (x.rounding.mx.grouping == Grouping::wrapped) return true;
+  const int64_t index_stride = across ? x.index_line_stride : x.index_k_stride;
+  return x.rounding.mx.rounding.mode == RoundingMode::stochastic && index_stride != 1;
+}
+
+Scratch<char> round_whole(Lines& x, int64_t rows, int64_t cols, int64_t row_stride,
+                          int64_t col_stride, int axis) {
   const MatrixView view{x.data, x.dtype, rows, cols, row_stride, col_stride};
   Scratch<char> values(static_cast<size_t>(rows * cols) * sizeof(float));
   quantize_dequantize(view, axis, x.rounding.mx, DType::float32, values.get(), cols);
@@ -251,8 +259,6 @@ Scratch<char> round_wrapped(Lines& x, int64_t rows, int64_t cols, int64_t row_st
   x.rounding.kind = OperandRounding::Kind::none;
   return values;
 }
-
-bool wrapped(const Lines& x) { return x.is_mx() && x.rounding.mx.grouping == Grouping::wrapped; }
 
 Problem transposed(Problem q) {
   std::swap(q.m, q.n);
@@ -265,8 +271,11 @@ Problem transposed(Problem q) {
 
 void multiply_one(Problem q, int64_t threads) {
   Scratch<char> a, b;
-  if (wrapped(q.a)) a = round_wrapped(q.a, q.m, q.k, q.a.line_stride, q.a.k_stride, 1);
-  if (wrapped(q.b)) b = round_wrapped(q.b, q.k, q.n, q.b.k_stride, q.b.line_stride, 0);
+  // Before a thin problem is transposed: an operand keeps the indices it was given.
+  if (rounds_first(q.a, packs_a_across(q.a)) || rounds_first(q.a, packs_b_across(q.a)))
+    a = round_whole(q.a, q.m, q.k, q.a.line_stride, q.a.k_stride, 1);
+  if (rounds_first(q.b, packs_b_across(q.b)) || rounds_first(q.b, packs_a_across(q.b)))
+    b = round_whole(q.b, q.k, q.n, q.b.k_stride, q.b.line_stride, 0);
   // A few columns would leave most of a panel empty; a few rows do not.
   const bool thin = q.n < q.m && q.n <= 8 && q.c.rounding.mode == RoundingMode::nearest_even;
   multiply(thin ? transposed(q) : q, threads);

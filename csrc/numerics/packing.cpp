@@ -78,7 +78,7 @@ bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint3
   const int64_t line0 = first * tile_rows, line_end = std::min(last * tile_rows, a.count);
   bool subnormal = false;
 
-  if (a.line_stride == 1 && a.k_stride != 1) {
+  if (packs_a_across(a)) {
     constexpr int64_t strip = 128;
     const int64_t panels = strip / tile_rows;
     uint32_t block[32 * strip];
@@ -122,7 +122,7 @@ bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint3
   const int64_t line0 = first * columns, line_end = std::min(last * columns, b.count);
   bool subnormal = false;
 
-  if (b.line_stride == 1) {
+  if (packs_b_across(b)) {
     for (int64_t k0 = 0; k0 < b.k; k0 += 32)
       subnormal |= round_across(p, b, mx, line0, line_end - line0, k0,
                                 {words + p.words(k0) * columns, columns, columns, panel_words});

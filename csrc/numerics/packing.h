@@ -57,6 +57,10 @@ struct Packing {
   int64_t b_panel_words() const { return steps * kernel->panel_columns + 16; }
 };
 
+// Whether packing reads several lines at a time, across k, or each line along it.
+constexpr bool packs_a_across(const Lines& a) { return a.line_stride == 1 && a.k_stride != 1; }
+constexpr bool packs_b_across(const Lines& b) { return b.line_stride == 1; }
+
 // Panels [first, last) of a into words, panel after panel: [steps / 16][tile_rows][16]. Both return
 // whether a value may be subnormal in float32.
 bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint32_t* words);
