@@ -1,5 +1,6 @@
 """Builds the C++ side with CMake; everything else stands in pyproject.toml."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -21,7 +22,9 @@ class CMakeBuild(build_ext):
         import torch
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        # One folder for each torch: an isolated build must not disturb the editable one.
+        place = hashlib.sha256(torch.__file__.encode()).hexdigest()[:8]
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{place}"
         build.mkdir(parents=True, exist_ok=True)
         prefixes = f"{torch.utils.cmake_prefix_path};{pybind11.get_cmake_dir()}"
         configure = [

@@ -177,6 +177,15 @@ void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet
   }
 }
 
+void check_indices(const at::Tensor& indexed, const c10::IValue& indices) {
+  if (indexed.device().type() == kTrn) return;
+  for (const c10::IValue& index : indices.toListRef()) {
+    const bool on_trn = index.isTensor() && index.toTensor().defined() && index.toTensor().device().type() == kTrn;
+    TORCH_CHECK(!on_trn, "indices should be either on cpu or on the same device as the indexed tensor (",
+                indexed.device(), ")");
+  }
+}
+
 void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
   const size_t count = plan.arguments.size();
   const size_t first = stack->size() - count;
@@ -189,8 +198,7 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
     if (plan.arguments[i].number) signature.add(uint64_t(arguments[i].isNone()));
     else signature.add(arguments[i]);
   }
-  TORCH_CHECK(!plan.indexes || arguments[0].toTensor().device().type() == kTrn, "indices should be either on cpu or on "
-              "the same device as the indexed tensor (", arguments[0].toTensor().device(), ")");
+  if (plan.indexes) check_indices(arguments[0].toTensor(), arguments[1]);
   HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
