@@ -31,7 +31,9 @@ def run(code: str, **environ: str) -> str:
 SHOW = "import torch; torch.trn.init(); print(torch.backends.trn.matmul.precision)"
 
 
-@pytest.mark.parametrize("chip,policy", [("trn1", "bf16"), ("trn2", "bf16"), ("trn3", "mxfp8")])
+@pytest.mark.parametrize(
+    ("chip", "policy"), [("trn1", "bf16"), ("trn2", "bf16"), ("trn3", "mxfp8")]
+)
 def test_the_chip_sets_the_default(chip, policy):
     assert run(SHOW, TRN_EMU_CHIP=chip, TRN_EMU_MATMUL="") == policy
 
@@ -71,7 +73,8 @@ def test_it_decorates_functions():
         return torch_trn_emu.current_precision()
 
     torch.backends.trn.matmul.precision = "bf16"
-    assert inside() == "mxfp4" and torch_trn_emu.current_precision() == "bf16"
+    assert inside() == "mxfp4"
+    assert torch_trn_emu.current_precision() == "bf16"
 
 
 def test_a_block_is_left_when_an_error_passes():

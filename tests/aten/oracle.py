@@ -1,4 +1,4 @@
-"""What a product under a policy is, by definition: operands rounded in numpy, multiplied in float64."""
+"""A product under a policy, by definition: operands rounded in numpy, multiplied in float64."""
 
 from dataclasses import dataclass
 

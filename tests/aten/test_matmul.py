@@ -109,8 +109,10 @@ def test_in_place_and_out_forms_equal_the_functional_one():
         torch.empty(0, device="trn"),
     )
     assert torch.equal(c.clone().addmm_(a, b), wanted)
-    assert torch.equal(torch.addmm(c, a, b, out=out), wanted) and torch.equal(out, wanted)
-    assert torch.equal(torch.mm(a, b, out=grown), torch.mm(a, b)) and grown.shape == (6, 5)
+    assert torch.equal(torch.addmm(c, a, b, out=out), wanted)
+    assert torch.equal(out, wanted)
+    assert torch.equal(torch.mm(a, b, out=grown), torch.mm(a, b))
+    assert grown.shape == (6, 5)
 
 
 @policies

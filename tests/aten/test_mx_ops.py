@@ -30,7 +30,9 @@ def plain_codes(codes: Tensor, dim: int, k: int) -> np.ndarray:
 @devices
 @elements
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("shape,dim", [((3, 70), -1), ((70, 3), 0), ((2, 5, 64), 1), ((96,), 0)])
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((3, 70), -1), ((70, 3), 0), ((2, 5, 64), 1), ((96,), 0)]
+)
 def test_quantize_is_the_definition(device, element, rule, shape, dim):
     x = draw(*shape).bfloat16()
     codes, scales = torch.ops.trn.quantize_mx(
@@ -76,7 +78,9 @@ def test_a_block_with_nan_or_infinity_is_nan(device, poison):
     codes, scales = torch.ops.trn.quantize_mx(x.to(device))
     assert scales.view(torch.uint8).tolist() == [[0xFF, 120], [120, 120]]
     back = torch.ops.trn.dequantize_mx(codes, scales).cpu()
-    assert back[0, :32].isnan().all() and torch.equal(back[1], x[1]) and (back[0, 32:] == 1).all()
+    assert back[0, :32].isnan().all()
+    assert torch.equal(back[1], x[1])
+    assert (back[0, 32:] == 1).all()
 
 
 @devices
@@ -85,11 +89,12 @@ def test_zero_blocks_keep_their_signs(device):
     codes, scales = torch.ops.trn.quantize_mx(x)
     assert scales.view(torch.uint8).item() == 0
     back = torch.ops.trn.dequantize_mx(codes, scales)
-    assert torch.equal(torch.signbit(back), torch.signbit(x)) and (back == 0).all()
+    assert torch.equal(torch.signbit(back), torch.signbit(x))
+    assert (back == 0).all()
 
 
 @devices
-@pytest.mark.parametrize("grouping,scales_of_600", [("contiguous", 19), ("wrapped", 32)])
+@pytest.mark.parametrize(("grouping", "scales_of_600"), [("contiguous", 19), ("wrapped", 32)])
 def test_grouping_says_which_elements_share_a_scale(device, grouping, scales_of_600):
     x = draw(2, 600).to(device)
     codes, scales = torch.ops.trn.quantize_mx(x, grouping=grouping)
@@ -106,7 +111,8 @@ def test_grouping_says_which_elements_share_a_scale(device, grouping, scales_of_
     y = torch.where(members.to(device), x * 4, x)
     _, moved = torch.ops.trn.quantize_mx(y, grouping=grouping)
     changed = (moved.view(torch.uint8).int() - scales.view(torch.uint8).int()).cpu()
-    assert changed[:, 1].tolist() == [2, 2] and changed.abs().sum() == 4
+    assert changed[:, 1].tolist() == [2, 2]
+    assert changed.abs().sum() == 4
 
 
 @devices
@@ -117,14 +123,17 @@ def test_stochastic_rounding_is_seeded_and_unbiased(device):
         torch.ops.trn.quantize_dequantize_mx(x, rounding="stochastic", seed=seed)
         for seed in (1, 1, 2)
     ]
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
     mean = draws[0][:, 1:].double().mean().item()
     wanted = x.bfloat16()[0, 1].double().item()
     assert abs(mean - wanted) < 5 * 0.125 / (4096 * 31) ** 0.5
 
 
 @devices
-@pytest.mark.parametrize("a_element,b_element", [("float8_e4m3fn",) * 2, ("float4_e2m1fn",) * 2])
+@pytest.mark.parametrize(
+    ("a_element", "b_element"), [("float8_e4m3fn",) * 2, ("float4_e2m1fn",) * 2]
+)
 def test_mx_mm_multiplies_what_quantisation_gives(device, a_element, b_element):
     a, b = torch.randn(9, 70).to(device), torch.randn(70, 6).to(device)
     got = torch.ops.trn.mx_mm(a, b, a_element=a_element, b_element=b_element)
@@ -175,14 +184,16 @@ def test_fake_tensors_have_the_real_shapes():
 @devices
 def test_empty_axes_work(device):
     codes, scales = torch.ops.trn.quantize_mx(torch.empty(4, 0, device=device))
-    assert codes.shape == (4, 0) and scales.shape == (4, 0)
+    assert codes.shape == (4, 0)
+    assert scales.shape == (4, 0)
     codes, scales = torch.ops.trn.quantize_mx(torch.empty(0, 64, device=device))
-    assert codes.shape == (0, 64) and scales.shape == (0, 2)
+    assert codes.shape == (0, 64)
+    assert scales.shape == (0, 2)
 
 
 @devices
 @pytest.mark.parametrize(
-    "arguments,message",
+    ("arguments", "message"),
     [
         ({"element": "float6"}, 'element "float6" is none of'),
         ({"scale_rule": "up"}, 'scale_rule "up" is none of'),
