@@ -25,7 +25,8 @@ void bind_timing(py::module_& m);  // timing/bind.cpp
 namespace trn {
 namespace {
 
-// torch's errors become the Python exceptions that torch's own functions raise, without the C++ stack.
+// torch's errors become the Python exceptions that torch's own functions raise, without the C++
+// stack.
 void translate(std::exception_ptr error) {
   try {
     if (error) std::rethrow_exception(error);
@@ -54,9 +55,12 @@ py::dict memory_stats(int device) {
 }
 
 void bind_device(py::module_& m) {
-  m.def("configure", [](std::string name, int device_count, size_t hbm_bytes, int64_t dispatch_ns) {
-    configure({std::move(name), device_count, hbm_bytes, dispatch_ns});
-  }, py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"));
+  m.def(
+      "configure",
+      [](std::string name, int device_count, size_t hbm_bytes, int64_t dispatch_ns) {
+        configure({std::move(name), device_count, hbm_bytes, dispatch_ns});
+      },
+      py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"));
   m.def("device_count", &device_count);
   m.def("current_device", &current_device);
   m.def("check_index", [](int64_t device) { check_index(device); });
@@ -70,11 +74,13 @@ void bind_device(py::module_& m) {
   m.def("reset_peak", [](int device) { hbm(device).reset_peak(); });
   m.def("reset_accumulated", [](int device) { hbm(device).reset_accumulated(); });
   m.def("empty_cache", [] { device_allocator()->emptyCache(); });
-  m.def("assume_host_memory", [](std::optional<size_t> bytes) { assume_host_memory(bytes.value_or(SIZE_MAX)); });
+  m.def("assume_host_memory",
+        [](std::optional<size_t> bytes) { assume_host_memory(bytes.value_or(SIZE_MAX)); });
   m.def("is_in_bad_fork", [] { return torch::utils::is_device_in_bad_fork(kTrn); });
   m.def("register_fork_handler", [] { torch::utils::register_fork_handler_for_device_init(kTrn); });
   m.def("default_generator", [](int device) {
-    return py::reinterpret_steal<py::object>(THPGenerator_Wrap(default_generator(c10::DeviceIndex(device))));
+    return py::reinterpret_steal<py::object>(
+        THPGenerator_Wrap(default_generator(c10::DeviceIndex(device))));
   });
 }
 

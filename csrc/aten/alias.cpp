@@ -1,4 +1,5 @@
-// See alias.h. Slots are reused in stack order; one that a kernel kept hold of is given away and replaced.
+// See alias.h. Slots are reused in stack order; one that a kernel kept hold of is given away and
+// replaced.
 #include "alias.h"
 
 #include "composite_alias.h"
@@ -11,7 +12,8 @@
 namespace trn {
 namespace {
 
-constexpr auto kPython = c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot});
+constexpr auto kPython =
+    c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot});
 
 c10::DispatchKeySet host_keys(c10::DispatchKeySet keys) {
   return (keys - kPython).remove_backend(c10::BackendComponent::PrivateUse1Bit) |
@@ -22,7 +24,8 @@ c10::DispatchKeySet host_keys(c10::DispatchKeySet keys) {
 class AliasImpl final : public c10::TensorImpl {
  public:
   AliasImpl()
-      : TensorImpl(c10::DispatchKeySet(c10::DispatchKey::CPU), caffe2::TypeMeta::Make<float>(), c10::Device(kHost)) {}
+      : TensorImpl(c10::DispatchKeySet(c10::DispatchKey::CPU), caffe2::TypeMeta::Make<float>(),
+                   c10::Device(kHost)) {}
 
   void bind(c10::TensorImpl& origin, c10::Storage twin) {
     storage_ = std::move(twin);
@@ -46,7 +49,8 @@ void keep(void*) {}  // the memory belongs to the trn storage
 
 c10::intrusive_ptr<c10::StorageImpl> make_twin() {
   return c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), 0,
-                                               c10::DataPtr(nullptr, c10::Device(kHost)), c10::GetAllocator(kHost),
+                                               c10::DataPtr(nullptr, c10::Device(kHost)),
+                                               c10::GetAllocator(kHost),
                                                /*resizable=*/true);
 }
 
@@ -80,7 +84,8 @@ T& push(std::vector<T>& stack, size_t& top) {
 }
 
 bool same_layout(const at::Tensor& a, const c10::TensorImpl& b) {
-  return a.sizes() == b.sizes() && a.strides() == b.strides() && a.storage_offset() == b.storage_offset();
+  return a.sizes() == b.sizes() && a.strides() == b.strides() &&
+         a.storage_offset() == b.storage_offset();
 }
 
 // Sizes, strides, offset, conj and neg bits that the host kernel changed on a written argument.
@@ -96,7 +101,8 @@ void carry_metadata(const at::Tensor& origin, const c10::TensorImpl& alias) {
 // A twin that was resized holds new memory: the trn storage takes it over.
 void carry_storage(const c10::Storage& origin, c10::StorageImpl& twin, c10::Device device) {
   auto* storage = origin.unsafeGetStorageImpl();
-  if (twin.data_ptr().get() != storage->data_ptr().get() || twin.data_ptr().get_deleter() != &keep) {
+  if (twin.data_ptr().get() != storage->data_ptr().get() ||
+      twin.data_ptr().get_deleter() != &keep) {
     c10::DataPtr memory = std::move(twin._mutable_data_ptr_no_checks());
     memory.unsafe_set_device(device);
     storage->set_data_ptr_noswap(std::move(memory));
@@ -107,9 +113,9 @@ void carry_storage(const c10::Storage& origin, c10::StorageImpl& twin, c10::Devi
 // A kernel kept the twin: let it own the memory through a reference to the trn storage.
 void give_away(StorageSlot& slot) {
   auto* owner = new c10::Storage(slot.origin);
-  slot.twin->set_data_ptr_noswap(c10::DataPtr(slot.twin->_mutable_data_ptr_no_checks().get(), owner,
-                                              [](void* held) { delete static_cast<c10::Storage*>(held); },
-                                              c10::Device(kHost)));
+  slot.twin->set_data_ptr_noswap(c10::DataPtr(
+      slot.twin->_mutable_data_ptr_no_checks().get(), owner,
+      [](void* held) { delete static_cast<c10::Storage*>(held); }, c10::Device(kHost)));
   slot.twin = make_twin();
 }
 
@@ -117,8 +123,9 @@ void give_away(StorageSlot& slot) {
 
 namespace {
 
-// Backward runs on the thread that asks for it, as on the CPU: the thread-local precision policy holds there
-// too, and one OpenMP pool works, not two. torch would otherwise start a thread for each accelerator device.
+// Backward runs on the thread that asks for it, as on the CPU: the thread-local precision policy
+// holds there too, and one OpenMP pool works, not two. torch would otherwise start a thread for
+// each accelerator device.
 void keep_backward_on_this_thread() {
   auto& state = c10::AutogradState::get_tls_state();
   if (state.get_multithreading_enabled()) state.set_multithreading_enabled(false);
@@ -143,8 +150,10 @@ void HostCall::release() noexcept {
   Slots& stack = slots();
   while (stack.tensor_top > first_tensor_) {
     TensorSlot& slot = stack.tensors[--stack.tensor_top];
-    if (slot.alias.use_count() > 1) slot.alias = c10::make_intrusive<AliasImpl>();
-    else slot.alias->unbind();
+    if (slot.alias.use_count() > 1)
+      slot.alias = c10::make_intrusive<AliasImpl>();
+    else
+      slot.alias->unbind();
     slot.origin.reset();
   }
   while (stack.storage_top > first_storage_) {
@@ -155,21 +164,27 @@ void HostCall::release() noexcept {
 }
 
 void HostCall::check_device(const at::Tensor& tensor) const {
-  TORCH_CHECK(tensor.device().index() == device_, "Expected all tensors to be on the same device, but found at least "
-              "two devices, ", c10::Device(kTrn, device_), " and ", tensor.device(), "! (when checking arguments of ",
-              op_, ")");
+  TORCH_CHECK(tensor.device().index() == device_,
+              "Expected all tensors to be on the same device, but found at least "
+              "two devices, ",
+              c10::Device(kTrn, device_), " and ", tensor.device(),
+              "! (when checking arguments of ", op_, ")");
 }
 
 void HostCall::check_host_tensor(const at::Tensor& tensor, Access access) const {
-  const bool single_value = tensor.device().type() == kHost && tensor.dim() == 0 && access == Access::kRead;
-  TORCH_CHECK(single_value || host_tensors_allowed_, "Expected all tensors to be on the same device, but found at "
-              "least two devices, ", c10::Device(kTrn, device_), " and ", tensor.device(),
+  const bool single_value =
+      tensor.device().type() == kHost && tensor.dim() == 0 && access == Access::kRead;
+  TORCH_CHECK(single_value || host_tensors_allowed_,
+              "Expected all tensors to be on the same device, but found at "
+              "least two devices, ",
+              c10::Device(kTrn, device_), " and ", tensor.device(),
               "! (when checking arguments of ", op_, ")");
 }
 
 c10::intrusive_ptr<c10::StorageImpl> HostCall::twin_of(const c10::Storage& storage, Access access) {
   auto* origin = storage.unsafeGetStorageImpl();
-  if (access == Access::kWrite) origin->mutable_data();  // a copy-on-write storage gets its own pages now
+  if (access == Access::kWrite)
+    origin->mutable_data();  // a copy-on-write storage gets its own pages now
   void* memory = const_cast<void*>(origin->data());
   Slots& stack = slots();
   for (size_t i = first_storage_; i < stack.storage_top; ++i) {
@@ -199,7 +214,8 @@ at::Tensor HostCall::alias_dense(const at::Tensor& tensor, Access access) {
     }
     return at::Tensor(slot.alias);
   }
-  TORCH_CHECK(impl->has_storage(), op_, ": a ", tensor.toString(), " without storage reached the trn device; ",
+  TORCH_CHECK(impl->has_storage(), op_, ": a ", tensor.toString(),
+              " without storage reached the trn device; ",
               "functional transforms and zero tensors must be resolved before");
   auto twin = twin_of(impl->unsafe_storage(), access);
   TensorSlot& slot = push(stack.tensors, stack.tensor_top);
@@ -247,7 +263,8 @@ void HostCall::write_back() {
     if (slot.access != Access::kWrite) continue;
     const c10::Storage& storage = slot.origin.storage();
     auto* twin = slot.alias->unsafe_storage().unsafeGetStorageImpl();
-    const bool resized = twin->data_ptr().get() != storage.data_ptr().get() || twin->nbytes() != storage.nbytes();
+    const bool resized =
+        twin->data_ptr().get() != storage.data_ptr().get() || twin->nbytes() != storage.nbytes();
     if (resized) carry_storage(storage, *twin, device);
     carry_metadata(slot.origin, *slot.alias);
   }
@@ -289,11 +306,13 @@ at::Tensor relabel(at::Tensor tensor, c10::Device device, size_t holders) {
   // Held elsewhere too, say inside a quantizer: that one stays a host tensor.
   if (tensor.use_count() > holders) tensor = tensor.clone();
   auto* impl = tensor.unsafeGetTensorImpl();
-  TORCH_CHECK(impl->has_storage(), "trn: a host kernel returned a ", tensor.toString(), " without storage");
+  TORCH_CHECK(impl->has_storage(), "trn: a host kernel returned a ", tensor.toString(),
+              " without storage");
   auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
   if (storage->device_type() == kHost) {
     const void* memory = storage->data_ptr().get();
-    // Memory from outside the pool that somebody else holds as well (a kernel's cached constant) stays theirs.
+    // Memory from outside the pool that somebody else holds as well (a kernel's cached constant)
+    // stays theirs.
     if (memory != nullptr && hbm_device_of(memory) < 0 && impl->unsafe_storage().use_count() > 1) {
       tensor = tensor.clone();
       impl = tensor.unsafeGetTensorImpl();

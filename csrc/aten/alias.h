@@ -1,7 +1,8 @@
-// Host aliases of trn tensors: the same memory under the host's dispatch key, for the length of one call.
+// Host aliases of trn tensors: the same memory under the host's dispatch key, for the length of one
+// call.
 //
-// A call borrows tensors and storages from a per-thread stack of slots, so that running a host kernel on
-// trn tensors allocates nothing. Results come back re-labelled, never copied.
+// A call borrows tensors and storages from a per-thread stack of slots, so that running a host
+// kernel on trn tensors allocates nothing. Results come back re-labelled, never copied.
 #pragma once
 
 #include "runtime/allocator.h"
@@ -31,7 +32,8 @@ class HostCall {
   HostCall(const HostCall&) = delete;
   HostCall& operator=(const HostCall&) = delete;
 
-  // The host's view of an argument. Host tensors pass when they hold a single value, or by the op's contract.
+  // The host's view of an argument. Host tensors pass when they hold a single value, or by the op's
+  // contract.
   at::Tensor alias(const at::Tensor& tensor, Access access = Access::kRead);
   std::optional<at::Tensor> alias(const std::optional<at::Tensor>& tensor);
   std::vector<at::Tensor> alias(at::ArrayRef<at::Tensor> tensors, Access access = Access::kRead);
@@ -43,7 +45,8 @@ class HostCall {
   void allow_host_tensors(bool allowed) { host_tensors_allowed_ = allowed; }
 
   // The trn tensor for a host result: an argument itself, a view of one, or a fresh tensor.
-  // `holders` references to a fresh result are known; one held elsewhere too is copied, not re-labelled.
+  // `holders` references to a fresh result are known; one held elsewhere too is copied, not
+  // re-labelled.
   at::Tensor adopt(at::Tensor result, size_t holders = 1);
   std::vector<at::Tensor> adopt(std::vector<at::Tensor> results);
 

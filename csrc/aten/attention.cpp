@@ -20,8 +20,8 @@ namespace {
 
 // Looks at sizes, formats and flags only: under torch.compile the arguments are fake tensors.
 int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                         const std::optional<at::Tensor>& mask, double dropout, bool is_causal, std::optional<double>,
-                         bool enable_gqa) {
+                         const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
+                         std::optional<double>, bool enable_gqa) {
   const auto math = int64_t(at::SDPBackend::math);
   const auto head_dim = query.sym_size(-1);
   const bool floats = query.is_floating_point() && query.scalar_type() == key.scalar_type() &&
@@ -30,11 +30,14 @@ int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const a
                      !key.is_nested() && !value.is_nested() && query.layout() == at::kStrided;
   const bool masked = mask.has_value() && mask->defined();
   // A policy that quantises attention does so in its two products, along their own axes.
-  if (operand_formats(current_policy(), MatmulClass::attention).first == OperandFormat::mxfp8_e4m3) return math;
-  if (!at::globalContext().userEnabledFlashSDP() || !plain || !floats || dropout != 0.0) return math;
+  if (operand_formats(current_policy(), MatmulClass::attention).first == OperandFormat::mxfp8_e4m3)
+    return math;
+  if (!at::globalContext().userEnabledFlashSDP() || !plain || !floats || dropout != 0.0)
+    return math;
   if (head_dim != key.sym_size(-1) || head_dim != value.sym_size(-1)) return math;
   if (query.sym_size(1) != key.sym_size(1) && !enable_gqa) return math;
-  if (masked && (mask->requires_grad() || is_causal || (mask->dim() != 2 && mask->dim() != 4))) return math;
+  if (masked && (mask->requires_grad() || is_causal || (mask->dim() != 2 && mask->dim() != 4)))
+    return math;
   if (query.sym_numel() == 0 || key.sym_numel() == 0) return math;
   return int64_t(at::SDPBackend::flash_attention);
 }
@@ -53,18 +56,23 @@ bool rounds(const at::Tensor& query) {
 }
 
 numerics::AttentionInput input(const at::Tensor& x) {
-  return {x.const_data_ptr(), numerics_dtype(x.scalar_type()), x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+  return {x.const_data_ptr(), numerics_dtype(x.scalar_type()),
+          x.stride(0),        x.stride(1),
+          x.stride(2),        x.stride(3)};
 }
 
 numerics::AttentionOutput output(const at::Tensor& x) {
-  return {x.mutable_data_ptr(), numerics_dtype(x.scalar_type()), x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+  return {x.mutable_data_ptr(), numerics_dtype(x.scalar_type()),
+          x.stride(0),          x.stride(1),
+          x.stride(2),          x.stride(3)};
 }
 
-// [batch, heads, rows, cols] laid out [batch, rows, heads, cols], as the host's kernel does and as the
-// projection that comes next reads it. Rounded stochastically it starts in float32.
+// [batch, heads, rows, cols] laid out [batch, rows, heads, cols], as the host's kernel does and as
+// the projection that comes next reads it. Rounded stochastically it starts in float32.
 at::Tensor heads_inside(const at::Tensor& like) {
   const auto dtype = stochastic_rounding() ? at::kFloat : like.scalar_type();
-  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options().dtype(dtype))
+  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)},
+                   like.options().dtype(dtype))
       .transpose(1, 2);
 }
 
@@ -74,7 +82,8 @@ numerics::AttentionMask mask_of(const at::Tensor& mask) {
                     : mask.scalar_type() == at::kBFloat16 ? Kind::bfloat16
                     : mask.scalar_type() == at::kHalf     ? Kind::float16
                                                           : Kind::float32;
-  return {mask.const_data_ptr(), kind, mask.stride(0), mask.stride(1), mask.stride(2), mask.stride(3)};
+  return {mask.const_data_ptr(), kind,           mask.stride(0),
+          mask.stride(1),        mask.stride(2), mask.stride(3)};
 }
 
 // The mask broadcast to [batch, heads, q, kv], or undefined.
@@ -84,18 +93,23 @@ at::Tensor expanded_mask(HostCall& call, const std::optional<at::Tensor>& mask, 
   return call.alias(*mask).expand({q.size(0), q.size(1), q.size(2), k.size(2)});
 }
 
-numerics::Attention shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool is_causal,
-                             const at::Tensor& mask, std::optional<double> scale) {
-  numerics::Attention shape{q.size(0), q.size(1), k.size(1), q.size(2), k.size(2), q.size(3), v.size(3),
-                            float(scale.value_or(1.0 / std::sqrt(double(q.size(3))))), is_causal, /*round_bf16=*/true};
+numerics::Attention shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             bool is_causal, const at::Tensor& mask, std::optional<double> scale) {
+  numerics::Attention shape{q.size(0), q.size(1),
+                            k.size(1), q.size(2),
+                            k.size(2), q.size(3),
+                            v.size(3), float(scale.value_or(1.0 / std::sqrt(double(q.size(3))))),
+                            is_causal, /*round_bf16=*/true};
   if (mask.defined()) shape.mask = mask_of(mask);
   return shape;
 }
 
-std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                                         double dropout, bool is_causal, const std::optional<at::Tensor>& mask,
+std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tensor& key,
+                                         const at::Tensor& value, double dropout, bool is_causal,
+                                         const std::optional<at::Tensor>& mask,
                                          std::optional<double> scale) {
-  if (!rounds(query)) return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
+  if (!rounds(query))
+    return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
   TORCH_CHECK(dropout == 0.0, "fused attention on trn has no dropout: the math path has");
   Launch launch(op_name<Flash>(), query, key, value, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
@@ -104,31 +118,36 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
   // Rounded stochastically the result starts in float32.
   const auto dtype = stochastic_rounding() ? at::kFloat : q.scalar_type();
   at::Tensor out = at::empty_like(q, q.options().dtype(dtype));
-  at::Tensor logsumexp = at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
-  numerics::attention_forward(shape_of(q, k, v, is_causal, m, scale), input(q), input(k), input(v), output(out),
-                              logsumexp.mutable_data_ptr<float>());
+  at::Tensor logsumexp =
+      at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
+  numerics::attention_forward(shape_of(q, k, v, is_causal, m, scale), input(q), input(k), input(v),
+                              output(out), logsumexp.mutable_data_ptr<float>());
   launch.retire();
-  return {call.adopt(round_result(std::move(out), query.scalar_type())), call.adopt(std::move(logsumexp))};
+  return {call.adopt(round_result(std::move(out), query.scalar_type())),
+          call.adopt(std::move(logsumexp))};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
-    const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const at::Tensor& out, const at::Tensor& logsumexp, double dropout, bool is_causal,
-    const std::optional<at::Tensor>& mask, std::optional<double> scale) {
+    const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
+    const at::Tensor& value, const at::Tensor& out, const at::Tensor& logsumexp, double dropout,
+    bool is_causal, const std::optional<at::Tensor>& mask, std::optional<double> scale) {
   if (!rounds(query)) {
-    return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout, is_causal, mask, scale);
+    return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout,
+                                         is_causal, mask, scale);
   }
   Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<FlashBackward>());
-  const at::Tensor g = call.alias(grad_out), q = call.alias(query), k = call.alias(key), v = call.alias(value);
+  const at::Tensor g = call.alias(grad_out), q = call.alias(query), k = call.alias(key),
+                   v = call.alias(value);
   const at::Tensor m = expanded_mask(call, mask, q, k), sums = call.alias(logsumexp).contiguous();
   at::Tensor dq = heads_inside(q), dk = heads_inside(k), dv = heads_inside(v);
-  numerics::attention_backward(shape_of(q, k, v, is_causal, m, scale), input(g), input(q), input(k), input(v),
-                               input(call.alias(out)), sums.const_data_ptr<float>(), output(dq), output(dk),
-                               output(dv));
+  numerics::attention_backward(shape_of(q, k, v, is_causal, m, scale), input(g), input(q), input(k),
+                               input(v), input(call.alias(out)), sums.const_data_ptr<float>(),
+                               output(dq), output(dk), output(dv));
   launch.retire();
   const at::ScalarType dtype = query.scalar_type();
-  return {call.adopt(round_result(std::move(dq), dtype)), call.adopt(round_result(std::move(dk), dtype)),
+  return {call.adopt(round_result(std::move(dq), dtype)),
+          call.adopt(round_result(std::move(dk), dtype)),
           call.adopt(round_result(std::move(dv), dtype))};
 }
 

@@ -5,10 +5,13 @@
 namespace at::autocast {
 namespace {
 
-Tensor refuse_binary_cross_entropy(const Tensor&, const Tensor&, const std::optional<Tensor>&, int64_t) {
+Tensor refuse_binary_cross_entropy(const Tensor&, const Tensor&, const std::optional<Tensor>&,
+                                   int64_t) {
   TORCH_CHECK(false,
-              "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast: the gradient may "
-              "not be representable in half precision. Use binary_cross_entropy_with_logits or BCEWithLogitsLoss, or "
+              "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to "
+              "autocast: the gradient may "
+              "not be representable in half precision. Use binary_cross_entropy_with_logits or "
+              "BCEWithLogitsLoss, or "
               "disable autocast around the loss.");
 }
 

@@ -1,4 +1,5 @@
-// One row for each layout: how its alias is built around aliased members, and how results come back.
+// One row for each layout: how its alias is built around aliased members, and how results come
+// back.
 #include "composite_alias.h"
 
 #include <ATen/NestedTensorImpl.h>
@@ -36,20 +37,22 @@ bool is_coo(const at::Tensor& tensor) { return tensor.layout() == at::kSparse; }
 
 at::Tensor alias_coo(HostCall& call, const at::Tensor& tensor, Access access) {
   auto* from = coo(tensor);
-  at::Tensor made = at::detail::make_tensor<at::SparseTensorImpl>(host_keys(tensor), tensor.dtype());
+  at::Tensor made =
+      at::detail::make_tensor<at::SparseTensorImpl>(host_keys(tensor), tensor.dtype());
   coo(made)->raw_resize_(from->sparse_dim(), from->dense_dim(), from->sizes());
-  coo(made)->set_indices_and_values_unsafe(call.alias(from->indices(), access), call.alias(from->values(), access));
+  coo(made)->set_indices_and_values_unsafe(call.alias(from->indices(), access),
+                                           call.alias(from->values(), access));
   coo(made)->set_coalesced(from->coalesced());
   return made;
 }
 
 at::Tensor alias_compressed(HostCall& call, const at::Tensor& tensor, Access access) {
   auto* from = compressed(tensor);
-  at::Tensor made = at::detail::make_tensor<at::SparseCsrTensorImpl>(host_keys(tensor), c10::Device(kHost),
-                                                                     from->layout(), tensor.dtype());
+  at::Tensor made = at::detail::make_tensor<at::SparseCsrTensorImpl>(
+      host_keys(tensor), c10::Device(kHost), from->layout(), tensor.dtype());
   compressed(made)->set_member_tensors(call.alias(from->compressed_indices(), access),
-                                       call.alias(from->plain_indices(), access), call.alias(from->values(), access),
-                                       from->sizes());
+                                       call.alias(from->plain_indices(), access),
+                                       call.alias(from->values(), access), from->sizes());
   return made;
 }
 
@@ -65,7 +68,8 @@ at::Tensor alias_quantized(HostCall& call, const at::Tensor& tensor, Access acce
   at::Tensor made = at::detail::make_tensor<at::QTensorImpl>(
       c10::Storage(call.twin_of(from->unsafe_storage(), access)), host_keys(tensor), tensor.dtype(),
       from->quantizer());
-  made.unsafeGetTensorImpl()->set_sizes_and_strides(from->sizes(), from->strides(), from->storage_offset());
+  made.unsafeGetTensorImpl()->set_sizes_and_strides(from->sizes(), from->strides(),
+                                                    from->storage_offset());
   return made;
 }
 
@@ -77,7 +81,8 @@ bool is_composite(const at::Tensor& tensor) { return tensor.key_set().has_any(kC
 at::Tensor make_composite_alias(HostCall& call, const at::Tensor& tensor, Access access) {
   if (tensor.is_nested()) return alias_nested(call, tensor, access);
   if (tensor.is_quantized()) return alias_quantized(call, tensor, access);
-  at::Tensor made = is_coo(tensor) ? alias_coo(call, tensor, access) : alias_compressed(call, tensor, access);
+  at::Tensor made =
+      is_coo(tensor) ? alias_coo(call, tensor, access) : alias_compressed(call, tensor, access);
   // amax and amin of sparse products keep what their backward needs only if asked so.
   if (tensor.requires_grad()) made.unsafeGetTensorImpl()->set_requires_grad(true);
   return made;
@@ -93,12 +98,15 @@ void carry_composite(HostCall& call, const at::Tensor& origin, const at::Tensor&
     auto* to = coo(origin);
     auto* from = coo(alias);
     to->raw_resize_(from->sparse_dim(), from->dense_dim(), from->sizes());
-    to->set_indices_and_values_unsafe(call.adopt(from->indices(), kMemberHolders), call.adopt(from->values(), kMemberHolders));
+    to->set_indices_and_values_unsafe(call.adopt(from->indices(), kMemberHolders),
+                                      call.adopt(from->values(), kMemberHolders));
     to->set_coalesced(from->coalesced());
   } else {
     auto* from = compressed(alias);
-    compressed(origin)->set_member_tensors(call.adopt(from->compressed_indices(), kMemberHolders), call.adopt(from->plain_indices(), kMemberHolders),
-                                           call.adopt(from->values(), kMemberHolders), from->sizes());
+    compressed(origin)->set_member_tensors(call.adopt(from->compressed_indices(), kMemberHolders),
+                                           call.adopt(from->plain_indices(), kMemberHolders),
+                                           call.adopt(from->values(), kMemberHolders),
+                                           from->sizes());
   }
 }
 
@@ -117,7 +125,8 @@ at::Tensor adopt_sparse(HostCall& call, at::Tensor result, c10::Device device) {
     return made;
   }
   auto* from = compressed(result);
-  at::Tensor made = at::detail::make_tensor<at::SparseCsrTensorImpl>(keys, device, from->layout(), result.dtype());
+  at::Tensor made = at::detail::make_tensor<at::SparseCsrTensorImpl>(keys, device, from->layout(),
+                                                                     result.dtype());
   compressed(made)->set_member_tensors(call.adopt(from->compressed_indices(), kMemberHolders),
                                        call.adopt(from->plain_indices(), kMemberHolders),
                                        call.adopt(from->values(), kMemberHolders), from->sizes());

@@ -1,4 +1,5 @@
-// Aliases of tensors that are more than a strided view of one storage: sparse, nested and quantized.
+// Aliases of tensors that are more than a strided view of one storage: sparse, nested and
+// quantized.
 #pragma once
 
 #include "alias.h"

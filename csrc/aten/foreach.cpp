@@ -23,7 +23,8 @@ std::vector<size_t> stretches(const c10::List<at::Tensor>& tensors, size_t threa
   int64_t seen = 0;
   for (size_t i = 0; i < tensors.size(); ++i) {
     seen += tensors.get(i).numel();
-    if (seen * int64_t(threads) >= total * int64_t(ends.size() + 1) && total >= kWorthThreads) ends.push_back(i + 1);
+    if (seen * int64_t(threads) >= total * int64_t(ends.size() + 1) && total >= kWorthThreads)
+      ends.push_back(i + 1);
   }
   if (ends.empty() || ends.back() != tensors.size()) ends.push_back(tensors.size());
   return ends;
@@ -33,7 +34,9 @@ std::vector<size_t> stretches(const c10::List<at::Tensor>& tensors, size_t threa
 bool share_memory(const c10::List<at::Tensor>& tensors) {
   std::vector<const void*> storages;
   storages.reserve(tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i) storages.push_back(tensors.get(i).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+  for (size_t i = 0; i < tensors.size(); ++i)
+    storages.push_back(
+        tensors.get(i).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
   std::sort(storages.begin(), storages.end());
   return std::adjacent_find(storages.begin(), storages.end()) != storages.end();
 }
@@ -68,7 +71,8 @@ void call_foreach(const OpPlan& plan, const c10::OperatorHandle& op, c10::Dispat
   const IValue& list = (*stack)[first];
   const size_t threads = at::in_parallel_region() ? 1 : size_t(at::get_num_threads());
   const auto ends = threads > 1 ? stretches(list.toTensorList(), threads) : std::vector<size_t>{};
-  if (ends.size() < 2 || (plan.any_written && share_memory(list.toTensorList()))) return op.redispatchBoxed(keys, stack);
+  if (ends.size() < 2 || (plan.any_written && share_memory(list.toTensorList())))
+    return op.redispatchBoxed(keys, stack);
 
   const size_t length = list.toListRef().size();
   std::vector<torch::jit::Stack> parts(ends.size());

@@ -8,7 +8,8 @@
 namespace trn {
 namespace {
 
-void parallel_for(int64_t begin, int64_t end, int64_t grain, numerics::LoopBody body, void* context) {
+void parallel_for(int64_t begin, int64_t end, int64_t grain, numerics::LoopBody body,
+                  void* context) {
   at::parallel_for(begin, end, grain, [&](int64_t lo, int64_t hi) { body(context, lo, hi); });
 }
 

@@ -1,5 +1,5 @@
-// Registrations on the trn keys: host kernels for every operator the host has one for, metadata operators
-// run as they are, and the few kernels written by hand.
+// Registrations on the trn keys: host kernels for every operator the host has one for, metadata
+// operators run as they are, and the few kernels written by hand.
 #include "alias.h"
 #include "composite_alias.h"
 #include "operands.h"
@@ -24,33 +24,63 @@ using c10::DispatchKeySet;
 // ---- operators that read or set metadata only: the host's kernel on the trn tensor itself ----
 
 constexpr std::string_view kMetadataOps[] = {
-    "aten::view",          "aten::view.dtype",      "aten::as_strided",        "aten::_reshape_alias",
-    "aten::unfold",        "aten::set_",            "aten::set_.source_Storage",
-    "aten::set_.source_Storage_storage_offset",     "aten::set_.source_Tensor", "aten::is_set_to",
-    "aten::_indices",      "aten::_values",         "aten::indices",           "aten::values",
-    "aten::crow_indices",  "aten::col_indices",     "aten::ccol_indices",      "aten::row_indices",
-    "aten::_nnz",          "aten::sparse_dim",      "aten::dense_dim",         "aten::_dimI",
-    "aten::_dimV",         "aten::is_coalesced",    "aten::_coalesced_",
-    "aten::_nested_tensor_size", "aten::_nested_tensor_strides", "aten::_nested_tensor_storage_offsets",
-    "aten::_nested_view_from_buffer", "aten::_nested_view_from_buffer_copy", "aten::qscheme", "aten::q_scale",
-    "aten::q_zero_point",  "aten::q_per_channel_axis",
-    // Sparse, nested and quantized tensors: written with factories, which go to the device asked for.
-    "aten::_to_copy",      "aten::empty_like",      "aten::empty_quantized",
+    "aten::view",
+    "aten::view.dtype",
+    "aten::as_strided",
+    "aten::_reshape_alias",
+    "aten::unfold",
+    "aten::set_",
+    "aten::set_.source_Storage",
+    "aten::set_.source_Storage_storage_offset",
+    "aten::set_.source_Tensor",
+    "aten::is_set_to",
+    "aten::_indices",
+    "aten::_values",
+    "aten::indices",
+    "aten::values",
+    "aten::crow_indices",
+    "aten::col_indices",
+    "aten::ccol_indices",
+    "aten::row_indices",
+    "aten::_nnz",
+    "aten::sparse_dim",
+    "aten::dense_dim",
+    "aten::_dimI",
+    "aten::_dimV",
+    "aten::is_coalesced",
+    "aten::_coalesced_",
+    "aten::_nested_tensor_size",
+    "aten::_nested_tensor_strides",
+    "aten::_nested_tensor_storage_offsets",
+    "aten::_nested_view_from_buffer",
+    "aten::_nested_view_from_buffer_copy",
+    "aten::qscheme",
+    "aten::q_scale",
+    "aten::q_zero_point",
+    "aten::q_per_channel_axis",
+    // Sparse, nested and quantized tensors: written with factories, which go to the device asked
+    // for.
+    "aten::_to_copy",
+    "aten::empty_like",
+    "aten::empty_quantized",
     // not metadata, but made of other operators: those follow the precision policy
-    "aten::_transformer_encoder_layer_fwd", "aten::_native_multi_head_attention",
+    "aten::_transformer_encoder_layer_fwd",
+    "aten::_native_multi_head_attention",
 };
 
-// Composite operators that do not run on trn tensors: one looks at a list of devices, the other calls a
-// host kernel directly. They run on aliases as a whole.
+// Composite operators that do not run on trn tensors: one looks at a list of devices, the other
+// calls a host kernel directly. They run on aliases as a whole.
 constexpr const char* kHostComposites[] = {"mode.values", "conj_physical_"};
 
 bool is_metadata_op(std::string_view name) {
-  return std::find(std::begin(kMetadataOps), std::end(kMetadataOps), name) != std::end(kMetadataOps);
+  return std::find(std::begin(kMetadataOps), std::end(kMetadataOps), name) !=
+         std::end(kMetadataOps);
 }
 
 DispatchKeySet on_host(DispatchKeySet keys) {
   const DispatchKey functionality = c10::toFunctionalityKey(keys.highestPriorityTypeId());
-  return DispatchKeySet(c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
+  return DispatchKeySet(
+      c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
 }
 
 void run_as_is(const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
@@ -72,7 +102,8 @@ struct AsIs<Op, R(A...)> {
 
 // A cast that an engine would do on the way out: float32 to a 16-bit format.
 bool rounds(const at::Tensor& from, const at::Tensor& to) {
-  return from.scalar_type() == at::kFloat && (to.scalar_type() == at::kBFloat16 || to.scalar_type() == at::kHalf) &&
+  return from.scalar_type() == at::kFloat &&
+         (to.scalar_type() == at::kBFloat16 || to.scalar_type() == at::kHalf) &&
          from.layout() == at::kStrided && to.layout() == at::kStrided && !from.is_neg();
 }
 
@@ -80,13 +111,16 @@ bool rounds(const at::Tensor& from, const at::Tensor& to) {
 at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   const bool to_trn = self.device().type() == kTrn;
   const at::Device other = source.device();
-  TORCH_CHECK(other.type() == kTrn || other.type() == kHost, "Cannot copy from ", other, " to ", self.device());
-  TORCH_CHECK(to_trn || self.device().type() == kHost, "Cannot copy from ", other, " to ", self.device());
+  TORCH_CHECK(other.type() == kTrn || other.type() == kHost, "Cannot copy from ", other, " to ",
+              self.device());
+  TORCH_CHECK(to_trn || self.device().type() == kHost, "Cannot copy from ", other, " to ",
+              self.device());
   if (is_sparse(source) && to_trn && other.type() == kTrn && other != self.device()) {
     return copy_(self, source.cpu(), non_blocking);  // members cannot be lent to another core
   }
   Launch launch("aten::copy_", self, source);
-  HostCall to(to_trn ? self.device().index() : launch.device(), "aten::copy_", /*host_tensors_allowed=*/true);
+  HostCall to(to_trn ? self.device().index() : launch.device(), "aten::copy_",
+              /*host_tensors_allowed=*/true);
   HostCall from(other.type() == kTrn ? other.index() : launch.device(), "aten::copy_", true);
   at::Tensor target = to.alias(self, Access::kWrite);
   const at::Tensor given = from.alias(source);
@@ -106,7 +140,8 @@ bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& 
     const auto type = tensor.device().type();
     return type == kTrn || type == kHost;
   };
-  return plain(self) && plain(from) && self.layout() == from.layout() && self.is_quantized() == from.is_quantized();
+  return plain(self) && plain(from) && self.layout() == from.layout() &&
+         self.is_quantized() == from.is_quantized();
 }
 
 // Nested tensors change device in one piece, in either direction.
@@ -116,13 +151,14 @@ at::Tensor nested_to_copy(const at::Tensor& self, std::optional<at::ScalarType> 
                           std::optional<at::MemoryFormat> memory_format) {
   const at::Device target = device.value_or(self.device());
   const auto copy = [&](const at::Tensor& host) {
-    return at::_ops::_to_copy::redispatch(DispatchKeySet(DispatchKey::NestedTensorCPU), host, dtype, layout, kHost,
-                                          pin_memory, non_blocking, memory_format);
+    return at::_ops::_to_copy::redispatch(DispatchKeySet(DispatchKey::NestedTensorCPU), host, dtype,
+                                          layout, kHost, pin_memory, non_blocking, memory_format);
   };
   BelowAutograd guard;
   if (self.device().type() == kTrn && target.type() == kTrn && resolve(target) != self.device()) {
-    return nested_to_copy(nested_to_copy(self, dtype, layout, kHost, pin_memory, non_blocking, memory_format), dtype,
-                          layout, target, pin_memory, non_blocking, memory_format);
+    return nested_to_copy(
+        nested_to_copy(self, dtype, layout, kHost, pin_memory, non_blocking, memory_format), dtype,
+        layout, target, pin_memory, non_blocking, memory_format);
   }
   if (target.type() == kTrn) {
     HostCall call(resolve(target).index(), "aten::_to_copy", /*host_tensors_allowed=*/true);
@@ -141,16 +177,17 @@ void check_not_pinned(std::optional<bool> pin_memory) {
   TORCH_CHECK(!pin_memory.value_or(false), "Only dense CPU tensors can be pinned");
 }
 
-at::Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
-                 std::optional<at::Device> device, std::optional<bool> pin_memory,
-                 std::optional<at::MemoryFormat> memory_format) {
+at::Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype,
+                 std::optional<at::Layout> layout, std::optional<at::Device> device,
+                 std::optional<bool> pin_memory, std::optional<at::MemoryFormat> memory_format) {
   check_not_pinned(pin_memory);
-  return HostOp<at::_ops::empty_memory_format>::kernel(size, dtype, layout, device, pin_memory, memory_format);
+  return HostOp<at::_ops::empty_memory_format>::kernel(size, dtype, layout, device, pin_memory,
+                                                       memory_format);
 }
 
-at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, std::optional<at::ScalarType> dtype,
-                         std::optional<at::Layout> layout, std::optional<at::Device> device,
-                         std::optional<bool> pin_memory) {
+at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride,
+                         std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                         std::optional<at::Device> device, std::optional<bool> pin_memory) {
   check_not_pinned(pin_memory);
   return HostOp<at::_ops::empty_strided>::kernel(size, stride, dtype, layout, device, pin_memory);
 }
@@ -159,14 +196,19 @@ void record_stream(at::Tensor&, at::Stream) {}  // kernels finish before they re
 
 // ---- registration ----
 
-// Composite kernels rank above a backend fallback: wherever the host has a kernel of its own, so must we.
+// Composite kernels rank above a backend fallback: wherever the host has a kernel of its own, so
+// must we.
 void register_host_ops(Registrar& registrar, DispatchKey host_key) {
-  for (const c10::OperatorName& name : c10::Dispatcher::singleton().getRegistrationsForDispatchKey(host_key)) {
+  for (const c10::OperatorName& name :
+       c10::Dispatcher::singleton().getRegistrationsForDispatchKey(host_key)) {
     if (name.getNamespace() != std::string_view("aten")) continue;
-    const std::string full = name.name + (name.overload_name.empty() ? "" : "." + name.overload_name);
+    const std::string full =
+        name.name + (name.overload_name.empty() ? "" : "." + name.overload_name);
     const std::string plain = full.substr(sizeof("aten::") - 1);
     if (registrar.has(plain)) continue;
-    registrar.add(plain, is_metadata_op(full) ? torch::CppFunction::makeFromBoxedFunction<&run_as_is>() : host_kernel());
+    registrar.add(plain, is_metadata_op(full)
+                             ? torch::CppFunction::makeFromBoxedFunction<&run_as_is>()
+                             : host_kernel());
   }
 }
 
@@ -206,14 +248,15 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_host>());
 }
 
-#define TRN_LAYOUT(trn_key, host_key)                                        \
-  TORCH_LIBRARY_IMPL(aten, trn_key, library) {                               \
-    Registrar registrar(library);                                            \
-    register_any_layout(registrar);                                          \
-    if (DispatchKey::trn_key == DispatchKey::NestedTensorPrivateUse1) registrar.add("_to_copy", &nested_to_copy); \
-    register_host_ops(registrar, DispatchKey::host_key);                     \
-  }                                                                          \
-  TORCH_LIBRARY_IMPL(_, trn_key, library) {                                  \
+#define TRN_LAYOUT(trn_key, host_key)                                            \
+  TORCH_LIBRARY_IMPL(aten, trn_key, library) {                                   \
+    Registrar registrar(library);                                                \
+    register_any_layout(registrar);                                              \
+    if (DispatchKey::trn_key == DispatchKey::NestedTensorPrivateUse1)            \
+      registrar.add("_to_copy", &nested_to_copy);                                \
+    register_host_ops(registrar, DispatchKey::host_key);                         \
+  }                                                                              \
+  TORCH_LIBRARY_IMPL(_, trn_key, library) {                                      \
     library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_host>()); \
   }
 

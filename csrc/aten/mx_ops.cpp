@@ -1,8 +1,8 @@
-// torch.ops.trn: MX quantisation and MX products as operators, alike on trn and on the host, with meta kernels
-// and gradients.
+// torch.ops.trn: MX quantisation and MX products as operators, alike on trn and on the host, with
+// meta kernels and gradients.
 //
-// Gradients are those of MX training: quantisation passes them straight through; a product's operands are
-// quantised again along the contraction axis of each backward product.
+// Gradients are those of MX training: quantisation passes them straight through; a product's
+// operands are quantised again along the contraction axis of each backward product.
 #include "alias.h"
 #include "operands.h"
 #include "typed.h"
@@ -63,9 +63,12 @@ T named(const Named<T> (&rows)[N], std::string_view name, const char* what) {
 
 at::ScalarType codes_dtype(Element element) {
   switch (element) {
-    case Element::float8_e4m3fn: return at::kFloat8_e4m3fn;
-    case Element::float8_e5m2: return at::kFloat8_e5m2;
-    case Element::float4_e2m1fn: return at::kFloat4_e2m1fn_x2;
+    case Element::float8_e4m3fn:
+      return at::kFloat8_e4m3fn;
+    case Element::float8_e5m2:
+      return at::kFloat8_e5m2;
+    case Element::float4_e2m1fn:
+      return at::kFloat4_e2m1fn_x2;
   }
   return at::kFloat8_e4m3fn;
 }
@@ -73,13 +76,13 @@ at::ScalarType codes_dtype(Element element) {
 Element element_of(at::ScalarType dtype) {
   if (dtype == at::kFloat8_e4m3fn) return Element::float8_e4m3fn;
   if (dtype == at::kFloat8_e5m2) return Element::float8_e5m2;
-  TORCH_CHECK_TYPE(dtype == at::kFloat4_e2m1fn_x2, "MX codes are float8_e4m3fn, float8_e5m2 or float4_e2m1fn_x2, got ",
-                   dtype);
+  TORCH_CHECK_TYPE(dtype == at::kFloat4_e2m1fn_x2,
+                   "MX codes are float8_e4m3fn, float8_e5m2 or float4_e2m1fn_x2, got ", dtype);
   return Element::float4_e2m1fn;
 }
 
-MxSpec spec_of(std::string_view element, std::string_view rule, std::string_view rounding, std::string_view grouping,
-               int64_t seed) {
+MxSpec spec_of(std::string_view element, std::string_view rule, std::string_view rounding,
+               std::string_view grouping, int64_t seed) {
   MxSpec spec;
   spec.element = named(kElements, element, "element");
   spec.rule = named(kScaleRules, rule, "scale_rule");
@@ -91,7 +94,8 @@ MxSpec spec_of(std::string_view element, std::string_view rule, std::string_view
 
 // ---- shapes ----
 
-// A tensor as [outer, k, inner] around the blocked axis; inner == 1 is a matrix blocked along its rows.
+// A tensor as [outer, k, inner] around the blocked axis; inner == 1 is a matrix blocked along its
+// rows.
 struct Axis {
   int64_t dim, outer = 1, k, inner = 1;
 
@@ -114,29 +118,40 @@ std::vector<int64_t> with_size(const Tensor& x, int64_t dim, int64_t size) {
   return sizes;
 }
 
-int64_t packed(Element element, int64_t k) { return element == Element::float4_e2m1fn ? (k + 1) / 2 : k; }
+int64_t packed(Element element, int64_t k) {
+  return element == Element::float4_e2m1fn ? (k + 1) / 2 : k;
+}
 
 void check_source(const Tensor& x, const char* what) {
   TORCH_CHECK_TYPE(takes_policy(x.scalar_type()), what, ": ", x.scalar_type(),
-                   " input: the chip quantises bfloat16 and float16, and float32 through bfloat16. Convert it first.");
+                   " input: the chip quantises bfloat16 and float16, and float32 through bfloat16. "
+                   "Convert it first.");
 }
 
 std::pair<Tensor, Tensor> empty_quantized(const Tensor& x, const MxSpec& spec, int64_t dim) {
   const int64_t k = x.size(dim);
-  Tensor codes = at::empty(with_size(x, dim, packed(spec.element, k)), x.options().dtype(codes_dtype(spec.element)));
-  Tensor scales =
-      at::empty(with_size(x, dim, numerics::scale_count(k, spec.grouping)), x.options().dtype(at::kFloat8_e8m0fnu));
+  Tensor codes = at::empty(with_size(x, dim, packed(spec.element, k)),
+                           x.options().dtype(codes_dtype(spec.element)));
+  Tensor scales = at::empty(with_size(x, dim, numerics::scale_count(k, spec.grouping)),
+                            x.options().dtype(at::kFloat8_e8m0fnu));
   return {codes, scales};
 }
 
 // A column-major matrix is worked on as its transpose, and so are its codes.
-bool is_column_major(const Tensor& x) { return x.dim() == 2 && x.stride(0) == 1 && x.stride(1) > 1; }
+bool is_column_major(const Tensor& x) {
+  return x.dim() == 2 && x.stride(0) == 1 && x.stride(1) > 1;
+}
 
 numerics::MatrixView view(const Tensor& x, const Axis& at, int64_t index) {
   const char* data = static_cast<const char*>(x.const_data_ptr());
   const auto dtype = numerics_dtype(x.scalar_type());
   if (x.dim() == 2) return {data, dtype, x.size(0), x.size(1), x.stride(0), x.stride(1)};
-  return {data + index * at.rows() * at.cols() * int64_t(x.element_size()), dtype, at.rows(), at.cols(), at.cols(), 1};
+  return {data + index * at.rows() * at.cols() * int64_t(x.element_size()),
+          dtype,
+          at.rows(),
+          at.cols(),
+          at.cols(),
+          1};
 }
 
 Tensor plain(const Tensor& x) {
@@ -166,9 +181,10 @@ std::tuple<Tensor, Tensor> quantize(const Tensor& given, const MxSpec& spec, int
     const int64_t code_cols = axis == 1 ? packed(spec.element, m.cols) : m.cols;
     const int64_t scale_rows = axis == 0 ? numerics::scale_count(m.rows, spec.grouping) : m.rows;
     const int64_t scale_cols = axis == 1 ? numerics::scale_count(m.cols, spec.grouping) : m.cols;
-    numerics::quantize(m, axis, spec, static_cast<uint8_t*>(codes.mutable_data_ptr()) + i * code_rows * code_cols,
-                       code_cols, static_cast<uint8_t*>(scales.mutable_data_ptr()) + i * scale_rows * scale_cols,
-                       scale_cols);
+    numerics::quantize(
+        m, axis, spec, static_cast<uint8_t*>(codes.mutable_data_ptr()) + i * code_rows * code_cols,
+        code_cols, static_cast<uint8_t*>(scales.mutable_data_ptr()) + i * scale_rows * scale_cols,
+        scale_cols);
   }
   return {codes, scales};
 }
@@ -176,25 +192,29 @@ std::tuple<Tensor, Tensor> quantize(const Tensor& given, const MxSpec& spec, int
 int64_t dequantized_size(const Tensor& codes, int64_t dim, std::optional<int64_t> size) {
   const int64_t given = codes.size(at::maybe_wrap_dim(dim, codes.dim()));
   if (codes.scalar_type() != at::kFloat4_e2m1fn_x2) return given;
-  TORCH_CHECK_VALUE(!size.has_value() || packed(Element::float4_e2m1fn, *size) == given, "dequantize_mx: size ",
-                    size.value_or(0), " does not fit ", given, " bytes of packed float4 codes");
+  TORCH_CHECK_VALUE(!size.has_value() || packed(Element::float4_e2m1fn, *size) == given,
+                    "dequantize_mx: size ", size.value_or(0), " does not fit ", given,
+                    " bytes of packed float4 codes");
   return size.value_or(2 * given);
 }
 
-void check_scales(const Tensor& codes, const Tensor& scales, int64_t dim, int64_t k, numerics::Grouping grouping) {
-  TORCH_CHECK_TYPE(scales.scalar_type() == at::kFloat8_e8m0fnu, "MX scales are float8_e8m0fnu, got ",
-                   scales.scalar_type());
+void check_scales(const Tensor& codes, const Tensor& scales, int64_t dim, int64_t k,
+                  numerics::Grouping grouping) {
+  TORCH_CHECK_TYPE(scales.scalar_type() == at::kFloat8_e8m0fnu,
+                   "MX scales are float8_e8m0fnu, got ", scales.scalar_type());
   const auto wanted = with_size(codes, dim, numerics::scale_count(k, grouping));
-  TORCH_CHECK_VALUE(scales.sizes() == at::IntArrayRef(wanted), "MX scales of codes ", codes.sizes(), " along dim ", dim,
-                    " have shape ", at::IntArrayRef(wanted), ", got ", scales.sizes());
+  TORCH_CHECK_VALUE(scales.sizes() == at::IntArrayRef(wanted), "MX scales of codes ", codes.sizes(),
+                    " along dim ", dim, " have shape ", at::IntArrayRef(wanted), ", got ",
+                    scales.sizes());
 }
 
-Tensor dequantize(const Tensor& given_codes, const Tensor& given_scales, int64_t at_dim, at::ScalarType dtype,
-                  numerics::Grouping grouping, std::optional<int64_t> size) {
-  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kBFloat16, "dequantize_mx gives float32 or bfloat16, asked for ",
-                   dtype);
+Tensor dequantize(const Tensor& given_codes, const Tensor& given_scales, int64_t at_dim,
+                  at::ScalarType dtype, numerics::Grouping grouping, std::optional<int64_t> size) {
+  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kBFloat16,
+                   "dequantize_mx gives float32 or bfloat16, asked for ", dtype);
   const Element element = element_of(given_codes.scalar_type());
-  TORCH_CHECK(given_codes.dim() > 0, "dequantize_mx: a zero-dimensional tensor has no axis to block");
+  TORCH_CHECK(given_codes.dim() > 0,
+              "dequantize_mx: a zero-dimensional tensor has no axis to block");
   const int64_t dim = at::maybe_wrap_dim(at_dim, given_codes.dim());
   const int64_t k = dequantized_size(given_codes, dim, size);
   check_scales(given_codes, given_scales, dim, k, grouping);
@@ -206,10 +226,12 @@ Tensor dequantize(const Tensor& given_codes, const Tensor& given_scales, int64_t
   for (int64_t i = 0; i < at.matrices() && out.numel() > 0; ++i) {
     const int64_t code_cols = at.axis() == 1 ? packed(element, k) : at.cols();
     const int64_t scale_cols = at.axis() == 1 ? numerics::scale_count(k, grouping) : at.cols();
-    char* to = static_cast<char*>(out.mutable_data_ptr()) + i * at.rows() * at.cols() * int64_t(out.element_size());
-    numerics::dequantize(static_cast<const uint8_t*>(codes.const_data_ptr()) + i * code_size, code_cols,
-                         static_cast<const uint8_t*>(scales.const_data_ptr()) + i * scale_size, scale_cols, at.axis(),
-                         element, grouping, at.rows(), at.cols(), numerics_dtype(dtype), to, at.cols());
+    char* to = static_cast<char*>(out.mutable_data_ptr()) +
+               i * at.rows() * at.cols() * int64_t(out.element_size());
+    numerics::dequantize(
+        static_cast<const uint8_t*>(codes.const_data_ptr()) + i * code_size, code_cols,
+        static_cast<const uint8_t*>(scales.const_data_ptr()) + i * scale_size, scale_cols,
+        at.axis(), element, grouping, at.rows(), at.cols(), numerics_dtype(dtype), to, at.cols());
   }
   return out;
 }
@@ -224,7 +246,8 @@ Tensor quantize_dequantize(const Tensor& given, const MxSpec& spec, int64_t dim)
   Tensor out = at::empty(x.sizes(), x.options().dtype(dtype));
   for (int64_t i = 0; i < matrix_count(x, at) && x.numel() > 0; ++i) {
     const numerics::MatrixView m = view(x, at, i);
-    char* to = static_cast<char*>(out.mutable_data_ptr()) + i * m.rows * m.cols * int64_t(out.element_size());
+    char* to = static_cast<char*>(out.mutable_data_ptr()) +
+               i * m.rows * m.cols * int64_t(out.element_size());
     numerics::quantize_dequantize(m, matrix_axis(x, at), spec, numerics_dtype(dtype), to, m.cols);
   }
   return round_result(std::move(out), x.scalar_type());
@@ -232,39 +255,47 @@ Tensor quantize_dequantize(const Tensor& given, const MxSpec& spec, int64_t dim)
 
 numerics::Operand mx_operand(const Tensor& x, const MxSpec& spec) {
   numerics::OperandRounding rounding{numerics::OperandRounding::Kind::mx, spec};
-  return {x.const_data_ptr(), numerics_dtype(x.scalar_type()), x.stride(-2), x.stride(-1), rounding,
-          x.dim() == 3 ? x.stride(0) : 0};
+  return {x.const_data_ptr(), numerics_dtype(x.scalar_type()), x.stride(-2), x.stride(-1),
+          rounding,           x.dim() == 3 ? x.stride(0) : 0};
 }
 
 std::vector<int64_t> product_shape(const Tensor& a, const Tensor& b, const char* what) {
   TORCH_CHECK((a.dim() == 2 || a.dim() == 3) && a.dim() == b.dim() && a.size(-1) == b.size(-2) &&
                   (a.dim() == 2 || a.size(0) == b.size(0)),
-              what, ": shapes ", a.sizes(), " and ", b.sizes(), " cannot be multiplied; give [m, k] x [k, n], or both ",
+              what, ": shapes ", a.sizes(), " and ", b.sizes(),
+              " cannot be multiplied; give [m, k] x [k, n], or both ",
               "with the same batch in front");
   auto sizes = a.sizes().vec();
   sizes.back() = b.size(-1);
   return sizes;
 }
 
-Tensor multiply(const Tensor& a, const Tensor& b, const MxSpec& first, const MxSpec& second, at::ScalarType out_dtype) {
+Tensor multiply(const Tensor& a, const Tensor& b, const MxSpec& first, const MxSpec& second,
+                at::ScalarType out_dtype) {
   check_source(a, "mx_mm");
   check_source(b, "mx_mm");
   check_source(at::empty({0}, a.options().dtype(out_dtype)), "mx_mm, out_dtype");
   const Tensor x = a.resolve_neg(), y = b.resolve_neg();
   Tensor out = at::empty(product_shape(x, y, "mx_mm"), x.options().dtype(out_dtype));
   const int64_t m = x.size(-2), n = y.size(-1);
-  numerics::gemm(x.dim() == 3 ? x.size(0) : 1, m, n, x.size(-1), mx_operand(x, first), mx_operand(y, second),
+  numerics::gemm(x.dim() == 3 ? x.size(0) : 1, m, n, x.size(-1), mx_operand(x, first),
+                 mx_operand(y, second),
                  {out.mutable_data_ptr(), numerics_dtype(out_dtype), n, 1, m * n});
   return out;
 }
 
-Tensor multiply_codes(const Tensor& a, const Tensor& a_scales, const Tensor& b, const Tensor& b_scales,
-                      at::ScalarType out_dtype, numerics::Grouping grouping) {
+Tensor multiply_codes(const Tensor& a, const Tensor& a_scales, const Tensor& b,
+                      const Tensor& b_scales, at::ScalarType out_dtype,
+                      numerics::Grouping grouping) {
   const Tensor x = dequantize(a, a_scales, -1, at::kFloat, grouping, std::nullopt);
   const Tensor y = dequantize(b, b_scales, -2, at::kFloat, grouping, std::nullopt);
   Tensor out = at::empty(product_shape(x, y, "mx_matmul"), x.options().dtype(out_dtype));
   const auto operand = [](const Tensor& t) {
-    return numerics::Operand{t.const_data_ptr(), numerics::DType::float32, t.stride(-2), t.stride(-1), {},
+    return numerics::Operand{t.const_data_ptr(),
+                             numerics::DType::float32,
+                             t.stride(-2),
+                             t.stride(-1),
+                             {},
                              t.dim() == 3 ? t.stride(0) : 0};
   };
   const int64_t m = x.size(-2), n = y.size(-1);
@@ -294,30 +325,35 @@ struct OnTrn {
 
 template <class Where>
 struct Ops {
-  static std::tuple<Tensor, Tensor> quantize_mx(const Tensor& x, int64_t dim, Str element, Str rule, Str rounding,
-                                                Str grouping, int64_t seed) {
+  static std::tuple<Tensor, Tensor> quantize_mx(const Tensor& x, int64_t dim, Str element, Str rule,
+                                                Str rounding, Str grouping, int64_t seed) {
     Where on("trn::quantize_mx", x);
-    auto [codes, scales] = quantize(on.in(x), spec_of(element, rule, rounding, grouping, seed), dim);
+    auto [codes, scales] =
+        quantize(on.in(x), spec_of(element, rule, rounding, grouping, seed), dim);
     return {on.out(std::move(codes)), on.out(std::move(scales))};
   }
-  static Tensor dequantize_mx(const Tensor& codes, const Tensor& scales, int64_t dim, at::ScalarType dtype,
-                              Str grouping, std::optional<int64_t> size) {
+  static Tensor dequantize_mx(const Tensor& codes, const Tensor& scales, int64_t dim,
+                              at::ScalarType dtype, Str grouping, std::optional<int64_t> size) {
     Where on("trn::dequantize_mx", codes);
-    return on.out(dequantize(on.in(codes), on.in(scales), dim, dtype, named(kGroupings, grouping, "grouping"), size));
+    return on.out(dequantize(on.in(codes), on.in(scales), dim, dtype,
+                             named(kGroupings, grouping, "grouping"), size));
   }
-  static Tensor quantize_dequantize_mx(const Tensor& x, int64_t dim, Str element, Str rule, Str rounding, Str grouping,
-                                       int64_t seed) {
+  static Tensor quantize_dequantize_mx(const Tensor& x, int64_t dim, Str element, Str rule,
+                                       Str rounding, Str grouping, int64_t seed) {
     Where on("trn::quantize_dequantize_mx", x);
-    return on.out(quantize_dequantize(on.in(x), spec_of(element, rule, rounding, grouping, seed), dim));
+    return on.out(
+        quantize_dequantize(on.in(x), spec_of(element, rule, rounding, grouping, seed), dim));
   }
-  static Tensor mx_mm(const Tensor& a, const Tensor& b, Str a_element, Str b_element, Str rule, Str grouping,
-                      std::optional<at::ScalarType> out_dtype) {
+  static Tensor mx_mm(const Tensor& a, const Tensor& b, Str a_element, Str b_element, Str rule,
+                      Str grouping, std::optional<at::ScalarType> out_dtype) {
     Where on("trn::mx_mm", a);
-    return on.out(multiply(on.in(a), on.in(b), spec_of(a_element, rule, "nearest_even", grouping, 0),
-                           spec_of(b_element, rule, "nearest_even", grouping, 0), out_dtype.value_or(a.scalar_type())));
+    return on.out(multiply(on.in(a), on.in(b),
+                           spec_of(a_element, rule, "nearest_even", grouping, 0),
+                           spec_of(b_element, rule, "nearest_even", grouping, 0),
+                           out_dtype.value_or(a.scalar_type())));
   }
-  static Tensor mx_matmul(const Tensor& a, const Tensor& a_scales, const Tensor& b, const Tensor& b_scales,
-                          at::ScalarType out_dtype, Str grouping) {
+  static Tensor mx_matmul(const Tensor& a, const Tensor& a_scales, const Tensor& b,
+                          const Tensor& b_scales, at::ScalarType out_dtype, Str grouping) {
     Where on("trn::mx_matmul", a);
     return on.out(multiply_codes(on.in(a), on.in(a_scales), on.in(b), on.in(b_scales), out_dtype,
                                  named(kGroupings, grouping, "grouping")));
@@ -326,18 +362,19 @@ struct Ops {
 
 // ---- shapes without values ----
 
-std::tuple<Tensor, Tensor> quantize_meta(const Tensor& x, int64_t dim, Str element, Str rule, Str rounding,
-                                         Str grouping, int64_t seed) {
+std::tuple<Tensor, Tensor> quantize_meta(const Tensor& x, int64_t dim, Str element, Str rule,
+                                         Str rounding, Str grouping, int64_t seed) {
   check_source(x, "quantize_mx");
   const Axis at(x, dim, "quantize_mx");
   const bool transposed = is_column_major(x);
-  auto [codes, scales] = empty_quantized(transposed ? x.t() : x, spec_of(element, rule, rounding, grouping, seed),
-                                         transposed ? 1 - at.dim : at.dim);
+  auto [codes, scales] =
+      empty_quantized(transposed ? x.t() : x, spec_of(element, rule, rounding, grouping, seed),
+                      transposed ? 1 - at.dim : at.dim);
   return transposed ? std::tuple(codes.t(), scales.t()) : std::tuple(codes, scales);
 }
 
-Tensor dequantize_meta(const Tensor& codes, const Tensor& scales, int64_t dim, at::ScalarType dtype, Str grouping,
-                       std::optional<int64_t> size) {
+Tensor dequantize_meta(const Tensor& codes, const Tensor& scales, int64_t dim, at::ScalarType dtype,
+                       Str grouping, std::optional<int64_t> size) {
   const int64_t at = at::maybe_wrap_dim(dim, codes.dim());
   const int64_t k = dequantized_size(codes, at, size);
   check_scales(codes, scales, at, k, named(kGroupings, grouping, "grouping"));
@@ -346,14 +383,18 @@ Tensor dequantize_meta(const Tensor& codes, const Tensor& scales, int64_t dim, a
 
 Tensor quantize_dequantize_meta(const Tensor& x, int64_t, Str, Str, Str, Str, int64_t) {
   check_source(x, "quantize_dequantize_mx");
-  return is_column_major(x) ? at::empty(x.t().sizes(), x.options()).t() : at::empty(x.sizes(), x.options());
+  return is_column_major(x) ? at::empty(x.t().sizes(), x.options()).t()
+                            : at::empty(x.sizes(), x.options());
 }
 
-Tensor mx_mm_meta(const Tensor& a, const Tensor& b, Str, Str, Str, Str, std::optional<at::ScalarType> out_dtype) {
-  return at::empty(product_shape(a, b, "mx_mm"), a.options().dtype(out_dtype.value_or(a.scalar_type())));
+Tensor mx_mm_meta(const Tensor& a, const Tensor& b, Str, Str, Str, Str,
+                  std::optional<at::ScalarType> out_dtype) {
+  return at::empty(product_shape(a, b, "mx_mm"),
+                   a.options().dtype(out_dtype.value_or(a.scalar_type())));
 }
 
-Tensor mx_matmul_meta(const Tensor& a, const Tensor&, const Tensor& b, const Tensor&, at::ScalarType out_dtype, Str) {
+Tensor mx_matmul_meta(const Tensor& a, const Tensor&, const Tensor& b, const Tensor&,
+                      at::ScalarType out_dtype, Str) {
   auto sizes = a.sizes().vec();
   sizes.back() = b.size(-1);
   return at::empty(sizes, a.options().dtype(out_dtype));
@@ -370,31 +411,37 @@ c10::TypedOperatorHandle<Signature> handle(const char* name) {
 }
 
 struct StraightThrough : torch::autograd::Function<StraightThrough> {
-  static Tensor forward(AutogradContext*, const Tensor& x, int64_t dim, std::string element, std::string rule,
-                        std::string rounding, std::string grouping, int64_t seed) {
-    static const auto op = handle<Tensor(const Tensor&, int64_t, Str, Str, Str, Str, int64_t)>("trn::quantize_dequantize_mx");
+  static Tensor forward(AutogradContext*, const Tensor& x, int64_t dim, std::string element,
+                        std::string rule, std::string rounding, std::string grouping,
+                        int64_t seed) {
+    static const auto op = handle<Tensor(const Tensor&, int64_t, Str, Str, Str, Str, int64_t)>(
+        "trn::quantize_dequantize_mx");
     at::AutoDispatchBelowADInplaceOrView below;
     return op.call(x, dim, element, rule, rounding, grouping, seed);
   }
-  static variable_list backward(AutogradContext*, variable_list grads) { return {grads[0], {}, {}, {}, {}, {}, {}}; }
+  static variable_list backward(AutogradContext*, variable_list grads) {
+    return {grads[0], {}, {}, {}, {}, {}, {}};
+  }
 };
 
-Tensor quantize_dequantize_autograd(const Tensor& x, int64_t dim, Str element, Str rule, Str rounding, Str grouping,
-                                    int64_t seed) {
-  return StraightThrough::apply(x, dim, std::string(element), std::string(rule), std::string(rounding),
-                                std::string(grouping), seed);
+Tensor quantize_dequantize_autograd(const Tensor& x, int64_t dim, Str element, Str rule,
+                                    Str rounding, Str grouping, int64_t seed) {
+  return StraightThrough::apply(x, dim, std::string(element), std::string(rule),
+                                std::string(rounding), std::string(grouping), seed);
 }
 
-using MmSignature = Tensor(const Tensor&, const Tensor&, Str, Str, Str, Str, std::optional<at::ScalarType>);
+using MmSignature = Tensor(const Tensor&, const Tensor&, Str, Str, Str, Str,
+                           std::optional<at::ScalarType>);
 
 struct MxMm : torch::autograd::Function<MxMm> {
-  static Tensor forward(AutogradContext* context, const Tensor& a, const Tensor& b, std::string a_element,
-                        std::string b_element, std::string rule, std::string grouping,
-                        std::optional<at::ScalarType> out_dtype) {
+  static Tensor forward(AutogradContext* context, const Tensor& a, const Tensor& b,
+                        std::string a_element, std::string b_element, std::string rule,
+                        std::string grouping, std::optional<at::ScalarType> out_dtype) {
     context->save_for_backward({a, b});
     context->saved_data["names"] = std::vector<std::string>{a_element, b_element, rule, grouping};
     at::AutoDispatchBelowADInplaceOrView below;
-    return handle<MmSignature>("trn::mx_mm").call(a, b, a_element, b_element, rule, grouping, out_dtype);
+    return handle<MmSignature>("trn::mx_mm")
+        .call(a, b, a_element, b_element, rule, grouping, out_dtype);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
@@ -402,19 +449,21 @@ struct MxMm : torch::autograd::Function<MxMm> {
     const auto op = handle<MmSignature>("trn::mx_mm");
     Tensor grad_a, grad_b;
     if (context->needs_input_grad(0)) {
-      grad_a = op.call(grads[0], saved[1].mT(), names[0], names[1], names[2], names[3], saved[0].scalar_type());
+      grad_a = op.call(grads[0], saved[1].mT(), names[0], names[1], names[2], names[3],
+                       saved[0].scalar_type());
     }
     if (context->needs_input_grad(1)) {
-      grad_b = op.call(saved[0].mT(), grads[0], names[0], names[1], names[2], names[3], saved[1].scalar_type());
+      grad_b = op.call(saved[0].mT(), grads[0], names[0], names[1], names[2], names[3],
+                       saved[1].scalar_type());
     }
     return {grad_a, grad_b, {}, {}, {}, {}, {}};
   }
 };
 
-Tensor mx_mm_autograd(const Tensor& a, const Tensor& b, Str a_element, Str b_element, Str rule, Str grouping,
-                      std::optional<at::ScalarType> out_dtype) {
-  return MxMm::apply(a, b, std::string(a_element), std::string(b_element), std::string(rule), std::string(grouping),
-                     out_dtype);
+Tensor mx_mm_autograd(const Tensor& a, const Tensor& b, Str a_element, Str b_element, Str rule,
+                      Str grouping, std::optional<at::ScalarType> out_dtype) {
+  return MxMm::apply(a, b, std::string(a_element), std::string(b_element), std::string(rule),
+                     std::string(grouping), out_dtype);
 }
 
 template <class Where>
@@ -431,23 +480,28 @@ void implement(torch::Library& library) {
 TORCH_LIBRARY(trn, library) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   library.def(
-      "quantize_mx(Tensor x, *, int dim=-1, str element=\"float8_e4m3fn\", str scale_rule=\"trn3\", "
-      "str rounding=\"nearest_even\", str grouping=\"contiguous\", int seed=0) -> (Tensor codes, Tensor scales)",
+      "quantize_mx(Tensor x, *, int dim=-1, str element=\"float8_e4m3fn\", str "
+      "scale_rule=\"trn3\", "
+      "str rounding=\"nearest_even\", str grouping=\"contiguous\", int seed=0) -> (Tensor codes, "
+      "Tensor scales)",
       tags);
   library.def(
       "dequantize_mx(Tensor codes, Tensor scales, *, int dim=-1, ScalarType dtype=float32, "
       "str grouping=\"contiguous\", int? size=None) -> Tensor",
       tags);
   library.def(
-      "quantize_dequantize_mx(Tensor x, *, int dim=-1, str element=\"float8_e4m3fn\", str scale_rule=\"trn3\", "
+      "quantize_dequantize_mx(Tensor x, *, int dim=-1, str element=\"float8_e4m3fn\", str "
+      "scale_rule=\"trn3\", "
       "str rounding=\"nearest_even\", str grouping=\"contiguous\", int seed=0) -> Tensor",
       tags);
   library.def(
-      "mx_mm(Tensor a, Tensor b, *, str a_element=\"float8_e4m3fn\", str b_element=\"float8_e4m3fn\", "
+      "mx_mm(Tensor a, Tensor b, *, str a_element=\"float8_e4m3fn\", str "
+      "b_element=\"float8_e4m3fn\", "
       "str scale_rule=\"trn3\", str grouping=\"contiguous\", ScalarType? out_dtype=None) -> Tensor",
       tags);
   library.def(
-      "mx_matmul(Tensor a_codes, Tensor a_scales, Tensor b_codes, Tensor b_scales, *, ScalarType out_dtype=float32, "
+      "mx_matmul(Tensor a_codes, Tensor a_scales, Tensor b_codes, Tensor b_scales, *, ScalarType "
+      "out_dtype=float32, "
       "str grouping=\"contiguous\") -> Tensor",
       tags);
 }

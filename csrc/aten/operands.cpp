@@ -33,7 +33,8 @@ numerics::OperandRounding operand_rounding(OperandFormat format, at::ScalarType 
 }
 
 at::Tensor to_bf16_operand(const at::Tensor& host) {
-  return host.scalar_type() == at::kFloat ? host.to(at::kBFloat16).to(at::kFloat) : host.to(at::kFloat);
+  return host.scalar_type() == at::kFloat ? host.to(at::kBFloat16).to(at::kFloat)
+                                          : host.to(at::kFloat);
 }
 
 void round_into(const at::Tensor& from, at::Tensor& to) {
@@ -43,8 +44,9 @@ void round_into(const at::Tensor& from, at::Tensor& to) {
   }
   const at::Tensor source = from.to(at::kFloat).contiguous();
   at::Tensor rounded = at::empty_like(source, source.options().dtype(to.scalar_type()));
-  numerics::convert(numerics::DType::float32, source.const_data_ptr(), numerics_dtype(to.scalar_type()),
-                    rounded.mutable_data_ptr(), source.numel(), next_rounding());
+  numerics::convert(numerics::DType::float32, source.const_data_ptr(),
+                    numerics_dtype(to.scalar_type()), rounded.mutable_data_ptr(), source.numel(),
+                    next_rounding());
   to.copy_(rounded);
 }
 

@@ -8,8 +8,8 @@
 
 namespace trn {
 
-// The formats that the precision policy applies to. Others are not native to the Tensor engine and are
-// computed exactly as the host does.
+// The formats that the precision policy applies to. Others are not native to the Tensor engine and
+// are computed exactly as the host does.
 inline bool takes_policy(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf;
 }

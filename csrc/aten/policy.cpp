@@ -42,7 +42,8 @@ OperandFormats operand_formats(Policy policy, MatmulClass matmul_class, bool wei
 }
 
 Policy current_policy() noexcept {
-  return thread_policy >= 0 ? Policy(thread_policy) : process_policy.load(std::memory_order_relaxed);
+  return thread_policy >= 0 ? Policy(thread_policy)
+                            : process_policy.load(std::memory_order_relaxed);
 }
 
 void set_process_policy(Policy policy) noexcept { process_policy.store(policy); }

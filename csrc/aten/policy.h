@@ -1,5 +1,5 @@
-// The matmul precision policy: which number format each operand takes on its way into the Tensor engine.
-// A new policy is a row in policy.cpp.
+// The matmul precision policy: which number format each operand takes on its way into the Tensor
+// engine. A new policy is a row in policy.cpp.
 #pragma once
 
 #include <cstdint>
@@ -20,15 +20,19 @@ enum class OperandFormat : uint8_t {
 
 struct OperandFormats {
   OperandFormat first, second;
-  bool as_given() const { return first == OperandFormat::as_given && second == OperandFormat::as_given; }
+  bool as_given() const {
+    return first == OperandFormat::as_given && second == OperandFormat::as_given;
+  }
 };
 
 enum class MatmulClass : uint8_t { linear, attention, convolution };
 
-// `weight_gradient`: neither operand is weight-like (the first one is transposed, as autograd calls it).
-OperandFormats operand_formats(Policy policy, MatmulClass matmul_class, bool weight_gradient = false);
+// `weight_gradient`: neither operand is weight-like (the first one is transposed, as autograd calls
+// it).
+OperandFormats operand_formats(Policy policy, MatmulClass matmul_class,
+                               bool weight_gradient = false);
 
-Policy current_policy() noexcept;                // this thread's, else the process's
+Policy current_policy() noexcept;  // this thread's, else the process's
 void set_process_policy(Policy policy) noexcept;
 int exchange_thread_policy(int policy) noexcept;  // -1: none; returns the previous
 

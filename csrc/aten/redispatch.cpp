@@ -1,5 +1,6 @@
-// See redispatch.h. Registrations: one boxed kernel for each operator that the host has a kernel for, a
-// fallback for the rest, and operators that only read metadata run on the trn tensors themselves.
+// See redispatch.h. Registrations: one boxed kernel for each operator that the host has a kernel
+// for, a fallback for the rest, and operators that only read metadata run on the trn tensors
+// themselves.
 #include "redispatch.h"
 
 #include "alias.h"
@@ -20,7 +21,8 @@ namespace {
 using c10::DispatchKey;
 using c10::DispatchKeySet;
 
-// Arguments that may be host tensors by contract, as on CUDA: operators by prefix, and the argument's name.
+// Arguments that may be host tensors by contract, as on CUDA: operators by prefix, and the
+// argument's name.
 struct HostArgument {
   std::string_view op, argument;
 };
@@ -49,7 +51,8 @@ bool may_stay_on_host(std::string_view op, std::string_view argument) {
 }
 
 OpPlan::Kind kind_of(const c10::Type& type) {
-  if (const auto optional = type.cast<c10::OptionalType>()) return kind_of(*optional->getElementType());
+  if (const auto optional = type.cast<c10::OptionalType>())
+    return kind_of(*optional->getElementType());
   if (type.kind() == c10::TypeKind::TensorType) return OpPlan::Kind::kTensor;
   if (const auto list = type.cast<c10::ListType>()) {
     return kind_of(*list->getElementType()) == OpPlan::Kind::kTensor ? OpPlan::Kind::kTensorList
@@ -60,9 +63,11 @@ OpPlan::Kind kind_of(const c10::Type& type) {
   return OpPlan::Kind::kOther;
 }
 
-// Numbers that are data: `alpha`, `value`, a list of learning rates. Sizes and dimensions are plain integers.
+// Numbers that are data: `alpha`, `value`, a list of learning rates. Sizes and dimensions are plain
+// integers.
 bool is_number(const c10::Type& type) {
-  if (const auto optional = type.cast<c10::OptionalType>()) return is_number(*optional->getElementType());
+  if (const auto optional = type.cast<c10::OptionalType>())
+    return is_number(*optional->getElementType());
   if (const auto list = type.cast<c10::ListType>()) return is_number(*list->getElementType());
   return type.kind() == c10::TypeKind::NumberType || type.kind() == c10::TypeKind::FloatType;
 }
@@ -72,7 +77,8 @@ bool numbers_are_sizes(std::string_view name) {
   return name.substr(0, 12) == "aten::arange" || name.substr(0, 11) == "aten::range";
 }
 
-// The core a call runs on: that of its first trn tensor, else of its device argument, else the current one.
+// The core a call runs on: that of its first trn tensor, else of its device argument, else the
+// current one.
 struct FindDevice {
   c10::DeviceIndex found = -1;
   bool host_tensor = false, trn_generator = false;
@@ -89,7 +95,8 @@ struct FindDevice {
       for (const c10::IValue& element : value.toListRef()) {
         if (element.isTensor()) visit(element.toTensor());
       }
-    } else if (argument.kind == OpPlan::Kind::kDevice && value.isDevice() && value.toDevice().type() == kTrn) {
+    } else if (argument.kind == OpPlan::Kind::kDevice && value.isDevice() &&
+               value.toDevice().type() == kTrn) {
       if (found < 0) found = resolve(value.toDevice()).index();
     } else if (argument.kind == OpPlan::Kind::kGenerator && value.isGenerator()) {
       trn_generator |= value.toGenerator().device().type() == kTrn;
@@ -100,7 +107,8 @@ struct FindDevice {
 
   c10::DeviceIndex device() const {
     // The generator alone has brought the call here.
-    TORCH_CHECK(found >= 0 || !host_tensor || !trn_generator, "Expected a 'cpu' device type for generator but found '",
+    TORCH_CHECK(found >= 0 || !host_tensor || !trn_generator,
+                "Expected a 'cpu' device type for generator but found '",
                 c10::DeviceTypeName(kTrn, /*lower_case=*/true), "'");
     return found >= 0 ? found : current_device();
   }
@@ -130,18 +138,23 @@ c10::IValue alias_list(HostCall& call, const OpPlan::Argument& argument, const c
   return out;
 }
 
-c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument, const c10::IValue& value) {
+c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument,
+                          const c10::IValue& value) {
   const Access access = argument.written ? Access::kWrite : Access::kRead;
   switch (argument.kind) {
     case OpPlan::Kind::kTensor:
-      return value.isTensor() && !stays(argument, value) ? c10::IValue(call.alias(value.toTensor(), access)) : value;
+      return value.isTensor() && !stays(argument, value)
+                 ? c10::IValue(call.alias(value.toTensor(), access))
+                 : value;
     case OpPlan::Kind::kTensorList:
       return value.isList() ? alias_list(call, argument, value) : value;
     case OpPlan::Kind::kGenerator:
-      return host_generator(value.isNone() ? std::nullopt : std::optional<at::Generator>(value.toGenerator()),
-                            call.device());
+      return host_generator(
+          value.isNone() ? std::nullopt : std::optional<at::Generator>(value.toGenerator()),
+          call.device());
     case OpPlan::Kind::kDevice:
-      return value.isDevice() && value.toDevice().type() == kTrn ? c10::IValue(c10::Device(kHost)) : value;
+      return value.isDevice() && value.toDevice().type() == kTrn ? c10::IValue(c10::Device(kHost))
+                                                                 : value;
     case OpPlan::Kind::kOther:
       return value;
   }
@@ -150,22 +163,24 @@ c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument, cons
 
 c10::IValue trn_result(HostCall& call, c10::IValue value) {
   if (value.isTensor()) return call.adopt(std::move(value).toTensor());
-  if (value.isTensorList()) return c10::List<at::Tensor>(call.adopt(std::move(value).toTensorVector()));
+  if (value.isTensorList())
+    return c10::List<at::Tensor>(call.adopt(std::move(value).toTensorVector()));
   return value;
 }
 
 // The host's counterpart of the key this kernel was called under: CPU, SparseCPU, QuantizedCPU, ...
 DispatchKeySet host_key_set(DispatchKeySet keys) {
   const DispatchKey functionality = c10::toFunctionalityKey(keys.highestPriorityTypeId());
-  return DispatchKeySet(c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
+  return DispatchKeySet(
+      c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
 }
 
 std::vector<c10::IValue> copy_of(const c10::IValue* begin, size_t count) {
   return std::vector<c10::IValue>(begin, begin + count);
 }
 
-void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack,
-               c10::DeviceIndex device) {
+void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
+               torch::jit::Stack* stack, c10::DeviceIndex device) {
   std::optional<DefaultGeneratorSwap> swap;
   if (plan.draws_unseen) swap.emplace(device);
   if (stochastic_rounding()) {
@@ -180,13 +195,16 @@ void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet
 void check_indices(const at::Tensor& indexed, const c10::IValue& indices) {
   if (indexed.device().type() == kTrn) return;
   for (const c10::IValue& index : indices.toListRef()) {
-    const bool on_trn = index.isTensor() && index.toTensor().defined() && index.toTensor().device().type() == kTrn;
-    TORCH_CHECK(!on_trn, "indices should be either on cpu or on the same device as the indexed tensor (",
+    const bool on_trn =
+        index.isTensor() && index.toTensor().defined() && index.toTensor().device().type() == kTrn;
+    TORCH_CHECK(!on_trn,
+                "indices should be either on cpu or on the same device as the indexed tensor (",
                 indexed.device(), ")");
   }
 }
 
-void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
+void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
+         torch::jit::Stack* stack) {
   const size_t count = plan.arguments.size();
   const size_t first = stack->size() - count;
   c10::IValue* arguments = stack->data() + first;
@@ -195,13 +213,16 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
   signature.add(reinterpret_cast<uint64_t>(&plan));
   for (size_t i = 0; i < count; ++i) {
     device.visit(plan.arguments[i], arguments[i]);
-    if (plan.arguments[i].number) signature.add(uint64_t(arguments[i].isNone()));
-    else signature.add(arguments[i]);
+    if (plan.arguments[i].number)
+      signature.add(uint64_t(arguments[i].isNone()));
+    else
+      signature.add(arguments[i]);
   }
   if (plan.indexes) check_indices(arguments[0].toTensor(), arguments[1]);
   HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
-  LaunchRow* row = ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
+  LaunchRow* row =
+      ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
   for (size_t i = 0; i < count; ++i) {
     if (plan.arguments[i].kind == OpPlan::Kind::kOther) continue;
     call.allow_host_tensors(plan.arguments[i].host_allowed);
@@ -211,7 +232,8 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
   call_host(plan, op, host_key_set(keys), stack, call.device());
   ledger.launch(row);
   if (plan.any_written) call.write_back();
-  for (size_t i = first; i < stack->size(); ++i) (*stack)[i] = trn_result(call, std::move((*stack)[i]));
+  for (size_t i = first; i < stack->size(); ++i)
+    (*stack)[i] = trn_result(call, std::move((*stack)[i]));
 }
 
 class HostKernel final : public c10::OperatorKernel {

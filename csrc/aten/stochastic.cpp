@@ -32,31 +32,36 @@ class Widened {
     return list;
   }
   bool any() const { return !copies_.empty(); }
-  bool holds(const at::Tensor& tensor) const { return copies_.count(tensor.unsafeGetTensorImpl()) > 0; }
+  bool holds(const at::Tensor& tensor) const {
+    return copies_.count(tensor.unsafeGetTensorImpl()) > 0;
+  }
 
  private:
   std::unordered_map<const c10::TensorImpl*, at::Tensor> copies_;
 };
 
 void round_tensor(const at::Tensor& wide, at::Tensor to) {
-  if (is_half(to) && wide.scalar_type() == at::kFloat && wide.sizes() == to.sizes()) round_into(wide, to);
+  if (is_half(to) && wide.scalar_type() == at::kFloat && wide.sizes() == to.sizes())
+    round_into(wide, to);
 }
 
 void round_value(const IValue& wide, const IValue& to) {
   if (to.isTensor() && wide.isTensor()) return round_tensor(wide.toTensor(), to.toTensor());
   if (!to.isTensorList()) return;
-  for (size_t i = 0; i < to.toListRef().size(); ++i) round_value(wide.toListRef()[i], to.toListRef()[i]);
+  for (size_t i = 0; i < to.toListRef().size(); ++i)
+    round_value(wide.toListRef()[i], to.toListRef()[i]);
 }
 
 bool is_argument(const Widened& widened, const IValue& result) {
-  if (result.isTensorList()) return !result.toListRef().empty() && is_argument(widened, result.toListRef()[0]);
+  if (result.isTensorList())
+    return !result.toListRef().empty() && is_argument(widened, result.toListRef()[0]);
   return result.isTensor() && result.toTensor().defined() && widened.holds(result.toTensor());
 }
 
 }  // namespace
 
-void call_rounding_stochastically(const OpPlan& plan, const c10::OperatorHandle& op, c10::DispatchKeySet keys,
-                                  torch::jit::Stack* stack) {
+void call_rounding_stochastically(const OpPlan& plan, const c10::OperatorHandle& op,
+                                  c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   const size_t first = stack->size() - plan.arguments.size();
   const torch::jit::Stack given(stack->begin() + std::ptrdiff_t(first), stack->end());
   Widened widened;

@@ -1,5 +1,6 @@
-// The unboxed form of the host kernel: `HostOp<at::_ops::add_Tensor>::kernel` aliases its arguments, runs
-// the host's kernel and adopts the result, with no boxing. For operators called so often that boxing shows.
+// The unboxed form of the host kernel: `HostOp<at::_ops::add_Tensor>::kernel` aliases its
+// arguments, runs the host's kernel and adopts the result, with no boxing. For operators called so
+// often that boxing shows.
 #pragma once
 
 #include "alias.h"
@@ -20,7 +21,8 @@ namespace typed {
 template <class T>
 void find_device(c10::DeviceIndex& found, const T& value) {
   if constexpr (std::is_same_v<T, at::Tensor>) {
-    if (found < 0 && value.defined() && value.device().type() == kTrn) found = value.device().index();
+    if (found < 0 && value.defined() && value.device().type() == kTrn)
+      found = value.device().index();
   } else if constexpr (std::is_same_v<T, std::optional<at::Tensor>>) {
     if (value.has_value()) find_device(found, *value);
   } else if constexpr (std::is_same_v<T, at::TensorList>) {
@@ -77,7 +79,9 @@ decltype(auto) to_host(HostCall& call, T&& value) {
 }
 
 inline at::Tensor adopt(HostCall& call, at::Tensor result) { return call.adopt(std::move(result)); }
-inline std::vector<at::Tensor> adopt(HostCall& call, std::vector<at::Tensor> r) { return call.adopt(std::move(r)); }
+inline std::vector<at::Tensor> adopt(HostCall& call, std::vector<at::Tensor> r) {
+  return call.adopt(std::move(r));
+}
 template <class T>
   requires std::is_arithmetic_v<T> || std::is_same_v<T, at::Scalar>
 T adopt(HostCall&, T value) {
@@ -85,7 +89,8 @@ T adopt(HostCall&, T value) {
 }
 template <class... T>
 std::tuple<T...> adopt(HostCall& call, std::tuple<T...> results) {
-  return std::apply([&](auto&... each) { return std::tuple<T...>(adopt(call, std::move(each))...); }, results);
+  return std::apply(
+      [&](auto&... each) { return std::tuple<T...>(adopt(call, std::move(each))...); }, results);
 }
 
 template <class... A>
@@ -138,7 +143,8 @@ class Launch {
 
 template <class Op>
 const char* op_name() {
-  static const std::string name = std::string(Op::name) + (*Op::overload_name ? "." : "") + Op::overload_name;
+  static const std::string name =
+      std::string(Op::name) + (*Op::overload_name ? "." : "") + Op::overload_name;
   return name.c_str();
 }
 
@@ -168,10 +174,12 @@ struct HostOp<Op, R(A...)> {
 
  private:
   static R boxed(A... arguments) {
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, Op::overload_name);
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, Op::overload_name);
     static const auto kernel = c10::BoxedKernel::makeFromFunction<&run_on_host>();
     constexpr c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
-    return c10::impl::BoxedKernelWrapper<R(A...)>::call(kernel, op, keys, std::forward<A>(arguments)...);
+    return c10::impl::BoxedKernelWrapper<R(A...)>::call(kernel, op, keys,
+                                                        std::forward<A>(arguments)...);
   }
 };
 

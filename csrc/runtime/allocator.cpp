@@ -18,7 +18,8 @@ using c10::CachingAllocator::StatArray;
 void report(void* pointer, int64_t bytes, const HbmPool& pool, c10::DeviceIndex device) {
   if (!c10::memoryProfilingEnabled()) return;
   const HbmStats stats = pool.stats();
-  c10::reportMemoryUsageToProfiler(pointer, bytes, stats.allocated, stats.reserved, c10::Device(kTrn, device));
+  c10::reportMemoryUsageToProfiler(pointer, bytes, stats.allocated, stats.reserved,
+                                   c10::Device(kTrn, device));
 }
 
 void* take(c10::DeviceIndex device, size_t bytes) {
@@ -53,7 +54,9 @@ class TrnAllocator final : public c10::DeviceAllocator {
     return {pointer, pointer, &give_back, c10::Device(kTrn, device)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
-  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
 
   bool initialized() override { return device_count() > 0; }
   void emptyCache(c10::MempoolId_t) override {
@@ -61,17 +64,20 @@ class TrnAllocator final : public c10::DeviceAllocator {
       if (hbm_in_use(device)) hbm(device).empty_cache();
     }
   }
-  // Kernels finish before they return, so a block is never in use by a stream after its tensor is gone.
+  // Kernels finish before they return, so a block is never in use by a stream after its tensor is
+  // gone.
   void recordStream(const c10::DataPtr&, c10::Stream) override {}
 
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
     const HbmStats s = hbm(device).stats();
     c10::CachingDeviceAllocator::DeviceStats out;
-    fill(out.allocation, size_t(s.blocks), size_t(s.blocks_peak), size_t(s.allocations), size_t(s.frees));
+    fill(out.allocation, size_t(s.blocks), size_t(s.blocks_peak), size_t(s.allocations),
+         size_t(s.frees));
     out.active = out.allocation;
     fill(out.allocated_bytes, s.allocated, s.allocated_peak, s.total_allocated, s.total_freed);
     out.active_bytes = out.requested_bytes = out.allocated_bytes;
-    fill(out.reserved_bytes, s.reserved, s.reserved_peak, s.reserved_peak, s.reserved_peak - s.reserved);
+    fill(out.reserved_bytes, s.reserved, s.reserved_peak, s.reserved_peak,
+         s.reserved_peak - s.reserved);
     out.num_ooms = s.ooms;
     out.num_alloc_retries = s.retries;
     return out;
@@ -87,8 +93,10 @@ class TrnAllocator final : public c10::DeviceAllocator {
 c10::Allocator* host_allocator = nullptr;  // the one in place before ours
 
 void give_back_any(void* pointer) {
-  if (hbm_device_of(pointer) >= 0) give_back(pointer);
-  else host_allocator->raw_deleter()(pointer);
+  if (hbm_device_of(pointer) >= 0)
+    give_back(pointer);
+  else
+    host_allocator->raw_deleter()(pointer);
 }
 
 class DelegatingHostAllocator final : public c10::Allocator {
@@ -106,7 +114,9 @@ class DelegatingHostAllocator final : public c10::Allocator {
   c10::DeleterFnPtr raw_deleter() const override {
     return host_allocator->raw_deleter() != nullptr ? &give_back_any : nullptr;
   }
-  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// torch's two allocators over the emulated HBM: that of the trn device, and the host's, which serves from
-// HBM while the calling thread runs a trn kernel.
+// torch's two allocators over the emulated HBM: that of the trn device, and the host's, which
+// serves from HBM while the calling thread runs a trn kernel.
 #pragma once
 
 #include "device.h"

@@ -46,7 +46,9 @@ void set_device_unchecked(c10::DeviceIndex index) noexcept { current = index; }
 bool in_forked_child() noexcept { return forked; }
 
 void throw_forked_child() {
-  TORCH_CHECK(false, "Cannot re-initialize trn in forked subprocess. To use trn with multiprocessing, you must use "
+  TORCH_CHECK(false,
+              "Cannot re-initialize trn in forked subprocess. To use trn with multiprocessing, you "
+              "must use "
               "the 'spawn' start method");
 }
 

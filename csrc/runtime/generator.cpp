@@ -9,15 +9,20 @@ namespace {
 
 std::mutex swap_mutex;
 
-at::CPUGeneratorImpl& host_default() { return *at::detail::getDefaultCPUGenerator().get<at::CPUGeneratorImpl>(); }
+at::CPUGeneratorImpl& host_default() {
+  return *at::detail::getDefaultCPUGenerator().get<at::CPUGeneratorImpl>();
+}
 
 }  // namespace
 
 GeneratorImpl::GeneratorImpl(c10::DeviceIndex device, at::Generator host)
-    : c10::GeneratorImpl(c10::Device(kTrn, device), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
+    : c10::GeneratorImpl(c10::Device(kTrn, device),
+                         c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
       host_(std::move(host)) {}
 
-GeneratorImpl* GeneratorImpl::clone_impl() const { return new GeneratorImpl(device_.index(), host_.clone()); }
+GeneratorImpl* GeneratorImpl::clone_impl() const {
+  return new GeneratorImpl(device_.index(), host_.clone());
+}
 
 at::Generator new_generator(c10::DeviceIndex device) {
   const c10::Device resolved = resolve(c10::Device(kTrn, device));
@@ -34,19 +39,25 @@ const at::Generator& default_generator(c10::DeviceIndex device) {
   return generator;
 }
 
-at::Generator host_generator(const std::optional<at::Generator>& generator, c10::DeviceIndex device) {
-  const at::Generator& chosen = generator.has_value() && generator->defined() ? *generator : default_generator(device);
-  TORCH_CHECK(chosen.device().type() == kTrn, "Expected a 'trn' device type for generator but found '",
-              chosen.device().type(), "'");
-  TORCH_CHECK(chosen.device().index() == device, "Expected a generator of trn:", int(device), " but found one of ",
-              chosen.device());
+at::Generator host_generator(const std::optional<at::Generator>& generator,
+                             c10::DeviceIndex device) {
+  const at::Generator& chosen =
+      generator.has_value() && generator->defined() ? *generator : default_generator(device);
+  TORCH_CHECK(chosen.device().type() == kTrn,
+              "Expected a 'trn' device type for generator but found '", chosen.device().type(),
+              "'");
+  TORCH_CHECK(chosen.device().index() == device, "Expected a generator of trn:", int(device),
+              " but found one of ", chosen.device());
   return chosen.get<GeneratorImpl>()->host_generator();
 }
 
 DefaultGeneratorSwap::DefaultGeneratorSwap(c10::DeviceIndex device)
     : one_at_a_time_(swap_mutex),
       host_(host_default()),
-      device_(*default_generator(device).get<GeneratorImpl>()->host_generator().get<at::CPUGeneratorImpl>()) {
+      device_(*default_generator(device)
+                   .get<GeneratorImpl>()
+                   ->host_generator()
+                   .get<at::CPUGeneratorImpl>()) {
   swap();
 }
 

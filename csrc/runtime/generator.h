@@ -1,5 +1,5 @@
-// The random generator of a logical core: the host's generator behind the trn device type, so that equal
-// seeds give equal numbers on `trn` and `cpu`.
+// The random generator of a logical core: the host's generator behind the trn device type, so that
+// equal seeds give equal numbers on `trn` and `cpu`.
 #pragma once
 
 #include "device.h"
@@ -37,7 +37,8 @@ const at::Generator& default_generator(c10::DeviceIndex device);  // -1: the cur
 at::Generator new_generator(c10::DeviceIndex device);
 
 // The host generator that stands behind `generator`, or behind the default one of `device`.
-at::Generator host_generator(const std::optional<at::Generator>& generator, c10::DeviceIndex device);
+at::Generator host_generator(const std::optional<at::Generator>& generator,
+                             c10::DeviceIndex device);
 
 // Host kernels that draw from the host's default generator draw from the device's while one lives.
 class DefaultGeneratorSwap {

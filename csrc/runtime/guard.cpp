@@ -25,15 +25,23 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
   void uncheckedSetDevice(c10::Device device) const noexcept override {
     if (device.has_index()) set_device_unchecked(device.index());
   }
-  c10::DeviceIndex deviceCount() const noexcept override { return c10::DeviceIndex(device_count()); }
+  c10::DeviceIndex deviceCount() const noexcept override {
+    return c10::DeviceIndex(device_count());
+  }
   c10::DeviceCapability getDeviceCapability(c10::Device) const override { return {}; }
 
-  c10::Stream getStream(c10::Device device) const override { return current_stream(resolve(device).index()); }
-  c10::Stream getDefaultStream(c10::Device device) const override { return default_stream(resolve(device).index()); }
+  c10::Stream getStream(c10::Device device) const override {
+    return current_stream(resolve(device).index());
+  }
+  c10::Stream getDefaultStream(c10::Device device) const override {
+    return default_stream(resolve(device).index());
+  }
   c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
     return new_stream(resolve(device).index());
   }
-  c10::Stream getNewStream(c10::Device device, int) const override { return new_stream(resolve(device).index()); }
+  c10::Stream getNewStream(c10::Device device, int) const override {
+    return new_stream(resolve(device).index());
+  }
   c10::Stream exchangeStream(c10::Stream stream) const override { return exchange_stream(stream); }
   void* getStreamNativeHandle(const c10::Stream stream) const override {
     return reinterpret_cast<void*>(stream.id());  // NOLINT: an id, never read through
@@ -41,10 +49,15 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
   bool queryStream(const c10::Stream& stream) const override {
     return SimulatedClock::reached(stream.device_index(), SimulatedClock::stream_ns(stream));
   }
-  void synchronizeStream(const c10::Stream& stream) const override { SimulatedClock::synchronize(stream); }
-  void synchronizeDevice(c10::DeviceIndex device) const override { SimulatedClock::synchronize(device); }
+  void synchronizeStream(const c10::Stream& stream) const override {
+    SimulatedClock::synchronize(stream);
+  }
+  void synchronizeDevice(c10::DeviceIndex device) const override {
+    SimulatedClock::synchronize(device);
+  }
 
-  void record(void** event, const c10::Stream& stream, c10::DeviceIndex, c10::EventFlag) const override {
+  void record(void** event, const c10::Stream& stream, c10::DeviceIndex,
+              c10::EventFlag) const override {
     if (*event == nullptr) *event = new EventState;
     *static_cast<EventState*>(*event) = {SimulatedClock::stream_ns(stream), stream.device_index()};
   }
@@ -63,9 +76,12 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
     SimulatedClock::wait(stream, state->ns);
     SimulatedClock::synchronize(stream);
   }
-  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override { delete static_cast<EventState*>(event); }
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override {
+    delete static_cast<EventState*>(event);
+  }
   double elapsedTime(void* from, void* to, c10::DeviceIndex) const override {
-    TORCH_CHECK(from != nullptr && to != nullptr, "Both events must be recorded before calculating elapsed time.");
+    TORCH_CHECK(from != nullptr && to != nullptr,
+                "Both events must be recorded before calculating elapsed time.");
     return double(static_cast<EventState*>(to)->ns - static_cast<EventState*>(from)->ns) / 1e6;
   }
 };

@@ -62,7 +62,8 @@ size_t read_number(const char* path, const char* key = nullptr) {
 
 std::atomic<size_t> assumed_host_memory{SIZE_MAX};
 
-// Bytes the host can still give this process; the smaller of the machine's and the container's answer.
+// Bytes the host can still give this process; the smaller of the machine's and the container's
+// answer.
 size_t host_available() {
   if (const size_t assumed = assumed_host_memory.load(); assumed != SIZE_MAX) return assumed;
   size_t available = read_number("/proc/meminfo", "MemAvailable:") << 10;
@@ -79,9 +80,12 @@ std::string human(size_t bytes) {
   std::ostringstream out;
   out.precision(2);
   out << std::fixed;
-  if (bytes >= (size_t{1} << 30)) out << double(bytes) / double(1 << 30) << " GiB";
-  else if (bytes >= (size_t{1} << 20)) out << double(bytes) / double(1 << 20) << " MiB";
-  else out << double(bytes) / 1024.0 << " KiB";
+  if (bytes >= (size_t{1} << 30))
+    out << double(bytes) / double(1 << 30) << " GiB";
+  else if (bytes >= (size_t{1} << 20))
+    out << double(bytes) / double(1 << 20) << " MiB";
+  else
+    out << double(bytes) / 1024.0 << " KiB";
   return out.str();
 }
 
@@ -185,7 +189,8 @@ void* HbmPool::allocate(size_t bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (bytes > stats_.capacity) throw_hbm_full(bytes);
   const bool small = bytes <= kSmallLimit;
-  const uint8_t size_class = small ? classes().of_quanta[(bytes + kQuantum - 1) / kQuantum] : uint8_t{0};
+  const uint8_t size_class =
+      small ? classes().of_quanta[(bytes + kQuantum - 1) / kQuantum] : uint8_t{0};
   const uint32_t length = uint32_t((bytes + kGranule - 1) / kGranule);
   const size_t block = small ? classes().bytes[size_class] : length * kGranule;
   if (stats_.allocated + block > stats_.capacity) throw_hbm_full(bytes);
@@ -299,20 +304,24 @@ std::vector<std::pair<size_t, int64_t>> HbmPool::live_blocks(size_t limit) const
 void HbmPool::throw_hbm_full(size_t asked) {
   ++stats_.ooms;
   std::ostringstream out;
-  out << "trn:" << device_ << " is out of memory. Tried to allocate " << human(asked) << ". The logical core has "
-      << human(stats_.capacity) << " of HBM (" << config().name << "), of which " << human(stats_.allocated)
-      << " is allocated by PyTorch in " << stats_.blocks << " blocks and "
-      << human(stats_.capacity - stats_.allocated) << " is free. Largest blocks:";
-  for (const auto& [bytes, count] : live_blocks(5)) out << " " << count << " x " << human(bytes) << ";";
+  out << "trn:" << device_ << " is out of memory. Tried to allocate " << human(asked)
+      << ". The logical core has " << human(stats_.capacity) << " of HBM (" << config().name
+      << "), of which " << human(stats_.allocated) << " is allocated by PyTorch in "
+      << stats_.blocks << " blocks and " << human(stats_.capacity - stats_.allocated)
+      << " is free. Largest blocks:";
+  for (const auto& [bytes, count] : live_blocks(5))
+    out << " " << count << " x " << human(bytes) << ";";
   out << " use a smaller batch, activation checkpointing or another device index. "
       << "torch.trn.memory_summary() shows the whole table.";
   TORCH_CHECK_WITH(OutOfMemoryError, false, out.str());
 }
 
 void HbmPool::throw_host_full(size_t asked) {
-  TORCH_CHECK_WITH(OutOfMemoryError, false, "The host has not enough memory to back the emulated HBM of trn:",
-                   device_, ": tried to allocate ", human(asked), ", the host has ", human(host_available()),
-                   " available, of which ", human(kHostMargin), " is kept free; the emulated core itself has ",
+  TORCH_CHECK_WITH(OutOfMemoryError, false,
+                   "The host has not enough memory to back the emulated HBM of trn:", device_,
+                   ": tried to allocate ", human(asked), ", the host has ", human(host_available()),
+                   " available, of which ", human(kHostMargin),
+                   " is kept free; the emulated core itself has ",
                    human(stats_.capacity - stats_.allocated),
                    " free. Run on a host with more memory, or make the model or batch smaller.");
 }
@@ -328,7 +337,8 @@ class Reservation {
   }
 
   int device_of(const void* pointer) const noexcept {
-    const size_t offset = size_t(static_cast<const char*>(pointer) - base_.load(std::memory_order_acquire));
+    const size_t offset =
+        size_t(static_cast<const char*>(pointer) - base_.load(std::memory_order_acquire));
     return offset < total_ ? int(offset / slice_) : -1;
   }
 
@@ -347,7 +357,8 @@ class Reservation {
     auto& slot = pools_[size_t(device)];
     if (slot.load() == nullptr) {
       char* const base = base_.load() + size_t(device) * slice_;
-      slot.store(new HbmPool(device, base, slice_, config().hbm_bytes));  // lives as long as the process
+      slot.store(
+          new HbmPool(device, base, slice_, config().hbm_bytes));  // lives as long as the process
     }
     return *slot.load();
   }
@@ -383,7 +394,9 @@ class Reservation {
 
 HbmPool& hbm(int device) { return Reservation::instance().pool(device); }
 bool hbm_in_use(int device) noexcept { return Reservation::instance().in_use(device); }
-int hbm_device_of(const void* pointer) noexcept { return Reservation::instance().device_of(pointer); }
+int hbm_device_of(const void* pointer) noexcept {
+  return Reservation::instance().device_of(pointer);
+}
 
 void assume_host_memory(size_t bytes) noexcept { assumed_host_memory.store(bytes); }
 

@@ -1,7 +1,8 @@
 // The emulated HBM: one reserved address range, a caching pool for each logical core in it.
 //
-// Addresses of all cores lie in one reservation, so "is this pointer ours, and whose" is a subtraction.
-// The host backs memory only when it is touched; freed blocks keep their pages until empty_cache().
+// Addresses of all cores lie in one reservation, so "is this pointer ours, and whose" is a
+// subtraction. The host backs memory only when it is touched; freed blocks keep their pages until
+// empty_cache().
 #pragma once
 
 #include <array>
@@ -42,8 +43,8 @@ class HbmPool {
   std::vector<std::pair<size_t, int64_t>> live_blocks(size_t limit) const;
 
  private:
-  // A run of 64 KiB granules is free, one large block, or a slab of equal small blocks. A run's length
-  // stands at its first and last granule, so neighbours coalesce without a search.
+  // A run of 64 KiB granules is free, one large block, or a slab of equal small blocks. A run's
+  // length stands at its first and last granule, so neighbours coalesce without a search.
   enum class Kind : uint8_t { kFree, kLarge, kSlab };
   struct Granule {
     uint32_t run;
@@ -76,7 +77,7 @@ class HbmPool {
   std::unique_ptr<Granule[], CFree> granules_;
   std::set<std::pair<uint32_t, uint32_t>> free_runs_;  // (length, first): best fit, lowest address
   std::vector<std::vector<void*>> small_free_;         // by size class
-  size_t host_checked_ = 0;                            // reserved bytes when host memory was last read
+  size_t host_checked_ = 0;  // reserved bytes when host memory was last read
   HbmStats stats_;
 };
 

@@ -1,4 +1,5 @@
-// Device hooks and the pinned-memory allocator. Pinned memory is host memory that remembers it is pinned.
+// Device hooks and the pinned-memory allocator. Pinned memory is host memory that remembers it is
+// pinned.
 #include "hooks.h"
 
 #include "allocator.h"
@@ -28,7 +29,9 @@ class PinnedAllocator final : public at::HostAllocator {
     return {pointer, pointer, &free_pinned, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &free_pinned; }
-  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
 
   bool holds(const void* pointer) const {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -38,7 +41,9 @@ class PinnedAllocator final : public at::HostAllocator {
     return pointer < static_cast<char*>(begin) + bytes;
   }
 
-  bool record_event(void*, void*, c10::Stream) override { return true; }  // copies finish before they return
+  bool record_event(void*, void*, c10::Stream) override {
+    return true;
+  }  // copies finish before they return
   void empty_cache() override {}
   at::HostStats get_stats() override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -88,12 +93,18 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   c10::DeviceIndex deviceCount() const override { return c10::DeviceIndex(trn::device_count()); }
   void setCurrentDevice(c10::DeviceIndex device) const override { exchange_device(device); }
   c10::DeviceIndex getCurrentDevice() const override { return current_device(); }
-  c10::DeviceIndex exchangeDevice(c10::DeviceIndex device) const override { return exchange_device(device); }
+  c10::DeviceIndex exchangeDevice(c10::DeviceIndex device) const override {
+    return exchange_device(device);
+  }
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex device) const override {
     return device < 0 ? current_device() : exchange_device(device);
   }
-  const at::Generator& getDefaultGenerator(c10::DeviceIndex device) const override { return default_generator(device); }
-  at::Generator getNewGenerator(c10::DeviceIndex device) const override { return new_generator(device); }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex device) const override {
+    return default_generator(device);
+  }
+  at::Generator getNewGenerator(c10::DeviceIndex device) const override {
+    return new_generator(device);
+  }
   at::Device getDeviceFromPtr(void* data) const override {
     const int device = hbm_device_of(data);
     TORCH_CHECK(device >= 0, "The pointer does not lie in the emulated HBM of any trn device");
@@ -107,7 +118,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     InHbm scope(impl->device().index());
     c10::DataPtr memory = c10::GetAllocator(c10::DeviceType::CPU)->allocate(bytes);
     memory.unsafe_set_device(impl->device());
-    if (bytes > 0 && impl->nbytes() > 0) std::memcpy(memory.get(), impl->data(), std::min(bytes, impl->nbytes()));
+    if (bytes > 0 && impl->nbytes() > 0)
+      std::memcpy(memory.get(), impl->data(), std::min(bytes, impl->nbytes()));
     impl->set_data_ptr_noswap(std::move(memory));
     impl->set_nbytes(bytes);
   }

@@ -60,7 +60,8 @@ void SignatureHash::add(const at::Tensor& tensor) noexcept {
   if (!tensor.defined()) return add(uint64_t{0xff});
   auto* impl = tensor.unsafeGetTensorImpl();
   add(uint64_t(impl->dtype().toScalarType()));
-  if (tensor.is_nested() || tensor.layout() != at::kStrided) return add(uint64_t(tensor.layout()) << 8);
+  if (tensor.is_nested() || tensor.layout() != at::kStrided)
+    return add(uint64_t(tensor.layout()) << 8);
   add(uint64_t(impl->is_contiguous()));
   for (int64_t size : impl->sizes()) add(uint64_t(size));
   if (!impl->is_contiguous()) {

@@ -1,8 +1,9 @@
 // What ran on each logical core: launches by signature, their price, and the simulated clock.
 //
-// A signature is an operator with the dtypes, shapes, strides and attributes of one call. Numbers that are
-// data, such as a learning rate, count by their type: the rows of a training loop must not grow with its
-// steps. The first launch of a signature asks the pricer; later ones add to a count and to the clock.
+// A signature is an operator with the dtypes, shapes, strides and attributes of one call. Numbers
+// that are data, such as a learning rate, count by their type: the rows of a training loop must not
+// grow with its steps. The first launch of a signature asks the pricer; later ones add to a count
+// and to the clock.
 #pragma once
 
 #include <ATen/core/ivalue.h>
@@ -39,14 +40,16 @@ struct LaunchRow {
 };
 
 // Returns the nanoseconds that one launch of the call takes on the core.
-using Pricer = std::function<int64_t(const std::string& op, const std::vector<c10::IValue>& arguments)>;
+using Pricer =
+    std::function<int64_t(const std::string& op, const std::vector<c10::IValue>& arguments)>;
 void set_pricer(Pricer pricer);
 
 class Ledger {
  public:
   static Ledger& of(c10::DeviceIndex device);
 
-  // The row of a signature, made and priced by `describe` (which gives the arguments) when it is new.
+  // The row of a signature, made and priced by `describe` (which gives the arguments) when it is
+  // new.
   template <class Describe>
   LaunchRow* row(const char* op, const SignatureHash& signature, Describe&& describe) {
     LaunchRow* found = find(signature.value());
@@ -67,7 +70,8 @@ class Ledger {
   Core& core_;
 };
 
-// Simulated nanoseconds. Host time passes by dispatches; a core works its streams in order behind it.
+// Simulated nanoseconds. Host time passes by dispatches; a core works its streams in order behind
+// it.
 struct SimulatedClock {
   static int64_t stream_ns(c10::Stream stream) noexcept;  // when the stream's last work ends
   static void wait(c10::Stream stream, int64_t until_ns) noexcept;

@@ -27,7 +27,8 @@ c10::Stream exchange_stream(c10::Stream stream) {
 c10::Stream new_stream(c10::DeviceIndex device) {
   check_index(device);
   const uint32_t turn = handed_out[size_t(device)].fetch_add(1);
-  return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device), 1 + c10::StreamId(turn % (kMaxStreams - 1)));
+  return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device),
+                     1 + c10::StreamId(turn % (kMaxStreams - 1)));
 }
 
 }  // namespace trn
