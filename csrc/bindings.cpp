@@ -44,12 +44,16 @@ py::dict memory_stats(int device) {
 }
 
 void bind_device(py::module_& m) {
-  m.def("configure", [](std::string name, int device_count, size_t hbm_bytes, int64_t dispatch_ns) {
-    configure({std::move(name), device_count, hbm_bytes, dispatch_ns});
-  }, py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"));
+  m.def(
+      "configure",
+      [](std::string name, int device_count, size_t hbm_bytes, int64_t dispatch_ns) {
+        configure({std::move(name), device_count, hbm_bytes, dispatch_ns});
+      },
+      py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"));
   m.def("device_count", &device_count);
   m.def("current_device", &current_device);
-  m.def("exchange_device", [](int device) { return int(exchange_device(c10::DeviceIndex(device))); });
+  m.def("exchange_device",
+        [](int device) { return int(exchange_device(c10::DeviceIndex(device))); });
   m.def("hbm_in_use", &hbm_in_use);
   m.def("memory_stats", &memory_stats);
   m.def("live_blocks", [](int device, size_t limit) { return hbm(device).live_blocks(limit); });
@@ -59,17 +63,51 @@ void bind_device(py::module_& m) {
   m.def("is_in_bad_fork", [] { return torch::utils::is_device_in_bad_fork(kTrn); });
   m.def("register_fork_handler", [] { torch::utils::register_fork_handler_for_device_init(kTrn); });
   m.def("default_generator", [](int device) {
-    return py::reinterpret_steal<py::object>(THPGenerator_Wrap(default_generator(c10::DeviceIndex(device))));
+    return py::reinterpret_steal<py::object>(
+        THPGenerator_Wrap(default_generator(c10::DeviceIndex(device))));
   });
+}
+
+bool finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
+
+// Never throws: an error in the price must not break the user's operator.
+Price ask(const py::function& price, const PricedCall& call) {
+  if (!Py_IsInitialized() || finalizing()) return {};
+  py::gil_scoped_acquire gil;
+  py::error_scope kept;
+  try {
+    const auto [ns, row, free, blocks] = price(call.op, call.arguments, call.results, call.policy)
+                                             .cast<std::tuple<int64_t, int64_t, bool, bool>>();
+    return {ns, row, free, blocks};
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("pricing an operator");
+  } catch (const std::exception&) {  // a result that is no price
+  }
+  return {};
 }
 
 void bind_ledger(py::module_& m) {
   m.def("launches", [](int device) {
-    std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> out;
+    std::vector<std::tuple<std::string, std::string, int64_t, int64_t, int64_t>> out;
     for (LaunchRow& row : Ledger::of(c10::DeviceIndex(device)).rows()) {
-      out.emplace_back(std::move(row.op), std::move(row.signature), row.launches, row.device_ns);
+      out.emplace_back(std::move(row.op), std::move(row.signature), row.launches,
+                       row.price.device_ns, row.price.row);
     }
     return out;
+  });
+  m.def("core_times", [](int device) {
+    const CoreTimes times = Ledger::of(c10::DeviceIndex(device)).times();
+    return std::tuple(times.dispatch_ns, times.busy_ns, times.idle_ns);
+  });
+  m.def("set_pricer", [](py::function price) {
+    auto* kept = new py::function(std::move(price));  // outlives the interpreter
+    set_pricer([kept](const PricedCall& call) { return ask(*kept, call); });
   });
   m.def("reset_launches", [](int device) { Ledger::of(c10::DeviceIndex(device)).reset(); });
   m.def("synchronize", [](int device) { SimulatedClock::synchronize(c10::DeviceIndex(device)); });

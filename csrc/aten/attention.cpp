@@ -13,8 +13,8 @@ namespace {
 
 // Looks at sizes, formats and flags only: under torch.compile the arguments are fake tensors.
 int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                         const std::optional<at::Tensor>& mask, double dropout, bool is_causal, std::optional<double>,
-                         bool enable_gqa) {
+                         const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
+                         std::optional<double>, bool enable_gqa) {
   const auto math = int64_t(at::SDPBackend::math);
   const auto head_dim = query.sym_size(-1);
   const bool floats = query.is_floating_point() && query.scalar_type() == key.scalar_type() &&
@@ -23,11 +23,14 @@ int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const a
                      !key.is_nested() && !value.is_nested() && query.layout() == at::kStrided;
   const bool masked = mask.has_value() && mask->defined();
   // A policy that quantises attention does so in its two products, along their own axes.
-  if (operand_formats(current_policy(), MatmulClass::attention).first == OperandFormat::mxfp8_e4m3) return math;
-  if (!at::globalContext().userEnabledFlashSDP() || !plain || !floats || dropout != 0.0) return math;
+  if (operand_formats(current_policy(), MatmulClass::attention).first == OperandFormat::mxfp8_e4m3)
+    return math;
+  if (!at::globalContext().userEnabledFlashSDP() || !plain || !floats || dropout != 0.0)
+    return math;
   if (head_dim != key.sym_size(-1) || head_dim != value.sym_size(-1)) return math;
   if (query.sym_size(1) != key.sym_size(1) && !enable_gqa) return math;
-  if (masked && (mask->requires_grad() || is_causal || (mask->dim() != 2 && mask->dim() != 4))) return math;
+  if (masked && (mask->requires_grad() || is_causal || (mask->dim() != 2 && mask->dim() != 4)))
+    return math;
   if (query.sym_numel() == 0 || key.sym_numel() == 0) return math;
   return int64_t(at::SDPBackend::flash_attention);
 }
@@ -49,38 +52,47 @@ bool rounds(const at::Tensor& query) {
 
 std::optional<at::Tensor> float_mask(HostCall& call, const std::optional<at::Tensor>& mask) {
   const auto host = call.alias(mask);
-  return host.has_value() && host->defined() && host->is_floating_point() ? host->to(at::kFloat) : host;
+  return host.has_value() && host->defined() && host->is_floating_point() ? host->to(at::kFloat)
+                                                                          : host;
 }
 
-std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                                         double dropout, bool is_causal, const std::optional<at::Tensor>& mask,
+std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tensor& key,
+                                         const at::Tensor& value, double dropout, bool is_causal,
+                                         const std::optional<at::Tensor>& mask,
                                          std::optional<double> scale) {
-  if (!rounds(query)) return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
-  Launch launch("aten::_scaled_dot_product_flash_attention_for_cpu", query, key, value, is_causal, mask, scale);
+  if (!rounds(query))
+    return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
+  Launch launch("aten::_scaled_dot_product_flash_attention_for_cpu", query, key, value, dropout,
+                is_causal, mask, scale);
   HostCall call(launch.device(), "aten::_scaled_dot_product_flash_attention_for_cpu");
-  auto [out, logsumexp] =
-      Flash::redispatch(kHostKeys, to_bf16_operand(call.alias(query)), to_bf16_operand(call.alias(key)),
-                        to_bf16_operand(call.alias(value)), dropout, is_causal, float_mask(call, mask), scale);
+  auto [out, logsumexp] = Flash::redispatch(
+      kHostKeys, to_bf16_operand(call.alias(query)), to_bf16_operand(call.alias(key)),
+      to_bf16_operand(call.alias(value)), dropout, is_causal, float_mask(call, mask), scale);
   launch.retire();
-  return {call.adopt(round_result(std::move(out), query.scalar_type())), call.adopt(std::move(logsumexp))};
+  return {call.adopt(round_result(std::move(out), query.scalar_type())),
+          call.adopt(std::move(logsumexp))};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
-    const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const at::Tensor& out, const at::Tensor& logsumexp, double dropout, bool is_causal,
-    const std::optional<at::Tensor>& mask, std::optional<double> scale) {
+    const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
+    const at::Tensor& value, const at::Tensor& out, const at::Tensor& logsumexp, double dropout,
+    bool is_causal, const std::optional<at::Tensor>& mask, std::optional<double> scale) {
   if (!rounds(query)) {
-    return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout, is_causal, mask, scale);
+    return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout,
+                                         is_causal, mask, scale);
   }
-  Launch launch("aten::_scaled_dot_product_flash_attention_for_cpu_backward", grad_out, query, key, value, is_causal);
+  Launch launch("aten::_scaled_dot_product_flash_attention_for_cpu_backward", grad_out, query, key,
+                value, out, logsumexp, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), "aten::_scaled_dot_product_flash_attention_for_cpu_backward");
   const at::ScalarType dtype = query.scalar_type();
   auto [dq, dk, dv] = FlashBackward::redispatch(
       kHostKeys, to_bf16_operand(call.alias(grad_out)), to_bf16_operand(call.alias(query)),
-      to_bf16_operand(call.alias(key)), to_bf16_operand(call.alias(value)), call.alias(out).to(at::kFloat),
-      call.alias(logsumexp), dropout, is_causal, float_mask(call, mask), scale);
+      to_bf16_operand(call.alias(key)), to_bf16_operand(call.alias(value)),
+      call.alias(out).to(at::kFloat), call.alias(logsumexp), dropout, is_causal,
+      float_mask(call, mask), scale);
   launch.retire();
-  return {call.adopt(round_result(std::move(dq), dtype)), call.adopt(round_result(std::move(dk), dtype)),
+  return {call.adopt(round_result(std::move(dq), dtype)),
+          call.adopt(round_result(std::move(dk), dtype)),
           call.adopt(round_result(std::move(dv), dtype))};
 }
 

@@ -1,5 +1,6 @@
-// The matmul family under the precision policy: operands rounded as they are packed, exact products, float32
-// sums, one rounding. What the policy leaves alone (fp32, other dtypes) runs on the host's kernel.
+// The matmul family under the precision policy: operands rounded as they are packed, exact
+// products, float32 sums, one rounding. What the policy leaves alone (fp32, other dtypes) runs on
+// the host's kernel.
 #include "operands.h"
 #include "registrations.h"
 #include "rounding_mode.h"
@@ -13,10 +14,10 @@
 #include <ATen/ops/bmm_ops.h>
 #include <ATen/ops/dot_ops.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/mm_ops.h>
 #include <ATen/ops/mv_ops.h>
 #include <ATen/ops/vdot_ops.h>
+#include <ATen/ops/zeros.h>
 
 namespace trn {
 namespace {
@@ -24,14 +25,16 @@ namespace {
 using at::Scalar;
 using at::Tensor;
 
-// a [batch, m, k] or [m, k] or [k]; b [batch, k, n] or [k, n] or [k]. A vector is a row of a, a column of b.
+// a [batch, m, k] or [m, k] or [k]; b [batch, k, n] or [k, n] or [k]. A vector is a row of a, a
+// column of b.
 struct Shape {
   int64_t batch = 1, m = 1, n = 1, k = 1;
   std::vector<int64_t> result;
 
   static std::optional<Shape> of(const Tensor& a, const Tensor& b) {
     const bool batched = a.dim() == 3;
-    if (a.dim() > 3 || b.dim() > 3 || a.dim() == 0 || b.dim() == 0 || batched != (b.dim() == 3)) return std::nullopt;
+    if (a.dim() > 3 || b.dim() > 3 || a.dim() == 0 || b.dim() == 0 || batched != (b.dim() == 3))
+      return std::nullopt;
     if (batched && a.size(0) != b.size(0)) return std::nullopt;
     Shape s;
     if (batched) s.result.push_back(s.batch = a.size(0));
@@ -44,7 +47,8 @@ struct Shape {
 };
 
 bool is_transposed(const Tensor& a) {
-  return a.dim() == 2 && a.stride(0) == 1 && a.stride(1) >= a.size(0) && a.size(0) > 1 && a.size(1) > 1;
+  return a.dim() == 2 && a.stride(0) == 1 && a.stride(1) >= a.size(0) && a.size(0) > 1 &&
+         a.size(1) > 1;
 }
 
 // The formats the policy asks for, or nothing where the host computes as it is given.
@@ -53,7 +57,8 @@ std::optional<OperandFormats> rounded_formats(const Tensor& a, const Tensor& b) 
   if (a.layout() != at::kStrided || b.layout() != at::kStrided) return std::nullopt;
   const auto matmul_class = a.dim() == 3 ? MatmulClass::attention : MatmulClass::linear;
   const OperandFormats formats = operand_formats(current_policy(), matmul_class, is_transposed(a));
-  if (formats.as_given() && !(stochastic_rounding() && a.scalar_type() != at::kFloat)) return std::nullopt;
+  if (formats.as_given() && !(stochastic_rounding() && a.scalar_type() != at::kFloat))
+    return std::nullopt;
   return formats;
 }
 
@@ -63,14 +68,18 @@ int64_t axis_stride(const Tensor& tensor, int64_t from_end) {
 
 numerics::Operand first_operand(const Tensor& a, OperandFormat format) {
   const int64_t row = a.dim() == 1 ? 0 : a.stride(-2);
-  return {a.const_data_ptr(), numerics_dtype(a.scalar_type()), row, a.stride(-1),
-          operand_rounding(format, a.scalar_type()), axis_stride(a, 3)};
+  return {a.const_data_ptr(), numerics_dtype(a.scalar_type()),           row,
+          a.stride(-1),       operand_rounding(format, a.scalar_type()), axis_stride(a, 3)};
 }
 
 numerics::Operand second_operand(const Tensor& b, OperandFormat format) {
   const int64_t row = b.dim() == 1 ? b.stride(0) : b.stride(-2);
   const int64_t col = b.dim() == 1 ? 0 : b.stride(-1);
-  return {b.const_data_ptr(), numerics_dtype(b.scalar_type()), row, col, operand_rounding(format, b.scalar_type()),
+  return {b.const_data_ptr(),
+          numerics_dtype(b.scalar_type()),
+          row,
+          col,
+          operand_rounding(format, b.scalar_type()),
           axis_stride(b, 3)};
 }
 
@@ -78,13 +87,15 @@ numerics::Operand second_operand(const Tensor& b, OperandFormat format) {
 numerics::Addend addend_of(const Tensor& self, bool column) {
   const auto dtype = numerics_dtype(self.scalar_type());
   if (column) return {self.const_data_ptr(), dtype, self.stride(-1), 0, 0};
-  return {self.const_data_ptr(), dtype, axis_stride(self, 2), axis_stride(self, 1), axis_stride(self, 3)};
+  return {self.const_data_ptr(), dtype, axis_stride(self, 2), axis_stride(self, 1),
+          axis_stride(self, 3)};
 }
 
 numerics::Result result_of(const Tensor& c, bool column) {
   const auto dtype = numerics_dtype(c.scalar_type());
   if (column) return {c.mutable_data_ptr(), dtype, c.stride(-1), 1, 0, next_rounding()};
-  return {c.mutable_data_ptr(), dtype, axis_stride(c, 2), c.dim() >= 1 ? c.stride(-1) : 1, axis_stride(c, 3), next_rounding()};
+  return {c.mutable_data_ptr(), dtype,          axis_stride(c, 2), c.dim() >= 1 ? c.stride(-1) : 1,
+          axis_stride(c, 3),    next_rounding()};
 }
 
 struct Addition {
@@ -93,8 +104,8 @@ struct Addition {
 };
 
 // c = alpha a b + beta self, on host tensors.
-void multiply_into(const Tensor& c, const Shape& s, const Tensor& a, const Tensor& b, OperandFormats formats,
-                   const Addition& add) {
+void multiply_into(const Tensor& c, const Shape& s, const Tensor& a, const Tensor& b,
+                   OperandFormats formats, const Addition& add) {
   const bool column = a.dim() == 2 && b.dim() == 1;
   numerics::Addend addend;
   Tensor expanded;
@@ -103,26 +114,31 @@ void multiply_into(const Tensor& c, const Shape& s, const Tensor& a, const Tenso
     if (!takes_policy(expanded.scalar_type())) expanded = expanded.to(at::kFloat);
     addend = addend_of(expanded, column);
   }
-  numerics::gemm(s.batch, s.m, s.n, s.k, first_operand(a, formats.first), second_operand(b, formats.second),
-                 result_of(c, column), add.alpha, add.beta, addend);
+  numerics::gemm(s.batch, s.m, s.n, s.k, first_operand(a, formats.first),
+                 second_operand(b, formats.second), result_of(c, column), add.alpha, add.beta,
+                 addend);
 }
 
 Tensor resolved(HostCall& call, const Tensor& tensor) { return call.alias(tensor).resolve_neg(); }
 
 bool expands(const Tensor& self, const std::vector<int64_t>& sizes) {
-  return at::is_expandable_to(at::IntArrayRef(self.sizes()), at::IntArrayRef(sizes)) && takes_policy(self.scalar_type());
+  return at::is_expandable_to(at::IntArrayRef(self.sizes()), at::IntArrayRef(sizes)) &&
+         takes_policy(self.scalar_type());
 }
 
 // One product under the policy, or nothing: then the host's kernel runs, or says what is wrong.
-std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b, const Tensor* self = nullptr,
-                              const Scalar& beta = 0, const Scalar& alpha = 1,
+std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b,
+                              const Tensor* self = nullptr, const Scalar& beta = 0,
+                              const Scalar& alpha = 1,
                               std::optional<at::ScalarType> out_dtype = std::nullopt) {
   const auto formats = rounded_formats(a, b);
   const auto shape = Shape::of(a, b);
   if (!formats.has_value() || !shape.has_value()) return std::nullopt;
-  if (self != nullptr && (!expands(*self, shape->result) || self->scalar_type() != a.scalar_type())) return std::nullopt;
+  if (self != nullptr && (!expands(*self, shape->result) || self->scalar_type() != a.scalar_type()))
+    return std::nullopt;
   if (out_dtype.has_value() && !takes_policy(*out_dtype)) return std::nullopt;
-  Launch launch(name, a, b, beta, alpha);
+  const auto addend = self != nullptr ? std::optional<Tensor>(*self) : std::nullopt;
+  Launch launch(name, addend, a, b, beta, alpha);
   HostCall call(launch.device(), name);
   const Tensor x = resolved(call, a), y = resolved(call, b);
   Tensor out = at::empty(shape->result, x.options().dtype(out_dtype.value_or(a.scalar_type())));
@@ -133,14 +149,14 @@ std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b
     add.self = &added;
   }
   multiply_into(out, *shape, x, y, *formats, add);
-  launch.retire();
+  launch.retire(out);
   return call.adopt(std::move(out));
 }
 
 // Writes a product to `out` as out= overloads do: checked dtype, resized, copied.
 Tensor& store(const Tensor& value, Tensor& out) {
-  TORCH_CHECK(out.scalar_type() == value.scalar_type(), "Expected out tensor to have dtype ", value.scalar_type(),
-              ", but got ", out.scalar_type(), " instead");
+  TORCH_CHECK(out.scalar_type() == value.scalar_type(), "Expected out tensor to have dtype ",
+              value.scalar_type(), ", but got ", out.scalar_type(), " instead");
   at::native::resize_output(out, value.sizes());
   return out.copy_(value);
 }
@@ -190,8 +206,8 @@ Tensor vdot(const Tensor& a, const Tensor& b) {
 // addmm, baddbmm and addmv share their three overloads: functional, in place and out=.
 template <class Functional, class InPlace, class Out>
 struct Added {
-  static std::optional<Tensor> made(const char* name, const Tensor& self, const Tensor& a, const Tensor& b,
-                                    const Scalar& beta, const Scalar& alpha) {
+  static std::optional<Tensor> made(const char* name, const Tensor& self, const Tensor& a,
+                                    const Tensor& b, const Scalar& beta, const Scalar& alpha) {
     return product(name, a, b, &self, beta, alpha);
   }
   static Tensor functional(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
@@ -199,15 +215,16 @@ struct Added {
     if (auto value = made(op_name<Functional>(), self, a, b, beta, alpha)) return *value;
     return HostOp<Functional>::kernel(self, a, b, beta, alpha);
   }
-  static Tensor& in_place(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
+  static Tensor& in_place(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                          const Scalar& alpha) {
     const auto shape = Shape::of(a, b);
     if (shape.has_value() && self.sizes() == at::IntArrayRef(shape->result)) {
       if (auto value = made(op_name<InPlace>(), self, a, b, beta, alpha)) return self.copy_(*value);
     }
     return HostOp<InPlace>::kernel(self, a, b, beta, alpha);
   }
-  static Tensor& out(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
-                     Tensor& out) {
+  static Tensor& out(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                     const Scalar& alpha, Tensor& out) {
     if (auto value = made(op_name<Out>(), self, a, b, beta, alpha)) return store(*value, out);
     return HostOp<Out>::kernel(self, a, b, beta, alpha, out);
   }
@@ -225,7 +242,7 @@ std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor&
   if (!formats.has_value() || !shape.has_value() || a.dim() != 3) return std::nullopt;
   const std::vector<int64_t> sizes{shape->m, shape->n};
   if (!expands(self, sizes) || self.scalar_type() != a.scalar_type()) return std::nullopt;
-  Launch launch(name, a, b, beta, alpha);
+  Launch launch(name, self, a, b, beta, alpha);
   HostCall call(launch.device(), name);
   const Tensor x = resolved(call, a), y = resolved(call, b);
   Tensor sum = beta.toFloat() == 0.0f ? at::zeros(sizes, x.options().dtype(at::kFloat))
@@ -241,12 +258,14 @@ std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor&
   return call.adopt(round_result(std::move(sum), a.scalar_type()));
 }
 
-Tensor addbmm(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
+Tensor addbmm(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+              const Scalar& alpha) {
   if (auto made = summed("aten::addbmm", self, a, b, beta, alpha)) return *made;
   return HostOp<at::_ops::addbmm>::kernel(self, a, b, beta, alpha);
 }
 
-Tensor& addbmm_(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
+Tensor& addbmm_(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                const Scalar& alpha) {
   const auto shape = Shape::of(a, b);
   if (shape.has_value() && self.sizes() == at::IntArrayRef({shape->m, shape->n})) {
     if (auto made = summed("aten::addbmm_", self, a, b, beta, alpha)) return self.copy_(*made);
@@ -254,8 +273,8 @@ Tensor& addbmm_(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& be
   return HostOp<at::_ops::addbmm_>::kernel(self, a, b, beta, alpha);
 }
 
-Tensor& addbmm_out(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
-                   Tensor& out) {
+Tensor& addbmm_out(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                   const Scalar& alpha, Tensor& out) {
   if (auto made = summed("aten::addbmm.out", self, a, b, beta, alpha)) return store(*made, out);
   return HostOp<at::_ops::addbmm_out>::kernel(self, a, b, beta, alpha, out);
 }

@@ -1,8 +1,10 @@
-// See redispatch.h. Registrations: one boxed kernel for each operator that the host has a kernel for, a
-// fallback for the rest, and operators that only read metadata run on the trn tensors themselves.
+// See redispatch.h. Registrations: one boxed kernel for each operator that the host has a kernel
+// for, a fallback for the rest, and operators that only read metadata run on the trn tensors
+// themselves.
 #include "redispatch.h"
 
 #include "alias.h"
+#include "policy.h"
 #include "rounding_mode.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
@@ -20,9 +22,17 @@ using c10::DispatchKeySet;
 
 // Take host tensors by contract: indices, lengths and offsets may stay on the host, as on CUDA.
 constexpr std::string_view kTakesHostTensors[] = {
-    "aten::index.",  "aten::_unsafe_index",  "aten::index_put",       "aten::_index_put_impl_",
-    "aten::_pack_padded_sequence",           "aten::_ctc_loss",       "aten::_unsafe_masked_index",
-    "aten::tensor_split", "aten::_nested_",  "aten::_pin_memory",     "aten::_assert_async",
+    "aten::index.",
+    "aten::_unsafe_index",
+    "aten::index_put",
+    "aten::_index_put_impl_",
+    "aten::_pack_padded_sequence",
+    "aten::_ctc_loss",
+    "aten::_unsafe_masked_index",
+    "aten::tensor_split",
+    "aten::_nested_",
+    "aten::_pin_memory",
+    "aten::_assert_async",
 };
 
 bool takes_host_tensors(std::string_view name) {
@@ -33,7 +43,8 @@ bool takes_host_tensors(std::string_view name) {
 }
 
 OpPlan::Kind kind_of(const c10::Type& type) {
-  if (const auto optional = type.cast<c10::OptionalType>()) return kind_of(*optional->getElementType());
+  if (const auto optional = type.cast<c10::OptionalType>())
+    return kind_of(*optional->getElementType());
   if (type.kind() == c10::TypeKind::TensorType) return OpPlan::Kind::kTensor;
   if (const auto list = type.cast<c10::ListType>()) {
     return kind_of(*list->getElementType()) == OpPlan::Kind::kTensor ? OpPlan::Kind::kTensorList
@@ -44,12 +55,14 @@ OpPlan::Kind kind_of(const c10::Type& type) {
   return OpPlan::Kind::kOther;
 }
 
-// The core a call runs on: that of its first trn tensor, else of its device argument, else the current one.
+// The core a call runs on: that of its first trn tensor, else of its device argument, else the
+// current one.
 struct FindDevice {
   c10::DeviceIndex found = -1;
 
   void visit(const at::Tensor& tensor) {
-    if (found < 0 && tensor.defined() && tensor.device().type() == kTrn) found = tensor.device().index();
+    if (found < 0 && tensor.defined() && tensor.device().type() == kTrn)
+      found = tensor.device().index();
   }
   void visit(const OpPlan::Argument& argument, const c10::IValue& value) {
     if (value.isTensor()) {
@@ -58,7 +71,8 @@ struct FindDevice {
       for (const c10::IValue& element : value.toListRef()) {
         if (element.isTensor()) visit(element.toTensor());
       }
-    } else if (argument.kind == OpPlan::Kind::kDevice && value.isDevice() && value.toDevice().type() == kTrn) {
+    } else if (argument.kind == OpPlan::Kind::kDevice && value.isDevice() &&
+               value.toDevice().type() == kTrn) {
       if (found < 0) found = resolve(value.toDevice()).index();
     }
   }
@@ -68,18 +82,21 @@ c10::IValue alias_list(HostCall& call, const c10::IValue& value, Access access) 
   if (value.isTensorList()) {
     c10::List<at::Tensor> out;
     out.reserve(value.toListRef().size());
-    for (const c10::IValue& element : value.toListRef()) out.push_back(call.alias(element.toTensor(), access));
+    for (const c10::IValue& element : value.toListRef())
+      out.push_back(call.alias(element.toTensor(), access));
     return out;
   }
   c10::List<std::optional<at::Tensor>> out;
   for (const c10::IValue& element : value.toListRef()) {
-    out.push_back(element.isTensor() ? std::optional<at::Tensor>(call.alias(element.toTensor(), access))
-                                     : std::nullopt);
+    out.push_back(element.isTensor()
+                      ? std::optional<at::Tensor>(call.alias(element.toTensor(), access))
+                      : std::nullopt);
   }
   return out;
 }
 
-c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument, const c10::IValue& value) {
+c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument,
+                          const c10::IValue& value) {
   const Access access = argument.written ? Access::kWrite : Access::kRead;
   switch (argument.kind) {
     case OpPlan::Kind::kTensor:
@@ -87,10 +104,12 @@ c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument, cons
     case OpPlan::Kind::kTensorList:
       return value.isList() ? alias_list(call, value, access) : value;
     case OpPlan::Kind::kGenerator:
-      return host_generator(value.isNone() ? std::nullopt : std::optional<at::Generator>(value.toGenerator()),
-                            call.device());
+      return host_generator(
+          value.isNone() ? std::nullopt : std::optional<at::Generator>(value.toGenerator()),
+          call.device());
     case OpPlan::Kind::kDevice:
-      return value.isDevice() && value.toDevice().type() == kTrn ? c10::IValue(c10::Device(kHost)) : value;
+      return value.isDevice() && value.toDevice().type() == kTrn ? c10::IValue(c10::Device(kHost))
+                                                                 : value;
     case OpPlan::Kind::kOther:
       return value;
   }
@@ -99,22 +118,24 @@ c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument, cons
 
 c10::IValue trn_result(HostCall& call, c10::IValue value) {
   if (value.isTensor()) return call.adopt(std::move(value).toTensor());
-  if (value.isTensorList()) return c10::List<at::Tensor>(call.adopt(std::move(value).toTensorVector()));
+  if (value.isTensorList())
+    return c10::List<at::Tensor>(call.adopt(std::move(value).toTensorVector()));
   return value;
 }
 
 // The host's counterpart of the key this kernel was called under: CPU, SparseCPU, QuantizedCPU, ...
 DispatchKeySet host_key_set(DispatchKeySet keys) {
   const DispatchKey functionality = c10::toFunctionalityKey(keys.highestPriorityTypeId());
-  return DispatchKeySet(c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
+  return DispatchKeySet(
+      c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
 }
 
 std::vector<c10::IValue> copy_of(const c10::IValue* begin, size_t count) {
   return std::vector<c10::IValue>(begin, begin + count);
 }
 
-void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack,
-               c10::DeviceIndex device) {
+void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
+               torch::jit::Stack* stack, c10::DeviceIndex device) {
   std::optional<DefaultGeneratorSwap> swap;
   if (plan.draws_unseen) swap.emplace(device);
   if (stochastic_rounding()) {
@@ -124,29 +145,39 @@ void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet
   }
 }
 
-void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
+void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
+         torch::jit::Stack* stack) {
   const size_t count = plan.arguments.size();
   const size_t first = stack->size() - count;
   c10::IValue* arguments = stack->data() + first;
   FindDevice device;
   SignatureHash signature;
-  signature.add(reinterpret_cast<uint64_t>(&plan));
+  const int policy = int(current_policy());
+  signature.add(plan.name_hash + uint64_t(policy));
   for (size_t i = 0; i < count; ++i) {
     device.visit(plan.arguments[i], arguments[i]);
     signature.add(arguments[i]);
   }
-  HostCall call(device.found >= 0 ? device.found : current_device(), plan.name.c_str(), plan.host_tensors_allowed);
+  HostCall call(device.found >= 0 ? device.found : current_device(), plan.name.c_str(),
+                plan.host_tensors_allowed);
   Ledger& ledger = Ledger::of(call.device());
-  LaunchRow* row = ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
+  LaunchRow* row = ledger.find(signature);
+  std::optional<CallText> given;
+  if (C10_UNLIKELY(row == nullptr)) given.emplace(copy_of(arguments, count));
   for (size_t i = 0; i < count; ++i) {
     if (plan.arguments[i].kind == OpPlan::Kind::kOther) continue;
     arguments[i] = host_argument(call, plan.arguments[i], arguments[i]);
   }
   BelowAutograd guard;
   call_host(plan, op, host_key_set(keys), stack, call.device());
+  if (C10_UNLIKELY(row == nullptr)) {
+    const CallText results(copy_of(stack->data() + first, stack->size() - first));
+    row = ledger.add(signature, plan.name.c_str(), *given, results, policy);
+  }
   ledger.launch(row);
   if (plan.any_written) call.write_back();
-  for (size_t i = first; i < stack->size(); ++i) (*stack)[i] = trn_result(call, std::move((*stack)[i]));
+  for (size_t i = first; i < stack->size(); ++i)
+    (*stack)[i] = trn_result(call, std::move((*stack)[i]));
 }
 
 class HostKernel final : public c10::OperatorKernel {
@@ -173,6 +204,7 @@ class HostKernel final : public c10::OperatorKernel {
 OpPlan::OpPlan(const c10::OperatorHandle& op) {
   const c10::FunctionSchema& schema = op.schema();
   name = schema.name() + (schema.overload_name().empty() ? "" : "." + schema.overload_name());
+  name_hash = std::hash<std::string>{}(name);
   bool takes_generator = false;
   for (const c10::Argument& argument : schema.arguments()) {
     Argument made;

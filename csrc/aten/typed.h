@@ -1,8 +1,10 @@
-// The unboxed form of the host kernel: `HostOp<at::_ops::add_Tensor>::kernel` aliases its arguments, runs
-// the host's kernel and adopts the result, with no boxing. For operators called so often that boxing shows.
+// The unboxed form of the host kernel: `HostOp<at::_ops::add_Tensor>::kernel` aliases its
+// arguments, runs the host's kernel and adopts the result, with no boxing. For operators called so
+// often that boxing shows.
 #pragma once
 
 #include "alias.h"
+#include "policy.h"
 #include "redispatch.h"
 #include "rounding_mode.h"
 #include "runtime/generator.h"
@@ -20,7 +22,8 @@ namespace typed {
 template <class T>
 void find_device(c10::DeviceIndex& found, const T& value) {
   if constexpr (std::is_same_v<T, at::Tensor>) {
-    if (found < 0 && value.defined() && value.device().type() == kTrn) found = value.device().index();
+    if (found < 0 && value.defined() && value.device().type() == kTrn)
+      found = value.device().index();
   } else if constexpr (std::is_same_v<T, std::optional<at::Tensor>>) {
     if (value.has_value()) find_device(found, *value);
   } else if constexpr (std::is_same_v<T, at::TensorList>) {
@@ -80,7 +83,9 @@ decltype(auto) to_host(HostCall& call, T&& value) {
 }
 
 inline at::Tensor adopt(HostCall& call, at::Tensor result) { return call.adopt(std::move(result)); }
-inline std::vector<at::Tensor> adopt(HostCall& call, std::vector<at::Tensor> r) { return call.adopt(std::move(r)); }
+inline std::vector<at::Tensor> adopt(HostCall& call, std::vector<at::Tensor> r) {
+  return call.adopt(std::move(r));
+}
 template <class T>
   requires std::is_arithmetic_v<T> || std::is_same_v<T, at::Scalar>
 T adopt(HostCall&, T value) {
@@ -88,7 +93,8 @@ T adopt(HostCall&, T value) {
 }
 template <class... T>
 std::tuple<T...> adopt(HostCall& call, std::tuple<T...> results) {
-  return std::apply([&](auto&... each) { return std::tuple<T...>(adopt(call, std::move(each))...); }, results);
+  return std::apply(
+      [&](auto&... each) { return std::tuple<T...>(adopt(call, std::move(each))...); }, results);
 }
 
 template <class... A>
@@ -104,7 +110,7 @@ at::Tensor& written_argument(A&&... arguments) {
 template <class... A>
 std::vector<c10::IValue> boxed(const A&... arguments) {
   std::vector<c10::IValue> out;
-  const auto push = [&](const auto& value) {
+  [[maybe_unused]] const auto push = [&](const auto& value) {
     using T = std::remove_cv_t<std::remove_reference_t<decltype(value)>>;
     if constexpr (std::is_same_v<T, std::optional<at::Generator>>) {
       out.emplace_back();
@@ -122,18 +128,31 @@ std::vector<c10::IValue> boxed(const A&... arguments) {
 class Launch {
  public:
   template <class... A>
-  explicit Launch(const char* op, const A&... arguments) {
+  explicit Launch(const char* op, const A&... arguments) : op_(op), policy_(int(current_policy())) {
     c10::DeviceIndex device = -1;
-    SignatureHash signature;
-    signature.add(reinterpret_cast<uint64_t>(op));
-    ((typed::find_device(device, arguments), typed::add_to(signature, arguments)), ...);
+    signature_.add(reinterpret_cast<uint64_t>(op) + uint64_t(policy_));
+    ((typed::find_device(device, arguments), typed::add_to(signature_, arguments)), ...);
     device_ = device >= 0 ? device : current_device();
-    row_ = Ledger::of(device_).row(op, signature, [&] { return typed::boxed(arguments...); });
+    row_ = Ledger::of(device_).find(signature_);
+    if (C10_UNLIKELY(row_ == nullptr)) arguments_.emplace(typed::boxed(arguments...));
   }
   c10::DeviceIndex device() const { return device_; }
-  void retire() { Ledger::of(device_).launch(row_); }
+  // The kernel is done. A new signature is priced now, from its arguments and what results are
+  // given.
+  template <class... R>
+  void retire(const R&... results) {
+    Ledger& ledger = Ledger::of(device_);
+    if (C10_UNLIKELY(row_ == nullptr)) {
+      row_ = ledger.add(signature_, op_, *arguments_, CallText(typed::boxed(results...)), policy_);
+    }
+    ledger.launch(row_);
+  }
 
  private:
+  const char* op_;
+  int policy_;
+  SignatureHash signature_;
+  std::optional<CallText> arguments_;  // of a new signature
   c10::DeviceIndex device_;
   LaunchRow* row_;
   BelowAutograd guard_;
@@ -141,7 +160,8 @@ class Launch {
 
 template <class Op>
 const char* op_name() {
-  static const std::string name = std::string(Op::name) + (*Op::overload_name ? "." : "") + Op::overload_name;
+  static const std::string name =
+      std::string(Op::name) + (*Op::overload_name ? "." : "") + Op::overload_name;
   return name.c_str();
 }
 
@@ -164,17 +184,19 @@ struct HostOp<Op, R(A...)> {
       return typed::written_argument(std::forward<A>(arguments)...);
     } else {
       R result = std::apply([&](auto&... each) { return Op::redispatch(keys, each...); }, host);
-      launch.retire();
+      launch.retire(result);
       return typed::adopt(call, std::move(result));
     }
   }
 
  private:
   static R boxed(A... arguments) {
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, Op::overload_name);
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, Op::overload_name);
     static const auto kernel = c10::BoxedKernel::makeFromFunction<&run_on_host>();
     constexpr c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
-    return c10::impl::BoxedKernelWrapper<R(A...)>::call(kernel, op, keys, std::forward<A>(arguments)...);
+    return c10::impl::BoxedKernelWrapper<R(A...)>::call(kernel, op, keys,
+                                                        std::forward<A>(arguments)...);
   }
 };
 

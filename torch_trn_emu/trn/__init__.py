@@ -22,6 +22,7 @@ from .device import (
     set_device,
     synchronize,
 )
+from .launches import counters, reset_counters
 from .memory import (
     empty_cache,
     max_memory_allocated,
@@ -61,6 +62,7 @@ __all__ = [
     "Event",
     "Stream",
     "amp",
+    "counters",
     "current_device",
     "current_stream",
     "default_generators",
@@ -91,6 +93,7 @@ __all__ = [
     "memory_summary",
     "random",
     "reset_accumulated_memory_stats",
+    "reset_counters",
     "reset_peak_memory_stats",
     "seed",
     "seed_all",

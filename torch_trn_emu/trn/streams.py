@@ -21,15 +21,21 @@ class Stream(torch.Stream):
         return super().__new__(cls, device=where, priority=priority)  # type: ignore[no-any-return]
 
 
-class Event(torch.Event):
+class _TrnEvents(type):
+    """Events of trn are plain torch.Events: 2.13 takes no subclass as `elapsed_time`'s argument."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, torch.Event) and instance.device.type == "trn"
+
+
+class Event(torch.Event, metaclass=_TrnEvents):
     """A mark in a stream; `elapsed_time` between two gives simulated milliseconds."""
 
     def __new__(
         cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
     ) -> "Event":
         _lazy_init()
-        return super().__new__(  # type: ignore[no-any-return]
-            cls,
+        return torch.Event(  # type: ignore[return-value]
             device="trn",
             enable_timing=enable_timing,
             blocking=blocking,
