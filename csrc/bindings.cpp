@@ -84,13 +84,46 @@ void bind_device(py::module_& m) {
   });
 }
 
+bool finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
+
+// Never throws: an error in the price must not break the user's operator.
+Price ask(const py::function& price, const PricedCall& call) {
+  if (!Py_IsInitialized() || finalizing()) return {};
+  py::gil_scoped_acquire gil;
+  py::error_scope kept;
+  try {
+    const auto [ns, row, free, blocks] = price(call.op, call.arguments, call.results, call.policy)
+                                             .cast<std::tuple<int64_t, int64_t, bool, bool>>();
+    return {ns, row, free, blocks};
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("pricing an operator");
+  } catch (const std::exception&) {  // a result that is no price
+  }
+  return {};
+}
+
 void bind_ledger(py::module_& m) {
   m.def("launches", [](int device) {
-    std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> out;
+    std::vector<std::tuple<std::string, std::string, int64_t, int64_t, int64_t>> out;
     for (LaunchRow& row : Ledger::of(c10::DeviceIndex(device)).rows()) {
-      out.emplace_back(std::move(row.op), std::move(row.signature), row.launches, row.device_ns);
+      out.emplace_back(std::move(row.op), std::move(row.signature), row.launches,
+                       row.price.device_ns, row.price.row);
     }
     return out;
+  });
+  m.def("core_times", [](int device) {
+    const CoreTimes times = Ledger::of(c10::DeviceIndex(device)).times();
+    return std::tuple(times.dispatch_ns, times.busy_ns, times.idle_ns);
+  });
+  m.def("set_pricer", [](py::function price) {
+    auto* kept = new py::function(std::move(price));  // outlives the interpreter
+    set_pricer([kept](const PricedCall& call) { return ask(*kept, call); });
   });
   m.def("reset_launches", [](int device) { Ledger::of(c10::DeviceIndex(device)).reset(); });
   m.def("synchronize", [](int device) { SimulatedClock::synchronize(c10::DeviceIndex(device)); });

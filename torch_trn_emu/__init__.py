@@ -12,14 +12,21 @@ def _autoload() -> None:
 
 # `_autoload` stands first: this import of torch may call it while the package is half imported.
 
+from typing import TYPE_CHECKING, Any
+
 from . import trn
 from .precision import current_precision, precision, set_precision
-from .trn.launches import launches, op_counts, reset_op_counts
+from .trn.launches import launches, op_counts, op_report, reset_op_counts
+
+if TYPE_CHECKING:
+    from .estimation import estimate
 
 __all__ = [
     "current_precision",
+    "estimate",
     "launches",
     "op_counts",
+    "op_report",
     "precision",
     "reset_op_counts",
     "set_precision",
@@ -27,3 +34,12 @@ __all__ = [
 ]
 
 __version__ = "0.1.0.dev0"
+
+
+def __getattr__(name: str) -> Any:
+    """`estimate` brings the lowering with it, which a program that trains may never need."""
+    if name == "estimate":
+        from .estimation import estimate
+
+        return estimate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

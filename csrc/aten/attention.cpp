@@ -111,7 +111,7 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
   if (!rounds(query))
     return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
   TORCH_CHECK(dropout == 0.0, "fused attention on trn has no dropout: the math path has");
-  Launch launch(op_name<Flash>(), query, key, value, is_causal, mask, scale);
+  Launch launch(op_name<Flash>(), query, key, value, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
   const at::Tensor q = call.alias(query), k = call.alias(key), v = call.alias(value);
   const at::Tensor m = expanded_mask(call, mask, q, k);
@@ -135,7 +135,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
     return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout,
                                          is_causal, mask, scale);
   }
-  Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, is_causal, mask, scale);
+  Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, out, logsumexp, dropout,
+                is_causal, mask, scale);
   HostCall call(launch.device(), op_name<FlashBackward>());
   const at::Tensor g = call.alias(grad_out), q = call.alias(query), k = call.alias(key),
                    v = call.alias(value);

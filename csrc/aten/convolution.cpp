@@ -37,7 +37,7 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight,
   }
   at::Tensor out = at::_ops::convolution::redispatch(kHostKeys, x, w, b, stride, padding, dilation,
                                                      transposed, output_padding, groups);
-  launch.retire();
+  launch.retire(out);
   return call.adopt(rounded ? round_result(std::move(out), dtype) : std::move(out));
 }
 
@@ -47,7 +47,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
     c10::SymIntArrayRef dilation, bool transposed, c10::SymIntArrayRef output_padding,
     c10::SymInt groups, std::array<bool, 3> output_mask) {
   Launch launch("aten::convolution_backward", grad_output, input, weight, stride, padding, dilation,
-                transposed, output_padding, groups);
+                transposed, output_padding, groups, output_mask[0], output_mask[1], output_mask[2]);
   HostCall call(launch.device(), "aten::convolution_backward");
   at::Tensor g = call.alias(grad_output), x = call.alias(input), w = call.alias(weight);
   const at::ScalarType dtype = input.scalar_type();

@@ -137,7 +137,8 @@ std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b
   if (self != nullptr && (!expands(*self, shape->result) || self->scalar_type() != a.scalar_type()))
     return std::nullopt;
   if (out_dtype.has_value() && !takes_policy(*out_dtype)) return std::nullopt;
-  Launch launch(name, a, b, beta, alpha);
+  const auto addend = self != nullptr ? std::optional<Tensor>(*self) : std::nullopt;
+  Launch launch(name, addend, a, b, beta, alpha);
   HostCall call(launch.device(), name);
   const Tensor x = resolved(call, a), y = resolved(call, b);
   Tensor out = at::empty(shape->result, x.options().dtype(out_dtype.value_or(a.scalar_type())));
@@ -148,7 +149,7 @@ std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b
     add.self = &added;
   }
   multiply_into(out, *shape, x, y, *formats, add);
-  launch.retire();
+  launch.retire(out);
   return call.adopt(std::move(out));
 }
 
@@ -241,7 +242,7 @@ std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor&
   if (!formats.has_value() || !shape.has_value() || a.dim() != 3) return std::nullopt;
   const std::vector<int64_t> sizes{shape->m, shape->n};
   if (!expands(self, sizes) || self.scalar_type() != a.scalar_type()) return std::nullopt;
-  Launch launch(name, a, b, beta, alpha);
+  Launch launch(name, self, a, b, beta, alpha);
   HostCall call(launch.device(), name);
   const Tensor x = resolved(call, a), y = resolved(call, b);
   Tensor sum = beta.toFloat() == 0.0f ? at::zeros(sizes, x.options().dtype(at::kFloat))

@@ -5,6 +5,7 @@
 
 #include "alias.h"
 #include "foreach.h"
+#include "policy.h"
 #include "rounding_mode.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
@@ -210,7 +211,8 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
   c10::IValue* arguments = stack->data() + first;
   FindDevice device;
   SignatureHash signature;
-  signature.add(reinterpret_cast<uint64_t>(&plan));
+  const int policy = int(current_policy());
+  signature.add(plan.name_hash + uint64_t(policy));
   for (size_t i = 0; i < count; ++i) {
     device.visit(plan.arguments[i], arguments[i]);
     if (plan.arguments[i].number)
@@ -221,8 +223,9 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
   if (plan.indexes) check_indices(arguments[0].toTensor(), arguments[1]);
   HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
-  LaunchRow* row =
-      ledger.row(plan.name.c_str(), signature, [&] { return copy_of(arguments, count); });
+  LaunchRow* row = ledger.find(signature);
+  std::optional<CallText> given;
+  if (C10_UNLIKELY(row == nullptr)) given.emplace(copy_of(arguments, count));
   for (size_t i = 0; i < count; ++i) {
     if (plan.arguments[i].kind == OpPlan::Kind::kOther) continue;
     call.allow_host_tensors(plan.arguments[i].host_allowed);
@@ -230,6 +233,10 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
   }
   BelowAutograd guard;
   call_host(plan, op, host_key_set(keys), stack, call.device());
+  if (C10_UNLIKELY(row == nullptr)) {
+    const CallText results(copy_of(stack->data() + first, stack->size() - first));
+    row = ledger.add(signature, plan.name.c_str(), *given, results, policy);
+  }
   ledger.launch(row);
   if (plan.any_written) call.write_back();
   for (size_t i = first; i < stack->size(); ++i)
@@ -260,6 +267,7 @@ class HostKernel final : public c10::OperatorKernel {
 OpPlan::OpPlan(const c10::OperatorHandle& op) {
   const c10::FunctionSchema& schema = op.schema();
   name = schema.name() + (schema.overload_name().empty() ? "" : "." + schema.overload_name());
+  name_hash = std::hash<std::string>{}(name);
   bool takes_generator = false;
   for (const c10::Argument& argument : schema.arguments()) {
     Argument made;

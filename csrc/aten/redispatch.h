@@ -29,6 +29,7 @@ struct OpPlan {
   explicit OpPlan(const c10::OperatorHandle& op);
 
   std::string name;  // "aten::add.Tensor"
+  uint64_t name_hash = 0;
   std::vector<Argument> arguments;
   bool any_written = false;
   bool foreach_list = false;  // works on lists of tensors

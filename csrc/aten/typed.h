@@ -4,6 +4,7 @@
 #pragma once
 
 #include "alias.h"
+#include "policy.h"
 #include "redispatch.h"
 #include "rounding_mode.h"
 #include "runtime/generator.h"
@@ -106,7 +107,7 @@ at::Tensor& written_argument(A&&... arguments) {
 template <class... A>
 std::vector<c10::IValue> boxed(const A&... arguments) {
   std::vector<c10::IValue> out;
-  const auto push = [&](const auto& value) {
+  [[maybe_unused]] const auto push = [&](const auto& value) {
     using T = std::remove_cv_t<std::remove_reference_t<decltype(value)>>;
     if constexpr (std::is_same_v<T, std::optional<at::Generator>>) {
       out.emplace_back();
@@ -124,18 +125,31 @@ std::vector<c10::IValue> boxed(const A&... arguments) {
 class Launch {
  public:
   template <class... A>
-  explicit Launch(const char* op, const A&... arguments) {
+  explicit Launch(const char* op, const A&... arguments) : op_(op), policy_(int(current_policy())) {
     c10::DeviceIndex device = -1;
-    SignatureHash signature;
-    signature.add(reinterpret_cast<uint64_t>(op));
-    ((typed::find_device(device, arguments), typed::add_to(signature, arguments)), ...);
+    signature_.add(reinterpret_cast<uint64_t>(op) + uint64_t(policy_));
+    ((typed::find_device(device, arguments), typed::add_to(signature_, arguments)), ...);
     device_ = device >= 0 ? device : current_device();
-    row_ = Ledger::of(device_).row(op, signature, [&] { return typed::boxed(arguments...); });
+    row_ = Ledger::of(device_).find(signature_);
+    if (C10_UNLIKELY(row_ == nullptr)) arguments_.emplace(typed::boxed(arguments...));
   }
   c10::DeviceIndex device() const { return device_; }
-  void retire() { Ledger::of(device_).launch(row_); }
+  // The kernel is done. A new signature is priced now, from its arguments and what results are
+  // given.
+  template <class... R>
+  void retire(const R&... results) {
+    Ledger& ledger = Ledger::of(device_);
+    if (C10_UNLIKELY(row_ == nullptr)) {
+      row_ = ledger.add(signature_, op_, *arguments_, CallText(typed::boxed(results...)), policy_);
+    }
+    ledger.launch(row_);
+  }
 
  private:
+  const char* op_;
+  int policy_;
+  SignatureHash signature_;
+  std::optional<CallText> arguments_;  // of a new signature
   c10::DeviceIndex device_;
   LaunchRow* row_;
   BelowAutograd guard_;
@@ -167,7 +181,7 @@ struct HostOp<Op, R(A...)> {
       return typed::written_argument(std::forward<A>(arguments)...);
     } else {
       R result = std::apply([&](auto&... each) { return Op::redispatch(keys, each...); }, host);
-      launch.retire();
+      launch.retire(result);
       return typed::adopt(call, std::move(result));
     }
   }

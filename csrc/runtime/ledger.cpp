@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <sstream>
@@ -42,24 +43,94 @@ void describe(std::ostream& out, const c10::IValue& value) {
   }
 }
 
-std::string describe(const std::vector<c10::IValue>& arguments) {
-  std::ostringstream out;
-  out << "(";
+template <class List, class Write>
+void separated(std::ostream& out, const List& list, const char* between, Write write) {
   const char* separator = "";
-  for (const c10::IValue& argument : arguments) {
-    out << std::exchange(separator, ", ");
-    describe(out, argument);
+  for (const auto& element : list) {
+    out << std::exchange(separator, between);
+    write(element);
   }
-  out << ")";
-  return out.str();
+}
+
+void write_json(std::ostream& out, const std::string& text) {
+  out << '"';
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out << '\\';
+    out << (uint8_t(c) < 0x20 ? ' ' : c);
+  }
+  out << '"';
+}
+
+void write_json(std::ostream& out, double number) {
+  if (std::isnan(number)) {
+    out << "NaN";
+  } else if (std::isinf(number)) {
+    out << (number < 0 ? "-Infinity" : "Infinity");
+  } else {
+    out << number;
+  }
+}
+
+void write_json(std::ostream& out, const at::Tensor& tensor) {
+  if (!tensor.defined()) {
+    out << "null";
+    return;
+  }
+  const bool plain = tensor.layout() == at::kStrided && !tensor.is_nested();
+  const auto integers = [&](at::IntArrayRef list) {
+    separated(out, list, ",", [&](int64_t i) { out << i; });
+  };
+  out << "{\"t\":\"" << (plain ? c10::toString(tensor.scalar_type()) : "sparse") << "\",\"s\":[";
+  if (plain) integers(tensor.sizes());
+  out << "],\"d\":[";
+  if (plain) integers(tensor.strides());
+  out << "],\"c\":" << int(tensor.device().type() != kTrn) << "}";
+}
+
+void write_json(std::ostream& out, const c10::IValue& value) {
+  if (value.isTensor()) {
+    write_json(out, value.toTensor());
+  } else if (value.isInt()) {
+    out << value.toInt();
+  } else if (value.isBool()) {
+    out << (value.toBool() ? "true" : "false");
+  } else if (value.isDouble()) {
+    write_json(out, value.toDouble());
+  } else if (value.isString()) {
+    write_json(out, value.toStringRef());
+  } else if (value.isList() || value.isTuple()) {
+    out << "[";
+    const auto write = [&](const c10::IValue& element) { write_json(out, element); };
+    if (value.isList()) {
+      separated(out, value.toListRef(), ",", write);
+    } else {
+      separated(out, value.toTupleRef().elements(), ",", write);
+    }
+    out << "]";
+  } else {
+    out << "null";
+  }
 }
 
 }  // namespace
 
+CallText::CallText(const std::vector<c10::IValue>& values) {
+  std::ostringstream people, machine;
+  machine.precision(17);
+  people << "(";
+  separated(people, values, ", ", [&](const c10::IValue& value) { describe(people, value); });
+  people << ")";
+  machine << "[";
+  separated(machine, values, ",", [&](const c10::IValue& value) { write_json(machine, value); });
+  machine << "]";
+  signature = people.str();
+  json = machine.str();
+}
+
 void SignatureHash::add(const at::Tensor& tensor) noexcept {
   if (!tensor.defined()) return add(uint64_t{0xff});
   auto* impl = tensor.unsafeGetTensorImpl();
-  add(uint64_t(impl->dtype().toScalarType()));
+  add(uint64_t(impl->dtype().toScalarType()) | uint64_t(impl->device_type()) << 8);
   if (tensor.is_nested() || tensor.layout() != at::kStrided)
     return add(uint64_t(tensor.layout()) << 8);
   add(uint64_t(impl->is_contiguous()));
@@ -93,6 +164,7 @@ struct Ledger::Core {
   std::mutex mutex;
   std::unordered_map<uint64_t, LaunchRow> rows;  // rows never move
   int64_t host_ns = 0;                           // simulated time of the threads that launch
+  CoreTimes times;
   std::array<int64_t, kMaxStreams> ready_ns{};
 
   int64_t& ready(c10::StreamId stream) { return ready_ns[size_t(stream)]; }
@@ -116,30 +188,43 @@ Ledger& Ledger::of(c10::DeviceIndex device) {
   return (*ledgers)[size_t(device)];
 }
 
-LaunchRow* Ledger::find(uint64_t key) noexcept {
+LaunchRow* Ledger::find(const SignatureHash& signature) noexcept {
   std::lock_guard<std::mutex> lock(core_.mutex);
-  const auto found = core_.rows.find(key);
+  const auto found = core_.rows.find(signature.value());
   return found == core_.rows.end() ? nullptr : &found->second;
 }
 
-LaunchRow* Ledger::add(const char* op, uint64_t key, const std::vector<c10::IValue>& arguments) {
-  LaunchRow row{op, trn::describe(arguments)};
+LaunchRow* Ledger::add(const SignatureHash& signature, const char* op, const CallText& arguments,
+                       const CallText& results, int policy) {
+  LaunchRow row{op, arguments.signature, 0, {}};
   Pricer price;
   {
     std::lock_guard<std::mutex> lock(pricer_mutex);
     price = pricer;
   }
-  if (price) row.device_ns = price(row.op, arguments);
+  if (price)
+    row.price =
+        price({op, arguments.json, results.json, policy});  // may wait for the GIL: no lock held
   std::lock_guard<std::mutex> lock(core_.mutex);
-  return &core_.rows.try_emplace(key, std::move(row)).first->second;
+  return &core_.rows.try_emplace(signature.value(), std::move(row)).first->second;
 }
 
 void Ledger::launch(LaunchRow* row) noexcept {
   std::lock_guard<std::mutex> lock(core_.mutex);
   ++row->launches;
+  if (row->price.free) return;
   core_.host_ns += config().dispatch_ns;
   int64_t& ready = core_.ready(current_stream(core_.device).id());
-  ready = std::max(ready, core_.host_ns) + row->device_ns;
+  core_.times.dispatch_ns += config().dispatch_ns;
+  core_.times.busy_ns += row->price.device_ns;
+  core_.times.idle_ns += std::max(core_.host_ns - ready, int64_t{0});
+  ready = std::max(ready, core_.host_ns) + row->price.device_ns;
+  if (row->price.blocks) core_.host_ns = ready;
+}
+
+CoreTimes Ledger::times() const {
+  std::lock_guard<std::mutex> lock(core_.mutex);
+  return core_.times;
 }
 
 std::vector<LaunchRow> Ledger::rows() const {
@@ -154,6 +239,7 @@ std::vector<LaunchRow> Ledger::rows() const {
 void Ledger::reset() {
   std::lock_guard<std::mutex> lock(core_.mutex);
   for (auto& [key, row] : core_.rows) row.launches = 0;
+  core_.times = {};
 }
 
 void set_pricer(Pricer price) {

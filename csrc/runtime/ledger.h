@@ -32,41 +32,65 @@ class SignatureHash {
   uint64_t state_ = 0xCBF29CE484222325ull;
 };
 
-struct LaunchRow {
-  std::string op;         // "aten::mm"
+// One call as text, without its tensors: for people, and as JSON for the pricer.
+struct CallText {
+  explicit CallText(const std::vector<c10::IValue>& values);
   std::string signature;  // "(Float[8, 8], Float[8, 8])"
-  int64_t launches = 0;
-  int64_t device_ns = 0;  // of one launch; 0 until a pricer is set
+  std::string json;  // [{"t": "Float", "s": [8, 8], "d": [8, 1]}, ...]; "c": 1 on a host tensor
 };
 
-// Returns the nanoseconds that one launch of the call takes on the core.
-using Pricer =
-    std::function<int64_t(const std::string& op, const std::vector<c10::IValue>& arguments)>;
+// What one launch of a call costs.
+struct Price {
+  int64_t device_ns = 0;  // of the core
+  int64_t row = -1;       // the pricer's number for its counters
+  bool free = false;      // metadata only: nothing is launched
+  bool blocks = false;    // the host waits for the result
+};
+
+struct LaunchRow {
+  std::string op;  // "aten::mm"
+  std::string signature;
+  int64_t launches = 0;
+  Price price;  // zeros until a pricer is set
+};
+
+struct PricedCall {
+  const char* op;
+  const std::string& arguments;  // JSON
+  const std::string& results;
+  int policy;  // the matmul precision policy in force
+};
+
+// Called once for each new signature, after its first kernel, on the thread that launched it.
+using Pricer = std::function<Price(const PricedCall& call)>;
 void set_pricer(Pricer pricer);
+
+// Simulated time of one core since the start or the last reset.
+struct CoreTimes {
+  int64_t dispatch_ns = 0;  // the host launched
+  int64_t busy_ns = 0;      // programs ran on the core
+  int64_t idle_ns = 0;      // the core waited for the host
+};
 
 class Ledger {
  public:
   static Ledger& of(c10::DeviceIndex device);
 
-  // The row of a signature, made and priced by `describe` (which gives the arguments) when it is
-  // new.
-  template <class Describe>
-  LaunchRow* row(const char* op, const SignatureHash& signature, Describe&& describe) {
-    LaunchRow* found = find(signature.value());
-    return found != nullptr ? found : add(op, signature.value(), describe());
-  }
+  // The row of a signature, or null when it is new: then `add` prices it and makes one.
+  LaunchRow* find(const SignatureHash& signature) noexcept;
+  LaunchRow* add(const SignatureHash& signature, const char* op, const CallText& arguments,
+                 const CallText& results, int policy);
   // Counts one launch that succeeded and advances the core's clock.
   void launch(LaunchRow* row) noexcept;
 
   std::vector<LaunchRow> rows() const;
+  CoreTimes times() const;
   void reset();
 
   struct Core;
 
  private:
   explicit Ledger(c10::DeviceIndex device);
-  LaunchRow* find(uint64_t key) noexcept;
-  LaunchRow* add(const char* op, uint64_t key, const std::vector<c10::IValue>& arguments);
   Core& core_;
 };
 

@@ -24,6 +24,7 @@ from .device import (
     set_device,
     synchronize,
 )
+from .launches import counters, reset_counters
 from .memory import (
     empty_cache,
     max_memory_allocated,
@@ -64,6 +65,7 @@ __all__ = [
     "Event",
     "Stream",
     "amp",
+    "counters",
     "current_device",
     "current_stream",
     "default_generators",
@@ -94,6 +96,7 @@ __all__ = [
     "memory_summary",
     "random",
     "reset_accumulated_memory_stats",
+    "reset_counters",
     "reset_peak_memory_stats",
     "seed",
     "seed_all",

@@ -1,12 +1,25 @@
-"""What ran on the emulated cores: launches by operator and signature."""
+"""What ran on the emulated cores: launches by operator and signature, their time and counters."""
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .. import _C
+from ..settings import settings
 from .device import Device, device_count, index_of
 
-__all__ = ["LaunchRow", "launches", "op_counts", "reset_op_counts"]
+if TYPE_CHECKING:
+    from ..pricing import OpRow, Price
+
+__all__ = [
+    "LaunchRow",
+    "counters",
+    "launches",
+    "op_counts",
+    "op_report",
+    "reset_counters",
+    "reset_op_counts",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +37,8 @@ def _indices(device: Device) -> list[int]:
 
 
 def launches(device: Device = None) -> list[LaunchRow]:
-    """Rows since the start or `reset_op_counts`, most launched first; None means all devices."""
-    rows = [LaunchRow(*row) for index in _indices(device) for row in _C.launches(index)]
+    """Rows since the start or `reset_counters`, most launched first; None means all devices."""
+    rows = [LaunchRow(*row[:4]) for index in _indices(device) for row in _C.launches(index)]
     return sorted(rows, key=lambda row: (-row.launches, row.op, row.signature))
 
 
@@ -37,7 +50,54 @@ def op_counts(device: Device = None) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def reset_op_counts(device: Device = None) -> None:
-    """Forget the launches so far."""
+def _priced(device: Device) -> list[tuple[str, int, "Price"]]:
+    """(operator, launches, price) of each signature that was priced, in a fixed order."""
+    from ..pricing import prices
+
+    raw = [row for index in _indices(device) for row in _C.launches(index)]
+    raw.sort(key=lambda row: (row[0], row[1], row[3], row[2]))
+    found = prices(row[4] for row in raw)
+    return [
+        (row[0], row[2], price)
+        for row, price in zip(raw, found, strict=True)
+        if price is not None and not price.free
+    ]
+
+
+def counters(device: Device = None) -> dict[str, float]:
+    """The hardware counters since the start or `reset_counters`; None adds up all devices.
+
+    The names, units and formulas of `counters.COUNTERS`, and four of ours: `launch_count`,
+    `host_dispatch_time`, `core_busy_time` and `core_idle_time` (the core waited for the host), in
+    simulated seconds. `total_time` is that of the programs, one after the other.
+    """
+    from ..counters import combine, derive
+
+    chosen = settings()
+    priced = _priced(device)
+    totals = combine((price.totals, calls) for _, calls, price in priced)
+    times = [_C.core_times(index) for index in _indices(device)]
+    dispatch, busy, idle = (sum(t[k] for t in times) * 1e-9 for k in range(3))
+    return derive(totals, chosen.chip, chosen.lnc) | {
+        "launch_count": float(sum(calls for _, calls, _ in priced)),
+        "host_dispatch_time": dispatch,
+        "core_busy_time": busy,
+        "core_idle_time": idle,
+    }
+
+
+def op_report(device: Device = None) -> "list[OpRow]":
+    """A row for each operator and way of pricing it, longest first; free operators are left out."""
+    from ..pricing import report_rows
+
+    return report_rows(_priced(device))
+
+
+def reset_counters(device: Device = None) -> None:
+    """Wait for the cores, then forget launches, counters and times so far; the clock goes on."""
     for index in _indices(device):
+        _C.synchronize(index)
         _C.reset_launches(index)
+
+
+reset_op_counts = reset_counters

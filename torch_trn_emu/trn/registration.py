@@ -7,6 +7,7 @@ import torch
 from .. import _C
 from ..precision import install
 from ..settings import settings
+from .pricer import install_pricer
 from .sharing import register_reductions
 
 __all__ = ["register", "startup_error"]
@@ -39,6 +40,7 @@ def register(module_name: str) -> None:
         hbm_bytes=chosen.chip.hbm_bytes_per_logical_core(chosen.lnc),
         dispatch_ns=round(chosen.chip.launch.eager_dispatch_s * 1e9),
     )
+    install_pricer()
 
 
 def startup_error() -> Exception | None:

@@ -1,0 +1,233 @@
+"""The programs of the rows that claim values compute on the machine what torch computes."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torch_trn_emu.chip import get_chip
+from torch_trn_emu.engines.machine import Machine
+from torch_trn_emu.isa import Program, Role, validate
+from torch_trn_emu.lowering.attention import attention, attention_backward
+from torch_trn_emu.lowering.call import Call, Target
+from torch_trn_emu.lowering.columns import cumulate_rows, reduce_columns, scatter_rows, topk_rows
+from torch_trn_emu.lowering.elementwise import BINARY, TERNARY, UNARY
+from torch_trn_emu.lowering.moving import copy_runs
+from torch_trn_emu.lowering.normalizing import ROW_OPS, row_op
+from torch_trn_emu.lowering.ops import OPS, dense
+
+CHIP = get_chip("trn3")
+TARGET = Target(CHIP, 1)
+aten = torch.ops.aten
+
+# Names that torch spells otherwise, or whose recipe stands for one choice of attributes.
+# fmt: off
+CALLS: dict[str, Callable[..., torch.Tensor]] = {
+    "atan": torch.atan, "log_sigmoid_forward": torch.nn.functional.logsigmoid,
+    "elu": torch.nn.functional.elu, "threshold": lambda x: torch.relu(x),
+    "clamp": lambda x: x.clamp(-1, 1), "clamp_min": lambda x: x.clamp_min(0),
+    "clamp_max": lambda x: x.clamp_max(0), "pow_scalar": lambda x: x**2,
+    "hardtanh": torch.nn.functional.hardtanh, "relu6": torch.nn.functional.relu6,
+    "mse_loss": lambda a, b: (a - b) ** 2, "l1_loss": lambda a, b: (a - b).abs(),
+    "fmax": torch.fmax, "fmin": torch.fmin, "lerp": torch.lerp,
+    "gelu_backward": lambda g, x: aten.gelu_backward(g, x),
+    "threshold_backward": lambda g, x: aten.threshold_backward(g, x, 0.0),
+    "softplus_backward": lambda g, x: aten.softplus_backward(g, x, 1.0, 20.0),
+    "leaky_relu_backward": lambda g, x: aten.leaky_relu_backward(g, x, 0.01, False),
+    "hardtanh_backward": lambda g, x: aten.hardtanh_backward(g, x, -1.0, 1.0),
+    "log_sigmoid_backward": lambda g, x: g * torch.sigmoid(-x),
+}
+# The engines' rounding to integers, random bits, integers and choices of attributes: priced only.
+PRICED_ONLY = {
+    "floor", "ceil", "round", "trunc", "frac", "floor_divide", "remainder", "fmod",
+    "bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor", "masked_fill",
+    "native_dropout_backward", "elu_backward", "mish_backward", "hardswish_backward",
+    "relu_backward", "clamp_tensor", "atan2", "isinf", "mse_loss_backward",
+    "smooth_l1_loss_backward", "true_divide", "hardsigmoid_backward", "tan", "pow", "hypot",
+    "xlogy", "rsub", "addcdiv", "div",
+}
+# fmt: on
+POSITIVE = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal"}
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+def _data(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=GENERATOR)
+
+
+def _reference(name: str) -> Callable[..., torch.Tensor]:
+    found = (
+        CALLS.get(name) or getattr(torch, name, None) or getattr(torch.nn.functional, name, None)
+    )
+    return found or getattr(aten, name)  # type: ignore[no-any-return]
+
+
+def _run(program: Program, tensors: list[torch.Tensor]) -> list[np.ndarray]:
+    validate(program, CHIP)
+    given_ = [b for b in program.buffers if b.role in (Role.INPUT, Role.WEIGHT)]
+    inputs = {b.name: t.numpy() for b, t in zip(given_, tensors, strict=True)}
+    return list(Machine(CHIP).run(program, inputs).values())
+
+
+def _lower(op: str, tensors: list[torch.Tensor], result: torch.Tensor, *rest: object) -> Program:
+    given_ = tuple(dense(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in tensors)
+    out = dense(tuple(result.shape), str(result.dtype).removeprefix("torch."))
+    call = Call(f"aten::{op}", (*given_, *rest), (out,))
+    (program,) = OPS[call.name].lower(call, TARGET)  # type: ignore[misc]
+    return program  # type: ignore[no-any-return]
+
+
+ELEMENTWISE = [
+    (name, arity)
+    for arity, table in ((1, UNARY), (2, BINARY), (3, TERNARY))
+    for name in table
+    if name not in PRICED_ONLY
+]
+
+
+@pytest.mark.parametrize(("name", "arity"), ELEMENTWISE)
+def test_elementwise(name: str, arity: int) -> None:
+    tensors = [_data(3, 129, 5) for _ in range(arity)]
+    if name in POSITIVE:
+        tensors = [t.abs() + 0.1 for t in tensors]
+    if name == "where":
+        tensors[0] = tensors[0] > 0
+    expected = _reference(name)(*tensors)
+    if name == "pow_scalar":
+        program = _lower("pow.Tensor_Scalar", tensors, expected, 2)
+    else:
+        program = _lower(name, tensors, expected)
+    (out,) = _run(program, [t.reshape(-1) for t in tensors])
+    # Each step rounds to float32 once, near zero relative to the operands: a few units of them.
+    np.testing.assert_allclose(out, expected.reshape(-1).numpy(), rtol=2e-6, atol=4e-6)
+
+
+SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 150), st.integers(1, 40))
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=SHAPES, kind=st.sampled_from(["row", "column", "one", "full"]))
+def test_operands_repeat(shape: tuple[int, int, int], kind: str) -> None:
+    other = {"row": shape[2:], "column": (*shape[:2], 1), "one": (1,), "full": shape}[kind]
+    a, b = _data(*shape), _data(*other)
+    program = _lower("add.Tensor", [a, b], a + b, 1)
+    (out,) = _run(program, [a.reshape(-1), b.expand(shape).reshape(-1)]
+                  if _whole(program) else [_fit(a, program, 0), _fit(b, program, 1)])  # fmt: skip
+    np.testing.assert_array_equal(out.reshape(shape), (a + b).numpy())
+
+
+def _whole(program: Program) -> bool:
+    sizes = {b.elements for b in program.buffers if b.name in ("in0", "in1", "out")}
+    return len(sizes) == 1
+
+
+def _fit(t: torch.Tensor, program: Program, k: int) -> torch.Tensor:
+    buffer = next(b for b in program.buffers if b.name == f"in{k}")
+    return t.reshape(buffer.shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (300, 33), (130, 9000)], ids=str)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "mean", "norm"])
+def test_rows_forward(name: str, shape: tuple[int, int]) -> None:
+    x = _data(*shape)
+    functions = {"norm": torch.linalg.vector_norm}
+    expected = functions.get(name, getattr(torch, name, None))(x.double(), dim=1)  # type: ignore[misc]
+    out = _run(row_op(name, *shape, "float32", chip=CHIP), [x])[0]
+    np.testing.assert_allclose(out.reshape(expected.shape), expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (300, 33), (129, 5000)], ids=str)
+def test_softmax_gradients(shape: tuple[int, int]) -> None:
+    g, x = _data(*shape), _data(*shape)
+    for name, forward, backward in (
+        ("softmax_backward", torch.softmax, aten._softmax_backward_data),
+        ("log_softmax_backward", torch.log_softmax, aten._log_softmax_backward_data),
+    ):
+        y = forward(x, 1)
+        expected = backward(g.double(), y.double(), 1, torch.float64)
+        (out,) = _run(row_op(name, *shape, "float32", chip=CHIP), [g, y])
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (300, 33), (130, 6000)], ids=str)
+def test_layer_norm_and_its_gradient(shape: tuple[int, int]) -> None:
+    x, g, w, b = _data(*shape), _data(*shape), _data(shape[1]), _data(shape[1])
+    wide = [t.double() for t in (x, w, b)]
+    y, mean, rstd = aten.native_layer_norm(wide[0], shape[1:], wide[1], wide[2], 1e-5)
+    program = row_op("layer_norm", *shape, "float32", chip=CHIP)
+    out = _run(program, [x, w, b])
+    np.testing.assert_allclose(out[0], y, rtol=1e-4, atol=1e-4)
+    expected = aten.native_layer_norm_backward(
+        g.double(), wide[0], shape[1:], mean, rstd, wide[1], wide[2], [True] * 3
+    )
+    program = row_op("layer_norm_backward", *shape, "float32", chip=CHIP)
+    for got, want in zip(_run(program, [g, x, mean, rstd, w]), expected, strict=True):
+        np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-3, atol=2e-3)
+
+
+def test_rms_norm() -> None:
+    x, w = _data(200, 70), _data(70)
+    expected = torch.nn.functional.rms_norm(x.double(), (70,), w.double(), 1e-5)
+    out = _run(row_op("rms_norm", 200, 70, "float32", chip=CHIP), [x, w])[0]
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ROW_OPS)
+def test_long_rows_fit(name: str) -> None:
+    columns = 12_000 if "row:" in ROW_OPS[name].inputs else 60_000  # weights stay in SBUF
+    validate(row_op(name, 256, columns, "float32", chip=CHIP), CHIP)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    queries=st.integers(1, 280),
+    keys=st.integers(1, 280),
+    dim=st.integers(1, 40),
+    even=st.booleans(),
+)
+def test_attention(queries: int, keys: int, dim: int, even: bool) -> None:
+    keys = queries if even else keys  # a causal mask of torch starts at the upper left corner
+    q, k, v, g = (_data(2, n, dim) for n in (queries, keys, keys, queries))
+    leaves = [t.double().requires_grad_() for t in (q, k, v)]
+    y = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=even)
+    y.backward(g.double())
+    options = {"chip": CHIP, "dtype": "float32", "compute": "float32", "causal": even}
+    rows = [t.reshape(-1, dim) for t in (q, k, v)]
+    (out,) = _run(attention(2, queries, keys, dim, **options), rows)  # type: ignore[arg-type]
+    np.testing.assert_allclose(out.reshape(y.shape), y.detach(), rtol=1e-4, atol=1e-5)
+    scores = q.double() @ k.double().mT * dim**-0.5
+    if even:
+        scores += torch.full_like(scores, -torch.inf).triu(1)
+    lse = scores.logsumexp(-1).reshape(-1, 1)
+    given_ = [g.reshape(-1, dim), *rows, y.detach().reshape(-1, dim), lse]
+    program = attention_backward(2, queries, keys, dim, **options)  # type: ignore[arg-type]
+    for got, leaf in zip(_run(program, given_), leaves, strict=True):
+        np.testing.assert_allclose(got.reshape(leaf.shape), leaf.grad, rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(outer=st.integers(1, 3), rows=st.integers(1, 300), columns=st.integers(1, 700))
+def test_reductions_of_columns(outer: int, rows: int, columns: int) -> None:
+    x = _data(outer, rows, columns)
+    for op, expected in (("add", x.double().sum(1)), ("max", x.amax(1))):
+        program = reduce_columns(outer, rows, columns, op=op, chip=CHIP)
+        (out,) = _run(program, [x.reshape(-1, columns)])
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_scans_selections_scatters_and_runs() -> None:
+    x = _data(140, 300)
+    (out,) = _run(cumulate_rows(140, 300, op="add", chip=CHIP), [x])
+    np.testing.assert_allclose(out, x.double().cumsum(1), rtol=1e-4, atol=1e-4)
+    values, where = _run(topk_rows(140, 300, 5, chip=CHIP), [x])
+    expected = x.topk(5)
+    np.testing.assert_array_equal(values[:, ::-1], expected.values)
+    np.testing.assert_array_equal(where[:, ::-1], expected.indices)
+    index = torch.randint(0, 50, (140, 1), generator=GENERATOR)
+    (out,) = _run(scatter_rows(50, 300, 140, chip=CHIP), [x, index])
+    np.testing.assert_allclose(out, torch.zeros(50, 300).index_add(0, index[:, 0], x), atol=1e-5)
+    (out,) = _run(copy_runs(140 * 150, 150, "float32", "bfloat16", chip=CHIP), [x])
+    np.testing.assert_array_equal(out, x[:, :150].bfloat16().float())

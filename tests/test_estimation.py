@@ -1,0 +1,85 @@
+"""Estimates from shapes agree with what the device counts, and compute nothing."""
+
+import pytest
+import torch
+
+import torch_trn_emu
+from torch_trn_emu import estimate
+from torch_trn_emu.errors import ChipLimit, Unimplemented
+
+
+def _model(device: str) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Linear(64, 128), torch.nn.LayerNorm(128), torch.nn.ReLU(), torch.nn.Linear(128, 10)
+    ).to(device)
+
+
+def _step(model: torch.nn.Module, x: torch.Tensor) -> None:
+    model(x).square().sum().backward()
+
+
+def test_an_operator() -> None:
+    x = torch.empty(1024, 1024, device="meta")
+    made = estimate(torch.ops.aten.mm.default, x, x, chip="trn2")
+    (row,) = made.ops
+    assert (row.op, row.calls, row.status) == ("aten::mm", 1, "modelled")
+    assert made.counters["model_flops"] == 2 * 1024**3
+    assert made.time_us == pytest.approx(55 + made.device_us)
+    assert made.memory_peak_bytes == 2 * x.nbytes
+    assert 0 < made.error_bar < 0.3
+
+
+def test_a_step_costs_what_the_device_counts() -> None:
+    model, x = _model("trn"), torch.randn(32, 64, device="trn")
+    _step(model, x)
+    for parameter in model.parameters():
+        parameter.grad = None
+    torch.trn.reset_counters()
+    _step(model, x)
+    counted = torch.trn.counters()
+    with torch.device("meta"):
+        made = estimate(_step, _model("meta"), torch.empty(32, 64), chip="trn3")
+    assert made.counters["model_flops"] == counted["model_flops"]
+    assert made.device_us == pytest.approx(counted["total_time"] * 1e6, rel=0.05)
+
+
+def test_attention_is_the_devices() -> None:
+    q = torch.empty(2, 4, 256, 64, device="meta", requires_grad=True)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    made = estimate(lambda: attention(q, q, q, is_causal=True).sum().backward())
+    names = {row.op for row in made.ops}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu_backward" in names
+
+
+def test_memory_follows_lifetimes() -> None:
+    x = torch.empty(1024, 1024, device="meta")
+
+    def chain(y: torch.Tensor) -> torch.Tensor:
+        for _ in range(10):
+            y = y + 1
+        return y
+
+    made = estimate(chain, x)
+    assert made.memory_peak_bytes == 3 * x.nbytes
+
+
+def test_chips_and_cores() -> None:
+    x = torch.empty(4096, 4096, device="meta", dtype=torch.bfloat16)
+    times = [estimate(torch.mm, x, x, chip=chip).device_us for chip in ("trn1", "trn2", "trn3")]
+    assert times == sorted(times, reverse=True)
+    assert estimate(torch.mm, x, x, lnc=1).device_us > estimate(torch.mm, x, x, lnc=2).device_us
+    with pytest.raises(ChipLimit):
+        estimate(torch.mm, x, x, chip="trn1", lnc=2)
+
+
+def test_compiled_estimates_are_planned() -> None:
+    with pytest.raises(Unimplemented, match="compiler/estimate"):
+        estimate(torch.neg, torch.empty(2, device="meta"), mode="compile")
+
+
+def test_estimates_are_the_same_every_time() -> None:
+    x = torch.empty(300, 70, device="meta")
+    first, second = (estimate(torch.softmax, x, -1) for _ in range(2))
+    assert first == second
+    assert torch_trn_emu.estimate is estimate

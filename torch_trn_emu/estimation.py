@@ -1,0 +1,247 @@
+"""`estimate`: what a function would take on a chip, from the shapes of its arguments alone.
+
+    x = torch.empty(4096, 4096, device="meta")
+    torch_trn_emu.estimate(torch.mm, x, x, chip="trn3").time_us
+
+Arguments and models on `meta`, or fake tensors: nothing is computed. The operators that the
+function calls, in forward and backward, are priced like those that run on the device. Checked on
+torch 2.13.0.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .chip import Chip, get_chip
+from .counters import combine, derive
+from .errors import Unimplemented
+from .lowering.call import Call, Target, TensorArg
+from .precision import current_precision
+from .pricing import OpRow, Price, price_call, report_rows
+from .settings import settings
+
+__all__ = ["Estimate", "estimate"]
+
+# Mean absolute error of docs/fidelity.md's accuracy table: measured rows are of trn1 and trn2.
+CALIBRATION_ERROR = 0.12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a function takes on one logical core.
+
+    time_us     from the first dispatch to the last result, the host's dispatches included
+    device_us   the programs alone, one after the other
+    counters    as `torch.trn.counters()` gives them
+    ops         a row for each operator, longest first
+    error_bar   share of the time; `basis` says where it is from
+    """
+
+    chip: str
+    lnc: int
+    mode: str
+    time_us: float
+    device_us: float
+    counters: Mapping[str, float]
+    ops: tuple[OpRow, ...]
+    memory_peak_bytes: int
+    error_bar: float
+    basis: str
+
+
+def estimate(
+    fn: Callable[..., Any],
+    *args: Any,
+    chip: str = "trn3",
+    lnc: int | None = None,
+    mode: str = "eager",
+    **kwargs: Any,
+) -> Estimate:
+    """Price `fn(*args, **kwargs)`: an operator, a module, or a whole training step.
+
+    chip  trn1, trn2 or trn3
+    lnc   physical cores of the logical core; None: the chip's default (2 on trn2 and trn3)
+    mode  "eager"; "compile" is planned
+
+    The matmul precision is the one in force if the process emulates this chip, else the chip's
+    default.
+    """
+    if mode == "compile":
+        raise Unimplemented(
+            "estimate(mode='compile') needs the graph's engine program: compiler/estimate.py. "
+            "Use mode='eager'."
+        )
+    if mode != "eager":
+        raise ValueError(f"mode {mode!r} is neither 'eager' nor 'compile'")
+    described = get_chip(chip)
+    cores = described.check_lnc(lnc)
+    recorder = _Recorder(Target(described, cores))
+    with ExitStack() as stack:
+        stack.enter_context(_AttentionOfTheDevice())
+        stack.enter_context(recorder)
+        recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
+        result = fn(*args, **kwargs)
+    recorder.memory.close()
+    del result
+    return recorder.result(described, cores)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+class _Memory:
+    """Bytes of the storages alive, and the most there were."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self._finalizers: dict[int, weakref.finalize[..., Any]] = {}
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            if tensor.layout is not torch.strided or tensor.device.type == "cpu":
+                continue
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            known = self._finalizers.get(key)
+            if known is not None and known.alive:
+                continue
+            nbytes = storage.nbytes()
+            self.now += nbytes
+            self.peak = max(self.peak, self.now)
+            self._finalizers[key] = weakref.finalize(storage, self._release, nbytes)
+
+    def _release(self, nbytes: int) -> None:
+        self.now -= nbytes
+
+    def close(self) -> None:
+        for finalizer in self._finalizers.values():
+            finalizer.detach()
+
+
+class _AttentionOfTheDevice(TorchFunctionMode):
+    """Gives `meta` tensors the fused attention that trn tensors take."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            fused = _fused_attention(*args, **kwargs)
+            if fused is not None:
+                return fused
+        return func(*args, **kwargs)
+
+
+def _fused_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor | None:
+    """The conditions of csrc/aten/attention.cpp."""
+    if query.device.type != "meta" or dropout_p or query.dim() != 4 or enable_gqa:
+        return None
+    if attn_mask is not None and attn_mask.requires_grad:
+        return None
+    if current_precision() == "mxfp8_all":
+        return None
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    out, _ = flash(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    return out  # type: ignore[no-any-return]
+
+
+class _Recorder(TorchDispatchMode):
+    """Prices every operator as it is dispatched, on a clock like csrc/runtime/ledger.cpp's."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target, self.memory = target, _Memory()
+        self.host_s = self.ready_s = self.idle_s = self.dispatch_s = 0.0
+        self.calls: dict[Call, int] = {}
+        same = settings().chip.name == target.chip.name
+        self.policy = "" if same else target.chip.default_matmul_precision
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self.memory.hold(t for t in tree_leaves(result) if _is_tensor(t))
+        if not func.is_view and func.namespace in ("aten", "trn"):
+            call = _call(func, args, kwargs, result, self.policy or current_precision())
+            tensors = (*call.tensors, *call.outputs)
+            if not tensors or not all(t.on_host for t in tensors):
+                self._launch(call)
+        return result
+
+    def _launch(self, call: Call) -> None:
+        price = price_call(call, self.target)
+        if price.free:
+            return
+        self.calls[call] = self.calls.get(call, 0) + 1
+        dispatch_s = self.target.chip.launch.eager_dispatch_s
+        self.host_s += dispatch_s
+        self.dispatch_s += dispatch_s
+        self.idle_s += max(0.0, self.host_s - self.ready_s)
+        self.ready_s = max(self.ready_s, self.host_s) + price.seconds
+        if price.blocks:
+            self.host_s = self.ready_s
+
+    def result(self, chip: Chip, cores: int) -> Estimate:
+        priced: list[tuple[str, int, Price]] = [
+            (call.op, count, price_call(call, self.target)) for call, count in self.calls.items()
+        ]
+        totals = combine((price.totals, count) for _, count, price in priced)
+        device_s = sum(count * price.seconds for _, count, price in priced)
+        extrapolated = chip.name == "trn3"
+        return Estimate(
+            chip=chip.name,
+            lnc=cores,
+            mode="eager",
+            time_us=max(self.host_s, self.ready_s) * 1e6,
+            device_us=device_s * 1e6,
+            counters=derive(totals, chip, cores)
+            | {
+                "launch_count": float(sum(self.calls.values())),
+                "host_dispatch_time": self.dispatch_s,
+                "core_busy_time": device_s,
+                "core_idle_time": self.idle_s,
+            },
+            ops=tuple(report_rows(priced)),
+            memory_peak_bytes=self.memory.peak,
+            error_bar=CALIBRATION_ERROR,
+            basis=f"calibration error{', extrapolated from trn2' if extrapolated else ''}",
+        )
+
+
+def _call(func: Any, args: Any, kwargs: Any, result: Any, policy: str) -> Call:
+    """An operator's call in the order of its schema."""
+    schema = func._schema
+    values = list(args)
+    for argument in schema.arguments[len(args) :]:
+        values.append(kwargs.get(argument.name, argument.default_value))
+    op = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    return Call(op, tuple(map(_plain, values)), tuple(map(_plain, results)), policy)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        on_host = value.device.type == "cpu" and value.dim() == 0
+        if value.layout is not torch.strided:
+            return TensorArg("sparse", (), (), on_host)
+        return TensorArg(dtype, tuple(value.shape), tuple(value.stride()), on_host)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return value
+    return None

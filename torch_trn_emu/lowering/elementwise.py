@@ -1,0 +1,399 @@
+"""Rows for elementwise operators: what they become on the Vector and Scalar engines.
+
+A recipe is a list of `pointwise.Step`s; operands are 0, 1, 2 for the tensors and -1, -2 for the
+results before. To add an operator, add a line to UNARY, BINARY, TERNARY or STEPS.
+Sources: the functions of engines/arithmetic.py; where the engines lack one, it is composed here
+(`inferred`).
+"""
+
+from collections.abc import Sequence
+from math import ceil, log
+from types import MappingProxyType
+from typing import Any
+
+from ..isa import Access, Affine, Builder, Engine, Program, Role, itemsize
+from .call import Call, Target, TensorArg
+from .pointwise import Step, activation, copy, pointwise, tensor_scalar, tensor_tensor
+
+__all__ = ["BINARY", "STEPS", "TERNARY", "UNARY", "constant", "elementwise", "lower_elementwise"]
+
+P = 128
+Recipe = Sequence[Step]
+
+
+def _emitting(opcode: str, engine: Engine, reads: tuple[int, ...], **attributes: Any) -> Step:
+    def emit(b: Builder, to: Access, operands: Sequence[Access]) -> None:
+        b.emit(opcode, to, *operands, engine=engine, **attributes)
+
+    return Step(emit=emit, reads=reads)
+
+
+def constant(value: float) -> Step:
+    """Every element is `value`."""
+    return _emitting("memset", Engine.VECTOR, (), value=value)
+
+
+def select(predicate: int, on_true: int, on_false: int) -> Step:
+    """`predicate ? on_true : on_false`."""
+    return _emitting("select", Engine.VECTOR, (predicate, on_true, on_false))
+
+
+def random_bits() -> Step:
+    """Uniform bits, whose quality the price does not see."""
+    return _emitting("rng", Engine.VECTOR, (), seed=1)
+
+
+def drop(data: int, random: int) -> Step:
+    return _emitting("dropout", Engine.VECTOR, (data, random), threshold=0.5)
+
+
+def iota() -> Step:
+    return _emitting("iota", Engine.GPSIMD, (), channel=0, step=1, base=0)
+
+
+def reciprocal(a: int = 0) -> Step:
+    """On the Scalar engine, which is eight times as fast at it."""
+    return activation("reciprocal", a)
+
+
+T, S, A = tensor_tensor, tensor_scalar, activation
+
+
+def _imm(op0: str, imm0: float, a: int = 0, **more: Any) -> Step:
+    return S(a, op0=op0, imm0=imm0, **more)
+
+
+def _pair(op0: str, imm0: float, op1: str, imm1: float, a: int = 0) -> Step:
+    return S(a, op0=op0, imm0=imm0, op1=op1, imm1=imm1)
+
+
+HALF_PI, LN2, LN10 = 1.5707963267948966, log(2), log(10)
+
+# fmt: off
+UNARY: MappingProxyType[str, Recipe] = MappingProxyType({
+    **{name: [A(name)] for name in (
+        "exp", "sigmoid", "tanh", "relu", "silu", "gelu", "erf", "log", "sin", "sqrt", "rsqrt",
+        "reciprocal", "abs", "sign", "square", "softplus", "mish")},
+    "atan":        [A("arctan")],
+    "neg":         [_imm("multiply", -1.0)],
+    "cos":         [_imm("add", HALF_PI), A("sin", -1)],
+    "log2":        [A("log"), _imm("multiply", 1 / LN2, -1)],
+    "log10":       [A("log"), _imm("multiply", 1 / LN10, -1)],
+    "log1p":       [_imm("add", 1.0), A("log", -1)],
+    "exp2":        [A("exp", scale=LN2)],
+    "expm1":       [A("exp"), _imm("add", -1.0, -1)],
+    "erfc":        [A("erf"), _pair("multiply", -1.0, "add", 1.0, -1)],
+    "log_sigmoid_forward": [A("softplus", scale=-1.0), _imm("multiply", -1.0, -1)],
+    "logical_not": [_imm("equal", 0.0)],
+    "bitwise_not": [_pair("multiply", -1.0, "add", -1.0)],
+    "isnan":       [T("not_equal", 0, 0)],
+    "isinf":       [A("abs"), _imm("equal", float("inf"), -1)],
+    "isfinite":    [A("abs"), _imm("less", float("inf"), -1)],
+    "floor":       [copy(), copy(-1)],
+    "ceil":        [copy(), copy(-1)],
+    "round":       [copy(), copy(-1)],
+    "trunc":       [copy(), copy(-1)],
+    "frac":        [copy(), copy(-1), T("subtract", 0, -1)],
+    "hardtanh":    [_pair("max", -1.0, "min", 1.0)],
+    "relu6":       [_pair("max", 0.0, "min", 6.0)],
+    "hardsigmoid": [_pair("multiply", 1 / 6, "add", 0.5), _pair("max", 0.0, "min", 1.0, -1)],
+    "hardswish":   [_pair("multiply", 1 / 6, "add", 0.5), _pair("max", 0.0, "min", 1.0, -1),
+                    T("multiply", 0, -1)],
+    "leaky_relu":  [_imm("multiply", 0.01), T("max", 0, -1)],
+    "elu":         [_imm("min", 0.0), A("exp", -1), _pair("add", -1.0, "multiply", 1.0, -1),
+                    A("relu"), T("add", -1, -2)],
+    "threshold":   [_imm("greater", 0.0), T("multiply", 0, -1)],
+    "tan":         [A("sin"), _imm("add", HALF_PI), A("sin", -1), reciprocal(-1),
+                    T("multiply", -1, -4)],
+    "clamp":       [_pair("max", -1.0, "min", 1.0)],
+    "clamp_min":   [_imm("max", 0.0)],
+    "clamp_max":   [_imm("min", 0.0)],
+    "pow_scalar":  [_imm("power", 2.0)],
+    "signbit":     [_imm("less", 0.0)],
+})
+
+BINARY: MappingProxyType[str, Recipe] = MappingProxyType({
+    "add":           [T("add")],
+    "sub":           [T("subtract")],
+    "rsub":          [T("subtract", 1, 0)],
+    "mul":           [T("multiply")],
+    "div":           [reciprocal(1), T("multiply", 0, -1)],
+    "true_divide":   [reciprocal(1), T("multiply", 0, -1)],
+    "floor_divide":  [reciprocal(1), T("multiply", 0, -1), copy(-1), copy(-1)],
+    "maximum":       [T("max")],
+    "minimum":       [T("min")],
+    "fmax":          [T("max")],
+    "fmin":          [T("min")],
+    "pow":           [T("power", engine=Engine.GPSIMD)],
+    "eq":            [T("equal")],
+    "ne":            [T("not_equal")],
+    "lt":            [T("less")],
+    "le":            [T("less_equal")],
+    "gt":            [T("greater")],
+    "ge":            [T("greater_equal")],
+    "logical_and":   [T("logical_and")],
+    "logical_or":    [T("logical_or")],
+    "logical_xor":   [T("logical_xor")],
+    "bitwise_and":   [T("bitwise_and")],
+    "bitwise_or":    [T("bitwise_or")],
+    "bitwise_xor":   [T("bitwise_xor")],
+    "remainder":     [reciprocal(1), T("multiply", 0, -1), copy(-1), T("multiply", 1, -1),
+                      T("subtract", 0, -1)],
+    "fmod":          [reciprocal(1), T("multiply", 0, -1), copy(-1), T("multiply", 1, -1),
+                      T("subtract", 0, -1)],
+    "atan2":         [reciprocal(1), T("multiply", 0, -1), A("arctan", -1), _imm("less", 0.0, 1),
+                      T("add", -1, -2)],
+    "hypot":         [T("multiply", 0, 0), T("multiply", 1, 1), T("add", -1, -2), A("sqrt", -1)],
+    "xlogy":         [A("log", 1), T("multiply", 0, -1)],
+    "mse_loss":      [T("subtract"), A("square", -1)],
+    "l1_loss":       [T("subtract"), A("abs", -1)],
+    "gelu_backward":       [A("gelu_dx", 1), T("multiply", 0, -1)],
+    "silu_backward":       [A("silu_dx", 1), T("multiply", 0, -1)],
+    "sigmoid_backward":    [_pair("multiply", -1.0, "add", 1.0, 1), T("multiply", 1, -1),
+                            T("multiply", 0, -1)],
+    "tanh_backward":       [A("square", 1), _pair("multiply", -1.0, "add", 1.0, -1),
+                            T("multiply", 0, -1)],
+    "threshold_backward":  [_imm("greater", 0.0, 1), T("multiply", 0, -1)],
+    "relu_backward":       [_imm("greater", 0.0, 1), T("multiply", 0, -1)],
+    "hardtanh_backward":   [A("abs", 1), _imm("less", 1.0, -1), T("multiply", 0, -1)],
+    "hardswish_backward":  [_pair("multiply", 1 / 3, "add", 0.5, 1),
+                            _pair("max", 0.0, "min", 1.0, -1), T("multiply", 0, -1)],
+    "hardsigmoid_backward": [A("abs", 1), _pair("less", 3.0, "multiply", 1 / 6, -1),
+                             T("multiply", 0, -1)],
+    "leaky_relu_backward": [_imm("greater", 0.0, 1), _pair("multiply", 0.99, "add", 0.01, -1),
+                            T("multiply", 0, -1)],
+    "elu_backward":        [_imm("min", 0.0, 1), A("exp", -1), T("multiply", 0, -1)],
+    "softplus_backward":   [A("sigmoid", 1), T("multiply", 0, -1)],
+    "mish_backward":       [A("mish", 1), A("sigmoid", 1), T("multiply", -1, -2),
+                            T("multiply", 0, -1)],
+    "log_sigmoid_backward": [A("sigmoid", 1, scale=-1.0), T("multiply", 0, -1)],
+    "native_dropout_backward": [_imm("multiply", 2.0, 1), T("multiply", 0, -1)],
+    "masked_fill":         [constant(0.0), select(1, -1, 0)],
+})
+
+TERNARY: MappingProxyType[str, Recipe] = MappingProxyType({
+    "addcmul":       [T("multiply", 1, 2), T("add", 0, -1)],
+    "addcdiv":       [reciprocal(2), T("multiply", 1, -1), T("add", 0, -1)],
+    "lerp":          [T("subtract", 1, 0), T("multiply", 2, -1), T("add", 0, -1)],
+    "where":         [select(0, 1, 2)],
+    "clamp_tensor":  [T("max", 0, 1), T("min", -1, 2)],
+    "mse_loss_backward": [T("subtract", 1, 2), _imm("multiply", 2.0, -1), T("multiply", 0, -1)],
+    "smooth_l1_loss_backward": [T("subtract", 1, 2), _pair("max", -1.0, "min", 1.0, -1),
+                                T("multiply", 0, -1)],
+})
+
+def _alike(names: Sequence[str], recipe: Recipe) -> dict[str, Recipe]:
+    return dict.fromkeys(names, recipe)
+
+
+# Of no tensor: made on the core.
+STEPS: MappingProxyType[str, Recipe] = MappingProxyType({
+    **_alike(("fill", "zero", "zeros", "ones", "full", "zeros_like", "ones_like",
+              "full_like", "new_zeros", "new_ones", "new_full", "scalar_tensor"),
+             [constant(0.0)]),
+    **_alike(("arange", "linspace", "range", "eye", "triu_indices", "tril_indices"),
+                    [iota()]),
+    **_alike(("uniform", "rand", "rand_like", "random", "randint", "randint_like",
+                     "bernoulli"),
+                    [random_bits(), _pair("multiply", 2.0**-32, "add", 0.0, -1)]),
+    **_alike(("normal", "randn", "randn_like", "log_normal", "exponential", "cauchy",
+                     "geometric"),  # Box and Muller's method
+                    [random_bits(), _imm("multiply", 2.0**-32, -1), A("log", -1),
+                     A("sqrt", -1, scale=-2.0), random_bits(), A("sin", -1),
+                     T("multiply", -1, -3)]),
+})
+# fmt: on
+
+
+def elementwise(
+    name: str, steps: Recipe, operands: Sequence[TensorArg], out: TensorArg, target: Target
+) -> Program:
+    """`steps` over operands of `out`'s size or broadcast to it."""
+    dtypes = [t.dtype for t in operands]
+    computed = "float32" if out.dtype == "bool" and steps else out.dtype
+    recipe = [*steps[:-1], _as(steps[-1], out.dtype)] if steps else []
+    recipe = [s if s.dtype else _as(s, computed) for s in recipe]
+    if not recipe and dtypes and dtypes[0] != out.dtype:
+        recipe = [_as(copy(), out.dtype)]
+    kinds = [_kind(t, out) for t in operands]
+    if all(k in ("full", "other") for k in kinds):
+        return pointwise(
+            name, out.numel, dtypes, out.dtype, recipe, chip=target.chip, cores=target.cores
+        )
+    return _broadcast(name, recipe, operands, kinds, out, target)
+
+
+def _as(s: Step, dtype: str) -> Step:
+    return Step(emit=s.emit, reads=s.reads, dtype=dtype)
+
+
+def _kind(t: TensorArg, out: TensorArg) -> str:
+    """How an operand repeats: "full", "row" (leading dims), "column" (trailing), "one", "other"."""
+    if t.numel == out.numel:
+        return "full"
+    if t.numel == 1:
+        return "one"
+    rank = len(out.shape)
+    shape = (1,) * (rank - len(t.shape)) + t.shape
+    same = [a == b for a, b in zip(shape, out.shape, strict=False)]
+    first = next(k for k, size in enumerate(shape) if size != 1)
+    if all(same[first:]):  # worth its place on every partition when there are rows for them
+        return "row" if out.numel >= P * t.numel or t.numel <= P else "other"
+    last = max(k for k, size in enumerate(shape) if size != 1)
+    if all(same[: last + 1]):
+        return "column"
+    return "other"
+
+
+def _broadcast(
+    name: str,
+    steps: Recipe,
+    operands: Sequence[TensorArg],
+    kinds: Sequence[str],
+    out: TensorArg,
+    target: Target,
+) -> Program:
+    """Rows on partitions. A repeated row is loaded once for all; other patterns load as if full."""
+    columns = _columns(operands, kinds, out)
+    rows = ceil(out.numel / columns / target.cores)
+    chip = target.chip
+    b = Builder(name, cores=target.cores)
+    shapes = {"full": (rows, columns), "other": (rows, columns), "row": (1, columns)}
+    shapes |= {"column": (rows, 1), "one": (1, 1)}
+    held = [itemsize(t.dtype) for t in operands] + [itemsize(s.dtype) for s in steps]
+    width = int(chip.sbuf.usable_bytes_per_partition / (2 * sum(held)))
+    width = max(1, min(columns, width, int(16 * 1024 / max(held))))
+    hbm = [
+        b.hbm(f"in{k}", shapes[kind], t.dtype, Role.INPUT)
+        for k, (t, kind) in enumerate(zip(operands, kinds, strict=True))
+    ]
+    result = b.hbm("out", (rows, columns), out.dtype, Role.OUTPUT)
+    tiles = [
+        b.sbuf(f"in{k} tile", 1 if kind in ("column", "one") else width, t.dtype, slots=2)
+        for k, (t, kind) in enumerate(zip(operands, kinds, strict=True))
+    ]
+    done = [b.sbuf(f"step {k}", width, s.dtype, slots=2) for k, s in enumerate(steps)]
+    for c0, count in b.tiles(columns, width):
+        for k, kind in enumerate(kinds):
+            if kind in ("row", "one"):
+                b.fresh(tiles[k])
+                wide = count if kind == "row" else 1
+                source = Access(
+                    buffer=hbm[k],
+                    offset=c0 if kind == "row" else Affine(),
+                    pattern=((0, P), (1, wide)),
+                )
+                b.load(_tile_of(tiles[k], P, wide), source)
+        for r0, size in b.tiles(rows, P):
+            for k, kind in enumerate(kinds):
+                if kind in ("full", "other", "column"):
+                    b.fresh(tiles[k])
+                    pitch, wide = hbm[k].shape[1], 1 if kind == "column" else count
+                    offset = r0 * pitch + (c0 if kind != "column" else 0)
+                    source = Access(
+                        buffer=hbm[k], offset=offset, pattern=((pitch, size), (1, wide))
+                    )
+                    b.load(_tile_of(tiles[k], size, wide), source)
+            for n, s in enumerate(steps):
+                b.fresh(done[n])
+                reads = [
+                    _tile_of(done[n + r], size, count)
+                    if r < 0
+                    else _operand(tiles[r], kinds[r], size, count)
+                    for r in s.reads
+                ]
+                s.emit(b, _tile_of(done[n], size, count), reads)
+            last = done[-1] if done else tiles[0]
+            to = Access(
+                buffer=result, offset=r0 * columns + c0, pattern=((columns, size), (1, count))
+            )
+            b.store(to, _tile_of(last, size, count))
+    return b.build()
+
+
+def _columns(operands: Sequence[TensorArg], kinds: Sequence[str], out: TensorArg) -> int:
+    """The length of a row: what the repeated row holds, else what one column's value covers."""
+    for t, kind in zip(operands, kinds, strict=True):
+        if kind == "row":
+            return t.numel
+    for t, kind in zip(operands, kinds, strict=True):
+        if kind == "column":
+            return max(1, out.numel // t.numel)
+    return out.shape[-1] if out.shape and out.shape[-1] else 1
+
+
+def _tile_of(buffer: Any, rows: int, columns: int) -> Access:
+    return Access(buffer=buffer, pattern=((buffer.shape[1], rows), (1, columns)))
+
+
+def _operand(tile: Any, kind: str, rows: int, columns: int) -> Access:
+    if kind in ("column", "one"):
+        return Access(buffer=tile, pattern=((1, rows), (0, columns)))
+    return _tile_of(tile, rows, columns)
+
+
+# --- from calls ----------------------------------------------------------------------------------
+
+
+def _scalars(call: Call) -> list[TensorArg]:
+    return [t for t in call.tensors if t.numel == 1 and not t.shape and t.on_host]
+
+
+def _device(call: Call) -> list[TensorArg]:
+    scalars = _scalars(call)
+    return [t for t in call.tensors if t not in scalars]
+
+
+# A host scalar is an immediate: one instruction, whatever its value.
+_WITH_SCALAR = MappingProxyType(
+    {
+        "add": "add", "sub": "subtract", "rsub": "subtract", "mul": "multiply", "div": "multiply",
+        "true_divide": "multiply", "maximum": "max", "minimum": "min", "pow": "power",
+        "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
+        "ge": "greater_equal", "logical_and": "logical_and", "logical_or": "logical_or",
+        "logical_xor": "logical_xor", "bitwise_and": "bitwise_and", "bitwise_or": "bitwise_or",
+        "bitwise_xor": "bitwise_xor",
+    }
+)  # fmt: skip
+
+
+def _immediate(call: Call) -> float:
+    """The scalar, inverted for a division; 1 where it is a tensor, whose value is not known."""
+    value = call.argument(1)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return 1.0
+    return 1.0 / value if value and call.name in ("div", "true_divide") else float(value)
+
+
+def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
+    """The steps for a call, by its name and number of tensors; None if there is no row."""
+    name, count = call.name, len(operands)
+    if name == "gelu" and "tanh" in call.arguments:
+        return [A("gelu_apprx_tanh")]
+    if name in STEPS and (count == 0 or name not in UNARY):
+        return STEPS[name]
+    if count == 1 and name in _WITH_SCALAR:
+        return [_imm(_WITH_SCALAR[name], _immediate(call))]
+    if name in ("add", "sub") and count == 2 and call.argument(2, 1) != 1:
+        return [_imm("multiply", float(call.argument(2)), 1), T(BINARY_OP[name], 0, -1)]
+    if name == "lerp" and count == 2:
+        return [T("subtract", 1, 0), _imm("multiply", 0.5, -1), T("add", 0, -1)]
+    if name in ("where", "masked_fill") and count == 2:
+        return [constant(0.0), select(0, 1, -1)] if name == "where" else BINARY[name]
+    if name == "masked_fill" and count == 3:
+        return [select(1, 2, 0)]
+    if name == "clamp" and count > 1:
+        return TERNARY["clamp_tensor"] if count == 3 else [T("max", 0, 1)]
+    return {1: UNARY, 2: BINARY, 3: TERNARY}.get(count, UNARY).get(name)
+
+
+BINARY_OP = MappingProxyType({"add": "add", "sub": "subtract"})
+
+
+def lower_elementwise(call: Call, target: Target) -> tuple[Program, ...]:
+    """An elementwise call; tensors that steps make on the core are not loaded."""
+    operands = [] if call.name in STEPS else _device(call)
+    steps = recipe_of(call, operands)
+    if steps is None:
+        raise KeyError(f"no recipe for {call.op} of {len(operands)} tensors")
+    return (elementwise(call.name, steps, operands, call.out, target),)

@@ -1,0 +1,234 @@
+"""What one operator call costs: its row of OPS or its class, lowered, scheduled, and folded.
+
+Prices are cached by call and target; `record` numbers them for the runtime's ledger. Nothing here
+reads a clock, so equal calls have equal prices.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+from types import MappingProxyType
+
+from .chip import Chip
+from .counters import COUNTERS, combine, fold
+from .isa import Engine, itemsize
+from .lowering.call import DTYPES, Call, Target, read_call
+from .lowering.classes import class_of
+from .lowering.ops import OPS, HostTransfer, Op
+from .timing import Run, price
+
+__all__ = [
+    "NOT_MODELLED",
+    "OpRow",
+    "Price",
+    "host_seconds",
+    "price_call",
+    "prices",
+    "record",
+    "report_rows",
+]
+
+NOT_MODELLED = "not modelled"
+HOST_LINK_BYTES_PER_S = 16e9  # [D] the memory hierarchy figure of the trn1 guide; others: inferred
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """One launch of a call on a logical core.
+
+    seconds  of the core
+    engine   that the row names, or the one that was busiest
+    status   modelled, inferred, free or not modelled
+    blocks   the host waits for the result
+    totals   the folded counters (empty for free operators)
+    """
+
+    op: str
+    row: str
+    engine: str
+    status: str
+    seconds: float
+    totals: Mapping[str, float]
+    blocks: bool = False
+    note: str = ""
+    narrowed: tuple[str, ...] = ()
+
+    @property
+    def free(self) -> bool:
+        return self.status == "free"
+
+
+def _zeros(**values: float) -> Mapping[str, float]:
+    folded = {row.name: 0.0 for row in COUNTERS.values() if row.fold is not None}
+    return MappingProxyType(folded | values)
+
+
+_NOTHING = _zeros()
+
+
+@lru_cache(maxsize=65536)
+def price_call(call: Call, target: Target) -> Price:
+    """The price of a call. Never raises: what cannot be priced is not modelled, with the reason."""
+    tensors = (*call.tensors, *call.outputs)
+    odd = sorted({t.torch_dtype for t in tensors} - set(DTYPES))
+    row = OPS.get(call.name)
+    if row is not None and row.status == "free":
+        return Price(
+            op=call.op, row=row.name, engine="none", status="free", seconds=0.0, totals=_NOTHING
+        )
+    if odd:
+        return _not_modelled(call, target, f"no format for {', '.join(odd)}")
+    reason = ""
+    for candidate, status in ((row, ""), (class_of(call), "inferred")):
+        if candidate is None:
+            continue
+        try:
+            return _priced(call, target, candidate, status or candidate.status, reason)
+        except Exception as error:  # the user's operator must run whatever its price
+            reason = f"{candidate.name}: {type(error).__name__}: {error}"
+    return _not_modelled(call, target, reason or "no row and no class")
+
+
+def _priced(call: Call, target: Target, row: Op, status: str, reason: str) -> Price:
+    lowered = row.lower(call, target)
+    note = reason or row.note
+    if isinstance(lowered, HostTransfer):
+        seconds = lowered.nbytes / HOST_LINK_BYTES_PER_S + _transfer_overhead(target.chip)
+        return Price(
+            op=call.op,
+            row=row.name,
+            engine="dma",
+            status=status,
+            seconds=seconds,
+            totals=_zeros(total_time=seconds),
+            blocks=lowered.blocks,
+            note=note,
+            narrowed=call.narrowed,
+        )
+    runs = [_scheduled(program, target.chip) for program in lowered]
+    totals = _joined(runs, target.chip)
+    return Price(
+        op=call.op,
+        row=row.name,
+        engine=_busiest(runs) or row.engine,
+        status=status,
+        seconds=totals["total_time"],
+        totals=totals,
+        note=note,
+        narrowed=call.narrowed,
+    )
+
+
+def _scheduled(program: object, chip: Chip) -> Run:
+    return price(program, chip)  # type: ignore[arg-type]
+
+
+def _joined(runs: list[Run], chip: Chip) -> Mapping[str, float]:
+    """Programs one after the other in one launch: what starting costs is paid once."""
+    if not runs:
+        return _zeros(total_time=float(chip.launch.kernel_overhead_s))
+    totals = combine((fold(run), 1) for run in runs)
+    totals["total_time"] -= (len(runs) - 1) * chip.launch.kernel_overhead_s
+    return MappingProxyType(totals)
+
+
+def _busiest(runs: list[Run]) -> str:
+    busy = {e.value: sum(run.engine_busy_s(e) for run in runs) for e in Engine}
+    return max(busy, key=lambda name: busy[name]) if runs else ""
+
+
+def _transfer_overhead(chip: Chip) -> float:
+    return chip.dma.start_latency_s + chip.dma.completion_latency_s
+
+
+def host_seconds(call: Call, chip: Chip) -> float:
+    """Its tensors over the link and back."""
+    tensors = (*call.tensors, *call.outputs)
+    nbytes = sum(t.numel * itemsize(DTYPES.get(t.torch_dtype, "int64")) for t in tensors)
+    return nbytes / HOST_LINK_BYTES_PER_S + 2 * _transfer_overhead(chip)
+
+
+def _not_modelled(call: Call, target: Target, reason: str) -> Price:
+    seconds = host_seconds(call, target.chip)
+    return Price(
+        op=call.op,
+        row="",
+        engine="host",
+        status=NOT_MODELLED,
+        seconds=seconds,
+        totals=_zeros(total_time=seconds),
+        blocks=True,
+        note=reason,
+        narrowed=call.narrowed,
+    )
+
+
+# --- reports ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpRow:
+    """All launches of one operator that are priced alike.
+
+    share   of the time that the cores worked, 0 to 1
+    engine  the busiest one
+    status  modelled, inferred or not modelled; `docs/timing.md` says what that means
+    note    what the price leaves out, or why there is no program
+    """
+
+    op: str
+    calls: int
+    device_s: float
+    share: float
+    engine: str
+    status: str
+    narrowed: tuple[str, ...]  # dtypes that the chip does not have
+    note: str
+
+
+def report_rows(priced: list[tuple[str, int, Price]]) -> list[OpRow]:
+    """The rows of an op report, from (operator, launches, price)."""
+    groups: dict[tuple[str, str, str, str], list[tuple[int, Price]]] = {}
+    for op, calls, one in priced:
+        key = (op, one.engine, one.status, one.note)
+        groups.setdefault(key, []).append((calls, one))
+    total = sum(calls * one.seconds for _, calls, one in priced) or 1.0
+    rows = [_row(key, members, total) for key, members in groups.items()]
+    return sorted(rows, key=lambda row: (-row.device_s, row.op, row.engine, row.note))
+
+
+def _row(key: tuple[str, str, str, str], members: list[tuple[int, Price]], total: float) -> OpRow:
+    seconds = sum(calls * price.seconds for calls, price in members)
+    return OpRow(
+        op=key[0],
+        calls=sum(calls for calls, _ in members),
+        device_s=seconds,
+        share=seconds / total,
+        engine=key[1],
+        status=key[2],
+        narrowed=tuple(sorted({name for _, price in members for name in price.narrowed})),
+        note=key[3],
+    )
+
+
+# --- for the runtime ------------------------------------------------------------------------------
+
+_lock = Lock()
+_recorded: list[Price] = []
+
+
+def record(
+    op: str, arguments: str, results: str, policy: str, target: Target
+) -> tuple[int, int, bool, bool]:
+    """What the ledger asks: nanoseconds, the price's number, is it free, does it block."""
+    found = price_call(read_call(op, arguments, results, policy), target)
+    with _lock:
+        _recorded.append(found)
+        number = len(_recorded) - 1
+    return round(found.seconds * 1e9), number, found.free, found.blocks
+
+
+def prices(numbers: Iterable[int]) -> list[Price | None]:
+    """Recorded prices by number; None for -1."""
+    return [_recorded[n] if n >= 0 else None for n in numbers]
