@@ -114,7 +114,8 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 namespace avx512_bf16 {
-extern const Kernels kernels;
+void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, const uint32_t* b, float* c,
+               int64_t ldc, bool accumulate);
 }
 #endif
 

@@ -17,7 +17,6 @@
 #define TRN_NAMESPACE avx2
 #define TRN_ISA 2
 #define TRN_LANES 8
-#define TRN_BF16 0
 #include "kernels.inc"
 
 #if defined(__clang__)

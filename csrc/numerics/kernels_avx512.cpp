@@ -24,7 +24,6 @@
 #define TRN_NAMESPACE avx512
 #define TRN_ISA 512
 #define TRN_LANES 16
-#define TRN_BF16 0
 #include "kernels.inc"
 
 #if defined(__clang__)

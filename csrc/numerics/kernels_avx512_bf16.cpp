@@ -1,4 +1,4 @@
-// The kernels for AVX-512 with the bfloat16 dot product.
+// The matmul microkernel for AVX-512 with the bfloat16 dot product; the rest is kernels_avx512.cpp.
 #if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC bug 105593, fixed in 14: its own AVX-512 headers use an undefined vector on purpose.
@@ -21,11 +21,26 @@
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 #endif
 
-#define TRN_NAMESPACE avx512_bf16
 #define TRN_ISA 512
 #define TRN_LANES 16
-#define TRN_BF16 1
-#include "kernels.inc"
+#define TRN_BF16
+
+namespace trn::numerics::avx512_bf16 {
+namespace {
+
+// clang-format off: in the order of use
+#include "simd.inc"
+#include "microkernel.inc"
+// clang-format on
+
+}  // namespace
+
+void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, const uint32_t* b, float* c,
+               int64_t ldc, bool accumulate) {
+  gemm_run<Bf16PairProduct>(rows, steps, a, b, c, ldc, accumulate);
+}
+
+}  // namespace trn::numerics::avx512_bf16
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,4 +1,4 @@
-"""Builds csrc/numerics with the C interface of capi.cpp, and wraps it for numpy (tests, benchmarks).
+"""Builds csrc/numerics with the C interface of capi.cpp, and wraps it for numpy.
 
 The tests need no installed extension: sources are compiled on first use and kept under build/.
 """
@@ -10,7 +10,7 @@ import functools
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import POINTER, byref, c_float, c_int, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_float, c_int, c_int64, c_uint8, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def build() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     headers = [p for p in SOURCES.iterdir() if p.suffix in (".h", ".inc")]
     newest = max(p.stat().st_mtime for p in headers)
-    sources = sorted(SOURCES.glob("*.cpp")) + [HERE / "capi.cpp"]
+    sources = [*sorted(SOURCES.glob("*.cpp")), HERE / "capi.cpp"]
     library = folder / "libtrn_numerics_test.so"
 
     def compile_one(source: Path) -> Path:
@@ -356,6 +356,3 @@ class Numerics:
         outputs = [byref(self.tensor(x)) for x in grads]
         self.c.trn_attention_backward(byref(shape), *inputs, pointer(logsumexp), *outputs)
         return grads
-
-
-__all__ = ["POINTER", "Mx", "Numerics", "Op", "build", "c_uint32"]

@@ -74,7 +74,9 @@ def check(numerics: Numerics, shape, dtype, round_bf16: bool, **options) -> None
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("round_bf16", [False, True], ids=["float32", "bfloat16"])
-def test_agrees_with_the_oracle(each_isa: Numerics, shape: tuple[int, ...], round_bf16: bool) -> None:
+def test_agrees_with_the_oracle(
+    each_isa: Numerics, shape: tuple[int, ...], round_bf16: bool
+) -> None:
     rng = np.random.default_rng(1)
     b, h, _, t, s, _, _ = shape
     for dtype in DTYPES:
@@ -167,7 +169,9 @@ def test_threads_do_not_matter(numerics: Numerics) -> None:
         assert len(set(results)) == 1
 
 
-@pytest.mark.parametrize("shape", [(0, 2, 2, 4, 4, 8, 8), (1, 2, 2, 0, 4, 8, 8), (1, 2, 2, 4, 0, 8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(0, 2, 2, 4, 4, 8, 8), (1, 2, 2, 0, 4, 8, 8), (1, 2, 2, 4, 0, 8, 8)]
+)
 def test_empty(each_isa: Numerics, shape: tuple[int, ...]) -> None:
     q, k, v, grad = inputs(shape, DTYPES[0])
     y, logsumexp = each_isa.attention_forward(q, k, v)

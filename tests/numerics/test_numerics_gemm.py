@@ -14,7 +14,7 @@ OPS = {
     "mxfp4": Op(kind="mx", mx=Mx(element="float4_e2m1fn")),
     "wrapped": Op(kind="mx", mx=Mx(grouping="wrapped")),
 }
-# [batch, m, n, k]: one tile, edges of tiles and panels, blocks and their ragged ends, thin and long.
+# [batch, m, n, k]: one tile, edges of tiles and panels, ragged blocks, thin and long.
 SHAPES = [(1, 1, 1, 1), (1, 12, 32, 32), (1, 13, 33, 31), (2, 40, 70, 65), (1, 6, 300, 100)]
 SHAPES += [(1, 300, 5, 70), (1, 1, 100, 530), (1, 100, 1, 300), (1, 97, 260, 513), (3, 2, 2, 2)]
 
@@ -72,9 +72,7 @@ def test_layouts_do_not_matter(each_isa: Numerics, layouts: tuple[int, int]) -> 
         a = operand(rng, (2, 50, 75), dtype, layouts[0])
         b = operand(rng, (2, 75, 40), dtype, layouts[1])
         got = each_isa.gemm(a, b, a_op=op, b_op=op)
-        plain = each_isa.gemm(
-            np.ascontiguousarray(a), np.ascontiguousarray(b), a_op=op, b_op=op
-        )
+        plain = each_isa.gemm(np.ascontiguousarray(a), np.ascontiguousarray(b), a_op=op, b_op=op)
         assert got.tobytes() == plain.tobytes()
 
 
@@ -172,7 +170,9 @@ def test_stochastic_results(each_isa: Numerics, out: np.dtype) -> None:
         options = {"out": out, "stochastic": True, "seed": 3, "offset": 1}
         got = each_isa.gemm(a, b, **options)
         exact = (a.astype(np.float64) @ b).astype(np.float32)
-        wanted = each_isa.convert(np.ascontiguousarray(exact), out, stochastic=True, seed=3, offset=1)
+        wanted = each_isa.convert(
+            np.ascontiguousarray(exact), out, stochastic=True, seed=3, offset=1
+        )
         assert got.tobytes() == wanted.tobytes()
 
 

@@ -20,7 +20,9 @@ FINITE = {}  # element -> ascending list of (magnitude, code)
 for name, dtype in ELEMENT_DTYPE.items():
     codes = np.arange(8 if name == "float4_e2m1fn" else 128, dtype=np.uint8)
     values = codes.view(dtype).astype(np.float64)
-    FINITE[name] = [(Fraction(v), int(c)) for v, c in zip(values, codes) if np.isfinite(v)]
+    FINITE[name] = [
+        (Fraction(v), int(c)) for v, c in zip(values, codes, strict=True) if np.isfinite(v)
+    ]
 
 
 def log2_floor(x: Fraction) -> int:

@@ -1,0 +1,29 @@
+// Picks the kernels of the instruction set in use.
+#include "kernels.h"
+
+#include "isa.h"
+
+namespace trn::numerics {
+
+const Kernels& kernels() {
+#if defined(__x86_64__)
+  static const Kernels with_bf16 = [] {
+    Kernels table = avx512::kernels;
+    table.gemm_bf16 = avx512_bf16::gemm_bf16;
+    return table;
+  }();
+  switch (isa()) {
+    case Isa::plain:
+      break;
+    case Isa::avx2:
+      return avx2::kernels;
+    case Isa::avx512:
+      return avx512::kernels;
+    case Isa::avx512_bf16:
+      return with_bf16;
+  }
+#endif
+  return plain::kernels;
+}
+
+}  // namespace trn::numerics
