@@ -66,7 +66,8 @@ def quantize(lib: Any) -> None:
     """Codes and scales, and values in place of them."""
     print("# quantize 4096 x 4096 against a warm copy_ of the source")
     n = 4096
-    codes, scales = (library.pointer(torch.empty(n * n, dtype=torch.uint8).numpy()) for _ in "cs")
+    room = torch.empty(2, n * n, dtype=torch.uint8).numpy()
+    codes, scales = library.pointer(room[0]), library.pointer(room[1])
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(n, n).to(dtype)
         copy = partial(torch.empty_like(x).copy_, x)
