@@ -8,7 +8,6 @@
 
 #include "hot_ops.h"
 
-#include <ATen/ops/_to_copy_ops.h>
 #include <ATen/ops/copy_ops.h>
 
 #include <algorithm>
@@ -144,34 +143,6 @@ bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& 
          self.is_quantized() == from.is_quantized();
 }
 
-// Nested tensors change device in one piece, in either direction.
-at::Tensor nested_to_copy(const at::Tensor& self, std::optional<at::ScalarType> dtype,
-                          std::optional<at::Layout> layout, std::optional<at::Device> device,
-                          std::optional<bool> pin_memory, bool non_blocking,
-                          std::optional<at::MemoryFormat> memory_format) {
-  const at::Device target = device.value_or(self.device());
-  const auto copy = [&](const at::Tensor& host) {
-    return at::_ops::_to_copy::redispatch(DispatchKeySet(DispatchKey::NestedTensorCPU), host, dtype,
-                                          layout, kHost, pin_memory, non_blocking, memory_format);
-  };
-  BelowAutograd guard;
-  if (self.device().type() == kTrn && target.type() == kTrn && resolve(target) != self.device()) {
-    return nested_to_copy(
-        nested_to_copy(self, dtype, layout, kHost, pin_memory, non_blocking, memory_format), dtype,
-        layout, target, pin_memory, non_blocking, memory_format);
-  }
-  if (target.type() == kTrn) {
-    HostCall call(resolve(target).index(), "aten::_to_copy", /*host_tensors_allowed=*/true);
-    return call.adopt(copy(call.alias(self)));
-  }
-  at::Tensor in_hbm;
-  {
-    HostCall call(self.device().index(), "aten::_to_copy");
-    in_hbm = copy(call.alias(self));
-  }
-  return copy(in_hbm);  // again, now that the host's own memory is in use
-}
-
 // Pinned memory is the host's.
 void check_not_pinned(std::optional<bool> pin_memory) {
   TORCH_CHECK(!pin_memory.value_or(false), "Only dense CPU tensors can be pinned");
@@ -252,8 +223,6 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
   TORCH_LIBRARY_IMPL(aten, trn_key, library) {                                   \
     Registrar registrar(library);                                                \
     register_any_layout(registrar);                                              \
-    if (DispatchKey::trn_key == DispatchKey::NestedTensorPrivateUse1)            \
-      registrar.add("_to_copy", &nested_to_copy);                                \
     register_host_ops(registrar, DispatchKey::host_key);                         \
   }                                                                              \
   TORCH_LIBRARY_IMPL(_, trn_key, library) {                                      \

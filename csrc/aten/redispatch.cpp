@@ -115,26 +115,19 @@ struct FindDevice {
   }
 };
 
-// A host tensor that the operator takes as it is.
-bool stays(const OpPlan::Argument& argument, const c10::IValue& value) {
-  return argument.host_allowed && value.isTensor() && value.toTensor().defined() &&
-         value.toTensor().device().type() == kHost;
-}
-
-c10::IValue alias_list(HostCall& call, const OpPlan::Argument& argument, const c10::IValue& value) {
-  const Access access = argument.written ? Access::kWrite : Access::kRead;
-  const auto host = [&](const c10::IValue& element) {
-    return stays(argument, element) ? element.toTensor() : call.alias(element.toTensor(), access);
-  };
+c10::IValue alias_list(HostCall& call, const c10::IValue& value, Access access) {
   if (value.isTensorList()) {
     c10::List<at::Tensor> out;
     out.reserve(value.toListRef().size());
-    for (const c10::IValue& element : value.toListRef()) out.push_back(host(element));
+    for (const c10::IValue& element : value.toListRef())
+      out.push_back(call.alias(element.toTensor(), access));
     return out;
   }
   c10::List<std::optional<at::Tensor>> out;
   for (const c10::IValue& element : value.toListRef()) {
-    out.push_back(element.isTensor() ? std::optional<at::Tensor>(host(element)) : std::nullopt);
+    out.push_back(element.isTensor()
+                      ? std::optional<at::Tensor>(call.alias(element.toTensor(), access))
+                      : std::nullopt);
   }
   return out;
 }
@@ -144,11 +137,9 @@ c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument,
   const Access access = argument.written ? Access::kWrite : Access::kRead;
   switch (argument.kind) {
     case OpPlan::Kind::kTensor:
-      return value.isTensor() && !stays(argument, value)
-                 ? c10::IValue(call.alias(value.toTensor(), access))
-                 : value;
+      return value.isTensor() ? c10::IValue(call.alias(value.toTensor(), access)) : value;
     case OpPlan::Kind::kTensorList:
-      return value.isList() ? alias_list(call, argument, value) : value;
+      return value.isList() ? alias_list(call, value, access) : value;
     case OpPlan::Kind::kGenerator:
       return host_generator(
           value.isNone() ? std::nullopt : std::optional<at::Generator>(value.toGenerator()),
