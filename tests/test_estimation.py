@@ -64,6 +64,13 @@ def test_memory_follows_lifetimes() -> None:
     assert made.memory_peak_bytes == 3 * x.nbytes
 
 
+def test_memory_counts_a_models_parameters() -> None:
+    with torch.device("meta"):
+        model = torch.nn.Linear(1000, 1000, bias=False)
+        made = estimate(model, torch.empty(1, 1000))
+    assert made.memory_peak_bytes == 4 * (1000 * 1000 + 2 * 1000)
+
+
 def test_chips_and_cores() -> None:
     x = torch.empty(4096, 4096, device="meta", dtype=torch.bfloat16)
     times = [estimate(torch.mm, x, x, chip=chip).device_us for chip in ("trn1", "trn2", "trn3")]

@@ -173,6 +173,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         result = func(*args, **kwargs)
         self.memory.hold(t for t in tree_leaves(result) if _is_tensor(t))
         if not func.is_view and func.namespace in ("aten", "trn"):

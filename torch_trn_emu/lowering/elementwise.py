@@ -15,7 +15,16 @@ from ..isa import Access, Affine, Builder, Engine, Program, Role, itemsize
 from .call import Call, Target, TensorArg
 from .pointwise import Step, activation, copy, pointwise, tensor_scalar, tensor_tensor
 
-__all__ = ["BINARY", "STEPS", "TERNARY", "UNARY", "constant", "elementwise", "lower_elementwise"]
+__all__ = [
+    "BINARY",
+    "SIMPLIFIED",
+    "STEPS",
+    "TERNARY",
+    "UNARY",
+    "constant",
+    "elementwise",
+    "lower_elementwise",
+]
 
 P = 128
 Recipe = Sequence[Step]
@@ -181,6 +190,18 @@ TERNARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "smooth_l1_loss_backward": [T("subtract", 1, 2), _pair("max", -1.0, "min", 1.0, -1),
                                 T("multiply", 0, -1)],
 })
+
+# The engines' rounding to integers, choices of attributes, what is composed of tables: the right
+# number of passes, but not held to torch's values.
+SIMPLIFIED = frozenset((
+    "addcdiv", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil",
+    "clamp_tensor", "div", "elu_backward", "floor", "floor_divide", "fmod", "frac",
+    "hardsigmoid_backward", "hardswish_backward", "hypot", "isinf", "masked_fill",
+    "mish_backward", "mse_loss_backward", "native_dropout_backward", "pow", "relu_backward",
+    "remainder", "round", "rsub", "smooth_l1_loss_backward", "tan", "true_divide", "trunc",
+    "xlogy",
+))  # fmt: skip
+
 
 def _alike(names: Sequence[str], recipe: Recipe) -> dict[str, Recipe]:
     return dict.fromkeys(names, recipe)

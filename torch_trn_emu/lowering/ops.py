@@ -23,6 +23,7 @@ from .columns import cumulate_rows, reduce_columns, scatter_rows, topk_rows
 from .convolution import conv2d
 from .elementwise import (
     BINARY,
+    SIMPLIFIED,
     STEPS,
     TERNARY,
     UNARY,
@@ -751,11 +752,18 @@ def _table() -> list[Op]:
         )
 
     made, bits = "modelled", "rounded once to the result's dtype"
-    for recipes in (UNARY, BINARY, TERNARY, STEPS):
-        names = [n for n in recipes if n not in ("pow_scalar", "clamp_tensor")]
-        add(" ".join(n for n in names if n not in {r.name for r in rows}), "vector",
-            lower_elementwise, made, bits)  # fmt: skip
-    rows = [r for r in rows if r.name != "masked_fill"]
+    for recipes in (UNARY, BINARY, TERNARY):
+        for name in recipes:
+            if name not in ("pow_scalar", "clamp_tensor", "masked_fill"):
+                exact = name not in SIMPLIFIED
+                add(name, "vector", lower_elementwise, made if exact else "inferred", bits)
+    add(
+        " ".join(STEPS),
+        "vector",
+        lower_elementwise,
+        "inferred",
+        "made on the core, not these values",
+    )
 
     # fmt: off
     def put(
@@ -770,13 +778,14 @@ def _table() -> list[Op]:
         "the precision policy's operands")
     put("addmm baddbmm addmv addbmm _addmm_activation", "tensor", _matmul, "inferred",
         "a bias is added as results leave PSUM, without cost")
-    put("sum nansum count_nonzero", "vector", _reduction("add"), made)
+    put("sum", "vector", _reduction("add"), made)
+    put("nansum count_nonzero", "vector", _reduction("add"), "inferred", "as the sum")
     put("mean", "vector", _reduction("add", "mean"), made)
     put("amax max", "vector", _reduction("max"), made)
     put("amin min aminmax argmax argmin median kthvalue mode", "vector", _reduction("max"),
         "inferred", "as the maximum")
-    put("prod", "vector", _reduction("multiply"), made)
-    put("all", "vector", _reduction("logical_and"), made)
+    put("prod", "vector", _reduction("multiply"))
+    put("all", "vector", _reduction("logical_and"))
     put("any equal", "vector", _reduction("logical_or"), "inferred", "as a reduction of the first")
     put("var std var_mean std_mean", "vector", _reduction("add", "variance"), "inferred",
         "along rows in one pass; along columns as a sum")
@@ -800,7 +809,8 @@ def _table() -> list[Op]:
         "without the channels' weights")
     put("native_group_norm_backward", "vector", _over_groups("scaled_norm_backward", 0),
         "inferred", "weights as one a row")
-    put("cumsum logcumsumexp", "vector", _scan("add"), made)
+    put("cumsum", "vector", _scan("add"), made)
+    put("logcumsumexp", "vector", _scan("add"), "inferred", "as cumsum")
     put("cummax cummin cumprod", "vector", _scan("max"), "inferred", "as a scan of maxima")
     put("topk sort argsort msort _unique2 unique_dim unique_consecutive randperm", "gpsimd", _sort,
         "inferred", "parts longer than 8192 are not merged")
