@@ -126,7 +126,24 @@ def conformance_table() -> str:
     return text
 
 
+def operator_table() -> str:
+    """The rows of OPS, those alike together."""
+    from torch_trn_emu.lowering.ops import OPS
+
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in OPS.values():
+        groups.setdefault((row.status, row.engine, row.note), []).append(f"`{row.name}`")
+    rows = [
+        (" ".join(sorted(names)), engine, status, note)
+        for (status, engine, note), names in groups.items()
+    ]
+    head = ("operators", "engine", "status", "note")
+    counts = f"{len(OPS)} operators have a row."
+    return counts + "\n\n" + markdown_table(head, sorted(rows, key=lambda r: (r[2], r[1], r[0])))
+
+
 SECTIONS = (
+    Section(document="docs/timing.md", name="operators", text=operator_table),
     Section(document="README.md", name="speed", text=speed_table),
     Section(document="benchmarks/README.md", name="speed", text=benchmark_table),
     Section(document="benchmarks/README.md", name="convergence", text=convergence_table),

@@ -4,5 +4,27 @@ Tests of the numerics choose their precision themselves.
 """
 
 import os
+import sys
+
+import pytest
 
 os.environ.setdefault("TRN_EMU_MATMUL", "fp32")  # read once, when torch is imported
+
+
+_STATUS: list[int] = []
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    _STATUS.append(int(exitstatus))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End at once: native threads of torch 2.13 may abort a process as its interpreter finalizes.
+
+    By now every test has its result and the summary is printed.
+    """
+    if _STATUS:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_STATUS[-1])
