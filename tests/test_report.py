@@ -23,6 +23,7 @@ def test_a_script_runs_with_its_arguments_and_its_neighbours(tmp_path):
     assert script == f"__main__ ['--steps', '3'] {32.0**3}"
     assert any("aten::mm" in line for line in chip)
     assert any("peak" in line for line in chip)
+    assert any(line.startswith("simulated time 0.") for line in chip)
 
 
 def test_without_a_script_it_says_how(tmp_path):

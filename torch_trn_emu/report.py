@@ -13,7 +13,7 @@ __all__ = ["chip_report", "main"]
 
 
 def chip_report(most: int = 12) -> str:
-    """The devices' memory and the ops that ran most often, as text for a terminal."""
+    """The devices' memory, simulated time and most frequent ops, as text for a terminal."""
     counts = op_counts()
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = ranked[most:]
@@ -24,9 +24,21 @@ def chip_report(most: int = 12) -> str:
         (
             trn.get_device_name(),
             trn.memory_summary(),
+            simulated_time(),
             f"{sum(counts.values()):>12,}  calls of {len(counts)} ops, of which",
             *lines,
         )
+    )
+
+
+def simulated_time() -> str:
+    """One line: the simulated time of all devices, and what of it the cores worked."""
+    run = trn.counters()
+    total, busy = run["total_time"], run["core_busy_time"]
+    share = 100 * busy / total if total else 0.0
+    return (
+        f"simulated time {total:.3f} s for {run['launch_count']:,.0f} launches; "
+        f"the cores worked {share:.0f} % of it, eager dispatch is the rest"
     )
 
 
