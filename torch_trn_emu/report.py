@@ -34,11 +34,11 @@ def chip_report(most: int = 12) -> str:
 def simulated_time() -> str:
     """One line: the simulated time of all devices, and what of it the cores worked."""
     run = trn.counters()
-    total, busy = run["total_time"], run["core_busy_time"]
-    share = 100 * busy / total if total else 0.0
+    busy, idle = run["core_busy_time"], run["core_idle_time"]
+    share = 100 * busy / (busy + idle) if busy + idle else 0.0
     return (
-        f"simulated time {total:.3f} s for {run['launch_count']:,.0f} launches; "
-        f"the cores worked {share:.0f} % of it, eager dispatch is the rest"
+        f"simulated time {busy + idle:.3f} s for {run['launch_count']:,.0f} launches; "
+        f"the cores worked {share:.0f} % of it and waited for the host the rest"
     )
 
 
