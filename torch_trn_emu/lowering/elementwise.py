@@ -23,6 +23,7 @@ __all__ = [
     "UNARY",
     "constant",
     "elementwise",
+    "flattened",
     "lower_elementwise",
 ]
 
@@ -242,6 +243,14 @@ def elementwise(
             name, out.numel, dtypes, out.dtype, recipe, chip=target.chip, cores=target.cores
         )
     return _broadcast(name, recipe, operands, kinds, out, target)
+
+
+def flattened(
+    name: str, steps: Recipe, operands: Sequence[TensorArg], out: TensorArg, target: Target
+) -> Program:
+    """`steps` over tensors of one size, whatever their shapes."""
+    same = [TensorArg(t.torch_dtype, (out.numel,), (1,)) for t in operands]
+    return elementwise(name, steps, same, out, target)
 
 
 def _as(s: Step, dtype: str) -> Step:

@@ -7,7 +7,7 @@ from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Engine, Index, Program, Role, affine, itemsize
+from ..isa import Access, Affine, Buffer, Builder, Index, Program, Role, affine, itemsize
 from .blocking import (
     BANK,
     COMPILER,
@@ -21,6 +21,7 @@ from .blocking import (
     repeats_preparation,
     share_of_core,
 )
+from .epilogue import PLAIN, Epilogue, Evacuation
 from .operand import Operand
 
 __all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
@@ -43,12 +44,14 @@ def matmul(
     batch: int = 1,
     cores: int = 1,
     schedule: Schedule = COMPILER,
+    epilogue: Epilogue = PLAIN,
 ) -> Program:
     """out[b, m, n] = lhs[b] @ rhs[b], accumulated in float32, in the best blocking of `schedule`.
 
     compute  the operands' format on the array: a float format, or "mxfp8", "mxfp8_e5m2"
     layouts  "mk" or "km", "kn" or "nk": the order in memory, last dimension contiguous
     cores    the first free dimension long enough is split over them; the program is one core's
+    epilogue  what is added, scaled and applied as results leave PSUM
     """
     flops = 2.0 * batch * m * k * n
     if cores > 1:
@@ -61,7 +64,8 @@ def matmul(
     out = b.hbm("out", (batch, m, n), out_dtype, Role.OUTPUT)
     packing = packing_of(compute, chip)
     lhs_major, rhs_major = lhs_layout == "km", rhs_layout == "kn"
-    plan = plan_blocks(m, k, n, packing, lhs_major, rhs_major, itemsize(out_dtype), chip, schedule)
+    held = itemsize(out_dtype) * schedule.result_slots + epilogue.bytes_per_column
+    plan = plan_blocks(m, k, n, packing, lhs_major, rhs_major, held, chip, schedule)
     kinds = {"k": k, "packing": packing}
     left = Operand(
         b,
@@ -81,12 +85,13 @@ def matmul(
         slots=plan.rhs_slots,
         **kinds,  # type: ignore[arg-type]
     )
-    body = _Body(b, left, right, out, plan, schedule)
+    body = _Body(b, left, right, out, plan, schedule, epilogue)
     streams = right if plan.m_outside else left
     if batch == 1 and repeats_preparation(plan, m, n) and streams.prepared_by_engines:
         streams.restage()
     with b.loop(batch) as i:
         body.bases = (i * (m * k), i * (k * n), i * (m * n))
+        body.leaving.batch = i
         body.blocks(m, n)
     return b.build()
 
@@ -102,12 +107,14 @@ class _Body:
         out: Buffer,
         plan: Plan,
         schedule: Schedule,
+        epilogue: Epilogue,
     ) -> None:
         self.b, self.left, self.right, self.out = b, left, right, out
         self.plan, self.schedule = plan, schedule
         self.bases: tuple[Index, Index, Index] = (0, 0, 0)
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
         self.result = b.sbuf("result", plan.block_n, out.dtype, slots=schedule.result_slots)
+        self.leaving = Evacuation(b, epilogue, self.result, halves=left.full <= 4)
 
     def blocks(self, m: int, n: int) -> None:
         b, plan = self.b, self.plan
@@ -116,10 +123,12 @@ class _Body:
                 self.left.load(m0, ms, self.bases[0])
                 for n0, ns in b.tiles(n, plan.block_n):
                     self.right.load(n0, ns, self.bases[1])
+                    self.leaving.columns(n0, ns)
                     self._rows(m0, ms, n0, ns)
         else:
             for n0, ns in b.tiles(n, plan.block_n):
                 self.right.load(n0, ns, self.bases[1])
+                self.leaving.columns(n0, ns)
                 for m0, ms in b.tiles(m, plan.block_m):
                     self.left.load(m0, ms, self.bases[0])
                     self._rows(m0, ms, n0, ns)
@@ -128,10 +137,11 @@ class _Body:
         b, n = self.b, self.out.shape[-1]
         for row, rows in b.tiles(ms, P):
             b.fresh(self.result)
+            self.leaving.rows(m0 + row, rows, n0, ns)
             for column, columns in b.tiles(ns, BANK):
                 b.fresh(self.psum)
                 self._accumulate(row, rows, column, columns)
-                self._evacuate(rows, column, columns)
+                self.leaving.evacuate(self.psum, rows, column, columns)
             target = Access(
                 buffer=self.out,
                 offset=(m0 + row) * n + n0 + affine(self.bases[2]),
@@ -178,26 +188,6 @@ class _Body:
                 load=self.schedule.load,
                 **mode,
             )
-
-    def _evacuate(self, rows: int, column: Affine, columns: int) -> None:
-        """PSUM to SBUF; with little to accumulate, Vector and Scalar take half each."""
-        width = self.result.row_elements
-        half = columns // 2 if self.left.full <= 4 else 0
-        for engine, start, size in (
-            (Engine.SCALAR, 0, half),
-            (Engine.VECTOR, half, columns - half),
-        ):
-            if size:
-                source = Access(
-                    buffer=self.psum, offset=Affine(start), pattern=((BANK, rows), (1, size))
-                )
-                to = Access(
-                    buffer=self.result, offset=column + start, pattern=((width, rows), (1, size))
-                )
-                if engine is Engine.SCALAR:
-                    self.b.emit("activation", to, source, op="copy")
-                else:
-                    self.b.emit("tensor_copy", to, source, engine=engine)
 
 
 def matmul_naive(m: int, k: int, n: int, *, dtype: str, slots: int = 4) -> Program:
