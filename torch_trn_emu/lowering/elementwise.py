@@ -407,7 +407,11 @@ def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
     if name in ("add", "sub") and count == 2 and call.argument(2, 1) != 1:
         return [_imm("multiply", float(call.argument(2)), 1), T(BINARY_OP[name], 0, -1)]
     if name == "lerp" and count == 2:
-        return [T("subtract", 1, 0), _imm("multiply", 0.5, -1), T("add", 0, -1)]
+        weight = float(call.argument(2, 0.5))
+        return [T("subtract", 1, 0), _imm("multiply", weight, -1), T("add", 0, -1)]
+    if name in ("addcmul", "addcdiv") and count == 3 and call.argument(3, 1) != 1:
+        *product, add = TERNARY[name]
+        return [*product, _imm("multiply", float(call.argument(3)), -1), add]
     if name in ("where", "masked_fill") and count == 2:
         return [constant(0.0), select(0, 1, -1)] if name == "where" else BINARY[name]
     if name == "masked_fill" and count == 3:

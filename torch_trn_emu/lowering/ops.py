@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from ..isa import Program, itemsize
 from .attention import attention, attention_backward
-from .call import Call, Target, TensorArg
+from .call import Call, Target
 from .convolution import conv2d
 from .copies import (
     concatenate,
@@ -35,12 +35,13 @@ from .elementwise import (
     flattened,
     lower_elementwise,
     random_bits,
-    reciprocal,
     select,
 )
+from .lists import foreach, foreach_reduction
 from .matmul import matmul
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
-from .pointwise import Step, activation, pointwise, tensor_scalar, tensor_tensor
+from .optimizers import fused, unscale
+from .pointwise import pointwise, tensor_scalar, tensor_tensor
 from .products import compute_format, format_of, lower_addbmm, lower_matmul
 from .reduction import reduce_rows
 from .reductions import (
@@ -218,81 +219,6 @@ def _causal(call: Call) -> bool:
 
 # --- optimizers, lists, random -------------------------------------------------------------------
 
-_ADAMW = [  # parameter 0, gradient 1, first moment 2, second moment 3
-    tensor_scalar(0, op0="multiply", imm0=0.999),
-    tensor_tensor("subtract", 1, 2),
-    tensor_scalar(-1, op0="multiply", imm0=0.1),
-    tensor_tensor("add", 2, -1),  # first moment
-    activation("square", 1, scale=0.03),
-    tensor_scalar(3, op0="multiply", imm0=0.999),
-    tensor_tensor("add", -1, -2),  # second moment
-    activation("sqrt", -1),
-    tensor_scalar(-1, op0="add", imm0=1e-8),
-    reciprocal(-1),
-    tensor_tensor("multiply", -1, -7),
-    tensor_scalar(-1, op0="multiply", imm0=1e-3),
-    tensor_tensor("subtract", -12, -1),
-]
-_SGD = [  # parameter 0, gradient 1, momentum 2
-    tensor_scalar(2, op0="multiply", imm0=0.9),
-    tensor_tensor("add", 1, -1),
-    tensor_scalar(-1, op0="multiply", imm0=1e-2),
-    tensor_tensor("subtract", 0, -1),
-]
-
-
-def _fused(steps: list[Step], outputs: tuple[int, ...], lists: int) -> Lowering:
-    """One pass over all tensors of the lists, which lie one after the other."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        groups = [
-            a for a in call.arguments if isinstance(a, tuple) and a and isinstance(a[0], TensorArg)
-        ]
-        total = sum(t.numel for t in groups[0]) if groups else 0
-        if not total:
-            return ()
-        dtypes = [g[0].dtype for g in groups[:lists]]
-        dtypes += [dtypes[0]] * (lists - len(dtypes))
-        program = pointwise(
-            call.name,
-            total,
-            dtypes,
-            dtypes[0],
-            steps,
-            chip=target.chip,
-            cores=target.cores,
-            outputs=outputs,
-        )
-        return (program,)
-
-    return lower
-
-
-def _foreach(call: Call, target: Target) -> Lowered:
-    """The elementwise row of the name without `_foreach_`, over all tensors at once."""
-    plain = call.name.removeprefix("_foreach_")
-    groups = [
-        a for a in call.arguments if isinstance(a, tuple) and a and isinstance(a[0], TensorArg)
-    ]
-    total = sum(t.numel for t in groups[0])
-    if not total:
-        return ()
-    if plain in ("norm", "max"):
-        return (
-            reduce_rows(128, ceil(total / 128), op="add", dtype=groups[0][0].dtype,
-                        chip=target.chip, cores=target.cores),
-        )  # fmt: skip
-    first = groups[0][0]
-    operands = tuple(
-        flat(g[0], total) if prod(g[0].shape) > 1 or len(g) == len(groups[0]) else g[0]
-        for g in groups
-    )
-    others = tuple(a for a in call.arguments if not isinstance(a, tuple))
-    if plain == "copy" and len(operands) > 1:
-        return copied(operands[1], operands[0], target)
-    single = Call(f"aten::{plain}", (*operands, *others), (flat(first, total),), call.policy)
-    return lower_elementwise(single, target)
-
 
 def _dropout(call: Call, target: Target) -> Lowered:
     """Random bits, the choice, the scale; the mask is stored too."""
@@ -334,6 +260,9 @@ def _masked_fill(call: Call, target: Target) -> Lowered:
 
 
 # --- the table -----------------------------------------------------------------------------------
+
+
+_LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
 
 
 def _table() -> list[Op]:
@@ -449,14 +378,15 @@ def _table() -> list[Op]:
         "_scaled_dot_product_fused_attention_overrideable_backward", "tensor",
         _attention_backward, made, "as the forward pass")
     put("native_dropout dropout", "vector", _dropout, "inferred", "the random bits are ours")
-    put("_fused_adamw _fused_adam", "vector", _fused(_ADAMW, (-1, -10, -7), 4))
-    put("_fused_sgd", "vector", _fused(_SGD, (-1, -3), 3))
-    put("_fused_adagrad", "vector", _fused(_SGD, (-1, -3), 3))
-    put(" ".join("_foreach_" + n for n in (
-        "add sub mul div neg sqrt rsqrt exp abs reciprocal zero copy lerp addcdiv addcmul maximum "
-        "minimum clamp_min clamp_max pow norm max sigmoid tanh log sign").split()), "vector",
-        _foreach)
-    put("_amp_foreach_non_finite_check_and_unscale", "vector", _fused(_SGD[:1], (-1,), 3))
+    put("_fused_adamw _fused_adam _fused_sgd _fused_adagrad", "vector", fused, made,
+        "tensors as one run of elements; one step count for all")
+    for name in ("add sub mul div neg sqrt rsqrt exp abs reciprocal zero copy lerp addcdiv addcmul "
+                 "maximum minimum clamp_min clamp_max pow sigmoid tanh log sign").split():
+        alike = next(r for r in rows if r.name == name)
+        put(f"_foreach_{name}", "vector", foreach, alike.status, _LISTS)
+    put("_foreach_norm _foreach_max", "vector", foreach_reduction, made, _LISTS)
+    put("_amp_foreach_non_finite_check_and_unscale", "vector", unscale, made,
+        "tensors as one run of elements")
     put("_local_scalar_dense item", "dma", _item, made, "the host waits for the value")
     put("empty empty_strided empty_like new_empty new_empty_strided resize set view as_strided "
         "_reshape_alias detach alias expand t transpose permute select slice squeeze unsqueeze "

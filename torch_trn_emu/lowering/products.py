@@ -98,7 +98,8 @@ def lower_addbmm(call: Call, target: Target) -> Lowered:
     (each,) = lower_matmul(Call("aten::bmm", (a, b), (products,), call.policy), target)  # type: ignore[misc]
     total = reduce_columns(1, batch, m * n, op="add", chip=target.chip, cores=target.cores)
     beta, alpha = _factors(call)
-    steps = [tensor_scalar(1, op0="multiply", imm0=beta), tensor_scalar(0, op0="multiply", imm0=alpha),
+    steps = [tensor_scalar(1, op0="multiply", imm0=beta),
+             tensor_scalar(0, op0="multiply", imm0=alpha),
              tensor_tensor("add", -1, -2)]  # fmt: skip
     added = elementwise("add", steps, [dense((m, n), "Float"), addend], call.out, target)
     return (each, total, added)
