@@ -39,6 +39,7 @@ from .elementwise import (
 )
 from .lists import foreach, foreach_reduction
 from .matmul import matmul
+from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
 from .pointwise import pointwise, tensor_scalar, tensor_tensor
@@ -46,8 +47,6 @@ from .products import compute_format, format_of, lower_addbmm, lower_matmul
 from .reduction import reduce_rows
 from .reductions import (
     along_rows,
-    over_channels,
-    over_groups,
     over_normalized,
     reduction,
     scan,
@@ -262,6 +261,7 @@ def _masked_fill(call: Call, target: Target) -> Lowered:
 # --- the table -----------------------------------------------------------------------------------
 
 
+_NCHW = "memory as if contiguous, [N, C, ...]"
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
 
 
@@ -327,14 +327,12 @@ def _table() -> list[Op]:
     put("rms_norm _fused_rms_norm", "vector", over_normalized("rms_norm", 0), made)
     put("_fused_rms_norm_backward", "vector", over_normalized("rms_norm_backward", 0), made)
     put("native_batch_norm _native_batch_norm_legit _batch_norm_with_update batch_norm "
-        "_native_batch_norm_legit_no_training _batch_norm_no_update", "vector",
-        over_channels("scaled_norm", 0), "inferred", "rows are read as if contiguous")
-    put("native_batch_norm_backward batch_norm_backward", "vector",
-        over_channels("scaled_norm_backward", 0), "inferred", "rows are read as if contiguous")
-    put("native_group_norm", "vector", over_groups("plain_norm", 0), "inferred",
-        "without the channels' weights")
-    put("native_group_norm_backward", "vector", over_groups("scaled_norm_backward", 0),
-        "inferred", "weights as one a row")
+        "_native_batch_norm_legit_no_training _batch_norm_no_update", "vector", batch_norm, made,
+        _NCHW)
+    put("native_batch_norm_backward batch_norm_backward", "vector", batch_norm_backward, made,
+        _NCHW)
+    put("native_group_norm", "vector", group_norm, made, _NCHW)
+    put("native_group_norm_backward", "vector", group_norm_backward, made, _NCHW)
     put("cumsum", "vector", scan("add"), made)
     put("logcumsumexp", "vector", scan("add"), "inferred", "as cumsum")
     put("cummax cummin cumprod", "vector", scan("max"), "inferred", "as a scan of maxima")

@@ -13,8 +13,6 @@ from .reduction import reduce_rows
 __all__ = [
     "along_rows",
     "collapsed",
-    "over_channels",
-    "over_groups",
     "over_normalized",
     "reduced_dims",
     "reduction",
@@ -116,37 +114,6 @@ def over_normalized(name: str, which: int) -> Lowering:
         if not t.numel:
             return ()
         rows = t.numel // columns
-        return (row_op(name, rows, columns, t.dtype, chip=target.chip, cores=target.cores),)
-
-    return lower
-
-
-def over_channels(name: str, which: int) -> Lowering:
-    """Batch norm: channels on partitions, everything else along the row."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[which]
-        channels = t.shape[1] if len(t.shape) > 1 else 1
-        if not t.numel:
-            return ()
-        cores = target.cores if channels >= target.cores else 1
-        columns = t.numel // channels
-        return (row_op(name, channels, columns, t.dtype, chip=target.chip, cores=cores),)
-
-    return lower
-
-
-def over_groups(name: str, which: int) -> Lowering:
-    """Group norm: a row is one group of one sample."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[which]
-        integers = [a for a in call.arguments if isinstance(a, int) and not isinstance(a, bool)]
-        groups = integers[3] if len(integers) > 3 else 1  # N, C, HxW, group
-        rows = max(1, t.shape[0] * groups)
-        if not t.numel:
-            return ()
-        columns = max(1, t.numel // rows)
         return (row_op(name, rows, columns, t.dtype, chip=target.chip, cores=target.cores),)
 
     return lower
