@@ -32,7 +32,6 @@ from .elementwise import (
     constant,
     drop,
     elementwise,
-    flattened,
     lower_elementwise,
     random_bits,
     select,
@@ -42,7 +41,8 @@ from .matmul import matmul
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
-from .pointwise import pointwise, tensor_scalar, tensor_tensor
+from .pointwise import pointwise, tensor_scalar
+from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import compute_format, format_of, lower_addbmm, lower_matmul
 from .reduction import reduce_rows
 from .reductions import (
@@ -149,31 +149,6 @@ def _convolution_backward(call: Call, target: Target) -> Lowered:
     return tuple(programs)
 
 
-def _pool(op: str, *, backward: bool = False) -> Lowering:
-    """Windows combined on the Vector engine, one pass a tap."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        x = call.tensors[1] if backward and len(call.tensors) > 1 else call.tensors[0]
-        small = call.tensors[0] if backward else call.out
-        if not x.numel or not small.numel:
-            return ()
-        if "adaptive" in call.name or (not backward and "mean" in call.name):
-            taps = max(1, ceil(x.numel / small.numel))
-        else:
-            windows = [
-                a for a in call.arguments if isinstance(a, tuple) and a and isinstance(a[0], int)
-            ]
-            taps = prod(windows[0]) if windows else max(1, ceil(x.numel / small.numel))
-            taps *= taps if windows and len(windows[0]) == 1 and len(x.shape) > 3 else 1
-        step = tensor_tensor(op, -1, 0)
-        steps = [tensor_scalar(0, op0="multiply", imm0=1.0), *[step] * min(taps - 1, 64)]
-        work = flattened(call.name, steps, [small], small, target)
-        whole = copied(flat(x, x.numel), flat(x, x.numel), target)
-        return (work, *whole) if backward else (*whole, work)
-
-    return lower
-
-
 def _attention(call: Call, target: Target) -> Lowered:
     q, k = call.tensors[:2]
     heads, queries, dim = prod(q.shape[:-2]), *q.shape[-2:]
@@ -261,6 +236,7 @@ def _masked_fill(call: Call, target: Target) -> Lowered:
 # --- the table -----------------------------------------------------------------------------------
 
 
+_EVEN = "windows of several sizes are priced by their class"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
 
@@ -360,13 +336,15 @@ def _table() -> list[Op]:
     put("convolution_backward convolution_backward_overrideable", "tensor", _convolution_backward,
         "inferred", "two products over patches read from HBM")
     put("max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices "
-        "adaptive_max_pool2d", "vector", _pool("max"))
-    put("avg_pool2d avg_pool1d avg_pool3d _adaptive_avg_pool2d adaptive_avg_pool2d "
-        "_adaptive_avg_pool3d", "vector", _pool("add"))
-    put("max_pool2d_with_indices_backward max_pool3d_with_indices_backward "
-        "adaptive_max_pool2d_backward", "vector", _pool("max", backward=True))
-    put("avg_pool2d_backward avg_pool3d_backward _adaptive_avg_pool2d_backward", "vector",
-        _pool("add", backward=True))
+        "max_pool2d_with_indices_backward max_pool3d_with_indices_backward", "vector", max_pool,
+        made)
+    put("avg_pool2d avg_pool1d avg_pool3d avg_pool2d_backward avg_pool3d_backward", "vector",
+        average_pool, made)
+    put("_adaptive_avg_pool2d adaptive_avg_pool2d", "vector", adaptive_pool("add"), made)
+    put("_adaptive_avg_pool2d_backward", "vector", adaptive_pool_backward("add"), made)
+    put("_adaptive_avg_pool3d", "vector", adaptive_pool("add"), made, _EVEN)
+    put("adaptive_max_pool2d", "vector", adaptive_pool("max"), made, _EVEN)
+    put("adaptive_max_pool2d_backward", "vector", adaptive_pool_backward("max"), made, _EVEN)
     put("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention "
         "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
         "_scaled_dot_product_fused_attention_overrideable", "tensor", _attention, made,
