@@ -59,3 +59,21 @@ def test_maxima() -> None:
     call = call_of(aten._foreach_max.default, tensors)
     got = run(lowered(call), {"in": _flat(tensors)})["out"]
     np.testing.assert_array_equal(got, torch.stack(torch._foreach_max(tensors)))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_dropout(p: float) -> None:
+    x = random(300, 40)
+    call = call_of(aten.native_dropout.default, x, p, True)
+    got = run(lowered(call), {"in0": x})
+    mask = torch.from_numpy(got["out1"]).reshape(x.shape).bool()
+    assert abs(mask.float().mean() - (1 - p)) < 0.05
+    expected = x * mask / (1 - p) if p < 1 else torch.zeros_like(x)
+    np.testing.assert_allclose(got["out"].reshape(x.shape), expected, rtol=1e-6)
+
+
+def test_embedding() -> None:
+    table, index = random(50, 12), torch.arange(210).reshape(3, 70) * 7 % 50
+    call = call_of(aten.embedding.default, table, index)
+    got = run(lowered(call), {"table": table, "index": index})["out"]
+    np.testing.assert_array_equal(got.reshape(3, 70, 12), table[index])

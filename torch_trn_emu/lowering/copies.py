@@ -12,7 +12,6 @@ from .op import HostTransfer, Lowered, Lowering, flat, rows_along
 from .reduction import reduce_rows
 
 __all__ = [
-    "concatenate",
     "copied",
     "copy",
     "gather",
@@ -53,20 +52,6 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
         program = copy_runs(to.numel, min(runs), source.dtype, to.dtype, strided=side, **options)  # type: ignore[arg-type]
         return (program,)
     return (elementwise("copy", [], [flat(source, to.numel)], flat(to, to.numel), target),)
-
-
-def concatenate(call: Call, target: Target) -> Lowered:
-    """Every piece copied: runs are what one row of the smallest piece holds."""
-    out = call.out
-    if not out.numel:
-        return ()
-    pieces = [t for t in call.tensors if t.numel]
-    dims = [a for a in call.arguments[1:] if isinstance(a, int) and not isinstance(a, bool)]
-    dim = dims[0] % len(out.shape) if dims and out.shape else 0
-    inner = [prod(t.shape[dim:]) for t in pieces]
-    run = max(1, min(min(inner, default=1), *(longest_run(t) for t in pieces), out.numel))
-    options = {"chip": target.chip, "cores": target.cores, "strided": "out"}
-    return (copy_runs(out.numel, run, pieces[0].dtype, out.dtype, **options),)  # type: ignore[arg-type]
 
 
 def rearranged(call: Call, target: Target) -> Lowered:

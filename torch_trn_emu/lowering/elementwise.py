@@ -53,8 +53,9 @@ def random_bits() -> Step:
     return _emitting("rng", Engine.VECTOR, (), seed=1)
 
 
-def drop(data: int, random: int) -> Step:
-    return _emitting("dropout", Engine.VECTOR, (data, random), threshold=0.5)
+def drop(data: int, random: int, threshold: float) -> Step:
+    """`data` where `random` reaches the threshold, else 0."""
+    return _emitting("dropout", Engine.VECTOR, (data, random), threshold=threshold)
 
 
 def iota() -> Step:

@@ -8,11 +8,13 @@ from math import ceil, inf, prod
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role
 from .call import Call, Target, TensorArg
+from .columns import NEUTRAL
 from .copies import copied
 from .elementwise import lower_elementwise
 from .op import Lowered, flat
+from .reduction import Work, apply
 
-__all__ = ["foreach", "foreach_reduction"]
+__all__ = ["foreach", "foreach_reduction", "reduce_each"]
 
 P = 128
 WIDE = 4096
@@ -48,14 +50,16 @@ def foreach_reduction(call: Call, target: Target) -> Lowered:
     tensors = _lists(call)[0]
     order = float(call.argument(1, 2)) if call.name.endswith("norm") else inf
     function = "" if call.name.endswith("max") else "abs" if order in (1, inf) else "square"
+    before: Work = (("activation", (("op", function),)),) if function else ()
+    after: Work = (("activation", (("op", "sqrt"),)),) if function == "square" else ()
     if order not in (1, 2, inf):
         raise KeyError(f"_foreach_norm of order {order}")
     sizes = Counter(prod(t.shape) for t in tensors)
     program = reduce_each(
         tuple(sizes.items()),
-        function=function,
+        before=before,
+        after=after,
         op="max" if order == inf else "add",
-        root=order == 2 and function == "square",
         dtype=tensors[0].dtype,
         chip=target.chip,
         cores=target.cores,
@@ -66,14 +70,15 @@ def foreach_reduction(call: Call, target: Target) -> Lowered:
 def reduce_each(
     sizes: tuple[tuple[int, int], ...],
     *,
-    function: str,
     op: str,
-    root: bool,
     dtype: str,
     chip: Chip,
+    out_dtype: str = "",
     cores: int = 1,
+    before: Work = (),
+    after: Work = (),
 ) -> Program:
-    """out[i] = the reduction of tensor i by `op`, after `function`, before the square root.
+    """out[i] = the reduction of tensor i by `op`, with what is done before and after.
 
     sizes  (elements, how many tensors), which lie one after the other
     """
@@ -81,11 +86,11 @@ def reduce_each(
         sizes = tuple((elements, ceil(count / cores)) for elements, count in sizes)
     b = Builder(f"reduce_{op} of {sum(n for _, n in sizes)} tensors", cores=cores)
     source = b.hbm("in", (sum(s * n for s, n in sizes),), dtype, Role.INPUT)
-    out = b.hbm("out", (sum(n for _, n in sizes),), dtype, Role.OUTPUT)
+    out = b.hbm("out", (sum(n for _, n in sizes),), out_dtype or dtype, Role.OUTPUT)
     data = b.sbuf("data", WIDE, dtype, slots=2)
-    made = b.sbuf("made", WIDE, "float32", slots=2) if function else data
+    made = b.sbuf("made", WIDE, "float32", slots=2) if before else data
     each, best = (b.sbuf(n, 1, "float32", slots=2) for n in ("each", "best"))
-    ones, result = b.sbuf("ones", 1, "float32"), b.sbuf("result", 1, dtype, slots=2)
+    ones, result = b.sbuf("ones", 1, "float32"), b.sbuf("result", 1, out_dtype or dtype, slots=2)
     total, summed = b.psum("total", 1, slots=2), b.sbuf("summed", 1, "float32", slots=2)
 
     def box(buffer: object, rows: int, columns: int) -> Access:
@@ -93,11 +98,10 @@ def reduce_each(
         return Access(buffer=buffer, pattern=pattern)  # type: ignore[arg-type]
 
     def part(offset: Affine, rows: int, columns: int) -> None:
-        b.fresh(data, each, *([made] if function else []))
+        b.fresh(data, each, *([made] if before else []))
         there = Access(buffer=source, offset=offset, pattern=((columns, rows), (1, columns)))
         b.load(box(data, rows, columns), there)
-        if function:
-            b.emit("activation", box(made, rows, columns), box(data, rows, columns), op=function)
+        apply(b, before, box(made, rows, columns), box(data, rows, columns))
         b.emit("tensor_reduce", box(each, rows, 1), box(made, rows, columns), op=op)
         kept = box(best, rows, 1)
         b.emit("tensor_tensor", kept, kept, box(each, rows, 1), op=op)
@@ -107,8 +111,7 @@ def reduce_each(
     for elements, count in sizes:
         with b.loop(count) as i:
             b.fresh(best, total, summed, result)
-            neutral = 0.0 if op == "add" else -3.0e38
-            b.emit("memset", box(best, P, 1), value=neutral)
+            b.emit("memset", box(best, P, 1), value=NEUTRAL[op])
             for offset, some in b.tiles(elements, P * WIDE):
                 width = max(1, min(WIDE, ceil(some / P)))
                 rows, rest = divmod(some, width)
@@ -123,8 +126,8 @@ def reduce_each(
                 b.emit("tensor_copy", one, box(total, 1, 1))
             else:
                 b.emit("tensor_partition_reduce", one, box(best, P, 1), op=op)
-            if root:
-                b.emit("activation", value, one, op="sqrt")
+            if after:
+                apply(b, after, value, one)
             else:
                 b.emit("tensor_copy", value, one)
             b.store(Access(buffer=out, offset=i + first, pattern=((1, 1), (1, 1))), value)

@@ -158,24 +158,6 @@ def _rms_norm_backward(n: int) -> list[RowStep]:
     ]
 
 
-def _variance(n: int) -> list[RowStep]:
-    per: dict[str, Any] = {"op0": "multiply", "imm0": 1.0 / max(1, n - 1)}
-    return [*_moments(n), step("y", "tensor_scalar", "spread", kind=COLUMN, **per)]
-
-
-def _mean(n: int) -> list[RowStep]:
-    per: dict[str, Any] = {"op0": "multiply", "imm0": 1.0 / n}
-    return [reduced("sum", "x"), step("y", "tensor_scalar", "sum", kind=COLUMN, **per)]
-
-
-def _norm2(_: int) -> list[RowStep]:
-    return [
-        step("squares", "activation", "x", op="square"),
-        reduced("total", "squares"),
-        step("y", "activation", "total", kind=COLUMN, op="sqrt"),
-    ]
-
-
 def _logsumexp(n: int) -> list[RowStep]:
     log = step("log", "activation", "total", kind=COLUMN, op="log")
     return [
@@ -198,9 +180,6 @@ ROW_OPS = MappingProxyType({
     "rms_norm":             RowOp(inputs="x row:w", steps=_rms_norm, outputs="y *rstd"),
     "rms_norm_backward":    RowOp(inputs="g x column:rstd row:w", steps=_rms_norm_backward,
                                   outputs="dx dw"),
-    "variance":             RowOp(inputs="x", steps=_variance, outputs="y *mean"),
-    "mean":                 RowOp(inputs="x", steps=_mean, outputs="y"),
-    "norm":                 RowOp(inputs="x", steps=_norm2, outputs="y"),
     "logsumexp":            RowOp(inputs="x", steps=_logsumexp, outputs="y"),
 })
 # fmt: on

@@ -6,15 +6,15 @@ no row is priced by a class (`classes.py`).
 """
 
 from collections.abc import Mapping
-from math import ceil, prod
+from dataclasses import replace
+from math import prod
 from types import MappingProxyType
 
-from ..isa import Program, itemsize
+from ..isa import itemsize
 from .attention import attention, attention_backward
 from .call import Call, Target
-from .convolution import conv2d
+from .convolutions import convolution, convolution_backward
 from .copies import (
-    concatenate,
     copied,
     copy,
     gather,
@@ -37,116 +37,45 @@ from .elementwise import (
     select,
 )
 from .lists import foreach, foreach_reduction
-from .matmul import matmul
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
 from .pointwise import pointwise, tensor_scalar
 from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import compute_format, format_of, lower_addbmm, lower_matmul
-from .reduction import reduce_rows
+from .rearrangements import (
+    concatenate,
+    exact,
+    flipped,
+    padding,
+    pixel_shuffle,
+    repeated,
+    rolled,
+    scatter_slice,
+    select_backward,
+    sliced_backward,
+    upsample_nearest,
+)
 from .reductions import (
     along_rows,
+    average,
+    extreme,
+    largest,
+    moments,
+    nonzeros,
     over_normalized,
+    p_norm,
     reduction,
     scan,
+    simple,
     sort,
+    truth,
 )
 
 __all__ = ["OPS", "HostTransfer", "Lowered", "Op", "compute_format", "copied", "dense", "flat"]
 
 
-# --- convolution, pooling, attention -------------------------------------------------------------
-
-
-def _window(call: Call, position: int, rank: int, default: int) -> tuple[int, ...]:
-    given = call.argument(position, ())
-    given = given if isinstance(given, tuple) else (given,)
-    return (tuple(given) or (default,)) * (rank if len(given) <= 1 else 1)
-
-
-def _implicit(
-    m: int, k: int, n: int, groups: int, call: Call, target: Target, **layouts: str
-) -> Program:
-    """A convolution as a product over channels and taps, with patches read straight from HBM."""
-    dtype = call.out.dtype
-    return matmul(
-        m,
-        k,
-        n,
-        chip=target.chip,
-        compute=format_of(call, target, dtype, "convolution"),
-        lhs_dtype=dtype,
-        rhs_dtype=dtype,
-        out_dtype=dtype,
-        batch=groups,
-        cores=target.cores,
-        **layouts,  # type: ignore[arg-type]
-    )
-
-
-def _convolution(call: Call, target: Target) -> Lowered:
-    x, w, out = call.tensors[0], call.tensors[1], call.out
-    rank = len(w.shape) - 2
-    transposed, groups = bool(call.argument(6, False)), int(call.argument(8, 1) or 1)
-    if not out.numel or not x.numel:
-        return ()
-    stride, padding = _window(call, 3, rank, 1), _window(call, 4, rank, 0)
-    dilation = _window(call, 5, rank, 1)
-    taps = prod(w.shape[2:])
-    plain = rank == 2 and groups == 1 and not transposed and set(stride) | set(dilation) == {1}
-    if plain and w.shape[2] == w.shape[3] and x.shape[3] + 2 * padding[1] <= 512:
-        program = conv2d(
-            x.shape[0],
-            x.shape[1],
-            x.shape[2] + 2 * padding[0],
-            x.shape[3] + 2 * padding[1],
-            w.shape[0],
-            w.shape[2],
-            chip=target.chip,
-            dtype=format_of(call, target, x.dtype, "convolution"),
-            cores=target.cores,
-        )
-        return (program,)
-    pixels = out.shape[0] * prod(out.shape[2:])
-    if transposed:
-        pixels = x.shape[0] * prod(x.shape[2:])
-        return (_implicit(pixels, x.shape[1] // groups, w.shape[1] * taps, groups, call, target),)
-    m, k = out.shape[1] // groups, w.shape[1] * taps
-    return (_implicit(m, k, pixels, groups, call, target, rhs_layout="kn"),)
-
-
-def _convolution_backward(call: Call, target: Target) -> Lowered:
-    """The two products of the gradients, and the sum for the bias."""
-    g, x, w = call.tensors[:3]
-    if not g.numel or not x.numel:
-        return ()
-    named = call.name == "convolution_backward" and isinstance(call.argument(3), tuple)
-    booleans = [a for a in call.arguments if isinstance(a, bool)]
-    mask = booleans[-3:] if len(booleans) >= 3 else [True, True, True]
-    last = call.arguments[-1] if call.arguments else None
-    if isinstance(last, tuple) and len(last) == 3 and isinstance(last[0], bool):
-        mask = list(last)
-    integers = [a for a in call.arguments if isinstance(a, int) and not isinstance(a, bool)]
-    groups = integers[-1] if integers and named else 1
-    taps, pixels = prod(w.shape[2:]), g.shape[0] * prod(g.shape[2:])
-    out_channels, in_channels = g.shape[1] // groups, x.shape[1] // groups
-    programs: list[Program] = []
-    if mask[0]:
-        n = x.shape[0] * prod(x.shape[2:])
-        k = out_channels * taps
-        programs.append(_implicit(in_channels, k, n, groups, call, target))
-    if mask[1]:
-        layouts = {"lhs_layout": "mk", "rhs_layout": "nk"}
-        depth = min(pixels, 16384)  # longer contractions add their parts
-        program = _implicit(
-            out_channels, depth, in_channels * taps, groups, call, target, **layouts
-        )
-        programs += [program] * ceil(pixels / depth)
-    if mask[2]:
-        channels, columns = g.shape[1], pixels
-        programs.append(reduce_rows(channels, columns, op="add", chip=target.chip, dtype=g.dtype))
-    return tuple(programs)
+# --- attention ---
 
 
 def _attention(call: Call, target: Target) -> Lowered:
@@ -196,16 +125,19 @@ def _causal(call: Call) -> bool:
 
 def _dropout(call: Call, target: Target) -> Lowered:
     """Random bits, the choice, the scale; the mask is stored too."""
-    x = call.tensors[0]
+    x, p, trains = call.argument(0), float(call.argument(1, 0.5)), call.argument(2, True)
     if not x.numel:
         return ()
+    if not trains:
+        return copied(x, call.out, target)
     steps = [
         random_bits(),
         tensor_scalar(-1, op0="multiply", imm0=2.0**-32),
-        drop(0, -1),
-        tensor_scalar(-1, op0="multiply", imm0=2.0),
-        tensor_scalar(-3, op0="greater", imm0=0.5),
+        drop(0, -1, p),
+        tensor_scalar(-1, op0="multiply", imm0=1 / (1 - p) if p < 1 else 0.0),
+        replace(tensor_scalar(-3, op0="greater_equal", imm0=p), dtype="bool"),
     ]
+    steps[:2] = [replace(s, dtype="float32") for s in steps[:2]]
     program = pointwise(
         "dropout",
         x.numel,
@@ -236,6 +168,8 @@ def _masked_fill(call: Call, target: Target) -> Lowered:
 # --- the table -----------------------------------------------------------------------------------
 
 
+_CONV = "the precision policy's operands; memory as if contiguous; one channel a group: Vector"
+_PLACES = "with places: along rows; otherwise by its class"
 _EVEN = "windows of several sizes are priced by their class"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
@@ -255,8 +189,8 @@ def _table() -> list[Op]:
     for recipes in (UNARY, BINARY, TERNARY):
         for name in recipes:
             if name not in ("pow_scalar", "clamp_tensor", "masked_fill"):
-                exact = name not in SIMPLIFIED
-                add(name, "vector", lower_elementwise, made if exact else "inferred", bits)
+                status = "inferred" if name in SIMPLIFIED else made
+                add(name, "vector", lower_elementwise, status, bits)
     add(
         " ".join(STEPS),
         "vector",
@@ -280,19 +214,25 @@ def _table() -> list[Op]:
     put("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, made,
         "the precision policy's operands")
     put("addbmm", "tensor", lower_addbmm, made, "the batch's products are stored, then summed")
-    put("sum", "vector", reduction("add"), made)
-    put("nansum count_nonzero", "vector", reduction("add"), "inferred", "as the sum")
-    put("mean", "vector", reduction("add", "mean"), made)
-    put("amax max", "vector", reduction("max"), made)
-    put("amin min aminmax argmax argmin median kthvalue mode", "vector", reduction("max"),
-        "inferred", "as the maximum")
-    put("prod", "vector", reduction("multiply"))
-    put("all", "vector", reduction("logical_and"))
-    put("any equal", "vector", reduction("logical_or"), "inferred", "as a reduction of the first")
-    put("var std var_mean std_mean", "vector", reduction("add", "variance"), "inferred",
-        "along rows in one pass; along columns as a sum")
-    put("norm linalg_vector_norm frobenius_norm", "vector", reduction("add", "norm"), "inferred",
-        "the 2-norm")
+    put("sum", "vector", reduction(simple("add")), made)
+    put("mean", "vector", reduction(average), made)
+    put("amax", "vector", reduction(simple("max")), made)
+    put("amin", "vector", reduction(simple("min")), made)
+    put("max", "vector", extreme("max", 1.0), made, _PLACES)
+    put("min", "vector", extreme("min", -1.0), made, _PLACES)
+    put("argmax", "vector", largest(1.0), made, _PLACES)
+    put("argmin", "vector", largest(-1.0), made, _PLACES)
+    put("aminmax median kthvalue mode", "vector", reduction(simple("max")), "inferred",
+        "as the maximum")
+    put("prod", "vector", reduction(simple("multiply")), made)
+    put("all", "vector", reduction(truth("min")), made)
+    put("any", "vector", reduction(truth("max")), made)
+    put("equal", "vector", reduction(truth("min")), "inferred", "as a reduction of the first")
+    put("count_nonzero", "vector", reduction(nonzeros), made)
+    put("nansum", "vector", reduction(simple("add")), "inferred", "as the sum")
+    put("var std var_mean std_mean", "vector", moments, made,
+        "of all of more than 65536 elements: by its class")
+    put("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), made)
     put("logsumexp", "scalar", along_rows("logsumexp", 0, 1), made)
     put("_softmax softmax _safe_softmax", "scalar", along_rows("softmax", 0, 1), made)
     put("_log_softmax log_softmax", "scalar", along_rows("log_softmax", 0, 1), made)
@@ -316,14 +256,25 @@ def _table() -> list[Op]:
         "inferred", "parts longer than 8192 are not merged")
     put("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
         "_pin_memory", "dma", copy, made)
-    put("cat stack _cat _chunk_cat", "dma", concatenate)
-    put("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d "
-        "flip roll repeat slice_backward select_backward diagonal_backward unfold_backward "
-        "slice_scatter select_scatter as_strided_scatter tril triu repeat_interleave "
-        "upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_nearest2d_backward "
-        "upsample_bilinear2d_backward pixel_shuffle pixel_unshuffle im2col col2im", "dma",
-        rearranged)
-    put("embedding index_select index _unsafe_index gather take masked_select nonzero "
+    put("cat stack _cat", "dma", concatenate, made)
+    put("_chunk_cat", "dma", rearranged)
+    put("constant_pad_nd", "dma", exact(padding("constant"), constant_at=2), made)
+    put("reflection_pad1d reflection_pad2d", "dma", exact(padding("reflect")), made)
+    put("replication_pad1d replication_pad2d", "dma", exact(padding("edge")), made)
+    put("flip", "dma", exact(flipped), made)
+    put("roll", "dma", exact(rolled), made, "of a flattened tensor: by its class")
+    put("repeat", "dma", exact(repeated), made)
+    put("slice_backward", "dma", exact(sliced_backward), made)
+    put("select_backward", "dma", select_backward, made)
+    put("slice_scatter select_scatter", "dma", scatter_slice, made)
+    put("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, made)
+    put("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, made,
+        "by factors that are not whole: by its class")
+    put("diagonal_backward unfold_backward as_strided_scatter tril triu repeat_interleave "
+        "upsample_bilinear2d upsample_nearest2d_backward upsample_bilinear2d_backward im2col "
+        "col2im", "dma", rearranged, "inferred", "as a copy in runs of the last dimension")
+    put("embedding", "dma", gather, made)
+    put("index_select index _unsafe_index gather take masked_select nonzero "
         "take_along_dim", "dma", gather)
     put("embedding_dense_backward", "dma", scatter(0, copies=False), made)
     put("index_add index_copy", "dma", scatter(2, copies=True))
@@ -331,10 +282,10 @@ def _table() -> list[Op]:
         "masked_scatter index_fill", "dma", scatter(9, copies=True))
     put("nll_loss_forward nll_loss nll_loss2d_forward", "dma", nll)
     put("nll_loss_backward nll_loss2d_backward", "dma", nll_backward)
-    put("convolution convolution_overrideable _convolution conv2d conv1d", "tensor", _convolution,
-        "inferred", "strided and grouped ones as a product over channels and taps")
-    put("convolution_backward convolution_backward_overrideable", "tensor", _convolution_backward,
-        "inferred", "two products over patches read from HBM")
+    put("convolution convolution_overrideable _convolution conv3d conv2d conv1d", "tensor",
+        convolution, made, _CONV)
+    put("convolution_backward convolution_backward_overrideable", "tensor", convolution_backward,
+        made, _CONV)
     put("max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices "
         "max_pool2d_with_indices_backward max_pool3d_with_indices_backward", "vector", max_pool,
         made)
@@ -353,7 +304,7 @@ def _table() -> list[Op]:
         "_scaled_dot_product_flash_attention_backward "
         "_scaled_dot_product_fused_attention_overrideable_backward", "tensor",
         _attention_backward, made, "as the forward pass")
-    put("native_dropout dropout", "vector", _dropout, "inferred", "the random bits are ours")
+    put("native_dropout dropout", "vector", _dropout, made, "the random bits are ours")
     put("_fused_adamw _fused_adam _fused_sgd _fused_adagrad", "vector", fused, made,
         "tensors as one run of elements; one step count for all")
     for name in ("add sub mul div neg sqrt rsqrt exp abs reciprocal zero copy lerp addcdiv addcmul "

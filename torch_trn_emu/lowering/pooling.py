@@ -83,6 +83,7 @@ class _Pool:
         """(strips, first plane, planes, counter of the height's strips) for every tile of work."""
         b = self.b
         (wide,) = strips[2]
+        self.low = wide.low
         for deep in strips[0]:
             for high in strips[1]:
                 prepare(deep, high, wide)
@@ -101,8 +102,8 @@ class _Pool:
         self.b.emit("memset", one, value=float(number))
 
     def move(
-        self, hbm: Buffer, tile: Access, shape: tuple[int, ...], p0: Affine, deep: tuple[Affine, int],
-        high: tuple[Affine, int], *, store: bool = False,
+        self, hbm: Buffer, tile: Access, shape: tuple[int, ...], p0: Affine,
+        deep: tuple[Affine, int], high: tuple[Affine, int], *, store: bool = False,
     ) -> None:  # fmt: skip
         """Rows of planes between memory and a tile."""
         plane, area, width = prod(shape), shape[1] * shape[2], shape[2]
@@ -215,7 +216,7 @@ class _Forward(_Pool):
     def _tap(self, taps: tuple[Tap, ...], planes: int, rows_held: int) -> None:
         b, (d, h, w) = self.b, taps
         axes, width, outs = self.how.axes, self.sizes[2], self.outs[2]
-        offset = (d.there * rows_held + h.there) * width + w.there
+        offset = (d.there * rows_held + h.there) * width + self.low + w.there
         shape = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
         own = ((outs, h.count), (1, w.count))
 
@@ -328,7 +329,7 @@ class _Backward(_Pool):
     def _tap(self, taps: tuple[Tap, ...], g: Buffer, planes: int, rows_held: int) -> None:
         b, (d, h, w) = self.b, taps
         axes, width, outs = self.how.axes, self.sizes[2], self.outs[2]
-        offset = (d.there * rows_held + h.there) * outs + w.there
+        offset = (d.there * rows_held + h.there) * outs + self.low + w.there
         inner = ((outs, h.count), (1, w.count))
         own = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-__all__ = ["Axis", "Strip", "Tap", "taps_of"]
+__all__ = ["Axis", "Strip", "Tap", "inside_together", "taps_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,13 @@ def _merged(strip: Callable[[int, int], Strip], length: int, count: int) -> list
                 continue
         made.append(new)
     return made
+
+
+def inside_together(strips: list[Strip], kernel: int) -> list[Strip]:
+    """Only strips whose taps all lie inside share a loop."""
+    inside = [len(s.taps) == kernel and all(t.count == s.count for t in s.taps) for s in strips]
+    pairs = zip(strips, inside, strict=True)
+    return [one for s, whole in pairs for one in ([s] if whole else s.unrolled())]
 
 
 def taps_of(*strips: Strip) -> Iterator[tuple[Tap, ...]]:
