@@ -23,6 +23,7 @@ void bind_timing(py::module_& m);  // timing/bind.cpp
 }
 
 namespace trn {
+void bind_recorder(py::module_& m);  // runtime/bind.cpp
 namespace {
 
 // torch's errors become the Python exceptions that torch's own functions raise, without the C++
@@ -150,6 +151,7 @@ PYBIND11_MODULE(_C, m) {
   torch::utils::set_requires_device_init(trn::kTrn, true);
   trn::bind_device(m);
   trn::bind_ledger(m);
+  trn::bind_recorder(m);
   trn::bind_policy(m);
   trn::timing::bind_timing(m);
 }

@@ -21,7 +21,7 @@ LAYERS = (
     ("counters",),
     ("precision",),
     ("lowering",),
-    ("pricing",),
+    ("pricing", "advice"),
     ("compiler",),
     ("estimation",),
     ("profiler",),

@@ -20,6 +20,7 @@ from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
 if TYPE_CHECKING:
     from .estimation import estimate
+    from .profiler import profile
 
 __all__ = [
     "current_precision",
@@ -28,6 +29,7 @@ __all__ = [
     "op_counts",
     "op_report",
     "precision",
+    "profile",
     "reset_op_counts",
     "set_precision",
     "trn",
@@ -37,9 +39,13 @@ __version__ = "0.1.0.dev0"
 
 
 def __getattr__(name: str) -> Any:
-    """`estimate` brings the lowering with it, which a program that trains may never need."""
+    """What brings the lowering with it, which a program that trains may never need."""
     if name == "estimate":
         from .estimation import estimate
 
         return estimate
+    if name == "profile":
+        from .profiler import profile
+
+        return profile
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
