@@ -10,6 +10,8 @@
 #include "runtime/ledger.h"
 #include "runtime/stream.h"
 
+#include "numerics/isa.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
@@ -62,6 +64,8 @@ void bind_device(py::module_& m) {
         configure({std::move(name), device_count, hbm_bytes, dispatch_ns});
       },
       py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"));
+  m.def("limit_isa", [](int level) { numerics::limit_isa(numerics::Isa(level)); });
+  m.def("isa", [] { return int(numerics::isa()); });
   m.def("device_count", &device_count);
   m.def("current_device", &current_device);
   m.def("check_index", [](int64_t device) { check_index(device); });

@@ -11,7 +11,10 @@ from functools import cache
 from .chip import Chip, get_chip
 from .errors import Unsupported
 
-__all__ = ["Settings", "read", "settings"]
+__all__ = ["ISAS", "Settings", "read", "settings"]
+
+# The instruction sets of csrc/numerics/isa.h, each with what those before it have.
+ISAS = ("plain", "avx2", "avx512", "avx512_bf16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class Settings:
     matmul_precision: str | None  # None: the chip's default
     stochastic_rounding: bool
     stochastic_rounding_seed: int
+    isa: str | None  # the most that kernels on the host may use; None: what it has
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -43,6 +47,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         matmul_precision=environ.get("TRN_EMU_MATMUL") or None,
         stochastic_rounding=bool(_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_EN")),
         stochastic_rounding_seed=_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_SEED"),
+        isa=_one_of(environ, "TRN_EMU_ISA", ISAS),
     )
 
 
@@ -58,6 +63,13 @@ def _agreed(environ: Mapping[str, str], first: str, second: str) -> tuple[str, s
     if a and b and a != b:
         raise ValueError(f"{first}={a!r} and {second}={b!r} disagree: set one, or both alike.")
     return (first, a) if a else (second, b)
+
+
+def _one_of(environ: Mapping[str, str], name: str, known: tuple[str, ...]) -> str | None:
+    text = environ.get(name) or None
+    if text is not None and text not in known:
+        raise ValueError(f"{name}={text!r} is none of {', '.join(known)}.")
+    return text
 
 
 def _chip(variable: str, name: str) -> Chip:

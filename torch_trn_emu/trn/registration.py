@@ -6,7 +6,7 @@ import torch
 
 from .. import _C
 from ..precision import install
-from ..settings import settings
+from ..settings import ISAS, settings
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -34,6 +34,8 @@ def register(module_name: str) -> None:
     except Exception as error:
         _startup_error = error
         return
+    if chosen.isa is not None:
+        _C.limit_isa(ISAS.index(chosen.isa))
     _C.configure(
         name=chosen.chip.name,
         device_count=len(chosen.visible_cores),
