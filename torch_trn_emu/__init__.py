@@ -12,6 +12,7 @@ def _autoload() -> None:
 
 # `_autoload` stands first: this import of torch may call it while the package is half imported.
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import trn
@@ -20,8 +21,10 @@ from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
 if TYPE_CHECKING:
     from .estimation import estimate
+    from .parity import compare, sensitivity
 
 __all__ = [
+    "compare",
     "current_precision",
     "estimate",
     "launches",
@@ -29,6 +32,7 @@ __all__ = [
     "op_report",
     "precision",
     "reset_op_counts",
+    "sensitivity",
     "set_precision",
     "trn",
 ]
@@ -36,10 +40,11 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 
-def __getattr__(name: str) -> Any:
-    """`estimate` brings the lowering with it, which a program that trains may never need."""
-    if name == "estimate":
-        from .estimation import estimate
+# Names that a program which only trains may never need, by the module that has them.
+_LAZY = {"compare": "parity", "estimate": "estimation", "sensitivity": "parity"}
 
-        return estimate
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
