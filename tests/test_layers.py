@@ -11,7 +11,7 @@ PACKAGE = "torch_trn_emu"
 
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
-    ("errors", "_C"),
+    ("errors", "files", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
     ("formats",),
@@ -24,6 +24,7 @@ LAYERS = (
     ("pricing", "advice"),
     ("compiler",),
     ("estimation",),
+    ("parity",),
     ("profiler",),
     ("trn",),
     ("triton",),
