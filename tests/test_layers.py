@@ -14,6 +14,7 @@ LAYERS = (
     ("errors", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
+    ("host",),
     ("formats",),
     ("isa",),
     ("engines",),

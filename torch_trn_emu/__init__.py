@@ -15,6 +15,7 @@ def _autoload() -> None:
 from typing import TYPE_CHECKING, Any
 
 from . import trn
+from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "current_precision",
     "estimate",
+    "host_device",
     "launches",
     "op_counts",
     "op_report",
@@ -32,6 +34,11 @@ __all__ = [
     "set_precision",
     "trn",
 ]
+
+if trn.is_available() and host_device().type == "cuda":
+    from .triton import register as _register_kernels
+
+    _register_kernels("CUDA")
 
 __version__ = "0.1.0.dev0"
 

@@ -11,7 +11,10 @@ from functools import cache
 from .chip import Chip, get_chip
 from .errors import Unsupported
 
-__all__ = ["Settings", "read", "settings"]
+__all__ = ["HOSTS", "Settings", "read", "settings"]
+
+# "auto" is cuda where there is a GPU; "foreign" is the CPU by the paths of a CUDA host, for tests.
+HOSTS = ("cpu", "cuda", "auto", "foreign")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class Settings:
     matmul_precision: str | None  # None: the chip's default
     stochastic_rounding: bool
     stochastic_rounding_seed: int
+    host: str  # a name of HOSTS: what holds the tensors and computes
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -43,6 +47,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         matmul_precision=environ.get("TRN_EMU_MATMUL") or None,
         stochastic_rounding=bool(_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_EN")),
         stochastic_rounding_seed=_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_SEED"),
+        host=_host(environ.get("TRN_EMU_HOST") or "cpu"),
     )
 
 
@@ -50,6 +55,12 @@ def read(environ: Mapping[str, str]) -> Settings:
 def settings() -> Settings:
     """The settings of this process; later changes to the environment have no effect."""
     return read(os.environ)
+
+
+def _host(name: str) -> str:
+    if name not in HOSTS:
+        raise ValueError(f"TRN_EMU_HOST={name!r} is none of cpu, cuda and auto.")
+    return name
 
 
 def _agreed(environ: Mapping[str, str], first: str, second: str) -> tuple[str, str]:
