@@ -14,6 +14,7 @@ LAYERS = (
     ("errors", "files", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
+    ("host",),
     ("formats",),
     ("isa",),
     ("engines",),

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import trn
+from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
@@ -28,6 +29,7 @@ __all__ = [
     "compare",
     "current_precision",
     "estimate",
+    "host_device",
     "launches",
     "op_counts",
     "op_report",
@@ -38,6 +40,11 @@ __all__ = [
     "set_precision",
     "trn",
 ]
+
+if trn.is_available() and host_device().type == "cuda":
+    from .triton import register as _register_kernels
+
+    _register_kernels("CUDA")
 
 __version__ = "0.1.0.dev0"
 
