@@ -19,7 +19,7 @@ LAYERS = (
     ("engines",),
     ("timing",),
     ("counters",),
-    ("precision",),
+    ("precision", "annotation"),
     ("lowering",),
     ("pricing",),
     ("compiler",),

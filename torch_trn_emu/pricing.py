@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from .chip import Chip
 from .counters import COUNTERS, combine, fold
-from .isa import Engine, itemsize
+from .isa import Engine, Program, itemsize
 from .lowering.call import DTYPES, Call, Target, read_call
 from .lowering.classes import class_of
 from .lowering.ops import OPS, HostTransfer, Op
@@ -24,6 +24,7 @@ __all__ = [
     "Price",
     "host_seconds",
     "price_call",
+    "price_programs",
     "prices",
     "record",
     "report_rows",
@@ -117,6 +118,20 @@ def _priced(call: Call, target: Target, row: Op, status: str, reason: str) -> Pr
         totals=totals,
         note=note,
         narrowed=call.narrowed,
+    )
+
+
+def price_programs(name: str, programs: list[Program], chip: Chip) -> Price:
+    """The price of programs that run one after the other in one launch."""
+    runs = [price(program, chip) for program in programs]
+    totals = _joined(runs, chip)
+    return Price(
+        op=name,
+        row=name,
+        engine=_busiest(runs),
+        status="modelled",
+        seconds=totals["total_time"],
+        totals=totals,
     )
 
 

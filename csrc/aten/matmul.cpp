@@ -2,6 +2,7 @@
 // products, float32 sums, one rounding. What the policy leaves alone (fp32, other dtypes) runs on
 // the host's kernel.
 #include "operands.h"
+#include "products.h"
 #include "registrations.h"
 #include "rounding_mode.h"
 
@@ -280,6 +281,24 @@ Tensor& addbmm_out(const Tensor& self, const Tensor& a, const Tensor& b, const S
 }
 
 }  // namespace
+
+Tensor host_product(const Tensor& a, const Tensor& b, OperandFormats formats,
+                    const std::optional<Tensor>& addend, const Scalar& beta, const Scalar& alpha,
+                    at::ScalarType out_dtype) {
+  const auto shape = Shape::of(a, b);
+  TORCH_CHECK(shape.has_value(), "trn::product: shapes ", a.sizes(), " and ", b.sizes(),
+              " cannot be multiplied");
+  const Tensor x = a.resolve_neg(), y = b.resolve_neg();
+  Tensor out = at::empty(shape->result, x.options().dtype(out_dtype));
+  Addition add{nullptr, beta.toFloat(), alpha.toFloat()};
+  Tensor added;
+  if (addend.has_value()) {
+    added = addend->resolve_neg();
+    add.self = &added;
+  }
+  multiply_into(out, *shape, x, y, formats, add);
+  return out;
+}
 
 void register_matmul(Registrar& registrar) {
   registrar.add("mm", &mm);

@@ -209,13 +209,20 @@ LaunchRow* Ledger::add(const SignatureHash& signature, const char* op, const Cal
   return &core_.rows.try_emplace(signature.value(), std::move(row)).first->second;
 }
 
+LaunchRow* Ledger::add_priced(uint64_t key, LaunchRow row) {
+  std::lock_guard<std::mutex> lock(core_.mutex);
+  return &core_.rows.try_emplace(key, std::move(row)).first->second;
+}
+
 void Ledger::launch(LaunchRow* row) noexcept {
   std::lock_guard<std::mutex> lock(core_.mutex);
   ++row->launches;
   if (row->price.free) return;
-  core_.host_ns += config().dispatch_ns;
+  const int64_t dispatch_ns =
+      row->price.dispatch_ns >= 0 ? row->price.dispatch_ns : config().dispatch_ns;
+  core_.host_ns += dispatch_ns;
   int64_t& ready = core_.ready(current_stream(core_.device).id());
-  core_.times.dispatch_ns += config().dispatch_ns;
+  core_.times.dispatch_ns += dispatch_ns;
   core_.times.busy_ns += row->price.device_ns;
   core_.times.idle_ns += std::max(core_.host_ns - ready, int64_t{0});
   ready = std::max(ready, core_.host_ns) + row->price.device_ns;
