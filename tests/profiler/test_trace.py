@@ -93,12 +93,24 @@ def test_a_bound_leaves_out_and_says_so(prof) -> None:
     assert len(few) <= bound + 60  # names of lanes
     assert len(slices) < len(whole)
     label = next(e["args"]["labels"] for e in few if e["name"] == "process_labels")
-    assert "show their engines" in label
+    assert f"of {launches}" in label
     some = events(prof.recording, max_events=120, skip_launches=5)
     assert [e["id"] for e in some if e["ph"] == "s"] == list(range(5, 15))
     label = next(e["args"]["labels"] for e in some if e["name"] == "process_labels")
     assert f"launches 5 to 15 of {launches}" in label
     assert len(some) <= 120 + 60
+
+
+def test_engines_of_later_launches_are_left_out_last() -> None:
+    x = torch.ones(512, 512, device="trn")
+    with torch_trn_emu.profile() as prof:
+        for _ in range(20):
+            x @ x
+    found = events(prof.recording, max_events=240)
+    assert sum(e["ph"] == "s" for e in found) == 20
+    detailed = sum(e["ph"] == "f" for e in found)
+    assert 0 < detailed < 20
+    assert f"only launches 0 to {detailed} show their engines" in found[1]["args"]["labels"]
 
 
 def test_files(prof, tmp_path) -> None:
@@ -125,7 +137,7 @@ def test_each_core_is_a_process() -> None:
 
 
 def test_long_programs_are_merged() -> None:
-    x = torch.ones(1024, 1024, device="trn")
+    x = torch.ones(2048, 2048, device="trn")
     with torch_trn_emu.profile() as prof:
         x @ x
     whole, few = events(prof.recording), events(prof.recording, max_events=100)
