@@ -48,7 +48,7 @@ def speed_table() -> str:
     if (results := recorded("results.json")) is None:
         return "Not measured yet: `make bench`."
     rows = [
-        (row["name"], row["against"], f"{row['value']:.2f} {row['unit']}", f"{row['target']:.2f}")
+        (row["name"], row["against"], f"{row['value']:.3g} {row['unit']}", f"{row['target']:.3g}")
         for row in results["rows"]
     ]
     head = ("what, on `trn`", "against, on the CPU", "measured", "goal")
@@ -63,9 +63,9 @@ def benchmark_table() -> str:
         (
             row["name"],
             row["against"],
-            f"{row['value']:.3f} {row['unit']}",
-            "{:.3f} to {:.3f}".format(*row["quartiles"]),
-            f"{row['target']:.2f}",
+            f"{row['value']:.3g} {row['unit']}",
+            "{:.3g} to {:.3g}".format(*row["quartiles"]),
+            f"{row['target']:.3g}",
             row["verdict"],
             f"{row['measured_s'] * 1e3:.4g}",
             f"{row['baseline_s'] * 1e3:.4g}",
