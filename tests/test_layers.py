@@ -11,19 +11,21 @@ PACKAGE = "torch_trn_emu"
 
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
-    ("errors", "_C"),
+    ("errors", "files", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
+    ("host",),
     ("formats",),
     ("isa",),
     ("engines",),
     ("timing",),
     ("counters",),
-    ("precision",),
+    ("precision", "annotation"),
     ("lowering",),
     ("pricing", "advice"),
     ("compiler",),
     ("estimation",),
+    ("parity",),
     ("profiler",),
     ("trn",),
     ("triton",),

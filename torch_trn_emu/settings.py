@@ -11,10 +11,12 @@ from functools import cache
 from .chip import Chip, get_chip
 from .errors import Unsupported
 
-__all__ = ["ISAS", "Settings", "read", "settings"]
+__all__ = ["HOSTS", "ISAS", "Settings", "read", "settings"]
 
 # The instruction sets of csrc/numerics/isa.h, each with what those before it have.
 ISAS = ("plain", "avx2", "avx512", "avx512_bf16")
+# "auto" is cuda where there is a GPU; "foreign" is the CPU by the paths of a CUDA host, for tests.
+HOSTS = ("cpu", "cuda", "auto", "foreign")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,7 @@ class Settings:
     stochastic_rounding: bool
     stochastic_rounding_seed: int
     isa: str | None  # the most that kernels on the host may use; None: what it has
+    host: str  # a name of HOSTS: what holds the tensors and computes
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -48,6 +51,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         stochastic_rounding=bool(_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_EN")),
         stochastic_rounding_seed=_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_SEED"),
         isa=_one_of(environ, "TRN_EMU_ISA", ISAS),
+        host=_host(environ.get("TRN_EMU_HOST") or "cpu"),
     )
 
 
@@ -55,6 +59,12 @@ def read(environ: Mapping[str, str]) -> Settings:
 def settings() -> Settings:
     """The settings of this process; later changes to the environment have no effect."""
     return read(os.environ)
+
+
+def _host(name: str) -> str:
+    if name not in HOSTS:
+        raise ValueError(f"TRN_EMU_HOST={name!r} is none of cpu, cuda and auto.")
+    return name
 
 
 def _agreed(environ: Mapping[str, str], first: str, second: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import sys
 import torch
 
 from .. import _C
+from ..host import host_name
 from ..precision import install
 from ..settings import ISAS, settings
 from .pricer import install_pricer
@@ -29,7 +30,7 @@ def register(module_name: str) -> None:
     register_reductions()
     global _startup_error
     try:
-        chosen = settings()
+        chosen, host = settings(), host_name()
         install()
     except Exception as error:
         _startup_error = error
@@ -41,6 +42,7 @@ def register(module_name: str) -> None:
         device_count=len(chosen.visible_cores),
         hbm_bytes=chosen.chip.hbm_bytes_per_logical_core(chosen.lnc),
         dispatch_ns=round(chosen.chip.launch.eager_dispatch_s * 1e9),
+        host=host,
     )
     install_pricer()
 
