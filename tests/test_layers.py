@@ -14,6 +14,7 @@ LAYERS = (
     ("errors", "files", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
+    ("host",),
     ("formats",),
     ("isa",),
     ("engines",),
@@ -21,7 +22,7 @@ LAYERS = (
     ("counters",),
     ("precision",),
     ("lowering",),
-    ("pricing",),
+    ("pricing", "advice"),
     ("compiler",),
     ("estimation",),
     ("parity",),

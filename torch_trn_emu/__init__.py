@@ -16,26 +16,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import aliases, trn
+from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
 if TYPE_CHECKING:
     from .estimation import estimate
     from .parity import compare, sensitivity
+    from .profiler import profile
 
 __all__ = [
     "compare",
     "current_precision",
     "estimate",
+    "host_device",
     "launches",
     "op_counts",
     "op_report",
     "precision",
+    "profile",
     "reset_op_counts",
     "sensitivity",
     "set_precision",
     "trn",
 ]
+
+if trn.is_available() and host_device().type == "cuda":
+    from .triton import register as _register_kernels
+
+    _register_kernels("CUDA")
 
 __version__ = "0.1.0.dev0"
 
@@ -43,7 +52,12 @@ aliases.install()
 
 
 # Names that a program which only trains may never need, by the module that has them.
-_LAZY = {"compare": "parity", "estimate": "estimation", "sensitivity": "parity"}
+_LAZY = {
+    "compare": "parity",
+    "estimate": "estimation",
+    "profile": "profiler",
+    "sensitivity": "parity",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,7 @@
 // Scaled dot product attention: which path torch takes for trn tensors, and the fused one.
+#include "on_host.h"
 #include "operands.h"
+#include "products.h"
 #include "registrations.h"
 #include "rounding_mode.h"
 
@@ -29,8 +31,11 @@ int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const a
   const bool plain = query.dim() == 4 && key.dim() == 4 && value.dim() == 4 && !query.is_nested() &&
                      !key.is_nested() && !value.is_nested() && query.layout() == at::kStrided;
   const bool masked = mask.has_value() && mask->defined();
-  // A policy that quantises attention does so in its two products, along their own axes.
-  if (operand_formats(current_policy(), MatmulClass::attention).first == OperandFormat::mxfp8_e4m3)
+  // A policy that quantises attention does so in its two products, along their own axes. Operands
+  // as they are given: the host's own kernel, which only the CPU has under this operator.
+  const OperandFormat format = operand_formats(current_policy(), MatmulClass::attention).first;
+  if (format == OperandFormat::mxfp8_e4m3 ||
+      (host().foreign && (format == OperandFormat::as_given || query.scalar_type() == at::kDouble)))
     return math;
   if (!at::globalContext().userEnabledFlashSDP() || !plain || !floats || dropout != 0.0)
     return math;
@@ -87,10 +92,10 @@ numerics::AttentionMask mask_of(const at::Tensor& mask) {
 }
 
 // The mask broadcast to [batch, heads, q, kv], or undefined.
-at::Tensor expanded_mask(HostCall& call, const std::optional<at::Tensor>& mask, const at::Tensor& q,
+at::Tensor expanded_mask(const std::optional<at::Tensor>& mask, const at::Tensor& q,
                          const at::Tensor& k) {
   if (!mask.has_value() || !mask->defined()) return {};
-  return call.alias(*mask).expand({q.size(0), q.size(1), q.size(2), k.size(2)});
+  return mask->expand({q.size(0), q.size(1), q.size(2), k.size(2)});
 }
 
 numerics::Attention shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -113,18 +118,10 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
   TORCH_CHECK(dropout == 0.0, "fused attention on trn has no dropout: the math path has");
   Launch launch(op_name<Flash>(), query, key, value, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
-  const at::Tensor q = call.alias(query), k = call.alias(key), v = call.alias(value);
-  const at::Tensor m = expanded_mask(call, mask, q, k);
-  // Rounded stochastically the result starts in float32.
-  const auto dtype = stochastic_rounding() ? at::kFloat : q.scalar_type();
-  at::Tensor out = at::empty_like(q, q.options().dtype(dtype));
-  at::Tensor logsumexp =
-      at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
-  numerics::attention_forward(shape_of(q, k, v, is_causal, m, scale), input(q), input(k), input(v),
-                              output(out), logsumexp.mutable_data_ptr<float>());
+  auto [out, logsumexp] = attention_on_host(call.alias(query), call.alias(key), call.alias(value),
+                                            is_causal, call.alias(mask), scale);
   launch.retire();
-  return {call.adopt(round_result(std::move(out), query.scalar_type())),
-          call.adopt(std::move(logsumexp))};
+  return {call.adopt(std::move(out)), call.adopt(std::move(logsumexp))};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
@@ -138,21 +135,43 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
   Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, out, logsumexp, dropout,
                 is_causal, mask, scale);
   HostCall call(launch.device(), op_name<FlashBackward>());
-  const at::Tensor g = call.alias(grad_out), q = call.alias(query), k = call.alias(key),
-                   v = call.alias(value);
-  const at::Tensor m = expanded_mask(call, mask, q, k), sums = call.alias(logsumexp).contiguous();
-  at::Tensor dq = heads_inside(q), dk = heads_inside(k), dv = heads_inside(v);
-  numerics::attention_backward(shape_of(q, k, v, is_causal, m, scale), input(g), input(q), input(k),
-                               input(v), input(call.alias(out)), sums.const_data_ptr<float>(),
-                               output(dq), output(dk), output(dv));
+  auto [dq, dk, dv] = attention_backward_on_host(
+      call.alias(grad_out), call.alias(query), call.alias(key), call.alias(value), call.alias(out),
+      call.alias(logsumexp), is_causal, call.alias(mask), scale);
   launch.retire();
-  const at::ScalarType dtype = query.scalar_type();
-  return {call.adopt(round_result(std::move(dq), dtype)),
-          call.adopt(round_result(std::move(dk), dtype)),
-          call.adopt(round_result(std::move(dv), dtype))};
+  return {call.adopt(std::move(dq)), call.adopt(std::move(dk)), call.adopt(std::move(dv))};
 }
 
 }  // namespace
+
+std::tuple<at::Tensor, at::Tensor> host_attention(const at::Tensor& q, const at::Tensor& k,
+                                                  const at::Tensor& v, bool is_causal,
+                                                  const std::optional<at::Tensor>& mask,
+                                                  std::optional<double> scale) {
+  const at::Tensor m = expanded_mask(mask, q, k);
+  // Rounded stochastically the result starts in float32.
+  const auto dtype = stochastic_rounding() ? at::kFloat : q.scalar_type();
+  at::Tensor out = at::empty_like(q, q.options().dtype(dtype));
+  at::Tensor logsumexp =
+      at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
+  numerics::attention_forward(shape_of(q, k, v, is_causal, m, scale), input(q), input(k), input(v),
+                              output(out), logsumexp.mutable_data_ptr<float>());
+  return {round_result(std::move(out), q.scalar_type()), logsumexp};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> host_attention_backward(
+    const at::Tensor& g, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& out, const at::Tensor& logsumexp, bool is_causal,
+    const std::optional<at::Tensor>& mask, std::optional<double> scale) {
+  const at::Tensor m = expanded_mask(mask, q, k), sums = logsumexp.contiguous();
+  at::Tensor dq = heads_inside(q), dk = heads_inside(k), dv = heads_inside(v);
+  numerics::attention_backward(shape_of(q, k, v, is_causal, m, scale), input(g), input(q), input(k),
+                               input(v), input(out), sums.const_data_ptr<float>(), output(dq),
+                               output(dk), output(dv));
+  const at::ScalarType dtype = q.scalar_type();
+  return {round_result(std::move(dq), dtype), round_result(std::move(dk), dtype),
+          round_result(std::move(dv), dtype)};
+}
 
 void register_attention(Registrar& registrar) {
   registrar.add("_fused_sdp_choice", &fused_sdp_choice_op);

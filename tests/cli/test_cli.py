@@ -91,7 +91,9 @@ def test_a_run_is_recorded(runs):
     assert [v["where"] for v in found["values"]] == ["train.py:15"] * 3
     assert found["values"][0]["value"] > found["values"][2]["value"]
     assert {row["op"] for row in found["ops"]} >= {"aten::addmm", "aten::mm"}
-    assert found["memory_peak_bytes"]["0"] > 0
+    assert sum(found["memory_peak_bytes"]["0"].values()) > 0
+    assert {row["module"] for row in found["modules"]} >= {"Sequential.0", "Sequential.2"}
+    assert {p.name for p in runs[1].iterdir()} == {"run.json", "report.html", "trace.json.gz"}
 
 
 def test_two_runs_are_compared(runs, capsys):
@@ -309,7 +311,8 @@ def test_ctrl_c_leaves_a_whole_record(folder):
         assert running.wait(240) == 130
         assert "Ctrl-C" in running.stderr.read()
     assert record(folder / "c")["ended"] == "by Ctrl-C"
-    assert [p.name for p in (folder / "c").iterdir()] == ["run.json"]
+    names = {p.name for p in (folder / "c").iterdir()}
+    assert names == {"run.json", "report.html", "trace.json.gz"}
 
 
 def test_counters_of_a_record_have_units(runs):

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from .. import trn
 from ..errors import Unsupported
+from ..host import host_device
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 
 __all__ = ["CudaIsTrn", "install", "to_trn"]
@@ -203,7 +204,12 @@ def _load(storage: Any, location: str) -> Any:
 
 
 def install() -> None:
-    """Map, and say so on stderr once."""
+    """Map, and say so on stderr once. Raises Unsupported where the emulator's host is a GPU."""
+    if host_device().type == "cuda":
+        raise Unsupported(
+            "TRN_EMU_AS=cuda hides torch.cuda, which a host with a GPU computes with. Set "
+            "TRN_EMU_HOST=cpu as well."
+        )
     mapped, refused = _map_functions()
     _map_constructors()
     torch.serialization.register_package(19, lambda storage: None, _load)

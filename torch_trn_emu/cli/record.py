@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,8 +12,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import torch_trn_emu
-from torch_trn_emu import current_precision, op_report, trn
-from torch_trn_emu.settings import settings
+from torch_trn_emu.precision import current_precision
+from torch_trn_emu.profiler import profile
+from torch_trn_emu.profiler.export import as_json
 
 __all__ = ["FORMAT", "Values", "read_record", "record_of", "versions"]
 
@@ -59,30 +59,23 @@ def versions() -> dict[str, str]:
     }
 
 
-def record_of(command: list[str], values: list[dict[str, Any]], ended: str) -> Record:
-    """What the emulated cores did since the start of the process.
+def record_of(
+    command: list[str], profiled: profile, values: list[dict[str, Any]], ended: str
+) -> Record:
+    """A profile's tables, what was run, and the numbers it read.
 
     ended  "well", "with an error" or "by Ctrl-C"
     """
-    chosen = settings()
-    counters = trn.counters()
+    found = as_json(profiled.recording)
     return {
         "format": FORMAT,
         "command": command,
         "ended": ended,
-        "chip": chosen.chip.name,
-        "lnc": chosen.lnc,
+        "lnc": found["physical_cores_per_logical_core"],
         "matmul": current_precision(),
         "versions": versions(),
-        "elapsed_s": counters["core_busy_time"] + counters["core_idle_time"],
-        "counters": counters,
-        "memory_peak_bytes": {
-            str(i): trn.max_memory_allocated(i)
-            for i in range(trn.device_count())
-            if trn.max_memory_allocated(i)
-        },
-        "ops": [asdict(row) for row in op_report()],
         "values": values,
+        **found,
     }
 
 

@@ -7,7 +7,7 @@ from torch_trn_emu.files import write_text
 
 from .output import Report, Table, show
 from .record import read_record
-from .tables import counter_table, gib, op_table
+from .tables import counter_table, gib, microseconds, op_table
 
 __all__ = ["HELP", "add_arguments", "execute", "report"]
 
@@ -33,18 +33,39 @@ def execute(options: Namespace) -> int:
 
 def report(record: dict[str, Any], rows: int) -> Report:
     busy, elapsed = record["counters"]["core_busy_time"], record["elapsed_s"]
-    memory = ", ".join(f"trn:{i} {gib(n)}" for i, n in record["memory_peak_bytes"].items())
+    peaks = {i: sum(parts.values()) for i, parts in record["memory_peak_bytes"].items()}
+    memory = ", ".join(f"trn:{i} {gib(n)}" for i, n in peaks.items())
+    verdict = record["verdict"]
     lines = [
         f"{' '.join(record['command'])}, ended {record['ended']}",
         f"{record['chip']}, {record['lnc']} physical core(s) per logical one, "
         f"matmul policy {record['matmul']}",
         f"simulated time {elapsed:.6f} s, of which the cores worked {busy:.6f} s",
         f"HBM at its peak: {memory or 'none'}",
+        verdict["sentence"],
+        *(change["text"] for change in verdict["changes"]),
     ]
     values = [(v["where"], f"{v['value']:.6g}") for v in record["values"]]
     tables = [
         op_table(record["ops"], rows),
+        _modules(record["modules"], rows),
         counter_table(record["counters"]),
         Table(title="Numbers the script read", head=("where", "value"), rows=values[-rows:]),
     ]
     return Report(data=record, lines=lines, tables=tables)
+
+
+def _modules(rows: list[dict[str, Any]], most: int) -> Table:
+    cells = [
+        (
+            row["module"] or "outside all",
+            f"{row['calls']:,}",
+            microseconds(row["total_s"]),
+            microseconds(row["forward_s"]),
+            microseconds(row["backward_s"]),
+            f"{row['share']:.1%}",
+        )
+        for row in rows[:most]
+    ]
+    head = ("module", "calls", "us", "forward", "backward", "share")
+    return Table(title="Modules, with those below them", head=head, rows=cells)
