@@ -15,7 +15,7 @@ def _autoload() -> None:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import trn
+from . import aliases, trn
 from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
@@ -47,6 +47,8 @@ if trn.is_available() and host_device().type == "cuda":
     _register_kernels("CUDA")
 
 __version__ = "0.1.0.dev0"
+
+aliases.install()
 
 
 # Names that a program which only trains may never need, by the module that has them.
