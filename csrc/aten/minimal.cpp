@@ -8,6 +8,7 @@
 
 #include "hot_ops.h"
 
+#include <ATen/ops/_empty_per_channel_affine_quantized_ops.h>
 #include <ATen/ops/copy_ops.h>
 
 #include <algorithm>
@@ -167,6 +168,29 @@ at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride,
   return HostOp<at::_ops::empty_strided>::kernel(size, stride, dtype, layout, device, pin_memory);
 }
 
+// Torch's own copies between devices pass the scales where they are.
+at::Tensor empty_per_channel(c10::SymIntArrayRef size, const at::Tensor& scales,
+                             const at::Tensor& zero_points, int64_t axis,
+                             std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                             std::optional<at::Device> device, std::optional<bool> pin_memory,
+                             std::optional<at::MemoryFormat> memory_format) {
+  check_not_pinned(pin_memory);
+  using Op = at::_ops::_empty_per_channel_affine_quantized;
+  const DispatchKeySet host_keys(DispatchKey::QuantizedCPU);
+  if (device.has_value() && device->type() == kCpu)
+    return Op::redispatch(host_keys, size, scales.cpu(), zero_points.cpu(), axis, dtype, layout,
+                          device, pin_memory, memory_format);
+  const at::Device on = resolve(device.value_or(at::Device(kTrn)));
+  const at::Tensor scales_there = scales.to(on), zero_points_there = zero_points.to(on);
+  Launch launch("aten::_empty_per_channel_affine_quantized", scales_there, zero_points_there, axis);
+  HostCall call(on.index(), "aten::_empty_per_channel_affine_quantized");
+  at::Tensor made =
+      Op::redispatch(host_keys, size, call.alias(scales_there), call.alias(zero_points_there), axis,
+                     dtype, layout, at::Device(kCpu), pin_memory, memory_format);
+  launch.retire(made);
+  return call.adopt(std::move(made));
+}
+
 void record_stream(at::Tensor&, at::Stream) {}  // kernels finish before they return
 
 // ---- registration ----
@@ -190,6 +214,7 @@ void register_host_ops(Registrar& registrar, DispatchKey host_key) {
 void register_any_layout(Registrar& registrar) {
   registrar.add("copy_", &copy_);
   registrar.add("_has_compatible_shallow_copy_type", &has_compatible_shallow_copy_type);
+  registrar.add("_empty_per_channel_affine_quantized", &empty_per_channel);
 }
 
 template <class Op>

@@ -178,11 +178,10 @@ void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet
 }
 
 void check_indices(const at::Tensor& indexed, const c10::IValue& indices) {
-  if (indexed.device().type() == kTrn) return;
   for (const c10::IValue& index : indices.toListRef()) {
-    const bool on_trn =
-        index.isTensor() && index.toTensor().defined() && index.toTensor().device().type() == kTrn;
-    TORCH_CHECK(!on_trn,
+    if (!index.isTensor() || !index.toTensor().defined()) continue;
+    const c10::Device on = index.toTensor().device();
+    TORCH_CHECK(on.type() != kTrn || on == indexed.device(),
                 "indices should be either on cpu or on the same device as the indexed tensor (",
                 indexed.device(), ")");
   }

@@ -7,7 +7,7 @@ import torch
 from .. import _C
 from ..host import host_name
 from ..precision import install
-from ..settings import settings
+from ..settings import DEVICE_TYPE, ISAS, settings
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -22,8 +22,8 @@ def register(module_name: str) -> None:
     A wrong environment must not break `import torch`: it leaves no device, and the error is raised
     when a trn device is first asked for.
     """
-    torch.utils.rename_privateuse1_backend("trn")  # type: ignore[attr-defined]
-    torch._register_device_module("trn", sys.modules[module_name])
+    torch.utils.rename_privateuse1_backend(DEVICE_TYPE)  # type: ignore[attr-defined]
+    torch._register_device_module(DEVICE_TYPE, sys.modules[module_name])
     torch.utils.generate_methods_for_privateuse1_backend(  # type: ignore[attr-defined]
         for_storage=True
     )
@@ -35,6 +35,8 @@ def register(module_name: str) -> None:
     except Exception as error:
         _startup_error = error
         return
+    if chosen.isa is not None:
+        _C.limit_isa(ISAS.index(chosen.isa))
     _C.configure(
         name=chosen.chip.name,
         device_count=len(chosen.visible_cores),
