@@ -13,7 +13,7 @@ CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc
 .PHONY: demo test build lint format bench docs conformance clean
 
 demo: build $(STAMPS)/group-demo
-	$(BIN)/python -m torch_trn_emu.report examples/char_gpt.py $(ARGS)
+	$(BIN)/python -m torch_trn_emu.report --profile out/demo examples/char_gpt.py $(ARGS)
 
 test: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest $(ARGS)

@@ -27,6 +27,7 @@ void bind_timing(py::module_& m);  // timing/bind.cpp
 
 namespace trn {
 void bind_recorder(py::module_& m);  // runtime/bind.cpp
+void bind_graphs(py::module_& m);    // aten/bind.cpp
 namespace {
 
 // torch's errors become the Python exceptions that torch's own functions raise, without the C++
@@ -141,6 +142,11 @@ void bind_ledger(py::module_& m) {
 void bind_policy(py::module_& m) {
   m.def("policy_names", &policy_names);
   m.def("operand_format_names", &operand_format_names);
+  m.def("operand_formats", [](int policy, int matmul_class, bool weight_gradient) {
+    const OperandFormats f =
+        operand_formats(Policy(policy), MatmulClass(matmul_class), weight_gradient);
+    return std::pair(int(f.first), int(f.second));
+  });
   m.def("current_policy", [] { return int(current_policy()); });
   m.def("set_process_policy", [](int policy) { set_process_policy(Policy(policy)); });
   m.def("exchange_thread_policy", &exchange_thread_policy);
@@ -162,5 +168,6 @@ PYBIND11_MODULE(_C, m) {
   trn::bind_ledger(m);
   trn::bind_recorder(m);
   trn::bind_policy(m);
+  trn::bind_graphs(m);
   trn::timing::bind_timing(m);
 }

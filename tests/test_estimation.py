@@ -5,6 +5,7 @@ import torch
 
 import torch_trn_emu
 from torch_trn_emu import estimate
+from torch_trn_emu.chip.calibration import error_bar
 from torch_trn_emu.errors import ChipLimit, Unimplemented
 
 
@@ -26,7 +27,10 @@ def test_an_operator() -> None:
     assert made.counters["model_flops"] == 2 * 1024**3
     assert made.time_us == pytest.approx(55 + made.device_us)
     assert made.memory_peak_bytes == 2 * x.nbytes
-    assert 0 < made.error_bar < 0.3
+    assert made.error_bar == error_bar()
+    assert "extrapolated" not in made.basis
+    on_trn3 = estimate(torch.ops.aten.mm.default, x, x, chip="trn3")
+    assert on_trn3.basis.startswith("extrapolated from trn2; mean error of 23")
 
 
 def test_a_step_costs_what_the_device_counts() -> None:

@@ -20,7 +20,7 @@ LAYERS = (
     ("engines",),
     ("timing",),
     ("counters",),
-    ("precision",),
+    ("precision", "annotation"),
     ("lowering",),
     ("pricing", "advice"),
     ("compiler",),

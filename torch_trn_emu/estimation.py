@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .chip import Chip, get_chip
+from .chip.calibration import CALIBRATION, HELD_OUT, error_bar
 from .counters import combine, derive
 from .errors import Unimplemented
 from .lowering.call import Call, Target, TensorArg
@@ -29,9 +30,6 @@ from .pricing import OpRow, Price, price_call, report_rows
 from .settings import settings
 
 __all__ = ["AttentionOfTheDevice", "Estimate", "Recorder", "estimate"]
-
-# Mean absolute error of docs/fidelity.md's accuracy table: measured rows are of trn1 and trn2.
-CALIBRATION_ERROR = 0.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +211,6 @@ class Recorder(TorchDispatchMode):
         ]
         totals = combine((price.totals, count) for _, count, price in priced)
         device_s = sum(count * price.seconds for _, count, price in priced)
-        extrapolated = chip.name == "trn3"
         return Estimate(
             chip=chip.name,
             lnc=cores,
@@ -229,9 +226,18 @@ class Recorder(TorchDispatchMode):
             },
             ops=tuple(report_rows(priced)),
             memory_peak_bytes=self.memory.peak,
-            error_bar=CALIBRATION_ERROR,
-            basis=f"calibration error{', extrapolated from trn2' if extrapolated else ''}",
+            error_bar=error_bar(),
+            basis=_basis(extrapolated=chip.name == "trn3"),
         )
+
+
+def _basis(extrapolated: bool) -> str:
+    """Where the error bar is from."""
+    text = (
+        f"mean error of {CALIBRATION.rows} published measurements {CALIBRATION.mean_error:.1%}, of "
+        f"{HELD_OUT.rows} that nothing was fitted on {HELD_OUT.mean_error:.1%}"
+    )
+    return f"extrapolated from trn2; {text}" if extrapolated else text
 
 
 def _call(func: Any, args: Any, kwargs: Any, result: Any, policy: str, *, real: bool) -> Call:

@@ -25,6 +25,7 @@ __all__ = [
     "Price",
     "host_seconds",
     "price_call",
+    "price_programs",
     "prices",
     "programs",
     "record",
@@ -120,6 +121,20 @@ def _priced(call: Call, target: Target, row: Op, status: str, reason: str) -> Pr
         totals=totals,
         note=note,
         narrowed=call.narrowed,
+    )
+
+
+def price_programs(name: str, programs: list[Program], chip: Chip) -> Price:
+    """The price of programs that run one after the other in one launch."""
+    runs = [price(program, chip) for program in programs]
+    totals = _joined(runs, chip)
+    return Price(
+        op=name,
+        row=name,
+        engine=_busiest(runs),
+        status="modelled",
+        seconds=totals["total_time"],
+        totals=totals,
     )
 
 

@@ -16,11 +16,6 @@ namespace {
 constexpr auto kPython =
     c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot});
 
-c10::DispatchKeySet host_keys(c10::DispatchKeySet keys) {
-  return (keys - kPython).remove_backend(c10::BackendComponent::PrivateUse1Bit) |
-         c10::DispatchKeySet(host().component);
-}
-
 // A TensorImpl that can be pointed at another tensor's memory again and again.
 class AliasImpl final : public c10::TensorImpl {
  public:
@@ -121,7 +116,10 @@ void give_away(StorageSlot& slot) {
 
 }  // namespace
 
-namespace {
+c10::DispatchKeySet host_keys(c10::DispatchKeySet keys) {
+  return (keys - kPython).remove_backend(c10::BackendComponent::PrivateUse1Bit) |
+         c10::DispatchKeySet(host().component);
+}
 
 // Backward runs on the thread that asks for it, as on the CPU: the thread-local precision policy
 // holds there too, and one OpenMP pool works, not two. torch would otherwise start a thread for
@@ -130,8 +128,6 @@ void keep_backward_on_this_thread() {
   auto& state = c10::AutogradState::get_tls_state();
   if (state.get_multithreading_enabled()) state.set_multithreading_enabled(false);
 }
-
-}  // namespace
 
 HostCall::HostCall(c10::DeviceIndex device, const char* op, bool host_tensors_allowed)
     : device_(device),

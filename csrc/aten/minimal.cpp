@@ -177,16 +177,16 @@ at::Tensor empty_per_channel(c10::SymIntArrayRef size, const at::Tensor& scales,
   check_not_pinned(pin_memory);
   using Op = at::_ops::_empty_per_channel_affine_quantized;
   const DispatchKeySet host_keys(DispatchKey::QuantizedCPU);
-  if (device.has_value() && device->type() == kHost)
+  if (device.has_value() && device->type() == kCpu)
     return Op::redispatch(host_keys, size, scales.cpu(), zero_points.cpu(), axis, dtype, layout,
                           device, pin_memory, memory_format);
   const at::Device on = resolve(device.value_or(at::Device(kTrn)));
   const at::Tensor scales_there = scales.to(on), zero_points_there = zero_points.to(on);
   Launch launch("aten::_empty_per_channel_affine_quantized", scales_there, zero_points_there, axis);
   HostCall call(on.index(), "aten::_empty_per_channel_affine_quantized");
-  at::Tensor made = Op::redispatch(host_keys, size, call.alias(scales_there),
-                                   call.alias(zero_points_there), axis, dtype, layout,
-                                   at::Device(kHost), pin_memory, memory_format);
+  at::Tensor made =
+      Op::redispatch(host_keys, size, call.alias(scales_there), call.alias(zero_points_there), axis,
+                     dtype, layout, at::Device(kCpu), pin_memory, memory_format);
   launch.retire(made);
   return call.adopt(std::move(made));
 }

@@ -224,10 +224,16 @@ LaunchRow* Ledger::add(const SignatureHash& signature, const char* op, const Cal
   return &core_.rows.try_emplace(signature.value(), std::move(row)).first->second;
 }
 
+LaunchRow* Ledger::add_priced(uint64_t key, LaunchRow row) {
+  std::lock_guard<std::mutex> lock(core_.mutex);
+  return &core_.rows.try_emplace(key, std::move(row)).first->second;
+}
+
 void Ledger::launch(LaunchRow* row) noexcept {
   if constexpr (!kPricing) return;
-  Launched launch{row, core_.device, current_stream(core_.device).id(), 0, config().dispatch_ns, 0,
-                  0};
+  const int64_t dispatch_ns =
+      row->price.dispatch_ns >= 0 ? row->price.dispatch_ns : config().dispatch_ns;
+  Launched launch{row, core_.device, current_stream(core_.device).id(), 0, dispatch_ns, 0, 0};
   {
     std::lock_guard<std::mutex> lock(core_.mutex);
     ++row->launches;

@@ -50,10 +50,11 @@ struct CallText {
 
 // What one launch of a call costs.
 struct Price {
-  int64_t device_ns = 0;  // of the core
-  int64_t row = -1;       // the pricer's number for its counters
-  bool free = false;      // metadata only: nothing is launched
-  bool blocks = false;    // the host waits for the result
+  int64_t device_ns = 0;     // of the core
+  int64_t row = -1;          // the pricer's number for its counters
+  bool free = false;         // metadata only: nothing is launched
+  bool blocks = false;       // the host waits for the result
+  int64_t dispatch_ns = -1;  // of the host; -1: that of an eager operator
 };
 
 struct LaunchRow {
@@ -112,6 +113,8 @@ class Ledger {
   LaunchRow* find(const SignatureHash& signature) noexcept;
   LaunchRow* add(const SignatureHash& signature, const char* op, const CallText& arguments,
                  const CallText& results, int policy);
+  // A row that comes with its price: of a compiled graph. The same key gives the same row.
+  LaunchRow* add_priced(uint64_t key, LaunchRow row);
   // Counts one launch that succeeded and advances the core's clock.
   void launch(LaunchRow* row) noexcept;
 

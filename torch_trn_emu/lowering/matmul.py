@@ -7,7 +7,19 @@ from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Engine, Index, Program, Role, affine, itemsize
+from ..isa import (
+    Access,
+    Affine,
+    Buffer,
+    Builder,
+    Engine,
+    Index,
+    Memory,
+    Program,
+    Role,
+    affine,
+    itemsize,
+)
 from .blocking import (
     BANK,
     COMPILER,
@@ -21,6 +33,7 @@ from .blocking import (
     repeats_preparation,
     share_of_core,
 )
+from .epilogue import Epilogue, Finisher
 from .operand import Operand
 
 __all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
@@ -43,12 +56,14 @@ def matmul(
     batch: int = 1,
     cores: int = 1,
     schedule: Schedule = COMPILER,
+    epilogue: Epilogue | None = None,
 ) -> Program:
     """out[b, m, n] = lhs[b] @ rhs[b], accumulated in float32, in the best blocking of `schedule`.
 
-    compute  the operands' format on the array: a float format, or "mxfp8", "mxfp8_e5m2"
-    layouts  "mk" or "km", "kn" or "nk": the order in memory, last dimension contiguous
-    cores    the first free dimension long enough is split over them; the program is one core's
+    compute   the operands' format on the array: a float format, or "mxfp8", "mxfp8_e5m2"
+    layouts   "mk" or "km", "kn" or "nk": the order in memory, last dimension contiguous
+    cores     the first free dimension long enough is split over them; the program is one core's
+    epilogue  what is computed of the results and stored instead of them
     """
     flops = 2.0 * batch * m * k * n
     if cores > 1:
@@ -58,10 +73,15 @@ def matmul(
     rhs_shape = (batch, n, k) if rhs_layout == "nk" else (batch, k, n)
     lhs = b.hbm("lhs", lhs_shape, lhs_dtype, Role.INPUT)
     rhs = b.hbm("rhs", rhs_shape, rhs_dtype, Role.WEIGHT)
-    out = b.hbm("out", (batch, m, n), out_dtype, Role.OUTPUT)
+    out_bytes = itemsize(out_dtype)
+    if epilogue is None:
+        out = b.hbm("out", (batch, m, n), out_dtype, Role.OUTPUT)
+    else:
+        out = Buffer(name="out", memory=Memory.HBM, dtype="float32", shape=(batch, m, n))
+        out_bytes = 4 + epilogue.column_bytes / schedule.result_slots
     packing = packing_of(compute, chip)
     lhs_major, rhs_major = lhs_layout == "km", rhs_layout == "kn"
-    plan = plan_blocks(m, k, n, packing, lhs_major, rhs_major, itemsize(out_dtype), chip, schedule)
+    plan = plan_blocks(m, k, n, packing, lhs_major, rhs_major, out_bytes, chip, schedule)
     kinds = {"k": k, "packing": packing}
     left = Operand(
         b,
@@ -82,6 +102,8 @@ def matmul(
         **kinds,  # type: ignore[arg-type]
     )
     body = _Body(b, left, right, out, plan, schedule)
+    if epilogue is not None:
+        body.finisher = Finisher(b, epilogue, (batch, m, n), plan.block_n)
     streams = right if plan.m_outside else left
     if batch == 1 and repeats_preparation(plan, m, n) and streams.prepared_by_engines:
         streams.restage()
@@ -106,6 +128,7 @@ class _Body:
         self.b, self.left, self.right, self.out = b, left, right, out
         self.plan, self.schedule = plan, schedule
         self.bases: tuple[Index, Index, Index] = (0, 0, 0)
+        self.finisher: Finisher | None = None
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
         self.result = b.sbuf("result", plan.block_n, out.dtype, slots=schedule.result_slots)
 
@@ -132,6 +155,9 @@ class _Body:
                 b.fresh(self.psum)
                 self._accumulate(row, rows, column, columns)
                 self._evacuate(rows, column, columns)
+            if self.finisher:
+                self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
+                continue
             target = Access(
                 buffer=self.out,
                 offset=(m0 + row) * n + n0 + affine(self.bases[2]),

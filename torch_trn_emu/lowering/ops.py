@@ -35,6 +35,7 @@ from .elementwise import (
     reciprocal,
     select,
 )
+from .epilogue import Epilogue
 from .matmul import matmul
 from .movement import gather_rows, transpose
 from .moving import copy_runs, longest_run, turned
@@ -42,7 +43,15 @@ from .normalizing import row_op
 from .pointwise import Step, activation, pointwise, tensor_scalar, tensor_tensor
 from .reduction import reduce_rows
 
-__all__ = ["OPS", "HostTransfer", "Op", "compute_format"]
+__all__ = [
+    "OPS",
+    "HostTransfer",
+    "Op",
+    "Product",
+    "compute_format",
+    "multiplied",
+    "product_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +131,23 @@ def _major(t: TensorArg, straight: str, exchanged: str) -> str:
     return exchanged if t.shape[-1] > 1 and t.strides[-1] != 1 else straight
 
 
-def _matmul(call: Call, target: Target) -> Lowered:
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product of a call: its sizes, what else `matmul` takes, and what is added."""
+
+    sizes: tuple[int, int, int, int]  # batch, m, k, n
+    options: Mapping[str, object]
+    addend: TensorArg | None
+
+    @property
+    def adds_all(self) -> bool:
+        """Whether what is added is as large as the result; a row is added on the way out."""
+        batch, m, _, n = self.sizes
+        return self.addend is not None and self.addend.numel >= batch * m * n
+
+
+def product_of(call: Call, target: Target) -> Product:
+    """The product that a call of the matmul family is."""
     tensors = call.tensors
     a, b = tensors[:2] if call.name == "linear" else tensors[-2:]
     kind = "linear" if call.name in _LINEAR else "attention"
@@ -139,28 +164,47 @@ def _matmul(call: Call, target: Target) -> Lowered:
         batch, m = 1, a.numel // max(1, k)
     else:
         batch, m = prod(b.shape[:-2]), a.shape[-2]
-    if not batch * m * k * n:
-        return ()
     dtype = a.dtype if "float" in a.dtype else "float32"
     held = [x.dtype if "float" in x.dtype else "float32" for x in (a, b, call.out)]
+    options = {
+        "compute": _compute(call, target, dtype, kind),
+        "lhs_dtype": held[0],
+        "rhs_dtype": held[1],
+        "out_dtype": held[2],
+        "lhs_layout": _major(a, "mk", "km"),
+        "rhs_layout": _major(b, "kn", "nk"),
+    }
+    return Product((batch, m, k, n), MappingProxyType(options), addend)
+
+
+def multiplied(
+    product: Product, target: Target, epilogue: Epilogue | None = None
+) -> tuple[Program, ...]:
+    """The product's program; none where there is nothing to multiply."""
+    batch, m, k, n = product.sizes
+    if not batch * m * k * n:
+        return ()
     program = matmul(
         m,
         k,
         n,
         chip=target.chip,
-        compute=_compute(call, target, dtype, kind),
-        lhs_dtype=held[0],
-        rhs_dtype=held[1],
-        out_dtype=held[2],
-        lhs_layout=_major(a, "mk", "km"),
-        rhs_layout=_major(b, "kn", "nk"),
         batch=batch,
         cores=target.cores,
         schedule=COMPILER,
+        epilogue=epilogue,
+        **product.options,  # type: ignore[arg-type]
     )
-    full = addend is not None and addend.numel >= batch * m * n
+    return (program,)
+
+
+def _matmul(call: Call, target: Target) -> Lowered:
+    product = product_of(call, target)
+    programs = multiplied(product, target)
+    if not programs or not product.adds_all:
+        return programs
     extra = _flat_steps("add", [tensor_tensor("add")], [call.out] * 2, call.out, target)
-    return (program, extra) if full else (program,)
+    return (*programs, extra)
 
 
 def _flat_steps(

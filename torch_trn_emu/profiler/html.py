@@ -62,6 +62,8 @@ def _sections(r: Recording, rows: int) -> Iterable[str]:
         f"worth. mfu {c['mfu_estimated_percent']:.1f} %, hfu {c['hfu_estimated_percent']:.1f} %, "
         f"mbu {c['mbu_estimated_percent']:.1f} % of the time that programs ran.</p>"
     )
+    if r.left_out:
+        yield f"<p>{r.left_out:,} launches after them are not recorded (max_launches).</p>"
     yield _verdict(r)
     yield _section("engines", "Engines", _engines(r))
     yield _section(
