@@ -71,7 +71,8 @@ def main() -> None:
     trainer.fit(model, DataLoader(training, 64, shuffle=True, drop_last=True), loader)
     (result,) = trainer.validate(model, loader, verbose=False)
     most = int(model.confusion.compute().fill_diagonal_(0).max())
-    print(f"on {model.device}: accuracy {result['accuracy']:.2%}, most confused {most}")
+    device = trainer.strategy.root_device
+    print(f"on {device}: accuracy {result['accuracy']:.2%}, most confused {most}")
 
 
 if __name__ == "__main__":

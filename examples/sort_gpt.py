@@ -1,4 +1,4 @@
-"""A GPT learns to sort digits, in the manner of small teaching codes: a Trainer with callbacks, AMP.
+"""A GPT learns to sort digits, as small teaching codes do it: a Trainer with callbacks and AMP.
 
 python examples/sort_gpt.py --device trn --iterations 300
 """
