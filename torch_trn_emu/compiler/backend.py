@@ -18,7 +18,6 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch.fx import Graph, GraphModule
 
-from .. import _C
 from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of

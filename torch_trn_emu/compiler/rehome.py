@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_any, tree_map
 
 from .. import _C
+from ..settings import DEVICE_TYPE
 
 __all__ = ["device_of_graph", "graphs_of", "host_inputs", "rehome"]
 
@@ -23,8 +24,8 @@ HOST = torch.device("cpu")
 
 def is_trn(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.device.type == "trn"
-    return isinstance(value, torch.device) and value.type == "trn"
+        return value.device.type == DEVICE_TYPE
+    return isinstance(value, torch.device) and value.type == DEVICE_TYPE
 
 
 def graphs_of(gm: GraphModule) -> Iterator[GraphModule]:
@@ -84,7 +85,7 @@ def rehome(gm: GraphModule) -> None:
 
 
 def _host_device(value: Any) -> Any:
-    return HOST if isinstance(value, torch.device) and value.type == "trn" else value
+    return HOST if isinstance(value, torch.device) and value.type == DEVICE_TYPE else value
 
 
 def _keep_copies(gm: GraphModule, node: Node) -> None:
@@ -96,9 +97,7 @@ def _keep_copies(gm: GraphModule, node: Node) -> None:
         return
     if source.device == result.device or not (is_trn(source) or is_trn(result)):
         return
-    if node.target is torch.ops.prims.device_put.default:
-        node.target, node.args, node.kwargs = aten.clone.default, (node.args[0],), {}
-    elif node.target is aten._to_copy.default and source.dtype == result.dtype:
+    if node.target is torch.ops.prims.device_put.default or (node.target is aten._to_copy.default and source.dtype == result.dtype):
         node.target, node.args, node.kwargs = aten.clone.default, (node.args[0],), {}
 
 
