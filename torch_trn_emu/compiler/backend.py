@@ -22,7 +22,7 @@ from .. import _C
 from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
-from .operators import PRECISE, apply_precision
+from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
@@ -42,7 +42,7 @@ def trn(
     policy = current_precision()
     _guard_on_precision()
     eager = _copy_of(gm)
-    with _cache_keys(policy), functorch_config.patch(_aot_patches()):
+    with _cache_keys(gm, policy, chosen), functorch_config.patch(_aot_patches()):
         try:
             return compile_fx(  # type: ignore[no-any-return]
                 gm,
@@ -131,10 +131,13 @@ def _aot_patches() -> dict[str, bool]:
 
 
 @contextlib.contextmanager
-def _cache_keys(policy: str) -> Iterator[None]:
+def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None]:
     """What else decides a graph's code goes into the keys of torch's caches."""
-    chosen = settings()
-    tag = f"trn {chosen.chip.name} {chosen.lnc} {policy} {torch.compiler.config.cache_key_tag}"
+    process = settings()
+    nodes = (n for part in graphs_of(gm) for n in part.graph.nodes)
+    marks = [(n.name, own) for n in nodes if (own := policy_of(n, policy)) != policy]
+    ours = (process.chip.name, process.lnc, policy, options.program, marks)
+    tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
     with torch.compiler.config.patch(cache_key_tag=tag):
         yield
 
