@@ -27,6 +27,7 @@ __all__ = [
     "price_programs",
     "prices",
     "record",
+    "remember",
     "report_rows",
 ]
 
@@ -238,10 +239,14 @@ def record(
 ) -> tuple[int, int, bool, bool]:
     """What the ledger asks: nanoseconds, the price's number, is it free, does it block."""
     found = price_call(read_call(op, arguments, results, policy), target)
+    return round(found.seconds * 1e9), remember(found), found.free, found.blocks
+
+
+def remember(price: Price) -> int:
+    """The number under which `prices` gives it back."""
     with _lock:
-        _recorded.append(found)
-        number = len(_recorded) - 1
-    return round(found.seconds * 1e9), number, found.free, found.blocks
+        _recorded.append(price)
+        return len(_recorded) - 1
 
 
 def prices(numbers: Iterable[int]) -> list[Price | None]:

@@ -24,6 +24,7 @@ class Settings:
     matmul_precision: str | None  # None: the chip's default
     stochastic_rounding: bool
     stochastic_rounding_seed: int
+    dump: str = ""  # a folder for what the compiler makes of each graph
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -43,6 +44,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         matmul_precision=environ.get("TRN_EMU_MATMUL") or None,
         stochastic_rounding=bool(_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_EN")),
         stochastic_rounding_seed=_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_SEED"),
+        dump=environ.get("TRN_EMU_DUMP", ""),
     )
 
 

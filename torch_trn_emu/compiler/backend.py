@@ -22,6 +22,8 @@ from .. import _C
 from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
+from .dump import write_dump
+from .engine import GraphPrice, price_graph, target_of_process, work_of
 from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note
@@ -42,7 +44,7 @@ def trn(
     policy = current_precision()
     _guard_on_precision()
     eager = _copy_of(gm)
-    with _cache_keys(gm, policy, chosen), functorch_config.patch(_aot_patches()):
+    with _cache_keys(gm, policy, chosen), functorch_config.patch(_aot_patches(chosen)):
         try:
             return compile_fx(  # type: ignore[no-any-return]
                 gm,
@@ -74,13 +76,14 @@ def compile_graph(
     kind = "forward" if kind == "inference" and not kwargs.get("is_inference") else kind
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
     nodes, eager = len(gm.graph.nodes), _copy_of(gm)
+    priced = _price(gm, name, policy, options)
     try:
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
             apply_precision(part.graph, policy)
         inputs = host_inputs(example_inputs)
         rehome(gm)
-        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement)
+        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced)
     except Exception as error:
         if options.strict or _is_dynamos(error):
             raise
@@ -88,6 +91,23 @@ def compile_graph(
         return EagerCode(eager)
     note(GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes))
     return code
+
+
+def _price(gm: GraphModule, name: str, policy: str, options: Options) -> GraphPrice | None:
+    """The graph's engine program and what it costs. Never raises: the graph must run anyhow."""
+    if not options.program:
+        return None
+    target = target_of_process()
+    try:
+        work = work_of(gm, policy, target)
+        priced = price_graph(name, work, target)
+        if folder := options.dump or settings().dump:
+            write_dump(folder, gm, work, priced, target)
+        return priced
+    except Exception as error:
+        reason = f"no engine program: {_reason(error)}"
+        note(GraphRecord(name=name, kind="program", status="note", reason=reason))
+        return None
 
 
 def _copy_of(gm: GraphModule) -> GraphModule:
@@ -124,10 +144,17 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return _Decompositions((op, table[op]) for op in table if op not in PRECISE)
 
 
-def _aot_patches() -> dict[str, bool]:
-    """Keep `TrnCode` whole in the AOTAutograd cache, which takes both passes at once."""
-    whole = not torch._dynamo.config.compiled_autograd
-    return {"bundled_autograd_cache": True, "force_non_lazy_backward_lowering": whole}
+def _aot_patches(options: Options) -> dict[str, bool]:
+    """Keep `TrnCode` whole in the AOTAutograd cache, which takes both passes at once.
+
+    A hit compiles nothing, so there would be nothing to dump.
+    """
+    cached = functorch_config.enable_autograd_cache and not (options.dump or settings().dump)
+    return {
+        "enable_autograd_cache": cached,
+        "bundled_autograd_cache": True,
+        "force_non_lazy_backward_lowering": not torch._dynamo.config.compiled_autograd,
+    }
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from torch._inductor.output_code import CompiledFxGraph, OutputCode
 from torch.fx import GraphModule, Node
 
 from .. import _C
+from .engine import GraphPrice
+from .launched import launch_row
 from .rehome import is_trn
 
 __all__ = ["EagerCode", "Placement", "TrnCode", "placement_of"]
@@ -113,23 +115,27 @@ class EagerCode(OutputCode):
 class TrnCode(OutputCode):
     """Callable with a list of trn tensors, which it empties, as torch's compiled graphs do."""
 
-    def __init__(self, code: CompiledFxGraph, placement: Placement) -> None:
+    def __init__(
+        self, code: CompiledFxGraph, placement: Placement, priced: GraphPrice | None
+    ) -> None:
         super().__init__()
         self._boxed_call = True  # torch looks for it in the instance
-        self.code, self.placement = code, placement
+        self.code, self.placement, self.priced = code, placement, priced
         self._time_taken_ns = code._time_taken_ns
         self._graph: Any = None
+        self._row: Any = None
 
     def __call__(self, inputs: Sequence[Any]) -> Any:
-        graph = self._graph
-        if graph is None:
-            graph = self._graph = self.placement.host_graph()
-        return graph.run(self.code, inputs, None)
+        if self._graph is None:
+            self._graph = self.placement.host_graph()
+            if self.priced is not None:
+                self._row = launch_row(self.priced, self.placement.device)
+        return self._graph.run(self.code, inputs, self._row)
 
     def prepare_for_serialization(self) -> None:
         self.code = copy.copy(self.code)
         self.code.prepare_for_serialization()
-        self._graph = None
+        self._graph = self._row = None
 
     def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
         """After loading: find the host code on disk again."""
@@ -143,4 +149,4 @@ class TrnCode(OutputCode):
         self.code.set_triton_bundle(triton_bundle)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_graph": None}
+        return self.__dict__ | {"_graph": None, "_row": None}

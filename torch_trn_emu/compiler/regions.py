@@ -7,7 +7,7 @@ they take from PSUM. Everything else is a region of its own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -66,8 +66,9 @@ def regions_of(graph: Graph, policy: str) -> list[Region]:
     for node in graph.nodes:
         if not is_free(node):
             cutter.take(node)
-    cutter.finish(graph)
-    return _ordered(cutter.regions)
+    cutter.merge()
+    cutter.finish()
+    return _ordered([r for r in cutter.regions if r.nodes])
 
 
 def _ordered(regions: Sequence[Region]) -> list[Region]:
@@ -200,9 +201,70 @@ class _Cutter:
                 if region.number in below.above:
                     below.above |= region.above
 
+    # --- merging ---
+
+    def merge(self) -> None:
+        """Put regions over the same rows together where one reads what the other reads or makes."""
+        for region in self.regions:
+            for other in [r for r in self.regions if r.number < region.number]:
+                if self._can_merge(other, region) and self._merge(other, region):
+                    break
+
+    def _can_merge(self, a: Region, b: Region) -> bool:
+        if not (a.nodes and b.nodes and a.kind == b.kind == "rows"):
+            return False
+        if a.elements != b.elements or len({a.columns, b.columns} - {None}) > 1:
+            return False
+        if len(a.steps) + len(b.steps) > MOST_STEPS:
+            return False
+        shares = set(a.inputs) & set(b.inputs) or any(i.node in self._makes(a) for i in b.inputs.values())
+        return bool(shares) and not self._between(a, b)
+
+    @staticmethod
+    def _makes(region: Region) -> set[str]:
+        return {node.name for node in region.nodes}
+
+    def _between(self, a: Region, b: Region) -> bool:
+        """Whether a third region must run between the two, or b before a."""
+        if b.number in a.above:
+            return True
+        return any(a.number in r.above and r.number in b.above for r in self.regions if r.nodes)
+
+    def _merge(self, a: Region, b: Region) -> bool:
+        """Move everything of b into a."""
+        names: dict[str, str] = {}
+        for key, value in b.inputs.items():
+            made = a.alias.get(key)
+            if made is not None and a.made[made] is value.kind:
+                names[key] = made
+            elif value.node in self._makes(a) or a.made.get(key, value.kind) is not value.kind:
+                return False
+        a.steps += [
+            replace(s, reads=tuple(names.get(r, r) for r in s.reads)) for s in b.steps
+        ]
+        for key, value in b.inputs.items():
+            if key not in names:
+                a.inputs.setdefault(key, value)
+        a.made |= {k: v for k, v in b.made.items() if k not in names}
+        a.alias |= {k: names.get(v, v) for k, v in b.alias.items()}
+        a.columns = a.columns or b.columns
+        a.nodes += b.nodes
+        a.calls += b.calls
+        for node in b.nodes:
+            self.home[node] = a
+        a.above |= b.above - {a.number}
+        b.nodes, b.calls = [], []
+        for r in self.regions:
+            if b.number in r.above:
+                r.above = (r.above - {b.number}) | {a.number}
+        for r in self.regions:
+            if a.number in r.above:
+                r.above |= a.above
+        return True
+
     # --- edges ---
 
-    def finish(self, graph: Graph) -> None:
+    def finish(self) -> None:
         """What each region reads from and leaves in HBM."""
         for node, region in self.home.items():
             outside = region.kind == "single" or any(
