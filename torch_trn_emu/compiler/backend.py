@@ -44,7 +44,7 @@ def trn(
     policy = current_precision()
     _guard_on_precision()
     eager = _copy_of(gm)
-    with _cache_keys(gm, policy, chosen), functorch_config.patch(_aot_patches(chosen)):
+    with _uncounted(), _cache_keys(gm, policy, chosen), functorch_config.patch(_aot_patches(chosen)):
         try:
             return compile_fx(  # type: ignore[no-any-return]
                 gm,
@@ -83,13 +83,14 @@ def compile_graph(
             apply_precision(part.graph, policy)
         inputs = host_inputs(example_inputs)
         rehome(gm)
-        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced)
+        record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)
+        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
     except Exception as error:
         if options.strict or _is_dynamos(error):
             raise
         fall_back(name, kind, nodes, _reason(error))
         return EagerCode(eager)
-    note(GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes))
+    note(record)
     return code
 
 
@@ -128,6 +129,16 @@ def _is_dynamos(error: Exception) -> bool:
 
 
 # --- what holds around a compilation --------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _uncounted() -> Iterator[None]:
+    """Operators that torch tries while it compiles are not the user's launches."""
+    previous = _C.pause_ledger(True)
+    try:
+        yield
+    finally:
+        _C.pause_ledger(previous)
 
 
 class _Decompositions(dict[Any, Any]):

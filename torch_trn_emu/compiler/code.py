@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from .. import _C
 from .engine import GraphPrice
 from .launched import launch_row
+from .records import GraphRecord, note
 from .rehome import is_trn
 
 __all__ = ["EagerCode", "Placement", "TrnCode", "placement_of"]
@@ -116,11 +117,15 @@ class TrnCode(OutputCode):
     """Callable with a list of trn tensors, which it empties, as torch's compiled graphs do."""
 
     def __init__(
-        self, code: CompiledFxGraph, placement: Placement, priced: GraphPrice | None
+        self,
+        code: CompiledFxGraph,
+        placement: Placement,
+        priced: GraphPrice | None,
+        record: GraphRecord,
     ) -> None:
         super().__init__()
         self._boxed_call = True  # torch looks for it in the instance
-        self.code, self.placement, self.priced = code, placement, priced
+        self.code, self.placement, self.priced, self.record = code, placement, priced, record
         self._time_taken_ns = code._time_taken_ns
         self._graph: Any = None
         self._row: Any = None
@@ -143,6 +148,7 @@ class TrnCode(OutputCode):
         if code is None:
             raise RuntimeError("the host code of a cached graph is gone from Inductor's cache")
         self.code = code
+        note(self.record)
         code.post_compile(example_inputs, constants, graph_kwargs)
 
     def set_triton_bundle(self, triton_bundle: Any) -> None:
