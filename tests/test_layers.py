@@ -11,9 +11,10 @@ PACKAGE = "torch_trn_emu"
 
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
-    ("errors", "_C"),
+    ("errors", "files", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
+    ("host",),
     ("formats",),
     ("isa",),
     ("engines",),
@@ -21,9 +22,10 @@ LAYERS = (
     ("counters",),
     ("precision", "annotation"),
     ("lowering",),
-    ("pricing",),
+    ("pricing", "advice"),
     ("compiler",),
     ("estimation",),
+    ("parity",),
     ("profiler",),
     ("trn",),
     ("triton",),

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "runtime/allocator.h"
+#include "runtime/host.h"
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/DispatchKeySet.h>
@@ -17,8 +18,6 @@
 #include <vector>
 
 namespace trn {
-
-constexpr c10::DeviceType kHost = c10::DeviceType::CPU;
 
 enum class Access : uint8_t { kRead, kWrite };
 

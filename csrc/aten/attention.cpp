@@ -1,4 +1,5 @@
 // Scaled dot product attention: which path torch takes for trn tensors, and the fused one.
+#include "on_host.h"
 #include "operands.h"
 #include "products.h"
 #include "registrations.h"
@@ -30,8 +31,11 @@ int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const a
   const bool plain = query.dim() == 4 && key.dim() == 4 && value.dim() == 4 && !query.is_nested() &&
                      !key.is_nested() && !value.is_nested() && query.layout() == at::kStrided;
   const bool masked = mask.has_value() && mask->defined();
-  // A policy that quantises attention does so in its two products, along their own axes.
-  if (operand_formats(current_policy(), MatmulClass::attention).first == OperandFormat::mxfp8_e4m3)
+  // A policy that quantises attention does so in its two products, along their own axes. Operands
+  // as they are given: the host's own kernel, which only the CPU has under this operator.
+  const OperandFormat format = operand_formats(current_policy(), MatmulClass::attention).first;
+  if (format == OperandFormat::mxfp8_e4m3 ||
+      (host().foreign && (format == OperandFormat::as_given || query.scalar_type() == at::kDouble)))
     return math;
   if (!at::globalContext().userEnabledFlashSDP() || !plain || !floats || dropout != 0.0)
     return math;
@@ -114,8 +118,8 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
   TORCH_CHECK(dropout == 0.0, "fused attention on trn has no dropout: the math path has");
   Launch launch(op_name<Flash>(), query, key, value, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
-  auto [out, logsumexp] = host_attention(call.alias(query), call.alias(key), call.alias(value),
-                                         is_causal, call.alias(mask), scale);
+  auto [out, logsumexp] = attention_on_host(call.alias(query), call.alias(key), call.alias(value),
+                                            is_causal, call.alias(mask), scale);
   launch.retire();
   return {call.adopt(std::move(out)), call.adopt(std::move(logsumexp))};
 }
@@ -131,7 +135,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
   Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, out, logsumexp, dropout,
                 is_causal, mask, scale);
   HostCall call(launch.device(), op_name<FlashBackward>());
-  auto [dq, dk, dv] = host_attention_backward(
+  auto [dq, dk, dv] = attention_backward_on_host(
       call.alias(grad_out), call.alias(query), call.alias(key), call.alias(value), call.alias(out),
       call.alias(logsumexp), is_causal, call.alias(mask), scale);
   launch.retire();

@@ -108,7 +108,7 @@ class HostGraph {
 
   c10::Device device_of(size_t result) const {
     const int index = result_devices_[result];
-    return index < 0 ? c10::Device(kHost) : c10::Device(kTrn, c10::DeviceIndex(index));
+    return index < 0 ? c10::Device(kCpu) : c10::Device(kTrn, c10::DeviceIndex(index));
   }
 
   c10::DeviceIndex device_;

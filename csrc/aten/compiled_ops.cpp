@@ -88,6 +88,22 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& grad_out, co
                                  scale);
 }
 
+Tensor stochastic_round(const Tensor& x, at::ScalarType dtype, int64_t seed, int64_t offset) {
+  const bool known = dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kFloat8_e4m3fn ||
+                     dtype == at::kFloat8_e5m2;
+  TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat && known,
+                   "stochastic_round takes float32 and gives bfloat16, float16, float8_e4m3fn or "
+                   "float8_e5m2, got ",
+                   x.scalar_type(), " to ", dtype);
+  return host_stochastic_round(
+      x.resolve_neg().contiguous(), dtype,
+      {numerics::RoundingMode::stochastic, uint64_t(seed), uint64_t(offset)});
+}
+
+Tensor stochastic_round_meta(const Tensor& x, at::ScalarType dtype, int64_t, int64_t) {
+  return at::empty(x.sizes(), x.options().dtype(dtype));
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(trn, library) {
@@ -115,9 +131,21 @@ TORCH_LIBRARY_FRAGMENT(trn, library) {
       "attention_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, "
       "Tensor logsumexp, bool is_causal, Tensor? mask, float? scale) -> (Tensor, Tensor, Tensor)",
       tags);
+  library.def("stochastic_round(Tensor x, *, ScalarType dtype, int seed, int offset=0) -> Tensor",
+              tags);
+}
+
+TORCH_LIBRARY_IMPL(trn, Meta, library) { library.impl("stochastic_round", &stochastic_round_meta); }
+
+// Made of the host's convolution whatever the host is; the other operators of a CUDA host are bound
+// by torch_trn_emu/triton/ops.py.
+TORCH_LIBRARY_IMPL(trn, CUDA, library) {
+  library.impl("convolution", &convolution);
+  library.impl("convolution_backward", &convolution_backward);
 }
 
 TORCH_LIBRARY_IMPL(trn, CPU, library) {
+  library.impl("stochastic_round", &stochastic_round);
   library.impl("product", &product);
   library.impl("round_operand", &round_operand);
   library.impl("convolution", &convolution);

@@ -13,8 +13,6 @@
 namespace trn {
 namespace {
 
-constexpr c10::DispatchKeySet kHostKeys(c10::DispatchKey::CPU);
-
 bool rounds(const at::Tensor& input) {
   return takes_policy(input.scalar_type()) &&
          !operand_formats(current_policy(), MatmulClass::convolution).as_given();
@@ -63,8 +61,9 @@ at::Tensor host_convolution(at::Tensor x, at::Tensor w, std::optional<at::Tensor
     w = to_bf16_operand(w);
     if (b.has_value() && b->defined()) b = b->to(at::kFloat);
   }
-  at::Tensor out = at::_ops::convolution::redispatch(kHostKeys, x, w, b, stride, padding, dilation,
-                                                     transposed, output_padding, std::move(groups));
+  at::Tensor out =
+      at::_ops::convolution::redispatch(host().keys, x, w, b, stride, padding, dilation, transposed,
+                                        output_padding, std::move(groups));
   return rounded ? round_result(std::move(out), dtype) : out;
 }
 
@@ -80,7 +79,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> host_convolution_backward(
     w = to_bf16_operand(w);
   }
   auto [grad_x, grad_w, grad_b] = at::_ops::convolution_backward::redispatch(
-      kHostKeys, g, x, w, bias_sizes, stride, padding, dilation, transposed, output_padding,
+      host().keys, g, x, w, bias_sizes, stride, padding, dilation, transposed, output_padding,
       std::move(groups), output_mask);
   if (!rounded) return {grad_x, grad_w, grad_b};
   return {round_result(std::move(grad_x), dtype), round_result(std::move(grad_w), dtype),

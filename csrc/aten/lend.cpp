@@ -45,28 +45,28 @@ at::Tensor lend(const at::Tensor& tensor, Access access) {
   auto twin = c10::make_intrusive<c10::StorageImpl>(
       c10::StorageImpl::use_byte_size_t(), origin->nbytes(),
       c10::DataPtr(const_cast<void*>(origin->data()), new c10::Storage(impl->storage()),
-                   &return_storage, c10::Device(kHost)),
+                   &return_storage, host().device()),
       /*allocator=*/nullptr, /*resizable=*/false);
   return with_layout_of(*impl, c10::Storage(std::move(twin)), host_keys(impl->key_set()));
 }
 
-at::Tensor take_back(at::Tensor host, c10::Device device) {
-  if (!host.defined() || host.device().type() != kHost) return host;
-  auto* impl = host.unsafeGetTensorImpl();
-  TORCH_CHECK(impl->has_storage(), "a compiled graph returned a ", host.toString(),
+at::Tensor take_back(at::Tensor result, c10::Device device) {
+  if (!result.defined() || result.device().type() != host().type) return result;
+  auto* impl = result.unsafeGetTensorImpl();
+  TORCH_CHECK(impl->has_storage(), "a compiled graph returned a ", result.toString(),
               " without storage");
-  if (const c10::Storage* lender = lender_of(host)) {
-    if (lender->device() != device) return copied_to(host, device);
+  if (const c10::Storage* lender = lender_of(result)) {
+    if (lender->device() != device) return copied_to(result, device);
     at::Tensor view = with_layout_of(*impl, *lender, impl->key_set());
     view.unsafeGetTensorImpl()->_change_backend_component_keys(device);
     return view;
   }
   const void* memory = impl->unsafe_storage().data_ptr().get();
   const int pool = memory != nullptr ? hbm_device_of(memory) : int(device.index());
-  if (device.type() == kHost)
-    return memory != nullptr && pool >= 0 ? copied_to(host, device) : host;
-  if (pool != device.index()) return copied_to(host, device);
-  return relabel(std::move(host), device, std::numeric_limits<size_t>::max());
+  if (device.type() == kCpu)
+    return memory != nullptr && pool >= 0 ? copied_to(result, device) : result;
+  if (pool != device.index()) return copied_to(result, device);
+  return relabel(std::move(result), device, std::numeric_limits<size_t>::max());
 }
 
 }  // namespace trn

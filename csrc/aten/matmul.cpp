@@ -1,6 +1,7 @@
 // The matmul family under the precision policy: operands rounded as they are packed, exact
 // products, float32 sums, one rounding. What the policy leaves alone (fp32, other dtypes) runs on
 // the host's kernel.
+#include "on_host.h"
 #include "operands.h"
 #include "products.h"
 #include "registrations.h"
@@ -141,15 +142,8 @@ std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b
   const auto addend = self != nullptr ? std::optional<Tensor>(*self) : std::nullopt;
   Launch launch(name, addend, a, b, beta, alpha);
   HostCall call(launch.device(), name);
-  const Tensor x = resolved(call, a), y = resolved(call, b);
-  Tensor out = at::empty(shape->result, x.options().dtype(out_dtype.value_or(a.scalar_type())));
-  Tensor added;
-  Addition add{nullptr, beta.toFloat(), alpha.toFloat()};
-  if (self != nullptr) {
-    added = resolved(call, *self);
-    add.self = &added;
-  }
-  multiply_into(out, *shape, x, y, *formats, add);
+  Tensor out = product_on_host(resolved(call, a), resolved(call, b), *formats, call.alias(addend),
+                               beta, alpha, out_dtype.value_or(a.scalar_type()));
   launch.retire(out);
   return call.adopt(std::move(out));
 }
@@ -253,7 +247,10 @@ std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor&
   each.batch = 1;
   each.result = sizes;
   for (int64_t i = 0; i < shape->batch; ++i) {
-    multiply_into(sum, each, x[i], y[i], *formats, {&sum, 1.0f, alpha.toFloat()});
+    if (host().foreign)
+      sum = product_on_host(x[i], y[i], *formats, sum, 1, alpha, at::kFloat);
+    else
+      multiply_into(sum, each, x[i], y[i], *formats, {&sum, 1.0f, alpha.toFloat()});
   }
   launch.retire();
   return call.adopt(round_result(std::move(sum), a.scalar_type()));

@@ -2,6 +2,8 @@
 #include "allocator.h"
 
 #include "hbm.h"
+#include "host.h"
+#include "shadow.h"
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -9,6 +11,10 @@
 namespace trn {
 
 thread_local c10::DeviceIndex InHbm::target = -1;
+
+InHbm::InHbm(c10::DeviceIndex device) noexcept : previous_(target) {
+  target = host().foreign ? c10::DeviceIndex(-1) : device;
+}
 
 namespace {
 
@@ -50,12 +56,17 @@ class TrnAllocator final : public c10::DeviceAllocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     const c10::DeviceIndex device = current_device();
+    if (host().foreign) return allocate_on_host(bytes, device);
     void* pointer = take(device, bytes);
     return {pointer, pointer, &give_back, c10::Device(kTrn, device)};
   }
-  c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
+  // A raw block says nothing of the host's own allocator.
+  c10::DeleterFnPtr raw_deleter() const override { return host().foreign ? nullptr : &give_back; }
   void copy_data(void* to, const void* from, size_t bytes) const override {
-    default_copy_data(to, from, bytes);
+    if (host().foreign)
+      c10::GetAllocator(host().type)->copy_data(to, from, bytes);
+    else
+      default_copy_data(to, from, bytes);
   }
 
   bool initialized() override { return device_count() > 0; }

@@ -78,11 +78,14 @@ BOUNDS = {
 }
 
 
-Bound = tuple[float, float] | None
+# relative, absolute, and absolute as a share of the tensor's largest magnitude
+Bound = tuple[float, float, float] | None
 
 
 def close(expected: torch.Tensor, actual: torch.Tensor, bound: Bound) -> bool:
-    rtol, atol = bound or BOUNDS.get(expected.dtype, (1e-7, 1e-7))
+    rtol, atol, share = bound or (*BOUNDS.get(expected.dtype, (1e-7, 1e-7)), 0.0)
+    if share and expected.numel() > 0:
+        atol += share * expected.abs().max().item()
     return torch.allclose(expected, actual, rtol=rtol, atol=atol, equal_nan=True)
 
 

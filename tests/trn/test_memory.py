@@ -143,9 +143,12 @@ def test_more_than_the_capacity_is_out_of_memory():
 
 def test_many_blocks_fill_the_capacity_too():
     """Blocks that are never touched cost the host nothing."""
-    blocks = [torch.empty(2 << 30, dtype=torch.uint8, device="trn:3") for _ in range(4)]
+    blocks = [torch.empty(2 << 30, dtype=torch.uint8, device="trn:3") for _ in range(16)]
+    with pytest.warns(UserWarning, match=r"trn:3 is nearly out of memory: 34.00 GiB of 36.00 GiB"):
+        blocks.append(torch.empty(2 << 30, dtype=torch.uint8, device="trn:3"))
+    blocks.append(torch.empty(1 << 30, dtype=torch.uint8, device="trn:3"))  # it is said once
     with pytest.raises(torch.OutOfMemoryError, match="trn:3"):
-        blocks.append([torch.empty(2 << 30, dtype=torch.uint8, device="trn:3") for _ in range(16)])
+        blocks.append(torch.empty(2 << 30, dtype=torch.uint8, device="trn:3"))
     blocks.clear()
     torch.trn.empty_cache()
 

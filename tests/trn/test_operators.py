@@ -370,6 +370,9 @@ LAYOUTS = {
     "jagged": lambda x: torch.nested.as_nested_tensor([x, x[:2]], layout=torch.jagged),
     "nested": lambda x: torch.nested.as_nested_tensor([x, x[:2]], layout=torch.strided),
     "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 3, torch.quint8),
+    "quantized by channel": lambda x: torch.quantize_per_channel(
+        x, x.abs().amax(1) / 100 + 0.01, torch.arange(4, device=x.device), 0, torch.qint8
+    ),
 }  # fmt: skip
 
 

@@ -14,10 +14,11 @@ from torch.fx import GraphModule
 from .. import pricing
 from ..counters import combine
 from ..errors import EmulatorBug
+from ..isa import Program
 from ..lowering.call import Call, Target
 from ..pricing import Price, price_call
 from ..settings import settings
-from .programs import Lowered, lowered, price_window, windows
+from .programs import Lowered, Window, lowered, price_window, windows
 from .regions import Region, regions_of
 
 __all__ = [
@@ -67,6 +68,11 @@ class GraphPrice:
     windows: int
     spilled_bytes: int
     calls: tuple[Call, ...] = field(repr=False)
+    cut: tuple[Window, ...] = field(default=(), repr=False)  # not kept in torch's caches
+
+    def programs(self) -> tuple[Program, ...]:
+        """What was scheduled, in order; none for a graph that comes from a cache."""
+        return tuple(w.program() for w in self.cut if w.parts[0].program is not None)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a Price holds mappings that do not pickle
         price = self.price
@@ -159,6 +165,7 @@ def price_graph(name: str, work: Work, target: Target) -> GraphPrice:
         price=_joined(name, prices, target),
         regions=tuple(map(_row, work.regions)),
         windows=len(cut),
+        cut=tuple(cut),
         spilled_bytes=sum(_left(r) for r in work.regions if r.full),
         calls=tuple(call for region in work.regions for call in region.calls),
     )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .. import _C
+from ..host import host_device
 from ..settings import settings
 from .registration import startup_error
 
@@ -187,7 +188,10 @@ def get_device_capability(device: Device = None) -> tuple[int, int]:
 def synchronize(device: Device = None) -> None:
     """Let simulated host time pass until all work of the core has ended.
 
-    Results are already in memory when an op returns: only the simulated clock waits.
+    On a CPU host results are in memory when an op returns: only the simulated clock waits. On a
+    CUDA host the GPU is waited for as well.
     """
     _lazy_init()
     _C.synchronize(index_of(device))
+    if host_device().type == "cuda":
+        torch.cuda.synchronize(host_device())

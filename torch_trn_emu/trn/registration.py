@@ -5,8 +5,9 @@ import sys
 import torch
 
 from .. import _C
+from ..host import host_name
 from ..precision import install
-from ..settings import settings
+from ..settings import ISAS, settings
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -29,16 +30,19 @@ def register(module_name: str) -> None:
     register_reductions()
     global _startup_error
     try:
-        chosen = settings()
+        chosen, host = settings(), host_name()
         install()
     except Exception as error:
         _startup_error = error
         return
+    if chosen.isa is not None:
+        _C.limit_isa(ISAS.index(chosen.isa))
     _C.configure(
         name=chosen.chip.name,
         device_count=len(chosen.visible_cores),
         hbm_bytes=chosen.chip.hbm_bytes_per_logical_core(chosen.lnc),
         dispatch_ns=round(chosen.chip.launch.eager_dispatch_s * 1e9),
+        host=host,
     )
     install_pricer()
 
