@@ -344,7 +344,9 @@ def test_control_flow():
 
     def loop(x):
         return torch._higher_order_ops.while_loop(
-            lambda i, x: i < 3, lambda i, x: (i + 1, x * 2), (torch.zeros((), dtype=torch.int64, device="trn"), x)
+            lambda i, x: i < 3,
+            lambda i, x: (i + 1, x * 2),
+            (torch.zeros((), dtype=torch.int64, device="trn"), x),
         )
 
     compiled = torch.compile(loop, backend="trn", fullgraph=True)

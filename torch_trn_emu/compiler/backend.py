@@ -27,6 +27,7 @@ from .engine import GraphPrice, price_graph, target_of_process, work_of
 from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note
+from .reuse import round_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 
 __all__ = ["decompositions", "trn"]
@@ -44,7 +45,11 @@ def trn(
     policy = current_precision()
     _guard_on_precision()
     eager = _copy_of(gm)
-    with _uncounted(), _cache_keys(gm, policy, chosen), functorch_config.patch(_aot_patches(chosen)):
+    with (
+        _uncounted(),
+        _cache_keys(gm, policy, chosen),
+        functorch_config.patch(_aot_patches(chosen)),
+    ):
         try:
             return compile_fx(  # type: ignore[no-any-return]
                 gm,
@@ -81,6 +86,7 @@ def compile_graph(
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
             apply_precision(part.graph, policy)
+            round_once(part.graph)
         inputs = host_inputs(example_inputs)
         rehome(gm)
         record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)

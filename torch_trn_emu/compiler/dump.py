@@ -111,7 +111,7 @@ def _box(at: tuple[int, int], region: Region) -> str:
     x, y = at
     label = escape(region.name if len(region.name) < 34 else region.name[:31] + "...")
     return (
-        f'<g><title>{escape(region.name)}</title>'
+        f"<g><title>{escape(region.name)}</title>"
         f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="4" '
         f'fill="{_COLOURS[region.kind]}" stroke="#666"/>'
         f'<text x="{x + 8}" y="{y + 21}" font-size="12">{label}</text></g>'

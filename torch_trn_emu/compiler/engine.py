@@ -76,7 +76,14 @@ class GraphPrice:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a Price holds mappings that do not pickle
         price = self.price
-        plain = (price.op, price.engine, price.seconds, dict(price.totals), price.note, price.narrowed)
+        plain = (
+            price.op,
+            price.engine,
+            price.seconds,
+            dict(price.totals),
+            price.note,
+            price.narrowed,
+        )
         rest = (self.regions, self.windows, self.spilled_bytes, self.calls)
         return _restored, (self.name, plain, *rest)
 

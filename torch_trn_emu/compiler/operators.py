@@ -65,7 +65,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Ten
 
 
 @torch.library.register_fake("trn::attention_backward")
-def _attention_backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _attention_backward(
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
     return tuple(
         t.new_empty((t.shape[0], t.shape[2], t.shape[1], t.shape[3])).transpose(1, 2)
         for t in (q, k, v)
@@ -88,7 +90,12 @@ def _is_transposed(a: Tensor) -> bool:
         return False
     known = torch.fx.experimental.symbolic_shapes.guard_or_false
     (rows, columns), (outer, inner) = a.shape, a.stride()
-    return known(outer == 1) and known(inner >= rows) and not known(rows == 1) and not known(columns == 1)
+    return (
+        known(outer == 1)
+        and known(inner >= rows)
+        and not known(rows == 1)
+        and not known(columns == 1)
+    )
 
 
 def _formats(policy: int, matmul_class: int, weight_gradient: bool = False) -> Formats:

@@ -64,7 +64,9 @@ def lowered(region: Region, target: Target) -> list[Lowered]:
     first = region.nodes[0].name if region.kind == "product" else ""
     if first:
         number(first)
-    names = [n for n in region.made if n in region.inputs and any(n in s.reads for s in region.steps)]
+    names = [
+        n for n in region.made if n in region.inputs and any(n in s.reads for s in region.steps)
+    ]
     inputs = tuple((number(n), region.inputs[n].dtype, region.inputs[n].kind) for n in names)
     steps = tuple(
         (s.opcode, tuple(sorted(s.attributes.items())), tuple(map(number, s.reads)), number(s.name),
@@ -89,8 +91,10 @@ def _operands_of(region: Region) -> dict[str, str]:
     """The tensors of a product's two operands, the last ones of its node."""
     from .calls import base_of
 
-    a, b = region.nodes[0].all_input_nodes[-2:] if len(region.nodes[0].all_input_nodes) > 1 else (
-        region.nodes[0].all_input_nodes * 2
+    a, b = (
+        region.nodes[0].all_input_nodes[-2:]
+        if len(region.nodes[0].all_input_nodes) > 1
+        else (region.nodes[0].all_input_nodes * 2)
     )
     return {"lhs": base_of(a)[0].name, "rhs": base_of(b)[0].name}
 
@@ -99,7 +103,14 @@ def _operands_of(region: Region) -> dict[str, str]:
 def _program(shape: _Shape, target: Target) -> Program | None:
     inputs = [Input(f"v{n}", dtype, kind) for n, dtype, kind in shape.inputs]
     steps = [
-        RowStep(f"v{to}", opcode, tuple(f"v{r}" for r in reads), MappingProxyType(dict(attributes)), kind, engine)
+        RowStep(
+            f"v{to}",
+            opcode,
+            tuple(f"v{r}" for r in reads),
+            MappingProxyType(dict(attributes)),
+            kind,
+            engine,
+        )
         for opcode, attributes, reads, to, kind, engine in shape.steps
     ]
     outputs = [Output(f"v{n}", dtype) for n, dtype in shape.outputs]
@@ -117,7 +128,9 @@ def _product(
     product = product_of(call, target)
     if product.adds_all and product.addend is not None:
         inputs = [Input("addend", product.addend.dtype), *inputs]
-        add = RowStep("sum", "tensor_tensor", ("v0", "addend"), MappingProxyType({"op": "add"}), Kind.FULL)
+        add = RowStep(
+            "sum", "tensor_tensor", ("v0", "addend"), MappingProxyType({"op": "add"}), Kind.FULL
+        )
         steps = [add, *(_reading(s, "v0", "sum") for s in steps)]
         outputs = [Output("sum", o.dtype) if o.name == "v0" else o for o in outputs]
     plain = not steps and [o.name for o in outputs] == ["v0"]
@@ -157,7 +170,11 @@ def _single(region: Region, target: Target) -> Iterator[Lowered]:
 
 def _linked(region: Region, program: Program) -> dict[str, str]:
     """Tensors of HBM buffers by their order, where there are as many of both."""
-    read = [b.name for b in program.buffers if b.memory is Memory.HBM and b.role in (Role.INPUT, Role.WEIGHT)]
+    read = [
+        b.name
+        for b in program.buffers
+        if b.memory is Memory.HBM and b.role in (Role.INPUT, Role.WEIGHT)
+    ]
     made = [b.name for b in program.buffers if b.memory is Memory.HBM and b.role is Role.OUTPUT]
     inputs, outputs = list(region.inputs.values()), list(region.outputs.values())
     if len(read) != len(inputs) or len(made) != len(outputs):

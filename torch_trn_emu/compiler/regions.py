@@ -110,7 +110,9 @@ class _Recorder:
     def __init__(self, name: str, kind: Kind) -> None:
         self.name, self.kind = name, kind
 
-    def emit(self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any) -> None:
+    def emit(
+        self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any
+    ) -> None:
         self.made = step(self.name, opcode, *reads, kind=self.kind, engine=engine, **attributes)
 
 
@@ -217,7 +219,9 @@ class _Cutter:
             return False
         if len(a.steps) + len(b.steps) > MOST_STEPS:
             return False
-        shares = set(a.inputs) & set(b.inputs) or any(i.node in self._makes(a) for i in b.inputs.values())
+        shares = set(a.inputs) & set(b.inputs) or any(
+            i.node in self._makes(a) for i in b.inputs.values()
+        )
         return bool(shares) and not self._between(a, b)
 
     @staticmethod
@@ -239,9 +243,7 @@ class _Cutter:
                 names[key] = made
             elif value.node in self._makes(a) or a.made.get(key, value.kind) is not value.kind:
                 return False
-        a.steps += [
-            replace(s, reads=tuple(names.get(r, r) for r in s.reads)) for s in b.steps
-        ]
+        a.steps += [replace(s, reads=tuple(names.get(r, r) for r in s.reads)) for s in b.steps]
         for key, value in b.inputs.items():
             if key not in names:
                 a.inputs.setdefault(key, value)
@@ -296,7 +298,8 @@ def _users(node: Node) -> Iterator[Node]:
     """Nodes that read a value, views seen through; the graph's output too."""
     for user in node.users:
         if user.op != "output" and (
-            getattr(user.target, "is_view", False) or getattr(user.target, "__name__", "") == "getitem"
+            getattr(user.target, "is_view", False)
+            or getattr(user.target, "__name__", "") == "getitem"
         ):
             yield from _users(user)
         else:
@@ -307,9 +310,7 @@ def _dtype(t: TensorArg) -> str:
     return t.dtype if t.torch_dtype in _KNOWN else "float32"
 
 
-_KNOWN = frozenset(
-    "float32 bfloat16 float16 int64 int32 int16 int8 uint8 bool float64".split()
-)
+_KNOWN = frozenset("float32 bfloat16 float16 int64 int32 int16 int8 uint8 bool float64".split())
 
 
 def _rows_shape(call: Call) -> tuple[int, int | None] | None:
@@ -361,7 +362,7 @@ class _Attempt:
             key = base.name
             known = self.region.alias.get(key) or self.alias.get(key)
             return known if known and in_order and self.made[known] is kind else None
-        key = f"{base.name}"
+        key = base.name if in_order else f"{base.name} turned"
         if key in self.made:
             return key if self.made[key] is kind else None
         self.inputs[key] = Value(maker.name, _dtype(t), kind, t.numel)
@@ -465,7 +466,9 @@ class _Attempt:
             done.append(recorder.name)
         return done[-1]
 
-    def _add(self, name: str, opcode: str, reads: tuple[str, ...], kind: Kind, **attributes: Any) -> str:
+    def _add(
+        self, name: str, opcode: str, reads: tuple[str, ...], kind: Kind, **attributes: Any
+    ) -> str:
         self.steps.append(step(name, opcode, *reads, kind=kind, **attributes))
         self.made[name] = kind
         return name
@@ -551,7 +554,11 @@ def _same_place(call: Call) -> bool:
 def _reduced(call: Call, rank: int) -> set[int]:
     named = call.argument(1, ())
     dims = named if isinstance(named, tuple) else (named,)
-    chosen = {d % rank for d in dims if isinstance(d, int) and not isinstance(d, bool)} if rank else set()
+    chosen = (
+        {d % rank for d in dims if isinstance(d, int) and not isinstance(d, bool)}
+        if rank
+        else set()
+    )
     return chosen or set(range(rank))
 
 
@@ -569,5 +576,3 @@ def _prefix(shape: tuple[int, ...], of: tuple[int, ...]) -> int:
     while k < len(shape) and shape[k] == of[k]:
         k += 1
     return prod(shape[:k]) if all(n == 1 for n in shape[k:]) else -1
-
-
