@@ -132,9 +132,9 @@ def test_modes(mode):
 
 
 def test_an_unknown_option_is_an_error():
-    with pytest.raises(Exception, match="has no option 'max_autotun'.*max_autotune"):
+    with pytest.raises(Exception, match=r"has no option 'max_autotun'.*max_autotune"):
         torch.compile(torch.sin, backend="trn", options={"max_autotun": True})(leaf(2))
-    with pytest.raises(Exception, match="'strict'.*is a bool"):
+    with pytest.raises(Exception, match=r"'strict'.*is a bool"):
         torch.compile(torch.sin, backend="trn", options={"strict": 1})(leaf(2))
     with pytest.raises(Exception, match="mode 'fast'"):
         torch.compile(torch.sin, backend="trn", mode="fast")(leaf(2))

@@ -16,6 +16,7 @@ from torch_trn_emu import compiler, precision
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
@@ -84,7 +85,8 @@ MODELS = {
     "mixtral": Model(
         "MixtralConfig",
         "MixtralForCausalLM",
-        {**LLAMA, "num_local_experts": 2, "num_experts_per_tok": 1},
+        {**LLAMA, "num_local_experts": 2, "num_experts_per_tok": 1,
+         "experts_implementation": "eager"},
     ),
     "bert": Model("BertConfig", "BertForMaskedLM", {**BERT, **NO_DROPOUT}),
     "t5": Model(

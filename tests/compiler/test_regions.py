@@ -40,7 +40,9 @@ FUSED = {
     "seen through a view": (lambda x: (x * 2).view(8, 256).exp(), (32, 64)),
     "two results": (lambda x, y: (x + y, (x + y).sigmoid()), (32, 64), (32, 64)),
     "column sums": (lambda g, x: (g * x, (g * x).sum(0)), (256, 64), (256, 64)),
-    "bias and activation": (lambda b, x, w: torch.addmm(b, x, w).tanh(), (128,), (64, 128), (128, 128)),
+    "bias and activation": (
+        lambda b, x, w: torch.addmm(b, x, w).tanh(), (128,), (64, 128), (128, 128)
+    ),
     "residual": (lambda x, w, r: x @ w + r, (64, 128), (128, 128), (64, 128)),
 }  # fmt: skip
 
@@ -65,7 +67,7 @@ def test_what_does_not_lie_alike_stays_apart(name):
 
 
 def test_a_cycle_between_regions_is_not_made():
-    """The last product needs the first region's value both ways: by itself and by another region."""
+    """The sum needs the first region's value both ways: by itself and by another region."""
     gm, _ = traced(lambda x: (x * 2) + (x * 2).sort().values * 3, (32, 64))
     order = {r.number: k for k, r in enumerate(regions_of(gm.graph, "fp32"))}
     for region in regions_of(gm.graph, "fp32"):
@@ -90,7 +92,7 @@ def test_the_machine_computes_a_region(name):
         if b.memory is Memory.HBM and part.tensors.get(b.name) in given
     }
     made = Machine(TARGET.chip).run(part.program, tensors)
-    expected = [t for t in torch.utils._pytree.tree_leaves(gm(*inputs))]
+    expected = torch.utils._pytree.tree_leaves(gm(*inputs))
     results = [v for k, v in made.items() if k.startswith("out")]
     assert len(results) == len({id(e) for e in expected})
     for e in expected:

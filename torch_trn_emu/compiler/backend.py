@@ -27,8 +27,8 @@ from .engine import GraphPrice, price_graph, target_of_process, work_of
 from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note
-from .reuse import round_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
+from .reuse import round_once
 
 __all__ = ["decompositions", "trn"]
 
@@ -51,7 +51,7 @@ def trn(
         functorch_config.patch(_aot_patches(chosen)),
     ):
         try:
-            return compile_fx(  # type: ignore[no-any-return]
+            return compile_fx(  # type: ignore[return-value]
                 gm,
                 example_inputs,
                 inner_compile=partial(compile_graph, policy=policy, options=chosen),
@@ -182,7 +182,7 @@ def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None
     marks = [(n.name, own) for n in nodes if (own := policy_of(n, policy)) != policy]
     ours = (process.chip.name, process.lnc, policy, options.program, marks)
     tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
-    with torch.compiler.config.patch(cache_key_tag=tag):
+    with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         yield
 
 

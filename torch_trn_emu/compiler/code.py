@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 from torch._inductor.codecache import FxGraphCache
-from torch._inductor.output_code import CompiledFxGraph, OutputCode
+from torch._inductor.output_code import OutputCode
 from torch.fx import GraphModule, Node
 
 from .. import _C
@@ -47,7 +47,7 @@ def placement_of(gm: GraphModule, device: int) -> Placement:
     """Read it from a graph that has not been moved to the host yet."""
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
     number = {node: k for k, node in enumerate(inputs)}
-    results = gm.graph.output_node().args[0]
+    results: Any = gm.graph.output_node().args[0]
     written = _written(gm)
     return Placement(
         device=device,
@@ -118,7 +118,7 @@ class TrnCode(OutputCode):
 
     def __init__(
         self,
-        code: CompiledFxGraph,
+        code: Any,  # a CompiledFxGraph
         placement: Placement,
         priced: GraphPrice | None,
         record: GraphRecord,

@@ -1,7 +1,7 @@
 """From regions to engine programs, and from those to a graph's price.
 
-Neighbouring regions that fit into SBUF and PSUM together make one program (`isa.join`): the loads of
-one, its weights above all, begin while the other computes. Equal programs are scheduled once.
+Neighbouring regions that fit into SBUF and PSUM together make one program (`isa.join`): the loads
+of one, its weights above all, begin while the other computes. Equal programs are scheduled once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ from ..lowering.epilogue import Epilogue
 from ..lowering.ops import OPS, multiplied, product_of
 from ..lowering.rows import Input, Kind, Output, RowStep, row_program
 from ..pricing import Price, price_call, price_programs
+from .calls import base_of
 from .regions import Region
 
 __all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
@@ -89,8 +90,6 @@ def lowered(region: Region, target: Target) -> list[Lowered]:
 
 def _operands_of(region: Region) -> dict[str, str]:
     """The tensors of a product's two operands, the last ones of its node."""
-    from .calls import base_of
-
     a, b = (
         region.nodes[0].all_input_nodes[-2:]
         if len(region.nodes[0].all_input_nodes) > 1
@@ -163,9 +162,8 @@ def _single(region: Region, target: Target) -> Iterator[Lowered]:
     if not isinstance(programs, tuple):
         yield Lowered(call, None, {}, price_call(call, target))
         return
-    for k, program in enumerate(programs):
+    for program in programs:
         yield Lowered(call, program, _linked(region, program) if len(programs) == 1 else {})
-        del k
 
 
 def _linked(region: Region, program: Program) -> dict[str, str]:

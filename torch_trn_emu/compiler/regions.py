@@ -17,7 +17,7 @@ from ..lowering.call import Call, TensorArg
 from ..lowering.elementwise import recipe_of
 from ..lowering.pointwise import Step
 from ..lowering.rows import Kind, RowStep, column_sum, reduced, step
-from .calls import base_of, call_of, is_free
+from .calls import base_of, call_of, is_free, tensor_of
 
 __all__ = ["Region", "Value", "regions_of"]
 
@@ -539,8 +539,6 @@ class _Attempt:
 
 def call_tensor(node: Node) -> TensorArg:
     """An operand as the call sees it."""
-    from .calls import tensor_of
-
     found = tensor_of(node.meta["val"])
     assert found is not None
     return found

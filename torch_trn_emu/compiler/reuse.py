@@ -51,7 +51,7 @@ def _untransposed(operand: Node) -> Node:
     rank = operand.meta["val"].dim()
     swapped = [*range(rank - 2), rank - 1, rank - 2]
     aten = torch.ops.aten
-    if operand.target is aten.permute.default and list(operand.args[1]) == swapped:  # type: ignore[call-overload, arg-type]
+    if operand.target is aten.permute.default and list(operand.args[1]) == swapped:  # type: ignore[arg-type]
         return operand.args[0]  # type: ignore[return-value]
     if operand.target is aten.t.default:
         return operand.args[0]  # type: ignore[return-value]
