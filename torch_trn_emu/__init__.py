@@ -15,13 +15,14 @@ def _autoload() -> None:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import trn
+from . import aliases, trn
 from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
 if TYPE_CHECKING:
     from .estimation import estimate
+    from .integrations import tensorboard_callback
     from .parity import compare, sensitivity
     from .profiler import profile
 
@@ -38,6 +39,7 @@ __all__ = [
     "reset_op_counts",
     "sensitivity",
     "set_precision",
+    "tensorboard_callback",
     "trn",
 ]
 
@@ -48,6 +50,8 @@ if trn.is_available() and host_device().type == "cuda":
 
 __version__ = "0.1.0.dev0"
 
+aliases.install()
+
 
 # Names that a program which only trains may never need, by the module that has them.
 _LAZY = {
@@ -55,6 +59,7 @@ _LAZY = {
     "estimate": "estimation",
     "profile": "profiler",
     "sensitivity": "parity",
+    "tensorboard_callback": "integrations",
 }
 
 
