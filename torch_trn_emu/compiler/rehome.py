@@ -14,11 +14,12 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_any, tree_map
 
 from .. import _C
+from ..host import host_device
 
 __all__ = ["device_of_graph", "graphs_of", "host_inputs", "rehome"]
 
 aten = torch.ops.aten
-HOST = torch.device("cpu")
+HOST = host_device()
 
 
 def is_trn(value: Any) -> bool:
