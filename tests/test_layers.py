@@ -29,7 +29,7 @@ LAYERS = (
     ("profiler",),
     ("trn",),
     ("triton",),
-    ("aliases",),
+    ("aliases", "integrations"),
     ("",),  # torch_trn_emu/__init__.py, what `import torch_trn_emu` gives
     ("testing",),
     ("cli", "report", "__main__"),

@@ -22,6 +22,7 @@ from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
 if TYPE_CHECKING:
     from .estimation import estimate
+    from .integrations import tensorboard_callback
     from .parity import compare, sensitivity
     from .profiler import profile
 
@@ -38,6 +39,7 @@ __all__ = [
     "reset_op_counts",
     "sensitivity",
     "set_precision",
+    "tensorboard_callback",
     "trn",
 ]
 
@@ -57,6 +59,7 @@ _LAZY = {
     "estimate": "estimation",
     "profile": "profiler",
     "sensitivity": "parity",
+    "tensorboard_callback": "integrations",
 }
 
 

@@ -49,4 +49,4 @@ def _output() -> Any:
 
 
 for _function in (opened, closed):  # as torch._dynamo.assume_constant_result does, without Dynamo
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    _function.__dict__["_dynamo_marked_constant"] = True

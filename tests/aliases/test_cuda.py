@@ -78,6 +78,7 @@ with torch.cuda.device(1):
 torch.cuda.set_device("cuda:0")
 ones = torch.ones(2, 2, device="cuda", requires_grad=True)
 checkpoint(lambda t: F.dropout(t * 2), ones, use_reentrant=False).sum().backward()
+assert torch.equal(torch.compile(lambda t: t * 2)(ones.detach()), ones * 2)
 nn.LSTM(4, 4).cuda()(torch.ones(2, 1, 4).cuda())
 for refused in (torch.cuda.CUDAGraph, torch.cuda.cudart):
     try:

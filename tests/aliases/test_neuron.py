@@ -33,6 +33,8 @@ torch.save(model.state_dict(), file)
 file.seek(0)
 assert torch.load(file)["0.weight"].device.type == "neuron"
 
+assert torch.equal(torch.compile(lambda t: t * 2, backend="neuron")(y.detach()), y * 2)
+
 model.to("cpu")
 traced = torch_neuronx.trace(model, x, compiler_args="--model-type=transformer")
 out = traced(x)

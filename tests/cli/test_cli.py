@@ -44,13 +44,15 @@ def folder(tmp_path_factory):
     return folder
 
 
+BEFORE = torch_trn_emu.current_precision(), sys.argv, list(sys.path)
+
+
 @pytest.fixture(autouse=True)
 def as_it_was():
     """Commands set the policy, sys.argv and sys.path, as a process of their own may."""
-    before = torch_trn_emu.current_precision(), sys.argv, list(sys.path)
     yield
-    torch.backends.trn.matmul.precision, sys.argv, sys.path[:] = before
-    os.environ["TRN_EMU_MATMUL"] = before[0]
+    torch.backends.trn.matmul.precision, sys.argv, sys.path[:] = BEFORE
+    os.environ["TRN_EMU_MATMUL"] = BEFORE[0]
 
 
 def process(*arguments, **environment):

@@ -181,6 +181,7 @@ def _map_constructors() -> None:
     for module, names in modules.items():
         for name in names:
             setattr(module, name, _translated(getattr(module, name)))
+    torch.compile = _compile(torch.compile)
     torch.backends.cudnn.is_acceptable = lambda tensor: False  # asked for every tensor that is_cuda
     torch.Generator = _class_told_trn(torch.Generator)  # type: ignore[misc]
 
@@ -194,6 +195,17 @@ def _translated_init(init: Callable[..., None]) -> Callable[..., None]:
         if not args and default == "cuda":
             kwargs.setdefault(parameters[1].name, default)
         init(self, *map(to_trn, args), **{k: to_trn(v) for k, v in kwargs.items()})
+
+    return call
+
+
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Inductor, which is what a script for cuda means, becomes the backend of trn."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        inductor = kwargs.get("backend") in (None, "inductor")
+        return function(*args, **kwargs | ({"backend": "trn"} if inductor else {}))
 
     return call
 

@@ -8,6 +8,7 @@ from .. import _C
 from ..host import host_name
 from ..precision import install
 from ..settings import DEVICE_TYPE, ISAS, settings
+from .distributed import refuse_collectives
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -28,6 +29,7 @@ def register(module_name: str) -> None:
         for_storage=True
     )
     register_reductions()
+    refuse_collectives()
     global _startup_error
     try:
         chosen, host = settings(), host_name()
