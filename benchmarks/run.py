@@ -58,6 +58,7 @@ class Row:
     sides: Sides
     unit: str = "x"  # a ratio; else A minus B, in seconds or GiB
     unless_cpu_flags: tuple[str, ...] = ()  # the target is for hosts that lack all of these
+    least_rounds: int = LEAST_ROUNDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,7 +454,7 @@ def measure(row: Row, device: str, budget_s: float) -> Result:
     calls = [calls_per_sample(clock) for clock in clocks]
     samples: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + budget_s
-    while len(samples[0]) < LEAST_ROUNDS or time.perf_counter() < end:
+    while len(samples[0]) < row.least_rounds or time.perf_counter() < end:
         for side in (0, 1) if len(samples[0]) % 2 == 0 else (1, 0):
             samples[side].append(clocks[side].timeit(calls[side]) / calls[side])
     pairs = list(zip(*samples, strict=True))

@@ -127,6 +127,7 @@ void bind_ledger(py::module_& m) {
     }
     return out;
   });
+  m.def("pause_ledger", [](bool paused) { return Ledger::pause(paused); });
   m.def("core_times", [](int device) {
     const CoreTimes times = Ledger::of(c10::DeviceIndex(device)).times();
     return std::tuple(times.dispatch_ns, times.busy_ns, times.idle_ns);

@@ -19,7 +19,7 @@ def opened(policy: str) -> int:
     """A block with `policy` begins here."""
     output = _output()
     blocks = output.__dict__.setdefault(_BLOCKS, [])
-    blocks.append((policy, next(reversed(output.current_tracer.graph.nodes))))
+    blocks.append((policy, next(reversed(output.current_tracer.graph.nodes), None)))
     return 0
 
 
@@ -49,4 +49,4 @@ def _output() -> Any:
 
 
 for _function in (opened, closed):  # as torch._dynamo.assume_constant_result does, without Dynamo
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    _function.__dict__["_dynamo_marked_constant"] = True

@@ -9,7 +9,7 @@ torch 2.13.0.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,6 @@ from torch.utils._pytree import tree_leaves
 from .chip import Chip, get_chip
 from .chip.calibration import CALIBRATION, HELD_OUT, error_bar
 from .counters import combine, derive
-from .errors import Unimplemented
 from .lowering.call import Call, Target, TensorArg
 from .precision import current_precision
 from .pricing import OpRow, Price, price_call, report_rows
@@ -67,17 +66,13 @@ def estimate(
 
     chip  trn1, trn2 or trn3
     lnc   physical cores of the logical core; None: the chip's default (2 on trn2 and trn3)
-    mode  "eager"; "compile" is planned
+    mode  "eager": each operator is a launch; "compile": as torch.compile(fn, backend="trn") runs
+          it, one launch a graph
 
     The matmul precision is the one in force if the process emulates this chip, else the chip's
     default.
     """
-    if mode == "compile":
-        raise Unimplemented(
-            "estimate(mode='compile') needs the graph's engine program: compiler/estimate.py. "
-            "Use mode='eager'."
-        )
-    if mode != "eager":
+    if mode not in ("eager", "compile"):
         raise ValueError(f"mode {mode!r} is neither 'eager' nor 'compile'")
     described = get_chip(chip)
     cores = described.check_lnc(lnc)
@@ -86,10 +81,18 @@ def estimate(
         stack.enter_context(AttentionOfTheDevice())
         stack.enter_context(recorder)
         recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
-        result = fn(*args, **kwargs)
+        result = (_compiled(fn, recorder) if mode == "compile" else fn)(*args, **kwargs)
     recorder.memory.close()
     del result
-    return recorder.result(described, cores)
+    return recorder.result(described, cores, mode)
+
+
+def _compiled(fn: Callable[..., Any], recorder: "Recorder") -> Callable[..., Any]:
+    from .compiler.estimate import pricing_backend
+
+    policy = recorder.policy or current_precision()
+    backend = pricing_backend(policy, recorder.target, recorder.run_graph)
+    return torch.compile(fn, backend=backend)
 
 
 def _is_tensor(value: object) -> bool:
@@ -169,35 +172,54 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.target, self.memory, self.only = target, _Memory(), only
         self.host_s = self.ready_s = self.idle_s = self.dispatch_s = 0.0
-        self.calls: dict[Call, int] = {}
+        self.priced: dict[Hashable, tuple[Price, int]] = {}
+        self.in_graph = False
         same = settings().chip.name == target.chip.name
         self.policy = "" if same else target.chip.default_matmul_precision
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # functions that run in this mode may be compiled
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch._guards.TracingContext.try_get() is not None:
+            return func(*args, **kwargs)  # the compiler looks at shapes
         self.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         result = func(*args, **kwargs)
         self.memory.hold(t for t in tree_leaves(result) if _is_tensor(t))
         if self.only is not None and not self._concerns((args, kwargs, result)):
             return result
-        if not func.is_view and func.namespace in ("aten", "trn"):
+        if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
             policy = self.policy or current_precision()
             call = _call(func, args, kwargs, result, policy, real=self.only is not None)
             tensors = (*call.tensors, *call.outputs)
             if not tensors or not all(t.on_host for t in tensors):
-                self._launch(call)
+                price = price_call(call, self.target)
+                self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
         return result
 
     def _concerns(self, values: Any) -> bool:
         tensors = [t for t in tree_leaves(values) if _is_tensor(t)]
         return any(t.device.type == self.only for t in tensors)
 
-    def _launch(self, call: Call) -> None:
-        price = price_call(call, self.target)
+    @property
+    def launches(self) -> int:
+        return sum(count for _, count in self.priced.values())
+
+    def run_graph(self, graph: Any, run: Callable[[], Any]) -> Any:
+        """One launch of a compiled graph; what it computes with shapes is not recorded again."""
+        self._launch(id(graph), graph.price, self.target.chip.launch.graph_launch_s)
+        self.in_graph = True
+        try:
+            return run()
+        finally:
+            self.in_graph = False
+
+    def _launch(self, key: Hashable, price: Price, dispatch_s: float) -> None:
         if price.free:
             return
-        self.calls[call] = self.calls.get(call, 0) + 1
-        dispatch_s = self.target.chip.launch.eager_dispatch_s
+        self.priced[key] = price, self.priced.get(key, (price, 0))[1] + 1
         self.host_s += dispatch_s
         self.dispatch_s += dispatch_s
         self.idle_s += max(0.0, self.host_s - self.ready_s)
@@ -205,21 +227,19 @@ class Recorder(TorchDispatchMode):
         if price.blocks:
             self.host_s = self.ready_s
 
-    def result(self, chip: Chip, cores: int) -> Estimate:
-        priced: list[tuple[str, int, Price]] = [
-            (call.op, count, price_call(call, self.target)) for call, count in self.calls.items()
-        ]
+    def result(self, chip: Chip, cores: int, mode: str) -> Estimate:
+        priced = [(price.op, count, price) for price, count in self.priced.values()]
         totals = combine((price.totals, count) for _, count, price in priced)
         device_s = sum(count * price.seconds for _, count, price in priced)
         return Estimate(
             chip=chip.name,
             lnc=cores,
-            mode="eager",
+            mode=mode,
             time_us=max(self.host_s, self.ready_s) * 1e6,
             device_us=device_s * 1e6,
             counters=derive(totals, chip, cores)
             | {
-                "launch_count": float(sum(self.calls.values())),
+                "launch_count": float(sum(count for _, count, _ in priced)),
                 "host_dispatch_time": self.dispatch_s,
                 "core_busy_time": device_s,
                 "core_idle_time": self.idle_s,

@@ -32,6 +32,7 @@ class Settings:
     stochastic_rounding_seed: int
     isa: str | None  # the most that kernels on the host may use; None: what it has
     host: str  # a name of HOSTS: what holds the tensors and computes
+    dump: str  # a folder for what the compiler makes of each graph
 
 
 def _alias(environ: Mapping[str, str]) -> str:
@@ -66,6 +67,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         stochastic_rounding_seed=_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_SEED"),
         isa=_one_of(environ, "TRN_EMU_ISA", ISAS),
         host=_host(environ.get("TRN_EMU_HOST") or "cpu"),
+        dump=environ.get("TRN_EMU_DUMP", ""),
     )
 
 

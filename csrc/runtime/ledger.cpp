@@ -19,6 +19,7 @@ namespace {
 
 std::mutex pricer_mutex;
 Pricer pricer;
+thread_local bool paused = false;
 
 std::array<std::atomic<LaunchListener*>, kListeners> listeners{};
 
@@ -229,8 +230,11 @@ LaunchRow* Ledger::add_priced(uint64_t key, LaunchRow row) {
   return &core_.rows.try_emplace(key, std::move(row)).first->second;
 }
 
+bool Ledger::pause(bool pause) noexcept { return std::exchange(paused, pause); }
+
 void Ledger::launch(LaunchRow* row) noexcept {
   if constexpr (!kPricing) return;
+  if (paused) return;
   const int64_t dispatch_ns =
       row->price.dispatch_ns >= 0 ? row->price.dispatch_ns : config().dispatch_ns;
   Launched launch{row, core_.device, current_stream(core_.device).id(), 0, dispatch_ns, 0, 0};

@@ -118,6 +118,10 @@ class Ledger {
   // Counts one launch that succeeded and advances the core's clock.
   void launch(LaunchRow* row) noexcept;
 
+  // While this thread compiles, what it launches is not the user's: it is not counted. Returns the
+  // previous setting.
+  static bool pause(bool paused) noexcept;
+
   std::vector<LaunchRow> rows() const;
   CoreTimes times() const;
   void reset();

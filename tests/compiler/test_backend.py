@@ -132,9 +132,9 @@ def test_modes(mode):
 
 
 def test_an_unknown_option_is_an_error():
-    with pytest.raises(Exception, match="has no option 'max_autotun'.*max_autotune"):
+    with pytest.raises(Exception, match=r"has no option 'max_autotun'.*max_autotune"):
         torch.compile(torch.sin, backend="trn", options={"max_autotun": True})(leaf(2))
-    with pytest.raises(Exception, match="'strict'.*is a bool"):
+    with pytest.raises(Exception, match=r"'strict'.*is a bool"):
         torch.compile(torch.sin, backend="trn", options={"strict": 1})(leaf(2))
     with pytest.raises(Exception, match="mode 'fast'"):
         torch.compile(torch.sin, backend="trn", mode="fast")(leaf(2))
@@ -344,7 +344,9 @@ def test_control_flow():
 
     def loop(x):
         return torch._higher_order_ops.while_loop(
-            lambda i, x: i < 3, lambda i, x: (i + 1, x * 2), (torch.zeros((), dtype=torch.int64, device="trn"), x)
+            lambda i, x: i < 3,
+            lambda i, x: (i + 1, x * 2),
+            (torch.zeros((), dtype=torch.int64, device="trn"), x),
         )
 
     compiled = torch.compile(loop, backend="trn", fullgraph=True)

@@ -66,7 +66,7 @@ def execute(options: Namespace) -> int:
         ShapesOnly(),
     ):
         run_script(options)
-    found = recorder.result(chosen.chip, chosen.lnc)
+    found = recorder.result(chosen.chip, chosen.lnc, "eager")
     show(_report(command_of(options), found, steps, options.rows), as_json=options.json)
     return 0
 
@@ -75,7 +75,7 @@ def execute(options: Namespace) -> int:
 def _stopping_after(most: int, recorder: Recorder, steps: list[Step]) -> Iterator[None]:
     def note(*_: Any) -> None:
         seconds = max(recorder.host_s, recorder.ready_s) - sum(s.seconds for s in steps)
-        launches = sum(recorder.calls.values()) - sum(s.launches for s in steps)
+        launches = recorder.launches - sum(s.launches for s in steps)
         steps.append(Step(seconds=seconds, launches=launches))
         if len(steps) >= most:
             raise _Enough

@@ -18,13 +18,17 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch.fx import Graph, GraphModule
 
+from .. import _C
 from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
-from .operators import PRECISE, apply_precision
+from .dump import write_dump
+from .engine import GraphPrice, price_graph, target_of_process, work_of
+from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
+from .reuse import round_once
 
 __all__ = ["decompositions", "trn"]
 
@@ -41,9 +45,13 @@ def trn(
     policy = current_precision()
     _guard_on_precision()
     eager = _copy_of(gm)
-    with _cache_keys(policy), functorch_config.patch(_aot_patches()):
+    with (
+        _uncounted(),
+        _cache_keys(gm, policy, chosen),
+        functorch_config.patch(_aot_patches(chosen)),
+    ):
         try:
-            return compile_fx(  # type: ignore[no-any-return]
+            return compile_fx(  # type: ignore[return-value]
                 gm,
                 example_inputs,
                 inner_compile=partial(compile_graph, policy=policy, options=chosen),
@@ -73,20 +81,40 @@ def compile_graph(
     kind = "forward" if kind == "inference" and not kwargs.get("is_inference") else kind
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
     nodes, eager = len(gm.graph.nodes), _copy_of(gm)
+    priced = _price(gm, name, policy, options)
     try:
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
             apply_precision(part.graph, policy)
+            round_once(part.graph)
         inputs = host_inputs(example_inputs)
         rehome(gm)
-        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement)
+        record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)
+        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
     except Exception as error:
         if options.strict or _is_dynamos(error):
             raise
         fall_back(name, kind, nodes, _reason(error))
         return EagerCode(eager)
-    note(GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes))
+    note(record)
     return code
+
+
+def _price(gm: GraphModule, name: str, policy: str, options: Options) -> GraphPrice | None:
+    """The graph's engine program and what it costs. Never raises: the graph must run anyhow."""
+    if not options.program:
+        return None
+    target = target_of_process()
+    try:
+        work = work_of(gm, policy, target)
+        priced = price_graph(name, work, target)
+        if folder := options.dump or settings().dump:
+            write_dump(folder, gm, work, priced, target)
+        return priced
+    except Exception as error:
+        reason = f"no engine program: {_reason(error)}"
+        note(GraphRecord(name=name, kind="program", status="note", reason=reason))
+        return None
 
 
 def _copy_of(gm: GraphModule) -> GraphModule:
@@ -109,6 +137,16 @@ def _is_dynamos(error: Exception) -> bool:
 # --- what holds around a compilation --------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _uncounted() -> Iterator[None]:
+    """Operators that torch tries while it compiles are not the user's launches."""
+    previous = _C.pause_ledger(True)
+    try:
+        yield
+    finally:
+        _C.pause_ledger(previous)
+
+
 class _Decompositions(dict[Any, Any]):
     """Pickled by name: torch's caches hash what a graph is compiled with."""
 
@@ -123,18 +161,28 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return _Decompositions((op, table[op]) for op in table if op not in PRECISE)
 
 
-def _aot_patches() -> dict[str, bool]:
-    """Keep `TrnCode` whole in the AOTAutograd cache, which takes both passes at once."""
-    whole = not torch._dynamo.config.compiled_autograd
-    return {"bundled_autograd_cache": True, "force_non_lazy_backward_lowering": whole}
+def _aot_patches(options: Options) -> dict[str, bool]:
+    """Keep `TrnCode` whole in the AOTAutograd cache, which takes both passes at once.
+
+    A hit compiles nothing, so there would be nothing to dump.
+    """
+    cached = functorch_config.enable_autograd_cache and not (options.dump or settings().dump)
+    return {
+        "enable_autograd_cache": cached,
+        "bundled_autograd_cache": True,
+        "force_non_lazy_backward_lowering": not torch._dynamo.config.compiled_autograd,
+    }
 
 
 @contextlib.contextmanager
-def _cache_keys(policy: str) -> Iterator[None]:
+def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None]:
     """What else decides a graph's code goes into the keys of torch's caches."""
-    chosen = settings()
-    tag = f"trn {chosen.chip.name} {chosen.lnc} {policy} {torch.compiler.config.cache_key_tag}"
-    with torch.compiler.config.patch(cache_key_tag=tag):
+    process = settings()
+    nodes = (n for part in graphs_of(gm) for n in part.graph.nodes)
+    marks = [(n.name, own) for n in nodes if (own := policy_of(n, policy)) != policy]
+    ours = (process.chip.name, process.lnc, policy, options.program, marks)
+    tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
+    with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         yield
 
 

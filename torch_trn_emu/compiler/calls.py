@@ -63,7 +63,9 @@ def tensor_of(value: Any) -> TensorArg | None:
         return TensorArg("sparse", (), ())
     dtype = str(value.dtype).removeprefix("torch.")
     on_host = value.device.type == "cpu" and value.dim() == 0
-    return TensorArg(dtype, tuple(map(_size, value.shape)), tuple(map(_size, value.stride())), on_host)
+    return TensorArg(
+        dtype, tuple(map(_size, value.shape)), tuple(map(_size, value.stride())), on_host
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 from torch._inductor.codecache import FxGraphCache
-from torch._inductor.output_code import CompiledFxGraph, OutputCode
+from torch._inductor.output_code import OutputCode
 from torch.fx import GraphModule, Node
 
 from .. import _C
+from .engine import GraphPrice
+from .launched import launch_row
+from .records import GraphRecord, note
 from .rehome import is_trn
 
 __all__ = ["EagerCode", "Placement", "TrnCode", "placement_of"]
@@ -44,7 +47,7 @@ def placement_of(gm: GraphModule, device: int) -> Placement:
     """Read it from a graph that has not been moved to the host yet."""
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
     number = {node: k for k, node in enumerate(inputs)}
-    results = gm.graph.output_node().args[0]
+    results: Any = gm.graph.output_node().args[0]
     written = _written(gm)
     return Placement(
         device=device,
@@ -113,23 +116,31 @@ class EagerCode(OutputCode):
 class TrnCode(OutputCode):
     """Callable with a list of trn tensors, which it empties, as torch's compiled graphs do."""
 
-    def __init__(self, code: CompiledFxGraph, placement: Placement) -> None:
+    def __init__(
+        self,
+        code: Any,  # a CompiledFxGraph
+        placement: Placement,
+        priced: GraphPrice | None,
+        record: GraphRecord,
+    ) -> None:
         super().__init__()
         self._boxed_call = True  # torch looks for it in the instance
-        self.code, self.placement = code, placement
+        self.code, self.placement, self.priced, self.record = code, placement, priced, record
         self._time_taken_ns = code._time_taken_ns
         self._graph: Any = None
+        self._row: Any = None
 
     def __call__(self, inputs: Sequence[Any]) -> Any:
-        graph = self._graph
-        if graph is None:
-            graph = self._graph = self.placement.host_graph()
-        return graph.run(self.code, inputs, None)
+        if self._graph is None:
+            self._graph = self.placement.host_graph()
+            if self.priced is not None:
+                self._row = launch_row(self.priced, self.placement.device)
+        return self._graph.run(self.code, inputs, self._row)
 
     def prepare_for_serialization(self) -> None:
         self.code = copy.copy(self.code)
         self.code.prepare_for_serialization()
-        self._graph = None
+        self._graph = self._row = None
 
     def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
         """After loading: find the host code on disk again."""
@@ -137,10 +148,11 @@ class TrnCode(OutputCode):
         if code is None:
             raise RuntimeError("the host code of a cached graph is gone from Inductor's cache")
         self.code = code
+        note(self.record)
         code.post_compile(example_inputs, constants, graph_kwargs)
 
     def set_triton_bundle(self, triton_bundle: Any) -> None:
         self.code.set_triton_bundle(triton_bundle)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_graph": None}
+        return self.__dict__ | {"_graph": None, "_row": None}

@@ -7,19 +7,29 @@ once. `Engine` can be pickled: it travels with the host code through torch's cac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from torch.fx import GraphModule
 
 from .. import pricing
 from ..counters import combine
 from ..errors import EmulatorBug
+from ..isa import Program
 from ..lowering.call import Call, Target
 from ..pricing import Price, price_call
 from ..settings import settings
-from .programs import Lowered, lowered, price_window, windows
+from .programs import Lowered, Window, lowered, price_window, windows
 from .regions import Region, regions_of
 
-__all__ = ["GraphPrice", "RegionRow", "Saving", "Work", "price_graph", "work_of"]
+__all__ = [
+    "GraphPrice",
+    "RegionRow",
+    "Saving",
+    "Work",
+    "price_graph",
+    "target_of_process",
+    "work_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +68,24 @@ class GraphPrice:
     windows: int
     spilled_bytes: int
     calls: tuple[Call, ...] = field(repr=False)
+    cut: tuple[Window, ...] = field(default=(), repr=False)  # not kept in torch's caches
+
+    def programs(self) -> tuple[Program, ...]:
+        """What was scheduled, in order; none for a graph that comes from a cache."""
+        return tuple(w.program() for w in self.cut if w.parts[0].program is not None)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a Price holds mappings that do not pickle
+        price = self.price
+        plain = (
+            price.op,
+            price.engine,
+            price.seconds,
+            dict(price.totals),
+            price.note,
+            price.narrowed,
+        )
+        rest = (self.regions, self.windows, self.spilled_bytes, self.calls)
+        return _restored, (self.name, plain, *rest)
 
     def saving(self, target: Target) -> Saving:
         """What one launch of all operators saves, by the prices of eager launches."""
@@ -74,6 +102,46 @@ class GraphPrice:
             device_s=(sum(p.seconds for p in prices), self.price.seconds),
             launch_s=(len(prices) * launch.eager_dispatch_s, launch.graph_launch_s),
         )
+
+
+def _restored(
+    name: str,
+    plain: tuple[Any, ...],
+    regions: tuple[RegionRow, ...],
+    windows: int,
+    spilled_bytes: int,
+    calls: tuple[Call, ...],
+) -> GraphPrice:
+    op, engine, seconds, totals, note, narrowed = plain
+    price = _graph_price(op, engine, seconds, totals, note, narrowed)
+    return GraphPrice(
+        name=name,
+        price=price,
+        regions=regions,
+        windows=windows,
+        spilled_bytes=spilled_bytes,
+        calls=calls,
+    )
+
+
+def _graph_price(
+    op: str,
+    engine: str,
+    seconds: float,
+    totals: Mapping[str, float],
+    note: str,
+    narrowed: tuple[str, ...],
+) -> Price:
+    return Price(
+        op=op,
+        row="graph",
+        engine=engine,
+        status="inferred",
+        seconds=seconds,
+        totals=MappingProxyType(dict(totals)),
+        note=note,
+        narrowed=narrowed,
+    )
 
 
 @dataclass(slots=True)
@@ -104,6 +172,7 @@ def price_graph(name: str, work: Work, target: Target) -> GraphPrice:
         price=_joined(name, prices, target),
         regions=tuple(map(_row, work.regions)),
         windows=len(cut),
+        cut=tuple(cut),
         spilled_bytes=sum(_left(r) for r in work.regions if r.full),
         calls=tuple(call for region in work.regions for call in region.calls),
     )
@@ -120,16 +189,10 @@ def _joined(name: str, prices: list[Price], target: Target) -> Price:
     engines: dict[str, float] = {}
     for p in prices:
         engines[p.engine] = engines.get(p.engine, 0.0) + p.seconds
-    return Price(
-        op=name,
-        row="graph",
-        engine=max(engines, key=lambda e: engines[e]) if engines else "none",
-        status="inferred",
-        seconds=totals["total_time"],
-        totals=MappingProxyType(dict(totals)),
-        note="; ".join(["one program of regions", *odd]),
-        narrowed=tuple(sorted({n for p in prices for n in p.narrowed})),
-    )
+    busiest = max(engines, key=lambda e: engines[e]) if engines else "none"
+    note = "; ".join(["one program of regions", *odd])
+    narrowed = tuple(sorted({n for p in prices for n in p.narrowed}))
+    return _graph_price(name, busiest, totals["total_time"], totals, note, narrowed)
 
 
 def _left(region: Region) -> int:
@@ -137,8 +200,6 @@ def _left(region: Region) -> int:
 
 
 def _row(region: Region) -> RegionRow:
-    tensors = [t for call in region.calls for t in call.outputs]
-    del tensors
     return RegionRow(
         name=region.name,
         kind=region.kind,

@@ -6,7 +6,7 @@ each aten overload that the policy changes. Checked on torch 2.13.0.
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,16 @@ ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
 # --- shapes ---------------------------------------------------------------------------------------
 
 
-@torch.library.register_fake("trn::product")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _shapes(name: str) -> Callable[[Function], Function]:
+    """Registers a function of fake tensors for an operator of ours."""
+    register: Callable[[Function], Function] = torch.library.register_fake(f"trn::{name}")
+    return register
+
+
+@_shapes("product")
 def _product(
     a: Tensor,
     b: Tensor,
@@ -42,30 +51,33 @@ def _product(
     return a.new_empty(shape, dtype=out_dtype)
 
 
-@torch.library.register_fake("trn::round_operand")
+@_shapes("round_operand")
 def _round_operand(x: Tensor, format: str, dim: int) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.bfloat16)
 
 
-@torch.library.register_fake("trn::convolution")
+@_shapes("convolution")
 def _convolution(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
     bias = bias.float() if bias is not None else None
-    return aten.convolution(x.float(), w.float(), bias, *window).to(x.dtype)
+    made: Tensor = aten.convolution(x.float(), w.float(), bias, *window).to(x.dtype)
+    return made
 
 
-@torch.library.register_fake("trn::convolution_backward")
-def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+@_shapes("convolution_backward")
+def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
     made = aten.convolution_backward(g.float(), x.float(), w.float(), *rest)
     return tuple(t.to(x.dtype) if t is not None else None for t in made)
 
 
-@torch.library.register_fake("trn::attention")
+@_shapes("attention")
 def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
-@torch.library.register_fake("trn::attention_backward")
-def _attention_backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+@_shapes("attention_backward")
+def _attention_backward(
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
     return tuple(
         t.new_empty((t.shape[0], t.shape[2], t.shape[1], t.shape[3])).transpose(1, 2)
         for t in (q, k, v)
@@ -88,7 +100,12 @@ def _is_transposed(a: Tensor) -> bool:
         return False
     known = torch.fx.experimental.symbolic_shapes.guard_or_false
     (rows, columns), (outer, inner) = a.shape, a.stride()
-    return known(outer == 1) and known(inner >= rows) and not known(rows == 1) and not known(columns == 1)
+    return (
+        known(outer == 1)
+        and known(inner >= rows)
+        and not known(rows == 1)
+        and not known(columns == 1)
+    )
 
 
 def _formats(policy: int, matmul_class: int, weight_gradient: bool = False) -> Formats:
@@ -106,13 +123,13 @@ def _products(policy: int, a: Node, b: Node) -> Formats | None:
     return None if formats == ("as_given", "as_given") else formats
 
 
-def _multiplied(policy: int, node: Node) -> Replacement | None:
+def _multiplied(policy: int, node: Any) -> Replacement | None:
     a, b = node.args
     formats = _products(policy, a, b)
     return formats and (trn.product.default, (a, b, *formats, _value(node).dtype))
 
 
-def _added(policy: int, node: Node) -> Replacement | None:
+def _added(policy: int, node: Any) -> Replacement | None:
     addend, a, b = node.args
     formats = _products(policy, a, b)
     if formats is None or _value(addend).dtype != _value(a).dtype:
@@ -127,19 +144,19 @@ def _is_rounded(policy: int, matmul_class: int, *tensors: Node) -> bool:
     return rounds and len(dtypes) == 1 and dtypes <= set(ROUNDED)
 
 
-def _convolved(policy: int, node: Node) -> Replacement | None:
+def _convolved(policy: int, node: Any) -> Replacement | None:
     if not _is_rounded(policy, CONVOLUTION, node.args[0], node.args[1]):
         return None
     return trn.convolution.default, node.args
 
 
-def _convolved_backward(policy: int, node: Node) -> Replacement | None:
+def _convolved_backward(policy: int, node: Any) -> Replacement | None:
     if not _is_rounded(policy, CONVOLUTION, node.args[1], node.args[2]):
         return None
     return trn.convolution_backward.default, node.args
 
 
-def _attended(policy: int, node: Node) -> Replacement | None:
+def _attended(policy: int, node: Any) -> Replacement | None:
     q, k, v, *rest = node.args
     if not _is_rounded(policy, ATTENTION, q, k, v):
         return None
@@ -148,7 +165,7 @@ def _attended(policy: int, node: Node) -> Replacement | None:
     return trn.attention.default, (q, k, v, causal, mask, scale)
 
 
-def _attended_backward(policy: int, node: Node) -> Replacement | None:
+def _attended_backward(policy: int, node: Any) -> Replacement | None:
     g, q, k, v, out, logsumexp, _, causal = node.args
     if not _is_rounded(policy, ATTENTION, q, k, v):
         return None

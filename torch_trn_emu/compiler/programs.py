@@ -1,7 +1,7 @@
 """From regions to engine programs, and from those to a graph's price.
 
-Neighbouring regions that fit into SBUF and PSUM together make one program (`isa.join`): the loads of
-one, its weights above all, begin while the other computes. Equal programs are scheduled once.
+Neighbouring regions that fit into SBUF and PSUM together make one program (`isa.join`): the loads
+of one, its weights above all, begin while the other computes. Equal programs are scheduled once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ from ..lowering.epilogue import Epilogue
 from ..lowering.ops import OPS, multiplied, product_of
 from ..lowering.rows import Input, Kind, Output, RowStep, row_program
 from ..pricing import Price, price_call, price_programs
+from .calls import base_of
 from .regions import Region
 
 __all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
@@ -64,7 +65,9 @@ def lowered(region: Region, target: Target) -> list[Lowered]:
     first = region.nodes[0].name if region.kind == "product" else ""
     if first:
         number(first)
-    names = [n for n in region.made if n in region.inputs and any(n in s.reads for s in region.steps)]
+    names = [
+        n for n in region.made if n in region.inputs and any(n in s.reads for s in region.steps)
+    ]
     inputs = tuple((number(n), region.inputs[n].dtype, region.inputs[n].kind) for n in names)
     steps = tuple(
         (s.opcode, tuple(sorted(s.attributes.items())), tuple(map(number, s.reads)), number(s.name),
@@ -87,10 +90,10 @@ def lowered(region: Region, target: Target) -> list[Lowered]:
 
 def _operands_of(region: Region) -> dict[str, str]:
     """The tensors of a product's two operands, the last ones of its node."""
-    from .calls import base_of
-
-    a, b = region.nodes[0].all_input_nodes[-2:] if len(region.nodes[0].all_input_nodes) > 1 else (
-        region.nodes[0].all_input_nodes * 2
+    a, b = (
+        region.nodes[0].all_input_nodes[-2:]
+        if len(region.nodes[0].all_input_nodes) > 1
+        else (region.nodes[0].all_input_nodes * 2)
     )
     return {"lhs": base_of(a)[0].name, "rhs": base_of(b)[0].name}
 
@@ -99,7 +102,14 @@ def _operands_of(region: Region) -> dict[str, str]:
 def _program(shape: _Shape, target: Target) -> Program | None:
     inputs = [Input(f"v{n}", dtype, kind) for n, dtype, kind in shape.inputs]
     steps = [
-        RowStep(f"v{to}", opcode, tuple(f"v{r}" for r in reads), MappingProxyType(dict(attributes)), kind, engine)
+        RowStep(
+            f"v{to}",
+            opcode,
+            tuple(f"v{r}" for r in reads),
+            MappingProxyType(dict(attributes)),
+            kind,
+            engine,
+        )
         for opcode, attributes, reads, to, kind, engine in shape.steps
     ]
     outputs = [Output(f"v{n}", dtype) for n, dtype in shape.outputs]
@@ -117,7 +127,9 @@ def _product(
     product = product_of(call, target)
     if product.adds_all and product.addend is not None:
         inputs = [Input("addend", product.addend.dtype), *inputs]
-        add = RowStep("sum", "tensor_tensor", ("v0", "addend"), MappingProxyType({"op": "add"}), Kind.FULL)
+        add = RowStep(
+            "sum", "tensor_tensor", ("v0", "addend"), MappingProxyType({"op": "add"}), Kind.FULL
+        )
         steps = [add, *(_reading(s, "v0", "sum") for s in steps)]
         outputs = [Output("sum", o.dtype) if o.name == "v0" else o for o in outputs]
     plain = not steps and [o.name for o in outputs] == ["v0"]
@@ -150,14 +162,17 @@ def _single(region: Region, target: Target) -> Iterator[Lowered]:
     if not isinstance(programs, tuple):
         yield Lowered(call, None, {}, price_call(call, target))
         return
-    for k, program in enumerate(programs):
+    for program in programs:
         yield Lowered(call, program, _linked(region, program) if len(programs) == 1 else {})
-        del k
 
 
 def _linked(region: Region, program: Program) -> dict[str, str]:
     """Tensors of HBM buffers by their order, where there are as many of both."""
-    read = [b.name for b in program.buffers if b.memory is Memory.HBM and b.role in (Role.INPUT, Role.WEIGHT)]
+    read = [
+        b.name
+        for b in program.buffers
+        if b.memory is Memory.HBM and b.role in (Role.INPUT, Role.WEIGHT)
+    ]
     made = [b.name for b in program.buffers if b.memory is Memory.HBM and b.role is Role.OUTPUT]
     inputs, outputs = list(region.inputs.values()), list(region.outputs.values())
     if len(read) != len(inputs) or len(made) != len(outputs):

@@ -54,7 +54,7 @@ def fall_back(name: str, kind: str, nodes: int, reason: str) -> None:
 
 
 def report() -> list[GraphRecord]:
-    """All graphs since the start or `reset`, in order, then the graph breaks that Dynamo counted."""
+    """All graphs since the start or `reset`, in order; then the graph breaks of Dynamo."""
     with _lock:
         rows = list(_records)
     return rows + _breaks()
@@ -70,7 +70,7 @@ def _breaks() -> list[GraphRecord]:
 
 
 def reset() -> None:
-    """Forget all rows; reasons are said anew. Dynamo's own counters go with `torch._dynamo.reset()`."""
+    """Forget all rows; reasons are said anew. Dynamo keeps its counts of breaks."""
     with _lock:
         _records.clear()
         _said.clear()

@@ -7,7 +7,7 @@ they take from PSUM. Everything else is a region of its own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..lowering.call import Call, TensorArg
 from ..lowering.elementwise import recipe_of
 from ..lowering.pointwise import Step
 from ..lowering.rows import Kind, RowStep, column_sum, reduced, step
-from .calls import base_of, call_of, is_free
+from .calls import base_of, call_of, is_free, tensor_of
 
 __all__ = ["Region", "Value", "regions_of"]
 
@@ -66,8 +66,9 @@ def regions_of(graph: Graph, policy: str) -> list[Region]:
     for node in graph.nodes:
         if not is_free(node):
             cutter.take(node)
-    cutter.finish(graph)
-    return _ordered(cutter.regions)
+    cutter.merge()
+    cutter.finish()
+    return _ordered([r for r in cutter.regions if r.nodes])
 
 
 def _ordered(regions: Sequence[Region]) -> list[Region]:
@@ -109,7 +110,9 @@ class _Recorder:
     def __init__(self, name: str, kind: Kind) -> None:
         self.name, self.kind = name, kind
 
-    def emit(self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any) -> None:
+    def emit(
+        self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any
+    ) -> None:
         self.made = step(self.name, opcode, *reads, kind=self.kind, engine=engine, **attributes)
 
 
@@ -200,9 +203,70 @@ class _Cutter:
                 if region.number in below.above:
                     below.above |= region.above
 
+    # --- merging ---
+
+    def merge(self) -> None:
+        """Put regions over the same rows together where one reads what the other reads or makes."""
+        for region in self.regions:
+            for other in [r for r in self.regions if r.number < region.number]:
+                if self._can_merge(other, region) and self._merge(other, region):
+                    break
+
+    def _can_merge(self, a: Region, b: Region) -> bool:
+        if not (a.nodes and b.nodes and a.kind == b.kind == "rows"):
+            return False
+        if a.elements != b.elements or len({a.columns, b.columns} - {None}) > 1:
+            return False
+        if len(a.steps) + len(b.steps) > MOST_STEPS:
+            return False
+        shares = set(a.inputs) & set(b.inputs) or any(
+            i.node in self._makes(a) for i in b.inputs.values()
+        )
+        return bool(shares) and not self._between(a, b)
+
+    @staticmethod
+    def _makes(region: Region) -> set[str]:
+        return {node.name for node in region.nodes}
+
+    def _between(self, a: Region, b: Region) -> bool:
+        """Whether a third region must run between the two, or b before a."""
+        if b.number in a.above:
+            return True
+        return any(a.number in r.above and r.number in b.above for r in self.regions if r.nodes)
+
+    def _merge(self, a: Region, b: Region) -> bool:
+        """Move everything of b into a."""
+        names: dict[str, str] = {}
+        for key, value in b.inputs.items():
+            made = a.alias.get(key)
+            if made is not None and a.made[made] is value.kind:
+                names[key] = made
+            elif value.node in self._makes(a) or a.made.get(key, value.kind) is not value.kind:
+                return False
+        a.steps += [replace(s, reads=tuple(names.get(r, r) for r in s.reads)) for s in b.steps]
+        for key, value in b.inputs.items():
+            if key not in names:
+                a.inputs.setdefault(key, value)
+        a.made |= {k: v for k, v in b.made.items() if k not in names}
+        a.alias |= {k: names.get(v, v) for k, v in b.alias.items()}
+        a.columns = a.columns or b.columns
+        a.nodes += b.nodes
+        a.calls += b.calls
+        for node in b.nodes:
+            self.home[node] = a
+        a.above |= b.above - {a.number}
+        b.nodes, b.calls = [], []
+        for r in self.regions:
+            if b.number in r.above:
+                r.above = (r.above - {b.number}) | {a.number}
+        for r in self.regions:
+            if a.number in r.above:
+                r.above |= a.above
+        return True
+
     # --- edges ---
 
-    def finish(self, graph: Graph) -> None:
+    def finish(self) -> None:
         """What each region reads from and leaves in HBM."""
         for node, region in self.home.items():
             outside = region.kind == "single" or any(
@@ -234,7 +298,8 @@ def _users(node: Node) -> Iterator[Node]:
     """Nodes that read a value, views seen through; the graph's output too."""
     for user in node.users:
         if user.op != "output" and (
-            getattr(user.target, "is_view", False) or getattr(user.target, "__name__", "") == "getitem"
+            getattr(user.target, "is_view", False)
+            or getattr(user.target, "__name__", "") == "getitem"
         ):
             yield from _users(user)
         else:
@@ -245,9 +310,7 @@ def _dtype(t: TensorArg) -> str:
     return t.dtype if t.torch_dtype in _KNOWN else "float32"
 
 
-_KNOWN = frozenset(
-    "float32 bfloat16 float16 int64 int32 int16 int8 uint8 bool float64".split()
-)
+_KNOWN = frozenset("float32 bfloat16 float16 int64 int32 int16 int8 uint8 bool float64".split())
 
 
 def _rows_shape(call: Call) -> tuple[int, int | None] | None:
@@ -299,7 +362,7 @@ class _Attempt:
             key = base.name
             known = self.region.alias.get(key) or self.alias.get(key)
             return known if known and in_order and self.made[known] is kind else None
-        key = f"{base.name}"
+        key = base.name if in_order else f"{base.name} turned"
         if key in self.made:
             return key if self.made[key] is kind else None
         self.inputs[key] = Value(maker.name, _dtype(t), kind, t.numel)
@@ -403,7 +466,9 @@ class _Attempt:
             done.append(recorder.name)
         return done[-1]
 
-    def _add(self, name: str, opcode: str, reads: tuple[str, ...], kind: Kind, **attributes: Any) -> str:
+    def _add(
+        self, name: str, opcode: str, reads: tuple[str, ...], kind: Kind, **attributes: Any
+    ) -> str:
         self.steps.append(step(name, opcode, *reads, kind=kind, **attributes))
         self.made[name] = kind
         return name
@@ -474,8 +539,6 @@ class _Attempt:
 
 def call_tensor(node: Node) -> TensorArg:
     """An operand as the call sees it."""
-    from .calls import tensor_of
-
     found = tensor_of(node.meta["val"])
     assert found is not None
     return found
@@ -489,7 +552,11 @@ def _same_place(call: Call) -> bool:
 def _reduced(call: Call, rank: int) -> set[int]:
     named = call.argument(1, ())
     dims = named if isinstance(named, tuple) else (named,)
-    chosen = {d % rank for d in dims if isinstance(d, int) and not isinstance(d, bool)} if rank else set()
+    chosen = (
+        {d % rank for d in dims if isinstance(d, int) and not isinstance(d, bool)}
+        if rank
+        else set()
+    )
     return chosen or set(range(rank))
 
 
@@ -507,5 +574,3 @@ def _prefix(shape: tuple[int, ...], of: tuple[int, ...]) -> int:
     while k < len(shape) and shape[k] == of[k]:
         k += 1
     return prod(shape[:k]) if all(n == 1 for n in shape[k:]) else -1
-
-

@@ -14,12 +14,12 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_any, tree_map
 
 from .. import _C
+from ..host import host_device
 from ..settings import DEVICE_TYPE
 
 __all__ = ["device_of_graph", "graphs_of", "host_inputs", "rehome"]
 
 aten = torch.ops.aten
-HOST = torch.device("cpu")
 
 
 def is_trn(value: Any) -> bool:
@@ -41,7 +41,7 @@ def device_of_graph(gm: GraphModule, inputs: Sequence[Any]) -> int | None:
     values = [*inputs, *(n.meta.get("val") for n in gm.graph.nodes)]
     for value in values:
         if is_trn(value):
-            return value.device.index or 0  # type: ignore[no-any-return]
+            return value.device.index or 0
     for part in graphs_of(gm):
         for node in part.graph.nodes:
             if tree_any(is_trn, (node.args, node.kwargs)):
@@ -62,11 +62,13 @@ def _on_host(value: Any) -> Any:
     offset = value.storage_offset()
     with value.fake_mode:
         if isinstance(offset, int) and offset == 0:
-            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=HOST)
+            return torch.empty_strided(
+                value.shape, value.stride(), dtype=value.dtype, device=host_device()
+            )
         elements = offset + 1
         for size, stride in zip(value.shape, value.stride(), strict=True):
             elements = elements + (size - 1) * stride
-        base = torch.empty(elements, dtype=value.dtype, device=HOST)
+        base = torch.empty(elements, dtype=value.dtype, device=host_device())
         return base.as_strided(value.shape, value.stride(), offset)
 
 
@@ -85,7 +87,7 @@ def rehome(gm: GraphModule) -> None:
 
 
 def _host_device(value: Any) -> Any:
-    return HOST if isinstance(value, torch.device) and value.type == DEVICE_TYPE else value
+    return host_device() if isinstance(value, torch.device) and value.type == DEVICE_TYPE else value
 
 
 def _keep_copies(gm: GraphModule, node: Node) -> None:
@@ -97,7 +99,8 @@ def _keep_copies(gm: GraphModule, node: Node) -> None:
         return
     if source.device == result.device or not (is_trn(source) or is_trn(result)):
         return
-    if node.target is torch.ops.prims.device_put.default or (node.target is aten._to_copy.default and source.dtype == result.dtype):
+    same = node.target is aten._to_copy.default and source.dtype == result.dtype
+    if same or node.target is torch.ops.prims.device_put.default:
         node.target, node.args, node.kwargs = aten.clone.default, (node.args[0],), {}
 
 

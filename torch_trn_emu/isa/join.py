@@ -35,9 +35,7 @@ def join(name: str, programs: Sequence[Program], tensors: Sequence[Mapping[str, 
     )
 
 
-def _shared(
-    programs: Sequence[Program], tensors: Sequence[Mapping[str, str]]
-) -> dict[str, Buffer]:
+def _shared(programs: Sequence[Program], tensors: Sequence[Mapping[str, str]]) -> dict[str, Buffer]:
     """A buffer for each tensor, as large as any part has it."""
     found: dict[str, Buffer] = {}
     for program, names in zip(programs, tensors, strict=True):

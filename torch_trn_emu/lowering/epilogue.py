@@ -36,7 +36,7 @@ class Finisher:
     def __init__(
         self, b: Builder, epilogue: Epilogue, shape: tuple[int, int, int], width: int
     ) -> None:
-        batch, m, n = shape
+        n = shape[2]
         self.b, self.epilogue, self.n, self.width = b, epilogue, n, width
         self.kinds = {i.name: i.kind for i in epilogue.inputs}
         self.hbm = {
@@ -48,7 +48,9 @@ class Finisher:
         }
         stored = {o.name: o.dtype for o in epilogue.outputs}
         self.tiles = {i.name: self._tile(i.name, i.dtype) for i in epilogue.inputs}
-        self.tiles |= {s.name: self._tile(s.name, stored.get(s.name, "float32")) for s in epilogue.steps}
+        self.tiles |= {
+            s.name: self._tile(s.name, stored.get(s.name, "float32")) for s in epilogue.steps
+        }
 
     def _tile(self, name: str, dtype: str) -> Buffer:
         return self.b.sbuf(f"{name} tile", self.width, dtype, slots=2)
@@ -56,7 +58,7 @@ class Finisher:
     def finish(
         self, result: Buffer, row: Affine, column: Affine, rows: int, columns: int, base: Index
     ) -> None:
-        """Steps on a tile of the product, and what is stored of it; `base` is the batch's offset."""
+        """Steps on a tile of the product, and what is stored of it; `base` is of the batch."""
         b = self.b
         self.tiles[self.epilogue.product] = result
 
