@@ -39,7 +39,7 @@ def a_collective():
 
 
 def an_unknown_opcode():
-    Builder("program").emit("fly")
+    Builder("program").emit("fly", ())
 
 
 REACHED = {
