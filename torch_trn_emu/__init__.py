@@ -15,6 +15,9 @@ def _autoload() -> None:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import compatibility  # first: it refuses a torch that the C++ library does not fit
+
+# isort: split
 from . import aliases, trn
 from .host import host_device
 from .precision import current_precision, precision, set_precision
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare",
+    "compatibility",
     "current_precision",
     "estimate",
     "host_device",
