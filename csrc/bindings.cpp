@@ -7,8 +7,11 @@
 #include "runtime/generator.h"
 #include "runtime/hbm.h"
 #include "runtime/hooks.h"
+#include "runtime/host.h"
 #include "runtime/ledger.h"
 #include "runtime/stream.h"
+
+#include "numerics/isa.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -23,6 +26,8 @@ void bind_timing(py::module_& m);  // timing/bind.cpp
 }
 
 namespace trn {
+void bind_recorder(py::module_& m);  // runtime/bind.cpp
+void bind_graphs(py::module_& m);    // aten/bind.cpp
 namespace {
 
 // torch's errors become the Python exceptions that torch's own functions raise, without the C++
@@ -57,10 +62,15 @@ py::dict memory_stats(int device) {
 void bind_device(py::module_& m) {
   m.def(
       "configure",
-      [](std::string name, int device_count, size_t hbm_bytes, int64_t dispatch_ns) {
+      [](std::string name, int device_count, size_t hbm_bytes, int64_t dispatch_ns,
+         const std::string& host) {
+        choose_host(host);
         configure({std::move(name), device_count, hbm_bytes, dispatch_ns});
       },
-      py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"));
+      py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"),
+      py::arg("host") = "cpu");
+  m.def("limit_isa", [](int level) { numerics::limit_isa(numerics::Isa(level)); });
+  m.def("isa", [] { return int(numerics::isa()); });
   m.def("device_count", &device_count);
   m.def("current_device", &current_device);
   m.def("check_index", [](int64_t device) { check_index(device); });
@@ -117,6 +127,7 @@ void bind_ledger(py::module_& m) {
     }
     return out;
   });
+  m.def("pause_ledger", [](bool paused) { return Ledger::pause(paused); });
   m.def("core_times", [](int device) {
     const CoreTimes times = Ledger::of(c10::DeviceIndex(device)).times();
     return std::tuple(times.dispatch_ns, times.busy_ns, times.idle_ns);
@@ -131,6 +142,12 @@ void bind_ledger(py::module_& m) {
 
 void bind_policy(py::module_& m) {
   m.def("policy_names", &policy_names);
+  m.def("operand_format_names", &operand_format_names);
+  m.def("operand_formats", [](int policy, int matmul_class, bool weight_gradient) {
+    const OperandFormats f =
+        operand_formats(Policy(policy), MatmulClass(matmul_class), weight_gradient);
+    return std::pair(int(f.first), int(f.second));
+  });
   m.def("current_policy", [] { return int(current_policy()); });
   m.def("set_process_policy", [](int policy) { set_process_policy(Policy(policy)); });
   m.def("exchange_thread_policy", &exchange_thread_policy);
@@ -150,6 +167,8 @@ PYBIND11_MODULE(_C, m) {
   torch::utils::set_requires_device_init(trn::kTrn, true);
   trn::bind_device(m);
   trn::bind_ledger(m);
+  trn::bind_recorder(m);
   trn::bind_policy(m);
+  trn::bind_graphs(m);
   trn::timing::bind_timing(m);
 }

@@ -9,6 +9,9 @@ import sys
 import pytest
 
 os.environ.setdefault("TRN_EMU_MATMUL", "fp32")  # read once, when torch is imported
+if os.environ.get("TRN_EMU_HOST", "cpu") != "cuda":
+    # Read when Triton is imported, which torch.compile may do: its kernels run on the CPU then.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 _STATUS: list[int] = []

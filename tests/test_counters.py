@@ -111,6 +111,8 @@ def _expected(run: Run) -> dict[str, float]:
         "psum_write_bytes": ALL * (64 * 256 * 4 + 128 * 64 * 2),
         "psum_read_sbuf_write_count": ALL,
         "psum_read_sbuf_write_bytes": ALL * Y,
+        "sbuf_high_water_bytes": 128 * (4 * 256 + 4 * 64 + 2 * 256 + 4 * 1 + 4 * 256),
+        "psum_high_water_bytes": 128 * (4 * 256 + 2 * 64),
         "spill_save_bytes": ALL * Y,
         "spill_reload_bytes": ALL * Y,
         "input_queue_bytes": ALL * (X + GATHERED),

@@ -5,7 +5,8 @@ import torch
 
 import torch_trn_emu
 from torch_trn_emu import estimate
-from torch_trn_emu.errors import ChipLimit, Unimplemented
+from torch_trn_emu.chip.calibration import error_bar
+from torch_trn_emu.errors import ChipLimit
 
 
 def _model(device: str) -> torch.nn.Module:
@@ -26,7 +27,10 @@ def test_an_operator() -> None:
     assert made.counters["model_flops"] == 2 * 1024**3
     assert made.time_us == pytest.approx(55 + made.device_us)
     assert made.memory_peak_bytes == 2 * x.nbytes
-    assert 0 < made.error_bar < 0.3
+    assert made.error_bar == error_bar()
+    assert "extrapolated" not in made.basis
+    on_trn3 = estimate(torch.ops.aten.mm.default, x, x, chip="trn3")
+    assert on_trn3.basis.startswith("extrapolated from trn2; mean error of 23")
 
 
 def test_a_step_costs_what_the_device_counts() -> None:
@@ -80,9 +84,22 @@ def test_chips_and_cores() -> None:
         estimate(torch.mm, x, x, chip="trn1", lnc=2)
 
 
-def test_compiled_estimates_are_planned() -> None:
-    with pytest.raises(Unimplemented, match="compiler/estimate"):
-        estimate(torch.neg, torch.empty(2, device="meta"), mode="compile")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_step_is_one_launch_a_graph() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.Linear(512, 8))
+    model, x = model.to("meta"), torch.empty(512, 256, device="meta")
+
+    def step() -> None:
+        model(x).square().sum().backward()
+
+    eager, compiled = estimate(step), estimate(step, mode="compile")
+    assert compiled.mode == "compile"
+    assert compiled.counters["launch_count"] < eager.counters["launch_count"] / 2
+    assert compiled.time_us < eager.time_us
+    assert compiled.counters["hbm_read_bytes"] < eager.counters["hbm_read_bytes"]
+    graphs = [row.op.split() for row in compiled.ops if row.op.startswith("graph ")]
+    assert sorted(words[-1] for words in graphs) == ["backward", "forward"]
 
 
 def test_estimates_are_the_same_every_time() -> None:

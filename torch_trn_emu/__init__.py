@@ -12,34 +12,66 @@ def _autoload() -> None:
 
 # `_autoload` stands first: this import of torch may call it while the package is half imported.
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import trn
+from . import compatibility  # first: it refuses a torch that the C++ library does not fit
+
+# isort: split
+from . import aliases, trn
+from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
 if TYPE_CHECKING:
+    from . import compiler
     from .estimation import estimate
+    from .integrations import tensorboard_callback
+    from .parity import compare, sensitivity
+    from .profiler import profile
 
 __all__ = [
+    "compare",
+    "compatibility",
+    "compiler",
     "current_precision",
     "estimate",
+    "host_device",
     "launches",
     "op_counts",
     "op_report",
     "precision",
+    "profile",
     "reset_op_counts",
+    "sensitivity",
     "set_precision",
+    "tensorboard_callback",
     "trn",
 ]
 
+if trn.is_available() and host_device().type == "cuda":
+    from .triton import register as _register_kernels
+
+    _register_kernels("CUDA")
+
 __version__ = "0.1.0.dev0"
+
+aliases.install()
+
+
+# Names that a program which only trains may never need, by the module that has them.
+_LAZY = {
+    "compare": "parity",
+    "estimate": "estimation",
+    "profile": "profiler",
+    "sensitivity": "parity",
+    "tensorboard_callback": "integrations",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`estimate` brings the lowering with it, which a program that trains may never need."""
-    if name == "estimate":
-        from .estimation import estimate
-
-        return estimate
+    if name == "compiler":
+        return import_module(".compiler", __name__)
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

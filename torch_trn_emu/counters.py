@@ -176,6 +176,17 @@ def _sizes(*roles: Role) -> Callable[[Run], float]:
     )
 
 
+def _high_water(memory: Memory) -> Callable[[Run], float]:
+    """Bytes that a program reserves of one core's memory: its tiles in all partitions."""
+
+    def most(run: Run) -> float:
+        spec = run.chip.sbuf if memory is Memory.SBUF else run.chip.psum
+        tiles = (b.bytes_per_partition for b in run.program.buffers if b.memory is memory)
+        return float(sum(tiles) * spec.partitions)
+
+    return most
+
+
 def _evacuates(i: Instruction) -> bool:
     return any(a.buffer.memory is Memory.PSUM for a in i.reads) and any(
         a.buffer.memory is Memory.SBUF for a in i.writes
@@ -318,6 +329,10 @@ _TABLE = (
             _sum(lambda i: float(_evacuates(i)))),
     Counter("psum_read_sbuf_write_bytes", B, "Bytes they write.",
             _sum(lambda i: _written(i) * _evacuates(i))),
+    Counter("sbuf_high_water_bytes", B, "SBUF of one core that a program reserves. Ours.",
+            _high_water(Memory.SBUF), how="max"),
+    Counter("psum_high_water_bytes", B, "PSUM of one core that a program reserves. Ours.",
+            _high_water(Memory.PSUM), how="max"),
     # queues
     Counter("spill_save_bytes", B, "SBUF spilled to HBM.", _sum(_role("write", Role.SPILL))),
     Counter("spill_reload_bytes", B, "Spills read back.", _sum(_role("read", Role.SPILL))),

@@ -17,6 +17,7 @@ import torch
 from torch.autograd.graph import Node
 
 from . import _C
+from .annotation import closed, opened
 from .settings import settings
 
 __all__ = ["POLICIES", "current_precision", "precision", "set_precision"]
@@ -47,6 +48,9 @@ class precision(ContextDecorator):
         self._previous: list[int] = []
 
     def __enter__(self) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            opened(POLICIES[self._policy])
+            return
         self._previous.append(_C.exchange_thread_policy(self._policy))
 
     def __exit__(
@@ -55,6 +59,9 @@ class precision(ContextDecorator):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            closed()
+            return
         _C.exchange_thread_policy(self._previous.pop())
 
 
@@ -98,10 +105,16 @@ class _Override:
         self._stack: list[tuple[int, int]] = []  # (previous policy, first sequence number)
 
     def enter(self, module: torch.nn.Module, inputs: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            opened(POLICIES[self._policy])
+            return
         first = torch._C._autograd._get_sequence_nr()
         self._stack.append((_C.exchange_thread_policy(self._policy), first))
 
     def leave(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            closed()
+            return
         previous, first = self._stack.pop()
         _C.exchange_thread_policy(previous)
         for node in _nodes_since(output, first):

@@ -4,15 +4,16 @@ Prices are cached by call and target; `record` numbers them for the runtime's le
 reads a clock, so equal calls have equal prices.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from types import MappingProxyType
 
+from .advice import advice
 from .chip import Chip
 from .counters import COUNTERS, combine, fold
-from .isa import Engine, itemsize
+from .isa import Engine, Program, itemsize
 from .lowering.call import DTYPES, Call, Target, read_call
 from .lowering.classes import class_of
 from .lowering.ops import OPS, HostTransfer, Op
@@ -24,8 +25,11 @@ __all__ = [
     "Price",
     "host_seconds",
     "price_call",
+    "price_programs",
     "prices",
+    "programs",
     "record",
+    "remember",
     "report_rows",
 ]
 
@@ -120,6 +124,20 @@ def _priced(call: Call, target: Target, row: Op, status: str, reason: str) -> Pr
     )
 
 
+def price_programs(name: str, programs: list[Program], chip: Chip) -> Price:
+    """The price of programs that run one after the other in one launch."""
+    runs = [price(program, chip) for program in programs]
+    totals = _joined(runs, chip)
+    return Price(
+        op=name,
+        row=name,
+        engine=_busiest(runs),
+        status="modelled",
+        seconds=totals["total_time"],
+        totals=totals,
+    )
+
+
 def _scheduled(program: object, chip: Chip) -> Run:
     return price(program, chip)  # type: ignore[arg-type]
 
@@ -175,6 +193,7 @@ class OpRow:
     engine  the busiest one
     status  modelled, inferred or not modelled; `docs/timing.md` says what that means
     note    what the price leaves out, or why there is no program
+    advice  what would make it cheaper, "" for nothing
     """
 
     op: str
@@ -185,6 +204,7 @@ class OpRow:
     status: str
     narrowed: tuple[str, ...]  # dtypes that the chip does not have
     note: str
+    advice: str = ""
 
 
 def report_rows(priced: list[tuple[str, int, Price]]) -> list[OpRow]:
@@ -209,26 +229,56 @@ def _row(key: tuple[str, str, str, str], members: list[tuple[int, Price]], total
         status=key[2],
         narrowed=tuple(sorted({name for _, price in members for name in price.narrowed})),
         note=key[3],
+        advice=advice(price for _, price in members),
     )
 
 
 # --- for the runtime ------------------------------------------------------------------------------
 
+Programs = Callable[[], tuple[Program, ...]]
+
 _lock = Lock()
-_recorded: list[Price] = []
+_recorded: list[tuple[Price, Programs]] = []
 
 
 def record(
     op: str, arguments: str, results: str, policy: str, target: Target
 ) -> tuple[int, int, bool, bool]:
     """What the ledger asks: nanoseconds, the price's number, is it free, does it block."""
-    found = price_call(read_call(op, arguments, results, policy), target)
-    with _lock:
-        _recorded.append(found)
-        number = len(_recorded) - 1
+    call = read_call(op, arguments, results, policy)
+    found = price_call(call, target)
+    number = remember(found, lambda: _programs_of(call, target, found))
     return round(found.seconds * 1e9), number, found.free, found.blocks
+
+
+def _nothing() -> tuple[Program, ...]:
+    return ()
+
+
+def remember(price: Price, programs: Programs = _nothing) -> int:
+    """The number under which `prices` gives it back.
+
+    `programs` makes what was scheduled for it once more, for the engine lanes of a trace.
+    """
+    with _lock:
+        _recorded.append((price, programs))
+        return len(_recorded) - 1
+
+
+def _programs_of(call: Call, target: Target, price: Price) -> tuple[Program, ...]:
+    """The programs behind a price, none for host transfers and what is not modelled."""
+    for row in (OPS.get(call.name), class_of(call) if price.row else None):
+        if row is not None and row.name == price.row:
+            lowered = row.lower(call, target)
+            return () if isinstance(lowered, HostTransfer) else lowered
+    return ()
 
 
 def prices(numbers: Iterable[int]) -> list[Price | None]:
     """Recorded prices by number; None for -1."""
-    return [_recorded[n] if n >= 0 else None for n in numbers]
+    return [_recorded[n][0] if n >= 0 else None for n in numbers]
+
+
+def programs(number: int) -> tuple[Program, ...]:
+    """What the core runs in one launch of a recorded price, one program after the other."""
+    return _recorded[number][1]()

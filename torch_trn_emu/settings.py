@@ -11,7 +11,13 @@ from functools import cache
 from .chip import Chip, get_chip
 from .errors import Unsupported
 
-__all__ = ["Settings", "read", "settings"]
+__all__ = ["ALIAS", "DEVICE_TYPE", "HOSTS", "ISAS", "Settings", "read", "settings"]
+
+_ALIASES = ("", "cuda", "neuron")
+# The instruction sets of csrc/numerics/isa.h, each with what those before it have.
+ISAS = ("plain", "avx2", "avx512", "avx512_bf16")
+# "auto" is cuda where there is a GPU; "foreign" is the CPU by the paths of a CUDA host, for tests.
+HOSTS = ("cpu", "cuda", "auto", "foreign")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +30,20 @@ class Settings:
     matmul_precision: str | None  # None: the chip's default
     stochastic_rounding: bool
     stochastic_rounding_seed: int
+    isa: str | None  # the most that kernels on the host may use; None: what it has
+    host: str  # a name of HOSTS: what holds the tensors and computes
+    dump: str  # a folder for what the compiler makes of each graph
+
+
+def _alias(environ: Mapping[str, str]) -> str:
+    """What else the device answers to; "" as well for what `read` will refuse."""
+    asked = environ.get("TRN_EMU_AS", "")
+    return asked if asked in _ALIASES else ""
+
+
+ALIAS = _alias(os.environ)
+# The name under which torch knows the device: one in a process, as PyTorch allows one.
+DEVICE_TYPE = "neuron" if ALIAS == "neuron" else "trn"
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -32,6 +52,8 @@ def read(environ: Mapping[str, str]) -> Settings:
     Raises ValueError for a value that cannot be read, ChipLimit for one that the chip does not have
     and Unsupported for a chip that is not emulated. The text names the variable.
     """
+    if (asked := environ.get("TRN_EMU_AS", "")) not in _ALIASES:
+        raise ValueError(f"TRN_EMU_AS={asked!r}: the device can answer to cuda or to neuron.")
     chip = _chip(*_agreed(environ, "TRN_EMU_CHIP", "NEURON_PLATFORM_TARGET_OVERRIDE"))
     # [lnc] the runtime's and the compiler's variable must agree.
     name, text = _agreed(environ, "NEURON_RT_VIRTUAL_CORE_SIZE", "NEURON_LOGICAL_NC_CONFIG")
@@ -43,6 +65,9 @@ def read(environ: Mapping[str, str]) -> Settings:
         matmul_precision=environ.get("TRN_EMU_MATMUL") or None,
         stochastic_rounding=bool(_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_EN")),
         stochastic_rounding_seed=_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_SEED"),
+        isa=_one_of(environ, "TRN_EMU_ISA", ISAS),
+        host=_host(environ.get("TRN_EMU_HOST") or "cpu"),
+        dump=environ.get("TRN_EMU_DUMP", ""),
     )
 
 
@@ -52,12 +77,25 @@ def settings() -> Settings:
     return read(os.environ)
 
 
+def _host(name: str) -> str:
+    if name not in HOSTS:
+        raise ValueError(f"TRN_EMU_HOST={name!r} is none of cpu, cuda and auto.")
+    return name
+
+
 def _agreed(environ: Mapping[str, str], first: str, second: str) -> tuple[str, str]:
     """The one of two variables that is set, and its value; "" when neither is."""
     a, b = environ.get(first, ""), environ.get(second, "")
     if a and b and a != b:
         raise ValueError(f"{first}={a!r} and {second}={b!r} disagree: set one, or both alike.")
     return (first, a) if a else (second, b)
+
+
+def _one_of(environ: Mapping[str, str], name: str, known: tuple[str, ...]) -> str | None:
+    text = environ.get(name) or None
+    if text is not None and text not in known:
+        raise ValueError(f"{name}={text!r} is none of {', '.join(known)}.")
+    return text
 
 
 def _chip(variable: str, name: str) -> Chip:

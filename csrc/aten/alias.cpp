@@ -4,6 +4,7 @@
 
 #include "composite_alias.h"
 #include "runtime/hbm.h"
+#include "runtime/shadow.h"
 
 #include <ATen/ops/empty_like.h>
 #include <c10/core/AutogradState.h>
@@ -15,17 +16,10 @@ namespace {
 constexpr auto kPython =
     c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot});
 
-c10::DispatchKeySet host_keys(c10::DispatchKeySet keys) {
-  return (keys - kPython).remove_backend(c10::BackendComponent::PrivateUse1Bit) |
-         c10::DispatchKeySet(c10::BackendComponent::CPUBit);
-}
-
 // A TensorImpl that can be pointed at another tensor's memory again and again.
 class AliasImpl final : public c10::TensorImpl {
  public:
-  AliasImpl()
-      : TensorImpl(c10::DispatchKeySet(c10::DispatchKey::CPU), caffe2::TypeMeta::Make<float>(),
-                   c10::Device(kHost)) {}
+  AliasImpl() : TensorImpl(host().keys, caffe2::TypeMeta::Make<float>(), host().device()) {}
 
   void bind(c10::TensorImpl& origin, c10::Storage twin) {
     storage_ = std::move(twin);
@@ -49,8 +43,8 @@ void keep(void*) {}  // the memory belongs to the trn storage
 
 c10::intrusive_ptr<c10::StorageImpl> make_twin() {
   return c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), 0,
-                                               c10::DataPtr(nullptr, c10::Device(kHost)),
-                                               c10::GetAllocator(kHost),
+                                               c10::DataPtr(nullptr, host().device()),
+                                               c10::GetAllocator(host().type),
                                                /*resizable=*/true);
 }
 
@@ -104,6 +98,7 @@ void carry_storage(const c10::Storage& origin, c10::StorageImpl& twin, c10::Devi
   if (twin.data_ptr().get() != storage->data_ptr().get() ||
       twin.data_ptr().get_deleter() != &keep) {
     c10::DataPtr memory = std::move(twin._mutable_data_ptr_no_checks());
+    if (host().foreign) memory = with_shadow(std::move(memory), twin.nbytes(), device.index());
     memory.unsafe_set_device(device);
     storage->set_data_ptr_noswap(std::move(memory));
   }
@@ -115,13 +110,16 @@ void give_away(StorageSlot& slot) {
   auto* owner = new c10::Storage(slot.origin);
   slot.twin->set_data_ptr_noswap(c10::DataPtr(
       slot.twin->_mutable_data_ptr_no_checks().get(), owner,
-      [](void* held) { delete static_cast<c10::Storage*>(held); }, c10::Device(kHost)));
+      [](void* held) { delete static_cast<c10::Storage*>(held); }, host().device()));
   slot.twin = make_twin();
 }
 
 }  // namespace
 
-namespace {
+c10::DispatchKeySet host_keys(c10::DispatchKeySet keys) {
+  return (keys - kPython).remove_backend(c10::BackendComponent::PrivateUse1Bit) |
+         c10::DispatchKeySet(host().component);
+}
 
 // Backward runs on the thread that asks for it, as on the CPU: the thread-local precision policy
 // holds there too, and one OpenMP pool works, not two. torch would otherwise start a thread for
@@ -130,8 +128,6 @@ void keep_backward_on_this_thread() {
   auto& state = c10::AutogradState::get_tls_state();
   if (state.get_multithreading_enabled()) state.set_multithreading_enabled(false);
 }
-
-}  // namespace
 
 HostCall::HostCall(c10::DeviceIndex device, const char* op, bool host_tensors_allowed)
     : device_(device),
@@ -173,7 +169,7 @@ void HostCall::check_device(const at::Tensor& tensor) const {
 
 void HostCall::check_host_tensor(const at::Tensor& tensor, Access access) const {
   const bool single_value =
-      tensor.device().type() == kHost && tensor.dim() == 0 && access == Access::kRead;
+      tensor.device().type() == kCpu && tensor.dim() == 0 && access == Access::kRead;
   TORCH_CHECK(single_value || host_tensors_allowed_,
               "Expected all tensors to be on the same device, but found at "
               "least two devices, ",
@@ -191,12 +187,12 @@ c10::intrusive_ptr<c10::StorageImpl> HostCall::twin_of(const c10::Storage& stora
     StorageSlot& slot = stack.storages[i];
     if (slot.origin.unsafeGetStorageImpl() != origin) continue;
     if (slot.twin->data_ptr().get() != memory) {  // materialized since
-      slot.twin->set_data_ptr_noswap(c10::DataPtr(memory, memory, &keep, c10::Device(kHost)));
+      slot.twin->set_data_ptr_noswap(c10::DataPtr(memory, memory, &keep, host().device()));
     }
     return slot.twin;
   }
   StorageSlot& slot = push(stack.storages, stack.storage_top);
-  slot.twin->set_data_ptr_noswap(c10::DataPtr(memory, memory, &keep, c10::Device(kHost)));
+  slot.twin->set_data_ptr_noswap(c10::DataPtr(memory, memory, &keep, host().device()));
   slot.twin->set_nbytes(origin->nbytes());
   slot.origin = storage;
   return slot.twin;
@@ -274,7 +270,7 @@ void HostCall::write_back() {
 }
 
 at::Tensor HostCall::adopt(at::Tensor result, size_t holders) {
-  if (!result.defined() || result.device().type() != kHost) return result;
+  if (!result.defined() || result.device().type() != host().type) return result;
   Slots& stack = slots();
   auto* impl = result.unsafeGetTensorImpl();
   for (size_t i = first_tensor_; i < stack.tensor_top; ++i) {
@@ -309,7 +305,7 @@ at::Tensor relabel(at::Tensor tensor, c10::Device device, size_t holders) {
   TORCH_CHECK(impl->has_storage(), "trn: a host kernel returned a ", tensor.toString(),
               " without storage");
   auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
-  if (storage->device_type() == kHost) {
+  if (storage->device_type() == host().type) {
     const void* memory = storage->data_ptr().get();
     // Memory from outside the pool that somebody else holds as well (a kernel's cached constant)
     // stays theirs.
@@ -318,7 +314,9 @@ at::Tensor relabel(at::Tensor tensor, c10::Device device, size_t holders) {
       impl = tensor.unsafeGetTensorImpl();
       storage = impl->unsafe_storage().unsafeGetStorageImpl();
     }
-    storage->_mutable_data_ptr_no_checks().unsafe_set_device(device);
+    c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
+    if (host().foreign) data = with_shadow(std::move(data), storage->nbytes(), device.index());
+    data.unsafe_set_device(device);
     storage->set_allocator(device_allocator());
   }
   impl->set_storage_keep_dtype(impl->storage());  // takes the tensor's device from its storage

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "runtime/allocator.h"
+#include "runtime/host.h"
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/DispatchKeySet.h>
@@ -17,8 +18,6 @@
 #include <vector>
 
 namespace trn {
-
-constexpr c10::DeviceType kHost = c10::DeviceType::CPU;
 
 enum class Access : uint8_t { kRead, kWrite };
 
@@ -73,6 +72,12 @@ class HostCall {
   };
   std::vector<Composite> composites_;  // sparse, nested and quantized arguments
 };
+
+// The host's dispatch keys for a trn tensor's.
+c10::DispatchKeySet host_keys(c10::DispatchKeySet keys);
+
+// Backward runs on the thread that asks for it: see docs/decisions/0004.
+void keep_backward_on_this_thread();
 
 // Turns a tensor that a host kernel made into a trn tensor on `device`, in place.
 at::Tensor relabel(at::Tensor tensor, c10::Device device, size_t holders = 1);

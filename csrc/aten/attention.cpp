@@ -1,5 +1,8 @@
 // Scaled dot product attention: which path torch takes for trn tensors, and the fused one.
+#include "given_attention.h"
+#include "on_host.h"
 #include "operands.h"
+#include "products.h"
 #include "registrations.h"
 #include "rounding_mode.h"
 
@@ -87,10 +90,10 @@ numerics::AttentionMask mask_of(const at::Tensor& mask) {
 }
 
 // The mask broadcast to [batch, heads, q, kv], or undefined.
-at::Tensor expanded_mask(HostCall& call, const std::optional<at::Tensor>& mask, const at::Tensor& q,
+at::Tensor expanded_mask(const std::optional<at::Tensor>& mask, const at::Tensor& q,
                          const at::Tensor& k) {
   if (!mask.has_value() || !mask->defined()) return {};
-  return call.alias(*mask).expand({q.size(0), q.size(1), q.size(2), k.size(2)});
+  return mask->expand({q.size(0), q.size(1), q.size(2), k.size(2)});
 }
 
 numerics::Attention shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -108,13 +111,46 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
                                          const at::Tensor& value, double dropout, bool is_causal,
                                          const std::optional<at::Tensor>& mask,
                                          std::optional<double> scale) {
-  if (!rounds(query))
+  const bool rounded = rounds(query);
+  if (!rounded && !host().foreign)
     return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
   TORCH_CHECK(dropout == 0.0, "fused attention on trn has no dropout: the math path has");
   Launch launch(op_name<Flash>(), query, key, value, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
-  const at::Tensor q = call.alias(query), k = call.alias(key), v = call.alias(value);
-  const at::Tensor m = expanded_mask(call, mask, q, k);
+  const auto forward = rounded ? &attention_on_host : &given_attention;
+  auto [out, logsumexp] = forward(call.alias(query), call.alias(key), call.alias(value), is_causal,
+                                  call.alias(mask), scale);
+  launch.retire();
+  return {call.adopt(std::move(out)), call.adopt(std::move(logsumexp))};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
+    const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
+    const at::Tensor& value, const at::Tensor& out, const at::Tensor& logsumexp, double dropout,
+    bool is_causal, const std::optional<at::Tensor>& mask, std::optional<double> scale) {
+  const bool rounded = rounds(query);
+  if (!rounded && !host().foreign) {
+    return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout,
+                                         is_causal, mask, scale);
+  }
+  Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, out, logsumexp, dropout,
+                is_causal, mask, scale);
+  HostCall call(launch.device(), op_name<FlashBackward>());
+  const auto backward = rounded ? &attention_backward_on_host : &given_attention_backward;
+  auto [dq, dk, dv] =
+      backward(call.alias(grad_out), call.alias(query), call.alias(key), call.alias(value),
+               call.alias(out), call.alias(logsumexp), is_causal, call.alias(mask), scale);
+  launch.retire();
+  return {call.adopt(std::move(dq)), call.adopt(std::move(dk)), call.adopt(std::move(dv))};
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> host_attention(const at::Tensor& q, const at::Tensor& k,
+                                                  const at::Tensor& v, bool is_causal,
+                                                  const std::optional<at::Tensor>& mask,
+                                                  std::optional<double> scale) {
+  const at::Tensor m = expanded_mask(mask, q, k);
   // Rounded stochastically the result starts in float32.
   const auto dtype = stochastic_rounding() ? at::kFloat : q.scalar_type();
   at::Tensor out = at::empty_like(q, q.options().dtype(dtype));
@@ -122,37 +158,22 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
       at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat));
   numerics::attention_forward(shape_of(q, k, v, is_causal, m, scale), input(q), input(k), input(v),
                               output(out), logsumexp.mutable_data_ptr<float>());
-  launch.retire();
-  return {call.adopt(round_result(std::move(out), query.scalar_type())),
-          call.adopt(std::move(logsumexp))};
+  return {round_result(std::move(out), q.scalar_type()), logsumexp};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
-    const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
-    const at::Tensor& value, const at::Tensor& out, const at::Tensor& logsumexp, double dropout,
-    bool is_causal, const std::optional<at::Tensor>& mask, std::optional<double> scale) {
-  if (!rounds(query)) {
-    return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout,
-                                         is_causal, mask, scale);
-  }
-  Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, out, logsumexp, dropout,
-                is_causal, mask, scale);
-  HostCall call(launch.device(), op_name<FlashBackward>());
-  const at::Tensor g = call.alias(grad_out), q = call.alias(query), k = call.alias(key),
-                   v = call.alias(value);
-  const at::Tensor m = expanded_mask(call, mask, q, k), sums = call.alias(logsumexp).contiguous();
+std::tuple<at::Tensor, at::Tensor, at::Tensor> host_attention_backward(
+    const at::Tensor& g, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& out, const at::Tensor& logsumexp, bool is_causal,
+    const std::optional<at::Tensor>& mask, std::optional<double> scale) {
+  const at::Tensor m = expanded_mask(mask, q, k), sums = logsumexp.contiguous();
   at::Tensor dq = heads_inside(q), dk = heads_inside(k), dv = heads_inside(v);
   numerics::attention_backward(shape_of(q, k, v, is_causal, m, scale), input(g), input(q), input(k),
-                               input(v), input(call.alias(out)), sums.const_data_ptr<float>(),
-                               output(dq), output(dk), output(dv));
-  launch.retire();
-  const at::ScalarType dtype = query.scalar_type();
-  return {call.adopt(round_result(std::move(dq), dtype)),
-          call.adopt(round_result(std::move(dk), dtype)),
-          call.adopt(round_result(std::move(dv), dtype))};
+                               input(v), input(out), sums.const_data_ptr<float>(), output(dq),
+                               output(dk), output(dv));
+  const at::ScalarType dtype = q.scalar_type();
+  return {round_result(std::move(dq), dtype), round_result(std::move(dk), dtype),
+          round_result(std::move(dv), dtype)};
 }
-
-}  // namespace
 
 void register_attention(Registrar& registrar) {
   registrar.add("_fused_sdp_choice", &fused_sdp_choice_op);

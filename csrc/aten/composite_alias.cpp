@@ -20,7 +20,7 @@ constexpr auto kCompositeKeys =
 
 DispatchKeySet host_keys(const at::Tensor& tensor) {
   return tensor.key_set().remove_backend(c10::BackendComponent::PrivateUse1Bit) |
-         DispatchKeySet(c10::BackendComponent::CPUBit);
+         DispatchKeySet(host().component);
 }
 
 constexpr size_t kMemberHolders = 2;  // the sparse tensor and the handle we pass
@@ -49,7 +49,7 @@ at::Tensor alias_coo(HostCall& call, const at::Tensor& tensor, Access access) {
 at::Tensor alias_compressed(HostCall& call, const at::Tensor& tensor, Access access) {
   auto* from = compressed(tensor);
   at::Tensor made = at::detail::make_tensor<at::SparseCsrTensorImpl>(
-      host_keys(tensor), c10::Device(kHost), from->layout(), tensor.dtype());
+      host_keys(tensor), host().device(), from->layout(), tensor.dtype());
   compressed(made)->set_member_tensors(call.alias(from->compressed_indices(), access),
                                        call.alias(from->plain_indices(), access),
                                        call.alias(from->values(), access), from->sizes());
@@ -112,7 +112,7 @@ void carry_composite(HostCall& call, const at::Tensor& origin, const at::Tensor&
 
 // Members held only by the result are re-labelled in place; the tensor around them is made anew.
 at::Tensor adopt_sparse(HostCall& call, at::Tensor result, c10::Device device) {
-  const DispatchKeySet keys = result.key_set().remove_backend(c10::BackendComponent::CPUBit) |
+  const DispatchKeySet keys = result.key_set().remove_backend(host().component) |
                               DispatchKeySet(c10::BackendComponent::PrivateUse1Bit);
   if (is_coo(result)) {
     auto* from = coo(result);

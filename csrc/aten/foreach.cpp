@@ -2,6 +2,7 @@
 #include "foreach.h"
 
 #include "runtime/allocator.h"
+#include "runtime/host.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ThreadLocalState.h>
@@ -69,7 +70,8 @@ void call_foreach(const OpPlan& plan, const c10::OperatorHandle& op, c10::Dispat
                   torch::jit::Stack* stack) {
   const size_t first = stack->size() - plan.arguments.size();
   const IValue& list = (*stack)[first];
-  const size_t threads = at::in_parallel_region() ? 1 : size_t(at::get_num_threads());
+  const bool serial = host().type != kCpu || at::in_parallel_region();
+  const size_t threads = serial ? 1 : size_t(at::get_num_threads());
   const auto ends = threads > 1 ? stretches(list.toTensorList(), threads) : std::vector<size_t>{};
   if (ends.size() < 2 || (plan.any_written && share_memory(list.toTensorList())))
     return op.redispatchBoxed(keys, stack);

@@ -1,7 +1,9 @@
 // The matmul family under the precision policy: operands rounded as they are packed, exact
 // products, float32 sums, one rounding. What the policy leaves alone (fp32, other dtypes) runs on
 // the host's kernel.
+#include "on_host.h"
 #include "operands.h"
+#include "products.h"
 #include "registrations.h"
 #include "rounding_mode.h"
 
@@ -93,9 +95,11 @@ numerics::Addend addend_of(const Tensor& self, bool column) {
 
 numerics::Result result_of(const Tensor& c, bool column) {
   const auto dtype = numerics_dtype(c.scalar_type());
-  if (column) return {c.mutable_data_ptr(), dtype, c.stride(-1), 1, 0, next_rounding()};
-  return {c.mutable_data_ptr(), dtype,          axis_stride(c, 2), c.dim() >= 1 ? c.stride(-1) : 1,
-          axis_stride(c, 3),    next_rounding()};
+  // What is not rounded draws nothing: the sequence is that of every host.
+  const auto rounding = c.scalar_type() == at::kFloat ? numerics::Rounding{} : next_rounding();
+  if (column) return {c.mutable_data_ptr(), dtype, c.stride(-1), 1, 0, rounding};
+  return {c.mutable_data_ptr(), dtype,   axis_stride(c, 2), c.dim() >= 1 ? c.stride(-1) : 1,
+          axis_stride(c, 3),    rounding};
 }
 
 struct Addition {
@@ -140,15 +144,8 @@ std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b
   const auto addend = self != nullptr ? std::optional<Tensor>(*self) : std::nullopt;
   Launch launch(name, addend, a, b, beta, alpha);
   HostCall call(launch.device(), name);
-  const Tensor x = resolved(call, a), y = resolved(call, b);
-  Tensor out = at::empty(shape->result, x.options().dtype(out_dtype.value_or(a.scalar_type())));
-  Tensor added;
-  Addition add{nullptr, beta.toFloat(), alpha.toFloat()};
-  if (self != nullptr) {
-    added = resolved(call, *self);
-    add.self = &added;
-  }
-  multiply_into(out, *shape, x, y, *formats, add);
+  Tensor out = product_on_host(resolved(call, a), resolved(call, b), *formats, call.alias(addend),
+                               beta, alpha, out_dtype.value_or(a.scalar_type()));
   launch.retire(out);
   return call.adopt(std::move(out));
 }
@@ -252,7 +249,10 @@ std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor&
   each.batch = 1;
   each.result = sizes;
   for (int64_t i = 0; i < shape->batch; ++i) {
-    multiply_into(sum, each, x[i], y[i], *formats, {&sum, 1.0f, alpha.toFloat()});
+    if (host().foreign)
+      sum = product_on_host(x[i], y[i], *formats, sum, 1, alpha, at::kFloat);
+    else
+      multiply_into(sum, each, x[i], y[i], *formats, {&sum, 1.0f, alpha.toFloat()});
   }
   launch.retire();
   return call.adopt(round_result(std::move(sum), a.scalar_type()));
@@ -280,6 +280,24 @@ Tensor& addbmm_out(const Tensor& self, const Tensor& a, const Tensor& b, const S
 }
 
 }  // namespace
+
+Tensor host_product(const Tensor& a, const Tensor& b, OperandFormats formats,
+                    const std::optional<Tensor>& addend, const Scalar& beta, const Scalar& alpha,
+                    at::ScalarType out_dtype) {
+  const auto shape = Shape::of(a, b);
+  TORCH_CHECK(shape.has_value(), "trn::product: shapes ", a.sizes(), " and ", b.sizes(),
+              " cannot be multiplied");
+  const Tensor x = a.resolve_neg(), y = b.resolve_neg();
+  Tensor out = at::empty(shape->result, x.options().dtype(out_dtype));
+  Addition add{nullptr, beta.toFloat(), alpha.toFloat()};
+  Tensor added;
+  if (addend.has_value()) {
+    added = addend->resolve_neg();
+    add.self = &added;
+  }
+  multiply_into(out, *shape, x, y, formats, add);
+  return out;
+}
 
 void register_matmul(Registrar& registrar) {
   registrar.add("mm", &mm);

@@ -77,7 +77,8 @@ bool is_metadata_op(std::string_view name) {
          std::end(kMetadataOps);
 }
 
-DispatchKeySet on_host(DispatchKeySet keys) {
+// The CPU's kernels do for metadata, whatever the host backend is.
+DispatchKeySet on_cpu(DispatchKeySet keys) {
   const DispatchKey functionality = c10::toFunctionalityKey(keys.highestPriorityTypeId());
   return DispatchKeySet(
       c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
@@ -85,7 +86,7 @@ DispatchKeySet on_host(DispatchKeySet keys) {
 
 void run_as_is(const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
   BelowAutograd guard;
-  op.redispatchBoxed(on_host(keys), stack);
+  op.redispatchBoxed(on_cpu(keys), stack);
 }
 
 template <class Op, class Schema = typename Op::schema>
@@ -107,14 +108,18 @@ bool rounds(const at::Tensor& from, const at::Tensor& to) {
          from.layout() == at::kStrided && to.layout() == at::kStrided && !from.is_neg();
 }
 
+bool is_outside(const at::Tensor& tensor) {
+  const auto type = tensor.device().type();
+  return type == kCpu || type == host().type;
+}
+
 // Between host and device, between devices, and within one: all are copies of host memory.
 at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   const bool to_trn = self.device().type() == kTrn;
   const at::Device other = source.device();
-  TORCH_CHECK(other.type() == kTrn || other.type() == kHost, "Cannot copy from ", other, " to ",
+  TORCH_CHECK(other.type() == kTrn || is_outside(source), "Cannot copy from ", other, " to ",
               self.device());
-  TORCH_CHECK(to_trn || self.device().type() == kHost, "Cannot copy from ", other, " to ",
-              self.device());
+  TORCH_CHECK(to_trn || is_outside(self), "Cannot copy from ", other, " to ", self.device());
   if (is_sparse(source) && to_trn && other.type() == kTrn && other != self.device()) {
     return copy_(self, source.cpu(), non_blocking);  // members cannot be lent to another core
   }
@@ -127,7 +132,7 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   if (stochastic_rounding() && to_trn && rounds(given, target)) {
     round_into(given.expand_as(target), target);
   } else {
-    at::_ops::copy_::redispatch(on_host(target.key_set()), target, given, non_blocking);
+    at::_ops::copy_::redispatch(host().counterpart(target.key_set()), target, given, non_blocking);
   }
   launch.retire();
   to.write_back();
@@ -137,8 +142,7 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
 // Without it Module.to() makes new Parameters: tied weights part, optimizers lose theirs.
 bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
   const auto plain = [](const at::Tensor& tensor) {
-    const auto type = tensor.device().type();
-    return type == kTrn || type == kHost;
+    return tensor.device().type() == kTrn || is_outside(tensor);
   };
   return plain(self) && plain(from) && self.layout() == from.layout() &&
          self.is_quantized() == from.is_quantized();
@@ -173,16 +177,16 @@ at::Tensor empty_per_channel(c10::SymIntArrayRef size, const at::Tensor& scales,
   check_not_pinned(pin_memory);
   using Op = at::_ops::_empty_per_channel_affine_quantized;
   const DispatchKeySet host_keys(DispatchKey::QuantizedCPU);
-  if (device.has_value() && device->type() == kHost)
+  if (device.has_value() && device->type() == kCpu)
     return Op::redispatch(host_keys, size, scales.cpu(), zero_points.cpu(), axis, dtype, layout,
                           device, pin_memory, memory_format);
   const at::Device on = resolve(device.value_or(at::Device(kTrn)));
   const at::Tensor scales_there = scales.to(on), zero_points_there = zero_points.to(on);
   Launch launch("aten::_empty_per_channel_affine_quantized", scales_there, zero_points_there, axis);
   HostCall call(on.index(), "aten::_empty_per_channel_affine_quantized");
-  at::Tensor made = Op::redispatch(host_keys, size, call.alias(scales_there),
-                                   call.alias(zero_points_there), axis, dtype, layout,
-                                   at::Device(kHost), pin_memory, memory_format);
+  at::Tensor made =
+      Op::redispatch(host_keys, size, call.alias(scales_there), call.alias(zero_points_there), axis,
+                     dtype, layout, at::Device(kCpu), pin_memory, memory_format);
   launch.retire(made);
   return call.adopt(std::move(made));
 }
@@ -204,6 +208,20 @@ void register_host_ops(Registrar& registrar, DispatchKey host_key) {
     registrar.add(plain, is_metadata_op(full)
                              ? torch::CppFunction::makeFromBoxedFunction<&run_as_is>()
                              : host_kernel());
+  }
+}
+
+// Composite as well, a tensor after the other: on a list as a whole they are one launch, and the
+// host's threads share the list (foreach.h).
+void register_foreach(Registrar& registrar) {
+  constexpr std::string_view prefix = "aten::_foreach_";
+  const auto composites = c10::Dispatcher::singleton().getRegistrationsForDispatchKey(
+      DispatchKey::CompositeExplicitAutograd);
+  for (const c10::OperatorName& name : composites) {
+    if (name.name.compare(0, prefix.size(), prefix) != 0) continue;
+    const std::string overload = name.overload_name.empty() ? "" : "." + name.overload_name;
+    const std::string plain = name.name.substr(sizeof("aten::") - 1) + overload;
+    if (!registrar.has(plain)) registrar.add(plain, host_kernel());
   }
 }
 
@@ -237,6 +255,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   TRN_HOT_OPS(HOT)
 #undef HOT
   for (const char* name : kHostComposites) registrar.add(name, host_kernel());
+  register_foreach(registrar);
   register_host_ops(registrar, DispatchKey::CPU);
 }
 

@@ -3,9 +3,8 @@
 //
 // Gradients are those of MX training: quantisation passes them straight through; a product's
 // operands are quantised again along the contraction axis of each backward product.
-#include "alias.h"
 #include "operands.h"
-#include "typed.h"
+#include "redispatch.h"
 
 #include "numerics/mx.h"
 
@@ -218,7 +217,9 @@ Tensor dequantize(const Tensor& given_codes, const Tensor& given_scales, int64_t
   const int64_t dim = at::maybe_wrap_dim(at_dim, given_codes.dim());
   const int64_t k = dequantized_size(given_codes, dim, size);
   check_scales(given_codes, given_scales, dim, k, grouping);
-  const Tensor codes = given_codes.contiguous(), scales = given_scales.contiguous();
+  // torch copies bytes of any layout, but not float4 codes.
+  const Tensor codes = given_codes.view(at::kByte).contiguous();
+  const Tensor scales = given_scales.contiguous();
   Tensor out = at::empty(with_size(codes, dim, k), codes.options().dtype(dtype));
   const Axis at(out, dim, "dequantize_mx");
   const int64_t code_size = at.outer * at.inner > 0 ? codes.numel() / at.matrices() : 0;
@@ -304,59 +305,33 @@ Tensor multiply_codes(const Tensor& a, const Tensor& a_scales, const Tensor& b,
   return out;
 }
 
-// ---- the operators, once for the host and once for trn ----
+// ---- the operators on the host; on trn they run on aliases, as every operator does ----
 
 using Str = std::string_view;
 
-struct OnHost {
-  explicit OnHost(const char*, const Tensor&) {}
-  const Tensor& in(const Tensor& tensor) { return tensor; }
-  Tensor out(Tensor tensor) { return tensor; }
-};
-
-struct OnTrn {
-  OnTrn(const char* name, const Tensor& x) : launch(name, x), call(launch.device(), name) {}
-  Tensor in(const Tensor& tensor) { return call.alias(tensor); }
-  Tensor out(Tensor tensor) { return call.adopt(std::move(tensor)); }
-  ~OnTrn() { launch.retire(); }
-  Launch launch;
-  HostCall call;
-};
-
-template <class Where>
 struct Ops {
   static std::tuple<Tensor, Tensor> quantize_mx(const Tensor& x, int64_t dim, Str element, Str rule,
                                                 Str rounding, Str grouping, int64_t seed) {
-    Where on("trn::quantize_mx", x);
-    auto [codes, scales] =
-        quantize(on.in(x), spec_of(element, rule, rounding, grouping, seed), dim);
-    return {on.out(std::move(codes)), on.out(std::move(scales))};
+    return quantize(x, spec_of(element, rule, rounding, grouping, seed), dim);
   }
   static Tensor dequantize_mx(const Tensor& codes, const Tensor& scales, int64_t dim,
                               at::ScalarType dtype, Str grouping, std::optional<int64_t> size) {
-    Where on("trn::dequantize_mx", codes);
-    return on.out(dequantize(on.in(codes), on.in(scales), dim, dtype,
-                             named(kGroupings, grouping, "grouping"), size));
+    return dequantize(codes, scales, dim, dtype, named(kGroupings, grouping, "grouping"), size);
   }
   static Tensor quantize_dequantize_mx(const Tensor& x, int64_t dim, Str element, Str rule,
                                        Str rounding, Str grouping, int64_t seed) {
-    Where on("trn::quantize_dequantize_mx", x);
-    return on.out(
-        quantize_dequantize(on.in(x), spec_of(element, rule, rounding, grouping, seed), dim));
+    return quantize_dequantize(x, spec_of(element, rule, rounding, grouping, seed), dim);
   }
   static Tensor mx_mm(const Tensor& a, const Tensor& b, Str a_element, Str b_element, Str rule,
                       Str grouping, std::optional<at::ScalarType> out_dtype) {
-    Where on("trn::mx_mm", a);
-    return on.out(multiply(on.in(a), on.in(b),
-                           spec_of(a_element, rule, "nearest_even", grouping, 0),
-                           spec_of(b_element, rule, "nearest_even", grouping, 0),
-                           out_dtype.value_or(a.scalar_type())));
+    return multiply(a, b, spec_of(a_element, rule, "nearest_even", grouping, 0),
+                    spec_of(b_element, rule, "nearest_even", grouping, 0),
+                    out_dtype.value_or(a.scalar_type()));
   }
   static Tensor mx_matmul(const Tensor& a, const Tensor& a_scales, const Tensor& b,
                           const Tensor& b_scales, at::ScalarType out_dtype, Str grouping) {
-    Where on("trn::mx_matmul", a);
-    return on.out(multiply_codes(on.in(a), on.in(a_scales), on.in(b), on.in(b_scales), out_dtype,
-                                 named(kGroupings, grouping, "grouping")));
+    return multiply_codes(a, a_scales, b, b_scales, out_dtype,
+                          named(kGroupings, grouping, "grouping"));
   }
 };
 
@@ -466,15 +441,6 @@ Tensor mx_mm_autograd(const Tensor& a, const Tensor& b, Str a_element, Str b_ele
                      std::string(grouping), out_dtype);
 }
 
-template <class Where>
-void implement(torch::Library& library) {
-  library.impl("quantize_mx", &Ops<Where>::quantize_mx);
-  library.impl("dequantize_mx", &Ops<Where>::dequantize_mx);
-  library.impl("quantize_dequantize_mx", &Ops<Where>::quantize_dequantize_mx);
-  library.impl("mx_mm", &Ops<Where>::mx_mm);
-  library.impl("mx_matmul", &Ops<Where>::mx_matmul);
-}
-
 }  // namespace
 
 TORCH_LIBRARY(trn, library) {
@@ -506,8 +472,19 @@ TORCH_LIBRARY(trn, library) {
       tags);
 }
 
-TORCH_LIBRARY_IMPL(trn, CPU, library) { implement<OnHost>(library); }
-TORCH_LIBRARY_IMPL(trn, PrivateUse1, library) { implement<OnTrn>(library); }
+TORCH_LIBRARY_IMPL(trn, CPU, library) {
+  library.impl("quantize_mx", &Ops::quantize_mx);
+  library.impl("dequantize_mx", &Ops::dequantize_mx);
+  library.impl("quantize_dequantize_mx", &Ops::quantize_dequantize_mx);
+  library.impl("mx_mm", &Ops::mx_mm);
+  library.impl("mx_matmul", &Ops::mx_matmul);
+}
+
+TORCH_LIBRARY_IMPL(trn, PrivateUse1, library) {
+  for (const char* name :
+       {"quantize_mx", "dequantize_mx", "quantize_dequantize_mx", "mx_mm", "mx_matmul"})
+    library.impl(name, host_kernel());
+}
 
 TORCH_LIBRARY_IMPL(trn, Meta, library) {
   library.impl("quantize_mx", &quantize_meta);

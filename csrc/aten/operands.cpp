@@ -1,6 +1,8 @@
 // See operands.h.
 #include "operands.h"
 
+#include "on_host.h"
+
 #include "rounding_mode.h"
 
 #include <ATen/ops/empty_like.h>
@@ -43,11 +45,22 @@ void round_into(const at::Tensor& from, at::Tensor& to) {
     return;
   }
   const at::Tensor source = from.to(at::kFloat).contiguous();
-  at::Tensor rounded = at::empty_like(source, source.options().dtype(to.scalar_type()));
-  numerics::convert(numerics::DType::float32, source.const_data_ptr(),
-                    numerics_dtype(to.scalar_type()), rounded.mutable_data_ptr(), source.numel(),
-                    next_rounding());
-  to.copy_(rounded);
+  to.copy_(stochastic_on_host(source, to.scalar_type(), next_rounding()));
+}
+
+at::Tensor host_stochastic_round(const at::Tensor& x, at::ScalarType dtype,
+                                 const numerics::Rounding& rounding) {
+  at::Tensor y = at::empty_like(x, x.options().dtype(dtype));
+  if (dtype == at::kBFloat16 || dtype == at::kHalf) {
+    numerics::convert(numerics::DType::float32, x.const_data_ptr(), numerics_dtype(dtype),
+                      y.mutable_data_ptr(), x.numel(), rounding);
+  } else {
+    const auto format =
+        dtype == at::kFloat8_e5m2 ? numerics::Format::float8_e5m2 : numerics::Format::float8_e4m3fn;
+    numerics::encode(format, x.const_data_ptr<float>(), static_cast<uint8_t*>(y.mutable_data_ptr()),
+                     x.numel(), numerics::Overflow::saturate, rounding);
+  }
+  return y;
 }
 
 at::Tensor round_result(at::Tensor host, at::ScalarType dtype) {

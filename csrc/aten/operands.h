@@ -23,6 +23,10 @@ at::Tensor to_bf16_operand(const at::Tensor& host);
 // The one rounding of a float32 result. Undefined tensors pass.
 at::Tensor round_result(at::Tensor host, at::ScalarType dtype);
 
+// float32, contiguous -> bfloat16, float16 or an 8-bit format (which saturates).
+at::Tensor host_stochastic_round(const at::Tensor& x, at::ScalarType dtype,
+                                 const numerics::Rounding& rounding);
+
 // Rounds `from` (float32) into `to` (bfloat16 or float16, any strides) as the engines do.
 void round_into(const at::Tensor& from, at::Tensor& to);
 

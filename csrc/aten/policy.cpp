@@ -60,4 +60,6 @@ std::vector<std::string> policy_names() {
   return names;
 }
 
+std::vector<std::string> operand_format_names() { return {"as_given", "bf16", "mxfp8", "mxfp4"}; }
+
 }  // namespace trn

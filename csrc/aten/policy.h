@@ -36,6 +36,7 @@ Policy current_policy() noexcept;  // this thread's, else the process's
 void set_process_policy(Policy policy) noexcept;
 int exchange_thread_policy(int policy) noexcept;  // -1: none; returns the previous
 
-std::vector<std::string> policy_names();  // in the order of Policy
+std::vector<std::string> policy_names();          // in the order of Policy
+std::vector<std::string> operand_format_names();  // in the order of OperandFormat
 
 }  // namespace trn

@@ -86,7 +86,7 @@ struct FindDevice {
 
   void visit(const at::Tensor& tensor) {
     if (!tensor.defined()) return;
-    if (tensor.device().type() == kHost) host_tensor = true;
+    if (tensor.device().type() == kCpu) host_tensor = true;
     if (found < 0 && tensor.device().type() == kTrn) found = tensor.device().index();
   }
   void visit(const OpPlan::Argument& argument, const c10::IValue& value) {
@@ -145,7 +145,7 @@ c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument,
           value.isNone() ? std::nullopt : std::optional<at::Generator>(value.toGenerator()),
           call.device());
     case OpPlan::Kind::kDevice:
-      return value.isDevice() && value.toDevice().type() == kTrn ? c10::IValue(c10::Device(kHost))
+      return value.isDevice() && value.toDevice().type() == kTrn ? c10::IValue(host().device())
                                                                  : value;
     case OpPlan::Kind::kOther:
       return value;
@@ -155,16 +155,12 @@ c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument,
 
 c10::IValue trn_result(HostCall& call, c10::IValue value) {
   if (value.isTensor()) return call.adopt(std::move(value).toTensor());
-  if (value.isTensorList())
-    return c10::List<at::Tensor>(call.adopt(std::move(value).toTensorVector()));
+  if (value.isTensorList()) {
+    std::vector<at::Tensor> results = value.toTensorVector();
+    value = c10::IValue();  // nobody else holds them now
+    return c10::List<at::Tensor>(call.adopt(std::move(results)));
+  }
   return value;
-}
-
-// The host's counterpart of the key this kernel was called under: CPU, SparseCPU, QuantizedCPU, ...
-DispatchKeySet host_key_set(DispatchKeySet keys) {
-  const DispatchKey functionality = c10::toFunctionalityKey(keys.highestPriorityTypeId());
-  return DispatchKeySet(
-      c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
 }
 
 std::vector<c10::IValue> copy_of(const c10::IValue* begin, size_t count) {
@@ -175,7 +171,7 @@ void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet
                torch::jit::Stack* stack, c10::DeviceIndex device) {
   std::optional<DefaultGeneratorSwap> swap;
   if (plan.draws_unseen) swap.emplace(device);
-  if (stochastic_rounding()) {
+  if (stochastic_rounding() && plan.rounds) {
     call_rounding_stochastically(plan, op, keys, stack);
   } else if (plan.foreach_list) {
     call_foreach(plan, op, keys, stack);
@@ -185,11 +181,10 @@ void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet
 }
 
 void check_indices(const at::Tensor& indexed, const c10::IValue& indices) {
-  if (indexed.device().type() == kTrn) return;
   for (const c10::IValue& index : indices.toListRef()) {
-    const bool on_trn =
-        index.isTensor() && index.toTensor().defined() && index.toTensor().device().type() == kTrn;
-    TORCH_CHECK(!on_trn,
+    if (!index.isTensor() || !index.toTensor().defined()) continue;
+    const c10::Device on = index.toTensor().device();
+    TORCH_CHECK(on.type() != kTrn || on == indexed.device(),
                 "indices should be either on cpu or on the same device as the indexed tensor (",
                 indexed.device(), ")");
   }
@@ -223,7 +218,7 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
     arguments[i] = host_argument(call, plan.arguments[i], arguments[i]);
   }
   BelowAutograd guard;
-  call_host(plan, op, host_key_set(keys), stack, call.device());
+  call_host(plan, op, host().counterpart(keys), stack, call.device());
   if (C10_UNLIKELY(row == nullptr)) {
     const CallText results(copy_of(stack->data() + first, stack->size() - first));
     row = ledger.add(signature, plan.name.c_str(), *given, results, policy);
@@ -273,6 +268,7 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
     arguments.push_back(made);
   }
   foreach_list = is_foreach(*this);
+  rounds = name.rfind("trn::", 0) != 0;
   draws_unseen = op.hasTag(at::Tag::nondeterministic_seeded) && !takes_generator;
 }
 

@@ -32,6 +32,7 @@ struct OpPlan {
   uint64_t name_hash = 0;
   std::vector<Argument> arguments;
   bool any_written = false;
+  bool rounds = true;         // its 16-bit results may round stochastically: ours do it themselves
   bool foreach_list = false;  // works on lists of tensors
   bool draws_unseen = false;  // random, without a generator argument
   bool indexes = false;       // its first argument is what `indices` look into

@@ -71,7 +71,7 @@ decltype(auto) to_host(HostCall& call, T&& value) {
   } else if constexpr (std::is_same_v<Plain, at::TensorList>) {
     return call.alias(value, Access::kRead);
   } else if constexpr (std::is_same_v<Plain, std::optional<c10::Device>>) {
-    return value.has_value() && value->type() == kTrn ? Plain(c10::Device(kHost)) : value;
+    return value.has_value() && value->type() == kTrn ? Plain(host().device()) : value;
   } else if constexpr (std::is_same_v<Plain, std::optional<at::Generator>>) {
     return Plain(host_generator(value, call.device()));
   } else {
@@ -173,7 +173,7 @@ struct HostOp<Op, R(A...)> {
     Launch launch(name, arguments...);
     HostCall call(launch.device(), name);
     auto host = std::tuple(typed::to_host<A>(call, std::forward<A>(arguments))...);
-    constexpr c10::DispatchKeySet keys(c10::DispatchKey::CPU);
+    const c10::DispatchKeySet keys = trn::host().keys;
     if constexpr (std::is_same_v<R, at::Tensor&>) {
       std::apply([&](auto&... each) { Op::redispatch(keys, each...); }, host);
       launch.retire();

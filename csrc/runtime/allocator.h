@@ -11,10 +11,15 @@ namespace trn {
 c10::DeviceAllocator* device_allocator();
 void install_allocators();  // once, at load
 
-// While one lives, host allocations of this thread land in the HBM of `device`.
+// A block of a core's pool, which the profiler is told of.
+void* take_block(c10::DeviceIndex device, size_t bytes);
+void give_block_back(void* block);
+
+// While one lives, host allocations of this thread land in the HBM of `device`. Nothing on a
+// foreign host, whose memory is counted when a result is taken over.
 class InHbm {
  public:
-  explicit InHbm(c10::DeviceIndex device) noexcept : previous_(target) { target = device; }
+  explicit InHbm(c10::DeviceIndex device) noexcept;
   ~InHbm() { target = previous_; }
   InHbm(const InHbm&) = delete;
   InHbm& operator=(const InHbm&) = delete;

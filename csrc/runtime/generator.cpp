@@ -1,6 +1,11 @@
 // Default generators, one a logical core, start from torch's default seed as the host's does.
 #include "generator.h"
 
+#include "host.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+
 #include <array>
 #include <utility>
 
@@ -9,8 +14,30 @@ namespace {
 
 std::mutex swap_mutex;
 
-at::CPUGeneratorImpl& host_default() {
-  return *at::detail::getDefaultCPUGenerator().get<at::CPUGeneratorImpl>();
+at::Generator host_default() {
+  if (host().type == kCpu) return at::detail::getDefaultCPUGenerator();
+  return at::globalContext().defaultGenerator(host().device());
+}
+
+at::Generator new_on_host() {
+  if (host().type == kCpu) return at::detail::createCPUGenerator();
+  at::globalContext().lazyInitDevice(host().type);
+  return at::globalContext()
+      .getAcceleratorHooksInterface(host().type)
+      .getNewGenerator(host().device().index());
+}
+
+// Without the detour over a tensor that states take in general.
+void swap_engines(at::CPUGeneratorImpl& a, at::CPUGeneratorImpl& b) {
+  const auto engine = a.engine();
+  const auto float_sample = a.next_float_normal_sample();
+  const auto double_sample = a.next_double_normal_sample();
+  a.set_engine(b.engine());
+  a.set_next_float_normal_sample(b.next_float_normal_sample());
+  a.set_next_double_normal_sample(b.next_double_normal_sample());
+  b.set_engine(engine);
+  b.set_next_float_normal_sample(float_sample);
+  b.set_next_double_normal_sample(double_sample);
 }
 
 }  // namespace
@@ -26,7 +53,7 @@ GeneratorImpl* GeneratorImpl::clone_impl() const {
 
 at::Generator new_generator(c10::DeviceIndex device) {
   const c10::Device resolved = resolve(c10::Device(kTrn, device));
-  return at::make_generator<GeneratorImpl>(resolved.index(), at::detail::createCPUGenerator());
+  return at::make_generator<GeneratorImpl>(resolved.index(), new_on_host());
 }
 
 const at::Generator& default_generator(c10::DeviceIndex device) {
@@ -54,25 +81,18 @@ at::Generator host_generator(const std::optional<at::Generator>& generator,
 DefaultGeneratorSwap::DefaultGeneratorSwap(c10::DeviceIndex device)
     : one_at_a_time_(swap_mutex),
       host_(host_default()),
-      device_(*default_generator(device)
-                   .get<GeneratorImpl>()
-                   ->host_generator()
-                   .get<at::CPUGeneratorImpl>()) {
+      device_(default_generator(device).get<GeneratorImpl>()->host_generator()) {
   swap();
 }
 
 DefaultGeneratorSwap::~DefaultGeneratorSwap() { swap(); }
 
-void DefaultGeneratorSwap::swap() noexcept {
-  const auto engine = host_.engine();
-  const auto float_sample = host_.next_float_normal_sample();
-  const auto double_sample = host_.next_double_normal_sample();
-  host_.set_engine(device_.engine());
-  host_.set_next_float_normal_sample(device_.next_float_normal_sample());
-  host_.set_next_double_normal_sample(device_.next_double_normal_sample());
-  device_.set_engine(engine);
-  device_.set_next_float_normal_sample(float_sample);
-  device_.set_next_double_normal_sample(double_sample);
+void DefaultGeneratorSwap::swap() {
+  if (host().type == kCpu)
+    return swap_engines(*host_.get<at::CPUGeneratorImpl>(), *device_.get<at::CPUGeneratorImpl>());
+  const auto state = host_.get_state(), other = device_.get_state();
+  host_.set_state(other);
+  device_.set_state(state);
 }
 
 }  // namespace trn

@@ -1,10 +1,9 @@
 // The random generator of a logical core: the host's generator behind the trn device type, so that
-// equal seeds give equal numbers on `trn` and `cpu`.
+// equal seeds give equal numbers on `trn` and on the host backend, `cpu` or `cuda`.
 #pragma once
 
 #include "device.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Generator.h>
 
 #include <mutex>
@@ -28,7 +27,7 @@ class GeneratorImpl final : public c10::GeneratorImpl {
   static c10::DeviceType device_type() { return kTrn; }
 
  private:
-  at::CPUGeneratorImpl& host() const { return *host_.get<at::CPUGeneratorImpl>(); }
+  c10::GeneratorImpl& host() const { return *host_.unsafeGetGeneratorImpl(); }
   GeneratorImpl* clone_impl() const override;
   at::Generator host_;
 };
@@ -49,10 +48,9 @@ class DefaultGeneratorSwap {
   DefaultGeneratorSwap& operator=(const DefaultGeneratorSwap&) = delete;
 
  private:
-  void swap() noexcept;
+  void swap();
   std::lock_guard<std::mutex> one_at_a_time_;
-  at::CPUGeneratorImpl& host_;
-  at::CPUGeneratorImpl& device_;
+  at::Generator host_, device_;
 };
 
 }  // namespace trn

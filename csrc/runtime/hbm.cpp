@@ -4,6 +4,7 @@
 #include "hbm.h"
 
 #include "device.h"
+#include "host.h"
 
 #include <c10/util/Exception.h>
 
@@ -23,6 +24,7 @@ constexpr uint32_t kSlabGranules = 32;  // 2 MiB, the size of a huge page
 constexpr size_t kSmallLimit = size_t{256} << 10;
 constexpr size_t kQuantum = 64;
 constexpr size_t kHostMargin = size_t{512} << 20;     // left to the rest of the process
+constexpr size_t kNearlyFull = 90;                    // percent of the capacity, for a warning
 constexpr size_t kHostCheckEvery = size_t{64} << 20;  // growth between two looks at host memory
 
 struct SizeClasses {
@@ -61,6 +63,12 @@ size_t read_number(const char* path, const char* key = nullptr) {
 }
 
 std::atomic<size_t> assumed_host_memory{SIZE_MAX};
+std::atomic<HbmListener> hbm_listener{nullptr};
+
+void tell(int device, const void* block, int64_t bytes) noexcept {
+  if (const HbmListener listener = hbm_listener.load(std::memory_order_acquire))
+    listener(device, block, bytes);
+}
 
 // Bytes the host can still give this process; the smaller of the machine's and the container's
 // answer.
@@ -87,6 +95,15 @@ std::string human(size_t bytes) {
   else
     out << double(bytes) / 1024.0 << " KiB";
   return out.str();
+}
+
+// A warning may become an exception in Python: nothing may be lost then, so the block comes first.
+void warn_nearly_full(int device, size_t allocated, size_t capacity) {
+  TORCH_WARN("trn:", device, " is nearly out of memory: ", human(allocated), " of ",
+             human(capacity),
+             " are allocated. Beyond that torch.OutOfMemoryError is raised: use a ",
+             "smaller batch, activation checkpointing or another device index. This is said once; ",
+             "torch.trn.memory_summary() shows the whole table.");
 }
 
 }  // namespace
@@ -186,7 +203,7 @@ void* HbmPool::take_small(uint8_t size_class, size_t asked) {
 
 void* HbmPool::allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   if (bytes > stats_.capacity) throw_hbm_full(bytes);
   const bool small = bytes <= kSmallLimit;
   const uint8_t size_class =
@@ -201,6 +218,12 @@ void* HbmPool::allocate(size_t bytes) {
   stats_.total_allocated += block;
   ++stats_.allocations;
   stats_.blocks_peak = std::max(stats_.blocks_peak, ++stats_.blocks);
+  tell(device_, pointer, int64_t(block));
+  const bool warn = !warned_ && stats_.allocated > stats_.capacity / 100 * kNearlyFull;
+  warned_ |= warn;
+  const size_t allocated = stats_.allocated;
+  lock.unlock();
+  if (warn) warn_nearly_full(device_, allocated, stats_.capacity);
   return pointer;
 }
 
@@ -216,6 +239,7 @@ void HbmPool::free(void* pointer) noexcept {
     block = granule.run * kGranule;
     give_back_run(uint32_t(&granule - granules_.get()));
   }
+  tell(device_, pointer, -int64_t(block));
   stats_.allocated -= block;
   stats_.total_freed += block;
   ++stats_.frees;
@@ -260,6 +284,7 @@ void HbmPool::empty_cache() {
 
 // Reads the host's free memory once for each kHostCheckEvery bytes of growth.
 bool HbmPool::host_can_back(size_t bytes) {
+  if (host().foreign) return true;  // shadow blocks only
   if (stats_.reserved + bytes < host_checked_ + kHostCheckEvery) return true;
   if (bytes + kHostMargin > host_available()) {
     trim();
@@ -396,6 +421,10 @@ HbmPool& hbm(int device) { return Reservation::instance().pool(device); }
 bool hbm_in_use(int device) noexcept { return Reservation::instance().in_use(device); }
 int hbm_device_of(const void* pointer) noexcept {
   return Reservation::instance().device_of(pointer);
+}
+
+void set_hbm_listener(HbmListener listener) noexcept {
+  hbm_listener.store(listener, std::memory_order_release);
 }
 
 void assume_host_memory(size_t bytes) noexcept { assumed_host_memory.store(bytes); }

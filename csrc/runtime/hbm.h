@@ -77,6 +77,7 @@ class HbmPool {
   std::unique_ptr<Granule[], CFree> granules_;
   std::set<std::pair<uint32_t, uint32_t>> free_runs_;  // (length, first): best fit, lowest address
   std::vector<std::vector<void*>> small_free_;         // by size class
+  bool warned_ = false;                                // that it is nearly full
   size_t host_checked_ = 0;  // reserved bytes when host memory was last read
   HbmStats stats_;
 };
@@ -85,6 +86,10 @@ HbmPool& hbm(int device);  // made on first use
 bool hbm_in_use(int device) noexcept;
 int hbm_device_of(const void* pointer) noexcept;  // -1: not emulated HBM
 void hbm_free(void* pointer) noexcept;            // nullptr is allowed
+
+// Told of every block that is taken (bytes > 0) or given back (bytes < 0), in order.
+using HbmListener = void (*)(int device, const void* block, int64_t bytes) noexcept;
+void set_hbm_listener(HbmListener listener) noexcept;  // null: nobody
 
 // For tests: from now on the host is taken to have `bytes` available; SIZE_MAX asks it again.
 void assume_host_memory(size_t bytes) noexcept;

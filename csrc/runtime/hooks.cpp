@@ -5,6 +5,8 @@
 #include "allocator.h"
 #include "generator.h"
 #include "hbm.h"
+#include "host.h"
+#include "shadow.h"
 
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -106,7 +108,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     return new_generator(device);
   }
   at::Device getDeviceFromPtr(void* data) const override {
-    const int device = hbm_device_of(data);
+    const int device = host().foreign ? shadow_device_of(data) : hbm_device_of(data);
     TORCH_CHECK(device >= 0, "The pointer does not lie in the emulated HBM of any trn device");
     return c10::Device(kTrn, c10::DeviceIndex(device));
   }
@@ -115,11 +117,13 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
     auto* impl = storage.unsafeGetStorageImpl();
     TORCH_CHECK(impl->resizable(), "Trying to resize storage that is not resizable");
-    InHbm scope(impl->device().index());
-    c10::DataPtr memory = c10::GetAllocator(c10::DeviceType::CPU)->allocate(bytes);
+    const c10::DeviceIndex device = impl->device().index();
+    const InHbm scope(device);
+    c10::DataPtr memory =
+        host().foreign ? allocate_on_host(bytes, device) : c10::GetAllocator(kCpu)->allocate(bytes);
     memory.unsafe_set_device(impl->device());
     if (bytes > 0 && impl->nbytes() > 0)
-      std::memcpy(memory.get(), impl->data(), std::min(bytes, impl->nbytes()));
+      device_allocator()->copy_data(memory.get(), impl->data(), std::min(bytes, impl->nbytes()));
     impl->set_data_ptr_noswap(std::move(memory));
     impl->set_nbytes(bytes);
   }

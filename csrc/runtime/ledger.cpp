@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -18,6 +19,15 @@ namespace {
 
 std::mutex pricer_mutex;
 Pricer pricer;
+thread_local bool paused = false;
+
+std::array<std::atomic<LaunchListener*>, kListeners> listeners{};
+
+void tell(const Launched& launch) noexcept {
+  for (const auto& slot : listeners) {
+    if (auto* listener = slot.load(std::memory_order_acquire)) listener->launched(launch);
+  }
+}
 
 void describe(std::ostream& out, const c10::IValue& value) {
   if (value.isTensor()) {
@@ -128,6 +138,7 @@ CallText::CallText(const std::vector<c10::IValue>& values) {
 }
 
 void SignatureHash::add(const at::Tensor& tensor) noexcept {
+  if constexpr (!kPricing) return;
   if (!tensor.defined()) return add(uint64_t{0xff});
   auto* impl = tensor.unsafeGetTensorImpl();
   add(uint64_t(impl->dtype().toScalarType()) | uint64_t(impl->device_type()) << 8);
@@ -141,6 +152,7 @@ void SignatureHash::add(const at::Tensor& tensor) noexcept {
 }
 
 void SignatureHash::add(const c10::IValue& value) noexcept {
+  if constexpr (!kPricing) return;
   if (value.isTensor()) return add(value.toTensor());
   if (value.isInt()) return add(uint64_t(value.toInt()));
   if (value.isBool()) return add(uint64_t(value.toBool()) + 2);
@@ -189,6 +201,10 @@ Ledger& Ledger::of(c10::DeviceIndex device) {
 }
 
 LaunchRow* Ledger::find(const SignatureHash& signature) noexcept {
+  if constexpr (!kPricing) {
+    static LaunchRow none;
+    return &none;
+  }
   std::lock_guard<std::mutex> lock(core_.mutex);
   const auto found = core_.rows.find(signature.value());
   return found == core_.rows.end() ? nullptr : &found->second;
@@ -209,17 +225,39 @@ LaunchRow* Ledger::add(const SignatureHash& signature, const char* op, const Cal
   return &core_.rows.try_emplace(signature.value(), std::move(row)).first->second;
 }
 
-void Ledger::launch(LaunchRow* row) noexcept {
+LaunchRow* Ledger::add_priced(uint64_t key, LaunchRow row) {
   std::lock_guard<std::mutex> lock(core_.mutex);
-  ++row->launches;
-  if (row->price.free) return;
-  core_.host_ns += config().dispatch_ns;
-  int64_t& ready = core_.ready(current_stream(core_.device).id());
-  core_.times.dispatch_ns += config().dispatch_ns;
-  core_.times.busy_ns += row->price.device_ns;
-  core_.times.idle_ns += std::max(core_.host_ns - ready, int64_t{0});
-  ready = std::max(ready, core_.host_ns) + row->price.device_ns;
-  if (row->price.blocks) core_.host_ns = ready;
+  return &core_.rows.try_emplace(key, std::move(row)).first->second;
+}
+
+bool Ledger::pause(bool pause) noexcept { return std::exchange(paused, pause); }
+
+void Ledger::launch(LaunchRow* row) noexcept {
+  if constexpr (!kPricing) return;
+  if (paused) return;
+  const int64_t dispatch_ns =
+      row->price.dispatch_ns >= 0 ? row->price.dispatch_ns : config().dispatch_ns;
+  Launched launch{row, core_.device, current_stream(core_.device).id(), 0, dispatch_ns, 0, 0};
+  {
+    std::lock_guard<std::mutex> lock(core_.mutex);
+    ++row->launches;
+    if (row->price.free) return;
+    launch.host_ns = core_.host_ns;
+    core_.host_ns += launch.dispatch_ns;
+    int64_t& ready = core_.ready(launch.stream);
+    launch.idle_ns = std::max(core_.host_ns - ready, int64_t{0});
+    launch.start_ns = std::max(ready, core_.host_ns);
+    ready = launch.start_ns + row->price.device_ns;
+    core_.times.dispatch_ns += launch.dispatch_ns;
+    core_.times.busy_ns += row->price.device_ns;
+    core_.times.idle_ns += launch.idle_ns;
+    if (row->price.blocks) core_.host_ns = ready;
+  }
+  tell(launch);
+}
+
+void set_listener(Listener slot, LaunchListener* listener) noexcept {
+  listeners[size_t(slot)].store(listener, std::memory_order_release);
 }
 
 CoreTimes Ledger::times() const {
@@ -275,6 +313,12 @@ bool SimulatedClock::reached(c10::DeviceIndex device, int64_t ns) noexcept {
   Ledger::Core& core = Ledger::Core::of(device);
   std::lock_guard<std::mutex> lock(core.mutex);
   return core.host_ns >= ns;
+}
+
+int64_t SimulatedClock::host_ns(c10::DeviceIndex device) noexcept {
+  Ledger::Core& core = Ledger::Core::of(device);
+  std::lock_guard<std::mutex> lock(core.mutex);
+  return core.host_ns;
 }
 
 }  // namespace trn

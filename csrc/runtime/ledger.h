@@ -10,6 +10,7 @@
 #include <c10/core/Device.h>
 #include <c10/core/Stream.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -17,10 +18,18 @@
 
 namespace trn {
 
+// False in a build that measures what counting costs (cmake -DTRN_PRICING=OFF): nothing is counted.
+#ifdef TRN_NO_PRICING
+constexpr bool kPricing = false;
+#else
+constexpr bool kPricing = true;
+#endif
+
 // A 64-bit hash that is fed values one after another.
 class SignatureHash {
  public:
   void add(uint64_t value) noexcept {
+    if constexpr (!kPricing) return;
     state_ = (state_ ^ value) * 0x9E3779B97F4A7C15ull;
     state_ ^= state_ >> 29;
   }
@@ -41,10 +50,11 @@ struct CallText {
 
 // What one launch of a call costs.
 struct Price {
-  int64_t device_ns = 0;  // of the core
-  int64_t row = -1;       // the pricer's number for its counters
-  bool free = false;      // metadata only: nothing is launched
-  bool blocks = false;    // the host waits for the result
+  int64_t device_ns = 0;     // of the core
+  int64_t row = -1;          // the pricer's number for its counters
+  bool free = false;         // metadata only: nothing is launched
+  bool blocks = false;       // the host waits for the result
+  int64_t dispatch_ns = -1;  // of the host; -1: that of an eager operator
 };
 
 struct LaunchRow {
@@ -72,6 +82,29 @@ struct CoreTimes {
   int64_t idle_ns = 0;      // the core waited for the host
 };
 
+// One launch on the simulated clock. The row stays where it is and keeps its price.
+struct Launched {
+  const LaunchRow* row = nullptr;
+  c10::DeviceIndex device = 0;
+  c10::StreamId stream = 0;
+  int64_t host_ns = 0;  // the host begins to dispatch it
+  int64_t dispatch_ns = 0;
+  int64_t start_ns = 0;  // the core begins it
+  int64_t idle_ns = 0;   // the core had waited for the host
+};
+
+// Told of every launch but the free ones, on the thread that launches; threads may overlap.
+class LaunchListener {
+ public:
+  virtual void launched(const Launched& launch) noexcept = 0;
+
+ protected:
+  ~LaunchListener() = default;  // listeners outlive the process's threads
+};
+enum class Listener : size_t { kProfile, kKineto };
+constexpr size_t kListeners = 2;
+void set_listener(Listener slot, LaunchListener* listener) noexcept;  // null: nobody
+
 class Ledger {
  public:
   static Ledger& of(c10::DeviceIndex device);
@@ -80,8 +113,14 @@ class Ledger {
   LaunchRow* find(const SignatureHash& signature) noexcept;
   LaunchRow* add(const SignatureHash& signature, const char* op, const CallText& arguments,
                  const CallText& results, int policy);
+  // A row that comes with its price: of a compiled graph. The same key gives the same row.
+  LaunchRow* add_priced(uint64_t key, LaunchRow row);
   // Counts one launch that succeeded and advances the core's clock.
   void launch(LaunchRow* row) noexcept;
+
+  // While this thread compiles, what it launches is not the user's: it is not counted. Returns the
+  // previous setting.
+  static bool pause(bool paused) noexcept;
 
   std::vector<LaunchRow> rows() const;
   CoreTimes times() const;
@@ -102,6 +141,7 @@ struct SimulatedClock {
   static void synchronize(c10::Stream stream) noexcept;
   static void synchronize(c10::DeviceIndex device) noexcept;
   static bool reached(c10::DeviceIndex device, int64_t ns) noexcept;  // by the host
+  static int64_t host_ns(c10::DeviceIndex device) noexcept;
 };
 
 }  // namespace trn

@@ -32,7 +32,8 @@ class Scheduler {
         options_(options),
         extra_(program.instructions.size() * kPerInstruction),
         state_(program, extra_ + kEngineBusy + static_cast<std::size_t>(engines())),
-        counters_(program.loops) {}
+        counters_(program.loops),
+        lanes_(options.lane_limit > 0 ? program.queues : 0) {}
 
   Schedule run() {
     body(0, program_.nodes.size());
@@ -50,6 +51,7 @@ class Scheduler {
     }
     out.simulated = simulated_;
     out.records = std::move(records_);
+    out.lanes = std::move(lanes_);
     return out;
   }
 
@@ -74,8 +76,9 @@ class Scheduler {
   void loop(std::size_t at) {
     const Node& node = program_.nodes[at];
     const LoopFacts& facts = program_.facts[at];
-    bool watched = options_.extrapolate && options_.trace_limit == 0 && !facts.moves_parts &&
-                   node.trip > 2 && facts.instructions >= kWorthWatching;
+    const bool traced = options_.trace_limit > 0 || options_.lane_limit > 0;
+    bool watched = options_.extrapolate && !traced && !facts.moves_parts && node.trip > 2 &&
+                   facts.instructions >= kWorthWatching;
     const Time end_before = iteration_end_;
     Time end_inside = 0;
     std::deque<Snapshot> ring;
@@ -174,6 +177,11 @@ class Scheduler {
     if (records_.size() < options_.trace_limit) {
       records_.push_back(Record{static_cast<std::int32_t>(index), start, end});
     }
+    if (options_.lane_limit > 0) {
+      lanes_[static_cast<std::size_t>(queue)].add(
+          Span{static_cast<std::int32_t>(index), true, start, end, end - start, 1},
+          options_.lane_limit);
+    }
   }
 
   void mark(Region& r, const AccessSpec& access, std::int32_t queue, Time read_done, Time done) {
@@ -246,6 +254,7 @@ class Scheduler {
   Time iteration_end_ = 0;  // latest end since the current iteration began
   std::int64_t simulated_ = 0;
   std::vector<Record> records_;
+  std::vector<Lane> lanes_;
 };
 
 }  // namespace

@@ -12,6 +12,8 @@
 #include <span>
 #include <vector>
 
+#include "timing/lanes.h"
+
 namespace trn::timing {
 
 using Time = std::int64_t;  // picoseconds
@@ -39,11 +41,13 @@ struct Schedule {
   std::int64_t table_loads = 0;
   std::int64_t simulated = 0;  // dynamic instructions scheduled one by one
   std::vector<Record> records;
+  std::vector<Lane> lanes;  // by queue
 };
 
 struct Options {
   bool extrapolate = true;      // skip whole periods of loops in steady state; exact
   std::size_t trace_limit = 0;  // keep that many records; tracing does not extrapolate
+  std::size_t lane_limit = 0;   // keep up to twice as many spans a queue; nor does this
 };
 
 // Throws std::invalid_argument for a malformed encoding.

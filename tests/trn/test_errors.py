@@ -155,3 +155,12 @@ def test_the_device_goes_on_after_errors():
 def test_an_unknown_device_is_still_unknown():
     with pytest.raises(RuntimeError, match="Expected one of cpu"):
         torch.device("trm")
+
+
+@pytest.mark.parametrize("where", ["cpu", "trn:1"])
+def test_indices_of_another_core_are_refused_by_name(where):
+    index = torch.tensor([0, 1], device="trn:0" if where == "cpu" else "trn:1")
+    indexed = torch.zeros(3, device="cpu" if where == "cpu" else "trn:0")
+    message = rf"indices should be either on cpu or on the same device .* \({indexed.device}\)"
+    with pytest.raises(RuntimeError, match=message):
+        indexed[index]

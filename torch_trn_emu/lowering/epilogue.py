@@ -1,121 +1,84 @@
-"""What happens to a product on its way out of PSUM: scale, addend, activation, cast.
+"""What a matrix product does with its results before they leave: steps on tiles from PSUM.
 
-The Vector engine adds the addend in the pass that empties the bank; the Scalar engine follows with
-the activation, or does everything when there is no addend.
+Operands are FULL (as large as the result) or ROW (one value a column), steps as in `rows.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ..isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine, itemsize
+from ..isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
+from .rows import Input, Kind, Output, RowStep
 
-__all__ = ["PLAIN", "Epilogue", "Evacuation"]
+__all__ = ["Epilogue", "Finisher"]
 
 P = 128
-BANK = 512
-SLOTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epilogue:
-    """out[b, m, n] = function(alpha * product + beta * addend).
+    """`product` is the name under which steps read the result."""
 
-    strides   of the addend over batch, m and n, in elements; 0 repeats. None: there is none
-    elements  of the addend's memory
-    function  an activation of the Scalar engine, or ""
-    """
-
-    alpha: float = 1.0
-    beta: float = 1.0
-    strides: tuple[int, int, int] | None = None
-    elements: int = 0
-    dtype: str = "float32"
-    function: str = ""
+    product: str
+    inputs: Sequence[Input]
+    steps: Sequence[RowStep]
+    outputs: Sequence[Output]
 
     @property
-    def bytes_per_column(self) -> float:
-        """SBUF bytes per partition and column of a block that the addend takes."""
-        return SLOTS * itemsize(self.dtype) if self.strides and self.strides[2] else 0.0
-
-    @property
-    def plain(self) -> bool:
-        return self.strides is None and self.alpha == 1 and not self.function
+    def column_bytes(self) -> float:
+        """SBUF bytes for a column of a tile: two slots of everything."""
+        dtypes = [i.dtype for i in self.inputs] + ["float32"] * len(self.steps)
+        return 2 * sum(map(itemsize, dtypes))
 
 
-PLAIN = Epilogue()
+class Finisher:
+    """The tiles and tensors of an epilogue in one program."""
 
+    def __init__(
+        self, b: Builder, epilogue: Epilogue, shape: tuple[int, int, int], width: int
+    ) -> None:
+        n = shape[2]
+        self.b, self.epilogue, self.n, self.width = b, epilogue, n, width
+        self.kinds = {i.name: i.kind for i in epilogue.inputs}
+        self.hbm = {
+            i.name: b.hbm(i.name, shape if i.kind is Kind.FULL else (n,), i.dtype, Role.INPUT)
+            for i in epilogue.inputs
+        }
+        self.stored = {
+            o.name: b.hbm(f"out {o.name}", shape, o.dtype, Role.OUTPUT) for o in epilogue.outputs
+        }
+        stored = {o.name: o.dtype for o in epilogue.outputs}
+        self.tiles = {i.name: self._tile(i.name, i.dtype) for i in epilogue.inputs}
+        self.tiles |= {
+            s.name: self._tile(s.name, stored.get(s.name, "float32")) for s in epilogue.steps
+        }
 
-class Evacuation:
-    """Empties PSUM tiles into `result`."""
+    def _tile(self, name: str, dtype: str) -> Buffer:
+        return self.b.sbuf(f"{name} tile", self.width, dtype, slots=2)
 
-    def __init__(self, b: Builder, epilogue: Epilogue, result: Buffer, *, halves: bool) -> None:
-        self.b, self.epilogue, self.result, self.halves = b, epilogue, result, halves
-        self.batch: Index = 0
-        if epilogue.strides:
-            self.hbm = b.hbm("addend", (epilogue.elements,), epilogue.dtype, Role.INPUT)
-            wide = result.row_elements if epilogue.strides[2] else 1
-            self.tile = b.sbuf("addend tile", wide, epilogue.dtype, slots=SLOTS)
-            if wide > 1 and epilogue.alpha != 1:
-                self.alpha = b.sbuf("alpha", 1, "float32")
-                b.emit("memset", _box(self.alpha, P, 1), value=epilogue.alpha)
+    def finish(
+        self, result: Buffer, row: Affine, column: Affine, rows: int, columns: int, base: Index
+    ) -> None:
+        """Steps on a tile of the product, and what is stored of it; `base` is of the batch."""
+        b = self.b
+        self.tiles[self.epilogue.product] = result
 
-    def columns(self, n0: Index, ns: int) -> None:
-        """Bring an addend that all rows share, for a block of columns."""
-        strides = self.epilogue.strides
-        if strides and not (strides[0] or strides[1]):
-            self._load(P, affine(n0) * strides[2], ns, 0)
+        def on_chip(name: str) -> Access:
+            tile = self.tiles[name]
+            return Access(buffer=tile, pattern=((tile.row_elements, rows), (1, columns)))
 
-    def rows(self, m0: Index, rows: int, n0: Index, ns: int) -> None:
-        """Bring the addend of a tile of rows."""
-        strides = self.epilogue.strides
-        if strides and (strides[0] or strides[1]):
-            over_batch, over_m, over_n = strides
-            start = affine(self.batch) * over_batch + affine(m0) * over_m + affine(n0) * over_n
-            self._load(rows, start, ns, over_m)
+        def in_hbm(buffer: Buffer) -> Access:
+            offset = row * self.n + column + affine(base)
+            return Access(buffer=buffer, offset=offset, pattern=((self.n, rows), (1, columns)))
 
-    def _load(self, rows: int, start: Affine, ns: int, over_m: int) -> None:
-        e, b = self.epilogue, self.b
-        b.fresh(self.tile)
-        step = e.strides[2] if e.strides else 0
-        wide = ns if step else 1
-        to = _box(self.tile, rows, wide)
-        b.load(to, Access(buffer=self.hbm, offset=start, pattern=((over_m, rows), (step, wide))))
-        if e.beta != 1:
-            b.emit("tensor_scalar", to, to, op0="multiply", imm0=e.beta)
-
-    def evacuate(self, psum: Buffer, rows: int, column: Index, columns: int) -> None:
-        """A tile of PSUM to `column` .. of the result."""
-        e, b = self.epilogue, self.b
-        if e.plain:
-            self._plain(psum, rows, column, columns)
-            return
-        source, to = _box(psum, rows, columns), _box(self.result, rows, columns, column)
-        if e.strides is None:
-            b.emit("activation", to, source, op=e.function or "copy", scale=e.alpha)
-            return
-        into = source if e.function else to
-        if not e.strides[2]:  # one value a row
-            scaled: dict[str, Any] = {"op0": "multiply", "imm0": e.alpha, "op1": "add"}
-            b.emit("tensor_scalar", into, source, _box(self.tile, rows, 1), **scaled)
-        elif e.alpha == 1:
-            b.emit("tensor_tensor", into, source, _box(self.tile, rows, columns, column), op="add")
-        else:
-            operands = (source, _box(self.alpha, rows, 1), _box(self.tile, rows, columns, column))
-            b.emit("scalar_tensor_tensor", into, *operands, op0="multiply", op1="add")
-        if e.function:
-            b.emit("activation", to, source, op=e.function)
-
-    def _plain(self, psum: Buffer, rows: int, column: Index, columns: int) -> None:
-        """A copy; with little to accumulate, Vector and Scalar take half each."""
-        half = columns // 2 if self.halves else 0
-        if half:
-            to = _box(self.result, rows, half, column)
-            self.b.emit("activation", to, _box(psum, rows, half), op="copy")
-        to = _box(self.result, rows, columns - half, affine(column) + half)
-        source = _box(psum, rows, columns - half, half)
-        self.b.emit("tensor_copy", to, source, engine=Engine.VECTOR)
-
-
-def _box(buffer: Buffer, rows: int, columns: int, column: Index = 0) -> Access:
-    pattern = ((buffer.row_elements, rows), (1, columns))
-    return Access(buffer=buffer, offset=affine(column), pattern=pattern)
+        for name, buffer in self.hbm.items():
+            b.fresh(self.tiles[name])
+            source = in_hbm(buffer)
+            if self.kinds[name] is Kind.ROW:
+                source = Access(buffer=buffer, offset=column, pattern=((0, rows), (1, columns)))
+            b.load(on_chip(name), source)
+        for s in self.epilogue.steps:
+            b.fresh(self.tiles[s.name])
+            reads = [on_chip(r) for r in s.reads]
+            b.emit(s.opcode, on_chip(s.name), *reads, engine=s.engine, **s.attributes)
+        for name, buffer in self.stored.items():
+            b.store(in_hbm(buffer), on_chip(name))

@@ -7,7 +7,18 @@ from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Index, Program, Role, affine, itemsize
+from ..isa import (
+    Access,
+    Affine,
+    Buffer,
+    Builder,
+    Index,
+    Memory,
+    Program,
+    Role,
+    affine,
+    itemsize,
+)
 from .blocking import (
     BANK,
     COMPILER,
@@ -21,7 +32,8 @@ from .blocking import (
     repeats_preparation,
     share_of_core,
 )
-from .epilogue import PLAIN, Epilogue, Evacuation
+from .epilogue import Epilogue, Finisher
+from .evacuation import PLAIN, Evacuation, Leaving
 from .operand import Operand
 
 __all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
@@ -44,14 +56,16 @@ def matmul(
     batch: int = 1,
     cores: int = 1,
     schedule: Schedule = COMPILER,
-    epilogue: Epilogue = PLAIN,
+    leaving: Leaving = PLAIN,
+    epilogue: Epilogue | None = None,
 ) -> Program:
     """out[b, m, n] = lhs[b] @ rhs[b], accumulated in float32, in the best blocking of `schedule`.
 
     compute  the operands' format on the array: a float format, or "mxfp8", "mxfp8_e5m2"
     layouts  "mk" or "km", "kn" or "nk": the order in memory, last dimension contiguous
     cores    the first free dimension long enough is split over them; the program is one core's
-    epilogue  what is added, scaled and applied as results leave PSUM
+    leaving   what is added, scaled and applied as results leave PSUM
+    epilogue  what is computed of the results and stored instead of them
     """
     flops = 2.0 * batch * m * k * n
     if cores > 1:
@@ -61,10 +75,14 @@ def matmul(
     rhs_shape = (batch, n, k) if rhs_layout == "nk" else (batch, k, n)
     lhs = b.hbm("lhs", lhs_shape, lhs_dtype, Role.INPUT)
     rhs = b.hbm("rhs", rhs_shape, rhs_dtype, Role.WEIGHT)
-    out = b.hbm("out", (batch, m, n), out_dtype, Role.OUTPUT)
+    if epilogue is None:
+        out = b.hbm("out", (batch, m, n), out_dtype, Role.OUTPUT)
+    else:
+        out = Buffer(name="out", memory=Memory.HBM, dtype="float32", shape=(batch, m, n))
     packing = packing_of(compute, chip)
     lhs_major, rhs_major = lhs_layout == "km", rhs_layout == "kn"
-    held = itemsize(out_dtype) * schedule.result_slots + epilogue.bytes_per_column
+    held = itemsize(out.dtype) * schedule.result_slots + leaving.bytes_per_column
+    held += epilogue.column_bytes if epilogue else 0
     plan = plan_blocks(m, k, n, packing, lhs_major, rhs_major, held, chip, schedule)
     kinds = {"k": k, "packing": packing}
     left = Operand(
@@ -85,7 +103,9 @@ def matmul(
         slots=plan.rhs_slots,
         **kinds,  # type: ignore[arg-type]
     )
-    body = _Body(b, left, right, out, plan, schedule, epilogue)
+    body = _Body(b, left, right, out, plan, schedule, leaving)
+    if epilogue is not None:
+        body.finisher = Finisher(b, epilogue, (batch, m, n), plan.block_n)
     streams = right if plan.m_outside else left
     if batch == 1 and repeats_preparation(plan, m, n) and streams.prepared_by_engines:
         streams.restage()
@@ -107,14 +127,15 @@ class _Body:
         out: Buffer,
         plan: Plan,
         schedule: Schedule,
-        epilogue: Epilogue,
+        leaving: Leaving,
     ) -> None:
         self.b, self.left, self.right, self.out = b, left, right, out
         self.plan, self.schedule = plan, schedule
         self.bases: tuple[Index, Index, Index] = (0, 0, 0)
+        self.finisher: Finisher | None = None
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
         self.result = b.sbuf("result", plan.block_n, out.dtype, slots=schedule.result_slots)
-        self.leaving = Evacuation(b, epilogue, self.result, halves=left.full <= 4)
+        self.leaving = Evacuation(b, leaving, self.result, halves=left.full <= 4)
 
     def blocks(self, m: int, n: int) -> None:
         b, plan = self.b, self.plan
@@ -142,6 +163,9 @@ class _Body:
                 b.fresh(self.psum)
                 self._accumulate(row, rows, column, columns)
                 self.leaving.evacuate(self.psum, rows, column, columns)
+            if self.finisher:
+                self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
+                continue
             target = Access(
                 buffer=self.out,
                 offset=(m0 + row) * n + n0 + affine(self.bases[2]),

@@ -42,7 +42,15 @@ from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
 from .pointwise import pointwise, tensor_scalar
 from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
-from .products import compute_format, format_of, lower_addbmm, lower_matmul
+from .products import (
+    Product,
+    compute_format,
+    format_of,
+    lower_addbmm,
+    lower_matmul,
+    multiplied,
+    product_of,
+)
 from .rearrangements import (
     concatenate,
     exact,
@@ -72,7 +80,19 @@ from .reductions import (
     truth,
 )
 
-__all__ = ["OPS", "HostTransfer", "Lowered", "Op", "compute_format", "copied", "dense", "flat"]
+__all__ = [
+    "OPS",
+    "HostTransfer",
+    "Lowered",
+    "Op",
+    "Product",
+    "compute_format",
+    "copied",
+    "dense",
+    "flat",
+    "multiplied",
+    "product_of",
+]
 
 
 # --- attention ---

@@ -1,17 +1,31 @@
 """Rows of matrix products: operands, layouts and formats from a call."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
+from typing import Any
 
+from ..isa import Program
 from .blocking import COMPILER
 from .call import Call, Target, TensorArg
 from .columns import reduce_columns
 from .elementwise import elementwise
 from .epilogue import Epilogue
+from .evacuation import Leaving
 from .matmul import matmul
 from .op import Lowered, dense
 from .pointwise import tensor_scalar, tensor_tensor
 
-__all__ = ["compute_format", "format_of", "lower_addbmm", "lower_matmul"]
+__all__ = [
+    "Product",
+    "compute_format",
+    "format_of",
+    "lower_addbmm",
+    "lower_matmul",
+    "multiplied",
+    "product_of",
+]
 
 _ADDING = frozenset("addmm baddbmm addmv _addmm_activation".split())
 _LINEAR = frozenset(
@@ -46,8 +60,16 @@ def _major(t: TensorArg, straight: str, exchanged: str) -> str:
     return exchanged if t.shape[-1] > 1 and t.strides[-1] != 1 else straight
 
 
-def lower_matmul(call: Call, target: Target) -> Lowered:
-    """A product of two tensors, with what the call adds to it."""
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product of a call: its sizes, and what else `matmul` takes."""
+
+    sizes: tuple[int, int, int, int]  # batch, m, k, n
+    options: Mapping[str, Any]
+
+
+def product_of(call: Call, target: Target) -> Product:
+    """The product that a call of the matmul family is, with what the call adds to it."""
     adds = call.name in _ADDING
     first = 1 if adds else 0
     a, b = call.argument(first), call.argument(first + 1)
@@ -65,27 +87,44 @@ def lower_matmul(call: Call, target: Target) -> Lowered:
         batch, m = 1, a.numel // max(1, k)
     else:
         batch, m = prod(b.shape[:-2]), a.shape[-2]
-    if not batch * m * k * n:
-        return ()
     dtype = _float(a)
     kind = "linear" if call.name in _LINEAR else "attention"
+    options = {
+        "compute": format_of(call, target, dtype, kind),
+        "lhs_dtype": dtype,
+        "rhs_dtype": _float(b),
+        "out_dtype": _float(call.out),
+        "lhs_layout": _major(a, "mk", "km"),
+        "rhs_layout": _major(b, "kn", "nk"),
+        "leaving": _leaving(call, addend),
+    }
+    return Product((batch, m, k, n), MappingProxyType(options))
+
+
+def multiplied(
+    product: Product, target: Target, epilogue: Epilogue | None = None
+) -> tuple[Program, ...]:
+    """The product's program; none where there is nothing to multiply."""
+    batch, m, k, n = product.sizes
+    if not batch * m * k * n:
+        return ()
     program = matmul(
         m,
         k,
         n,
         chip=target.chip,
-        compute=format_of(call, target, dtype, kind),
-        lhs_dtype=dtype,
-        rhs_dtype=_float(b),
-        out_dtype=_float(call.out),
-        lhs_layout=_major(a, "mk", "km"),
-        rhs_layout=_major(b, "kn", "nk"),
         batch=batch,
         cores=target.cores,
         schedule=COMPILER,
-        epilogue=_epilogue(call, addend),
+        epilogue=epilogue,
+        **product.options,
     )
     return (program,)
+
+
+def lower_matmul(call: Call, target: Target) -> Lowered:
+    """A product of two tensors, with what the call adds to it."""
+    return multiplied(product_of(call, target), target)
 
 
 def lower_addbmm(call: Call, target: Target) -> Lowered:
@@ -115,18 +154,18 @@ def _factors(call: Call) -> tuple[float, float]:
     return float(call.argument(at, 1)), float(call.argument(at + 1, 1))
 
 
-def _epilogue(call: Call, addend: TensorArg | None) -> Epilogue:
+def _leaving(call: Call, addend: TensorArg | None) -> Leaving:
     beta, alpha = _factors(call) if call.name in _ADDING else (1.0, 1.0)
     function = ""
     if call.name == "_addmm_activation":
         function = "gelu" if call.argument(5, False) else "relu"
     if addend is None or beta == 0:
-        return Epilogue(alpha=alpha, function=function)
+        return Leaving(alpha=alpha, function=function)
     missing = (0,) * (3 - len(addend.shape))
     over = [s if n > 1 else 0 for n, s in zip(addend.shape, addend.strides, strict=True)]
     batch, m, n = (*missing, *over)
     spans = zip(addend.shape, addend.strides, strict=True)
-    return Epilogue(
+    return Leaving(
         alpha=alpha,
         beta=beta,
         strides=(batch, m, n),

@@ -4,7 +4,8 @@ run = price(program, get_chip("trn2"))
 run.total_s, run.engine_busy_s(Engine.TENSOR)
 """
 
+from .lanes import Span, lanes
 from .price import price
 from .retired import Record, Retired, Run
 
-__all__ = ["Record", "Retired", "Run", "price"]
+__all__ = ["Record", "Retired", "Run", "Span", "lanes", "price"]

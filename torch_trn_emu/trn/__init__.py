@@ -108,10 +108,16 @@ __all__ = [
     "synchronize",
 ]
 
+_CODE_GENERATORS = ("Scheduling", "PythonWrapperCodegen", "CppWrapperCodegen", "WrapperFxCodegen")
+
 register(__name__)
 
 
 def __getattr__(name: str) -> Any:
     if name == "_initialized":  # torch.utils.checkpoint keeps random state only if it is true
         return is_initialized()
+    if name in _CODE_GENERATORS:  # Inductor asks for them
+        from ..compiler.inductor import hook
+
+        return hook(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from .. import _C
-from ..settings import settings
+from ..host import host_device
+from ..settings import DEVICE_TYPE, settings
 from .registration import startup_error
 
 __all__ = [
@@ -96,8 +97,8 @@ def index_of(device: Device = None, *, optional: bool = True) -> int:
         return current_device()
     if not isinstance(device, int):
         device = torch.device(device)  # type: ignore[arg-type]
-        if device.type != "trn":
-            raise ValueError(f"Expected a trn device, but got: {device}")
+        if device.type != DEVICE_TYPE:
+            raise ValueError(f"Expected a {DEVICE_TYPE} device, but got: {device}")
         device = -1 if device.index is None else device.index
     if device < 0:
         return current_device()
@@ -155,7 +156,7 @@ class device_of(device):
     """Context manager that makes the device of `tensor` current, if it is a trn tensor."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        super().__init__(tensor.get_device() if tensor.device.type == "trn" else -1)
+        super().__init__(tensor.get_device() if tensor.device.type == DEVICE_TYPE else -1)
 
 
 def get_device_properties(device: Device = None) -> DeviceProperties:
@@ -187,7 +188,10 @@ def get_device_capability(device: Device = None) -> tuple[int, int]:
 def synchronize(device: Device = None) -> None:
     """Let simulated host time pass until all work of the core has ended.
 
-    Results are already in memory when an op returns: only the simulated clock waits.
+    On a CPU host results are in memory when an op returns: only the simulated clock waits. On a
+    CUDA host the GPU is waited for as well.
     """
     _lazy_init()
     _C.synchronize(index_of(device))
+    if host_device().type == "cuda":
+        torch.cuda.synchronize(host_device())

@@ -5,8 +5,10 @@ import sys
 import torch
 
 from .. import _C
+from ..host import host_name
 from ..precision import install
-from ..settings import settings
+from ..settings import DEVICE_TYPE, ISAS, settings
+from .distributed import refuse_collectives
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -21,24 +23,28 @@ def register(module_name: str) -> None:
     A wrong environment must not break `import torch`: it leaves no device, and the error is raised
     when a trn device is first asked for.
     """
-    torch.utils.rename_privateuse1_backend("trn")  # type: ignore[attr-defined]
-    torch._register_device_module("trn", sys.modules[module_name])
+    torch.utils.rename_privateuse1_backend(DEVICE_TYPE)  # type: ignore[attr-defined]
+    torch._register_device_module(DEVICE_TYPE, sys.modules[module_name])
     torch.utils.generate_methods_for_privateuse1_backend(  # type: ignore[attr-defined]
         for_storage=True
     )
     register_reductions()
+    refuse_collectives()
     global _startup_error
     try:
-        chosen = settings()
+        chosen, host = settings(), host_name()
         install()
     except Exception as error:
         _startup_error = error
         return
+    if chosen.isa is not None:
+        _C.limit_isa(ISAS.index(chosen.isa))
     _C.configure(
         name=chosen.chip.name,
         device_count=len(chosen.visible_cores),
         hbm_bytes=chosen.chip.hbm_bytes_per_logical_core(chosen.lnc),
         dispatch_ns=round(chosen.chip.launch.eager_dispatch_s * 1e9),
+        host=host,
     )
     install_pricer()
 

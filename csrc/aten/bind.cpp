@@ -1,0 +1,148 @@
+// Python's side of compiled graphs: runs host code on trn tensors.
+#include "lend.h"
+#include "runtime/generator.h"
+#include "runtime/ledger.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <optional>
+#include <vector>
+
+namespace py = pybind11;
+
+namespace trn {
+namespace {
+
+// How the arguments and results of one compiled graph lie on devices. Built once, run every call.
+class HostGraph {
+ public:
+  // device          the core that runs it: its pool serves the host code's allocations
+  // written         whether an input is written in place
+  // result_devices  the core of each result, -1 for the host
+  // returned_inputs the input that a result may be, or -1
+  // draws           the host code draws from the default generator: then from the core's
+  HostGraph(int device, std::vector<bool> written, std::vector<int> result_devices,
+            std::vector<int> returned_inputs, bool draws)
+      : device_(c10::DeviceIndex(device)),
+        written_(std::move(written)),
+        result_devices_(std::move(result_devices)),
+        returned_inputs_(std::move(returned_inputs)),
+        draws_(draws) {}
+
+  // Calls `host_code` with a list of host aliases of `inputs`, which is emptied as compiled graphs
+  // do, and gives the results on their devices. One launch of `row` on success.
+  py::list run(const py::object& host_code, const py::list& inputs, LaunchRow* row) const {
+    if (in_forked_child()) throw_forked_child();
+    keep_backward_on_this_thread();
+    const std::vector<py::object> originals = inputs_returned(inputs);
+    py::list lent = lend_all(inputs);
+    const std::vector<py::object> aliases = inputs_returned(lent);
+    py::object results;
+    {
+      InHbm pool(device_);
+      std::optional<DefaultGeneratorSwap> swap;
+      if (draws_) {
+        py::gil_scoped_release wait;
+        swap.emplace(device_);
+      }
+      results = py::reinterpret_steal<py::object>(PyObject_CallOneArg(host_code.ptr(), lent.ptr()));
+      if (!results) throw py::error_already_set();
+    }
+    if (row != nullptr) Ledger::of(device_).launch(row);
+    return take_all_back(results, originals, aliases);
+  }
+
+ private:
+  std::vector<py::object> inputs_returned(const py::list& inputs) const {
+    std::vector<py::object> kept;
+    kept.reserve(returned_inputs_.size());
+    for (const int input : returned_inputs_)
+      kept.push_back(input >= 0 ? py::object(inputs[size_t(input)]) : py::object());
+    return kept;
+  }
+
+  py::list lend_all(const py::list& inputs) const {
+    const auto count = PyList_GET_SIZE(inputs.ptr());
+    py::list lent{size_t(count)};
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      PyObject* item = PyList_GET_ITEM(inputs.ptr(), i);
+      PyObject* alias = nullptr;
+      if (THPVariable_Check(item) && THPVariable_Unpack(item).device().type() == kTrn) {
+        const bool written = size_t(i) < written_.size() && written_[size_t(i)];
+        alias = THPVariable_Wrap(
+            lend(THPVariable_Unpack(item), written ? Access::kWrite : Access::kRead));
+        if (alias == nullptr) throw py::error_already_set();
+      } else {
+        alias = Py_NewRef(item);
+      }
+      PyList_SET_ITEM(lent.ptr(), i, alias);
+    }
+    if (PyList_SetSlice(inputs.ptr(), 0, count, nullptr) != 0) throw py::error_already_set();
+    return lent;
+  }
+
+  py::list take_all_back(const py::object& results, const std::vector<py::object>& originals,
+                         const std::vector<py::object>& aliases) const {
+    const auto items = py::reinterpret_steal<py::object>(
+        PySequence_Fast(results.ptr(), "a compiled graph returns a sequence"));
+    if (!items) throw py::error_already_set();
+    const auto count = PySequence_Fast_GET_SIZE(items.ptr());
+    py::list out{size_t(count)};
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      PyObject* item = PySequence_Fast_GET_ITEM(items.ptr(), i);
+      PyObject* made = nullptr;
+      if (size_t(i) < aliases.size() && aliases[size_t(i)].ptr() == item) {
+        made = Py_NewRef(originals[size_t(i)].ptr());
+      } else if (THPVariable_Check(item) && size_t(i) < result_devices_.size()) {
+        made = THPVariable_Wrap(take_back(THPVariable_Unpack(item), device_of(size_t(i))));
+        if (made == nullptr) throw py::error_already_set();
+      } else {
+        made = Py_NewRef(item);
+      }
+      PyList_SET_ITEM(out.ptr(), i, made);
+    }
+    return out;
+  }
+
+  c10::Device device_of(size_t result) const {
+    const int index = result_devices_[result];
+    return index < 0 ? c10::Device(kCpu) : c10::Device(kTrn, c10::DeviceIndex(index));
+  }
+
+  c10::DeviceIndex device_;
+  std::vector<bool> written_;
+  std::vector<int> result_devices_, returned_inputs_;
+  bool draws_;
+};
+
+}  // namespace
+
+void bind_graphs(py::module_& m) {
+  py::class_<LaunchRow>(m, "LaunchRow");
+  py::class_<HostGraph>(m, "HostGraph")
+      .def(py::init<int, std::vector<bool>, std::vector<int>, std::vector<int>, bool>(),
+           py::arg("device"), py::arg("written"), py::arg("result_devices"),
+           py::arg("returned_inputs"), py::arg("draws"))
+      .def("run", &HostGraph::run, py::arg("host_code"), py::arg("inputs"),
+           py::arg("row").none(true) = nullptr);
+  m.def("lend", [](py::handle tensor) {
+    if (!THPVariable_Check(tensor.ptr())) throw py::type_error("lend takes a tensor");
+    return py::reinterpret_steal<py::object>(
+        THPVariable_Wrap(lend(THPVariable_Unpack(tensor.ptr()), Access::kWrite)));
+  });
+  m.def(
+      "add_graph_row",
+      [](int device, std::string name, std::string signature, uint64_t key, int64_t device_ns,
+         int64_t dispatch_ns, int64_t price_row) {
+        Price price{device_ns, price_row, false, false, dispatch_ns};
+        return Ledger::of(c10::DeviceIndex(device))
+            .add_priced(key, LaunchRow{std::move(name), std::move(signature), 0, price});
+      },
+      py::arg("device"), py::arg("name"), py::arg("signature"), py::arg("key"),
+      py::arg("device_ns"), py::arg("dispatch_ns"), py::arg("price_row"),
+      py::return_value_policy::reference);
+}
+
+}  // namespace trn

@@ -1,0 +1,74 @@
+// See lend.h. The context of an alias's memory is a reference to the storage lent.
+#include "lend.h"
+
+#include "runtime/hbm.h"
+
+#include <ATen/ops/clone.h>
+
+#include <limits>
+
+namespace trn {
+namespace {
+
+void return_storage(void* lent) { delete static_cast<c10::Storage*>(lent); }
+
+// The storage that a host tensor's memory was lent from, or null.
+const c10::Storage* lender_of(const at::Tensor& host) {
+  const c10::DataPtr& memory = host.storage().data_ptr();
+  return memory.get_deleter() == &return_storage
+             ? static_cast<const c10::Storage*>(memory.get_context())
+             : nullptr;
+}
+
+at::Tensor with_layout_of(const c10::TensorImpl& like, c10::Storage storage,
+                          c10::DispatchKeySet keys) {
+  auto impl = c10::make_intrusive<c10::TensorImpl>(std::move(storage), keys, like.dtype());
+  impl->set_sizes_and_strides(like.sizes(), like.strides(), like.storage_offset());
+  return at::Tensor(std::move(impl));
+}
+
+at::Tensor copied_to(const at::Tensor& host, c10::Device device) {
+  const bool to_trn = device.type() == kTrn;
+  InHbm pool(to_trn ? device.index() : c10::DeviceIndex(-1));
+  at::Tensor copy = host.clone();
+  return to_trn ? relabel(std::move(copy), device) : copy;
+}
+
+}  // namespace
+
+at::Tensor lend(const at::Tensor& tensor, Access access) {
+  auto* impl = tensor.unsafeGetTensorImpl();
+  TORCH_CHECK(impl->has_storage() && impl->layout() == at::kStrided,
+              "a compiled graph takes strided trn tensors, got a ", tensor.toString());
+  auto* origin = impl->unsafe_storage().unsafeGetStorageImpl();
+  if (access == Access::kWrite) origin->mutable_data();
+  auto twin = c10::make_intrusive<c10::StorageImpl>(
+      c10::StorageImpl::use_byte_size_t(), origin->nbytes(),
+      c10::DataPtr(const_cast<void*>(origin->data()), new c10::Storage(impl->storage()),
+                   &return_storage, host().device()),
+      /*allocator=*/nullptr, /*resizable=*/false);
+  return with_layout_of(*impl, c10::Storage(std::move(twin)), host_keys(impl->key_set()));
+}
+
+at::Tensor take_back(at::Tensor result, c10::Device device) {
+  if (!result.defined() || result.device().type() != host().type) return result;
+  auto* impl = result.unsafeGetTensorImpl();
+  TORCH_CHECK(impl->has_storage(), "a compiled graph returned a ", result.toString(),
+              " without storage");
+  if (const c10::Storage* lender = lender_of(result)) {
+    if (lender->device() != device) return copied_to(result, device);
+    at::Tensor view = with_layout_of(*impl, *lender, impl->key_set());
+    view.unsafeGetTensorImpl()->_change_backend_component_keys(device);
+    return view;
+  }
+  const void* memory = impl->unsafe_storage().data_ptr().get();
+  // Fresh memory of a foreign host is nobody's yet.
+  const bool nobodys = memory == nullptr || host().foreign;
+  const int pool = nobodys ? int(device.index()) : hbm_device_of(memory);
+  if (device.type() == kCpu)
+    return memory != nullptr && pool >= 0 ? copied_to(result, device) : result;
+  if (pool != device.index()) return copied_to(result, device);
+  return relabel(std::move(result), device, std::numeric_limits<size_t>::max());
+}
+
+}  // namespace trn

@@ -1,0 +1,121 @@
+"""How a graph is cut, and that the programs of regions compute what the graph says."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from torch_trn_emu.chip import get_chip
+from torch_trn_emu.compiler.engine import price_graph, work_of
+from torch_trn_emu.compiler.programs import windows
+from torch_trn_emu.compiler.regions import regions_of
+from torch_trn_emu.engines.machine import Machine
+from torch_trn_emu.isa import Memory, validate
+from torch_trn_emu.lowering.call import Target
+
+aten = torch.ops.aten
+TARGET = Target(get_chip("trn3"), 1)
+
+
+def traced(function, *shapes):
+    """The graph of a function of float32 tensors."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape) for shape in shapes]
+    return make_fx(function, tracing_mode="fake")(*inputs), inputs
+
+
+def layer_norm(x, w, b):
+    var, mean = aten.var_mean.correction(x, [-1], correction=0, keepdim=True)
+    return (x - mean) * torch.rsqrt(var + 1e-5) * w + b
+
+
+def softmax(x):
+    e = (x - x.amax(-1, keepdim=True)).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+FUSED = {
+    "layer norm": (layer_norm, (64, 48), (48,), (48,)),
+    "softmax": (softmax, (40, 96)),
+    "chain": (lambda x, y: (x * y + 1).tanh() * x, (32, 64), (32, 64)),
+    "seen through a view": (lambda x: (x * 2).view(8, 256).exp(), (32, 64)),
+    "two results": (lambda x, y: (x + y, (x + y).sigmoid()), (32, 64), (32, 64)),
+    "column sums": (lambda g, x: (g * x, (g * x).sum(0)), (256, 64), (256, 64)),
+    "bias and activation": (
+        lambda b, x, w: torch.addmm(b, x, w).tanh(), (128,), (64, 128), (128, 128)
+    ),
+    "residual": (lambda x, w, r: x @ w + r, (64, 128), (128, 128), (64, 128)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_what_fuses_is_one_region(name):
+    gm, _ = traced(*FUSED[name])
+    assert len(regions_of(gm.graph, "fp32")) == 1
+
+
+APART = {
+    "a permuted value": lambda x: (x * 2).t() + 1,
+    "rows, then the other rows": lambda x: (x - x.amax(1, keepdim=True)).view(16, 128).sum(1),
+    "a sort between": lambda x: (x * 2).sort().values + 1,
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_does_not_lie_alike_stays_apart(name):
+    gm, _ = traced(APART[name], (32, 64))
+    assert len(regions_of(gm.graph, "fp32")) > 1
+
+
+def test_a_cycle_between_regions_is_not_made():
+    """The sum needs the first region's value both ways: by itself and by another region."""
+    gm, _ = traced(lambda x: (x * 2) + (x * 2).sort().values * 3, (32, 64))
+    order = {r.number: k for k, r in enumerate(regions_of(gm.graph, "fp32"))}
+    for region in regions_of(gm.graph, "fp32"):
+        assert all(order[n] < order[region.number] for n in region.above)
+
+
+COMPUTED = ("layer norm", "softmax", "chain", "two results", "column sums", "residual")
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_the_machine_computes_a_region(name):
+    gm, inputs = traced(*FUSED[name])
+    work = work_of(gm, "fp32", TARGET)
+    [part] = work.parts
+    validate(part.program, TARGET.chip)
+    given = dict(
+        zip((n.name for n in gm.graph.nodes if n.op == "placeholder"), inputs, strict=True)
+    )
+    tensors = {
+        b.name: given[part.tensors[b.name]].numpy().reshape(-1)
+        for b in part.program.buffers
+        if b.memory is Memory.HBM and part.tensors.get(b.name) in given
+    }
+    made = Machine(TARGET.chip).run(part.program, tensors)
+    expected = torch.utils._pytree.tree_leaves(gm(*inputs))
+    results = [v for k, v in made.items() if k.startswith("out")]
+    assert len(results) == len({id(e) for e in expected})
+    for e in expected:
+        assert any(
+            torch.allclose(
+                torch.as_tensor(r).reshape(-1)[: e.numel()], e.reshape(-1), rtol=1e-4, atol=1e-4
+            )
+            for r in results
+            if torch.as_tensor(r).numel() >= e.numel()
+        )
+
+
+def test_windows_fit_on_chip_and_save_time():
+    def block(x, w, v, g):
+        return layer_norm((x @ w).tanh() @ v + x, g, g)
+
+    gm, _ = traced(block, (512, 256), (256, 1024), (1024, 256), (256,))
+    work = work_of(gm, "mxfp8", TARGET)
+    cut = windows(work.parts, TARGET.chip)
+    for window in cut:
+        validate(window.program(), TARGET.chip)
+    whole = price_graph("block", work, TARGET)
+    saving = whole.saving(TARGET)
+    assert saving.device_s[1] < saving.device_s[0]
+    assert saving.hbm_bytes[1] < saving.hbm_bytes[0]
+    assert whole.price.seconds == price_graph("block", work, TARGET).price.seconds

@@ -1,0 +1,39 @@
+"""Calls that together launch every kernel in the forms that matter on a GPU, by module."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from torch_trn_emu.triton import attention, matmul, producers, quantize, rounding
+
+ONES = torch.ones(256, 512)
+HALF = ONES.bfloat16()
+LARGE = torch.ones(1, 1).expand(2048, 2048).bfloat16()
+HEADS = torch.ones(2, 4, 256, 64).bfloat16()
+SUMS = torch.ones(2, 4, 256)
+CODES = torch.ops.trn.quantize_mx(HALF)
+
+
+CALLS: dict[str, list[Callable[[], Any]]] = {
+    "quantize": [
+        lambda: quantize.quantize_mx(HALF, dim=0),
+        lambda: quantize.quantize_mx(ONES, element="float4_e2m1fn", rounding="stochastic"),
+        lambda: quantize.dequantize_mx(*CODES),
+    ],
+    "rounding": [lambda: rounding.stochastic_round(ONES, torch.bfloat16, 1, 2)],
+    "producers": [
+        lambda: producers.gelu_mx(ONES, "tanh", "float4_e2m1fn"),
+        lambda: producers.layer_norm_mx(HALF, HALF[0], HALF[0]),
+    ],
+    "matmul": [
+        lambda: matmul.product(HALF, HALF.t(), "mxfp8", "mxfp8", torch.bfloat16),
+        lambda: matmul.product(LARGE, LARGE, "as_given", "as_given", torch.bfloat16),
+    ],
+    "attention": [
+        lambda: attention.attention(HEADS, HEADS, HEADS, True, None, None),
+        lambda: attention.attention_backward(
+            HEADS, HEADS, HEADS, HEADS, HEADS, SUMS, True, None, None
+        ),
+    ],
+}

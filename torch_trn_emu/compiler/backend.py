@@ -1,0 +1,200 @@
+"""The Dynamo backend `trn`, an entry point of torch: AOTAutograd, then host code for each graph.
+
+Dynamo -> AOTAutograd -> `compile_graph` for each forward, backward and inference graph: the
+precision policy goes in, the graph moves to the host, Inductor makes its code. Checked on torch
+2.13.0.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch._dynamo import exc as dynamo_errors
+from torch._functorch import config as functorch_config
+from torch._guards import TracingContext
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.decomposition import select_decomp_table
+from torch.fx import Graph, GraphModule
+
+from .. import _C
+from ..precision import current_precision
+from ..settings import settings
+from .code import EagerCode, TrnCode, placement_of
+from .dump import write_dump
+from .engine import GraphPrice, price_graph, target_of_process, work_of
+from .operators import PRECISE, apply_precision, policy_of
+from .options import Options, read_options
+from .records import GraphRecord, fall_back, note, note_once
+from .rehome import device_of_graph, graphs_of, host_inputs, rehome
+from .reuse import round_once
+
+__all__ = ["decompositions", "trn"]
+
+
+def trn(
+    gm: GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """What `torch.compile(..., backend="trn")` calls with each graph that Dynamo captures."""
+    chosen = read_options(mode, options)
+    policy = current_precision()
+    _guard_on_precision()
+    if settings().stochastic_rounding:
+        note_once("fused code rounds to nearest: stochastic rounding applies to products only")
+    eager = _copy_of(gm)
+    with (
+        _uncounted(),
+        _cache_keys(gm, policy, chosen),
+        functorch_config.patch(_aot_patches(chosen)),
+    ):
+        try:
+            return compile_fx(  # type: ignore[return-value]
+                gm,
+                example_inputs,
+                inner_compile=partial(compile_graph, policy=policy, options=chosen),
+                config_patches=dict(chosen.inductor),
+                decompositions=decompositions(),
+            )
+        except Exception as error:
+            if chosen.strict or _is_dynamos(error):
+                raise
+            fall_back("a graph of Dynamo", "all", len(gm.graph.nodes), _reason(error))
+            return eager.forward
+
+
+def compile_graph(
+    gm: GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    policy: str,
+    options: Options,
+    **kwargs: Any,
+) -> Any:
+    """Inductor's `inner_compile` for one graph of AOTAutograd."""
+    device = device_of_graph(gm, example_inputs)
+    if device is None:
+        return compile_fx_inner(gm, example_inputs, **kwargs)
+    kind = "backward" if kwargs.get("is_backward") else "inference"
+    kind = "forward" if kind == "inference" and not kwargs.get("is_inference") else kind
+    name = f"graph {kwargs.get('graph_id', 0)} {kind}"
+    nodes, eager = len(gm.graph.nodes), _copy_of(gm)
+    priced = _price(gm, name, policy, options)
+    try:
+        placement = placement_of(gm, device)
+        for part in graphs_of(gm):
+            apply_precision(part.graph, policy)
+            round_once(part.graph)
+        inputs = host_inputs(example_inputs)
+        rehome(gm)
+        record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)
+        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
+    except Exception as error:
+        if options.strict or _is_dynamos(error):
+            raise
+        fall_back(name, kind, nodes, _reason(error))
+        return EagerCode(eager)
+    note(record)
+    return code
+
+
+def _price(gm: GraphModule, name: str, policy: str, options: Options) -> GraphPrice | None:
+    """The graph's engine program and what it costs. Never raises: the graph must run anyhow."""
+    if not options.program:
+        return None
+    target = target_of_process()
+    try:
+        work = work_of(gm, policy, target)
+        priced = price_graph(name, work, target)
+        if folder := options.dump or settings().dump:
+            write_dump(folder, gm, work, priced, target)
+        return priced
+    except Exception as error:
+        reason = f"no engine program: {_reason(error)}"
+        note(GraphRecord(name=name, kind="program", status="note", reason=reason))
+        return None
+
+
+def _copy_of(gm: GraphModule) -> GraphModule:
+    """The graph as it is now, over the same parameters and constants."""
+    graph = Graph()
+    graph.output(graph.graph_copy(gm.graph, {}))
+    return GraphModule(gm, graph)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
+
+
+def _is_dynamos(error: Exception) -> bool:
+    """Errors by which the layers above steer: to trace again, to skip a frame."""
+    return isinstance(error, dynamo_errors.TorchDynamoException)
+
+
+# --- what holds around a compilation --------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _uncounted() -> Iterator[None]:
+    """Operators that torch tries while it compiles are not the user's launches."""
+    previous = _C.pause_ledger(True)
+    try:
+        yield
+    finally:
+        _C.pause_ledger(previous)
+
+
+class _Decompositions(dict[Any, Any]):
+    """Pickled by name: torch's caches hash what a graph is compiled with."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return decompositions, ()
+
+
+@cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Inductor's, less those of products: they would be sums in float32, whatever the policy."""
+    table = select_decomp_table()
+    return _Decompositions((op, table[op]) for op in table if op not in PRECISE)
+
+
+def _aot_patches(options: Options) -> dict[str, bool]:
+    """Keep `TrnCode` whole in the AOTAutograd cache, which takes both passes at once.
+
+    A hit compiles nothing, so there would be nothing to dump.
+    """
+    cached = functorch_config.enable_autograd_cache and not (options.dump or settings().dump)
+    return {
+        "enable_autograd_cache": cached,
+        "bundled_autograd_cache": True,
+        "force_non_lazy_backward_lowering": not torch._dynamo.config.compiled_autograd,
+    }
+
+
+@contextlib.contextmanager
+def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None]:
+    """What else decides a graph's code goes into the keys of torch's caches."""
+    process = settings()
+    nodes = (n for part in graphs_of(gm) for n in part.graph.nodes)
+    marks = [(n.name, own) for n in nodes if (own := policy_of(n, policy)) != policy]
+    ours = (process.chip.name, process.lnc, policy, options.program, marks)
+    tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
+    with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
+        yield
+
+
+def _guard_on_precision() -> None:
+    """Make Dynamo trace again when the policy of the thread is another one."""
+    if TracingContext.try_get() is None:
+        return
+    from torch._dynamo.guards import GuardBuilder, install_guard
+    from torch._dynamo.source import AttrSource, CallFunctionNoArgsSource, ImportSource
+
+    module = AttrSource(ImportSource("torch_trn_emu"), "_C")
+    source = CallFunctionNoArgsSource(AttrSource(module, "current_policy"))
+    install_guard(source.make_guard(GuardBuilder.EQUALS_MATCH))

@@ -1,0 +1,139 @@
+"""A graph's nodes as operator calls without data: what lowering and pricing read.
+
+Symbolic sizes take the values they had when the graph was traced. Checked on torch 2.13.0.
+"""
+
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from ..lowering.call import Call, TensorArg
+from .operators import policy_of
+
+__all__ = ["base_of", "call_of", "is_free", "is_in_order", "tensor_of"]
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+# What decompositions leave, by the aten operator that costs the same.
+_SAME_AS = MappingProxyType(
+    {
+        "prims::convert_element_type": "aten::_to_copy",
+        "prims::device_put": "aten::_to_copy",
+        "prims::iota": "aten::arange",
+        "prims::inductor_random": "aten::rand",
+        "prims::inductor_randint": "aten::randint",
+        "prims::fma": "aten::addcmul",
+        "prims::xor_sum": "aten::sum",
+    }
+)
+_FREE = frozenset(
+    "inductor_seeds inductor_seed inductor_lookup_seed inductor_force_stride_order "
+    "inductor_reserve_rng_state expand permute getitem".split()
+)
+# Views whose elements keep their order: an elementwise step sees through them.
+_IN_ORDER = frozenset(
+    (
+        aten.view.default,
+        aten._unsafe_view.default,
+        aten.reshape.default,
+        aten.unsqueeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.squeeze.default,
+        aten.alias.default,
+        aten.detach.default,
+    )
+)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, int):
+        return value
+    return int(torch.fx.experimental.symbolic_shapes.guarding_hint_or_throw(value))
+
+
+def tensor_of(value: Any) -> TensorArg | None:
+    """A tensor's dtype, shape and strides; None for what is no tensor."""
+    if not isinstance(value, Tensor):
+        return None
+    if value.layout is not torch.strided:
+        return TensorArg("sparse", (), ())
+    dtype = str(value.dtype).removeprefix("torch.")
+    on_host = value.device.type == "cpu" and value.dim() == 0
+    return TensorArg(
+        dtype, tuple(map(_size, value.shape)), tuple(map(_size, value.stride())), on_host
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Node):
+        value = value.meta.get("val")
+    if isinstance(value, Tensor):
+        return tensor_of(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return value
+    if isinstance(value, torch.SymInt):
+        return _size(value)
+    return None
+
+
+def _schema(node: Node) -> Any:
+    return getattr(node.target, "_schema", None)
+
+
+def is_free(node: Node) -> bool:
+    """Whether a node launches nothing: arguments, views, arithmetic of sizes."""
+    schema = _schema(node)
+    if node.op != "call_function" or schema is None:
+        return not isinstance(node.target, torch._ops.HigherOrderOperator)
+    if getattr(node.target, "is_view", False) or schema.name.split("::")[1] in _FREE:
+        return True
+    value = node.meta.get("val")
+    if isinstance(value, Tensor) and value.numel() == 1 and not node.all_input_nodes:
+        return True  # a constant: an immediate of the instructions that read it
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    return not any(isinstance(v, Tensor) for v in values)
+
+
+def call_of(node: Node, policy: str) -> Call | None:
+    """The call that a node is, or None where there is no operator behind it."""
+    schema = _schema(node)
+    if schema is None:
+        return None
+    values = [*node.args]
+    for argument in schema.arguments[len(values) :]:
+        default = argument.default_value if argument.has_default_value() else None
+        values.append(node.kwargs.get(argument.name, default))
+    name = _SAME_AS.get(schema.name, schema.name)
+    overload = schema.overload_name if name == schema.name else ""
+    result = node.meta.get("val")
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    return Call(
+        f"{name}.{overload}" if overload else name,
+        tuple(map(_plain, values)),
+        tuple(map(_plain, results)),
+        policy_of(node, policy),
+    )
+
+
+def is_in_order(node: Node) -> bool:
+    """A view of the same elements in the same order, or more of a broadcast one."""
+    return node.target in _IN_ORDER or node.target is aten.expand.default
+
+
+def base_of(node: Node) -> tuple[Node, bool]:
+    """What a node's memory belongs to, and whether it reads it in order."""
+    in_order = True
+    while (
+        node.op == "call_function"
+        and node.all_input_nodes
+        and (getattr(node.target, "is_view", False) or node.target is aten._unsafe_view.default)
+    ):
+        in_order &= is_in_order(node)
+        node = node.all_input_nodes[0]
+    return node, in_order

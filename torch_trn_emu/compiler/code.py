@@ -1,0 +1,158 @@
+"""The code of one compiled graph: host code behind aliases, and its row in the core's ledger.
+
+It can be pickled, so that torch's AOTAutograd cache keeps it across processes. Checked on 2.13.0.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
+from torch._inductor.codecache import FxGraphCache
+from torch._inductor.output_code import OutputCode
+from torch.fx import GraphModule, Node
+
+from .. import _C
+from .engine import GraphPrice
+from .launched import launch_row
+from .records import GraphRecord, note
+from .rehome import is_trn
+
+__all__ = ["EagerCode", "Placement", "TrnCode", "placement_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where inputs and results of a graph lie; the arguments of csrc/aten/bind.cpp's HostGraph."""
+
+    device: int
+    written: tuple[bool, ...]
+    result_devices: tuple[int, ...]
+    returned_inputs: tuple[int, ...]
+    draws: bool
+
+    def host_graph(self) -> Any:
+        return _C.HostGraph(
+            self.device,
+            list(self.written),
+            list(self.result_devices),
+            list(self.returned_inputs),
+            self.draws,
+        )
+
+
+def placement_of(gm: GraphModule, device: int) -> Placement:
+    """Read it from a graph that has not been moved to the host yet."""
+    inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    number = {node: k for k, node in enumerate(inputs)}
+    results: Any = gm.graph.output_node().args[0]
+    written = _written(gm)
+    return Placement(
+        device=device,
+        written=tuple(node in written for node in inputs),
+        result_devices=tuple(_core_of(r) for r in results),
+        returned_inputs=tuple(number.get(r, -1) if isinstance(r, Node) else -1 for r in results),
+        draws=any(_draws(node) for node in gm.graph.nodes),
+    )
+
+
+def _core_of(result: Any) -> int:
+    value = result.meta.get("val") if isinstance(result, Node) else None
+    return (value.device.index or 0) if isinstance(value, torch.Tensor) and is_trn(value) else -1
+
+
+def _draws(node: Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags
+
+
+def _written(gm: GraphModule) -> set[Node]:
+    """Inputs that the graph writes in place."""
+    found = set()
+    for node in gm.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable:
+            continue
+        for argument, value in zip(schema.arguments, node.args, strict=False):
+            if argument.is_write and isinstance(value, Node):
+                found.add(_base_of(value))
+    return found
+
+
+def _base_of(node: Node) -> Node:
+    """What a chain of views starts from."""
+    while node.op == "call_function" and getattr(node.target, "is_view", False):
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+@dataclass
+class EagerCode(OutputCode):
+    """A graph that runs operator by operator on trn."""
+
+    def __init__(self, gm: GraphModule) -> None:
+        super().__init__()
+        self._boxed_call = True
+        self.gm = gm
+
+    def __call__(self, inputs: Any) -> Any:
+        given = list(inputs)
+        inputs.clear()
+        return self.gm(*given)
+
+    def prepare_for_serialization(self) -> None:
+        raise BypassAOTAutogradCache("a graph of trn that is not compiled")
+
+    def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
+        pass
+
+    def set_triton_bundle(self, triton_bundle: Any) -> None:
+        pass
+
+
+@dataclass
+class TrnCode(OutputCode):
+    """Callable with a list of trn tensors, which it empties, as torch's compiled graphs do."""
+
+    def __init__(
+        self,
+        code: Any,  # a CompiledFxGraph
+        placement: Placement,
+        priced: GraphPrice | None,
+        record: GraphRecord,
+    ) -> None:
+        super().__init__()
+        self._boxed_call = True  # torch looks for it in the instance
+        self.code, self.placement, self.priced, self.record = code, placement, priced, record
+        self._time_taken_ns = code._time_taken_ns
+        self._graph: Any = None
+        self._row: Any = None
+
+    def __call__(self, inputs: Sequence[Any]) -> Any:
+        if self._graph is None:
+            self._graph = self.placement.host_graph()
+            if self.priced is not None:
+                self._row = launch_row(self.priced, self.placement.device)
+        return self._graph.run(self.code, inputs, self._row)
+
+    def prepare_for_serialization(self) -> None:
+        self.code = copy.copy(self.code)
+        self.code.prepare_for_serialization()
+        self._graph = self._row = None
+
+    def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
+        """After loading: find the host code on disk again."""
+        code, _ = FxGraphCache.cache_hit_post_compile(self.code, {}, constants)
+        if code is None:
+            raise RuntimeError("the host code of a cached graph is gone from Inductor's cache")
+        self.code = code
+        note(self.record)
+        code.post_compile(example_inputs, constants, graph_kwargs)
+
+    def set_triton_bundle(self, triton_bundle: Any) -> None:
+        self.code.set_triton_bundle(triton_bundle)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_graph": None, "_row": None}

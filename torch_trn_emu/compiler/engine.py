@@ -1,0 +1,227 @@
+"""The engine program of one graph: regions, windows, price, and what fusion saved.
+
+A graph is one launch. Its windows run one after the other; what a program's start costs is paid
+once. `Engine` can be pickled: it travels with the host code through torch's caches.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch.fx import GraphModule
+
+from .. import pricing
+from ..counters import combine
+from ..errors import EmulatorBug
+from ..isa import Program
+from ..lowering.call import Call, Target
+from ..pricing import Price, price_call
+from ..settings import settings
+from .programs import Lowered, Window, lowered, price_window, windows
+from .regions import Region, regions_of
+
+__all__ = [
+    "GraphPrice",
+    "RegionRow",
+    "Saving",
+    "Work",
+    "price_graph",
+    "target_of_process",
+    "work_of",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionRow:
+    """One region: its operators, its kind, and where its nodes come from in the user's source."""
+
+    name: str
+    kind: str
+    operators: tuple[str, ...]
+    modules: tuple[str, ...]
+    sources: tuple[str, ...]
+    read_bytes: int
+    written_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving:
+    """A graph against its own operators launched one by one.
+
+    Times are simulated seconds of the core and of the host's launches.
+    """
+
+    launches: tuple[int, int]  # (one by one, compiled)
+    hbm_bytes: tuple[float, float]
+    device_s: tuple[float, float]
+    launch_s: tuple[float, float]
+
+
+@dataclass(slots=True, kw_only=True)
+class GraphPrice:
+    """What one launch of a graph costs: as `pricing.Price` for an operator."""
+
+    name: str
+    price: Price
+    regions: tuple[RegionRow, ...]
+    windows: int
+    spilled_bytes: int
+    calls: tuple[Call, ...] = field(repr=False)
+    cut: tuple[Window, ...] = field(default=(), repr=False)  # not kept in torch's caches
+
+    def programs(self) -> tuple[Program, ...]:
+        """What was scheduled, in order; none for a graph that comes from a cache."""
+        return tuple(w.program() for w in self.cut if w.parts[0].program is not None)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a Price holds mappings that do not pickle
+        price = self.price
+        plain = (
+            price.op,
+            price.engine,
+            price.seconds,
+            dict(price.totals),
+            price.note,
+            price.narrowed,
+        )
+        rest = (self.regions, self.windows, self.spilled_bytes, self.calls)
+        return _restored, (self.name, plain, *rest)
+
+    def saving(self, target: Target) -> Saving:
+        """What one launch of all operators saves, by the prices of eager launches."""
+        prices = [p for call in self.calls if not (p := price_call(call, target)).free]
+        alone = combine((p.totals, 1) for p in prices)
+        launch = target.chip.launch
+
+        def moved(totals: Mapping[str, float]) -> float:
+            return totals["hbm_read_bytes"] + totals["hbm_write_bytes"]
+
+        return Saving(
+            launches=(len(prices), 1),
+            hbm_bytes=(moved(alone), moved(self.price.totals)),
+            device_s=(sum(p.seconds for p in prices), self.price.seconds),
+            launch_s=(len(prices) * launch.eager_dispatch_s, launch.graph_launch_s),
+        )
+
+
+def _restored(
+    name: str,
+    plain: tuple[Any, ...],
+    regions: tuple[RegionRow, ...],
+    windows: int,
+    spilled_bytes: int,
+    calls: tuple[Call, ...],
+) -> GraphPrice:
+    op, engine, seconds, totals, note, narrowed = plain
+    price = _graph_price(op, engine, seconds, totals, note, narrowed)
+    return GraphPrice(
+        name=name,
+        price=price,
+        regions=regions,
+        windows=windows,
+        spilled_bytes=spilled_bytes,
+        calls=calls,
+    )
+
+
+def _graph_price(
+    op: str,
+    engine: str,
+    seconds: float,
+    totals: Mapping[str, float],
+    note: str,
+    narrowed: tuple[str, ...],
+) -> Price:
+    return Price(
+        op=op,
+        row="graph",
+        engine=engine,
+        status="inferred",
+        seconds=seconds,
+        totals=MappingProxyType(dict(totals)),
+        note=note,
+        narrowed=narrowed,
+    )
+
+
+@dataclass(slots=True)
+class Work:
+    """A graph cut and lowered, before it is priced."""
+
+    regions: list[Region]
+    parts: list[Lowered]
+
+
+def work_of(gm: GraphModule, policy: str, target: Target) -> Work:
+    """Cut the graph into regions and lower each."""
+    regions = regions_of(gm.graph, policy)
+    return Work(regions, [part for region in regions for part in lowered(region, target)])
+
+
+def target_of_process() -> Target:
+    chosen = settings()
+    return Target(chosen.chip, chosen.lnc)
+
+
+def price_graph(name: str, work: Work, target: Target) -> GraphPrice:
+    """Schedule the graph's windows."""
+    cut = windows(work.parts, target.chip)
+    prices = [price_window(window, target) for window in cut]
+    return GraphPrice(
+        name=name,
+        price=_joined(name, prices, target),
+        regions=tuple(map(_row, work.regions)),
+        windows=len(cut),
+        cut=tuple(cut),
+        spilled_bytes=sum(_left(r) for r in work.regions if r.full),
+        calls=tuple(call for region in work.regions for call in region.calls),
+    )
+
+
+def _joined(name: str, prices: list[Price], target: Target) -> Price:
+    totals = combine((p.totals, 1) for p in prices)
+    overhead = target.chip.launch.kernel_overhead_s
+    programs = sum(bool(p.status == "modelled") for p in prices)
+    totals["total_time"] -= max(0, programs - 1) * overhead
+    if totals["total_time"] < 0:
+        raise EmulatorBug(f"{name}: its programs take less than their starts")
+    odd = sorted({p.note for p in prices if p.status == pricing.NOT_MODELLED})
+    engines: dict[str, float] = {}
+    for p in prices:
+        engines[p.engine] = engines.get(p.engine, 0.0) + p.seconds
+    busiest = max(engines, key=lambda e: engines[e]) if engines else "none"
+    note = "; ".join(["one program of regions", *odd])
+    narrowed = tuple(sorted({n for p in prices for n in p.narrowed}))
+    return _graph_price(name, busiest, totals["total_time"], totals, note, narrowed)
+
+
+def _left(region: Region) -> int:
+    return sum(v.elements * 4 for v in region.outputs.values())
+
+
+def _row(region: Region) -> RegionRow:
+    return RegionRow(
+        name=region.name,
+        kind=region.kind,
+        operators=tuple(call.op for call in region.calls),
+        modules=_distinct(_module(n) for n in region.nodes),
+        sources=_distinct(_source(n) for n in region.nodes),
+        read_bytes=sum(v.elements * 4 for v in region.inputs.values()),
+        written_bytes=_left(region),
+    )
+
+
+def _distinct(values: object) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(v for v in values if v))  # type: ignore[attr-defined]
+
+
+def _module(node: object) -> str:
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")  # type: ignore[attr-defined]
+    return next(reversed(stack.values()))[0] if stack else ""
+
+
+def _source(node: object) -> str:
+    """The last line of the stack trace that leads to the user's code."""
+    lines = (node.meta.get("stack_trace") or "").strip().splitlines()  # type: ignore[attr-defined]
+    places = [line.strip() for line in lines if line.strip().startswith("File ")]
+    return places[-1] if places else ""

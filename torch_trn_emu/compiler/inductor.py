@@ -1,0 +1,36 @@
+"""What `torch.compile` without a backend meets on trn tensors: an error that names the right one.
+
+Inductor looks for these names in `torch.trn`. Checked on torch 2.13.0.
+"""
+
+from typing import Any, NoReturn
+
+from ..errors import Unsupported
+from ..settings import DEVICE_TYPE
+
+__all__ = ["hook"]
+
+
+class _Refusal:
+    """Stands where Inductor keeps the code generators of a device."""
+
+    supports_caching = False
+
+    def __init__(self, *_: Any) -> None:
+        self.create()
+
+    @staticmethod
+    def create(*_: Any) -> NoReturn:
+        raise Unsupported(
+            "Inductor alone makes no code for trn tensors. Use torch.compile(..., backend='trn'), "
+            "or torch._dynamo.set_default_backend('trn') once for the whole program."
+        )
+
+
+def hook(name: str) -> Any:
+    """Inductor's code generator `name` for trn."""
+    from torch._inductor.codegen.common import register_device_op_overrides
+    from torch._inductor.codegen.cpu_device_op_overrides import CpuDeviceOpOverrides
+
+    register_device_op_overrides(DEVICE_TYPE, CpuDeviceOpOverrides())
+    return _Refusal

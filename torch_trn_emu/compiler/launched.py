@@ -1,0 +1,83 @@
+"""Compiled graphs that have run: their rows in the ledger, and what fusion has saved so far."""
+
+from dataclasses import dataclass
+from itertools import count
+from threading import Lock
+
+from .. import _C
+from ..pricing import remember
+from ..settings import settings
+from .engine import GraphPrice, Saving, target_of_process
+
+__all__ = ["GraphSaving", "launch_row", "summary"]
+
+_lock = Lock()
+_numbers = count()
+_launched: list[tuple[str, int, GraphPrice]] = []  # name in the ledger, core, price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSaving:
+    """One compiled graph on one core: how often it ran, and one launch against its operators'."""
+
+    name: str
+    device: int
+    launches: int
+    regions: int
+    windows: int
+    spilled_bytes: int
+    saving: Saving
+
+    def __str__(self) -> str:
+        s = self.saving
+        return (
+            f"{self.name}: {s.launches[0]} operators in {self.regions} regions, 1 launch; "
+            f"HBM {s.hbm_bytes[0] / 1e6:.1f} -> {s.hbm_bytes[1] / 1e6:.1f} MB, "
+            f"core {s.device_s[0] * 1e6:.1f} -> {s.device_s[1] * 1e6:.1f} us, "
+            f"launches {s.launch_s[0] * 1e6:.1f} -> {s.launch_s[1] * 1e6:.1f} us"
+        )
+
+
+def launch_row(priced: GraphPrice, device: int) -> object:
+    """A row of its own in the ledger of a core, where each launch of the graph is counted."""
+    with _lock:
+        number = next(_numbers)
+        name = f"trn::{priced.name.replace(' ', '_')}"
+        _launched.append((name, device, priced))
+    return _C.add_graph_row(
+        device=device,
+        name=name,
+        signature=f"({len(priced.regions)} regions)",
+        key=(1 << 63) + number,
+        device_ns=round(priced.price.seconds * 1e9),
+        dispatch_ns=round(settings().chip.launch.graph_launch_s * 1e9),
+        price_row=remember(priced.price, priced.programs),
+    )
+
+
+def summary() -> list[GraphSaving]:
+    """A row for each compiled graph that has run, in the order of its first launch.
+
+    `saving` compares one launch of the graph with its operators launched one by one (simulated
+    seconds; *inferred* as all prices of graphs). `launches` counts since `reset_counters`.
+    """
+    with _lock:
+        known = list(_launched)
+    target = target_of_process()
+    counts = {
+        (row[0], device): row[2]
+        for device in {device for _, device, _ in known}
+        for row in _C.launches(device)
+    }
+    return [
+        GraphSaving(
+            name=name,
+            device=device,
+            launches=counts.get((name, device), 0),
+            regions=len(priced.regions),
+            windows=priced.windows,
+            spilled_bytes=priced.spilled_bytes,
+            saving=priced.saving(target),
+        )
+        for name, device, priced in known
+    ]

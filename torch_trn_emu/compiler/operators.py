@@ -1,0 +1,219 @@
+"""Puts the precision policy into a graph: aten's matmul family becomes operators with formats.
+
+The operators are those of csrc/aten/compiled_ops.cpp; here are their shapes, and PRECISE, a row for
+each aten overload that the policy changes. Checked on torch 2.13.0.
+"""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from .. import _C
+from ..annotation import ANNOTATION
+from ..precision import POLICIES
+
+__all__ = ["PRECISE", "apply_precision", "policy_of"]
+
+aten, trn = torch.ops.aten, torch.ops.trn
+
+LINEAR, ATTENTION, CONVOLUTION = range(3)  # csrc/aten/policy.h, MatmulClass
+FORMATS: tuple[str, ...] = tuple(_C.operand_format_names())
+ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _shapes(name: str) -> Callable[[Function], Function]:
+    """Registers a function of fake tensors for an operator of ours."""
+    register: Callable[[Function], Function] = torch.library.register_fake(f"trn::{name}")
+    return register
+
+
+@_shapes("product")
+def _product(
+    a: Tensor,
+    b: Tensor,
+    a_format: str,
+    b_format: str,
+    out_dtype: torch.dtype,
+    addend: Tensor | None = None,
+    beta: float = 1,
+    alpha: float = 1,
+) -> Tensor:
+    shape = [*a.shape[:-1], *b.shape[b.dim() - 1 :]] if b.dim() > 1 else [*a.shape[:-1]]
+    return a.new_empty(shape, dtype=out_dtype)
+
+
+@_shapes("round_operand")
+def _round_operand(x: Tensor, format: str, dim: int) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.bfloat16)
+
+
+@_shapes("convolution")
+def _convolution(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+    bias = bias.float() if bias is not None else None
+    made: Tensor = aten.convolution(x.float(), w.float(), bias, *window).to(x.dtype)
+    return made
+
+
+@_shapes("convolution_backward")
+def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+    made = aten.convolution_backward(g.float(), x.float(), w.float(), *rest)
+    return tuple(t.to(x.dtype) if t is not None else None for t in made)
+
+
+@_shapes("attention")
+def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+@_shapes("attention_backward")
+def _attention_backward(
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    return tuple(
+        t.new_empty((t.shape[0], t.shape[2], t.shape[1], t.shape[3])).transpose(1, 2)
+        for t in (q, k, v)
+    )
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+Formats = tuple[str, str]
+Replacement = tuple[Any, tuple[Any, ...]]  # operator, arguments
+
+
+def _value(node: Any) -> Any:
+    return node.meta["val"]
+
+
+def _is_transposed(a: Tensor) -> bool:
+    """As csrc/aten/matmul.cpp: the first operand of a weight's gradient."""
+    if a.dim() != 2:
+        return False
+    known = torch.fx.experimental.symbolic_shapes.guard_or_false
+    (rows, columns), (outer, inner) = a.shape, a.stride()
+    return (
+        known(outer == 1)
+        and known(inner >= rows)
+        and not known(rows == 1)
+        and not known(columns == 1)
+    )
+
+
+def _formats(policy: int, matmul_class: int, weight_gradient: bool = False) -> Formats:
+    first, second = _C.operand_formats(policy, matmul_class, weight_gradient)
+    return FORMATS[first], FORMATS[second]
+
+
+def _products(policy: int, a: Node, b: Node) -> Formats | None:
+    """The formats of a product, or None where it is computed as given."""
+    x, y = _value(a), _value(b)
+    if x.dtype not in ROUNDED or x.dtype != y.dtype:
+        return None
+    kind = ATTENTION if x.dim() == 3 else LINEAR
+    formats = _formats(policy, kind, _is_transposed(x))
+    return None if formats == ("as_given", "as_given") else formats
+
+
+def _multiplied(policy: int, node: Any) -> Replacement | None:
+    a, b = node.args
+    formats = _products(policy, a, b)
+    return formats and (trn.product.default, (a, b, *formats, _value(node).dtype))
+
+
+def _added(policy: int, node: Any) -> Replacement | None:
+    addend, a, b = node.args
+    formats = _products(policy, a, b)
+    if formats is None or _value(addend).dtype != _value(a).dtype:
+        return None
+    beta, alpha = (node.kwargs.get(name, 1) for name in ("beta", "alpha"))
+    return trn.product.default, (a, b, *formats, _value(node).dtype, addend, beta, alpha)
+
+
+def _is_rounded(policy: int, matmul_class: int, *tensors: Node) -> bool:
+    dtypes = {_value(t).dtype for t in tensors}
+    rounds = _formats(policy, matmul_class) != ("as_given", "as_given")
+    return rounds and len(dtypes) == 1 and dtypes <= set(ROUNDED)
+
+
+def _convolved(policy: int, node: Any) -> Replacement | None:
+    if not _is_rounded(policy, CONVOLUTION, node.args[0], node.args[1]):
+        return None
+    return trn.convolution.default, node.args
+
+
+def _convolved_backward(policy: int, node: Any) -> Replacement | None:
+    if not _is_rounded(policy, CONVOLUTION, node.args[1], node.args[2]):
+        return None
+    return trn.convolution_backward.default, node.args
+
+
+def _attended(policy: int, node: Any) -> Replacement | None:
+    q, k, v, *rest = node.args
+    if not _is_rounded(policy, ATTENTION, q, k, v):
+        return None
+    causal = rest[1] if len(rest) > 1 else node.kwargs.get("is_causal", False)
+    mask, scale = (node.kwargs.get(name) for name in ("attn_mask", "scale"))
+    return trn.attention.default, (q, k, v, causal, mask, scale)
+
+
+def _attended_backward(policy: int, node: Any) -> Replacement | None:
+    g, q, k, v, out, logsumexp, _, causal = node.args
+    if not _is_rounded(policy, ATTENTION, q, k, v):
+        return None
+    mask, scale = (node.kwargs.get(name) for name in ("attn_mask", "scale"))
+    arguments = (g, q, k, v, out, logsumexp, causal, mask, scale)
+    return trn.attention_backward.default, arguments
+
+
+PRECISE: MappingProxyType[Any, Callable[[int, Node], Replacement | None]] = MappingProxyType(
+    {
+        aten.mm.default: _multiplied,
+        aten.bmm.default: _multiplied,
+        aten.mv.default: _multiplied,
+        aten.dot.default: _multiplied,
+        aten.vdot.default: _multiplied,
+        aten.addmm.default: _added,
+        aten.addmv.default: _added,
+        aten.baddbmm.default: _added,
+        aten.convolution.default: _convolved,
+        aten.convolution_backward.default: _convolved_backward,
+        aten._scaled_dot_product_flash_attention_for_cpu.default: _attended,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attended_backward,
+    }
+)
+
+
+def policy_of(node: Node, policy: str) -> str:
+    """The policy of a node: its module's own (`set_precision`), else the graph's."""
+    custom = node.meta.get("custom") or {}
+    return str(custom.get(ANNOTATION, policy))
+
+
+def apply_precision(graph: Graph, policy: str) -> int:
+    """Replace each node of PRECISE whose operands the policy rounds. Returns how many.
+
+    Values are those of the eager kernels: the same code multiplies.
+    """
+    count = 0
+    for node in list(graph.nodes):
+        rewrite = PRECISE.get(node.target) if node.op == "call_function" else None
+        made = rewrite and rewrite(POLICIES.index(policy_of(node, policy)), node)
+        if not made:
+            continue
+        target, arguments = made
+        with graph.inserting_before(node):
+            new = graph.call_function(target, tuple(arguments))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+        count += 1
+    return count

@@ -1,0 +1,246 @@
+"""From regions to engine programs, and from those to a graph's price.
+
+Neighbouring regions that fit into SBUF and PSUM together make one program (`isa.join`): the loads
+of one, its weights above all, begin while the other computes. Equal programs are scheduled once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from types import MappingProxyType
+from typing import Any
+
+from ..chip import Chip
+from ..isa import Engine, Memory, Program, Role
+from ..isa.join import join
+from ..lowering.call import Call, Target
+from ..lowering.epilogue import Epilogue
+from ..lowering.ops import OPS, multiplied, product_of
+from ..lowering.rows import Input, Kind, Output, RowStep, row_program
+from ..pricing import Price, price_call, price_programs
+from .calls import base_of
+from .regions import Region
+
+__all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
+
+P = 128
+FLAT_COLUMNS = 2048
+
+# A step without names: opcode, attributes, operands and result by number, kind, engine.
+_Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A region without names: equal ones have equal programs."""
+
+    elements: int
+    columns: int | None
+    inputs: tuple[tuple[int, str, Kind], ...]
+    steps: tuple[_Step, ...]
+    outputs: tuple[tuple[int, str], ...]
+    product: Call | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A region's program, and which tensor each of its HBM buffers is; or a price without one."""
+
+    key: _Shape | Call
+    program: Program | None
+    tensors: Mapping[str, str]
+    price: Price | None = None
+
+
+def lowered(region: Region, target: Target) -> list[Lowered]:
+    """The programs of a region, in order."""
+    if region.kind == "single":
+        return list(_single(region, target))
+    numbers: dict[str, int] = {}
+
+    def number(name: str) -> int:
+        return numbers.setdefault(name, len(numbers))
+
+    first = region.nodes[0].name if region.kind == "product" else ""
+    if first:
+        number(first)
+    names = [
+        n for n in region.made if n in region.inputs and any(n in s.reads for s in region.steps)
+    ]
+    inputs = tuple((number(n), region.inputs[n].dtype, region.inputs[n].kind) for n in names)
+    steps = tuple(
+        (s.opcode, tuple(sorted(s.attributes.items())), tuple(map(number, s.reads)), number(s.name),
+         s.kind, s.engine)
+        for s in region.steps
+    )  # fmt: skip
+    stored = {region.alias.get(n, n): v for n, v in region.outputs.items()}
+    outputs = tuple((number(made), v.dtype) for made, v in stored.items() if made in numbers)
+    product = region.calls[0] if first else None
+    shape = _Shape(region.elements, region.columns, inputs, steps, outputs, product)
+    program = _program(shape, target)
+    if program is None:
+        return []
+    tensors = {f"v{number(n)}": region.inputs[n].node for n in names}
+    tensors |= {f"out v{number(made)}": v.node for made, v in stored.items() if made in numbers}
+    if product is not None:
+        tensors |= _operands_of(region)
+    return [Lowered(shape, program, tensors)]
+
+
+def _operands_of(region: Region) -> dict[str, str]:
+    """The tensors of a product's two operands, the last ones of its node."""
+    a, b = (
+        region.nodes[0].all_input_nodes[-2:]
+        if len(region.nodes[0].all_input_nodes) > 1
+        else (region.nodes[0].all_input_nodes * 2)
+    )
+    return {"lhs": base_of(a)[0].name, "rhs": base_of(b)[0].name}
+
+
+@lru_cache(maxsize=4096)
+def _program(shape: _Shape, target: Target) -> Program | None:
+    inputs = [Input(f"v{n}", dtype, kind) for n, dtype, kind in shape.inputs]
+    steps = [
+        RowStep(
+            f"v{to}",
+            opcode,
+            tuple(f"v{r}" for r in reads),
+            MappingProxyType(dict(attributes)),
+            kind,
+            engine,
+        )
+        for opcode, attributes, reads, to, kind, engine in shape.steps
+    ]
+    outputs = [Output(f"v{n}", dtype) for n, dtype in shape.outputs]
+    if shape.product is not None:
+        return _product(shape.product, inputs, steps, outputs, target)
+    rows, columns = _rows_and_columns(shape, target)
+    cores = target.cores if rows >= target.cores else 1
+    return row_program("rows", rows, columns, inputs, steps, outputs, chip=target.chip, cores=cores)
+
+
+def _product(
+    call: Call, inputs: list[Input], steps: list[RowStep], outputs: list[Output], target: Target
+) -> Program | None:
+    """A product whose results are finished on their way from PSUM."""
+    product = product_of(call, target)
+    plain = not steps and [o.name for o in outputs] == ["v0"]
+    epilogue = Epilogue(product="v0", inputs=inputs, steps=steps, outputs=outputs)
+    made = multiplied(product, target, None if plain else epilogue)
+    return made[0] if made else None
+
+
+def _rows_and_columns(shape: _Shape, target: Target) -> tuple[int, int]:
+    """As the region fixed them; free ones so that all partitions of all cores have work."""
+    if shape.columns is not None:
+        return shape.elements // shape.columns, shape.columns
+    columns = max(1, min(FLAT_COLUMNS, ceil(shape.elements / (P * target.cores))))
+    return ceil(shape.elements / columns), columns
+
+
+def _single(region: Region, target: Target) -> Iterator[Lowered]:
+    """An operator by its row of OPS; where that takes no program, by its price."""
+    call = region.calls[0]
+    row = OPS.get(call.name)
+    try:
+        programs = row.lower(call, target) if row is not None else None
+    except Exception:  # price_call gives the reason
+        programs = None
+    if not isinstance(programs, tuple):
+        yield Lowered(call, None, {}, price_call(call, target))
+        return
+    for program in programs:
+        yield Lowered(call, program, _linked(region, program) if len(programs) == 1 else {})
+
+
+def _linked(region: Region, program: Program) -> dict[str, str]:
+    """Tensors of HBM buffers by their order, where there are as many of both."""
+    read = [
+        b.name
+        for b in program.buffers
+        if b.memory is Memory.HBM and b.role in (Role.INPUT, Role.WEIGHT)
+    ]
+    made = [b.name for b in program.buffers if b.memory is Memory.HBM and b.role is Role.OUTPUT]
+    inputs, outputs = list(region.inputs.values()), list(region.outputs.values())
+    if len(read) != len(inputs) or len(made) != len(outputs):
+        return {}
+    return {n: v.node for n, v in zip([*read, *made], [*inputs, *outputs], strict=True)}
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Programs that run as one; their tensors by number where they belong together."""
+
+    parts: tuple[Lowered, ...]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        numbers: dict[str, int] = {}
+        return tuple(
+            (p.key, tuple((b, numbers.setdefault(t, len(numbers))) for b, t in p.tensors.items()))
+            for p in self.parts
+        )
+
+    def program(self) -> Program:
+        if len(self.parts) == 1:
+            program = self.parts[0].program
+            assert program is not None
+            return program
+        numbers: dict[str, int] = {}
+        names = [
+            {b: f"t{numbers.setdefault(t, len(numbers))}" for b, t in p.tensors.items()}
+            for p in self.parts
+        ]
+        return join("window", [p.program for p in self.parts if p.program], names)
+
+
+def windows(parts: Sequence[Lowered], chip: Chip) -> list[Window]:
+    """Cut the programs of a graph where they do not fit on chip together, or are not linked."""
+    found: list[Window] = []
+    held: list[Lowered] = []
+    used: dict[Memory, int] = {}
+    for part in parts:
+        needs = _needs(part)
+        fits = held and all(
+            used[m] + needs[m] <= spec.usable_bytes_per_partition
+            for m, spec in ((Memory.SBUF, chip.sbuf), (Memory.PSUM, chip.psum))
+        )
+        joins = fits and part.tensors and held[-1].tensors and _cores(part) == _cores(held[-1])
+        if held and not joins:
+            found.append(Window(tuple(held)))
+            held = []
+        used = {m: needs[m] + (used[m] if held else 0) for m in needs}
+        held.append(part)
+    if held:
+        found.append(Window(tuple(held)))
+    return found
+
+
+def _needs(part: Lowered) -> dict[Memory, int]:
+    buffers = part.program.buffers if part.program else ()
+    return {
+        m: sum(b.bytes_per_partition for b in buffers if b.memory is m)
+        for m in (Memory.SBUF, Memory.PSUM)
+    }
+
+
+def _cores(part: Lowered) -> int:
+    return part.program.cores if part.program else 0
+
+
+_priced: dict[tuple[Any, ...], Price] = {}
+
+
+def price_window(window: Window, target: Target) -> Price:
+    """What a window takes, as a program of its own."""
+    first = window.parts[0]
+    if first.price is not None:
+        return first.price
+    key = (target, window.key)
+    if key not in _priced:
+        _priced[key] = price_programs("window", [window.program()], target.chip)
+    return _priced[key]

@@ -1,0 +1,93 @@
+"""What the compiler did: a row for each graph, and what runs eagerly instead, with the reason."""
+
+import warnings
+from dataclasses import dataclass
+from threading import Lock
+
+__all__ = [
+    "CompileFallbackWarning",
+    "GraphRecord",
+    "fall_back",
+    "note",
+    "note_once",
+    "report",
+    "reset",
+]
+
+
+class CompileFallbackWarning(UserWarning):
+    """A part of a compiled program runs eagerly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphRecord:
+    """One graph, or one place where there is none.
+
+    kind    forward, backward, inference or break
+    status  compiled, eager or note
+    reason  why it is not compiled, or what the compiled graph does otherwise; else empty
+    """
+
+    name: str
+    kind: str
+    status: str
+    nodes: int = 0
+    reason: str = ""
+
+
+_lock = Lock()
+_records: list[GraphRecord] = []
+_said: set[str] = set()
+
+
+def note(record: GraphRecord) -> None:
+    with _lock:
+        _records.append(record)
+
+
+def note_once(reason: str) -> None:
+    """Record something that holds for all graphs."""
+    with _lock:
+        known = reason in _said
+        _said.add(reason)
+    if not known:
+        note(GraphRecord(name="all graphs", kind="note", status="note", reason=reason))
+
+
+def fall_back(name: str, kind: str, nodes: int, reason: str) -> None:
+    """Record that a graph runs eagerly, and say so the first time its reason comes up."""
+    note(GraphRecord(name=name, kind=kind, status="eager", nodes=nodes, reason=reason))
+    with _lock:
+        known = reason in _said
+        _said.add(reason)
+    if not known:
+        warnings.warn(
+            f"torch.compile(backend='trn'): {name} runs eagerly on trn: {reason}. "
+            'options={"strict": True} makes this an error; '
+            "torch_trn_emu.compiler.report() lists all such parts.",
+            CompileFallbackWarning,
+            stacklevel=2,
+        )
+
+
+def report() -> list[GraphRecord]:
+    """All graphs since the start or `reset`, in order; then the graph breaks of Dynamo."""
+    with _lock:
+        rows = list(_records)
+    return rows + _breaks()
+
+
+def _breaks() -> list[GraphRecord]:
+    from torch._dynamo.utils import counters
+
+    return [
+        GraphRecord(name="break", kind="break", status="eager", nodes=count, reason=reason)
+        for reason, count in sorted(counters["graph_break"].items())
+    ]
+
+
+def reset() -> None:
+    """Forget all rows; reasons are said anew. Dynamo keeps its counts of breaks."""
+    with _lock:
+        _records.clear()
+        _said.clear()

@@ -1,0 +1,115 @@
+"""Moves a graph from trn to the host: device arguments, constants, example inputs, metadata.
+
+The host's code generator then sees a host graph. Copies between devices stay copies. Checked on
+torch 2.13.0.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_any, tree_map
+
+from .. import _C
+from ..host import host_device
+from ..settings import DEVICE_TYPE
+
+__all__ = ["device_of_graph", "graphs_of", "host_inputs", "rehome"]
+
+aten = torch.ops.aten
+
+
+def is_trn(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.device.type == DEVICE_TYPE
+    return isinstance(value, torch.device) and value.type == DEVICE_TYPE
+
+
+def graphs_of(gm: GraphModule) -> Iterator[GraphModule]:
+    """The graph and the subgraphs of its control flow."""
+    yield gm
+    for child in gm.children():
+        if isinstance(child, GraphModule):
+            yield from graphs_of(child)
+
+
+def device_of_graph(gm: GraphModule, inputs: Sequence[Any]) -> int | None:
+    """The core that the graph's first trn tensor lies on; None for a graph without one."""
+    values = [*inputs, *(n.meta.get("val") for n in gm.graph.nodes)]
+    for value in values:
+        if is_trn(value):
+            return value.device.index or 0
+    for part in graphs_of(gm):
+        for node in part.graph.nodes:
+            if tree_any(is_trn, (node.args, node.kwargs)):
+                return 0
+    return None
+
+
+def host_inputs(inputs: Sequence[Any]) -> list[Any]:
+    """The example inputs on the host, with the sizes, strides and offsets of the originals."""
+    return [_on_host(value) for value in inputs]
+
+
+def _on_host(value: Any) -> Any:
+    if not is_trn(value):
+        return value
+    if not isinstance(value, FakeTensor):
+        return _C.lend(value)
+    offset = value.storage_offset()
+    with value.fake_mode:
+        if isinstance(offset, int) and offset == 0:
+            return torch.empty_strided(
+                value.shape, value.stride(), dtype=value.dtype, device=host_device()
+            )
+        elements = offset + 1
+        for size, stride in zip(value.shape, value.stride(), strict=True):
+            elements = elements + (size - 1) * stride
+        base = torch.empty(elements, dtype=value.dtype, device=host_device())
+        return base.as_strided(value.shape, value.stride(), offset)
+
+
+def rehome(gm: GraphModule) -> None:
+    """Rewrite the graph in place."""
+    for part in graphs_of(gm):
+        for node in list(part.graph.nodes):
+            _keep_copies(part, node)
+            node.args, node.kwargs = tree_map(_host_device, (node.args, node.kwargs))
+        for node in part.graph.nodes:
+            if node.op == "get_attr":
+                _rehome_constant(part, node)
+            if part is not gm and "val" in node.meta:  # Inductor does it for the graph itself
+                node.meta["val"] = tree_map(_on_host, node.meta["val"])
+        part.recompile()
+
+
+def _host_device(value: Any) -> Any:
+    return host_device() if isinstance(value, torch.device) and value.type == DEVICE_TYPE else value
+
+
+def _keep_copies(gm: GraphModule, node: Node) -> None:
+    """A copy between devices is a copy on the host too, where it would else be its argument."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
+        return
+    source, result = node.args[0].meta.get("val"), node.meta.get("val")
+    if not (isinstance(source, Tensor) and isinstance(result, Tensor)):
+        return
+    if source.device == result.device or not (is_trn(source) or is_trn(result)):
+        return
+    same = node.target is aten._to_copy.default and source.dtype == result.dtype
+    if same or node.target is torch.ops.prims.device_put.default:
+        node.target, node.args, node.kwargs = aten.clone.default, (node.args[0],), {}
+
+
+def _rehome_constant(gm: GraphModule, node: Node) -> None:
+    *path, name = node.target.split(".")  # type: ignore[union-attr]
+    owner = gm.get_submodule(".".join(path))
+    value = getattr(owner, name)
+    if isinstance(value, Tensor) and is_trn(value):
+        lent = _on_host(value.detach())
+        owner._parameters.pop(name, None)
+        owner._buffers.pop(name, None)
+        setattr(owner, name, lent)

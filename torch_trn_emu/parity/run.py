@@ -1,0 +1,116 @@
+"""Runs a copy of a model in one place: what it returns, its loss, its gradients."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .measure import float_tensors
+from .place import Place
+from .trace import Around, Tracer
+
+__all__ = ["Model", "RunResult", "execute", "loss_of", "own_copy"]
+
+Model = torch.nn.Module | Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """Everything on the host.
+
+    modules    (path, ordinal of the call) -> the floating tensors that the module returned
+    gradients  by parameter name, and "input 0" for inputs that ask for one
+    """
+
+    output: Any
+    loss: float | None
+    modules: Mapping[tuple[str, int], list[torch.Tensor]]
+    gradients: Mapping[str, torch.Tensor]
+
+
+def own_copy(model: Model, where: Place) -> Model:
+    """The module on the device, sharing nothing with the given one; a function as it is."""
+    if not isinstance(model, torch.nn.Module):
+        return model
+    if any(p.device.type == "meta" for p in model.parameters()):
+        raise ValueError("the model is on meta and has no values: give it some, then compare.")
+    copied = copy.deepcopy(model).to(where.device)
+    copied.zero_grad(set_to_none=True)
+    return copied
+
+
+def call_with(model: Model, inputs: Any) -> Any:
+    """A mapping gives keyword arguments, a tuple or list positional ones, a tensor is the one."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def loss_of(output: Any) -> torch.Tensor | None:
+    """`output.loss`, a single number as it is, else the mean square distance to a wave.
+
+    None where no output asks for a gradient. The wave, cos(0), cos(1), ..., is bounded below, and
+    no normalisation makes its gradient vanish.
+    """
+    loss = getattr(output, "loss", None)
+    if isinstance(loss, torch.Tensor):
+        return loss
+    found = [t for t in float_tensors(output) if t.requires_grad]
+    if len(found) == 1 and found[0].numel() == 1:
+        return found[0].sum()
+    return sum(map(_to_wave, found), torch.zeros(())) if found else None
+
+
+def _to_wave(output: torch.Tensor) -> torch.Tensor:
+    real = torch.view_as_real(output) if output.is_complex() else output
+    wave = torch.arange(real.numel(), dtype=torch.float32).cos().view(real.shape)
+    return (real.float() - wave.to(real.device)).square().mean()
+
+
+def execute(
+    model: Model, inputs: Any, where: Place, *, grads: bool, seed: int, around: Around | None = None
+) -> RunResult:
+    """Run a copy of the model there, from the same seed."""
+    copied = own_copy(model, where)
+    asking = _asking(inputs)
+    given = where.move(inputs)
+    leaves = _asking_alike(given, asking)
+    seen: dict[tuple[str, int], list[torch.Tensor]] = {}
+
+    def keep(path: str, ordinal: int, output: Any) -> None:
+        seen[path, ordinal] = [t.detach().cpu().clone() for t in float_tensors(output)]
+
+    torch.manual_seed(seed)
+    module = copied if isinstance(copied, torch.nn.Module) else None
+    with where.under_policy(), Tracer(module, around or (lambda call, run: run()), keep):
+        output = call_with(copied, given)
+        loss = loss_of(output) if grads else None
+        if loss is not None and loss.requires_grad:
+            loss.backward()
+    named = {f"input {i}": leaf for i, leaf in leaves.items()}
+    named |= dict(module.named_parameters()) if module is not None else {}
+    return RunResult(
+        output=_on_host(output),
+        loss=float(loss.detach()) if loss is not None else None,
+        modules=seen,
+        gradients={n: p.grad.detach().cpu() for n, p in named.items() if p.grad is not None},
+    )
+
+
+def _asking(inputs: Any) -> list[int]:
+    leaves = torch.utils._pytree.tree_leaves(inputs)
+    return [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.requires_grad]
+
+
+def _asking_alike(given: Any, positions: list[int]) -> dict[int, torch.Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(given)
+    return {i: leaves[i].requires_grad_() for i in positions}
+
+
+def _on_host(output: Any) -> Any:
+    def host(value: Any) -> Any:
+        return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+
+    return torch.utils._pytree.tree_map(host, output)

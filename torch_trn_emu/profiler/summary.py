@@ -1,0 +1,134 @@
+"""A recording as text for a terminal: time, engines, memory, verdict, top operators and modules."""
+
+from collections.abc import Iterable, Sequence
+from io import StringIO
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from ..pricing import report_rows
+from .modules import module_rows, source_rows
+from .recording import Recording
+from .verdict import judge
+
+__all__ = ["engine_rows", "gib", "seconds", "text"]
+
+_ENGINES = ("tensor", "vector", "scalar", "gpsimd", "sync")
+
+
+def seconds(value: float) -> str:
+    """A time with the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= size:
+            return f"{value / size:,.2f} {unit}"
+    return f"{value * 1e9:,.0f} ns"
+
+
+def gib(nbytes: float) -> str:
+    """Bytes with the unit that suits them."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if nbytes >= size:
+            return f"{nbytes / size:,.2f} {unit}"
+    return f"{nbytes:,.0f} B"
+
+
+def engine_rows(recording: Recording) -> list[tuple[str, float, float, float]]:
+    """(engine, active seconds, percent of the elapsed time, instructions or transfers)."""
+    c = recording.counters
+    elapsed_s = recording.elapsed_ns * 1e-9
+    found = [(f"{e} engine", c[f"{e}_engine_active_time"], c[f"{e}_engine_instruction_count"])
+             for e in _ENGINES]  # fmt: skip
+    found.append(("DMA", c["dma_active_time"], c["dma_transfer_count"]))
+    return [(n, s, 100 * s / elapsed_s if elapsed_s else 0.0, count) for n, s, count in found]
+
+
+def text(recording: Recording, rows: int, width: int) -> str:
+    """The summary; tables have `rows` rows at most and lines `width` characters."""
+    out = StringIO()
+    console = Console(file=out, width=width, highlight=False, color_system=None)
+    for part in _parts(recording, rows):
+        console.print(part)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _parts(r: Recording, rows: int) -> Iterable[RenderableType]:
+    c = r.counters
+    yield (
+        f"{r.chip.name}, {r.lnc} physical core(s) a logical core, "
+        f"{len(r.devices)} in use: {seconds(r.elapsed_ns * 1e-9)} simulated for "
+        f"{len(r.launches):,} launches"
+    )
+    if r.left_out:
+        yield f"and {r.left_out:,} launches after them, not recorded (max_launches)"
+    yield (
+        f"the cores worked {seconds(c['core_busy_time'])} and waited "
+        f"{seconds(c['core_idle_time'])} for the host's dispatches"
+    )
+    yield (
+        f"mfu {c['mfu_estimated_percent']:.1f} %, hfu {c['hfu_estimated_percent']:.1f} %, "
+        f"mbu {c['mbu_estimated_percent']:.1f} % of the time that programs ran"
+    )
+    verdict = judge(r)
+    yield "\n" + verdict.sentence
+    changes = Table.grid(padding=(0, 1))
+    for number, change in enumerate(verdict.changes, 1):
+        changes.add_row(f"  {number}.", change.text)
+    yield changes
+    yield _table(
+        ("engine", "active", "of elapsed", "instructions"),
+        [(n, seconds(s), f"{p:.1f} %", f"{k:,.0f}") for n, s, p, k in engine_rows(r)],
+    )
+    yield _table(("HBM at its peak", "bytes", "of capacity"), _memory(r))
+    yield (
+        f"SBUF {gib(c['sbuf_high_water_bytes'])} and PSUM {gib(c['psum_high_water_bytes'])} "
+        "of one core at the most"
+    )
+    yield _table(
+        ("operator", "calls", "time", "share", "engine", "status", "not native"),
+        [
+            (x.op, f"{x.calls:,}", seconds(x.device_s), f"{x.share:.1%}", x.engine, x.status,
+             ", ".join(x.narrowed))
+            for x in report_rows(r.groups)[:rows]
+        ],
+    )  # fmt: skip
+    modules = sorted(module_rows(r), key=lambda x: -x.own_s)[:rows]
+    yield _table(
+        ("module or optimizer", "calls", "own", "total", "forward", "backward"),
+        [
+            (x.module or "(outside modules)", f"{x.calls:,}",
+             *(seconds(t) for t in (x.own_s, x.total_s, x.forward_s, x.backward_s)))
+            for x in modules
+        ],
+    )  # fmt: skip
+    if sources := source_rows(r)[:rows]:
+        yield _table(
+            ("source line", "calls", "time", "share"),
+            [(x.source, f"{x.calls:,}", seconds(x.device_s), f"{x.share:.1%}") for x in sources],
+        )
+
+
+def _memory(r: Recording) -> list[tuple[str, ...]]:
+    out: list[tuple[str, ...]] = []
+    for device, use in r.memory.items():
+        whole = use.capacity_bytes
+        out += [
+            (f"trn:{device} {name}", gib(n), f"{n / whole:.1%}")
+            for name, n in use.peak.items()
+            if n
+        ]
+        out.append((f"trn:{device}", gib(use.peak_bytes), f"{use.peak_bytes / whole:.1%}"))
+    return out
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for k, name in enumerate(head):
+        table.add_column(name, justify="left" if k == 0 or name in _WORDS else "right",
+                         overflow="fold")  # fmt: skip
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+_WORDS = ("engine", "status", "not native")

@@ -1,0 +1,300 @@
+"""The verdict: what bounds a run, and which changes would help most, from the counters alone.
+
+`Verdict.bounds` splits the elapsed time: each launch's time goes to the engine that was busiest in
+it, what starting programs costs and waiting for the host to `dispatch`. A change is a row of
+CHANGES with the share of the elapsed time that it would take away at most; shares of different
+changes overlap. To add one, add a row.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from ..advice import GOOD_TRANSFER_BYTES, is_elementwise, transfer_bytes
+from ..isa import Engine
+from ..pricing import NOT_MODELLED, Price
+from .recording import Launch, Recording
+
+__all__ = ["BOUNDS", "CHANGES", "Change", "Verdict", "judge"]
+
+# What can bound a run: as a sentence says it.
+BOUNDS = {
+    "tensor": "the Tensor engine",
+    "vector": "the Vector engine",
+    "scalar": "the Scalar engine",
+    "gpsimd": "the GpSimd engine",
+    "sync": "the Sync engine",
+    "dma": "DMA and HBM",
+    "host": "transfers to and from the host",
+    "dispatch": "dispatch: the core waits for the host, or starts and ends programs",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Something to change. `share` of the elapsed time is the most it would save, 0 to 1."""
+
+    name: str
+    share: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What bounds a run. `bounds` holds shares of the elapsed time, largest first."""
+
+    bound: str
+    bounds: Mapping[str, float]
+    sentence: str
+    changes: tuple[Change, ...]
+
+
+def judge(recording: Recording, most: int = 3) -> Verdict:
+    """The verdict on a recording with at most `most` changes, the largest share first."""
+    bounds = _bounds(recording)
+    if not recording.launches:
+        return Verdict(bound="", bounds=bounds, sentence="Nothing was launched.", changes=())
+    bound = next(iter(bounds))
+    changes = [row(recording) for row in CHANGES]
+    useful = sorted((c for c in changes if c.share >= 0.005), key=lambda c: (-c.share, c.name))
+    return Verdict(
+        bound=bound,
+        bounds=bounds,
+        sentence=f"Bound by {BOUNDS[bound]}: {bounds[bound]:.0%} of the time.",
+        changes=tuple(useful[:most]),
+    )
+
+
+def _overhead_ns(launch: Launch, recording: Recording) -> float:
+    """What starting and ending the program of a launch costs the core."""
+    if launch.price.engine == "host" or not _engine_times(launch.price):
+        return 0.0
+    return min(launch.duration_ns, recording.chip.launch.kernel_overhead_s * 1e9)
+
+
+def _bounds(recording: Recording) -> dict[str, float]:
+    ns = dict.fromkeys(BOUNDS, 0.0)
+    for launch in recording.launches:
+        overhead_ns = _overhead_ns(launch, recording)
+        ns["dispatch"] += overhead_ns + launch.idle_ns
+        ns[_bound_of(launch.price)] += launch.duration_ns - overhead_ns
+    total = sum(ns.values()) or 1.0
+    return {name: ns[name] / total for name in sorted(ns, key=lambda name: -ns[name])}
+
+
+def _bound_of(price: Price) -> str:
+    if price.status == NOT_MODELLED or not _engine_times(price):
+        return "host"
+    return price.engine if price.engine in BOUNDS else "dma"
+
+
+def _engine_times(price: Price) -> dict[str, float]:
+    """Active seconds of each engine in one launch; empty where no program runs."""
+    names = [e.value for e in Engine if e is not Engine.DMA]
+    times = {name: price.totals[f"{name}_engine_active_time"] for name in names}
+    times["dma"] = price.totals["dma_active_time"]
+    return times if any(times.values()) else {}
+
+
+# --- changes --------------------------------------------------------------------------------------
+
+
+def _share(ns: float, recording: Recording) -> float:
+    total = sum(x.duration_ns + x.idle_ns for x in recording.launches)
+    return ns / total if total else 0.0
+
+
+def _saved_ns(launches: Iterable[Launch], engine: str, factor: float) -> float:
+    """If `engine` took `factor` of its time: the next busiest engine is then the limit."""
+    saved = 0.0
+    for launch in launches:
+        times = _engine_times(launch.price)
+        before = max(times.values(), default=0.0)
+        after = max(
+            [times.get(engine, 0.0) * factor, *(t for e, t in times.items() if e != engine)]
+        )
+        saved += max(0.0, before - after) * 1e9
+    return saved
+
+
+def _names(launches: Iterable[Launch], most: int = 3) -> str:
+    """The operators that take longest, for a sentence."""
+    times: dict[str, int] = {}
+    for launch in launches:
+        times[launch.op] = times.get(launch.op, 0) + launch.duration_ns
+    return ", ".join(sorted(times, key=lambda op: (-times[op], op))[:most])
+
+
+def _compile(r: Recording) -> Change:
+    waits = sum(x.idle_ns for x in r.launches)
+    starts = sum(_overhead_ns(x, r) for x in r.launches)
+    share = _share(waits + starts, r)
+    dispatch_us = sum(x.dispatch_ns for x in r.launches) / (len(r.launches) or 1) / 1e3
+    compiled = sum(x.price.row == "graph" for x in r.launches) > len(r.launches) / 2
+    cure = "" if compiled else "torch.compile launches a whole graph at once, "
+    return Change(
+        name="compile",
+        share=share,
+        text=f"{share:.0%} of the time is dispatch ({len(r.launches):,} launches of "
+        f"{dispatch_us:.0f} us on the host, {r.chip.launch.kernel_overhead_s * 1e6:.0f} us to "
+        f"start and end a program): {cure}larger batches make each launch longer.",
+    )
+
+
+def _reads(r: Recording) -> Change:
+    """Idle time behind a launch that the host waited for, beyond one dispatch."""
+    saved, reads = 0, 0
+    for before, after in zip(r.launches, r.launches[1:], strict=False):
+        if before.price.blocks and after.idle_ns and before.device == after.device:
+            reads += 1
+            saved += after.idle_ns
+    behind = [x.idle_ns for x in r.launches if not x.price.blocks]
+    usual = sum(behind) / len(behind) if behind else 0.0
+    share = _share(max(0.0, saved - usual * reads), r)
+    return Change(
+        name="reads",
+        share=share,
+        text=f"{share:.0%} of the time the core is empty after the host read a value ({reads:,} "
+        "times): call item(), cpu() and print less often, or copy with non_blocking=True.",
+    )
+
+
+def _fuse(r: Recording) -> Change:
+    """Element-wise operators bound by HBM, whose operands could stay in SBUF."""
+    found = [x for x in r.launches if x.price.engine == "dma" and is_elementwise(x.price)]
+    share = _share(_saved_ns(found, "dma", 0.0), r)
+    return Change(
+        name="fuse",
+        share=share,
+        text=f"{share:.0%} of the time element-wise operators move their operands from and to HBM "
+        f"({_names(found)}): fused by torch.compile they stay in SBUF.",
+    )
+
+
+def _narrow(r: Recording, source: float, target: str, advice: str, name: str) -> Change:
+    """Matrix products that a narrower format would speed up; `source` is flops adjusted to."""
+    rates = r.chip.tensor_engine.macs_per_pe_cycle
+    now = {4.0: "float32", 1.0: "bfloat16"}[source]
+    found = [
+        x
+        for x in r.launches
+        if x.price.totals["hardware_flops"]
+        and x.price.totals["adjusted_hardware_flops"] >= source * x.price.totals["hardware_flops"]
+        and x.price.totals["adjusted_hardware_flops"]
+        < 4 * source * x.price.totals["hardware_flops"]
+    ]
+    factor = rates[now] / rates[target] if target in rates else 1.0
+    share = _share(_saved_ns(found, "tensor", factor), r)
+    return Change(
+        name=name,
+        share=share,
+        text=f"{share:.0%} of the time the Tensor engine multiplies {now} where {target} is "
+        f"{1 / factor:.0f} times as fast ({_names(found)}): {advice}",
+    )
+
+
+def _wide(r: Recording) -> Change:
+    advice = 'torch.backends.trn.matmul.precision = "bf16", or TRN_EMU_MATMUL.'
+    return _narrow(r, 4.0, "bfloat16", advice, "bf16")
+
+
+def _mx(r: Recording) -> Change:
+    advice = 'torch.backends.trn.matmul.precision = "mxfp8" (attention: "mxfp8_all").'
+    return _narrow(r, 1.0, "mxfp8", advice, "mxfp8")
+
+
+def _optimizer(r: Recording) -> Change:
+    fused_ones = {x.module for x in r.launches if x.phase == "optimizer" and "_fused_" in x.op}
+    found = [x for x in r.launches if x.phase == "optimizer" and x.module not in fused_ones]
+    saved = sum(x.duration_ns + x.idle_ns for x in found)
+    one = max((x.duration_ns for x in found), default=0)
+    share = _share(max(0, saved - one), r) if len(found) > 1 else 0.0
+    return Change(
+        name="optimizer",
+        share=share,
+        text=f"{share:.0%} of the time is the optimizer's {len(found):,} launches "
+        f"({_names(found)}): fused=True makes one pass over parameters and state.",
+    )
+
+
+def _host(r: Recording) -> Change:
+    found = [x for x in r.launches if x.price.status == NOT_MODELLED]
+    share = _share(sum(x.duration_ns for x in found), r)
+    return Change(
+        name="host",
+        share=share,
+        text=f"{share:.0%} of the time is in operators without a program for the chip, priced as "
+        f"host work ({_names(found)}): write them with others.",
+    )
+
+
+def _transfers(r: Recording) -> Change:
+    found = [x for x in r.launches if x.price.status != NOT_MODELLED and not _engine_times(x.price)]
+    share = _share(sum(x.duration_ns for x in found), r)
+    return Change(
+        name="transfers",
+        share=share,
+        text=f"{share:.0%} of the time tensors move between host and device ({_names(found)}): "
+        "keep them on the device, or overlap the copies on a stream of their own.",
+    )
+
+
+_MOVES = frozenset(
+    "cat clone copy_ _to_copy contiguous transpose permute repeat stack constant_pad_nd".split()
+)
+
+
+def _copies(r: Recording) -> Change:
+    found = [
+        x
+        for x in r.launches
+        if x.op.removeprefix("aten::").split(".")[0] in _MOVES and _engine_times(x.price)
+    ]
+    share = _share(sum(x.duration_ns for x in found), r)
+    return Change(
+        name="copies",
+        share=share,
+        text=f"{share:.0%} of the time is copying on the device ({_names(found)}): avoid casts and "
+        "changes of layout, or let torch.compile fuse them.",
+    )
+
+
+def _small_transfers(r: Recording) -> Change:
+    found, saved = [], 0.0
+    for x in r.launches:
+        size = transfer_bytes(x.price)
+        if x.price.engine == "dma" and 0 < size < GOOD_TRANSFER_BYTES:
+            found.append(x)
+            saved += _saved_ns([x], "dma", size / GOOD_TRANSFER_BYTES)
+    share = _share(saved, r)
+    return Change(
+        name="small transfers",
+        share=share,
+        text=f"{share:.0%} of the time is DMA in transfers below 32 KiB ({_names(found)}): larger, "
+        "contiguous tensors use its bandwidth.",
+    )
+
+
+def _hbm_matmul(r: Recording) -> Change:
+    found = [x for x in r.launches if x.price.engine == "dma" and x.price.totals["model_flops"]]
+    share = _share(_saved_ns(found, "dma", 0.0), r)
+    return Change(
+        name="batch",
+        share=share,
+        text=f"{share:.0%} of the time matrix products and attention wait for HBM "
+        f"({_names(found)}): larger batches use each byte more often.",
+    )
+
+
+CHANGES: tuple[Callable[[Recording], Change], ...] = (
+    _compile,
+    _reads,
+    _fuse,
+    _wide,
+    _mx,
+    _optimizer,
+    _host,
+    _transfers,
+    _copies,
+    _small_transfers,
+    _hbm_matmul,
+)

@@ -1,0 +1,133 @@
+"""What the kernels know of formats and rules, as plain numbers: rows of compile-time constants.
+
+A new element format is a name in `ELEMENTS`, a new scale rule a row of `scale_constants`; both
+follow `torch_trn_emu.formats` and csrc/numerics/mx.cpp.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from ..formats import FORMATS
+
+__all__ = [
+    "BLOCK_SIZE",
+    "ELEMENTS",
+    "GROUPINGS",
+    "ROUNDINGS",
+    "SCALE_RULES",
+    "Element",
+    "Scale",
+    "element_of",
+    "named",
+    "packed",
+    "scale_constants",
+    "scale_count",
+]
+
+BLOCK_SIZE = 32
+T = TypeVar("T")
+
+
+class Element(NamedTuple):
+    """An element format: what the encoder needs, in terms of float32 bits."""
+
+    name: str
+    codes_dtype: torch.dtype
+    mantissa_bits: int
+    min_field: int  # float32's exponent field of the smallest normal
+    max_bits: int  # float32's bits of the largest value
+    nan_code: int  # 0 where there is none
+    infinity_code: int  # 256 where there is none
+    bits: int
+    bias: int
+
+
+def _element(name: str, codes_dtype: torch.dtype) -> Element:
+    row = FORMATS[name]
+    return Element(
+        name,
+        codes_dtype,
+        row.mantissa_bits,
+        row.emin + 127,
+        int(np.float32(row.max).view(np.uint32)),
+        0 if row.nan_code is None else (1 << (row.bits - 1)) - 1,  # all ones, as csrc does
+        256 if row.inf_code is None else row.inf_code,
+        row.bits,
+        row.bias,
+    )
+
+
+ELEMENTS = MappingProxyType(
+    {
+        name: _element(name, dtype)
+        for name, dtype in (
+            ("float8_e4m3fn", torch.float8_e4m3fn),
+            ("float8_e5m2", torch.float8_e5m2),
+            ("float4_e2m1fn", torch.float4_e2m1fn_x2),
+        )
+    }
+)
+ROUNDINGS = MappingProxyType({"nearest_even": False, "stochastic": True})
+GROUPINGS = MappingProxyType({"contiguous": False, "wrapped": True})
+
+
+class Scale(NamedTuple):
+    """The scale's code is (bits(amax * factor) + round >> 23) - subtract, clamped."""
+
+    factor: float
+    round: int
+    subtract: int
+
+
+_UP = 0x7FFFFF  # one more unless a power of two
+
+SCALE_RULES: Mapping[str, Callable[[int, int, float], Scale]] = MappingProxyType(
+    {
+        # emax, mantissa bits, largest value
+        "trn3": lambda emax, m, top: Scale(1.0, 0, emax - 1),
+        "ocp_floor": lambda emax, m, top: Scale(1.0, 0, emax),
+        "rceil": lambda emax, m, top: Scale(float(np.float32(1) / np.float32(top)), _UP, 0),
+        "ceil": lambda emax, m, top: Scale(1.0, _UP, emax),
+        "even": lambda emax, m, top: Scale(1.0, 1 << (22 - m), emax),
+    }
+)
+
+
+@cache
+def scale_constants(rule: str, element: Element) -> Scale:
+    """The constants of a scale rule for an element format. Raises ValueError for another rule."""
+    row = FORMATS[element.name]
+    return named(SCALE_RULES, rule, "scale_rule")(row.emax, row.mantissa_bits, row.max)
+
+
+def named(rows: Mapping[str, T], name: str, what: str) -> T:
+    """The row of that name, or ValueError with the names there are."""
+    if name not in rows:
+        raise ValueError(f'{what} "{name}" is none of {", ".join(rows)}')
+    return rows[name]
+
+
+def element_of(codes: torch.Tensor) -> Element:
+    """The element format of a tensor of codes. Raises TypeError for another dtype."""
+    for element in ELEMENTS.values():
+        if element.codes_dtype is codes.dtype:
+            return element
+    raise TypeError(
+        "MX codes are float8_e4m3fn, float8_e5m2 or float4_e2m1fn_x2, got "
+        f"{str(codes.dtype).removeprefix('torch.')}"
+    )
+
+
+def packed(element: Element, k: int) -> int:
+    """Bytes that the codes of k elements take."""
+    return (k + 1) // 2 if element.bits == 4 else k
+
+
+def scale_count(k: int, wrapped: bool) -> int:
+    """Scales along an axis of k elements."""
+    return -(-k // 512) * 16 if wrapped else -(-k // BLOCK_SIZE)

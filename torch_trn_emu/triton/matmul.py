@@ -1,0 +1,423 @@
+"""Products of operands that are rounded, or quantised to MX, while their tiles are loaded.
+
+The contract is that of csrc/numerics/gemm.h: exact products, float32 sums, one rounding. An MX or
+bfloat16 value is exact in bfloat16, so a tensor core multiplies what the chip would multiply.
+An operand that many programs would quantise again is rounded once before, into bfloat16; a large
+product of two such operands is the library's, cuBLAS, told to sum in float32 throughout.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from .bits import (
+    MAGNITUDE,
+    QUIET_NAN,
+    SIGN,
+    bf16_bits,
+    float_bits,
+    group_index,
+    mx_value,
+    store_rounded,
+    through_bf16,
+)
+from .formats import named
+from .launch import INTERPRETED, cdiv, launch, power_of_two, raw
+from .quantize import Spec, check_source, dequantize_mx, is_column_major, plain, values
+
+__all__ = ["FORMATS", "Operand", "mx_matmul", "mx_mm", "product", "round_operand"]
+
+# The names of csrc/aten/policy.cpp's operand formats, and the elements of those that are MX.
+FORMATS = {"as_given": "", "bf16": "", "mxfp8": "float8_e4m3fn", "mxfp4": "float4_e2m1fn"}
+
+# An operand is rounded beforehand when more programs than this would read each of its tiles.
+# Chosen: quantising costs a program about as much as multiplying by one tile of 128.
+REREADS = 4
+
+
+LARGE = 1024  # rows and columns from which on the library multiplies. Chosen.
+
+
+class Operand(NamedTuple):
+    """[batch, rows, cols], and what becomes of its values on the way into a product."""
+
+    x: torch.Tensor
+    mx: Spec | None = None  # blocks along the contraction
+    to_bf16: bool = False  # float32 is rounded to bfloat16
+
+    @property
+    def multiplied(self) -> torch.dtype:
+        """The dtype of the values that are multiplied."""
+        return torch.bfloat16 if self.kind else self.x.dtype
+
+    @property
+    def kind(self) -> int:
+        return 2 if self.mx is not None else int(self.to_bf16)
+
+    def constants(self, prefix: str) -> dict[str, Any]:
+        spec = self.mx or Spec.of("float8_e4m3fn", "trn3", "nearest_even", "contiguous", 0)
+        kind = {f"{prefix}KIND": self.kind, f"{prefix}WIDE": self.x.dtype is torch.float32}
+        return kind | {f"{prefix}{name}": value for name, value in spec.constants().items()}
+
+
+@triton.jit
+def load_operand(
+    pointers,
+    inside,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    K_AXIS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    KIND: tl.constexpr,
+    WIDE: tl.constexpr,
+    M: tl.constexpr,
+    MIN_FIELD: tl.constexpr,
+    MAX_BITS: tl.constexpr,
+    FACTOR: tl.constexpr,
+    ROUND: tl.constexpr,
+    SUBTRACT: tl.constexpr,
+):
+    """A tile as dot takes it: KIND 0 as it is stored, 1 rounded to bfloat16, 2 quantised to MX."""
+    loaded = tl.load(pointers, mask=inside, other=0)
+    if KIND == 0 and not INTERPRETED:
+        if loaded.dtype == tl.int16:
+            value = loaded.to(tl.bfloat16, bitcast=True)
+        else:
+            value = loaded
+    else:
+        bits = float_bits(loaded)
+        if KIND == 2:
+            if WIDE:  # a NaN may carry beyond the sign: any NaN does
+                magnitude = tl.minimum(through_bf16(bits & MAGNITUDE), QUIET_NAN)
+                bits = magnitude | (bits & SIGN)
+            if K_AXIS == 1:
+                blocks = tl.reshape(bits, [ROWS, COLS // 32, 32])
+            else:
+                blocks = tl.reshape(bits, [ROWS // 32, 32, COLS])
+            AXIS: tl.constexpr = 2 if K_AXIS == 1 else 1
+            blocks = mx_value(blocks, AXIS, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT)
+            bits = tl.reshape(blocks, [ROWS, COLS])
+        rounded = bf16_bits(bits)
+        if INTERPRETED:  # its dot reads bfloat16 as integers: multiply the same values in float32
+            if KIND == 0:
+                value = bits.to(tl.float32, bitcast=True)
+            else:
+                value = (rounded.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+        else:
+            value = rounded.to(tl.bfloat16, bitcast=True)
+    return value
+
+
+@triton.jit
+def gemm_kernel(
+    a,
+    b,
+    c,
+    addend,
+    m,
+    n,
+    k,
+    a_batch,
+    a_row,
+    a_col,
+    b_batch,
+    b_row,
+    b_col,
+    c_batch,
+    addend_batch,
+    addend_row,
+    addend_col,
+    alpha,
+    beta,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    BAND: tl.constexpr,
+    WRAPPED: tl.constexpr,
+    ADDS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    A_KIND: tl.constexpr,
+    A_WIDE: tl.constexpr,
+    A_M: tl.constexpr,
+    A_MIN_FIELD: tl.constexpr,
+    A_MAX_BITS: tl.constexpr,
+    A_FACTOR: tl.constexpr,
+    A_ROUND: tl.constexpr,
+    A_SUBTRACT: tl.constexpr,
+    B_KIND: tl.constexpr,
+    B_WIDE: tl.constexpr,
+    B_M: tl.constexpr,
+    B_MIN_FIELD: tl.constexpr,
+    B_MAX_BITS: tl.constexpr,
+    B_FACTOR: tl.constexpr,
+    B_ROUND: tl.constexpr,
+    B_SUBTRACT: tl.constexpr,
+):
+    """c = alpha (a b) + beta addend, a tile [BM, BN] a program; c is contiguous."""
+    batch = tl.program_id(1).to(tl.int64)
+    down, across = tl.cdiv(m, BM), tl.cdiv(n, BN)
+    # Programs that run together read BAND rows of tiles of a, which stay in the second-level cache.
+    band = tl.program_id(0) // (BAND * across)
+    in_band = tl.program_id(0) % (BAND * across)
+    tall = tl.minimum(down - band * BAND, BAND)
+    rows = (band * BAND + in_band % tall) * BM + tl.arange(0, BM)
+    cols = (in_band // tall) * BN + tl.arange(0, BN)
+    a_rows = a + batch * a_batch + rows[:, None].to(tl.int64) * a_row
+    b_cols = b + batch * b_batch + cols[None, :].to(tl.int64) * b_col
+    sums = tl.zeros([BM, BN], tl.float32)
+    lanes = tl.arange(0, BK)
+    padded = k
+    if WRAPPED:
+        padded = tl.cdiv(k, 512) * 512
+    for first in range(0, padded, BK):
+        at_k = first + lanes
+        if WRAPPED:  # the sum's order is free: take k in the order of the groups
+            at_k = group_index(at_k // 32, at_k % 32, True)
+        x = load_operand(
+            a_rows + at_k[None, :].to(tl.int64) * a_col,
+            (rows[:, None] < m) & (at_k[None, :] < k),
+            BM, BK, 1, INTERPRETED,
+            A_KIND, A_WIDE, A_M, A_MIN_FIELD, A_MAX_BITS, A_FACTOR, A_ROUND, A_SUBTRACT,
+        )  # fmt: skip
+        y = load_operand(
+            b_cols + at_k[:, None].to(tl.int64) * b_row,
+            (cols[None, :] < n) & (at_k[:, None] < k),
+            BK, BN, 0, INTERPRETED,
+            B_KIND, B_WIDE, B_M, B_MIN_FIELD, B_MAX_BITS, B_FACTOR, B_ROUND, B_SUBTRACT,
+        )  # fmt: skip
+        sums = tl.dot(x, y, sums, input_precision="ieee")
+    sums = sums * alpha
+    inside = (rows[:, None] < m) & (cols[None, :] < n)
+    if ADDS:
+        at = addend + batch * addend_batch + rows[:, None].to(tl.int64) * addend_row
+        added = tl.load(at + cols[None, :].to(tl.int64) * addend_col, mask=inside, other=0)
+        sums = sums + beta * float_bits(added).to(tl.float32, bitcast=True)
+    to = c + batch * c_batch + rows[:, None].to(tl.int64) * n + cols[None, :]
+    store_rounded(to, sums.to(tl.uint32, bitcast=True), inside)
+
+
+def _tiles(m: int, n: int, k: int, quantises: bool) -> dict[str, int]:
+    if INTERPRETED:
+        return {"BM": min(128, power_of_two(m)), "BN": min(128, power_of_two(n))} | {
+            "BK": min(512, max(32, power_of_two(k))),
+            "BAND": 8,
+        }
+    # Chosen for Hopper, not measured: 128 x 256 of bfloat16 fills its registers, and quantising
+    # needs registers of its own.
+    large = not quantises and m >= 1024 and n >= 1024
+    sides = {"BM": 128, "BN": 256 if large else 128, "BK": 64, "num_warps": 8}
+    if m <= 64 or n <= 64:
+        sides |= {"BM": 64, "BN": 64, "num_warps": 4}
+    return sides | {"BAND": 8, "num_stages": 3}
+
+
+def _before(operand: Operand, readers: int, k_dim: int) -> Operand:
+    """The operand with its rounding done beforehand, where that is less work."""
+    return operand if INTERPRETED or readers <= REREADS else _rounded(operand, k_dim)
+
+
+def _rounded(operand: Operand, k_dim: int) -> Operand:
+    if operand.mx is not None:
+        return Operand(quantize_values(operand.x, operand.mx, k_dim))
+    return Operand(operand.x.to(torch.bfloat16)) if operand.to_bf16 else operand
+
+
+def quantize_values(x: torch.Tensor, spec: Spec, dim: int) -> torch.Tensor:
+    """[.., k, ..] -> the same values as MX gives, in bfloat16, which holds them exactly."""
+    x = plain(x)
+    dim %= x.dim()
+    if is_column_major(x):
+        return values(x.t(), spec, 1 - dim, torch.bfloat16).t()
+    return values(x, spec, dim, torch.bfloat16)
+
+
+def product_shape(a: torch.Tensor, b: torch.Tensor, what: str) -> list[int]:
+    """[m, n] or [batch, m, n]; raises RuntimeError for what cannot be multiplied."""
+    fits = a.dim() in (2, 3) and a.dim() == b.dim() and a.shape[-1] == b.shape[-2]
+    if not fits or a.shape[:-2] != b.shape[:-2]:
+        raise RuntimeError(
+            f"{what}: shapes {list(a.shape)} and {list(b.shape)} cannot be multiplied; give "
+            "[m, k] x [k, n], or both with the same batch in front"
+        )
+    return [*a.shape[:-1], b.shape[-1]]
+
+
+def multiply(
+    a: Operand,
+    b: Operand,
+    out_dtype: torch.dtype,
+    addend: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    what: str = "gemm",
+) -> torch.Tensor:
+    """alpha a b + beta addend; a [m, k] or [batch, m, k], b likewise, addend broadcast to it."""
+    shape = product_shape(a.x, b.x, what)
+    m, n, k = shape[-2], shape[-1], a.x.shape[-1]
+    if 0 in shape:
+        return torch.empty(shape, dtype=out_dtype, device=a.x.device)
+    wrapped = any(o.mx is not None and o.mx.wrapped for o in (a, b))
+    quantises = a.kind == 2 or b.kind == 2
+    sides = _tiles(m, n, k, quantises)
+    a = _before(a, cdiv(n, sides["BN"]), -1)
+    b = _before(b, cdiv(m, sides["BM"]), -2)
+    if a.multiplied != b.multiplied:  # nothing narrower holds both
+        a, b = (Operand(_rounded(o, dim).x.float()) for o, dim in ((a, -1), (b, -2)))
+    if not INTERPRETED and min(m, n) >= LARGE and library_takes(a, b, out_dtype, addend):
+        return library_product(a.x, b.x, out_dtype, addend, alpha, beta)
+    quantises = a.kind == 2 or b.kind == 2
+    sides = _tiles(m, n, k, quantises)
+    wrapped = wrapped and quantises
+    c = torch.empty(shape, dtype=out_dtype, device=a.x.device)
+    added = c if addend is None else addend.expand(shape)
+    x, y = (o.x[None] if o.x.dim() == 2 else o.x for o in (a, b))
+    added3 = added[None] if added.dim() == 2 else added
+    launch(
+        gemm_kernel,
+        (cdiv(m, sides["BM"]) * cdiv(n, sides["BN"]), x.shape[0]),
+        raw(x),
+        raw(y),
+        raw(c),
+        raw(added),
+        m,
+        n,
+        k,
+        *x.stride(),
+        *y.stride(),
+        m * n,
+        *added3.stride(),
+        float(alpha),
+        float(beta),
+        **sides,
+        WRAPPED=wrapped,
+        ADDS=addend is not None and beta != 0.0,
+        INTERPRETED=INTERPRETED,
+        **a.constants("A_"),
+        **b.constants("B_"),
+    )
+    return c
+
+
+def library_takes(
+    a: Operand, b: Operand, out_dtype: torch.dtype, addend: torch.Tensor | None
+) -> bool:
+    """Whether `library_product` has this product: bfloat16 matrices, rounded already."""
+    plain = all(o.kind == 0 and o.x.dim() == 2 and o.x.dtype is torch.bfloat16 for o in (a, b))
+    return plain and (
+        out_dtype is torch.float32
+        or (out_dtype is torch.bfloat16 and (addend is None or addend.dtype is torch.bfloat16))
+    )
+
+
+def library_product(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    out_dtype: torch.dtype,
+    addend: torch.Tensor | None,
+    alpha: float,
+    beta: float,
+) -> torch.Tensor:
+    """alpha a b + beta addend by torch's own product of bfloat16, sums in float32."""
+    with _sums_in_float32():
+        if out_dtype is torch.float32:
+            c = torch.mm(a, b, out_dtype=torch.float32)
+            c = c if alpha == 1 else c.mul_(alpha)
+            return c if addend is None or beta == 0 else c.add_(addend, alpha=beta)
+        if addend is None and alpha == 1:
+            return torch.mm(a, b)
+        nothing = a.new_zeros(()) if addend is None else addend
+        return torch.addmm(nothing, a, b, beta=0 if addend is None else beta, alpha=alpha)
+
+
+@contextlib.contextmanager
+def _sums_in_float32() -> Iterator[None]:
+    """Partial sums of a split contraction are not rounded to bfloat16 on their way."""
+    flags = torch.backends.cuda.matmul
+    before = flags.allow_bf16_reduced_precision_reduction
+    flags.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        flags.allow_bf16_reduced_precision_reduction = before
+
+
+def _operand(x: torch.Tensor, format: str) -> Operand:
+    x = x.resolve_neg()
+    if element := named(FORMATS, format, "trn: operand format"):
+        return Operand(x, Spec.of(element, "trn3", "nearest_even", "contiguous", 0))
+    return Operand(x, to_bf16=format == "bf16" and x.dtype is torch.float32)
+
+
+def product(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    a_format: str,
+    b_format: str,
+    out_dtype: torch.dtype,
+    addend: torch.Tensor | None = None,
+    beta: float = 1,
+    alpha: float = 1,
+) -> torch.Tensor:
+    """alpha a b + beta addend, operands rounded as `FORMATS` say; contract of `trn::product`.
+
+    a, b     [batch, m, k], [m, k] or [k] and [batch, k, n], [k, n] or [k]; float32, bfloat16 or
+             float16
+    addend   broadcasts to the result
+    """
+    row, column = a.dim() == 1, b.dim() == 1
+    first = _operand(a[None] if row else a, a_format)
+    second = _operand(b[:, None] if column else b, b_format)
+    shape = product_shape(first.x, second.x, "trn::product")
+    squeezed = shape[row : len(shape) - column]
+    if addend is not None:
+        addend = addend.resolve_neg().expand(squeezed)
+        addend = addend[None] if row else addend
+        addend = addend[..., None] if column else addend
+    made = multiply(first, second, out_dtype, addend, alpha, beta, "trn::product")
+    return made.view(squeezed)
+
+
+def round_operand(x: torch.Tensor, format: str, dim: int) -> torch.Tensor:
+    """x as an operand that contracts along `dim`, in bfloat16; contract of `trn::round_operand`."""
+    operand = _operand(x, format)
+    return x.to(torch.bfloat16) if operand.mx is None else quantize_values(x, operand.mx, dim)
+
+
+def mx_mm(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    a_element: str = "float8_e4m3fn",
+    b_element: str = "float8_e4m3fn",
+    scale_rule: str = "trn3",
+    grouping: str = "contiguous",
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """a b with both quantised to MX along the contraction; contract of `torch.ops.trn.mx_mm`."""
+    out_dtype = a.dtype if out_dtype is None else out_dtype
+    check_source(a.dtype, "mx_mm")
+    check_source(b.dtype, "mx_mm")
+    check_source(out_dtype, "mx_mm, out_dtype")
+    first = Operand(a.resolve_neg(), Spec.of(a_element, scale_rule, "nearest_even", grouping, 0))
+    second = Operand(b.resolve_neg(), Spec.of(b_element, scale_rule, "nearest_even", grouping, 0))
+    return multiply(first, second, out_dtype, what="mx_mm")
+
+
+def mx_matmul(
+    a_codes: torch.Tensor,
+    a_scales: torch.Tensor,
+    b_codes: torch.Tensor,
+    b_scales: torch.Tensor,
+    out_dtype: torch.dtype = torch.float32,
+    grouping: str = "contiguous",
+) -> torch.Tensor:
+    """The product of two quantised operands; contract of `torch.ops.trn.mx_matmul`.
+
+    Their values are multiplied in bfloat16: below 2^-126 they round to its subnormals.
+    """
+    x = dequantize_mx(a_codes, a_scales, -1, torch.bfloat16, grouping)
+    y = dequantize_mx(b_codes, b_scales, -2, torch.bfloat16, grouping)
+    return multiply(Operand(x), Operand(y), out_dtype, what="mx_matmul")

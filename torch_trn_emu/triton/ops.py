@@ -1,0 +1,72 @@
+"""Which kernel implements which operator. To add one, add a row to `OPS`.
+
+The operators are defined in csrc/aten; their CPU kernels are the C++ ones.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from ..errors import Unsupported
+from ..host import TRITON
+
+__all__ = ["OPS", "register", "require_triton"]
+
+# operator of torch.ops.trn -> module of this package and function in it; arguments by name
+OPS = MappingProxyType(
+    {
+        "quantize_mx": "quantize.quantize_mx",
+        "dequantize_mx": "quantize.dequantize_mx",
+        "quantize_dequantize_mx": "quantize.quantize_dequantize_mx",
+        "mx_mm": "matmul.mx_mm",
+        "mx_matmul": "matmul.mx_matmul",
+        "product": "matmul.product",
+        "round_operand": "matmul.round_operand",
+        "stochastic_round": "rounding.stochastic_round",
+        "attention": "attention.attention",
+        "attention_backward": "attention.attention_backward",
+        "gelu_mx": "producers.gelu_mx",
+        "silu_mx": "producers.silu_mx",
+        "rms_norm_mx": "producers.rms_norm_mx",
+        "layer_norm_mx": "producers.layer_norm_mx",
+    }
+)
+
+_libraries: dict[str, torch.library.Library] = {}
+
+
+def require_triton() -> None:
+    """Raises Unsupported where Triton is not installed."""
+    if importlib.util.find_spec("triton") is None:
+        raise Unsupported(
+            "The numerics kernels of a CUDA host need Triton, which is not installed: "
+            f"pip install triton=={TRITON}, or torch_trn_emu[cuda]."
+        )
+
+
+def _kernel(path: str) -> Callable[..., Any]:
+    """The function at `path`, imported when it is first called."""
+    module, _, name = path.partition(".")
+
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        found = importlib.import_module(f"{__package__}.{module}")
+        return getattr(found, name)(*arguments, **keywords)
+
+    return run
+
+
+def register(key: str = "CUDA") -> None:
+    """Bind the kernels to a dispatch key, once. Over the C++ kernels where the key is "CPU".
+
+    Raises Unsupported where Triton is not installed.
+    """
+    if key in _libraries:
+        return
+    require_triton()
+    library = _libraries[key] = torch.library.Library("trn", "IMPL")
+    for name, path in OPS.items():
+        library.impl(name, _kernel(path), key, allow_override=True)
