@@ -172,7 +172,29 @@ def accuracy_table() -> str:
     return "\n".join(text).rstrip()
 
 
+def counter_table() -> str:
+    """The rows of COUNTERS."""
+    from torch_trn_emu.counters import COUNTERS
+
+    rows = [
+        (f"`{row.name}`", row.unit.value, row.doc, "derived" if row.derive else "folded")
+        for row in COUNTERS.values()
+    ]
+    return markdown_table(("counter", "unit", "meaning", ""), rows)
+
+
+def coverage_table() -> str:
+    """A row for each operator, by name."""
+    from torch_trn_emu.cli.coverage import coverage
+
+    names = ("op", "contract", "price", "engine", "note")
+    rows = [tuple(f"`{row[n]}`" if n == "op" else row[n] for n in names) for row in coverage()]
+    return markdown_table(("operator", *names[1:]), sorted(rows))
+
+
 SECTIONS = (
+    Section(document="docs/counters.md", name="counters", text=counter_table),
+    Section(document="docs/coverage.md", name="coverage", text=coverage_table),
     Section(document="docs/fidelity.md", name="accuracy", text=accuracy_table),
     Section(document="docs/timing.md", name="operators", text=operator_table),
     Section(document="README.md", name="speed", text=speed_table),

@@ -15,12 +15,16 @@ def _autoload() -> None:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import compatibility  # first: it refuses a torch that the C++ library does not fit
+
+# isort: split
 from . import aliases, trn
 from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
 if TYPE_CHECKING:
+    from . import compiler
     from .estimation import estimate
     from .integrations import tensorboard_callback
     from .parity import compare, sensitivity
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare",
+    "compatibility",
+    "compiler",
     "current_precision",
     "estimate",
     "host_device",
@@ -64,6 +70,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compiler":
+        return import_module(".compiler", __name__)
     if name in _LAZY:
         return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
