@@ -304,7 +304,7 @@ from char_gpt import GPT, Config, loss_of
 with torch.device("meta"):
     model = GPT(50257, Config(layers=24, width=2048, heads=16, context=2048, batch=1))
     x, y = torch.zeros(2, 1, 2048, dtype=torch.long)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer = torch.optim.AdamW(model.parameters())
 def step():
     loss_of(model, x, y).backward()
     optimizer.step()

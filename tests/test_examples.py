@@ -12,6 +12,7 @@ FEW_STEPS = {
     "bert_finetune.py": ["--steps", "3"],
     "char_gpt.py": ["--steps", "3", "--batch", "4", "--layers", "2", "--sample", "8"],
     "digits_cnn.py": ["--epochs", "1"],
+    "gpt124m.py": ["--tiny", "--steps", "3", "--batch", "2"],
     "export.py": [],
     "lora.py": ["--steps", "3"],
     "sort_gpt.py": ["--iterations", "5"],

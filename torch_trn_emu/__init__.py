@@ -24,6 +24,7 @@ from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
 
 if TYPE_CHECKING:
+    from . import compiler
     from .estimation import estimate
     from .integrations import tensorboard_callback
     from .parity import compare, sensitivity
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "compare",
     "compatibility",
+    "compiler",
     "current_precision",
     "estimate",
     "host_device",
@@ -68,6 +70,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compiler":
+        return import_module(".compiler", __name__)
     if name in _LAZY:
         return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 import torch
 
 from torch_trn_emu import precision, trn
+from torch_trn_emu.host import host_device, host_name
 from torch_trn_emu.settings import DEVICE_TYPE
 from torch_trn_emu.trn.registration import startup_error
 
@@ -84,6 +85,15 @@ def _settings() -> Finding:
     return Finding(name="settings", state="ok", found=trn.get_device_name())
 
 
+def _host() -> Finding:
+    name = host_name()
+    if name != "cuda":
+        return Finding(name="host backend", state="ok", found=name)
+    found = f"cuda ({torch.cuda.get_device_name(host_device())}), tested in the interpreter only"
+    remedy = "Compare with TRN_EMU_HOST=cpu where a value matters; see docs/cuda-host.md."
+    return Finding(name="host backend", state="note", found=found, remedy=remedy)
+
+
 def _vector_instructions() -> Finding:
     found = torch.backends.cpu.get_cpu_capability()
     if found in ("DEFAULT", "NO AVX"):
@@ -147,6 +157,7 @@ CHECKS = (
     _torch,
     _autoload,
     _settings,
+    _host,
     _vector_instructions,
     _compiler,
     _memory,

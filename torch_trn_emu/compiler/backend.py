@@ -26,7 +26,7 @@ from .dump import write_dump
 from .engine import GraphPrice, price_graph, target_of_process, work_of
 from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
-from .records import GraphRecord, fall_back, note
+from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
 
@@ -44,6 +44,8 @@ def trn(
     chosen = read_options(mode, options)
     policy = current_precision()
     _guard_on_precision()
+    if settings().stochastic_rounding:
+        note_once("fused code rounds to nearest: stochastic rounding applies to products only")
     eager = _copy_of(gm)
     with (
         _uncounted(),

@@ -4,7 +4,15 @@ import warnings
 from dataclasses import dataclass
 from threading import Lock
 
-__all__ = ["CompileFallbackWarning", "GraphRecord", "fall_back", "note", "report", "reset"]
+__all__ = [
+    "CompileFallbackWarning",
+    "GraphRecord",
+    "fall_back",
+    "note",
+    "note_once",
+    "report",
+    "reset",
+]
 
 
 class CompileFallbackWarning(UserWarning):
@@ -35,6 +43,15 @@ _said: set[str] = set()
 def note(record: GraphRecord) -> None:
     with _lock:
         _records.append(record)
+
+
+def note_once(reason: str) -> None:
+    """Record something that holds for all graphs."""
+    with _lock:
+        known = reason in _said
+        _said.add(reason)
+    if not known:
+        note(GraphRecord(name="all graphs", kind="note", status="note", reason=reason))
 
 
 def fall_back(name: str, kind: str, nodes: int, reason: str) -> None:

@@ -62,9 +62,16 @@ class Region:
 
 def regions_of(graph: Graph, policy: str) -> list[Region]:
     """The regions of a graph, in an order in which they can run."""
-    cutter = _Cutter(policy)
-    for node in graph.nodes:
-        if not is_free(node):
+    nodes = [node for node in graph.nodes if not is_free(node)]
+    first = _Cutter(policy, frozenset())
+    for node in nodes:
+        first.take(node)
+    apart = frozenset(
+        n for r in first.regions if r.kind == "product" for n in first.better_apart(r)
+    )
+    cutter = _Cutter(policy, apart) if apart else first
+    if apart:
+        for node in nodes:
             cutter.take(node)
     cutter.merge()
     cutter.finish()
@@ -117,8 +124,10 @@ class _Recorder:
 
 
 class _Cutter:
-    def __init__(self, policy: str) -> None:
-        self.policy = policy
+    """`apart` are nodes that shall not join a product."""
+
+    def __init__(self, policy: str, apart: frozenset[Node]) -> None:
+        self.policy, self.apart = policy, apart
         self.regions: list[Region] = []
         self.home: dict[Node, Region] = {}
         self.calls: dict[Node, Call] = {}
@@ -175,6 +184,8 @@ class _Cutter:
     def _joins(self, region: Region, node: Node, call: Call) -> bool:
         """Add the node's steps to a region if it can run there."""
         if region.kind == "single" or region.full:
+            return False
+        if region.kind == "product" and node in self.apart:
             return False
         if any(t.torch_dtype not in _KNOWN for t in (*call.tensors, *call.outputs)):
             return False
@@ -263,6 +274,33 @@ class _Cutter:
             if a.number in r.above:
                 r.above |= a.above
         return True
+
+    # --- what a product is worth ---
+
+    def better_apart(self, region: Region) -> list[Node]:
+        """The last nodes of a product's region that had better go with those that read them.
+
+        Each value that leaves a region is written and read once; one whose readers are over rows
+        would not leave theirs.
+        """
+        nodes = region.nodes
+        costs = [self._crossings(nodes[:k], nodes[k:]) for k in range(1, len(nodes) + 1)]
+        best = max(k for k, cost in enumerate(costs, 1) if cost == min(costs))
+        return nodes[best:]
+
+    def _crossings(self, kept: list[Node], left: list[Node]) -> int:
+        inside, cost = set(kept), 0
+        for node in kept:
+            users = [u for u in _users(node) if u not in inside]
+            cost += bool(users) + any(u.op != "output" for u in users)
+        for node in left:
+            readers = [u for u in _users(node) if u not in left]
+            cost += 2 * any(u.op == "output" or not self._is_over_rows(u) for u in readers)
+        return cost
+
+    def _is_over_rows(self, node: Node) -> bool:
+        home = self.home.get(node)
+        return home is not None and home.kind == "rows"
 
     # --- edges ---
 

@@ -81,7 +81,7 @@ def rehome(gm: GraphModule) -> None:
         for node in part.graph.nodes:
             if node.op == "get_attr":
                 _rehome_constant(part, node)
-            if "val" in node.meta:
+            if part is not gm and "val" in node.meta:  # Inductor does it for the graph itself
                 node.meta["val"] = tree_map(_on_host, node.meta["val"])
         part.recompile()
 

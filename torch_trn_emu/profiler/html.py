@@ -36,7 +36,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid var(--line); }
 th { color: var(--dim); font-weight: 500; } td:first-child, th:first-child { text-align: left; }
 td.word, th.word { text-align: left; } td { white-space: nowrap; }
-td.word { white-space: normal; }
+td.word { white-space: normal; } #operators td:last-child { min-width: 22em; }
 code { font: 12px ui-monospace, monospace; }
 """
 
