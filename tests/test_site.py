@@ -62,5 +62,5 @@ def test_every_example_is_in_the_table_of_the_ecosystem():
 def test_every_page_is_reached_from_the_index():
     index = (ROOT / "docs/index.md").read_text()
     pages = {str(p.relative_to(ROOT / "docs").with_suffix("")) for p in PAGES} - {"index"}
-    listed = set(re.findall(r"^[\w/]+$", index, re.MULTILINE))
+    listed = set(re.findall(r"^[\w/-]+$", index, re.MULTILINE))
     assert {p for p in pages if not p.startswith("decisions/0") and "figures" not in p} <= listed
