@@ -13,7 +13,7 @@ CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc
 .PHONY: demo test build lint format bench docs conformance clean
 
 demo: build $(STAMPS)/group-demo
-	$(BIN)/python -m torch_trn_emu.report examples/char_gpt.py $(ARGS)
+	$(BIN)/python -m torch_trn_emu.report --profile out/demo examples/char_gpt.py $(ARGS)
 
 test: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest $(ARGS)
@@ -36,8 +36,12 @@ bench: build $(STAMPS)/group-bench
 	$(BIN)/python benchmarks/run.py $(ARGS)
 	$(BIN)/python docs/generate.py
 
-docs: build $(STAMPS)/group-test
+# Fills the generated sections, runs the tutorials for their figures, builds the site into build/docs.
+docs: build $(STAMPS)/group-test $(STAMPS)/group-docs
 	$(BIN)/python docs/generate.py
+	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/survive_mxfp8.py --figures docs/tutorials/figures
+	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/step_time.py --figures docs/tutorials/figures
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m conformance $(ARGS)

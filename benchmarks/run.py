@@ -16,14 +16,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from subprocess import run
+from subprocess import PIPE, Popen, run
 from timeit import Timer
 from typing import Protocol
 
+import pybind11
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+
+import torch_trn_emu
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
@@ -53,7 +56,7 @@ class Row:
     against: str
     target: float
     sides: Sides
-    difference: bool = False  # seconds of A minus seconds of B, instead of a ratio
+    unit: str = "x"  # a ratio; else A minus B, in seconds or GiB
     unless_cpu_flags: tuple[str, ...] = ()  # the target is for hosts that lack all of these
     least_rounds: int = LEAST_ROUNDS
 
@@ -147,24 +150,170 @@ def adamw(fused: bool | None) -> Sides:
     return lambda device: (adamw_step(device, fused), adamw_step("cpu", fused))
 
 
-class AfterImportingTorch:
-    """Times a statement in fresh interpreters that have imported torch without the package."""
+class Printed:
+    """The seconds that a program prints, in a fresh interpreter without the package's autoload."""
 
-    def __init__(self, statement: str) -> None:
+    def __init__(self, program: str) -> None:
+        self.program = program
         self.environment = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
-        self.program = (
-            "import time, torch; began = time.perf_counter()\n"
-            f"{statement}\n"
-            "print(time.perf_counter() - began)"
-        )
 
     def timeit(self, number: int) -> float:
         command = [sys.executable, "-c", self.program]
         runs = (
-            run(command, env=self.environment, check=True, capture_output=True)
+            run(command, env=self.environment, cwd=HERE, check=True, capture_output=True, text=True)
             for _ in range(number)
         )
         return sum(float(done.stdout) for done in runs)
+
+
+def after_importing_torch(statement: str) -> Printed:
+    return Printed(
+        "import time, torch; began = time.perf_counter()\n"
+        f"{statement}\n"
+        "print(time.perf_counter() - began)"
+    )
+
+
+def printed(program: str) -> Sides:
+    """A program that prints seconds, against nothing."""
+    return lambda _: (Printed(program), Printed("print(0.0)"))
+
+
+class Elsewhere:
+    """A training step in a process of its own, with the package that `folder` holds."""
+
+    def __init__(self, folder: Path) -> None:
+        program = (
+            "import sys, torch; from run import training_step\n"
+            "torch.backends.trn.matmul.precision = 'mxfp8'\n"
+            "step = training_step('trn', torch.float32)\n"
+            "for line in sys.stdin: print(step.timeit(int(line)), flush=True)"
+        )
+        self.process = Popen(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONPATH": str(folder)},
+            cwd=HERE,
+            stdin=PIPE,
+            stdout=PIPE,
+            text=True,
+        )
+
+    def timeit(self, number: int) -> float:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(number, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+    def __del__(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def without_pricing() -> Path:
+    """A folder with the package as it is, but a library built without the pricing hook."""
+    folder = HERE.parent / "build" / "no-pricing"
+    package, source = folder / "torch_trn_emu", HERE.parent / "torch_trn_emu"
+    package.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    command = ("cmake", "-S", HERE.parent, "-B", folder, "-G", "Ninja", "-DTRN_PRICING=OFF",
+               f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path};{pybind11.get_cmake_dir()}",
+               f"-DPython_EXECUTABLE={sys.executable}",
+               f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={package}")  # fmt: skip
+    run(command, env=environment, check=True, capture_output=True)
+    run(("cmake", "--build", folder), env=environment, check=True, capture_output=True)
+    for part in source.iterdir():
+        link = package / part.name
+        if part.suffix != ".so" and part.name != "__pycache__" and not link.exists():
+            link.symlink_to(part)
+    return folder
+
+
+def counting(_: str) -> tuple[Clock, Clock]:
+    return Elsewhere(HERE.parent), Elsewhere(without_pricing())
+
+
+class Profiled:
+    """Times a step while a profile records it."""
+
+    def __init__(self, timer: Timer) -> None:
+        self.timer = timer
+
+    def timeit(self, number: int) -> float:
+        with torch_trn_emu.profile():
+            return self.timer.timeit(number)
+
+
+def profiling(device: str) -> tuple[Clock, Clock]:
+    return Profiled(training_step(device, FP32)), training_step(device, FP32)
+
+
+FIRST_USE = """
+import statistics, time, torch, torch_trn_emu
+from torch_trn_emu import _C
+from torch_trn_emu.trn import pricer
+from run import training_step
+torch.backends.trn.matmul.precision = "mxfp8"
+times = []
+def timed(*call):
+    began = time.perf_counter()
+    price = pricer._price(*call)
+    times.append(time.perf_counter() - began)
+    return price
+_C.set_pricer(timed)
+training_step("trn", torch.float32).timeit(1)
+print(statistics.median(times))
+"""
+
+SCHEDULING = """
+import time
+from torch_trn_emu.chip import get_chip
+from torch_trn_emu.lowering.matmul import matmul
+from torch_trn_emu.timing import price
+chip = get_chip("trn3")
+program = matmul(2048, 2048, 2048, chip=chip)
+def seconds():
+    began = time.perf_counter()
+    total_s = price(program, chip, extrapolate=False).total_s
+    return (time.perf_counter() - began) * 20e6 / (total_s * chip.base_clock_hz)
+print(min(seconds() for _ in range(5)))
+"""
+
+
+def first_price(n: int) -> Sides:
+    """Lowering, scheduling and counting of a product that was not priced yet."""
+    return printed(
+        "import time\n"
+        "from torch_trn_emu.chip import get_chip\n"
+        "from torch_trn_emu.lowering.call import Call, Target\n"
+        "from torch_trn_emu.lowering.ops import dense\n"
+        "from torch_trn_emu.pricing import price_call\n"
+        "target = Target(get_chip('trn3'), 2)\n"
+        "def seconds(n):\n"
+        "    x = dense((n, n), 'BFloat16')\n"
+        "    began = time.perf_counter()\n"
+        "    price_call(Call('aten::mm', (x, x), (x,), 'bf16'), target)\n"
+        "    return time.perf_counter() - began\n"
+        f"seconds(128)\nprint(seconds({n}))"
+    )
+
+
+# A GPT of 24 layers, 2,048 wide, and a vocabulary of 50,257: 1.3 billion parameters.
+ESTIMATE = """
+import resource, sys, time, torch, torch_trn_emu
+from char_gpt import GPT, Config, loss_of
+with torch.device("meta"):
+    model = GPT(50257, Config(layers=24, width=2048, heads=16, context=2048, batch=1))
+    x, y = torch.zeros(2, 1, 2048, dtype=torch.long)
+    optimizer = torch.optim.AdamW(model.parameters())
+def step():
+    loss_of(model, x, y).backward()
+    optimizer.step()
+began = time.perf_counter()
+torch_trn_emu.estimate(step)
+"""
+SECONDS = "print(time.perf_counter() - began)"
+GIBIBYTES = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+PATH = f"import sys; sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent / 'examples')!r}]\n"
 
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -216,8 +365,56 @@ ROWS = (
         name="import torch_trn_emu, after torch",
         against="nothing",
         target=0.3,
-        sides=lambda _: (AfterImportingTorch("import torch_trn_emu"), AfterImportingTorch("pass")),
-        difference=True,
+        sides=lambda _: (
+            after_importing_torch("import torch_trn_emu"),
+            after_importing_torch("pass"),
+        ),
+        unit="s",
+    ),
+    Row(
+        name=f"{STEP_NAME}, counted",
+        against="the pricing hook compiled out",
+        target=1.03,
+        sides=counting,
+    ),
+    Row(name=f"{STEP_NAME}, profiled", against="not profiled", target=1.15, sides=profiling),
+    Row(
+        name="schedule 20 million cycles, nothing extrapolated",
+        against="nothing",
+        target=1.0,
+        sides=printed(SCHEDULING),
+        unit="s",
+    ),
+    *(
+        Row(
+            name=f"first price of mm, {n} x {n}, bfloat16",
+            against="nothing",
+            target=target,
+            sides=first_price(n),
+            unit="s",
+        )
+        for n, target in ((2048, 0.02), (8192, 0.2))
+    ),
+    Row(
+        name="first use of a signature, median of the training step's",
+        against="nothing",
+        target=0.005,
+        sides=printed(PATH + FIRST_USE),
+        unit="s",
+    ),
+    Row(
+        name="estimate of a training step, GPT 24 x 2048 on meta",
+        against="nothing",
+        target=20.0,
+        sides=printed(PATH + ESTIMATE + SECONDS),
+        unit="s",
+    ),
+    Row(
+        name="memory for that estimate",
+        against="nothing",
+        target=2.0,
+        sides=printed(PATH + ESTIMATE + GIBIBYTES),
+        unit="GiB",
     ),
 )
 
@@ -261,13 +458,13 @@ def measure(row: Row, device: str, budget_s: float) -> Result:
         for side in (0, 1) if len(samples[0]) % 2 == 0 else (1, 0):
             samples[side].append(clocks[side].timeit(calls[side]) / calls[side])
     pairs = list(zip(*samples, strict=True))
-    values = [a - b if row.difference else a / b for a, b in pairs]
+    values = [a / b if row.unit == "x" else a - b for a, b in pairs]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Result(
         name=row.name,
         against=row.against,
         target=row.target,
-        unit="s" if row.difference else "x",
+        unit=row.unit,
         value=median,
         quartiles=(low, high),
         measured_s=statistics.median(samples[0]),
@@ -294,9 +491,9 @@ def main() -> None:
 
     table = Table("what", "against, on the CPU", "measured", "quartiles", "goal", "")
     for r in results:
-        spread = "{:.2f} to {:.2f}".format(*r.quartiles)
-        value = f"{r.value:.2f} {r.unit}"
-        table.add_row(r.name, r.against, value, spread, f"{r.target:.2f}", r.verdict)
+        spread = "{:.3g} to {:.3g}".format(*r.quartiles)
+        value = f"{r.value:.3g} {r.unit}"
+        table.add_row(r.name, r.against, value, spread, f"{r.target:.3g}", r.verdict)
     console.print(table)
     if not options.only:
         rows = [asdict(r) | {"verdict": r.verdict} for r in results]

@@ -48,7 +48,7 @@ def speed_table() -> str:
     if (results := recorded("results.json")) is None:
         return "Not measured yet: `make bench`."
     rows = [
-        (row["name"], row["against"], f"{row['value']:.2f} {row['unit']}", f"{row['target']:.2f}")
+        (row["name"], row["against"], f"{row['value']:.3g} {row['unit']}", f"{row['target']:.3g}")
         for row in results["rows"]
     ]
     head = ("what, on `trn`", "against, on the CPU", "measured", "goal")
@@ -63,9 +63,9 @@ def benchmark_table() -> str:
         (
             row["name"],
             row["against"],
-            f"{row['value']:.3f} {row['unit']}",
-            "{:.3f} to {:.3f}".format(*row["quartiles"]),
-            f"{row['target']:.2f}",
+            f"{row['value']:.3g} {row['unit']}",
+            "{:.3g} to {:.3g}".format(*row["quartiles"]),
+            f"{row['target']:.3g}",
             row["verdict"],
             f"{row['measured_s'] * 1e3:.4g}",
             f"{row['baseline_s'] * 1e3:.4g}",
@@ -142,7 +142,60 @@ def operator_table() -> str:
     return counts + "\n\n" + markdown_table(head, sorted(rows, key=lambda r: (r[2], r[1], r[0])))
 
 
+def accuracy_table() -> str:
+    """Predicted against published times, from benchmarks/accuracy.py."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import accuracy
+
+    head = ("row", "what", "measured", "predicted", "error", "what the prediction owes to the row")
+    text = []
+    tables = (
+        (accuracy.rows(), "constants were fitted on some of these"),
+        (accuracy.rows(accuracy.HOLDOUT, accuracy.HOLDOUT_PRICES), "held out: fitted on none"),
+    )
+    for table, title in tables:
+        errors = [abs(row.error) for row in table]
+        mean = sum(errors) / len(errors)
+        text.append(f"{len(errors)} measurements, {title}; mean error {mean:.1%}.\n")
+        rows = [
+            (
+                row.id,
+                row.what,
+                f"{row.measured:.4g} {row.unit}",
+                f"{row.predicted:.4g}",
+                f"{row.error:+.1%}",
+                "; ".join(filter(None, (", ".join(row.fitted), row.note))),
+            )
+            for row in table
+        ]
+        text.append(markdown_table(head, rows) + "\n")
+    return "\n".join(text).rstrip()
+
+
+def counter_table() -> str:
+    """The rows of COUNTERS."""
+    from torch_trn_emu.counters import COUNTERS
+
+    rows = [
+        (f"`{row.name}`", row.unit.value, row.doc, "derived" if row.derive else "folded")
+        for row in COUNTERS.values()
+    ]
+    return markdown_table(("counter", "unit", "meaning", ""), rows)
+
+
+def coverage_table() -> str:
+    """A row for each operator, by name."""
+    from torch_trn_emu.cli.coverage import coverage
+
+    names = ("op", "contract", "price", "engine", "note")
+    rows = [tuple(f"`{row[n]}`" if n == "op" else row[n] for n in names) for row in coverage()]
+    return markdown_table(("operator", *names[1:]), sorted(rows))
+
+
 SECTIONS = (
+    Section(document="docs/counters.md", name="counters", text=counter_table),
+    Section(document="docs/coverage.md", name="coverage", text=coverage_table),
+    Section(document="docs/fidelity.md", name="accuracy", text=accuracy_table),
     Section(document="docs/timing.md", name="operators", text=operator_table),
     Section(document="README.md", name="speed", text=speed_table),
     Section(document="benchmarks/README.md", name="speed", text=benchmark_table),

@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-RUNNER = Path(__file__).parent.parent / "benchmarks/run.py"
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+RUNNER = BENCHMARKS / "run.py"
 
 
 def test_a_row_is_measured():
@@ -12,3 +16,11 @@ def test_a_row_is_measured():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "a + b" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_cuda_benchmark_says_what_is_missing():
+    command = [sys.executable, str(BENCHMARKS / "cuda_host.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "needs a CUDA GPU" in done.stderr

@@ -11,7 +11,7 @@ PACKAGE = "torch_trn_emu"
 
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
-    ("errors", "files", "_C"),
+    ("errors", "files", "compatibility", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
     ("host",),
@@ -29,9 +29,10 @@ LAYERS = (
     ("profiler",),
     ("trn",),
     ("triton",),
+    ("aliases", "integrations"),
     ("",),  # torch_trn_emu/__init__.py, what `import torch_trn_emu` gives
     ("testing",),
-    ("cli", "report"),
+    ("cli", "report", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))

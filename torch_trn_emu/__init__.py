@@ -15,7 +15,10 @@ def _autoload() -> None:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import trn
+from . import compatibility  # first: it refuses a torch that the C++ library does not fit
+
+# isort: split
+from . import aliases, trn
 from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
@@ -23,11 +26,13 @@ from .trn.launches import launches, op_counts, op_report, reset_op_counts
 if TYPE_CHECKING:
     from . import compiler
     from .estimation import estimate
+    from .integrations import tensorboard_callback
     from .parity import compare, sensitivity
     from .profiler import profile
 
 __all__ = [
     "compare",
+    "compatibility",
     "compiler",
     "current_precision",
     "estimate",
@@ -40,6 +45,7 @@ __all__ = [
     "reset_op_counts",
     "sensitivity",
     "set_precision",
+    "tensorboard_callback",
     "trn",
 ]
 
@@ -50,6 +56,8 @@ if trn.is_available() and host_device().type == "cuda":
 
 __version__ = "0.1.0.dev0"
 
+aliases.install()
+
 
 # Names that a program which only trains may never need, by the module that has them.
 _LAZY = {
@@ -57,6 +65,7 @@ _LAZY = {
     "estimate": "estimation",
     "profile": "profiler",
     "sensitivity": "parity",
+    "tensorboard_callback": "integrations",
 }
 
 

@@ -19,7 +19,7 @@ def opened(policy: str) -> int:
     """A block with `policy` begins here."""
     output = _output()
     blocks = output.__dict__.setdefault(_BLOCKS, [])
-    blocks.append((policy, next(reversed(output.current_tracer.graph.nodes))))
+    blocks.append((policy, next(reversed(output.current_tracer.graph.nodes), None)))
     return 0
 
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,16 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .chip import Chip, get_chip
+from .chip.calibration import CALIBRATION, HELD_OUT, error_bar
 from .counters import combine, derive
 from .lowering.call import Call, Target, TensorArg
 from .precision import current_precision
 from .pricing import OpRow, Price, price_call, report_rows
 from .settings import settings
 
-__all__ = ["Estimate", "estimate"]
-
-# Mean absolute error of docs/fidelity.md's accuracy table: measured rows are of trn1 and trn2.
-CALIBRATION_ERROR = 0.12
+__all__ = ["AttentionOfTheDevice", "Estimate", "Recorder", "estimate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +76,9 @@ def estimate(
         raise ValueError(f"mode {mode!r} is neither 'eager' nor 'compile'")
     described = get_chip(chip)
     cores = described.check_lnc(lnc)
-    recorder = _Recorder(Target(described, cores))
+    recorder = Recorder(Target(described, cores))
     with ExitStack() as stack:
-        stack.enter_context(_AttentionOfTheDevice())
+        stack.enter_context(AttentionOfTheDevice())
         stack.enter_context(recorder)
         recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         result = (_compiled(fn, recorder) if mode == "compile" else fn)(*args, **kwargs)
@@ -88,7 +87,7 @@ def estimate(
     return recorder.result(described, cores, mode)
 
 
-def _compiled(fn: Callable[..., Any], recorder: "_Recorder") -> Callable[..., Any]:
+def _compiled(fn: Callable[..., Any], recorder: "Recorder") -> Callable[..., Any]:
     from .compiler.estimate import pricing_backend
 
     policy = recorder.policy or current_precision()
@@ -129,7 +128,7 @@ class _Memory:
             finalizer.detach()
 
 
-class _AttentionOfTheDevice(TorchFunctionMode):
+class AttentionOfTheDevice(TorchFunctionMode):
     """Gives `meta` tensors the fused attention that trn tensors take."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -163,12 +162,15 @@ def _fused_attention(
     return out  # type: ignore[no-any-return]
 
 
-class _Recorder(TorchDispatchMode):
-    """Prices every operator as it is dispatched, on a clock like csrc/runtime/ledger.cpp's."""
+class Recorder(TorchDispatchMode):
+    """Prices every operator as it is dispatched, on a clock like csrc/runtime/ledger.cpp's.
 
-    def __init__(self, target: Target) -> None:
+    only  a device type: operators without a tensor there are the host's own
+    """
+
+    def __init__(self, target: Target, only: str | None = None) -> None:
         super().__init__()
-        self.target, self.memory = target, _Memory()
+        self.target, self.memory, self.only = target, _Memory(), only
         self.host_s = self.ready_s = self.idle_s = self.dispatch_s = 0.0
         self.priced: dict[Hashable, tuple[Price, int]] = {}
         self.in_graph = False
@@ -186,13 +188,24 @@ class _Recorder(TorchDispatchMode):
         self.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         result = func(*args, **kwargs)
         self.memory.hold(t for t in tree_leaves(result) if _is_tensor(t))
+        if self.only is not None and not self._concerns((args, kwargs, result)):
+            return result
         if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
-            call = _call(func, args, kwargs, result, self.policy or current_precision())
+            policy = self.policy or current_precision()
+            call = _call(func, args, kwargs, result, policy, real=self.only is not None)
             tensors = (*call.tensors, *call.outputs)
             if not tensors or not all(t.on_host for t in tensors):
                 price = price_call(call, self.target)
                 self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
         return result
+
+    def _concerns(self, values: Any) -> bool:
+        tensors = [t for t in tree_leaves(values) if _is_tensor(t)]
+        return any(t.device.type == self.only for t in tensors)
+
+    @property
+    def launches(self) -> int:
+        return sum(count for _, count in self.priced.values())
 
     def run_graph(self, graph: Any, run: Callable[[], Any]) -> Any:
         """One launch of a compiled graph; what it computes with shapes is not recorded again."""
@@ -218,7 +231,6 @@ class _Recorder(TorchDispatchMode):
         priced = [(price.op, count, price) for price, count in self.priced.values()]
         totals = combine((price.totals, count) for _, count, price in priced)
         device_s = sum(count * price.seconds for _, count, price in priced)
-        extrapolated = chip.name == "trn3"
         return Estimate(
             chip=chip.name,
             lnc=cores,
@@ -234,31 +246,45 @@ class _Recorder(TorchDispatchMode):
             },
             ops=tuple(report_rows(priced)),
             memory_peak_bytes=self.memory.peak,
-            error_bar=CALIBRATION_ERROR,
-            basis=f"calibration error{', extrapolated from trn2' if extrapolated else ''}",
+            error_bar=error_bar(),
+            basis=_basis(extrapolated=chip.name == "trn3"),
         )
 
 
-def _call(func: Any, args: Any, kwargs: Any, result: Any, policy: str) -> Call:
-    """An operator's call in the order of its schema."""
+def _basis(extrapolated: bool) -> str:
+    """Where the error bar is from."""
+    text = (
+        f"mean error of {CALIBRATION.rows} published measurements {CALIBRATION.mean_error:.1%}, of "
+        f"{HELD_OUT.rows} that nothing was fitted on {HELD_OUT.mean_error:.1%}"
+    )
+    return f"extrapolated from trn2; {text}" if extrapolated else text
+
+
+def _call(func: Any, args: Any, kwargs: Any, result: Any, policy: str, *, real: bool) -> Call:
+    """An operator's call in the order of its schema.
+
+    real  tensors lie where they say; otherwise those of the host stand for the device's, numbers
+          excepted
+    """
     schema = func._schema
     values = list(args)
     for argument in schema.arguments[len(args) :]:
         values.append(kwargs.get(argument.name, argument.default_value))
     op = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
     results = result if isinstance(result, (tuple, list)) else (result,)
-    return Call(op, tuple(map(_plain, values)), tuple(map(_plain, results)), policy)
+    plain = partial(_plain, real=real)
+    return Call(op, tuple(map(plain, values)), tuple(map(plain, results)), policy)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, real: bool) -> Any:
     if isinstance(value, torch.Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
-        on_host = value.device.type == "cpu" and value.dim() == 0
+        on_host = value.device.type == "cpu" and (real or value.dim() == 0)
         if value.layout is not torch.strided:
             return TensorArg("sparse", (), (), on_host)
         return TensorArg(dtype, tuple(value.shape), tuple(value.stride()), on_host)
     if isinstance(value, (list, tuple)):
-        return tuple(map(_plain, value))
+        return tuple(_plain(item, real=real) for item in value)
     if isinstance(value, (bool, int, float, str)) or value is None:
         return value
     return None

@@ -29,7 +29,7 @@ __all__ = [
     "prices",
     "programs",
     "record",
-    "record_price",
+    "remember",
     "report_rows",
 ]
 
@@ -247,12 +247,19 @@ def record(
     """What the ledger asks: nanoseconds, the price's number, is it free, does it block."""
     call = read_call(op, arguments, results, policy)
     found = price_call(call, target)
-    number = record_price(found, lambda: _programs_of(call, target, found))
+    number = remember(found, lambda: _programs_of(call, target, found))
     return round(found.seconds * 1e9), number, found.free, found.blocks
 
 
-def record_price(price: Price, programs: Programs) -> int:
-    """A number for a price; `programs` makes what was scheduled for it once more, for a trace."""
+def _nothing() -> tuple[Program, ...]:
+    return ()
+
+
+def remember(price: Price, programs: Programs = _nothing) -> int:
+    """The number under which `prices` gives it back.
+
+    `programs` makes what was scheduled for it once more, for the engine lanes of a trace.
+    """
     with _lock:
         _recorded.append((price, programs))
         return len(_recorded) - 1

@@ -11,8 +11,9 @@ from functools import cache
 from .chip import Chip, get_chip
 from .errors import Unsupported
 
-__all__ = ["HOSTS", "ISAS", "Settings", "read", "settings"]
+__all__ = ["ALIAS", "DEVICE_TYPE", "HOSTS", "ISAS", "Settings", "read", "settings"]
 
+_ALIASES = ("", "cuda", "neuron")
 # The instruction sets of csrc/numerics/isa.h, each with what those before it have.
 ISAS = ("plain", "avx2", "avx512", "avx512_bf16")
 # "auto" is cuda where there is a GPU; "foreign" is the CPU by the paths of a CUDA host, for tests.
@@ -34,12 +35,25 @@ class Settings:
     dump: str  # a folder for what the compiler makes of each graph
 
 
+def _alias(environ: Mapping[str, str]) -> str:
+    """What else the device answers to; "" as well for what `read` will refuse."""
+    asked = environ.get("TRN_EMU_AS", "")
+    return asked if asked in _ALIASES else ""
+
+
+ALIAS = _alias(os.environ)
+# The name under which torch knows the device: one in a process, as PyTorch allows one.
+DEVICE_TYPE = "neuron" if ALIAS == "neuron" else "trn"
+
+
 def read(environ: Mapping[str, str]) -> Settings:
     """Read the variables from `environ`; an empty one counts as absent.
 
     Raises ValueError for a value that cannot be read, ChipLimit for one that the chip does not have
     and Unsupported for a chip that is not emulated. The text names the variable.
     """
+    if (asked := environ.get("TRN_EMU_AS", "")) not in _ALIASES:
+        raise ValueError(f"TRN_EMU_AS={asked!r}: the device can answer to cuda or to neuron.")
     chip = _chip(*_agreed(environ, "TRN_EMU_CHIP", "NEURON_PLATFORM_TARGET_OVERRIDE"))
     # [lnc] the runtime's and the compiler's variable must agree.
     name, text = _agreed(environ, "NEURON_RT_VIRTUAL_CORE_SIZE", "NEURON_LOGICAL_NC_CONFIG")

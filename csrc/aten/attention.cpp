@@ -1,4 +1,5 @@
 // Scaled dot product attention: which path torch takes for trn tensors, and the fused one.
+#include "given_attention.h"
 #include "on_host.h"
 #include "operands.h"
 #include "products.h"
@@ -31,11 +32,8 @@ int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const a
   const bool plain = query.dim() == 4 && key.dim() == 4 && value.dim() == 4 && !query.is_nested() &&
                      !key.is_nested() && !value.is_nested() && query.layout() == at::kStrided;
   const bool masked = mask.has_value() && mask->defined();
-  // A policy that quantises attention does so in its two products, along their own axes. Operands
-  // as they are given: the host's own kernel, which only the CPU has under this operator.
-  const OperandFormat format = operand_formats(current_policy(), MatmulClass::attention).first;
-  if (format == OperandFormat::mxfp8_e4m3 ||
-      (host().foreign && (format == OperandFormat::as_given || query.scalar_type() == at::kDouble)))
+  // A policy that quantises attention does so in its two products, along their own axes.
+  if (operand_formats(current_policy(), MatmulClass::attention).first == OperandFormat::mxfp8_e4m3)
     return math;
   if (!at::globalContext().userEnabledFlashSDP() || !plain || !floats || dropout != 0.0)
     return math;
@@ -113,13 +111,15 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
                                          const at::Tensor& value, double dropout, bool is_causal,
                                          const std::optional<at::Tensor>& mask,
                                          std::optional<double> scale) {
-  if (!rounds(query))
+  const bool rounded = rounds(query);
+  if (!rounded && !host().foreign)
     return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
   TORCH_CHECK(dropout == 0.0, "fused attention on trn has no dropout: the math path has");
   Launch launch(op_name<Flash>(), query, key, value, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
-  auto [out, logsumexp] = attention_on_host(call.alias(query), call.alias(key), call.alias(value),
-                                            is_causal, call.alias(mask), scale);
+  const auto forward = rounded ? &attention_on_host : &given_attention;
+  auto [out, logsumexp] = forward(call.alias(query), call.alias(key), call.alias(value), is_causal,
+                                  call.alias(mask), scale);
   launch.retire();
   return {call.adopt(std::move(out)), call.adopt(std::move(logsumexp))};
 }
@@ -128,16 +128,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
     const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
     const at::Tensor& value, const at::Tensor& out, const at::Tensor& logsumexp, double dropout,
     bool is_causal, const std::optional<at::Tensor>& mask, std::optional<double> scale) {
-  if (!rounds(query)) {
+  const bool rounded = rounds(query);
+  if (!rounded && !host().foreign) {
     return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout,
                                          is_causal, mask, scale);
   }
   Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, out, logsumexp, dropout,
                 is_causal, mask, scale);
   HostCall call(launch.device(), op_name<FlashBackward>());
-  auto [dq, dk, dv] = attention_backward_on_host(
-      call.alias(grad_out), call.alias(query), call.alias(key), call.alias(value), call.alias(out),
-      call.alias(logsumexp), is_causal, call.alias(mask), scale);
+  const auto backward = rounded ? &attention_backward_on_host : &given_attention_backward;
+  auto [dq, dk, dv] =
+      backward(call.alias(grad_out), call.alias(query), call.alias(key), call.alias(value),
+               call.alias(out), call.alias(logsumexp), is_causal, call.alias(mask), scale);
   launch.retire();
   return {call.adopt(std::move(dq)), call.adopt(std::move(dk)), call.adopt(std::move(dv))};
 }

@@ -62,7 +62,9 @@ at::Tensor take_back(at::Tensor result, c10::Device device) {
     return view;
   }
   const void* memory = impl->unsafe_storage().data_ptr().get();
-  const int pool = memory != nullptr ? hbm_device_of(memory) : int(device.index());
+  // Fresh memory of a foreign host is nobody's yet.
+  const bool nobodys = memory == nullptr || host().foreign;
+  const int pool = nobodys ? int(device.index()) : hbm_device_of(memory);
   if (device.type() == kCpu)
     return memory != nullptr && pool >= 0 ? copied_to(result, device) : result;
   if (pool != device.index()) return copied_to(result, device);

@@ -95,9 +95,11 @@ numerics::Addend addend_of(const Tensor& self, bool column) {
 
 numerics::Result result_of(const Tensor& c, bool column) {
   const auto dtype = numerics_dtype(c.scalar_type());
-  if (column) return {c.mutable_data_ptr(), dtype, c.stride(-1), 1, 0, next_rounding()};
-  return {c.mutable_data_ptr(), dtype,          axis_stride(c, 2), c.dim() >= 1 ? c.stride(-1) : 1,
-          axis_stride(c, 3),    next_rounding()};
+  // What is not rounded draws nothing: the sequence is that of every host.
+  const auto rounding = c.scalar_type() == at::kFloat ? numerics::Rounding{} : next_rounding();
+  if (column) return {c.mutable_data_ptr(), dtype, c.stride(-1), 1, 0, rounding};
+  return {c.mutable_data_ptr(), dtype,   axis_stride(c, 2), c.dim() >= 1 ? c.stride(-1) : 1,
+          axis_stride(c, 3),    rounding};
 }
 
 struct Addition {

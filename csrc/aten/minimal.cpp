@@ -211,6 +211,20 @@ void register_host_ops(Registrar& registrar, DispatchKey host_key) {
   }
 }
 
+// Composite as well, a tensor after the other: on a list as a whole they are one launch, and the
+// host's threads share the list (foreach.h).
+void register_foreach(Registrar& registrar) {
+  constexpr std::string_view prefix = "aten::_foreach_";
+  const auto composites = c10::Dispatcher::singleton().getRegistrationsForDispatchKey(
+      DispatchKey::CompositeExplicitAutograd);
+  for (const c10::OperatorName& name : composites) {
+    if (name.name.compare(0, prefix.size(), prefix) != 0) continue;
+    const std::string overload = name.overload_name.empty() ? "" : "." + name.overload_name;
+    const std::string plain = name.name.substr(sizeof("aten::") - 1) + overload;
+    if (!registrar.has(plain)) registrar.add(plain, host_kernel());
+  }
+}
+
 void register_any_layout(Registrar& registrar) {
   registrar.add("copy_", &copy_);
   registrar.add("_has_compatible_shallow_copy_type", &has_compatible_shallow_copy_type);
@@ -241,6 +255,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   TRN_HOT_OPS(HOT)
 #undef HOT
   for (const char* name : kHostComposites) registrar.add(name, host_kernel());
+  register_foreach(registrar);
   register_host_ops(registrar, DispatchKey::CPU);
 }
 

@@ -27,10 +27,11 @@ Str name_of(OperandFormat format) {
   return names[size_t(format)];
 }
 
-// Rounded stochastically a result starts in float32.
+// Rounded stochastically a result starts in float32, which an operand's dtype asks for.
 at::ScalarType first_dtype(at::ScalarType dtype) {
   return stochastic_rounding() ? at::kFloat : dtype;
 }
+Tensor first(const Tensor& operand) { return operand.to(first_dtype(operand.scalar_type())); }
 
 }  // namespace
 
@@ -55,7 +56,8 @@ std::tuple<Tensor, Tensor> attention_on_host(const Tensor& query, const Tensor& 
       handle<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, bool,
                                         const OptionalTensor&, std::optional<double>)>(
           "trn::attention");
-  return op.call(query, key, value, is_causal, mask, scale);
+  auto [out, logsumexp] = op.call(first(query), first(key), first(value), is_causal, mask, scale);
+  return {round_result(std::move(out), query.scalar_type()), std::move(logsumexp)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> attention_backward_on_host(
@@ -69,7 +71,11 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward_on_host(
   static const auto op = handle<std::tuple<Tensor, Tensor, Tensor>(
       const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
       bool, const OptionalTensor&, std::optional<double>)>("trn::attention_backward");
-  return op.call(grad_out, query, key, value, out, logsumexp, is_causal, mask, scale);
+  auto [dq, dk, dv] = op.call(first(grad_out), first(query), first(key), first(value), first(out),
+                              logsumexp, is_causal, mask, scale);
+  const at::ScalarType dtype = query.scalar_type();
+  return {round_result(std::move(dq), dtype), round_result(std::move(dk), dtype),
+          round_result(std::move(dv), dtype)};
 }
 
 Tensor stochastic_on_host(const Tensor& x, at::ScalarType dtype,

@@ -155,8 +155,11 @@ c10::IValue host_argument(HostCall& call, const OpPlan::Argument& argument,
 
 c10::IValue trn_result(HostCall& call, c10::IValue value) {
   if (value.isTensor()) return call.adopt(std::move(value).toTensor());
-  if (value.isTensorList())
-    return c10::List<at::Tensor>(call.adopt(std::move(value).toTensorVector()));
+  if (value.isTensorList()) {
+    std::vector<at::Tensor> results = value.toTensorVector();
+    value = c10::IValue();  // nobody else holds them now
+    return c10::List<at::Tensor>(call.adopt(std::move(results)));
+  }
   return value;
 }
 

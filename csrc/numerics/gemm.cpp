@@ -177,10 +177,49 @@ void multiply_thin(const Problem& q, int64_t threads) {
   parallel_for(0, ceil_div(panels, each), 1, body);
 }
 
+// A few rows by lines that are contiguous along k: a line is rounded and multiplied at once, where
+// packing would cost more than the product.
+void multiply_lines(const Problem& q, int64_t threads) {
+  const Packing p(kernels(), false, q.k);
+  Scratch<uint32_t> a(static_cast<size_t>(q.m * q.k));
+  const auto pieces = [&](const Lines& x, int64_t line, auto&& take) {
+    const MxConstants mx = mx_constants(x.rounding.mx);
+    for (int64_t k0 = 0; k0 < q.k; k0 += piece_k) {
+      const int64_t count = std::min(piece_k, q.k - k0);
+      uint32_t words[piece_k];
+      round_line(p, x, mx, line, k0, count, words);
+      take(k0, count, words);
+    }
+  };
+  for (int64_t i = 0; i < q.m; ++i)
+    pieces(q.a, i, [&](int64_t k0, int64_t count, const uint32_t* words) {
+      std::copy_n(words, count, a.get() + i * q.k + k0);
+    });
+  const float* rows = reinterpret_cast<const float*>(a.get());
+  constexpr int64_t each = 64;
+  const auto body = [&](int64_t lo, int64_t hi) {
+    for (int64_t item = lo; item < hi; ++item) {
+      const int64_t j0 = item * each, columns = std::min(each, q.n - j0);
+      float sums[most_dots * each];
+      for (int64_t j = 0; j < columns; ++j) {
+        float line[most_dots] = {};
+        pieces(q.b, j0 + j, [&](int64_t k0, int64_t count, const uint32_t* words) {
+          p.kernel->dots(q.m, count, rows + k0, q.k, reinterpret_cast<const float*>(words), line);
+        });
+        for (int64_t i = 0; i < q.m; ++i) sums[i * each + j] = line[i];
+      }
+      finish(*p.kernel, q, 0, q.m, j0, columns, sums, each);
+    }
+  };
+  if (threads == 1) return body(0, ceil_div(q.n, each));
+  parallel_for(0, ceil_div(q.n, each), 1, body);
+}
+
 // One matrix. The smaller operand is packed once for all; the larger in pieces, each by the thread
 // that then multiplies it with the whole of the other while it is in cache.
 void multiply(const Problem& q, int64_t threads) {
   const Kernels& kernel = kernels();
+  if (q.m <= most_dots && q.b.k_stride == 1) return multiply_lines(q, threads);
   if (q.m <= kernel.tile_rows) return multiply_thin(q, threads);
   const bool pairs = kernel.gemm_bf16 != nullptr && fits_bf16(q.a) && fits_bf16(q.b);
   const Packing p(kernel, pairs, q.k);

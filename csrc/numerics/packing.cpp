@@ -19,10 +19,27 @@ Elementwise elementwise(OperandRounding::Kind kind) {
   return Elementwise::none;
 }
 
-// k is packed in pieces that hold whole blocks, wrapped ones too.
-constexpr int64_t piece_k = 512;
+// Rounds 32 or fewer k's of `width` neighbouring lines (line_stride 1).
+bool round_across(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line,
+                  int64_t width, int64_t k0, const ColumnDestination& d) {
+  const void* rows[32];
+  uint64_t indices[32];
+  for (int64_t i = 0; i < 32; ++i) {
+    rows[i] = k0 + i < x.k ? x.at(line, k0 + i) : nullptr;
+    indices[i] = x.index(line, k0 + i);
+  }
+  if (x.is_mx())
+    return p.kernel->mx_columns(mx, x.dtype, rows, indices, width, Grouping::contiguous,
+                                p.column_output(), d, nullptr);
+  return p.kernel->round_columns(elementwise(x.rounding.kind), x.dtype, rows,
+                                 std::min<int64_t>(32, x.k - k0), width, p.column_output(), d);
+}
 
-// Rounds k [k0, k0 + count) of one line into contiguous words.
+// Steps of k at a time: a panel of b and a tile of a stay in the first-level cache.
+constexpr int64_t steps_at_once = 256;
+
+}  // namespace
+
 bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line, int64_t k0,
                 int64_t count, uint32_t* words) {
   uint32_t gathered[piece_k];
@@ -45,27 +62,6 @@ bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t
   return p.kernel->mx_row(mx, x.dtype, from, count, x.index(line, k0), p.row_output(), words,
                           nullptr);
 }
-
-// Rounds 32 or fewer k's of `width` neighbouring lines (line_stride 1).
-bool round_across(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line,
-                  int64_t width, int64_t k0, const ColumnDestination& d) {
-  const void* rows[32];
-  uint64_t indices[32];
-  for (int64_t i = 0; i < 32; ++i) {
-    rows[i] = k0 + i < x.k ? x.at(line, k0 + i) : nullptr;
-    indices[i] = x.index(line, k0 + i);
-  }
-  if (x.is_mx())
-    return p.kernel->mx_columns(mx, x.dtype, rows, indices, width, Grouping::contiguous,
-                                p.column_output(), d, nullptr);
-  return p.kernel->round_columns(elementwise(x.rounding.kind), x.dtype, rows,
-                                 std::min<int64_t>(32, x.k - k0), width, p.column_output(), d);
-}
-
-// Steps of k at a time: a panel of b and a tile of a stay in the first-level cache.
-constexpr int64_t steps_at_once = 256;
-
-}  // namespace
 
 bool fits_bf16(const Lines& x) {
   return x.dtype == DType::bfloat16 || x.rounding.kind == OperandRounding::Kind::bfloat16 ||

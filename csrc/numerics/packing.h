@@ -68,6 +68,12 @@ bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint3
 // Panels [first, last) of b into words, panel after panel: [steps][panel_columns].
 bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint32_t* words);
 
+// k [k0, k0 + count) of one line, rounded, as words of the packing in a row. `count` is at most
+// piece_k; k0 and piece_k are whole blocks, wrapped ones too.
+constexpr int64_t piece_k = 512;
+bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line, int64_t k0,
+                int64_t count, uint32_t* words);
+
 // c[rows, panels * panel_columns] (+)= packed a * packed b, over the steps of a. b may have more of
 // them: b_panel_words is its own.
 void multiply_panels(const Packing& a_packing, int64_t rows, const uint32_t* a, int64_t panels,

@@ -17,10 +17,6 @@ InHbm::InHbm(c10::DeviceIndex device) noexcept : previous_(target) {
 }
 
 namespace {
-
-using c10::CachingAllocator::Stat;
-using c10::CachingAllocator::StatArray;
-
 void report(void* pointer, int64_t bytes, const HbmPool& pool, c10::DeviceIndex device) {
   if (!c10::memoryProfilingEnabled()) return;
   const HbmStats stats = pool.stats();
@@ -28,14 +24,16 @@ void report(void* pointer, int64_t bytes, const HbmPool& pool, c10::DeviceIndex 
                                    c10::Device(kTrn, device));
 }
 
-void* take(c10::DeviceIndex device, size_t bytes) {
+}  // namespace
+
+void* take_block(c10::DeviceIndex device, size_t bytes) {
   HbmPool& pool = hbm(device);
   void* pointer = pool.allocate(bytes);
   report(pointer, int64_t(bytes), pool, device);
   return pointer;
 }
 
-void give_back(void* pointer) {
+void give_block_back(void* pointer) {
   if (pointer != nullptr && c10::memoryProfilingEnabled()) {
     const auto device = c10::DeviceIndex(hbm_device_of(pointer));
     const HbmPool& pool = hbm(device);
@@ -43,6 +41,11 @@ void give_back(void* pointer) {
   }
   hbm_free(pointer);
 }
+
+namespace {
+
+using c10::CachingAllocator::Stat;
+using c10::CachingAllocator::StatArray;
 
 void fill(StatArray& array, size_t current, size_t peak, size_t allocated, size_t freed) {
   Stat& stat = array[size_t(c10::CachingAllocator::StatType::AGGREGATE)];
@@ -57,16 +60,23 @@ class TrnAllocator final : public c10::DeviceAllocator {
   c10::DataPtr allocate(size_t bytes) override {
     const c10::DeviceIndex device = current_device();
     if (host().foreign) return allocate_on_host(bytes, device);
-    void* pointer = take(device, bytes);
-    return {pointer, pointer, &give_back, c10::Device(kTrn, device)};
+    void* pointer = take_block(device, bytes);
+    return {pointer, pointer, &give_block_back, c10::Device(kTrn, device)};
   }
   // A raw block says nothing of the host's own allocator.
-  c10::DeleterFnPtr raw_deleter() const override { return host().foreign ? nullptr : &give_back; }
+  c10::DeleterFnPtr raw_deleter() const override {
+    return host().foreign ? nullptr : &give_block_back;
+  }
   void copy_data(void* to, const void* from, size_t bytes) const override {
     if (host().foreign)
       c10::GetAllocator(host().type)->copy_data(to, from, bytes);
     else
       default_copy_data(to, from, bytes);
+  }
+
+  // Copy-on-write may take a shadowed piece over with its context.
+  bool is_simple_data_ptr(const c10::DataPtr& pointer) const override {
+    return pointer.get() == pointer.get_context() || is_shadowed(pointer);
   }
 
   bool initialized() override { return device_count() > 0; }
@@ -105,7 +115,7 @@ c10::Allocator* host_allocator = nullptr;  // the one in place before ours
 
 void give_back_any(void* pointer) {
   if (hbm_device_of(pointer) >= 0)
-    give_back(pointer);
+    give_block_back(pointer);
   else
     host_allocator->raw_deleter()(pointer);
 }
@@ -115,8 +125,8 @@ class DelegatingHostAllocator final : public c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     const c10::DeviceIndex device = InHbm::current();
     if (device < 0) return host_allocator->allocate(bytes);
-    void* pointer = take(device, bytes);
-    return {pointer, pointer, &give_back, c10::Device(c10::DeviceType::CPU)};
+    void* pointer = take_block(device, bytes);
+    return {pointer, pointer, &give_block_back, c10::Device(c10::DeviceType::CPU)};
   }
   bool is_simple_data_ptr(const c10::DataPtr& pointer) const override {
     return pointer.get() == pointer.get_context() || host_allocator->is_simple_data_ptr(pointer);

@@ -11,6 +11,10 @@ namespace trn {
 c10::DeviceAllocator* device_allocator();
 void install_allocators();  // once, at load
 
+// A block of a core's pool, which the profiler is told of.
+void* take_block(c10::DeviceIndex device, size_t bytes);
+void give_block_back(void* block);
+
 // While one lives, host allocations of this thread land in the HBM of `device`. Nothing on a
 // foreign host, whose memory is counted when a result is taken over.
 class InHbm {

@@ -107,13 +107,13 @@ py::tuple rows(const Recording& recording) {
     blocks.append(
         py::make_tuple(number(r.block), r.bytes, r.launches, int(r.device), int(r.kind), r.size));
   }
-  return py::make_tuple(signatures, launches, scopes, blocks);
+  return py::make_tuple(signatures, launches, scopes, blocks, recording.left_out);
 }
 
 }  // namespace
 
 void bind_recorder(py::module_& m) {
-  m.def("start_recording", &recorder::start, py::arg("sites"));
+  m.def("start_recording", &recorder::start, py::arg("sites"), py::arg("limit"));
   m.def("stop_recording", [] { return rows(recorder::stop()); });
   m.def("enter_scope", [](int32_t scope, int phase) { recorder::enter(scope, Phase(phase)); });
   m.def("leave_scope", &recorder::leave);

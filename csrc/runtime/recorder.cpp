@@ -25,6 +25,7 @@ struct Scope {
 struct Shared {
   std::mutex mutex;
   Recording recording;
+  size_t limit = 0;
   std::function<int32_t()> site_finder;
   std::atomic<bool> active{false}, sites{false};
   std::atomic<int64_t> session{0};  // scopes of an earlier one do not count
@@ -77,6 +78,7 @@ void log_scope() {
   const ScopeRecord record{at::RecordFunction::currentThreadId(), at::sequence_number::peek(),
                            stack.empty() ? -1 : stack.back().id};
   std::lock_guard<std::mutex> lock(all.mutex);
+  if (all.recording.left_out > 0) return;
   all.recording.scopes.push_back(record);
 }
 
@@ -88,7 +90,10 @@ class Launches final : public LaunchListener {
     here.seen = from.next_node;
     if (all.sites.load(std::memory_order_relaxed)) from.site = all.site_finder();
     std::lock_guard<std::mutex> lock(all.mutex);
-    all.recording.launches.push_back({launch, from});
+    if (all.recording.launches.size() < all.limit)
+      all.recording.launches.push_back({launch, from});
+    else
+      ++all.recording.left_out;
   }
 };
 
@@ -96,18 +101,20 @@ void on_block(int device, const void* block, int64_t bytes) noexcept {
   Shared& all = shared();
   const Phase phase = bytes > 0 ? origin().phase : Phase::kOther;
   std::lock_guard<std::mutex> lock(all.mutex);
+  if (all.recording.left_out > 0) return;
   all.recording.blocks.push_back(
       {block, bytes, int64_t(all.recording.launches.size()), int8_t(device), int8_t(phase)});
 }
 
 }  // namespace
 
-void start(bool sites) {
+void start(bool sites, size_t limit) {
   Shared& all = shared();
   static auto* launches = new Launches;
   {
     std::lock_guard<std::mutex> lock(all.mutex);
     all.recording = {};
+    all.limit = limit;
   }
   ++all.session;
   scopes();  // from now on this thread's nodes are its own
@@ -144,6 +151,7 @@ void mark(const void* block, int8_t kind) {
   if (device < 0 || !all.active) return;
   const auto size = int64_t(hbm(device).block_bytes(block));
   std::lock_guard<std::mutex> lock(all.mutex);
+  if (all.recording.left_out > 0) return;
   all.recording.blocks.push_back(
       {block, 0, int64_t(all.recording.launches.size()), int8_t(device), kind, size});
 }

@@ -53,13 +53,14 @@ struct BlockRecord {
 
 struct Recording {
   std::vector<LaunchRecord> launches;
+  int64_t left_out = 0;  // launches beyond the limit, with their blocks
   std::vector<ScopeRecord> scopes;
   std::vector<BlockRecord> blocks;
 };
 
 namespace recorder {
 
-void start(bool sites);  // with nothing recorded
+void start(bool sites, size_t limit);  // with nothing recorded; so many launches at most
 Recording stop();
 
 void enter(int32_t scope, Phase phase);  // on this thread

@@ -1,8 +1,7 @@
 // See shadow.h.
 #include "shadow.h"
 
-#include "device.h"
-#include "hbm.h"
+#include "allocator.h"
 #include "host.h"
 
 #include <map>
@@ -51,29 +50,39 @@ struct Shadowed {
   void* block;
   ~Shadowed() {
     Pieces::instance().remove(memory.get());
-    hbm_free(block);
+    give_block_back(block);
   }
 };
 
 void release(void* context) { delete static_cast<Shadowed*>(context); }
 
+c10::DataPtr shadowed(c10::DataPtr memory, size_t bytes, c10::DeviceIndex device, void* block) {
+  void* pointer = memory.get();
+  Pieces::instance().add(pointer, {bytes, device});
+  return {pointer, new Shadowed{std::move(memory), block}, &release, c10::Device(kTrn, device)};
+}
+
 }  // namespace
 
 c10::DataPtr with_shadow(c10::DataPtr memory, size_t bytes, c10::DeviceIndex device) {
-  void* pointer = memory.get();
-  const c10::Device on(kTrn, device);
-  if (pointer == nullptr) {
-    memory.unsafe_set_device(on);
-    return memory;
-  }
-  void* block = hbm(device).allocate(bytes);
-  Pieces::instance().add(pointer, {bytes, device});
-  return {pointer, new Shadowed{std::move(memory), block}, &release, on};
+  if (memory.get() != nullptr)
+    return shadowed(std::move(memory), bytes, device, take_block(device, bytes));
+  memory.unsafe_set_device(c10::Device(kTrn, device));
+  return memory;
 }
 
 c10::DataPtr allocate_on_host(size_t bytes, c10::DeviceIndex device) {
-  return with_shadow(c10::GetAllocator(host().type)->allocate(bytes), bytes, device);
+  if (bytes == 0) return {nullptr, c10::Device(kTrn, device)};
+  void* block = take_block(device, bytes);  // first: the core may be full where the host is not
+  try {
+    return shadowed(c10::GetAllocator(host().type)->allocate(bytes), bytes, device, block);
+  } catch (...) {
+    give_block_back(block);
+    throw;
+  }
 }
+
+bool is_shadowed(const c10::DataPtr& memory) noexcept { return memory.get_deleter() == &release; }
 
 int shadow_device_of(const void* pointer) noexcept { return Pieces::instance().device_of(pointer); }
 

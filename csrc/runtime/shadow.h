@@ -14,6 +14,8 @@ c10::DataPtr with_shadow(c10::DataPtr memory, size_t bytes, c10::DeviceIndex dev
 // `bytes` of the host's memory for a tensor on core `device`.
 c10::DataPtr allocate_on_host(size_t bytes, c10::DeviceIndex device);
 
+bool is_shadowed(const c10::DataPtr& memory) noexcept;
+
 // The core whose tensor holds `pointer`, -1 for none.
 int shadow_device_of(const void* pointer) noexcept;
 

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from torch_trn_emu.chip.calibration import CALIBRATION, HELD_OUT
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +34,18 @@ def test_held_out_measurements_are_predicted_too(accuracy: ModuleType) -> None:
     errors = [abs(r.error) for r in accuracy.rows(accuracy.HOLDOUT, accuracy.HOLDOUT_PRICES)]
     assert sum(errors) / len(errors) <= 0.12
     assert max(errors) <= 0.30
+
+
+def test_the_package_knows_the_summary(accuracy: ModuleType) -> None:
+    tables = (
+        (CALIBRATION, accuracy.rows()),
+        (HELD_OUT, accuracy.rows(accuracy.HOLDOUT, accuracy.HOLDOUT_PRICES)),
+    )
+    for summary, table in tables:
+        errors = [abs(row.error) for row in table]
+        assert summary.rows == len(errors)
+        assert summary.mean_error == round(sum(errors) / len(errors), 3)
+        assert summary.worst_error == round(max(errors), 3)
 
 
 def test_schedules_of_a_matmul_come_in_the_measured_order(accuracy: ModuleType) -> None:

@@ -137,7 +137,7 @@ def test_the_page_in_a_browser(prof, tmp_path: Path) -> None:
     for tag, _ in page.tags:
         if tag in drawn:
             drawn[tag] += 1
-    assert drawn["svg"] == 4  # verdict, utilization, roofline, memory
+    assert drawn["svg"] >= 4  # verdict, utilization, roofline, memory of each device in use
     assert drawn["circle"] >= 2
     assert drawn["rect"] > 50
     assert {a["id"] for tag, a in page.tags if tag == "section"} == SECTIONS

@@ -155,3 +155,17 @@ def test_nothing_launched() -> None:
     assert "0 launches" in prof.summary()
     assert prof.op_report() == []
     assert prof.module_report() == []
+
+
+def test_a_limit_leaves_out_and_says_so() -> None:
+    x = torch.ones(8, device="trn")
+    prof = torch_trn_emu.profile(max_launches=5)
+    for _ in range(2):
+        with prof:
+            for _ in range(4):
+                x + x
+    recording = prof.recording
+    assert len(recording.launches) == 5
+    assert recording.left_out == 3
+    assert "3 launches after them, not recorded" in prof.summary()
+    assert recording.elapsed_ns == sum(x.duration_ns + x.idle_ns for x in recording.launches)

@@ -81,26 +81,36 @@ def test_memory_counts_by_category(found, prof) -> None:
     assert max(sum(e["args"].values()) for e in tracks) == sum(prof.memory()[0].values())
 
 
-def test_a_bound_merges_and_says_so(prof) -> None:
+def test_a_bound_leaves_out_and_says_so(prof) -> None:
     def engine_slices(all_events: list[dict]) -> list[dict]:
         return [e for e in all_events if e["ph"] == "X" and "executions" in e.get("args", {})]
 
     whole = engine_slices(events(prof.recording))
-    bound = len(whole) // 3
+    launches = len(prof.recording.launches)
+    bound = 8 * launches
     few = events(prof.recording, max_events=bound)
     slices = engine_slices(few)
-    assert len(slices) <= bound
-    assert any(e["args"].get("merged") for e in slices)
+    assert len(few) <= bound + 60  # names of lanes
+    assert len(slices) < len(whole)
     label = next(e["args"]["labels"] for e in few if e["name"] == "process_labels")
-    assert "merged" in label
-    if "only the first" not in label:
-        executed = [sum(e["args"]["executions"] for e in es) for es in (whole, slices)]
-        assert executed[0] == executed[1]
-    tiny = events(prof.recording, max_events=10)
-    assert len(engine_slices(tiny)) <= 10
-    assert "only the first" in next(
-        e["args"]["labels"] for e in tiny if e["name"] == "process_labels"
-    )
+    assert f"of {launches}" in label
+    some = events(prof.recording, max_events=120, skip_launches=5)
+    assert [e["id"] for e in some if e["ph"] == "s"] == list(range(5, 15))
+    label = next(e["args"]["labels"] for e in some if e["name"] == "process_labels")
+    assert f"launches 5 to 15 of {launches}" in label
+    assert len(some) <= 120 + 60
+
+
+def test_engines_of_later_launches_are_left_out_last() -> None:
+    x = torch.ones(512, 512, device="trn")
+    with torch_trn_emu.profile() as prof:
+        for _ in range(20):
+            x @ x
+    found = events(prof.recording, max_events=240)
+    assert sum(e["ph"] == "s" for e in found) == 20
+    detailed = sum(e["ph"] == "f" for e in found)
+    assert 0 < detailed < 20
+    assert f"only launches 0 to {detailed} show their engines" in found[1]["args"]["labels"]
 
 
 def test_files(prof, tmp_path) -> None:
@@ -130,8 +140,16 @@ def test_long_programs_are_merged() -> None:
     x = torch.ones(2048, 2048, device="trn")
     with torch_trn_emu.profile() as prof:
         x @ x
-    slices = [e for e in events(prof.recording) if "executions" in e.get("args", {})]
+    whole, few = events(prof.recording), events(prof.recording, max_events=100)
+    slices = [e for e in whole if "executions" in e.get("args", {})]
     per_lane = Counter(e["tid"] for e in slices)
     assert max(per_lane.values()) <= 2 * DETAIL
     tensor = [e for e in slices if "matmul" in e["name"]]
     assert sum(e["args"]["executions"] for e in tensor) > len(tensor)
+    assert any(e["args"].get("merged") for e in slices)
+    assert "are merged to at most 128 spans" in whole[1]["args"]["labels"]
+    fewer = [e for e in few if "executions" in e.get("args", {})]
+    assert len(fewer) <= 100
+    assert sum(e["args"]["executions"] for e in fewer) == sum(
+        e["args"]["executions"] for e in slices
+    )

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from parity import needs_pool
 from torch import nn
 
 from torch_trn_emu import _C
@@ -128,6 +129,7 @@ def test_the_summary_is_a_table_with_the_largest_blocks():
     assert x.nbytes == 4 * MIB
 
 
+@needs_pool
 def test_more_than_the_capacity_is_out_of_memory():
     kept = torch.ones(MIB, device="trn")
     ooms = torch.trn.memory_stats()["num_ooms"]
@@ -153,6 +155,7 @@ def test_many_blocks_fill_the_capacity_too():
     torch.trn.empty_cache()
 
 
+@needs_pool
 def test_an_operator_that_does_not_fit_is_out_of_memory_and_leaves_nothing_behind():
     x = torch.ones(1 << 18, 1, device="trn")
     before = torch.trn.memory_allocated()
@@ -163,6 +166,7 @@ def test_an_operator_that_does_not_fit_is_out_of_memory_and_leaves_nothing_behin
     assert torch.trn.memory_allocated() == before
 
 
+@needs_pool
 def test_a_host_without_memory_says_that_it_is_the_host():
     _C.assume_host_memory(600 * MIB)
     try:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from parity import assert_same_on_trn, leaf, with_gradients
 
+import torch_trn_emu
+
 INDEXING = {
     "number": lambda x, i, m: x[2],
     "slice": lambda x, i, m: x[1:5:2, :-1],
@@ -400,3 +402,15 @@ def test_every_layout_moves_between_devices(name, source, target):
     assert torch.equal(dense(moved).cpu(), dense(LAYOUTS[name](x)))
     if name != "jagged":
         assert torch.empty_like(y, device=target).device == torch.device(target)
+
+
+def test_a_list_is_one_launch_and_its_results_are_not_copied():
+    tensors = [torch.rand(1000, device="trn") for _ in range(8)]
+    torch_trn_emu.reset_op_counts()
+    torch.trn.reset_peak_memory_stats()
+    before = torch.trn.memory_allocated()
+    roots = torch._foreach_sqrt(tensors)
+    torch._foreach_add_(tensors, roots)
+    counts = torch_trn_emu.op_counts()
+    assert counts == {"aten::_foreach_sqrt": 1, "aten::_foreach_add_.List": 1}
+    assert torch.trn.max_memory_allocated() - before == sum(4096 for _ in roots)

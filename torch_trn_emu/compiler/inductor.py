@@ -6,6 +6,7 @@ Inductor looks for these names in `torch.trn`. Checked on torch 2.13.0.
 from typing import Any, NoReturn
 
 from ..errors import Unsupported
+from ..settings import DEVICE_TYPE
 
 __all__ = ["hook"]
 
@@ -31,5 +32,5 @@ def hook(name: str) -> Any:
     from torch._inductor.codegen.common import register_device_op_overrides
     from torch._inductor.codegen.cpu_device_op_overrides import CpuDeviceOpOverrides
 
-    register_device_op_overrides("trn", CpuDeviceOpOverrides())
+    register_device_op_overrides(DEVICE_TYPE, CpuDeviceOpOverrides())
     return _Refusal

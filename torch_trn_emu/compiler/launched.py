@@ -5,7 +5,7 @@ from itertools import count
 from threading import Lock
 
 from .. import _C
-from ..pricing import record_price
+from ..pricing import remember
 from ..settings import settings
 from .engine import GraphPrice, Saving, target_of_process
 
@@ -51,7 +51,7 @@ def launch_row(priced: GraphPrice, device: int) -> object:
         key=(1 << 63) + number,
         device_ns=round(priced.price.seconds * 1e9),
         dispatch_ns=round(settings().chip.launch.graph_launch_s * 1e9),
-        price_row=record_price(priced.price, priced.programs),
+        price_row=remember(priced.price, priced.programs),
     )
 
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_any, tree_map
 
 from .. import _C
 from ..host import host_device
+from ..settings import DEVICE_TYPE
 
 __all__ = ["device_of_graph", "graphs_of", "host_inputs", "rehome"]
 
@@ -23,8 +24,8 @@ aten = torch.ops.aten
 
 def is_trn(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.device.type == "trn"
-    return isinstance(value, torch.device) and value.type == "trn"
+        return value.device.type == DEVICE_TYPE
+    return isinstance(value, torch.device) and value.type == DEVICE_TYPE
 
 
 def graphs_of(gm: GraphModule) -> Iterator[GraphModule]:
@@ -86,7 +87,7 @@ def rehome(gm: GraphModule) -> None:
 
 
 def _host_device(value: Any) -> Any:
-    return host_device() if isinstance(value, torch.device) and value.type == "trn" else value
+    return host_device() if isinstance(value, torch.device) and value.type == DEVICE_TYPE else value
 
 
 def _keep_copies(gm: GraphModule, node: Node) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..precision import current_precision
+from ..settings import DEVICE_TYPE
 from .causes import Causes, find_causes
 from .measure import Distance, distance, float_tensors
 from .noise import LABELS, SAFETY, matmul_kind, operand_formats, product_noise, unit_roundoff
@@ -145,7 +146,7 @@ class Examiner:
         row.excess = max(row.excess, size / in_force)
         if size > plain:
             row.diverges = True
-            if self._here.device.type == "trn":
+            if self._here.device.type == DEVICE_TYPE:
                 row.causes += find_causes(call, result)
 
     def _expected(self, call: Call) -> tuple[Any, str]:
@@ -164,7 +165,7 @@ class Examiner:
     def _row(self, call: Call, reference: str) -> OpError:
         key = (call.module, call.phase, call.name)
         if key not in self._rows:
-            policy = current_precision() if self._here.device.type == "trn" else "fp32"
+            policy = current_precision() if self._here.device.type == DEVICE_TYPE else "fp32"
             self._rows[key] = OpError(
                 op=call.name,
                 module=call.module,

@@ -8,6 +8,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from ..precision import POLICIES, precision
+from ..settings import DEVICE_TYPE
 
 __all__ = ["Place", "place"]
 
@@ -41,9 +42,12 @@ class Place:
 def place(name: str) -> Place:
     """Read "cpu", "trn:1" or "trn@mxfp8". Raises ValueError for another device or policy."""
     device, _, policy = name.partition("@")
+    device = device.replace("trn", DEVICE_TYPE)
     found = torch.device(device)
-    if found.type not in ("cpu", "trn"):
-        raise ValueError(f"place {name!r}: compare on cpu or trn, with a policy as in trn@bf16.")
+    if found.type not in ("cpu", DEVICE_TYPE):
+        raise ValueError(
+            f"place {name!r}: compare on cpu or {DEVICE_TYPE}, with a policy as in trn@bf16."
+        )
     if policy and (policy not in POLICIES or found.type == "cpu"):
         raise ValueError(f"place {name!r}: only trn has policies, and they are {POLICIES}.")
     return Place(found, policy or None)

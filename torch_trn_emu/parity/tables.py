@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["html_page", "html_table", "number", "text_table"]
+__all__ = ["html_page", "html_table", "is_numeric", "number", "text_table"]
 
 Rows = Sequence[Sequence[str]]
 
@@ -14,15 +14,23 @@ def number(value: float, form: str = ".3g") -> str:
 
 
 def text_table(head: Sequence[str], rows: Rows) -> str:
-    """Left-aligned first column, the others to the right."""
-    cells = [list(head), *map(list, rows)]
+    """Columns of numbers to the right; without a line for a head that is empty."""
+    cells = [*([list(head)] if any(head) else []), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = []
-    for row in cells:
-        first = row[0].ljust(widths[0])
-        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join((first, *rest)).rstrip())
-    return "\n".join(lines)
+    right = [is_numeric(rows, i) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+
+
+def is_numeric(rows: Rows, column: int) -> bool:
+    """Whether every cell that says something begins as a number does."""
+    cells = [row[column] for row in rows if row[column] not in ("", "-", "exact")]
+    return bool(cells) and all(cell.lstrip("+-")[:1].isdigit() for cell in cells)
 
 
 def html_table(head: Sequence[str], rows: Rows, caption: str = "") -> str:

@@ -80,6 +80,7 @@ def as_json(recording: Recording) -> Row:
         "physical_cores_per_logical_core": r.lnc,
         "elapsed_s": r.elapsed_ns * 1e-9,
         "launches": len(r.launches),
+        "launches_left_out": r.left_out,
         "verdict": asdict(judge(r)),
         "memory_peak_bytes": {str(device): dict(use.peak) for device, use in r.memory.items()},
         "hbm_capacity_bytes": {str(d): use.capacity_bytes for d, use in r.memory.items()},

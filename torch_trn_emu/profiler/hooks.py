@@ -19,6 +19,7 @@ from torch.optim.optimizer import (
 )
 
 from .. import _C
+from ..settings import DEVICE_TYPE
 
 __all__ = ["CATEGORIES", "PHASES", "Scopes"]
 
@@ -157,6 +158,6 @@ def mark(category: str, things: Iterable[Any]) -> None:
     blocks = [
         t.untyped_storage().data_ptr()
         for t in things
-        if isinstance(t, Tensor) and t.device.type == "trn" and t.layout is torch.strided
+        if isinstance(t, Tensor) and t.device.type == DEVICE_TYPE and t.layout is torch.strided
     ]
     _C.mark_blocks(blocks, CATEGORIES.index(category))

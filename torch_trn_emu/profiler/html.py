@@ -36,7 +36,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid var(--line); }
 th { color: var(--dim); font-weight: 500; } td:first-child, th:first-child { text-align: left; }
 td.word, th.word { text-align: left; } td { white-space: nowrap; }
-td.word { white-space: normal; }
+td.word { white-space: normal; } #operators td:last-child { min-width: 22em; }
 code { font: 12px ui-monospace, monospace; }
 """
 
@@ -62,6 +62,8 @@ def _sections(r: Recording, rows: int) -> Iterable[str]:
         f"worth. mfu {c['mfu_estimated_percent']:.1f} %, hfu {c['hfu_estimated_percent']:.1f} %, "
         f"mbu {c['mbu_estimated_percent']:.1f} % of the time that programs ran.</p>"
     )
+    if r.left_out:
+        yield f"<p>{r.left_out:,} launches after them are not recorded (max_launches).</p>"
     yield _verdict(r)
     yield _section("engines", "Engines", _engines(r))
     yield _section(

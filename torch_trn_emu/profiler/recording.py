@@ -54,8 +54,9 @@ class Launch:
 class Recording:
     """All launches of the profiled regions, in the order the host made them.
 
-    regions  (device, begin, end) of each region on its core's clock, in nanoseconds
-    memory   by device
+    regions   (device, begin, end) of each region on its core's clock, in nanoseconds
+    memory    by device
+    left_out  launches beyond `max_launches`; then regions end with the last one recorded
     """
 
     chip: Chip
@@ -63,6 +64,7 @@ class Recording:
     launches: Sequence[Launch]
     regions: Sequence[tuple[int, int, int]]
     memory: Mapping[int, MemoryUse]
+    left_out: int = 0
 
     @cached_property
     def devices(self) -> tuple[int, ...]:
@@ -155,7 +157,7 @@ def read(
 
     path_of, owner_of, source_of  names of a scope, of a leaf tensor's module, of a source line
     """
-    signatures, rows, scopes, blocks = raw
+    signatures, rows, scopes, blocks, _ = raw
     origins.add(rows, scopes)
     priced = prices(number for _, _, number, _ in signatures)
 

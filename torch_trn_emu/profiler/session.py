@@ -36,6 +36,7 @@ class profile:
     record_shapes  keep the signature (dtypes and shapes) of each launch
     with_modules   attribute launches to the paths of modules, forward and backward
     with_stack     attribute them to the user's source lines too; takes some microseconds a launch
+    max_launches   record so many; reports say how many more there were
 
     It can be entered again, around a region in a loop: the regions add up. Entering and leaving
     wait for the cores. All times are simulated; two runs give the same profile. Only one profile
@@ -43,7 +44,12 @@ class profile:
     """
 
     def __init__(
-        self, *, record_shapes: bool = True, with_modules: bool = True, with_stack: bool = False
+        self,
+        *,
+        record_shapes: bool = True,
+        with_modules: bool = True,
+        with_stack: bool = False,
+        max_launches: int = 1_000_000,
     ) -> None:
         self._shapes, self._sites = record_shapes, with_stack
         self._scopes = Scopes(with_modules)
@@ -54,6 +60,7 @@ class profile:
         self._began: list[int] = []
         self._allocated: list[int] = []
         self._running = False
+        self._max_launches, self._left_out = max_launches, 0
 
     # --- recording -------------------------------------------------------------------------------
 
@@ -70,7 +77,8 @@ class profile:
             _C.find_sites_outside([str(folder) + "/" for folder in _LIBRARY])
         self._began = _clocks()
         self._allocated = [_allocated_bytes(device) for device in range(_C.device_count())]
-        _C.start_recording(sites=self._sites)
+        room = max(0, self._max_launches - len(self._launches))
+        _C.start_recording(sites=self._sites, limit=room)
         self._scopes.watch()
 
     def stop(self) -> None:
@@ -81,8 +89,7 @@ class profile:
         raw = _C.stop_recording()
         self._running = False
         _active.release()
-        clocks = zip(self._began, _clocks(), strict=True)
-        self._regions += [(device, *times) for device, times in enumerate(clocks)]
+        clocks = _clocks()
         sites = _C.sites()
         launches, blocks = read(
             raw,
@@ -93,6 +100,10 @@ class profile:
             shapes=self._shapes,
         )
         before = len(self._launches)
+        self._left_out += raw[-1]
+        for device, (began, ended) in enumerate(zip(self._began, clocks, strict=True)):
+            last = max((x.end_ns for x in launches if x.device == device), default=began)
+            self._regions.append((device, began, last if raw[-1] else ended))
         self._blocks.append((self._allocated, [block.after(before) for block in blocks]))
         self._launches += launches
 
@@ -125,6 +136,7 @@ class profile:
                 for device in range(_C.device_count())
                 if _C.hbm_in_use(device)
             },
+            left_out=self._left_out,
         )
 
     def _blocks_of(self, device: int) -> Iterator[tuple[int, list[Block]]]:
@@ -159,14 +171,19 @@ class profile:
 
     # --- files -----------------------------------------------------------------------------------
 
-    def export_chrome_trace(self, path: str | Path, max_events: int = 200_000) -> None:
+    def export_chrome_trace(
+        self, path: str | Path, *, max_events: int = 300_000, skip_launches: int = 0
+    ) -> None:
         """Write a trace for Perfetto or chrome://tracing; gzip if the name ends in ".gz".
 
         A process for each core, in it a lane for each engine and DMA queue, the host's dispatches,
-        the launches, the modules, and HBM by category. `max_events` bounds the spans of the engine
-        lanes: runs of instructions are merged until they fit, and the trace says so.
+        the launches, the modules, and HBM by category.
+
+        max_events     bounds the file, some 150 bytes each: runs of instructions are merged until
+                       they fit, then launches at the end are left out; the trace says what
+        skip_launches  leave out so many launches at the beginning
         """
-        trace.write(self.recording, Path(path), max_events)
+        trace.write(self.recording, Path(path), max_events, skip_launches)
 
     def export_html(self, path: str | Path) -> None:
         """Write one self-contained page: verdict, roofline, utilization, memory, top ops."""

@@ -59,6 +59,8 @@ def _parts(r: Recording, rows: int) -> Iterable[RenderableType]:
         f"{len(r.devices)} in use: {seconds(r.elapsed_ns * 1e-9)} simulated for "
         f"{len(r.launches):,} launches"
     )
+    if r.left_out:
+        yield f"and {r.left_out:,} launches after them, not recorded (max_launches)"
     yield (
         f"the cores worked {seconds(c['core_busy_time'])} and waited "
         f"{seconds(c['core_idle_time'])} for the host's dispatches"

@@ -7,7 +7,8 @@ Times are simulated; a trace counts in microseconds.
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -24,33 +25,34 @@ __all__ = ["DETAIL", "events", "write"]
 
 Event = dict[str, Any]
 DETAIL = 64  # spans of a lane in one launch, at most twice as many
+_EVENTS_OF_A_LAUNCH = 6  # without its engines: two slices, two arrow ends, memory, module
 
 _HOST_LANE, _MODULE_LANE, _LAUNCH_LANE, _FIRST_ENGINE_LANE = 1, 2, 3, 10
 _NAMES = {_HOST_LANE: "host dispatch", _MODULE_LANE: "module", _LAUNCH_LANE: "launches"}
 _ENGINES = [e.value for e in Engine if e is not Engine.DMA]
 
 
-def write(recording: Recording, path: Path, max_events: int) -> None:
+def write(recording: Recording, path: Path, max_events: int, skip_launches: int) -> None:
     """Write the trace as JSON, compressed if the name ends in ".gz"."""
     opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    detail = _Detail(recording, max_events)
+    shown = _Shown(recording, max_events, skip_launches)
     head = {
         "displayTimeUnit": "ns",
         "otherData": {
             "about": "simulated time of torch_trn_emu",
             "chip": recording.chip.name,
-            "engine lanes": detail.note,
+            "shown": shown.note,
         },
     }
     with opened(path, "wt", encoding="utf-8") as file:
         file.write(json.dumps(head)[:-1] + ', "traceEvents": [\n')
-        file.writelines(_separated(_events(recording, detail)))
+        file.writelines(_separated(_events(shown)))
         file.write("\n]}\n")
 
 
-def events(recording: Recording, max_events: int = 200_000) -> list[Event]:
+def events(recording: Recording, max_events: int = 300_000, skip_launches: int = 0) -> list[Event]:
     """The events of the trace."""
-    return list(_events(recording, _Detail(recording, max_events)))
+    return list(_events(_Shown(recording, max_events, skip_launches)))
 
 
 def _separated(found: Iterable[Event]) -> Iterator[str]:
@@ -58,15 +60,15 @@ def _separated(found: Iterable[Event]) -> Iterator[str]:
         yield (",\n" if k else "") + json.dumps(event, separators=(",", ":"))
 
 
-def _events(recording: Recording, detail: "_Detail") -> Iterator[Event]:
-    for device in recording.devices:
-        mine = [(k, x) for k, x in enumerate(recording.launches) if x.device == device]
-        yield from _names(recording, device, detail)
+def _events(shown: "_Shown") -> Iterator[Event]:
+    for device in shown.recording.devices:
+        mine = [(k, x) for k, x in shown.launches if x.device == device]
+        yield from _names(device, shown)
         yield from _module_lane(device, [launch for _, launch in mine])
         for number, launch in mine:
             yield from _launch(number, launch)
-            yield from detail.of(number, launch)
-        yield from _memory(recording, device)
+            yield from shown.engines(number, launch)
+        yield from _memory(device, shown)
 
 
 def _us(ns: float) -> float:
@@ -105,13 +107,14 @@ def _metadata(kind: str, device: int, lane: int, arguments: Event) -> Event:
     return {"ph": "M", "name": kind, "pid": device, "tid": lane, "args": arguments}
 
 
-def _names(recording: Recording, device: int, detail: "_Detail") -> Iterator[Event]:
+def _names(device: int, shown: "_Shown") -> Iterator[Event]:
+    recording = shown.recording
     yield _metadata("process_name", device, 0, {"name": f"trn:{device} ({recording.chip.name})"})
     same = f"each of {recording.lnc} physical cores runs what the engine lanes show"
-    yield _metadata("process_labels", device, 0, {"labels": f"{same}; {detail.note}"})
-    streams = {x.stream for x in recording.launches if x.device == device}
+    yield _metadata("process_labels", device, 0, {"labels": f"{same}; {shown.note}"})
+    streams = {x.stream for _, x in shown.launches if x.device == device}
     named = {**_NAMES, **{_stream_lane(s): f"launches, stream {s}" for s in streams if s}}
-    named |= {lane: queue for queue, lane in detail.lanes.items()}
+    named |= {lane: queue for queue, lane in shown.lanes.items()}
     for lane, name in named.items():
         yield _metadata("thread_name", device, lane, {"name": name})
         yield _metadata("thread_sort_index", device, lane, {"sort_index": lane})
@@ -150,13 +153,14 @@ def _module_lane(device: int, launches: Sequence[Launch]) -> Iterator[Event]:
             yield _slice(name, device, _MODULE_LANE, run[0].host_ns, end_ns, count)
 
 
-def _memory(recording: Recording, device: int) -> Iterator[Event]:
-    use = recording.memory.get(device)
-    launches = recording.launches
+def _memory(device: int, shown: "_Shown") -> Iterator[Event]:
+    use = shown.recording.memory.get(device)
+    begin, end = shown.begin, shown.end
     for before, nbytes in use.samples if use else ():
-        at = launches[min(before, len(launches) - 1)].host_ns
-        values = dict(zip(CATEGORIES, nbytes, strict=True))
-        yield {"ph": "C", "name": "HBM (bytes)", "pid": device, "ts": _us(at), "args": values}
+        if begin <= before <= end:
+            at = shown.recording.launches[min(before, end - 1)].host_ns
+            values = dict(zip(CATEGORIES, nbytes, strict=True))
+            yield {"ph": "C", "name": "HBM (bytes)", "pid": device, "ts": _us(at), "args": values}
 
 
 # --- engine lanes ---------------------------------------------------------------------------------
@@ -173,33 +177,38 @@ class _Slice:
     nbytes: int
 
 
-class _Detail:
-    """The engine lanes of each price, as fine as the budget of the whole trace allows."""
+class _Shown:
+    """What the trace shows: which launches, and their engines as fine as `max_events` allows."""
 
-    def __init__(self, recording: Recording, max_events: int) -> None:
-        self.recording, self.max_events = recording, max_events
-        self.calls: dict[int, int] = {}
-        for launch in recording.launches:
-            self.calls[launch.number] = self.calls.get(launch.number, 0) + 1
+    def __init__(self, recording: Recording, max_events: int, skip_launches: int) -> None:
+        self.recording = recording
+        count = len(recording.launches)
+        self.begin = min(skip_launches, count)
+        self.end = min(count, self.begin + max(1, max_events // (2 * _EVENTS_OF_A_LAUNCH)))
         self.limit = DETAIL
-        self.slices = {number: self._slices(number, DETAIL) for number in self.calls}
-        while self.total > max_events and self.limit > 1:
+        calls = Counter(launch.number for _, launch in self.launches)
+        self.slices = {number: self._slices(number) for number in calls}
+        room = max_events - _EVENTS_OF_A_LAUNCH * (self.end - self.begin)
+        while self.limit > 1 and self._total(calls) > room:
             self.limit //= 2
             self.slices = {number: _merged(s, self.limit) for number, s in self.slices.items()}
-        self.whole = self._whole_launches()
+        self.detailed = self._launches_within(room)
 
     @property
-    def total(self) -> int:
-        return sum(self.calls[number] * len(found) for number, found in self.slices.items())
+    def launches(self) -> Iterator[tuple[int, Launch]]:
+        """The launches shown, with their numbers."""
+        return ((k, self.recording.launches[k]) for k in range(self.begin, self.end))
 
-    def _whole_launches(self) -> int:
-        """How many launches from the first on fit with their engine lanes."""
-        left = self.max_events
-        for k, launch in enumerate(self.recording.launches):
-            left -= len(self.slices[launch.number])
-            if left < 0:
+    def _total(self, calls: Mapping[int, int]) -> int:
+        return sum(times * len(self.slices[number]) for number, times in calls.items())
+
+    def _launches_within(self, room: int) -> int:
+        """The end of the launches whose engine lanes fit."""
+        for k, launch in self.launches:
+            room -= len(self.slices[launch.number])
+            if room < 0:
                 return k
-        return len(self.recording.launches)
+        return self.end
 
     @cached_property
     def lanes(self) -> dict[str, int]:
@@ -211,34 +220,35 @@ class _Detail:
 
     @cached_property
     def note(self) -> str:
-        """What the engine lanes leave out or merge, for the reader of the trace."""
+        """What the trace merges and leaves out, for its reader."""
         merged = sum(s.count > 1 for found in self.slices.values() for s in found)
         text = (
             f"instructions are merged to at most {2 * self.limit} spans a lane and launch "
-            f"({merged} spans stand for several; 'executions' counts them)"
+            f"({merged} kinds of spans stand for several; 'executions' counts them)"
             if merged
             else "every instruction has a span"
         )
-        count = len(self.recording.launches)
-        if self.whole < count:
-            text += f"; only the first {self.whole} of {count} launches show their engines"
+        if self.detailed < self.end:
+            text += f"; only launches {self.begin} to {self.detailed} show their engines"
+        if self.end - self.begin < len(self.recording.launches):
+            text += f"; launches {self.begin} to {self.end} of {len(self.recording.launches)}"
         return text
 
-    def _slices(self, number: int, limit: int) -> list[_Slice]:
+    def _slices(self, number: int) -> list[_Slice]:
         chip = self.recording.chip
         out: list[_Slice] = []
         start_ns = chip.launch.kernel_overhead_s * 1e9  # shown before the first instruction
         for program in programs(number):
-            found = lanes(program, chip, limit)
+            found = lanes(program, chip, self.limit)
             for lane, spans in found.items():
                 out += _in_order(lane, spans, start_ns)
             ends = [spans[-1].end_s for spans in found.values()]
             start_ns += max(ends, default=0.0) * 1e9
         return out
 
-    def of(self, number: int, launch: Launch) -> Iterator[Event]:
+    def engines(self, number: int, launch: Launch) -> Iterator[Event]:
         """The engine lanes of one launch, and the end of its arrow."""
-        if number >= self.whole:
+        if number >= self.detailed:
             return
         first = min(self.slices[launch.number], key=lambda s: s.start_ns, default=None)
         for s in self.slices[launch.number]:

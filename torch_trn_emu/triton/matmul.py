@@ -2,9 +2,12 @@
 
 The contract is that of csrc/numerics/gemm.h: exact products, float32 sums, one rounding. An MX or
 bfloat16 value is exact in bfloat16, so a tensor core multiplies what the chip would multiply.
-An operand that many programs would quantise again is rounded once before, into bfloat16.
+An operand that many programs would quantise again is rounded once before, into bfloat16; a large
+product of two such operands is the library's, cuBLAS, told to sum in float32 throughout.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +37,9 @@ FORMATS = {"as_given": "", "bf16": "", "mxfp8": "float8_e4m3fn", "mxfp4": "float
 # An operand is rounded beforehand when more programs than this would read each of its tiles.
 # Chosen: quantising costs a program about as much as multiplying by one tile of 128.
 REREADS = 4
+
+
+LARGE = 1024  # rows and columns from which on the library multiplies. Chosen.
 
 
 class Operand(NamedTuple):
@@ -251,10 +257,9 @@ def multiply(
 ) -> torch.Tensor:
     """alpha a b + beta addend; a [m, k] or [batch, m, k], b likewise, addend broadcast to it."""
     shape = product_shape(a.x, b.x, what)
-    c = torch.empty(shape, dtype=out_dtype, device=a.x.device)
     m, n, k = shape[-2], shape[-1], a.x.shape[-1]
-    if c.numel() == 0:
-        return c
+    if 0 in shape:
+        return torch.empty(shape, dtype=out_dtype, device=a.x.device)
     wrapped = any(o.mx is not None and o.mx.wrapped for o in (a, b))
     quantises = a.kind == 2 or b.kind == 2
     sides = _tiles(m, n, k, quantises)
@@ -262,9 +267,12 @@ def multiply(
     b = _before(b, cdiv(m, sides["BM"]), -2)
     if a.multiplied != b.multiplied:  # nothing narrower holds both
         a, b = (Operand(_rounded(o, dim).x.float()) for o, dim in ((a, -1), (b, -2)))
+    if not INTERPRETED and min(m, n) >= LARGE and library_takes(a, b, out_dtype, addend):
+        return library_product(a.x, b.x, out_dtype, addend, alpha, beta)
     quantises = a.kind == 2 or b.kind == 2
     sides = _tiles(m, n, k, quantises)
     wrapped = wrapped and quantises
+    c = torch.empty(shape, dtype=out_dtype, device=a.x.device)
     added = c if addend is None else addend.expand(shape)
     x, y = (o.x[None] if o.x.dim() == 2 else o.x for o in (a, b))
     added3 = added[None] if added.dim() == 2 else added
@@ -292,6 +300,49 @@ def multiply(
         **b.constants("B_"),
     )
     return c
+
+
+def library_takes(
+    a: Operand, b: Operand, out_dtype: torch.dtype, addend: torch.Tensor | None
+) -> bool:
+    """Whether `library_product` has this product: bfloat16 matrices, rounded already."""
+    plain = all(o.kind == 0 and o.x.dim() == 2 and o.x.dtype is torch.bfloat16 for o in (a, b))
+    return plain and (
+        out_dtype is torch.float32
+        or (out_dtype is torch.bfloat16 and (addend is None or addend.dtype is torch.bfloat16))
+    )
+
+
+def library_product(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    out_dtype: torch.dtype,
+    addend: torch.Tensor | None,
+    alpha: float,
+    beta: float,
+) -> torch.Tensor:
+    """alpha a b + beta addend by torch's own product of bfloat16, sums in float32."""
+    with _sums_in_float32():
+        if out_dtype is torch.float32:
+            c = torch.mm(a, b, out_dtype=torch.float32)
+            c = c if alpha == 1 else c.mul_(alpha)
+            return c if addend is None or beta == 0 else c.add_(addend, alpha=beta)
+        if addend is None and alpha == 1:
+            return torch.mm(a, b)
+        nothing = a.new_zeros(()) if addend is None else addend
+        return torch.addmm(nothing, a, b, beta=0 if addend is None else beta, alpha=alpha)
+
+
+@contextlib.contextmanager
+def _sums_in_float32() -> Iterator[None]:
+    """Partial sums of a split contraction are not rounded to bfloat16 on their way."""
+    flags = torch.backends.cuda.matmul
+    before = flags.allow_bf16_reduced_precision_reduction
+    flags.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        flags.allow_bf16_reduced_precision_reduction = before
 
 
 def _operand(x: torch.Tensor, format: str) -> Operand:

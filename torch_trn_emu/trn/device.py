@@ -8,7 +8,7 @@ import torch
 
 from .. import _C
 from ..host import host_device
-from ..settings import settings
+from ..settings import DEVICE_TYPE, settings
 from .registration import startup_error
 
 __all__ = [
@@ -97,8 +97,8 @@ def index_of(device: Device = None, *, optional: bool = True) -> int:
         return current_device()
     if not isinstance(device, int):
         device = torch.device(device)  # type: ignore[arg-type]
-        if device.type != "trn":
-            raise ValueError(f"Expected a trn device, but got: {device}")
+        if device.type != DEVICE_TYPE:
+            raise ValueError(f"Expected a {DEVICE_TYPE} device, but got: {device}")
         device = -1 if device.index is None else device.index
     if device < 0:
         return current_device()
@@ -156,7 +156,7 @@ class device_of(device):
     """Context manager that makes the device of `tensor` current, if it is a trn tensor."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        super().__init__(tensor.get_device() if tensor.device.type == "trn" else -1)
+        super().__init__(tensor.get_device() if tensor.device.type == DEVICE_TYPE else -1)
 
 
 def get_device_properties(device: Device = None) -> DeviceProperties:

@@ -42,12 +42,12 @@ def _get_generator(device: Device = None) -> torch.Generator:
     return generator
 
 
-def get_rng_state(device: Device = "trn") -> torch.Tensor:
+def get_rng_state(device: Device = None) -> torch.Tensor:
     """State of the device's generator, a uint8 tensor on the host."""
     return _get_generator(device).get_state()
 
 
-def set_rng_state(state: torch.Tensor, device: Device = "trn") -> None:
+def set_rng_state(state: torch.Tensor, device: Device = None) -> None:
     """Set the state that `get_rng_state` gave."""
     _get_generator(device).set_state(state)
 

@@ -7,7 +7,8 @@ import torch
 from .. import _C
 from ..host import host_name
 from ..precision import install
-from ..settings import ISAS, settings
+from ..settings import DEVICE_TYPE, ISAS, settings
+from .distributed import refuse_collectives
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -22,12 +23,13 @@ def register(module_name: str) -> None:
     A wrong environment must not break `import torch`: it leaves no device, and the error is raised
     when a trn device is first asked for.
     """
-    torch.utils.rename_privateuse1_backend("trn")  # type: ignore[attr-defined]
-    torch._register_device_module("trn", sys.modules[module_name])
+    torch.utils.rename_privateuse1_backend(DEVICE_TYPE)  # type: ignore[attr-defined]
+    torch._register_device_module(DEVICE_TYPE, sys.modules[module_name])
     torch.utils.generate_methods_for_privateuse1_backend(  # type: ignore[attr-defined]
         for_storage=True
     )
     register_reductions()
+    refuse_collectives()
     global _startup_error
     try:
         chosen, host = settings(), host_name()

@@ -7,6 +7,7 @@ import torch
 from torch.multiprocessing.reductions import reduce_storage
 
 from ..errors import Unsupported
+from ..settings import DEVICE_TYPE
 
 __all__ = ["register_reductions"]
 
@@ -17,7 +18,7 @@ def register_reductions() -> None:
 
 
 def _reduce_storage(storage: torch.UntypedStorage) -> Any:
-    if storage.device.type == "trn":
+    if storage.device.type == DEVICE_TYPE:
         raise Unsupported(
             "The emulated HBM belongs to one process: a trn tensor cannot be shared with another. "
             'Send tensor.cpu(), and move it with .to("trn") where it arrives.'

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..settings import DEVICE_TYPE
 from .device import Device, _lazy_init, index_of
 
 __all__ = ["Event", "Stream", "current_stream", "default_stream", "set_stream", "stream"]
@@ -17,7 +18,7 @@ class Stream(torch.Stream):
         _lazy_init()
         if kwargs:  # stream_id, device_index, device_type: an existing stream
             return super().__new__(cls, **kwargs)
-        where = torch.device("trn", index_of(device))
+        where = torch.device(DEVICE_TYPE, index_of(device))
         return super().__new__(cls, device=where, priority=priority)
 
 
@@ -29,11 +30,11 @@ class _EventType(type):
     ) -> torch.Event:
         _lazy_init()
         return torch.Event(
-            "trn", enable_timing=enable_timing, blocking=blocking, interprocess=interprocess
+            DEVICE_TYPE, enable_timing=enable_timing, blocking=blocking, interprocess=interprocess
         )
 
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, torch.Event) and instance.device.type == "trn"
+        return isinstance(instance, torch.Event) and instance.device.type == DEVICE_TYPE
 
 
 class Event(torch.Event, metaclass=_EventType):
@@ -49,7 +50,7 @@ def _wrap(plain: torch.Stream) -> Stream:
 def current_stream(device: Device = None) -> Stream:
     """The stream on which this thread launches work."""
     _lazy_init()
-    return _wrap(torch.accelerator.current_stream(torch.device("trn", index_of(device))))
+    return _wrap(torch.accelerator.current_stream(torch.device(DEVICE_TYPE, index_of(device))))
 
 
 def default_stream(device: Device = None) -> Stream:

@@ -1,0 +1,42 @@
+"""Sphinx: `make docs` builds the site into build/docs and treats warnings as errors.
+
+Sphinx, because its generator and its themes are well kept; pages are Markdown (myst-parser), and
+the API reference is read from the docstrings.
+"""
+
+import re
+from typing import Any
+
+project = "torch_trn_emu"
+author = "the torch_trn_emu authors"
+copyright = "the torch_trn_emu authors, Apache License 2.0"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["generate.py"]
+html_theme = "furo"
+html_title = "torch_trn_emu"
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence"]
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+default_role = "code"  # one backtick, as in Markdown
+toc_object_entries = False
+
+
+def as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text: aligned columns and examples stay as they are written."""
+    text = "\n".join(lines).strip()
+    paragraphs = re.split(r"\n\s*\n", text)
+    lines[:] = "\n\n".join(map(_paragraph, paragraphs)).split("\n")
+
+
+def _paragraph(text: str) -> str:
+    aligned = re.search(r"^(\S.*\S|\S)\s{2,}\S", text, re.MULTILINE) or text.startswith("    ")
+    if not aligned:
+        return re.sub(r"([*_|\\])", r"\\\1", text)
+    return "::\n\n" + "\n".join(f"    {line}" for line in text.split("\n"))
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", as_written)

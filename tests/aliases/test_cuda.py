@@ -1,0 +1,110 @@
+"""A script that says cuda throughout runs on trn."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import tempfile
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+assert torch.cuda.is_available()
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+torch.backends.cudnn.benchmark = True
+torch.backends.cuda.matmul.allow_tf32 = True
+torch.manual_seed(0)
+torch.cuda.manual_seed_all(0)
+assert torch.cuda.get_device_name(0) == "AWS Trainium3 (emulated)"
+assert torch.cuda.get_device_properties(device).total_memory == 36 * 2**30
+
+model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 4)).to(device)
+weight = next(model.parameters())
+assert weight.is_cuda and weight.device == torch.device("cuda:0") and weight.is_trn
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+scaler = torch.amp.GradScaler("cuda")
+default = torch.amp.GradScaler()
+start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+data = TensorDataset(torch.randn(64, 16), torch.randint(0, 4, (64,)))
+start.record()
+for x, y in DataLoader(data, 32, shuffle=True, pin_memory=True):
+    assert x.is_pinned()
+    x, y = x.to(device, non_blocking=True), y.cuda(non_blocking=True)
+    with torch.autocast(device_type="cuda", dtype=torch.float16):
+        out = model(x)
+        loss = F.cross_entropy(out, y)
+    assert out.dtype == torch.float16
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+end.record()
+torch.cuda.synchronize()
+assert start.elapsed_time(end) > 0
+assert torch.cuda.max_memory_allocated() > 0
+with torch.autocast(x.device.type, dtype=torch.bfloat16):
+    assert torch.is_autocast_enabled("cuda") and model(x).dtype == torch.bfloat16
+
+assert torch.zeros(2, device="cuda").is_trn
+assert torch.zeros(2, device=1).device == torch.device("cuda", 1)
+assert torch.zeros(2, device=x.device).is_trn
+assert torch.cat([x, x]).is_cuda and not torch.zeros(1).is_cuda
+with tempfile.TemporaryFile() as file:
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file, map_location="cuda:1")["0.weight"].device == torch.device("cuda:1")
+model.cuda().half()
+generator = torch.Generator(device="cuda").manual_seed(1)
+assert isinstance(torch.default_generator, torch.Generator)
+assert torch.randn(2, generator=generator, device="cuda").is_trn
+with torch.device("cuda"):
+    assert torch.zeros(1).is_trn
+torch.set_default_device("cuda")
+assert torch.zeros(1).is_trn
+torch.set_default_device("cpu")
+stream = torch.cuda.Stream()
+assert isinstance(stream, torch.cuda.Stream)
+with torch.cuda.stream(stream):
+    torch.ones(3, device="cuda") + 1
+torch.cuda.current_stream().wait_stream(stream)
+with torch.cuda.device(1):
+    assert torch.ones(1, device="cuda").get_device() == 1
+torch.cuda.set_device("cuda:0")
+ones = torch.ones(2, 2, device="cuda", requires_grad=True)
+checkpoint(lambda t: F.dropout(t * 2), ones, use_reentrant=False).sum().backward()
+assert torch.equal(torch.compile(lambda t: t * 2)(ones.detach()), ones * 2)
+nn.LSTM(4, 4).cuda()(torch.ones(2, 1, 4).cuda())
+for refused in (torch.cuda.CUDAGraph, torch.cuda.cudart):
+    try:
+        refused()
+    except NotImplementedError as error:
+        assert "--as-cuda cannot map it" in str(error)
+    else:
+        raise AssertionError(refused)
+print("loss", loss.item())
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    script = tmp_path_factory.mktemp("cuda") / "script.py"
+    script.write_text(SCRIPT)
+    warnings = ["-W", "error", "-W", "ignore::DeprecationWarning"]  # torch's own, as it compiles
+    command = [sys.executable, *warnings, "-m", "torch_trn_emu", "run", "--as-cuda", str(script)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def test_the_script_runs(done):
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("loss ")
+
+
+def test_it_is_said_once_what_was_mapped(done):
+    assert done.stderr.count("trn-emu: cuda is trn here") == 1
+    assert "others refuse" in done.stderr

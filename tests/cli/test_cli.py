@@ -1,0 +1,322 @@
+"""The commands: what they print for people and for programs, files they write, exit status."""
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import torch_trn_emu
+from torch_trn_emu.cli import COMMANDS, main
+from torch_trn_emu.cli.diff import difference
+from torch_trn_emu.cli.doctor import CHECKS
+from torch_trn_emu.counters import COUNTERS
+from torch_trn_emu.lowering.ops import OPS
+
+SCRIPT = """
+import sys
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 8)).to("trn")
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
+x = torch.randn(32, 64, device="trn")
+for step in range(int(sys.argv[1])):
+    loss = model(x).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(step, loss.item())
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "train.py").write_text(SCRIPT)
+    return folder
+
+
+BEFORE = torch_trn_emu.current_precision(), sys.argv, list(sys.path)
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """Commands set the policy, sys.argv and sys.path, as a process of their own may."""
+    yield
+    torch.backends.trn.matmul.precision, sys.argv, sys.path[:] = BEFORE
+    os.environ["TRN_EMU_MATMUL"] = BEFORE[0]
+
+
+def process(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "torch_trn_emu", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """The same training under two policies."""
+    for policy in ("bf16", "mxfp8"):
+        profile = str(folder / policy)
+        script = str(folder / "train.py")
+        assert main(["run", "--matmul", policy, "--profile", profile, script, "3"]) == 0
+    return folder / "bf16", folder / "mxfp8"
+
+
+def record(path):
+    return json.loads((path / "run.json").read_text())
+
+
+def printed(capsys, *arguments):
+    status = main([str(a) for a in arguments])
+    return status, capsys.readouterr().out
+
+
+def test_a_run_is_recorded(runs):
+    found = record(runs[1])
+    assert found["matmul"] == "mxfp8"
+    assert found["chip"] == "trn3"
+    assert found["ended"] == "well"
+    assert found["counters"]["launch_count"] > 50
+    assert [v["where"] for v in found["values"]] == ["train.py:15"] * 3
+    assert found["values"][0]["value"] > found["values"][2]["value"]
+    assert {row["op"] for row in found["ops"]} >= {"aten::addmm", "aten::mm"}
+    assert sum(found["memory_peak_bytes"]["0"].values()) > 0
+    assert {row["module"] for row in found["modules"]} >= {"Sequential.0", "Sequential.2"}
+    assert {p.name for p in runs[1].iterdir()} == {"run.json", "report.html", "trace.json.gz"}
+
+
+def test_two_runs_are_compared(runs, capsys):
+    status, text = printed(capsys, "diff", *runs)
+    assert status == 0
+    assert "train.py:15 #3" in text
+    assert "aten::mm" in text
+    status, text = printed(capsys, "diff", "--json", *runs)
+    data = json.loads(text)
+    assert 0 < data["worst_relative"] < 0.1
+    assert len(data["values"]) == 3
+    assert data["counters"]["model_flops"]["a"] == data["counters"]["model_flops"]["b"]
+    assert main(["diff", "--tolerance", "1e-9", *map(str, runs)]) == 1
+    assert main(["diff", "--tolerance", "0.5", *map(str, runs)]) == 0
+
+
+def test_a_run_equals_itself(runs):
+    data = difference(record(runs[0]), record(runs[0]))
+    assert data["worst_relative"] == 0
+    assert data["values_missing"] == 0
+
+
+def test_what_is_no_number_is_the_worst_difference(runs):
+    wrong = record(runs[0])
+    wrong["values"][1]["value"] = math.inf
+    assert difference(record(runs[0]), wrong)["worst_relative"] == math.inf
+
+
+def test_report_as_text_json_and_page(runs, folder, capsys):
+    _, text = printed(capsys, "report", runs[1])
+    assert "matmul policy mxfp8" in text
+    assert "aten::addmm" in text
+    assert "model_flops" in text
+    _, text = printed(capsys, "report", "--json", runs[1] / "run.json")
+    assert json.loads(text) == record(runs[1])
+    main(["report", "--html", str(folder / "run.html"), str(runs[1])])
+    page = (folder / "run.html").read_text()
+    assert "aten::addmm" in page
+    assert "<script" not in page
+
+
+def test_coverage_of_the_table_and_of_a_run(runs, capsys):
+    _, text = printed(capsys, "coverage", "--json")
+    assert {row["op"] for row in json.loads(text)} == set(OPS)
+    _, text = printed(capsys, "coverage", "--json", "--run", runs[1])
+    rows = {row["op"]: row for row in json.loads(text)}
+    assert rows["aten::addmm"]["calls"] == 6
+    assert rows["aten::addmm"]["contract"] == "operands as the policy says (linear)"
+    assert rows["aten::gelu"]["contract"] == "the host's values, bit for bit"
+    _, text = printed(capsys, "coverage", "--status", "free", "--json")
+    assert all(row["price"] == "free" for row in json.loads(text))
+
+
+def test_info_and_doctor(capsys):
+    status, text = printed(capsys, "info", "--json")
+    assert status == 0
+    assert json.loads(text)["chip"]["name"] == "AWS Trainium3 (emulated)"
+    status, text = printed(capsys, "doctor", "--json")
+    findings = json.loads(text)
+    assert len(findings) == len(CHECKS)
+    assert [f for f in findings if f["state"] != "ok" and not f["remedy"]] == []
+    assert status == int(any(f["state"] == "wrong" for f in findings))
+    assert {f["name"]: f["state"] for f in findings}["computes"] == "ok"
+
+
+def test_doctor_reports_a_wrong_environment():
+    done = process("doctor", "--json", TRN_EMU_CHIP="trn9")
+    assert done.returncode == 1
+    settings = {f["name"]: f for f in json.loads(done.stdout)}["settings"]
+    assert settings["state"] == "wrong"
+    assert "TRN_EMU_CHIP" in settings["found"]
+
+
+def test_vectors_are_written(folder, capsys):
+    status, text = printed(capsys, "vectors", "--json", folder / "vectors")
+    assert status == 0
+    assert set(json.loads(text)["files"]) == {"casts.safetensors", "mx.safetensors"}
+    assert (folder / "vectors/manifest.json").exists()
+
+
+def test_the_chip_is_chosen_before_torch_is_imported(folder):
+    done = process("info", "--json", "--chip", "trn2", "--lnc", "1", TRN_EMU_MATMUL="")
+    found = json.loads(done.stdout)
+    assert found["chip"]["name"] == "AWS Trainium2 (emulated)"
+    assert found["chip"]["devices"] == 8
+    assert found["numerics"]["matmul policy"] == "bf16"
+
+
+def test_estimate_prices_what_a_run_counts(folder, runs, capsys):
+    script = folder / "train.py"
+    status, text = printed(
+        capsys, "estimate", "--json", "--steps", 3, "--matmul", "mxfp8", script, 100
+    )
+    assert status == 0
+    found, ran = json.loads(text), record(runs[1])
+    assert len(found["steps"]) == 3
+    assert found["steps"][1]["launches"] == found["steps"][2]["launches"]
+    # The run reads the last loss besides.
+    for counter in ("model_flops", "hbm_read_bytes", "hbm_write_bytes", "host_dispatch_time"):
+        assert found["counters"][counter] == pytest.approx(ran["counters"][counter], rel=0.02)
+    assert found["time_us"] == pytest.approx(ran["elapsed_s"] * 1e6, rel=0.02)
+
+
+def test_estimate_computes_nothing_and_touches_no_memory(folder, capsys):
+    (folder / "large.py").write_text(
+        "import torch\n"
+        "x = torch.zeros(32768, 32768, device='trn')\n"  # 4 GiB
+        "y = x @ x\n"
+        "n = (torch.arange(4, device='trn') > 1).nonzero()\n"
+        "print(y.shape, n.shape)\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert main(["estimate", "--json", str(folder / "large.py")]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["memory_peak_bytes"] >= 8 * 2**30
+    assert "torch.Size([32768, 32768])" in err
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+
+
+def test_run_as_module_with_json(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    status, text = printed(capsys, "run", "--json", "-m", "train", "1")
+    first, rest = text.split("\n", 1)
+    assert status == 0
+    assert first.startswith("0 ")
+    assert json.loads(rest)["command"] == ["train", "1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "said"),
+    [
+        ("raise SystemExit(7)", SystemExit, "7"),
+        ("1 / 0", ZeroDivisionError, "division"),
+        ("import torch; torch.ones(1, device='trn') + torch.ones(2)", RuntimeError, "same device"),
+        ("def", SyntaxError, "invalid syntax"),
+    ],
+)
+def test_an_error_of_the_script_passes_after_the_record_is_written(folder, body, error, said):
+    (folder / "odd.py").write_text(body)
+    with pytest.raises(error, match=said):
+        main(["run", "--profile", str(folder / "odd"), str(folder / "odd.py")])
+    assert record(folder / "odd")["ended"] == "with an error"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nowhere.py"], "no script nowhere.py"),
+        (["report", "nowhere.json"], "nowhere.json"),
+        (["info", "--matmul", "fp7"], "fp7"),
+    ],
+)
+def test_refusals_say_why(arguments, said, capsys):
+    assert main(arguments) == 3
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["run"], "SCRIPT"), (["fly"], "invalid choice"), ([], "COMMAND")]
+)
+def test_wrong_command_lines_say_why(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_chip_that_is_not_there_is_refused():
+    done = process("info", "--chip", "trn9")
+    assert done.returncode == 3
+    assert "TRN_EMU_CHIP='trn9'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_file_is_no_record(folder, capsys):
+    (folder / "other.json").write_text('{"format": 99}')
+    assert main(["report", str(folder / "other.json")]) == 3
+    assert "run --profile" in capsys.readouterr().err
+
+
+def test_every_command_describes_itself(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert "--json" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_a_whole_record(folder):
+    (folder / "endless.py").write_text(
+        "import torch\n"
+        "x = torch.ones(64, 64, device='trn')\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    x = x @ x\n"
+    )
+    script = folder / "endless.py"
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torch_trn_emu",
+            "run",
+            "--profile",
+            folder / "c",
+            script,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(240) == 130
+        assert "Ctrl-C" in running.stderr.read()
+    assert record(folder / "c")["ended"] == "by Ctrl-C"
+    names = {p.name for p in (folder / "c").iterdir()}
+    assert names == {"run.json", "report.html", "trace.json.gz"}
+
+
+def test_counters_of_a_record_have_units(runs):
+    ours = {"launch_count", "host_dispatch_time", "core_busy_time", "core_idle_time"}
+    assert set(record(runs[0])["counters"]) <= set(COUNTERS) | ours

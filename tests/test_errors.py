@@ -1,0 +1,87 @@
+"""Each kind of error can be met by a user, and its text says whose turn it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from torch_trn_emu import errors
+from torch_trn_emu.compatibility import BUILT_FOR, check_torch
+from torch_trn_emu.integrations.lightning import _accelerator
+from torch_trn_emu.isa.builder import Builder
+from torch_trn_emu.settings import read
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+
+
+def too_many_cores():
+    read({"TRN_EMU_CHIP": "trn3", "NEURON_LOGICAL_NC_CONFIG": "3"})
+
+
+def shared_memory():
+    import io
+    from multiprocessing.reduction import ForkingPickler
+
+    ForkingPickler(io.BytesIO()).dump(torch.ones(2, device="trn"))
+
+
+def a_collective():
+    TrnAccelerator = _accelerator(object)
+    TrnAccelerator.parse_devices(2)
+
+
+def an_unknown_opcode():
+    Builder("program").emit("fly", ())
+
+
+REACHED = {
+    errors.ChipLimit: (too_many_cores, r"Set NEURON_LOGICAL_NC_CONFIG to 1 or 2"),
+    errors.Unsupported: (shared_memory, r"Send tensor\.cpu\(\)"),
+    errors.Unimplemented: (a_collective, r"torch_trn_emu/trn/distributed\.py"),
+    errors.EmulatorBug: (an_unknown_opcode, r"please report it"),
+}
+
+
+@pytest.mark.parametrize("kind", REACHED, ids=lambda kind: kind.__name__)
+def test_a_kind_is_reached_and_says_what_to_do(kind):
+    cause, text = REACHED[kind]
+    with pytest.raises(kind, match=text):
+        cause()
+
+
+def test_the_list_is_closed():
+    kinds = {getattr(errors, name) for name in errors.__all__} - {errors.TrnEmuError}
+    assert all(issubclass(kind, errors.TrnEmuError) for kind in kinds)
+    assert kinds == {*REACHED, errors.UndefinedOnChip}  # tests/engines/test_machine.py
+
+
+def test_another_torch_is_refused_with_both_versions():
+    with pytest.raises(ImportError, match=r"built for torch 2\.13\.0, but torch 2\.12\.1\+cpu"):
+        check_torch("2.12.1+cpu")
+    check_torch(f"{BUILT_FOR}+cu130")
+
+
+def test_the_version_is_the_pinned_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"torch=={BUILT_FOR}" in project["dependencies"]
+
+
+def test_import_refuses_another_torch():
+    code = "import torch; torch.__version__ = '2.12.0'; import torch_trn_emu"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "built for torch 2.13.0, but torch 2.12.0 is installed" in done.stderr

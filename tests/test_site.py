@@ -1,0 +1,64 @@
+"""The documentation: its examples run, its tutorials run, its pages name what is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from torch_trn_emu import cli, current_precision, errors
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+EXAMPLES = [
+    pytest.param(code, id=f"{path.stem} {number}")
+    for path in PAGES
+    if path.name != "timing.md"  # a list of calls
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_an_example_of_a_page_runs(code):
+    before = current_precision()
+    try:
+        exec(compile(code, "example", "exec"), {"__name__": "example"})
+    finally:
+        torch.backends.trn.matmul.precision = before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["survive_mxfp8.py", "--steps", "12"], ["step_time.py"]], ids=lambda a: a[0]
+)
+def test_a_tutorial_runs(arguments, tmp_path):
+    name, *options = arguments
+    command = [sys.executable, "-W", "error", str(ROOT / "docs/tutorials" / name), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_every_command_is_described():
+    page = (ROOT / "docs/command_line.md").read_text()
+    assert [name for name in cli.COMMANDS if f"`trn-emu {name}" not in page] == []
+
+
+def test_every_kind_of_error_is_described():
+    page = (ROOT / "docs/errors.md").read_text()
+    kinds = set(errors.__all__) - {"TrnEmuError"}
+    assert [kind for kind in kinds if f"| `{kind}` |" not in page] == []
+
+
+def test_every_example_is_in_the_table_of_the_ecosystem():
+    page = (ROOT / "docs/ecosystem.md").read_text()
+    names = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert [name for name in sorted(names) if f"`{name}`" not in page] == []
+
+
+def test_every_page_is_reached_from_the_index():
+    index = (ROOT / "docs/index.md").read_text()
+    pages = {str(p.relative_to(ROOT / "docs").with_suffix("")) for p in PAGES} - {"index"}
+    listed = set(re.findall(r"^[\w/]+$", index, re.MULTILINE))
+    assert {p for p in pages if not p.startswith("decisions/0") and "figures" not in p} <= listed

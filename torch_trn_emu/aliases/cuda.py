@@ -1,0 +1,236 @@
+"""`TRN_EMU_AS=cuda`: a script that says cuda runs on trn.
+
+Three mechanisms. A torch function mode translates devices in calls of torch, and what tensors say
+about their device. Functions of torch.cuda become those of torch.trn, and what has no counterpart
+refuses. A few constructors that take a device type as text get it translated.
+
+This is the one place that replaces attributes of torch: the user asked for it by name. The mode
+holds in the thread that imported torch. Checked on torch 2.13.0.
+"""
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from .. import trn
+from ..errors import Unsupported
+from ..host import host_device
+from ..trn.device import _is_in_bad_fork as is_in_bad_fork
+
+__all__ = ["CudaIsTrn", "install", "to_trn"]
+
+_CUDA = re.compile(r"cuda(:\d+)?")
+_TOLD = "TRN_EMU_AS_TOLD"  # set once said, so that child processes stay silent
+
+# Of torch.cuda without a namesake in torch.trn: what they give here.
+_EXTRA: dict[str, Callable[..., Any]] = {
+    "is_current_stream_capturing": lambda: False,
+    "is_tf32_supported": lambda: False,
+    "get_arch_list": list,
+    "ipc_collect": lambda: None,
+    "max_memory_cached": trn.max_memory_reserved,
+    "memory_cached": trn.memory_reserved,
+    "reset_max_memory_allocated": trn.reset_peak_memory_stats,
+    "reset_max_memory_cached": trn.reset_peak_memory_stats,
+    "StreamContext": trn.stream,
+    "_lazy_init": trn.init,
+    "_is_in_bad_fork": is_in_bad_fork,
+}
+# Types and errors, which isinstance and except may name.
+_KEPT = re.compile(r".*(Tensor|Storage|Error)$")
+
+
+def to_trn(value: Any) -> Any:
+    """A cuda device, or its name, as that of trn; lists of them too. The rest as it is."""
+    if isinstance(value, torch.device):
+        return _device("trn", value.index) if value.type == "cuda" else value
+    if isinstance(value, str):
+        return "trn" + value[4:] if _CUDA.fullmatch(value) else value
+    if type(value) in (list, tuple):
+        return type(value)(map(to_trn, value))
+    return value
+
+
+def _device(kind: str, index: int | None) -> torch.device:
+    with torch._C.DisableTorchFunction():
+        return torch.device(kind) if index is None else torch.device(kind, index)
+
+
+class CudaIsTrn(TorchFunctionMode):
+    """Translates cuda to trn on the way in, and trn to cuda in what a tensor says of its device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if (special := _SPECIAL.get(func)) is not None:
+            return special(*args, **kwargs)
+        if func is torch.device:  # the script's own object keeps the script's name
+            return func(*args, **kwargs)
+        named = {name: to_trn(value) for name, value in kwargs.items()}
+        return func(*map(to_trn, args), **named)
+
+
+def _cuda(
+    self: torch.Tensor,
+    device: Any = None,
+    non_blocking: bool = False,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> torch.Tensor:
+    where = trn.current_device() if device is None else device
+    index = (
+        where if isinstance(where, int) else _device("trn", torch.device(where).index or 0).index
+    )
+    target = _device("trn", index)
+    return self.to(target, non_blocking=non_blocking, memory_format=memory_format)
+
+
+def _says_device(self: torch.Tensor) -> torch.device:
+    real: torch.device = torch.Tensor.device.__get__(self)
+    return _device("cuda", real.index) if real.type == "trn" else real
+
+
+def _is_cuda(self: torch.Tensor) -> bool:
+    real: torch.device = torch.Tensor.device.__get__(self)
+    return real.type == "trn"
+
+
+_SPECIAL: dict[Any, Callable[..., Any]] = {
+    torch.Tensor.cuda: _cuda,
+    torch.Tensor.device.__get__: _says_device,
+    torch.Tensor.is_cuda.__get__: _is_cuda,  # type: ignore[attr-defined]
+}
+
+
+def _translated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, told trn where it is told cuda."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*map(to_trn, args), **{k: to_trn(v) for k, v in kwargs.items()})
+
+    return call
+
+
+def _refusing(name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise Unsupported(
+            f"torch.cuda.{name} has no counterpart on trn, so --as-cuda cannot map it. Leave it "
+            "out where torch.cuda.get_device_name() is not a GPU's."
+        )
+
+    refuse.__name__ = name
+    return refuse
+
+
+def _class_told_trn(kind: Any) -> Any:
+    """A class that takes a device: its instances are the original's."""
+
+    class Meta(type(kind)):  # type: ignore[misc]
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            named = {k: to_trn(v) for k, v in kwargs.items()}
+            return kind(*map(to_trn, args), **named)
+
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, kind)
+
+    return Meta(kind.__name__, (kind,), {})
+
+
+def _map_functions() -> tuple[int, int]:
+    """Numbers of names of torch.cuda that were mapped and that refuse."""
+    cuda: Any = torch.cuda
+    mapped = {name: getattr(trn, name) for name in trn.__all__ if hasattr(cuda, name)} | _EXTRA
+    mapped = {name: value for name, value in mapped.items() if not isinstance(value, ModuleType)}
+    places = (cuda, cuda.memory, cuda.random, cuda.streams)
+    for name, value in mapped.items():
+        told = _class_told_trn(value) if inspect.isclass(value) else _translated(value)
+        for module in places:
+            if hasattr(module, name):
+                setattr(module, name, told)
+    refused = [
+        name
+        for name in cuda.__all__
+        if name not in mapped and callable(getattr(cuda, name)) and not _KEPT.match(name)
+    ]
+    for name in refused:
+        setattr(cuda, name, _refusing(name))
+    return sum(not name.startswith("_") for name in mapped), len(refused)
+
+
+def _map_constructors() -> None:
+    for kind in (torch.amp.autocast_mode.autocast, torch.amp.GradScaler):
+        kind.__init__ = _translated_init(kind.__init__)  # type: ignore[method-assign]
+    modules: dict[Any, tuple[str, ...]] = {
+        torch: (
+            "get_autocast_dtype",
+            "is_autocast_enabled",
+            "set_autocast_dtype",
+            "set_autocast_enabled",
+            "set_default_device",
+        ),
+        torch.amp: ("is_autocast_available",),
+        torch.amp.autocast_mode: ("is_autocast_available",),
+    }
+    for module, names in modules.items():
+        for name in names:
+            setattr(module, name, _translated(getattr(module, name)))
+    torch.compile = _compile(torch.compile)
+    torch.backends.cudnn.is_acceptable = lambda tensor: False  # asked for every tensor that is_cuda
+    torch.Generator = _class_told_trn(torch.Generator)  # type: ignore[misc]
+
+
+def _translated_init(init: Callable[..., None]) -> Callable[..., None]:
+    parameters = list(inspect.signature(init).parameters.values())
+    default = parameters[1].default  # of the device type
+
+    @wraps(init)
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not args and default == "cuda":
+            kwargs.setdefault(parameters[1].name, default)
+        init(self, *map(to_trn, args), **{k: to_trn(v) for k, v in kwargs.items()})
+
+    return call
+
+
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Inductor, which is what a script for cuda means, becomes the backend of trn."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        inductor = kwargs.get("backend") in (None, "inductor")
+        return function(*args, **kwargs | ({"backend": "trn"} if inductor else {}))
+
+    return call
+
+
+def _load(storage: Any, location: str) -> Any:
+    """torch.load with map_location="cuda", and files that were saved from a GPU."""
+    return storage.to(device=to_trn(location)) if _CUDA.fullmatch(location) else None
+
+
+def install() -> None:
+    """Map, and say so on stderr once. Raises Unsupported where the emulator's host is a GPU."""
+    if host_device().type == "cuda":
+        raise Unsupported(
+            "TRN_EMU_AS=cuda hides torch.cuda, which a host with a GPU computes with. Set "
+            "TRN_EMU_HOST=cpu as well."
+        )
+    mapped, refused = _map_functions()
+    _map_constructors()
+    torch.serialization.register_package(19, lambda storage: None, _load)
+    CudaIsTrn().__enter__()  # for good
+    if _TOLD not in os.environ:
+        os.environ[_TOLD] = "1"
+        print(
+            f"trn-emu: cuda is trn here ({trn.get_device_name()}): devices and their names, "
+            "Tensor.cuda, is_cuda and device, autocast, GradScaler, Generator, torch.load, and "
+            f"{mapped} names of torch.cuda; {refused} others refuse.",
+            file=sys.stderr,
+        )

@@ -1,0 +1,188 @@
+"""`trn-emu estimate`: prices the first steps of a script, computing on the host only.
+
+The script runs, but operators on trn tensors do not: their results have shape, dtype and place, and
+no values, so memory is reserved and never touched. Numbers that the script reads from the device
+are meaningless; where the values decide on a shape, the operator runs. A step ends when an
+optimizer's `step` does.
+"""
+
+import contextlib
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from torch_trn_emu.estimation import Estimate, Recorder
+from torch_trn_emu.lowering.call import Target
+from torch_trn_emu.settings import DEVICE_TYPE, settings
+
+from .environment import add_chip_options, apply
+from .output import Report, Table, show
+from .script import add_script_arguments, command_of, run_script
+from .tables import count, gib, microseconds, op_table
+
+__all__ = ["HELP", "ShapesOnly", "add_arguments", "execute"]
+
+HELP = "price the first steps of a script without computing them"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_chip_options(parser)
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps to price")
+    parser.add_argument("--rows", type=int, default=15, help="operators to list")
+    add_script_arguments(parser)
+
+
+class _Enough(BaseException):
+    """Ends the script after the last step; no `except Exception` stops it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step: simulated seconds from the end of the one before, and launches."""
+
+    seconds: float
+    launches: int
+
+
+def execute(options: Namespace) -> int:
+    apply(options)
+    chosen = settings()
+    recorder = Recorder(Target(chosen.chip, chosen.lnc), only=DEVICE_TYPE)
+    steps: list[Step] = []
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        contextlib.suppress(_Enough),
+        _stopping_after(options.steps, recorder, steps),
+        recorder,
+        ShapesOnly(),
+    ):
+        run_script(options)
+    found = recorder.result(chosen.chip, chosen.lnc, "eager")
+    show(_report(command_of(options), found, steps, options.rows), as_json=options.json)
+    return 0
+
+
+@contextlib.contextmanager
+def _stopping_after(most: int, recorder: Recorder, steps: list[Step]) -> Iterator[None]:
+    def note(*_: Any) -> None:
+        seconds = max(recorder.host_s, recorder.ready_s) - sum(s.seconds for s in steps)
+        launches = recorder.launches - sum(s.launches for s in steps)
+        steps.append(Step(seconds=seconds, launches=launches))
+        if len(steps) >= most:
+            raise _Enough
+
+    handle = register_optimizer_step_post_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class ShapesOnly(TorchDispatchMode):
+    """Gives operators on trn tensors results of the right shape whose memory is never written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if self._must_run(func, args, given):
+            return func(*args, **given)
+        try:
+            shapes = self._shapes(func, args, given)
+        except Exception:  # no shapes without values: nonzero and its like, or no meta kernel
+            return func(*args, **given)
+        return _results(func, args, given, shapes)
+
+    def _must_run(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Views cost nothing; reading a value and what lies on the host are the script's own."""
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        on_trn = any(t.device.type == DEVICE_TYPE for t in tensors)
+        makes = (
+            torch.device(kwargs["device"]).type == DEVICE_TYPE if kwargs.get("device") else False
+        )
+        plain = all(t.layout is torch.strided for t in tensors)
+        name = func._schema.name
+        free = func.is_view or name in _CHEAP
+        return free or not plain or not (on_trn or makes)
+
+    def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
+        def fake(value: Any) -> Any:
+            is_tensor = isinstance(value, torch.Tensor)
+            return self._fake.from_tensor(value, static_shapes=True) if is_tensor else value
+
+        with self._fake:
+            return func(*tree_map(fake, args), **tree_map(fake, kwargs))
+
+
+_CHEAP = frozenset(
+    f"aten::{name}"
+    for name in (
+        "_local_scalar_dense empty empty_like empty_strided new_empty new_empty_strided resize_"
+        " set_ _has_compatible_shallow_copy_type detach is_pinned"
+    ).split()
+)
+
+
+def _results(func: Any, args: Any, kwargs: Any, shapes: Any) -> Any:
+    """The arguments that the schema returns, and fresh memory for the rest."""
+    schema = func._schema
+    if not schema.returns:
+        return None
+    named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
+    written: dict[str, Any] = {}
+    for argument in schema.arguments:
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written |= dict.fromkeys(argument.alias_info.before_set, named.get(argument.name))
+    single = not isinstance(shapes, (tuple, list)) or len(schema.returns) == 1
+    parts = [shapes] if single else list(shapes)
+    made = []
+    for declared, part in zip(schema.returns, parts, strict=True):
+        alias = declared.alias_info
+        aliased = [written[s] for s in (alias.before_set if alias else ()) if s in written]
+        made.append(aliased[0] if aliased else tree_map(_reserved, part))
+    return made[0] if single else tuple(made)
+
+
+def _reserved(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+
+
+def _report(command: list[str], found: Estimate, steps: list[Step], rows: int) -> Report:
+    data = {
+        "command": command,
+        "steps": [asdict(step) for step in steps],
+        **{k: v for k, v in asdict(found).items() if k != "counters"},
+        "counters": dict(found.counters),
+    }
+    lines = [
+        f"{' '.join(command)} on {found.chip}, {found.lnc} physical core(s) per logical one",
+        f"{found.time_us:,.1f} us from the first dispatch to the last result, of which the core "
+        f"works {found.device_us:,.1f} us",
+        f"HBM at its peak: {gib(found.memory_peak_bytes)}",
+        f"error of about {found.error_bar:.0%}: {found.basis}",
+    ]
+    cells = [
+        (str(i), microseconds(step.seconds), count(step.launches, "count"))
+        for i, step in enumerate(steps, 1)
+    ]
+    return Report(
+        data=json.loads(json.dumps(data)),
+        lines=lines,
+        tables=[
+            Table(title="Steps", head=("step", "us", "launches"), rows=cells),
+            op_table([asdict(op) for op in found.ops], rows),
+        ],
+    )

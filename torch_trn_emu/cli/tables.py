@@ -1,0 +1,54 @@
+"""Tables that several commands print."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch_trn_emu.counters import COUNTERS
+
+from .output import Table
+
+__all__ = ["count", "counter_table", "gib", "microseconds", "op_table", "unit_of"]
+
+_OURS = {"launch_count": "count"}
+
+
+def unit_of(counter: str) -> str:
+    return COUNTERS[counter].unit.value if counter in COUNTERS else _OURS.get(counter, "s")
+
+
+def count(value: float, unit: str) -> str:
+    """Whole numbers with separators, others with six digits."""
+    if unit in ("count", "B", "flop", "cycles"):
+        return f"{value:,.0f}"
+    return f"{value:.6g}"
+
+
+def gib(nbytes: float) -> str:
+    return f"{nbytes / 2**30:.3f} GiB"
+
+
+def microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:,.1f}"
+
+
+def counter_table(counters: Mapping[str, float]) -> Table:
+    """Counters that are not zero."""
+    rows = [(n, count(v, unit_of(n)), unit_of(n)) for n, v in counters.items() if v]
+    return Table(title="Counters", head=("counter", "value", "unit"), rows=rows)
+
+
+def op_table(ops: Iterable[Mapping[str, Any]], most: int) -> Table:
+    rows = [
+        (
+            row["op"],
+            f"{row['calls']:,}",
+            microseconds(row["device_s"]),
+            f"{row['share']:.1%}",
+            row["engine"],
+            row["status"],
+            row["note"],
+        )
+        for row in list(ops)[:most]
+    ]
+    head = ("operator", "calls", "us", "share", "engine", "price", "note")
+    return Table(title="Operators, longest first", head=head, rows=rows)
