@@ -1,0 +1,102 @@
+"""What a second process finds, what a dump holds, what is rounded once, what a summary says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from torch_trn_emu.compiler.operators import apply_precision
+from torch_trn_emu.compiler.reuse import round_once
+
+PROGRAM = """
+import torch, json
+from torch._dynamo.utils import counters
+import torch_trn_emu
+torch.manual_seed(0)
+nn = torch.nn
+model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 1)).to("trn")
+x = torch.randn(16, 32).to("trn")
+compiled = torch.compile(model, backend="trn")
+torch.trn.reset_counters()
+loss = compiled(x).square().sum()
+loss.backward()
+print(json.dumps({
+    "loss": loss.item(),
+    "hits": counters["aot_autograd"]["autograd_cache_hit"],
+    "counters": torch.trn.counters(),
+    "graphs": [r.status for r in torch_trn_emu.compiler.report()],
+    "summary": [str(s) for s in torch_trn_emu.compiler.summary()],
+}))
+"""
+
+
+def run(folder: Path, **environment: str) -> dict:
+    variables = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRN_EMU_MATMUL": "mxfp8"} | environment
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=os.environ | variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_second_process_takes_code_and_price_from_the_cache(tmp_path):
+    first, second = run(tmp_path), run(tmp_path)
+    assert (first["hits"], second["hits"]) == (0, 1)
+    for key in ("loss", "counters", "graphs", "summary"):
+        assert first[key] == second[key], key
+    assert first["graphs"] == ["compiled", "compiled"]
+    assert len(first["summary"]) == 2
+    other = run(tmp_path, TRN_EMU_MATMUL="fp32")
+    assert other["hits"] == 0
+
+
+def test_a_dump_holds_a_folder_for_each_graph(tmp_path):
+    folder = tmp_path / "dump"
+    run(tmp_path / "cache", TRN_EMU_DUMP=str(folder))
+    graphs = sorted(folder.iterdir())
+    assert [g.name for g in graphs] == ["graph_0_backward", "graph_0_forward"]
+    forward = {p.name: p.read_text() for p in graphs[1].iterdir()}
+    assert "addmm" in forward["graph.txt"]
+    assert "module" in forward["regions.txt"]
+    assert "nc_matmul_mx" in forward["program.txt"]
+    assert "tensor_us" in forward["schedule.txt"]
+    assert json.loads(forward["counters.json"])["hbm_read_bytes"] > 0
+    assert forward["graph.svg"].count("<rect") >= 2
+
+
+def test_an_operand_of_several_products_is_rounded_once():
+    def function(x, a, b, c):
+        return x @ a, x @ b, x.t() @ c
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(s) for s in ((64, 96), (96, 32), (96, 16), (64, 8))]
+    gm = make_fx(function, tracing_mode="fake")(*inputs)
+    apply_precision(gm.graph, "mxfp8")
+    gm.recompile()
+    expected = gm(*inputs)
+    assert round_once(gm.graph) == 1  # x along its rows twice, along its columns once
+    gm.recompile()
+    roundings = [n for n in gm.graph.nodes if n.target is torch.ops.trn.round_operand.default]
+    assert len(roundings) == 1
+    for one, other in zip(gm(*inputs), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_weight_read_as_it_is_and_transposed_is_rounded_along_its_axis():
+    def function(x, w, y):
+        return x @ w.t(), w @ y  # both contract along the columns of w
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(s) for s in ((8, 64), (32, 64), (64, 4))]
+    gm = make_fx(function, tracing_mode="fake")(*inputs)
+    apply_precision(gm.graph, "mxfp8")
+    gm.recompile()
+    expected = gm(*inputs)
+    assert round_once(gm.graph) == 1
+    gm.recompile()
+    for one, other in zip(gm(*inputs), expected, strict=True):
+        assert torch.equal(one, other)
