@@ -55,7 +55,7 @@ REASONS = (
     Reason(
         cases=r"^module/nn\.(RNN|LSTM|GRU)(Cell)?/bfloat16/",
         text=RECURRENT,
-        bound=(2**-5, 2**-5, 2**-5),
+        bound=(2**-5, 2**-5, 2**-4),
     ),
     Reason(
         cases=r"^module/nn\.(RNN|LSTM|GRU)(Cell)?/float16/",
