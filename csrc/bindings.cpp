@@ -1,5 +1,6 @@
 // What Python sees of the C++ side. The only file that includes Python.
 #include "aten/host_pool.h"
+#include "aten/missing_dtypes.h"
 #include "aten/policy.h"
 #include "aten/rounding_mode.h"
 #include "runtime/allocator.h"
@@ -69,6 +70,7 @@ void bind_device(py::module_& m) {
       },
       py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"),
       py::arg("host") = "cpu");
+  m.def("set_missing_dtypes", &set_missing_dtypes);
   m.def("limit_isa", [](int level) { numerics::limit_isa(numerics::Isa(level)); });
   m.def("isa", [] { return int(numerics::isa()); });
   m.def("device_count", &device_count);

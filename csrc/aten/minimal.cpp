@@ -2,6 +2,7 @@
 // operators run as they are, and the few kernels written by hand.
 #include "alias.h"
 #include "composite_alias.h"
+#include "missing_dtypes.h"
 #include "operands.h"
 #include "redispatch.h"
 #include "registrations.h"
@@ -157,6 +158,7 @@ at::Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype,
                  std::optional<at::Layout> layout, std::optional<at::Device> device,
                  std::optional<bool> pin_memory, std::optional<at::MemoryFormat> memory_format) {
   check_not_pinned(pin_memory);
+  if (dtype) check_chip_has(*dtype);
   return HostOp<at::_ops::empty_memory_format>::kernel(size, dtype, layout, device, pin_memory,
                                                        memory_format);
 }
@@ -165,6 +167,7 @@ at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride,
                          std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
                          std::optional<at::Device> device, std::optional<bool> pin_memory) {
   check_not_pinned(pin_memory);
+  if (dtype) check_chip_has(*dtype);
   return HostOp<at::_ops::empty_strided>::kernel(size, stride, dtype, layout, device, pin_memory);
 }
 

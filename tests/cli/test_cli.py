@@ -16,6 +16,7 @@ import torch_trn_emu
 from torch_trn_emu.cli import COMMANDS, main
 from torch_trn_emu.cli.diff import difference
 from torch_trn_emu.cli.doctor import CHECKS
+from torch_trn_emu.cli.output import Report, Table, show
 from torch_trn_emu.counters import COUNTERS
 from torch_trn_emu.lowering.ops import OPS
 
@@ -116,6 +117,24 @@ def test_a_run_equals_itself(runs):
     data = difference(record(runs[0]), record(runs[0]))
     assert data["worst_relative"] == 0
     assert data["values_missing"] == 0
+
+
+def test_scripts_that_share_no_line_pair_up_by_order(runs):
+    other = record(runs[0])
+    for row in other["values"]:
+        row["where"] = "compiled.py:99"
+    data = difference(record(runs[0]), other)
+    assert len(data["values"]) == 3
+    assert data["worst_relative"] == 0
+
+
+def test_a_terminal_gets_the_same_words(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    table = Table(title="Counters", head=("name", "value"), rows=[("a[b]", "1"), ("c", "2")])
+    show(Report(data={}, lines=["[bold] is a word"], tables=[table]), as_json=False)
+    text = capsys.readouterr().out
+    for word in ("[bold] is a word", "Counters", "a[b]", "value"):
+        assert word in text
 
 
 def test_what_is_no_number_is_the_worst_difference(runs):

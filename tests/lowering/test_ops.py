@@ -121,11 +121,10 @@ def _fit(t: torch.Tensor, program: Program, k: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (300, 33), (130, 9000)], ids=str)
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "mean", "norm"])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
 def test_rows_forward(name: str, shape: tuple[int, int]) -> None:
     x = _data(*shape)
-    functions = {"norm": torch.linalg.vector_norm}
-    expected = functions.get(name, getattr(torch, name, None))(x.double(), dim=1)  # type: ignore[misc]
+    expected = getattr(torch, name)(x.double(), dim=1)
     out = _run(row_op(name, *shape, "float32", chip=CHIP), [x])[0]
     np.testing.assert_allclose(out.reshape(expected.shape), expected, rtol=1e-5, atol=2e-6)
 

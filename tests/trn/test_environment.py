@@ -125,3 +125,27 @@ threading.Thread(target=lambda: torch.ones(3, device="trn").sum()).start()
 print("end")
 """
     assert python(code) == "end\n"
+
+
+def test_a_format_of_a_later_chip_is_refused():
+    code = """
+import torch
+x = torch.randn(4, 4, device="trn")
+for make in (
+    lambda: x.to(torch.float8_e4m3fn),
+    lambda: torch.zeros(2, dtype=torch.float8_e4m3fn, device="trn"),
+    lambda: torch.zeros(2).to(torch.float8_e8m0fnu).to("trn"),
+):
+    try:
+        make()
+    except NotImplementedError as error:
+        assert "trn2 has no Float8" in str(error) and "TRN_EMU_CHIP=trn3" in str(error), error
+    else:
+        raise AssertionError
+x.to(torch.float8_e5m2)
+"""
+    environment = os.environ | {"TRN_EMU_CHIP": "trn2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -34,8 +34,13 @@ def execute(options: Namespace) -> int:
 
 
 def difference(a: Record, b: Record) -> dict[str, Any]:
-    """Values pair up by the line that read them and their order there; operators by name."""
+    """Values pair up by the line that read them and their order there; operators by name.
+
+    Two scripts that share no such line, eager and compiled for instance, pair up by order alone.
+    """
     ours, theirs = _by_place(a), _by_place(b)
+    if not ours.keys() & theirs.keys():
+        ours, theirs = _by_order(a), _by_order(b)
     values = [
         {
             "where": where,
@@ -76,6 +81,10 @@ def _by_place(record: Record) -> dict[tuple[str, int], float]:
         ordinals[row["where"]] = i + 1
         found[row["where"], i] = row["value"]
     return found
+
+
+def _by_order(record: Record) -> dict[tuple[str, int], float]:
+    return {("number", i): row["value"] for i, row in enumerate(record["values"])}
 
 
 def _relative(a: float, b: float) -> float | None:

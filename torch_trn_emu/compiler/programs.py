@@ -125,22 +125,10 @@ def _product(
 ) -> Program | None:
     """A product whose results are finished on their way from PSUM."""
     product = product_of(call, target)
-    if product.adds_all and product.addend is not None:
-        inputs = [Input("addend", product.addend.dtype), *inputs]
-        add = RowStep(
-            "sum", "tensor_tensor", ("v0", "addend"), MappingProxyType({"op": "add"}), Kind.FULL
-        )
-        steps = [add, *(_reading(s, "v0", "sum") for s in steps)]
-        outputs = [Output("sum", o.dtype) if o.name == "v0" else o for o in outputs]
     plain = not steps and [o.name for o in outputs] == ["v0"]
     epilogue = Epilogue(product="v0", inputs=inputs, steps=steps, outputs=outputs)
     made = multiplied(product, target, None if plain else epilogue)
     return made[0] if made else None
-
-
-def _reading(s: RowStep, old: str, new: str) -> RowStep:
-    reads = tuple(new if r == old else r for r in s.reads)
-    return RowStep(s.name, s.opcode, reads, s.attributes, s.kind, s.engine)
 
 
 def _rows_and_columns(shape: _Shape, target: Target) -> tuple[int, int]:

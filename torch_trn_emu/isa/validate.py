@@ -74,10 +74,11 @@ def _well_formed(i: Instruction) -> None:
 
 def _in_bounds(i: Instruction, a: Access, trips: Mapping[int, int]) -> None:
     low, high = a.offset.bounds(trips)
-    last = high + sum(stride * (count - 1) for stride, count in a.pattern)
-    if low < 0 or last >= a.buffer.elements:
+    reach = [stride * (count - 1) for stride, count in a.pattern]
+    first, last = low + sum(r for r in reach if r < 0), high + sum(r for r in reach if r > 0)
+    if first < 0 or last >= a.buffer.elements:
         raise ChipLimit(
-            f"{i.opcode}: elements {low} to {last} of {a.buffer.name} are outside its "
+            f"{i.opcode}: elements {first} to {last} of {a.buffer.name} are outside its "
             f"{a.buffer.elements} ({list(a.buffer.shape)}). Check the tile's start and size."
         )
     part_low, part_high = a.part.bounds(trips)

@@ -94,11 +94,14 @@ def plan_blocks(
     packing: Packing,
     lhs_major: bool,
     rhs_major: bool,
-    out_bytes: float,
+    bytes_per_column: float,
     chip: Chip,
     schedule: Schedule,
 ) -> Plan:
-    """The largest blocks that SBUF holds, and the order that moves fewer bytes."""
+    """The largest blocks that SBUF holds, and the order that moves fewer bytes.
+
+    bytes_per_column  of a block of n that results and what is added to them take
+    """
     budget = chip.sbuf.usable_bytes_per_partition
     whole_m, whole_n = _round_up(m, 64), _round_up(n, 64)
     for block_m, block_n, stays, streams in _choices(m, k, n, packing, chip, schedule):
@@ -113,7 +116,7 @@ def plan_blocks(
         used = (
             Operand.sbuf_bytes(k, block_m, packing, lhs_major, lhs_slots)
             + Operand.sbuf_bytes(k, block_n, packing, rhs_major, rhs_slots)
-            + int(block_n * out_bytes) * schedule.result_slots
+            + int(block_n * bytes_per_column)
         )
         if used <= budget:
             return Plan(

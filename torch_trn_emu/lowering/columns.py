@@ -8,8 +8,9 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
+from .reduction import Work, apply
 
-__all__ = ["cumulate_rows", "reduce_columns", "scatter_rows", "topk_rows"]
+__all__ = ["NEUTRAL", "cumulate_rows", "reduce_columns", "scatter_rows", "topk_rows"]
 
 P = 128
 BANK = 512
@@ -25,8 +26,13 @@ def reduce_columns(
     dtype: str = "float32",
     out_dtype: str = "float32",
     cores: int = 1,
+    before: Work = (),
+    after: Work = (),
 ) -> Program:
-    """out[o, c] = reduction of in[o, :, c]; the columns, or the outer dimension, are split."""
+    """out[o, c] = reduction of in[o, :, c]; the columns, or the outer dimension, are split.
+
+    before, after  what is done to the elements first and to the result last
+    """
     if outer >= cores:
         outer = ceil(outer / cores)
     else:
@@ -35,8 +41,10 @@ def reduce_columns(
     source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
     out = b.hbm("out", (outer, columns), out_dtype, Role.OUTPUT)
     wide = min(columns, 4 * BANK)
-    compute = dtype if dtype in chip.tensor_engine.macs_per_pe_cycle else "float32"
+    compute = "float32" if before else dtype
+    compute = compute if compute in chip.tensor_engine.macs_per_pe_cycle else "float32"
     data = b.sbuf("data", wide, compute, slots=3)
+    summed = b.sbuf("reduced", wide, "float32", slots=2) if after else None
     result = b.sbuf("result", wide, out_dtype, slots=2)
     ones = b.sbuf("ones", 1, compute)
     total = b.psum("total", BANK, slots=4)
@@ -45,10 +53,10 @@ def reduce_columns(
         b.emit("memset", rows_of(ones, P, 1), value=1.0)
     with b.loop(outer) as o:
         for c0, count in b.tiles(columns, wide):
-            b.fresh(result, total)
+            b.fresh(result, total, *([summed] if summed else []))
             if op != "add":
                 b.fresh(best)
-                b.emit("memset", rows_of(best, P, count), value=_NEUTRAL[op])
+                b.emit("memset", rows_of(best, P, count), value=NEUTRAL[op])
             elif ceil(count / BANK) > 1:
                 b.fresh(*[total] * (ceil(count / BANK) - 1))
             if op == "add":
@@ -59,33 +67,40 @@ def reduce_columns(
                         b.fresh(data)
                         at = (o * rows + r0) * columns + c0 + start
                         b.load(rows_of(data, some, size), rows_of(source, some, size, at))
+                        apply(b, before, rows_of(data, some, size), rows_of(data, some, size))
                         one = rows_of(ones, some, 1)
                         b.emit("nc_matmul", rows_of(total, 1, size), one, rows_of(data, some, size))
-                    b.emit("tensor_copy", rows_of(result, 1, size, start), rows_of(total, 1, size))
+                    to = rows_of(summed or result, 1, size, start)
+                    b.emit("tensor_copy", to, rows_of(total, 1, size))
             else:
                 for r0, some in b.tiles(rows, P):
                     b.fresh(data)
                     at = (o * rows + r0) * columns + c0
                     b.load(rows_of(data, some, count), rows_of(source, some, count, at))
+                    apply(b, before, rows_of(data, some, count), rows_of(data, some, count))
                     kept = rows_of(best, some, count)
                     b.emit("tensor_tensor", kept, kept, rows_of(data, some, count), op=op)
                 b.emit(
                     "tensor_partition_reduce",
-                    rows_of(result, 1, count),
+                    rows_of(summed or result, 1, count),
                     rows_of(best, P, count),
                     op=op,
                 )
+            if summed:
+                apply(b, after, rows_of(result, 1, count), rows_of(summed, 1, count))
             b.store(rows_of(out, 1, count, o * columns + c0), rows_of(result, 1, count))
     return b.build()
 
 
-_NEUTRAL = {
+NEUTRAL = {
+    "add": 0.0,
     "max": -3.0e38,
     "min": 3.0e38,
     "multiply": 1.0,
     "logical_and": 1.0,
     "logical_or": 0.0,
     "abs_max": 0.0,
+    "abs_min": 3.0e38,
 }
 
 
@@ -106,7 +121,7 @@ def cumulate_rows(
     ops = {"op0": "multiply", "op1": "add"} if op == "add" else {"op0": op, "op1": "add"}
     for r0, size in b.tiles(rows, P):
         b.fresh(last)
-        b.emit("memset", rows_of(last, size, 1), value=0.0 if op == "add" else _NEUTRAL[op])
+        b.emit("memset", rows_of(last, size, 1), value=0.0 if op == "add" else NEUTRAL[op])
         for c0, count in b.tiles(columns, wide):
             b.fresh(data, result)
             at = r0 * columns + c0

@@ -1,19 +1,67 @@
-"""Convolution as engine programs: an implicit matmul over channels, one per tap of the filter.
+"""Convolution as an implicit matmul over channels, one per tap of the filter.
 
-Channels lie on partitions. A tap's product takes the input rows it needs straight from SBUF,
-shifted, so no patches are built. All taps and input channels accumulate in one PSUM tile.
+Channels lie on partitions. A tap's product takes the input it needs straight from SBUF, shifted and
+strided, so no patches are built; a tap that reaches beyond the border is cut to what lies inside,
+so nothing is padded. All taps and input channels accumulate in one PSUM tile. Where channels fill
+less than half of the array, rows of the filter share it: each gets its rows of the input shifted.
+Dimensions are depth, height and width; those a convolution lacks have size 1.
 """
 
-from math import ceil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, prod
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Index, Program, Role, affine, itemsize
-from .blocking import HAND, Schedule
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, itemsize
+from .blocking import BANK, HAND, Schedule
+from .windows import Axis, Strip, Tap, inside_together
 
-__all__ = ["conv2d"]
+__all__ = ["Convolution", "conv", "conv2d"]
 
 P = 128
-BANK = 512
+FILTER_BYTES = 64 * 1024  # of the weights that stay in SBUF, per partition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convolution:
+    """Sizes of one core's share. `channels` and `filters` are those of one group.
+
+    dtype    of the tensors; `compute` is that of the array
+    turned   weights come as [channels, taps, filters], as the array wants them
+    share    lets rows of the filter share the array where channels are few
+    """
+
+    batch: int
+    channels: int
+    filters: int
+    axes: tuple[Axis, Axis, Axis]
+    groups: int = 1
+    bias: str = ""
+    dtype: str = "float32"
+    compute: str = "float32"
+    turned: bool = False
+    share: bool = True
+    flops: float = 0.0
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        d, h, w = (a.size for a in self.axes)
+        return d, h, w
+
+    @property
+    def outs(self) -> tuple[int, int, int]:
+        d, h, w = (a.out for a in self.axes)
+        return d, h, w
+
+    @property
+    def kernel(self) -> tuple[int, int, int]:
+        d, h, w = (a.kernel for a in self.axes)
+        return d, h, w
+
+    @property
+    def taps(self) -> int:
+        return prod(self.kernel)
 
 
 def conv2d(
@@ -33,126 +81,355 @@ def conv2d(
 
     Weights come as [c, i, j, f], which the stationary operand wants; filters are split over cores.
     """
-    flops = 2.0 * batch * filters * channels * kernel**2 * (height - kernel + 1)
-    flops *= width - kernel + 1
-    filters = ceil(filters / cores)
     rows, columns = height - kernel + 1, width - kernel + 1
-    b = Builder(f"conv2d {channels}x{height}x{width} {filters}", cores=cores, model_flops=flops)
-    source = b.hbm("in", (batch, channels, height, width), dtype, Role.INPUT)
-    weight = b.hbm("weight", (channels, kernel, kernel, filters), dtype, Role.WEIGHT)
-    out = b.hbm("out", (batch, filters, rows, columns), dtype, Role.OUTPUT)
-    per_tile = max(1, min(rows, BANK // columns))  # output rows of one PSUM tile
-    strip = _strip(rows, per_tile, width, channels, dtype, chip)  # output rows loaded together
-    body = _Conv(
-        b, source, weight, out, kernel=kernel, per_tile=per_tile, strip=strip, schedule=schedule
+    how = Convolution(
+        batch=batch,
+        channels=channels,
+        filters=ceil(filters / cores),
+        axes=(
+            Axis(size=1, out=1, kernel=1),
+            Axis(size=height, out=rows, kernel=kernel),
+            Axis(size=width, out=columns, kernel=kernel),
+        ),
+        dtype=dtype,
+        compute=dtype,
+        turned=True,
+        share=False,
+        flops=2.0 * batch * filters * channels * kernel**2 * rows * columns,
     )
-    body.load_weights()
-    with b.loop(batch) as image:
-        for y0, ys in b.tiles(rows, strip):
-            body.load_rows(image, y0, ys)
-            for y, tile_rows in b.tiles(ys, per_tile):
-                body.tiles(image, y0, y, tile_rows)
-    return b.build()
+    return conv(how, chip=chip, schedule=schedule, cores=cores)
 
 
-def _strip(rows: int, per_tile: int, width: int, channels: int, dtype: str, chip: Chip) -> int:
-    """Output rows whose input fits in a quarter of SBUF, a multiple of a PSUM tile's rows."""
-    budget = chip.sbuf.usable_bytes_per_partition / 4
-    row_bytes = width * itemsize(dtype) * ceil(channels / P)
-    return min(ceil(rows / per_tile), max(1, int(budget / row_bytes / per_tile) // 2)) * per_tile
+def conv(how: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1) -> Program:
+    """out[b, g, f, :] = the sum over c and the taps of in[b, g, c, :] * weight[g, f, c, taps]."""
+    size = "x".join(map(str, how.sizes))
+    name = f"conv {how.batch}x{how.channels}x{size} {how.filters}"
+    return _Conv(Builder(name, cores=cores, model_flops=how.flops), how, chip, schedule).build()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """A part of the contraction: channels c0 .. and the rows of the filter that share the array."""
+
+    c0: int
+    channels: int
+    first: int = 0  # row of the filter
+    rows: int = 0  # how many share; 0: each tap on its own, cut at the border
+
+    @property
+    def partitions(self) -> int:
+        return self.channels * max(1, self.rows)
 
 
 class _Conv:
-    def __init__(
-        self,
-        b: Builder,
-        source: Buffer,
-        weight: Buffer,
-        out: Buffer,
-        *,
-        kernel: int,
-        per_tile: int,
-        strip: int,
-        schedule: Schedule,
-    ) -> None:
-        self.b, self.source, self.weight, self.out = b, source, weight, out
-        self.kernel, self.schedule = kernel, schedule
-        _, self.channels, self.height, self.width = source.shape
-        _, self.filters, self.rows, self.columns = out.shape
-        self.groups = ceil(self.channels / P)
-        self.taps = kernel * kernel
-        self.halo = strip + kernel - 1
-        self.filter = b.sbuf("filter", self.taps * self.filters, weight.dtype, parts=self.groups)
-        self.data = b.sbuf("data", self.halo * self.width, source.dtype, slots=2, parts=self.groups)
+    def __init__(self, b: Builder, how: Convolution, chip: Chip, schedule: Schedule) -> None:
+        self.b, self.how, self.chip, self.schedule = b, how, chip, schedule
+        c, f, width, out_width = how.channels, how.filters, how.sizes[2], how.outs[2]
+        skipped = int(how.sizes[0] == how.outs[0] == 1)  # no depth
+        size, out = list(how.sizes)[skipped:], list(how.outs)[skipped:]
+        self.source = b.hbm("in", (how.batch, how.groups * c, *size), how.dtype, Role.INPUT)
+        shape = (c, how.taps, f) if how.turned else (how.groups * f, c, how.taps)
+        self.weight = b.hbm("weight", shape, how.dtype, Role.WEIGHT)
+        self.out = b.hbm("out", (how.batch, how.groups * f, *out), how.dtype, Role.OUTPUT)
+        self.parts = self._parts()
+        # A PSUM tile: several images if they are small, else rows of one; of wide ones a piece.
+        self.wide = how.axes[2].forward(min(out_width, BANK))
+        columns = self.wide[0].count
+        self.per_tile = max(1, min(how.outs[1], BANK // columns))
+        whole = self.per_tile == how.outs[1] and len(self.wide) == 1 and how.outs[0] == 1
+        self.images = max(1, min(how.batch, BANK // (how.outs[1] * columns))) if whole else 1
+        self.strips = how.axes[1].forward(self.per_tile)
+        if self.parts[0].rows:
+            self.strips = inside_together(self.strips, how.kernel[1])
+        self.deep = [one for s in how.axes[0].forward(1) for one in s.unrolled()]
+        self.together = self._together(chip)
+        spans = [self._span(s, min(s.repeat, self.together)) for s in self.strips]
+        depths = max(s.span for s in self.deep)
+        self.held = self.images * depths * max(spans) * width
+        self.block = self._block()
+        per_part = self.block * how.taps // (how.kernel[1] if self.parts[0].rows else 1)
+        self.filter = b.sbuf("filter", per_part, how.compute, parts=len(self.parts))
+        self.data = b.sbuf("data", self.held, how.compute, slots=2, parts=len(self.parts))
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
-        self.result = b.sbuf("result", per_tile * self.columns, out.dtype, slots=4)
+        self.result = b.sbuf("result", BANK, how.dtype, slots=4)
+        if not how.turned:
+            self.natural = b.sbuf("filter rows", self._natural(), how.compute, slots=2)
+            self.turned = b.psum("filter turned", P, how.compute, slots=2)
+        if how.bias:
+            self.bias = b.hbm("bias", (how.groups * f,), how.bias, Role.INPUT)
+            self.added = b.sbuf("bias of filters", ceil(self.block / P), how.bias, slots=2)
 
-    def load_weights(self) -> None:
-        for part, c0, cs in self.b.parts(self.channels, P):
-            row = self.filter.row_elements
-            self.b.load(
-                Access(buffer=self.filter, pattern=((row, cs), (1, row)), part=part),
-                Access(buffer=self.weight, offset=c0 * row, pattern=((row, cs), (1, row))),
-            )
+    # --- how the work is cut ---
 
-    def load_rows(self, image: Affine, y0: Affine, ys: int) -> None:
+    def _parts(self) -> list[_Rows]:
+        c, rows = self.how.channels, self.how.kernel[1]
+        together = min(rows, P // c) if self.how.share and not self.how.turned else 1
+        if together > 1 and self.how.kernel[0] == 1:
+            return [
+                _Rows(c0=0, channels=c, first=i, rows=min(together, rows - i))
+                for i in range(0, rows, together)
+            ]
+        return [_Rows(c0=c0, channels=min(P, c - c0)) for c0 in range(0, c, P)]
+
+    def _together(self, chip: Chip) -> int:
+        """PSUM tiles of rows whose input is loaded at once: a quarter of SBUF."""
+        budget = chip.sbuf.usable_bytes_per_partition / 8
+        depths = max(s.span for s in self.deep)
+        row = self.how.sizes[2] * itemsize(self.how.compute) * len(self.parts) * depths
+        return max(1, int(budget / (row * self.per_tile * self.how.axes[1].stride)))
+
+    def _span(self, s: Strip, tiles: int) -> int:
+        """Rows of the input that `tiles` tiles like strip s need."""
+        if self.parts[0].rows:  # shifted copies, without the filter's reach
+            axis = self.how.axes[1]
+            return (tiles * s.count - 1) * axis.stride + 1
+        return (tiles - 1) * s.step + s.span
+
+    def _block(self) -> int:
+        """Filters whose weights are in SBUF together."""
+        each = self.how.taps * len(self.parts) * itemsize(self.how.compute)
+        fits = int(FILTER_BYTES / each)
+        return self.how.filters if fits >= self.how.filters else max(P, fits // P * P)
+
+    def _natural(self) -> int:
+        return max(p.channels for p in self.parts) * self.how.taps
+
+    # --- weights ---
+
+    def _load_weights(self, group: Affine, f0: Affine, fs: int) -> None:
+        self.b.fresh(self.filter)
+        if self.how.bias:
+            self._load_bias(group, f0, fs)
+        if self.how.turned:
+            row = self.how.taps * self.how.filters
+            for k, part in enumerate(self.parts):
+                to = self._box(self.filter, part.channels, self.how.taps * fs, part=k)
+                pattern = ((row, part.channels), (self.how.filters, self.how.taps), (1, fs))
+                if fs == self.how.filters:
+                    pattern = ((row, part.channels), (1, row))  # type: ignore[assignment]
+                at = affine(part.c0 * row) + f0
+                self.b.load(to, Access(buffer=self.weight, offset=at, pattern=pattern))
+            return
+        for start, size in self.b.tiles(fs, P):
+            for k, part in enumerate(self.parts):
+                if not k or not part.rows:  # parts that share the array have all channels
+                    self._load_natural(group * self.how.filters + f0 + start, size, part)
+                self._turn(k, part, start, size, fs)
+
+    def _load_bias(self, group: Affine, f0: Affine, fs: int) -> None:
+        self.b.fresh(self.added)
+        full, rest = divmod(fs, P)
+        for k, (tiles, size) in enumerate(((full, P), (1, rest))):
+            if tiles and size:
+                column = full if k else 0
+                at = group * self.how.filters + f0 + column * P
+                to = Access(
+                    buffer=self.added,
+                    offset=Affine(column),
+                    pattern=((self.added.row_elements, size), (1, tiles)),
+                )
+                source = Access(buffer=self.bias, offset=at, pattern=((1, size), (P, tiles)))
+                self.b.load(to, source)
+
+    def _load_natural(self, f: Affine, size: int, part: _Rows) -> None:
+        taps = self.how.taps
+        self.b.fresh(self.natural)
+        row, count = self.how.channels * taps, part.channels * taps
+        at = f * row + part.c0 * taps
+        source = Access(buffer=self.weight, offset=at, pattern=((row, size), (1, count)))
+        self.b.load(self._box(self.natural, size, count), source)
+
+    def _turn(self, k: int, part: _Rows, start: Affine, size: int, fs: int) -> None:
+        """[f, c] of every tap (or, sharing, of a column of taps) to [c, f]."""
+        b, width, taps = self.b, self.how.kernel[2], self.how.taps
+        for number, at in enumerate(self._columns(part)):
+            shared = ((width, part.rows),) if part.rows > 1 else ()
+            pattern = ((self.natural.row_elements, size), *shared, (taps, part.channels))
+            source = Access(buffer=self.natural, offset=Affine(at), pattern=pattern)
+            b.fresh(self.turned)
+            turned = self._box(self.turned, part.partitions, size)
+            b.emit("nc_transpose", turned, source)
+            to = self._box(self.filter, part.partitions, size, start + number * fs, part=k)
+            b.emit("tensor_copy", to, turned)
+
+    def _columns(self, part: _Rows) -> list[int]:
+        """Where in the filter's taps each product of the part starts."""
+        if part.rows:
+            return [part.first * self.how.kernel[2] + j for j in range(self.how.kernel[2])]
+        return list(range(self.how.taps))
+
+    # --- data ---
+
+    def _load(
+        self, group: Affine, n0: Affine, images: int, deep: Strip, high: Strip, start: Affine,
+        tiles: int,
+    ) -> None:  # fmt: skip
+        """The input of `tiles` tiles of rows, from the strip's tile `start` on."""
         self.b.fresh(self.data)
-        plane, count = self.height * self.width, (ys + self.kernel - 1) * self.width
-        for part, c0, cs in self.b.parts(self.channels, P):
-            self.b.load(
-                Access(
-                    buffer=self.data,
-                    pattern=((self.data.row_elements, cs), (1, count)),
-                    part=part,
-                ),
-                Access(
-                    buffer=self.source,
-                    offset=(image * self.channels + c0) * plane + y0 * self.width,
-                    pattern=((plane, cs), (1, count)),
-                ),
-            )
+        for k, part in enumerate(self.parts):
+            if part.rows:
+                self._load_shifted(k, part, group, n0, images, high, start, tiles)
+                continue
+            rows = self._span(high, tiles)
+            low = start * high.step + high.low
+            self._rows(k, part, 0, (group, n0, images), deep, low, rows, 0, rows)
 
-    def tiles(self, image: Affine, y0: Affine, y: Affine, tile_rows: int) -> None:
-        b, plane = self.b, self.rows * self.columns
-        for f0, fs in b.tiles(self.filters, P):
-            b.fresh(self.psum, self.result)
-            count = tile_rows * self.columns
-            into = Access(buffer=self.psum, pattern=((BANK, fs), (1, count)))
-            for part, _, cs in b.parts(self.channels, P):
-                for tap in range(self.taps):
-                    self._tap(into, part, cs, tap, f0, fs, y, tile_rows)
-            width = self.result.row_elements
-            kept = Access(buffer=self.result, pattern=((width, fs), (1, count)))
-            b.emit("tensor_copy", kept, into)
-            target = Access(
-                buffer=self.out,
-                offset=(image * self.filters + f0) * plane + (y0 + y) * self.columns,
-                pattern=((plane, fs), (1, count)),
-            )
-            b.store(target, kept)
+    def _load_shifted(
+        self, k: int, part: _Rows, group: Affine, n0: Affine, images: int, high: Strip,
+        start: Affine, tiles: int,
+    ) -> None:  # fmt: skip
+        """For each row of the filter the input rows it meets, zeros where there are none."""
+        axis = self.how.axes[1]
+        rows, deep = self._span(high, tiles), self.deep[0]
+        lows = [axis.source(high.first, part.first + q) for q in range(part.rows)]
+        last = high.repeat * high.count * axis.stride
+        if lows[0] < 0 or lows[-1] + last > axis.size:
+            width = images * rows * self.how.sizes[2]
+            self.b.emit("memset", self._box(self.data, part.partitions, width, part=k), value=0.0)
+        for q, low in enumerate(lows):
+            skip = max(0, -low)
+            count = min(rows, axis.size - low) - skip
+            if count > 0:
+                at = start * (high.count * axis.stride) + (low + skip)
+                self._rows(k, part, q, (group, n0, images), deep, at, count, skip, rows)
 
-    def _tap(
-        self,
-        into: Access,
-        part: Affine,
-        cs: int,
-        tap: int,
-        f0: Affine,
-        fs: int,
-        y: Index,
-        tile_rows: int,
-    ) -> None:
-        i, j = divmod(tap, self.kernel)
-        stationary = Access(
-            buffer=self.filter,
-            offset=f0 + tap * self.filters,
-            pattern=((self.filter.row_elements, cs), (1, fs)),
-            part=part,
+    def _rows(
+        self, k: int, part: _Rows, q: int, of: tuple[Affine, Affine, int], deep: Strip, low: Affine,
+        rows: int, skip: int, held: int,
+    ) -> None:  # fmt: skip
+        """`rows` rows from `low` to row `skip` of tiles of `held` rows, on block q's partitions."""
+        how, (group, n0, images) = self.how, of
+        _, height, width = how.sizes
+        volume, channels = prod(how.sizes), how.groups * how.channels
+        inner = [(1, rows * width)]
+        outer = [(channels * volume, images), (height * width, deep.span)]
+        here = [(deep.span * held * width, images), (held * width, deep.span)]
+        at = (n0 * channels + group * how.channels + part.c0) * volume
+        source = Access(
+            buffer=self.source,
+            offset=at + deep.low * height * width + low * width,
+            pattern=((volume, part.channels), *_several(outer), *inner),
         )
-        moving = Access(
+        row = self.data.row_elements
+        to = Access(
             buffer=self.data,
-            offset=(affine(y) + i) * self.width + j,
-            pattern=((self.data.row_elements, cs), (self.width, tile_rows), (1, self.columns)),
-            part=part,
+            offset=Affine(q * part.channels * row + skip * width),
+            pattern=((row, part.channels), *_several(here), *inner),
+            part=Affine(k),
         )
-        self.b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
+        self.b.load(to, source)
+
+    # --- products ---
+
+    def build(self) -> Program:
+        b, how = self.b, self.how
+        with b.loop(how.groups) as group:
+            for f0, fs in b.tiles(how.filters, self.block):
+                self._load_weights(group, f0, fs)
+                for n0, images in b.tiles(how.batch, self.images):
+                    for deep, high in product(self.deep, self.strips):
+                        for start, tiles in b.tiles(high.repeat, self.together):
+                            self._load(group, n0, images, deep, high, start, tiles)
+                            self._tiles(group, f0, fs, n0, images, deep, high, start, tiles)
+        return b.build()
+
+    def _tiles(
+        self, group: Affine, f0: Affine, fs: int, n0: Affine, images: int, deep: Strip,
+        high: Strip, start: Affine, tiles: int,
+    ) -> None:  # fmt: skip
+        b, how = self.b, self.how
+        held = self._span(high, tiles)
+        with b.loop(tiles) as j:
+            for wide in self.wide:
+                for k, f, size in b.parts(fs, P):
+                    b.fresh(self.psum, self.result)
+                    shape = (images, high.count, wide.count)
+                    self._accumulate(f, size, fs, images, deep, high, wide, j, held)
+                    kept = self._evacuate(size, prod(shape), k)
+                    y = (start + j) * high.count + high.first
+                    channel = n0 * (how.groups * how.filters) + group * how.filters + f0 + f
+                    self._store(kept, size, shape, channel, deep, y, wide)
+
+    def _accumulate(
+        self, f: Affine, size: int, fs: int, images: int, deep: Strip, high: Strip, wide: Strip,
+        j: Affine, held: int,
+    ) -> None:  # fmt: skip
+        b = self.b
+        products = list(self._products(deep, high, wide))
+        # The first product writes the tile, the others add to parts of it.
+        products.sort(key=lambda t: -t[3].count * t[4].count)
+        whole = high.count * wide.count
+        if not products or products[0][3].count * products[0][4].count < whole:
+            b.emit("memset", self._box(self.psum, size, images * whole), value=0.0)
+        width, axes = self.how.sizes[2], self.how.axes
+        for k, number, d, h, w in products:
+            part = self.parts[k]
+            step = high.count * axes[1].stride if part.rows else high.step
+            rows = j * (step * width) + ((d.there * held + h.there) * width + wide.low + w.there)
+            view = [(deep.span * held * width, images), (axes[1].stride * width, h.count)]
+            moving = Access(
+                buffer=self.data,
+                offset=rows,
+                pattern=((self.data.row_elements, part.partitions), *_several(view),
+                         (axes[2].stride, w.count)),
+                part=Affine(k),
+            )  # fmt: skip
+            spots = [(whole, images), (wide.count, h.count)]
+            into = Access(
+                buffer=self.psum,
+                offset=Affine(h.own * wide.count + w.own),
+                pattern=((BANK, size), *_several(spots), (1, w.count)),
+            )
+            stationary = self._box(self.filter, part.partitions, size, f + number * fs, part=k)
+            b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
+
+    def _products(
+        self, deep: Strip, high: Strip, wide: Strip
+    ) -> Iterator[tuple[int, int, Tap, Tap, Tap]]:
+        """(part of the contraction, number in its weights, taps) of all products of a tile."""
+        _, height, width = self.how.kernel
+        for k, part in enumerate(self.parts):
+            if part.rows:
+                every = Tap(k=0, own=0, there=0, count=high.count)
+                yield from ((k, w.k, deep.taps[0], every, w) for w in wide.taps)
+                continue
+            for d, h, w in product(deep.taps, high.taps, wide.taps):
+                yield k, (d.k * height + h.k) * width + w.k, d, h, w
+
+    def _evacuate(self, size: int, count: int, k: Affine) -> Access:
+        to, source = self._box(self.result, size, count), self._box(self.psum, size, count)
+        if self.how.bias:
+            self.b.emit("tensor_scalar", to, source, self._box(self.added, size, 1, k), op0="add")
+        else:
+            self.b.emit("tensor_copy", to, source)
+        return to
+
+    def _store(
+        self, kept: Access, size: int, shape: tuple[int, int, int], channel: Affine, deep: Strip,
+        y: Affine, wide: Strip,
+    ) -> None:  # fmt: skip
+        images, rows, columns = shape
+        _, height, width = self.how.outs
+        volume = prod(self.how.outs)
+        lines = [(1, rows * columns)] if columns == width else [(width, rows), (1, columns)]
+        across = [(self.how.groups * self.how.filters * volume, images)]
+        row = self.result.row_elements
+        here = [(rows * columns, images)]
+        inner = [(1, rows * columns)] if columns == width else [(columns, rows), (1, columns)]
+        to = Access(
+            buffer=self.out,
+            offset=channel * volume + (deep.first * height * width + wide.first) + y * width,
+            pattern=((volume, size), *_several(across), *lines),
+        )
+        shaped = Access(buffer=self.result, pattern=((row, size), *_several(here), *inner))
+        self.b.store(to, shaped if len(to.pattern) > 2 else kept)
+
+    def _box(
+        self, buffer: Buffer, rows: int, columns: int, column: Affine | int = 0, *, part: int = 0
+    ) -> Access:
+        pattern = ((buffer.row_elements, rows), (1, columns))
+        return Access(buffer=buffer, offset=affine(column), pattern=pattern, part=Affine(part))
+
+
+def _several(pattern: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [p for p in pattern if p[1] > 1]

@@ -23,6 +23,7 @@ __all__ = [
     "UNARY",
     "constant",
     "elementwise",
+    "flattened",
     "lower_elementwise",
 ]
 
@@ -52,8 +53,9 @@ def random_bits() -> Step:
     return _emitting("rng", Engine.VECTOR, (), seed=1)
 
 
-def drop(data: int, random: int) -> Step:
-    return _emitting("dropout", Engine.VECTOR, (data, random), threshold=0.5)
+def drop(data: int, random: int, threshold: float) -> Step:
+    """`data` where `random` reaches the threshold, else 0."""
+    return _emitting("dropout", Engine.VECTOR, (data, random), threshold=threshold)
 
 
 def iota() -> Step:
@@ -244,6 +246,14 @@ def elementwise(
     return _broadcast(name, recipe, operands, kinds, out, target)
 
 
+def flattened(
+    name: str, steps: Recipe, operands: Sequence[TensorArg], out: TensorArg, target: Target
+) -> Program:
+    """`steps` over tensors of one size, whatever their shapes."""
+    same = [TensorArg(t.torch_dtype, (out.numel,), (1,)) for t in operands]
+    return elementwise(name, steps, same, out, target)
+
+
 def _as(s: Step, dtype: str) -> Step:
     return Step(emit=s.emit, reads=s.reads, dtype=dtype)
 
@@ -398,7 +408,11 @@ def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
     if name in ("add", "sub") and count == 2 and call.argument(2, 1) != 1:
         return [_imm("multiply", float(call.argument(2)), 1), T(BINARY_OP[name], 0, -1)]
     if name == "lerp" and count == 2:
-        return [T("subtract", 1, 0), _imm("multiply", 0.5, -1), T("add", 0, -1)]
+        weight = float(call.argument(2, 0.5))
+        return [T("subtract", 1, 0), _imm("multiply", weight, -1), T("add", 0, -1)]
+    if name in ("addcmul", "addcdiv") and count == 3 and call.argument(3, 1) != 1:
+        *product, add = TERNARY[name]
+        return [*product, _imm("multiply", float(call.argument(3)), -1), add]
     if name in ("where", "masked_fill") and count == 2:
         return [constant(0.0), select(0, 1, -1)] if name == "where" else BINARY[name]
     if name == "masked_fill" and count == 3:

@@ -12,7 +12,6 @@ from ..isa import (
     Affine,
     Buffer,
     Builder,
-    Engine,
     Index,
     Memory,
     Program,
@@ -34,6 +33,7 @@ from .blocking import (
     share_of_core,
 )
 from .epilogue import Epilogue, Finisher
+from .evacuation import PLAIN, Evacuation, Leaving
 from .operand import Operand
 
 __all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
@@ -56,13 +56,15 @@ def matmul(
     batch: int = 1,
     cores: int = 1,
     schedule: Schedule = COMPILER,
+    leaving: Leaving = PLAIN,
     epilogue: Epilogue | None = None,
 ) -> Program:
     """out[b, m, n] = lhs[b] @ rhs[b], accumulated in float32, in the best blocking of `schedule`.
 
-    compute   the operands' format on the array: a float format, or "mxfp8", "mxfp8_e5m2"
-    layouts   "mk" or "km", "kn" or "nk": the order in memory, last dimension contiguous
-    cores     the first free dimension long enough is split over them; the program is one core's
+    compute  the operands' format on the array: a float format, or "mxfp8", "mxfp8_e5m2"
+    layouts  "mk" or "km", "kn" or "nk": the order in memory, last dimension contiguous
+    cores    the first free dimension long enough is split over them; the program is one core's
+    leaving   what is added, scaled and applied as results leave PSUM
     epilogue  what is computed of the results and stored instead of them
     """
     flops = 2.0 * batch * m * k * n
@@ -73,15 +75,15 @@ def matmul(
     rhs_shape = (batch, n, k) if rhs_layout == "nk" else (batch, k, n)
     lhs = b.hbm("lhs", lhs_shape, lhs_dtype, Role.INPUT)
     rhs = b.hbm("rhs", rhs_shape, rhs_dtype, Role.WEIGHT)
-    out_bytes = itemsize(out_dtype)
     if epilogue is None:
         out = b.hbm("out", (batch, m, n), out_dtype, Role.OUTPUT)
     else:
         out = Buffer(name="out", memory=Memory.HBM, dtype="float32", shape=(batch, m, n))
-        out_bytes = 4 + epilogue.column_bytes / schedule.result_slots
     packing = packing_of(compute, chip)
     lhs_major, rhs_major = lhs_layout == "km", rhs_layout == "kn"
-    plan = plan_blocks(m, k, n, packing, lhs_major, rhs_major, out_bytes, chip, schedule)
+    held = itemsize(out.dtype) * schedule.result_slots + leaving.bytes_per_column
+    held += epilogue.column_bytes if epilogue else 0
+    plan = plan_blocks(m, k, n, packing, lhs_major, rhs_major, held, chip, schedule)
     kinds = {"k": k, "packing": packing}
     left = Operand(
         b,
@@ -101,7 +103,7 @@ def matmul(
         slots=plan.rhs_slots,
         **kinds,  # type: ignore[arg-type]
     )
-    body = _Body(b, left, right, out, plan, schedule)
+    body = _Body(b, left, right, out, plan, schedule, leaving)
     if epilogue is not None:
         body.finisher = Finisher(b, epilogue, (batch, m, n), plan.block_n)
     streams = right if plan.m_outside else left
@@ -109,6 +111,7 @@ def matmul(
         streams.restage()
     with b.loop(batch) as i:
         body.bases = (i * (m * k), i * (k * n), i * (m * n))
+        body.leaving.batch = i
         body.blocks(m, n)
     return b.build()
 
@@ -124,6 +127,7 @@ class _Body:
         out: Buffer,
         plan: Plan,
         schedule: Schedule,
+        leaving: Leaving,
     ) -> None:
         self.b, self.left, self.right, self.out = b, left, right, out
         self.plan, self.schedule = plan, schedule
@@ -131,6 +135,7 @@ class _Body:
         self.finisher: Finisher | None = None
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
         self.result = b.sbuf("result", plan.block_n, out.dtype, slots=schedule.result_slots)
+        self.leaving = Evacuation(b, leaving, self.result, halves=left.full <= 4)
 
     def blocks(self, m: int, n: int) -> None:
         b, plan = self.b, self.plan
@@ -139,10 +144,12 @@ class _Body:
                 self.left.load(m0, ms, self.bases[0])
                 for n0, ns in b.tiles(n, plan.block_n):
                     self.right.load(n0, ns, self.bases[1])
+                    self.leaving.columns(n0, ns)
                     self._rows(m0, ms, n0, ns)
         else:
             for n0, ns in b.tiles(n, plan.block_n):
                 self.right.load(n0, ns, self.bases[1])
+                self.leaving.columns(n0, ns)
                 for m0, ms in b.tiles(m, plan.block_m):
                     self.left.load(m0, ms, self.bases[0])
                     self._rows(m0, ms, n0, ns)
@@ -151,10 +158,11 @@ class _Body:
         b, n = self.b, self.out.shape[-1]
         for row, rows in b.tiles(ms, P):
             b.fresh(self.result)
+            self.leaving.rows(m0 + row, rows, n0, ns)
             for column, columns in b.tiles(ns, BANK):
                 b.fresh(self.psum)
                 self._accumulate(row, rows, column, columns)
-                self._evacuate(rows, column, columns)
+                self.leaving.evacuate(self.psum, rows, column, columns)
             if self.finisher:
                 self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
                 continue
@@ -204,26 +212,6 @@ class _Body:
                 load=self.schedule.load,
                 **mode,
             )
-
-    def _evacuate(self, rows: int, column: Affine, columns: int) -> None:
-        """PSUM to SBUF; with little to accumulate, Vector and Scalar take half each."""
-        width = self.result.row_elements
-        half = columns // 2 if self.left.full <= 4 else 0
-        for engine, start, size in (
-            (Engine.SCALAR, 0, half),
-            (Engine.VECTOR, half, columns - half),
-        ):
-            if size:
-                source = Access(
-                    buffer=self.psum, offset=Affine(start), pattern=((BANK, rows), (1, size))
-                )
-                to = Access(
-                    buffer=self.result, offset=column + start, pattern=((width, rows), (1, size))
-                )
-                if engine is Engine.SCALAR:
-                    self.b.emit("activation", to, source, op="copy")
-                else:
-                    self.b.emit("tensor_copy", to, source, engine=engine)
 
 
 def matmul_naive(m: int, k: int, n: int, *, dtype: str, slots: int = 4) -> Program:

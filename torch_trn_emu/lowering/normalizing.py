@@ -102,12 +102,6 @@ def _layer_norm(n: int) -> list[RowStep]:
     ]
 
 
-def _scaled_norm(n: int) -> list[RowStep]:
-    """The same for channels on partitions: weight and bias are one value a row."""
-    y = step("y", "tensor_scalar", "xhat", "w", "b", op0="multiply", op1="add")
-    return [*_norm(n), y]
-
-
 def _rms_norm(n: int) -> list[RowStep]:
     return [
         step("squares", "activation", "x", op="square"),
@@ -164,35 +158,6 @@ def _rms_norm_backward(n: int) -> list[RowStep]:
     ]
 
 
-def _scaled_norm_backward(n: int) -> list[RowStep]:
-    return [
-        *_xhat(n),
-        step("h", "tensor_scalar", "g", "w", op0="multiply"),
-        *_into_x(n, "h"),
-        step("gx", "tensor_tensor", "g", "xhat", op="multiply"),
-        reduced("dw", "gx"),
-        reduced("db", "g"),
-    ]
-
-
-def _variance(n: int) -> list[RowStep]:
-    per: dict[str, Any] = {"op0": "multiply", "imm0": 1.0 / max(1, n - 1)}
-    return [*_moments(n), step("y", "tensor_scalar", "spread", kind=COLUMN, **per)]
-
-
-def _mean(n: int) -> list[RowStep]:
-    per: dict[str, Any] = {"op0": "multiply", "imm0": 1.0 / n}
-    return [reduced("sum", "x"), step("y", "tensor_scalar", "sum", kind=COLUMN, **per)]
-
-
-def _norm2(_: int) -> list[RowStep]:
-    return [
-        step("squares", "activation", "x", op="square"),
-        reduced("total", "squares"),
-        step("y", "activation", "total", kind=COLUMN, op="sqrt"),
-    ]
-
-
 def _logsumexp(n: int) -> list[RowStep]:
     log = step("log", "activation", "total", kind=COLUMN, op="log")
     return [
@@ -215,14 +180,6 @@ ROW_OPS = MappingProxyType({
     "rms_norm":             RowOp(inputs="x row:w", steps=_rms_norm, outputs="y *rstd"),
     "rms_norm_backward":    RowOp(inputs="g x column:rstd row:w", steps=_rms_norm_backward,
                                   outputs="dx dw"),
-    "scaled_norm":          RowOp(inputs="x column:w column:b", steps=_scaled_norm,
-                                  outputs="y *mean *rstd"),
-    "scaled_norm_backward": RowOp(inputs="g x column:mean column:rstd column:w",
-                                  steps=_scaled_norm_backward, outputs="dx *dw *db"),
-    "plain_norm":           RowOp(inputs="x", steps=_norm, outputs="xhat *mean *rstd"),
-    "variance":             RowOp(inputs="x", steps=_variance, outputs="y *mean"),
-    "mean":                 RowOp(inputs="x", steps=_mean, outputs="y"),
-    "norm":                 RowOp(inputs="x", steps=_norm2, outputs="y"),
     "logsumexp":            RowOp(inputs="x", steps=_logsumexp, outputs="y"),
 })
 # fmt: on

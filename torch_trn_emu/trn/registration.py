@@ -14,6 +14,9 @@ from .sharing import register_reductions
 
 __all__ = ["register", "startup_error"]
 
+# Formats of torch that some generations of the chip do not have.
+_LATER_DTYPES = frozenset(("float8_e4m3fn", "float8_e8m0fnu", "float4_e2m1fn"))
+
 _startup_error: Exception | None = None
 
 
@@ -46,6 +49,7 @@ def register(module_name: str) -> None:
         dispatch_ns=round(chosen.chip.launch.eager_dispatch_s * 1e9),
         host=host,
     )
+    _C.set_missing_dtypes(chosen.chip.name, sorted(_LATER_DTYPES - chosen.chip.native_dtypes))
     install_pricer()
 
 

@@ -1,0 +1,114 @@
+"""Reductions, moments and places along rows, columns and everything."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torch_trn_emu.lowering import moments, selections
+
+from .calls import call_of, lowered, random, run
+
+aten = torch.ops.aten
+SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=3)
+INF = float("inf")
+
+CASES: list[tuple[Any, tuple[Any, ...]]] = [
+    (aten.sum.dim_IntList, ()),
+    (aten.mean.dim, ()),
+    (aten.amax.default, ()),
+    (aten.amin.default, ()),
+    (aten.prod.dim_int, ()),
+    (aten.any.dim, ()),
+    (aten.all.dim, ()),
+    (aten.count_nonzero.default, ()),
+    *((aten.linalg_vector_norm.default, (p,)) for p in (2, 1, 3, 0.5, 0, INF, -INF)),
+    *((aten.var.correction, (c,)) for c in (0, 1)),
+    (aten.std.correction, (1,)),
+]
+NAMES = [f"{op.__name__} {rest}" for op, rest in CASES]
+
+
+def _call(op: Any, x: torch.Tensor, dim: int | None, rest: tuple[Any, ...]) -> tuple[Any, Any]:
+    name = op.__name__
+    dims: Any = None if dim is None else [dim]
+    if "norm" in name:
+        args: tuple[Any, ...] = (x, *rest, dims)
+    elif "correction" in name:
+        return op(x, dims, correction=rest[0]), call_of(op, x, dims, correction=rest[0])
+    elif name.split(".")[0] in ("prod", "any", "all", "count_nonzero"):
+        args = (x, dim) if dim is not None else (x,)
+        if dim is None:
+            op = getattr(aten, name.split(".")[0]).default
+    elif dim is None:
+        args = (x, [] if name.startswith("am") else None)
+    else:
+        args = (x, dims)
+    return op(*args), call_of(op, *args)
+
+
+def _feeds(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A few rows are read as so many tensors."""
+    kept = [n for n in x.shape if n != 1] or [1]
+    rows = x.reshape(kept[0], -1)
+    return {"in": x} | {f"in{k}": row for k, row in enumerate(rows)}
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+@pytest.mark.parametrize(("op", "rest"), CASES, ids=NAMES)
+@pytest.mark.parametrize("dim", [0, 1, -1, None], ids=str)
+@pytest.mark.parametrize("shape", [(3, 130, 7), (2, 5, 600), (1, 1, 2)], ids=str)
+def test_reduction(op: Any, rest: tuple[Any, ...], dim: int | None, shape: tuple[int, ...]) -> None:
+    x = random(*shape)
+    if "prod" in op.__name__:
+        x = 1 + 0.01 * x
+    if op.__name__.split(".")[0] in ("any", "all", "count_nonzero"):
+        x = (x > (1 if dim == 0 else -2)).float()
+    expected, call = _call(op, x, dim, rest)
+    got = run(lowered(call), _feeds(x))
+    out = got["out" if "out" in got else "var"]
+    want = expected.numpy().astype(float).reshape(-1)
+    np.testing.assert_allclose(out.reshape(-1), want, rtol=2e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(shape=SHAPES, data=st.data())
+def test_any_shape(shape: list[int], data: st.DataObject) -> None:
+    op, rest = data.draw(st.sampled_from(CASES[:4] + CASES[8:10]))
+    dim = data.draw(st.sampled_from([None, *range(len(shape))]))
+    x = random(*shape)
+    expected, call = _call(op, x, dim, rest)
+    out = run(lowered(call), _feeds(x))["out"].reshape(-1)
+    np.testing.assert_allclose(out, expected.reshape(-1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wide", [8192, 512])
+def test_moments_of_long_rows(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "WIDE", wide)
+    x = random(3, 1700)
+    call = call_of(aten.var_mean.correction, x, [1], correction=1)
+    got = run(lowered(call), {"in": x})
+    for name, want in zip(("var", "mean"), torch.var_mean(x, 1), strict=True):
+        np.testing.assert_allclose(got[name][:, 0], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wide", [8192, 16])
+@pytest.mark.parametrize("columns", [1, 5, 8, 39])
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_places(name: str, columns: int, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selections, "WIDE", wide)
+    x = random(140, columns).round(decimals=1)  # some are equal: the first counts
+    op = getattr(aten, name).dim
+    got = run(lowered(call_of(op, x, 1)), {"in": x})
+    values = op(x, 1)[0]
+    np.testing.assert_array_equal(got["values"][:, 0], values)
+    np.testing.assert_array_equal(
+        np.take_along_axis(x.numpy(), got["index"].astype(int), 1)[:, 0], values
+    )
+    first = (x == values[:, None]).int().argmax(1)
+    np.testing.assert_array_equal(got["index"][:, 0], first)
+    got = run(lowered(call_of(getattr(aten, f"arg{name}").default, x, 1)), {"in": x})
+    np.testing.assert_array_equal(got["index"][:, 0], first)

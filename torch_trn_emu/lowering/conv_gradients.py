@@ -1,0 +1,482 @@
+"""Gradients of a convolution as matmuls, one per tap, from what lies in SBUF.
+
+For the input (and for transposed convolution) filters are contracted: the weights are stationary as
+they lie in memory, and each tap adds to its own strided positions of a PSUM tile. For the weights
+pixels are contracted: both operands turn on the Tensor engine, four blocks a PSUM bank.
+`Convolution` describes the forward pass.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import ceil, prod
+
+from ..chip import Chip
+from ..isa import Access, Affine, Builder, Program, Role, affine, itemsize
+from .blocking import BANK, HAND, Schedule
+from .convolution import Convolution
+from .planes import Planes, columns
+from .windows import Strip, inside_together, taps_of
+
+__all__ = ["channel_sums", "conv_input", "conv_weight"]
+
+P = 128
+WEIGHT_BYTES = 64 * 1024
+TURNED = 72  # blocks of an operand, pixels by taps, that are turned together
+PIXEL_TILES = 8  # of 128 pixels that are turned before they are multiplied
+
+
+def conv_input(
+    how: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1
+) -> Program:
+    """dx[b, g, c, :] = the sum over f and the taps of g[b, g, f, :] * weight[g, f, c, taps]."""
+    name = f"conv_input {how.batch}x{how.filters} {how.channels}"
+    return _Input(Builder(name, cores=cores, model_flops=how.flops), how, chip, schedule).build()
+
+
+class _Input:
+    def __init__(self, b: Builder, how: Convolution, chip: Chip, schedule: Schedule) -> None:
+        self.b, self.how, self.schedule = b, how, schedule
+        f, c = how.filters, how.channels
+        self.source = b.hbm("g", (how.batch, how.groups * f, *how.outs), how.dtype, Role.INPUT)
+        self.weight = b.hbm("weight", (how.groups * f, c, how.taps), how.dtype, Role.WEIGHT)
+        self.out = b.hbm("dx", (how.batch, how.groups * c, *how.sizes), how.dtype, Role.OUTPUT)
+        self.parts = ceil(f / P)
+        _, high, wide = how.axes
+        columns = min(wide.size, BANK // wide.stride * wide.stride)
+        rows = max(1, min(high.size, BANK // columns))
+        rows = rows if rows == high.size else max(1, rows // high.stride) * high.stride
+        rows = min(rows, BANK // columns) if rows * columns > BANK else rows
+        self.deep = [one for s in how.axes[0].backward(1) for one in s.unrolled()]
+        self.high, self.wide = high.backward(rows), wide.backward(columns)
+        self.wide = [one for s in self.wide for one in s.unrolled()]
+        whole = how.sizes[0] == 1 and rows == high.size and columns == wide.size
+        self.images = max(1, min(how.batch, BANK // (rows * columns))) if whole else 1
+        depths, budget = max(s.span for s in self.deep), chip.sbuf.usable_bytes_per_partition / 8
+        row = how.outs[2] * itemsize(how.compute) * self.parts * depths
+        self.together = max(1, int(budget / (row * max(s.span for s in self.high))))
+        spans = [(min(s.repeat, self.together) - 1) * s.step + s.span for s in self.high]
+        held = self.images * depths * max(spans) * how.outs[2]
+        fits = int(WEIGHT_BYTES / (how.taps * self.parts * itemsize(how.compute)))
+        self.block = c if fits >= c else max(P, fits // P * P)
+        self.filter = b.sbuf("filter", min(self.block, c) * how.taps, how.compute, parts=self.parts)
+        self.data = b.sbuf("data", held, how.compute, slots=2, parts=self.parts)
+        self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
+        self.result = b.sbuf("result", BANK, how.dtype, slots=4)
+        if how.bias:
+            self.bias = b.hbm("bias", (how.groups * c,), how.bias, Role.INPUT)
+            self.added = b.sbuf("bias of channels", 1, how.bias, slots=2)
+
+    def build(self) -> Program:
+        b, how = self.b, self.how
+        with b.loop(how.groups) as group:
+            for c0, cs in b.tiles(how.channels, self.block):
+                self._load_weights(group, c0, cs)
+                for n0, images in b.tiles(how.batch, self.images):
+                    for deep, high in product(self.deep, self.high):
+                        for start, tiles in b.tiles(high.repeat, self.together):
+                            self._load(group, n0, images, deep, high, start, tiles)
+                            with b.loop(tiles) as j:
+                                held = (tiles - 1) * high.step + high.span
+                                for wide in self.wide:
+                                    for at, size in b.tiles(cs, P):
+                                        channel = group * how.channels + c0 + at
+                                        tile = (n0, images, deep, high, wide)
+                                        self._tile(channel, at, size, cs, tile, start, j, held)
+        return b.build()
+
+    def _load_weights(self, group: Affine, c0: Affine, cs: int) -> None:
+        how, b = self.how, self.b
+        b.fresh(self.filter)
+        row = how.channels * how.taps
+        for part, f0, fs in b.parts(how.filters, P):
+            at = (group * how.filters + f0) * row + c0 * how.taps
+            pattern = ((row, fs), (1, cs * how.taps))
+            to = ((self.filter.row_elements, fs), (1, cs * how.taps))
+            b.load(
+                Access(buffer=self.filter, pattern=to, part=part),
+                Access(buffer=self.weight, offset=at, pattern=pattern),
+            )
+
+    def _load(
+        self, group: Affine, n0: Affine, images: int, deep: Strip, high: Strip, start: Affine,
+        tiles: int,
+    ) -> None:  # fmt: skip
+        how, b = self.how, self.b
+        _, height, width = how.outs
+        rows, volume = (tiles - 1) * high.step + high.span, prod(how.outs)
+        b.fresh(self.data)
+        for part, f0, fs in b.parts(how.filters, P):
+            channel = n0 * (how.groups * how.filters) + group * how.filters + f0
+            low = start * high.step + high.low
+            several = [(how.groups * how.filters * volume, images), (height * width, deep.span)]
+            source = Access(
+                buffer=self.source,
+                offset=channel * volume + deep.low * height * width + low * width,
+                pattern=((volume, fs), *_several(several), (1, rows * width)),
+            )
+            size = images * deep.span * rows * width
+            to = ((self.data.row_elements, fs), (1, size))
+            if len(source.pattern) > 2:
+                inner = [(deep.span * rows * width, images), (rows * width, deep.span)]
+                to = ((self.data.row_elements, fs), *_several(inner), (1, rows * width))  # type: ignore[assignment]
+            b.load(Access(buffer=self.data, pattern=to, part=part), source)
+
+    def _tile(
+        self, channel: Affine, at: Affine, size: int, cs: int,
+        tile: tuple[Affine, int, Strip, Strip, Strip], start: Affine, j: Affine, held: int,
+    ) -> None:  # fmt: skip
+        b, how = self.b, self.how
+        _, images, deep, high, wide = tile
+        b.fresh(self.psum, self.result)
+        whole = high.count * wide.count
+        steps = how.axes[1].stride, how.axes[2].stride
+        products = sorted(taps_of(deep, high, wide), key=lambda t: -t[1].count * t[2].count)
+        full = products and steps == (1, 1)
+        full = full and products[0][1].count * products[0][2].count == whole
+        if not full:
+            b.emit("memset", columns(self.psum, size, images * whole), value=0.0)
+        out_width, (_, height, width) = how.outs[2], how.kernel
+        for d, h, w in products:
+            tap = (d.k * height + h.k) * width + w.k
+            spots = [(whole, images), (steps[0] * wide.count, h.count)]
+            into = Access(
+                buffer=self.psum,
+                offset=Affine(h.own * wide.count + w.own),
+                pattern=((BANK, size), *_several(spots), (steps[1], w.count)),
+            )
+            view = [(deep.span * held * out_width, images), (out_width, h.count)]
+            row = (d.there * held + h.there) * out_width + wide.low + w.there
+            for part, _, fs in b.parts(how.filters, P):
+                stationary = Access(
+                    buffer=self.filter,
+                    offset=at * how.taps + tap,
+                    pattern=((self.filter.row_elements, fs), (how.taps, size)),
+                    part=part,
+                )
+                moving = Access(
+                    buffer=self.data,
+                    offset=j * (high.step * out_width) + row,
+                    pattern=((self.data.row_elements, fs), *_several(view), (1, w.count)),
+                    part=part,
+                )
+                b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
+        count = images * whole
+        done, source = columns(self.result, size, count), columns(self.psum, size, count)
+        if how.bias:
+            b.fresh(self.added)
+            bias = columns(self.added, size)
+            b.load(bias, Access(buffer=self.bias, offset=channel, pattern=((1, size), (1, 1))))
+            b.emit("tensor_scalar", done, source, bias, op0="add")
+        else:
+            b.emit("tensor_copy", done, source)
+        self._store(channel, size, tile, start, j)
+
+    def _store(
+        self, channel: Affine, size: int, tile: tuple[Affine, int, Strip, Strip, Strip],
+        start: Affine, j: Affine,
+    ) -> None:  # fmt: skip
+        how = self.how
+        n0, images, deep, high, wide = tile
+        volume, (_, height, width) = prod(how.sizes), how.sizes
+        y = (start + j) * high.count + high.first
+        at = (n0 * (how.groups * how.channels) + channel) * volume
+        whole = wide.count == width
+        lines = [(1, high.count * width)] if whole else [(width, high.count), (1, wide.count)]
+        inner = [(1, high.count * width)] if whole else [(wide.count, high.count), (1, wide.count)]
+        to = Access(
+            buffer=self.out,
+            offset=at + deep.first * height * width + y * width + wide.first,
+            pattern=((volume, size), *_several([(how.groups * how.channels * volume, images)]),
+                     *lines),
+        )  # fmt: skip
+        here = _several([(high.count * wide.count, images)])
+        row = self.result.row_elements
+        self.b.store(to, Access(buffer=self.result, pattern=((row, size), *here, *inner)))
+
+
+def conv_weight(
+    how: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1
+) -> Program:
+    """dw[g, f, c, taps] = the sum over b and the pixels of g[b, g, f, :] * x[b, g, c, shifted]."""
+    name = f"conv_weight {how.batch}x{how.filters} {how.channels}"
+    return _Weight(Builder(name, cores=cores, model_flops=how.flops), how, schedule).build()
+
+
+class _Weight:
+    def __init__(self, b: Builder, how: Convolution, schedule: Schedule) -> None:
+        self.b, self.how, self.schedule = b, how, schedule
+        f, c = how.filters, how.channels
+        self.g = b.hbm("g", (how.batch, how.groups * f, *how.outs), how.dtype, Role.INPUT)
+        self.x = b.hbm("x", (how.batch, how.groups * c, *how.sizes), how.dtype, Role.INPUT)
+        self.dw = b.hbm("dw", (how.groups * f, c, how.taps), how.dtype, Role.OUTPUT)
+        # Pixels of a tile: images, rows and columns that make at most 128.
+        _, rows, width = how.outs
+        self.columns = min(width, P)
+        self.rows = max(1, min(rows, P // self.columns))
+        self.images = max(1, min(how.batch, P // (rows * width))) if how.outs[0] == 1 else 1
+        together = max(1, min(PIXEL_TILES, TURNED // how.taps))
+        self.strip = min(rows, self.rows * together)
+        tiles = ceil(self.strip / self.rows) * ceil(width / self.columns)
+        size, (_, _, pad) = itemsize(how.compute), (a.padding for a in how.axes)
+        self.pitch = how.sizes[2] + 2 * pad
+        axis = how.axes[1]
+        self.deep = [one for s in how.axes[0].forward(1) for one in s.unrolled()]
+        self.high = inside_together(axis.forward(self.strip), axis.kernel)
+        depths = max(s.span for s in self.deep)
+        held = self._held(self.strip) * self.pitch * depths * self.images
+        # Blocks of filters and channels whose sums fit.
+        each = max(1, int(WEIGHT_BYTES / (4 * P * how.taps)))
+        self.f_tiles = min(ceil(f / P), 4, each)
+        self.c_tiles = max(
+            1, min(ceil(c / P), each // self.f_tiles, int(48 * 1024 / (2 * held * size)))
+        )
+        wide_c = min(c, P)
+        self.sums = b.sbuf("sums", wide_c * how.taps, "float32", parts=self.f_tiles * self.c_tiles)
+        self.g_rows = b.sbuf("g rows", self.images * self.strip * width, how.compute, slots=2,
+                             parts=self.f_tiles)  # fmt: skip
+        self.x_rows = b.sbuf("x rows", held, how.compute, slots=2, parts=self.c_tiles)
+        self.g_turned = b.sbuf("g turned", tiles * self.f_tiles * P, how.compute, slots=2)
+        self.x_turned = b.sbuf("x turned", tiles * how.taps * wide_c, how.compute, slots=2)
+        self.turned = b.psum("turned", 4 * P, how.compute, slots=2)
+        self.psum = b.psum("product", BANK, slots=2)
+        self.stored = b.sbuf("stored", wide_c * how.taps, how.dtype, slots=2)
+
+    def _held(self, outputs: int) -> int:
+        """Rows of the input, padding included, that so many output rows need."""
+        axis = self.how.axes[1]
+        return (outputs - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1
+
+    def build(self) -> Program:
+        b, how = self.b, self.how
+        with b.loop(how.groups) as group:
+            for f0, fs in b.tiles(how.filters, self.f_tiles * P):
+                for c0, cs in b.tiles(how.channels, self.c_tiles * P):
+                    self._block(group, f0, fs, c0, cs)
+        return b.build()
+
+    def _block(self, group: Affine, f0: Affine, fs: int, c0: Affine, cs: int) -> None:
+        b, how = self.b, self.how
+        f_tiles, c_tiles = _tiles(fs), _tiles(cs)
+        for part in range(self.f_tiles * len(c_tiles)):
+            row = self.sums.row_elements
+            whole = Access(buffer=self.sums, pattern=((row, P), (1, row)), part=Affine(part))
+            b.emit("memset", whole, value=0.0)
+        for n0, images in b.tiles(how.batch, self.images):
+            for deep, high in product(self.deep, self.high):
+                with b.loop(high.repeat) as j:
+                    self._load_g(group, f0, f_tiles, n0, images, deep, high, j)
+                    self._load_x(group, c0, c_tiles, n0, images, deep, high, j)
+                    pixels = list(self._pixels(images, high.count))
+                    self._turn_g(f_tiles, pixels, high)
+                    for c, size in enumerate(c_tiles):
+                        self._turn_x(c, size, pixels, deep, high)
+                        self._multiply(f_tiles, c, size, len(c_tiles), pixels, deep)
+        for f, rows in enumerate(f_tiles):
+            for c, size in enumerate(c_tiles):
+                self._store(group, f0 + f * P, rows, c0 + c * P, size, f * len(c_tiles) + c)
+
+    def _load_g(
+        self, group: Affine, f0: Affine, f_tiles: list[int], n0: Affine, images: int, deep: Strip,
+        high: Strip, j: Affine,
+    ) -> None:  # fmt: skip
+        how, b = self.how, self.b
+        _, height, width = how.outs
+        volume, filters = prod(how.outs), how.groups * how.filters
+        b.fresh(self.g_rows)
+        y = j * high.count + high.first
+        for f, rows in enumerate(f_tiles):
+            at = (n0 * filters + group * how.filters + f0 + f * P) * volume
+            source = Access(
+                buffer=self.g,
+                offset=at + deep.first * height * width + y * width,
+                pattern=((volume, rows), *_several([(filters * volume, images)]),
+                         (1, high.count * width)),
+            )  # fmt: skip
+            inner = (*_several([(high.count * width, images)]), (1, high.count * width))
+            pattern = ((self.g_rows.row_elements, rows), *inner)
+            b.load(Access(buffer=self.g_rows, pattern=pattern, part=Affine(f)), source)
+
+    def _load_x(
+        self, group: Affine, c0: Affine, c_tiles: list[int], n0: Affine, images: int, deep: Strip,
+        high: Strip, j: Affine,
+    ) -> None:  # fmt: skip
+        """The rows that the strip's outputs reach, with zeros around the borders."""
+        how, b = self.how, self.b
+        axis, pad = how.axes[1], how.axes[2].padding
+        _, height, width = how.sizes
+        volume, channels = prod(how.sizes), how.groups * how.channels
+        held, low = self._held(high.count), axis.source(high.first, 0)
+        skip = max(0, -low)
+        rows = min(held, axis.size - low) - skip
+        b.fresh(self.x_rows)
+        plane = held * self.pitch
+        for c, size in enumerate(c_tiles):
+            row = self.x_rows.row_elements
+            if pad or rows < held:
+                whole = ((row, size), (1, images * deep.span * plane))
+                b.emit(
+                    "memset", Access(buffer=self.x_rows, pattern=whole, part=Affine(c)), value=0.0
+                )
+            if rows <= 0:
+                continue
+            lines = [(width, rows), (1, width)] if pad else [(1, rows * width)]
+            outer = [(channels * volume, images), (height * width, deep.span)]
+            y = j * (high.count * axis.stride) + (low + skip)
+            source = Access(
+                buffer=self.x,
+                offset=(n0 * channels + group * how.channels + c0 + c * P) * volume
+                + deep.low * height * width
+                + y * width,
+                pattern=((volume, size), *_several(outer), *lines),
+            )
+            here = [(deep.span * plane, images), (plane, deep.span)]
+            lines = [(self.pitch, rows), (1, width)] if pad else [(1, rows * width)]
+            to = Access(
+                buffer=self.x_rows,
+                offset=Affine(skip * self.pitch + pad),
+                pattern=((row, size), *_several(here), *lines),
+                part=Affine(c),
+            )
+            b.load(to, source)
+
+    def _pixels(self, images: int, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """(images, first row, rows, first column, columns) of tiles of at most 128 pixels."""
+        width = self.how.outs[2]
+        for y in range(0, rows, self.rows):
+            for x in range(0, width, self.columns):
+                yield images, y, min(self.rows, rows - y), x, min(self.columns, width - x)
+
+    def _turn_g(self, f_tiles: list[int], pixels: Sequence[tuple[int, ...]], high: Strip) -> None:
+        b, width = self.b, self.how.outs[2]
+        b.fresh(self.g_turned)
+        for t, (images, y, rows, x, columns_) in enumerate(pixels):
+            b.fresh(self.turned)
+            count = images * rows * columns_
+            for f, size in enumerate(f_tiles):
+                inner = [(high.count * width, images), (width, rows)]
+                view = Access(
+                    buffer=self.g_rows,
+                    offset=Affine(y * width + x),
+                    pattern=((self.g_rows.row_elements, size), *_several(inner), (1, columns_)),
+                    part=Affine(f),
+                )
+                b.emit("nc_transpose", columns(self.turned, count, size, f * P), view)
+            wide = (len(f_tiles) - 1) * P + f_tiles[-1]
+            to = columns(self.g_turned, count, wide, t * self.f_tiles * P)
+            b.emit("tensor_copy", to, columns(self.turned, count, wide))
+
+    def _taps(self, deep: Strip) -> list[tuple[int, int]]:
+        """(number of the first tap, where its depth is held) for every plane of the filter."""
+        _, height, width = self.how.kernel
+        return [(d.k * height * width, d.there) for d in deep.taps]
+
+    def _turn_x(
+        self, c: int, size: int, pixels: Sequence[tuple[int, ...]], deep: Strip, high: Strip
+    ) -> None:
+        """[c, pixels] of every tap to [pixels, tap, c]."""
+        b, how = self.b, self.how
+        _, height, width = how.axes
+        b.fresh(self.x_turned)
+        plane, per = self._held(high.count) * self.pitch, how.kernel[1] * how.kernel[2]
+        for t, (count, y, rows, x, columns_) in enumerate(pixels):
+            for base, there in self._taps(deep):
+                for first in range(0, per, 4):
+                    taps = range(first, min(per, first + 4))
+                    b.fresh(self.turned)
+                    for slot, tap in enumerate(taps):
+                        i, k = divmod(tap, how.kernel[2])
+                        row = there * plane + (y * height.stride + i * height.dilation) * self.pitch
+                        at = row + x * width.stride + k * width.dilation
+                        inner = [(deep.span * plane, count), (height.stride * self.pitch, rows)]
+                        view = Access(
+                            buffer=self.x_rows,
+                            offset=Affine(at),
+                            pattern=((self.x_rows.row_elements, size), *_several(inner),
+                                     (width.stride, columns_)),
+                            part=Affine(c),
+                        )  # fmt: skip
+                        into = columns(self.turned, count * rows * columns_, size, slot * size)
+                        b.emit("nc_transpose", into, view)
+                    many = len(taps) * size
+                    to = (t * how.taps + base + first) * size
+                    pixels_ = count * rows * columns_
+                    b.emit("tensor_copy", columns(self.x_turned, pixels_, many, to),
+                           columns(self.turned, pixels_, many))  # fmt: skip
+
+    def _multiply(
+        self, f_tiles: list[int], c: int, size: int, c_count: int,
+        pixels: Sequence[tuple[int, ...]], deep: Strip,
+    ) -> None:  # fmt: skip
+        b, how = self.b, self.how
+        per, together = how.kernel[1] * how.kernel[2], max(1, BANK // size)
+        row = self.sums.row_elements
+        for (f, rows), (base, _) in product(enumerate(f_tiles), self._taps(deep)):
+            for first in range(0, per, together):
+                taps = min(together, per - first)
+                b.fresh(self.psum)
+                into = columns(self.psum, rows, taps * size)
+                for t, (images, _, lines, _, columns_) in enumerate(pixels):
+                    count = images * lines * columns_
+                    at = (t * self.f_tiles + f) * P
+                    moving = (t * how.taps + base + first) * size
+                    b.emit(
+                        "nc_matmul",
+                        into,
+                        columns(self.g_turned, count, rows, at),
+                        columns(self.x_turned, count, taps * size, moving),
+                        load=self.schedule.load,
+                    )
+                total = Access(
+                    buffer=self.sums,
+                    offset=Affine(base + first),
+                    pattern=((row, rows), (1, taps), (how.taps, size)),
+                    part=Affine(f * c_count + c),
+                )
+                b.emit("tensor_tensor", total, total, into, op="add")
+
+    def _store(self, group: Affine, f: Affine, rows: int, c: Affine, size: int, part: int) -> None:
+        b, how = self.b, self.how
+        b.fresh(self.stored)
+        count, row = size * how.taps, how.channels * how.taps
+        source = Access(
+            buffer=self.sums,
+            pattern=((self.sums.row_elements, rows), (1, count)),
+            part=Affine(part),
+        )
+        b.emit("tensor_copy", columns(self.stored, rows, count), source)
+        at = (group * how.filters + f) * row + c * how.taps
+        to = Access(buffer=self.dw, offset=at, pattern=((row, rows), (1, count)))
+        b.store(to, columns(self.stored, rows, count))
+
+
+def channel_sums(planes: Planes, *, dtype: str, chip: Chip, cores: int = 1) -> Program:
+    """db[c] = the sum of g over images and pixels."""
+    b = Builder(f"channel sums {planes.rows}", cores=cores)
+    g = b.hbm("g", (planes.whole,), dtype, Role.INPUT)
+    out = b.hbm("db", (planes.rows,), dtype, Role.OUTPUT)
+    data = b.sbuf("data", planes.width, dtype, slots=3)
+    parts = b.sbuf("sums of chunks", planes.chunks, "float32", slots=2)
+    total = b.sbuf("sum", 1, dtype, slots=2)
+    for first, _, rows, repeats in planes.over_rows(b):
+        n = rows * repeats
+        b.fresh(parts, total)
+        for chunk in planes.over_chunks(b):
+            b.fresh(data)
+            inner = ((chunk.inner, chunk.outer), (1, chunk.inner))
+            tile = Access(buffer=data, pattern=((data.row_elements, n), *inner))
+            b.load(tile, planes.box(g, first, n, chunk))
+            flat = columns(data, n, chunk.elements)
+            b.emit("tensor_reduce", columns(parts, n, 1, chunk.number), flat, op="add")
+        b.emit("tensor_reduce", columns(total, n), columns(parts, n, planes.chunks), op="add")
+        b.store(
+            Access(buffer=out, offset=affine(first), pattern=((1, n), (1, 1))), columns(total, n)
+        )
+    return b.build()
+
+
+def _tiles(size: int) -> list[int]:
+    return [min(P, size - start) for start in range(0, size, P)]
+
+
+def _several(pattern: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [p for p in pattern if p[1] > 1]

@@ -1,0 +1,55 @@
+"""What a row of OPS is, and what the families that make rows share: shapes of calls.
+
+Status, of the program's shape (each instruction's cost has its own source in `chip` and `engines`):
+  modelled   the program computes the operator; tests run it on the machine
+  inferred   a program of the right shape: values or layouts are simplified as the note says
+  free       metadata only, nothing is launched
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..isa import Program
+from .call import Call, Target, TensorArg
+
+__all__ = ["HostTransfer", "Lowered", "Lowering", "Op", "dense", "flat", "rows_along"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostTransfer:
+    """Bytes over the host's link; the host waits for what leaves the device."""
+
+    nbytes: float
+    blocks: bool
+
+
+Lowered = tuple[Program, ...] | HostTransfer
+Lowering = Callable[[Call, Target], Lowered]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    name: str
+    engine: str
+    lower: Lowering
+    status: str = "inferred"
+    note: str = ""
+
+
+def dense(shape: tuple[int, ...], torch_dtype: str) -> TensorArg:
+    """A contiguous tensor."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return TensorArg(torch_dtype, shape, tuple(reversed(strides)))
+
+
+def flat(t: TensorArg, elements: int) -> TensorArg:
+    return TensorArg(t.torch_dtype, (elements,), (1,))
+
+
+def rows_along(t: TensorArg, dim: int = -1) -> tuple[int, int]:
+    """Rows and columns when `dim` is what a row runs over."""
+    columns = t.shape[dim] if t.shape else 1
+    return max(1, t.numel // max(1, columns)), max(1, columns)

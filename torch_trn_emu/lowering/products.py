@@ -1,0 +1,175 @@
+"""Rows of matrix products: operands, layouts and formats from a call."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+from ..isa import Program
+from .blocking import COMPILER
+from .call import Call, Target, TensorArg
+from .columns import reduce_columns
+from .elementwise import elementwise
+from .epilogue import Epilogue
+from .evacuation import Leaving
+from .matmul import matmul
+from .op import Lowered, dense
+from .pointwise import tensor_scalar, tensor_tensor
+
+__all__ = [
+    "Product",
+    "compute_format",
+    "format_of",
+    "lower_addbmm",
+    "lower_matmul",
+    "multiplied",
+    "product_of",
+]
+
+_ADDING = frozenset("addmm baddbmm addmv _addmm_activation".split())
+_LINEAR = frozenset(
+    "mm addmm _addmm_activation linear mv addmv dot vdot addr ger outer _scaled_mm".split()
+)
+
+
+def compute_format(policy: str, dtype: str, kind: str) -> str:
+    """The format on the array for a policy; `kind` is linear, attention or convolution."""
+    if dtype not in ("float32", "bfloat16", "float16"):
+        return "float32" if dtype in ("float64",) else "bfloat16"
+    if policy == "fp32":
+        return dtype
+    narrow = dtype if dtype != "float32" else "bfloat16"
+    if kind == "linear":
+        return {"mxfp8": "mxfp8", "mxfp8_all": "mxfp8", "mxfp4": "mxfp4"}.get(policy, narrow)
+    if kind == "attention" and policy == "mxfp8_all":
+        return "mxfp8"
+    return narrow
+
+
+def format_of(call: Call, target: Target, dtype: str, kind: str) -> str:
+    chosen = compute_format(call.policy, dtype, kind)
+    if chosen in ("mxfp8", "mxfp4"):
+        # The array of a chip without MX multiplies what the MX values are exact in.
+        return "mxfp8" if "mxfp8" in target.chip.tensor_engine.macs_per_pe_cycle else "bfloat16"
+    return chosen
+
+
+def _major(t: TensorArg, straight: str, exchanged: str) -> str:
+    """The layout of a matrix by its strides."""
+    return exchanged if t.shape[-1] > 1 and t.strides[-1] != 1 else straight
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product of a call: its sizes, and what else `matmul` takes."""
+
+    sizes: tuple[int, int, int, int]  # batch, m, k, n
+    options: Mapping[str, Any]
+
+
+def product_of(call: Call, target: Target) -> Product:
+    """The product that a call of the matmul family is, with what the call adds to it."""
+    adds = call.name in _ADDING
+    first = 1 if adds else 0
+    a, b = call.argument(first), call.argument(first + 1)
+    addend = call.argument(0) if adds else call.argument(2) if call.name == "linear" else None
+    if call.name == "linear":
+        b = TensorArg(b.torch_dtype, b.shape[::-1], b.strides[::-1])
+    if len(a.shape) == 1:
+        a = TensorArg(a.torch_dtype, (1, *a.shape), (a.numel, *a.strides))
+    if len(b.shape) == 1:
+        b = TensorArg(b.torch_dtype, (*b.shape, 1), (*b.strides, 1))
+        if addend is not None:
+            addend = TensorArg(addend.torch_dtype, (*addend.shape, 1), (*addend.strides, 1))
+    k, n = b.shape[-2:]
+    if len(b.shape) == 2:
+        batch, m = 1, a.numel // max(1, k)
+    else:
+        batch, m = prod(b.shape[:-2]), a.shape[-2]
+    dtype = _float(a)
+    kind = "linear" if call.name in _LINEAR else "attention"
+    options = {
+        "compute": format_of(call, target, dtype, kind),
+        "lhs_dtype": dtype,
+        "rhs_dtype": _float(b),
+        "out_dtype": _float(call.out),
+        "lhs_layout": _major(a, "mk", "km"),
+        "rhs_layout": _major(b, "kn", "nk"),
+        "leaving": _leaving(call, addend),
+    }
+    return Product((batch, m, k, n), MappingProxyType(options))
+
+
+def multiplied(
+    product: Product, target: Target, epilogue: Epilogue | None = None
+) -> tuple[Program, ...]:
+    """The product's program; none where there is nothing to multiply."""
+    batch, m, k, n = product.sizes
+    if not batch * m * k * n:
+        return ()
+    program = matmul(
+        m,
+        k,
+        n,
+        chip=target.chip,
+        batch=batch,
+        cores=target.cores,
+        schedule=COMPILER,
+        epilogue=epilogue,
+        **product.options,
+    )
+    return (program,)
+
+
+def lower_matmul(call: Call, target: Target) -> Lowered:
+    """A product of two tensors, with what the call adds to it."""
+    return multiplied(product_of(call, target), target)
+
+
+def lower_addbmm(call: Call, target: Target) -> Lowered:
+    """The batch's products in float32, their sum, then what is added."""
+    addend, a, b = call.tensors[:3]
+    batch, m, n = a.shape[0], a.shape[1], b.shape[2]
+    if not call.out.numel or not a.numel:
+        return ()
+    products = dense((batch, m, n), "Float")
+    (each,) = lower_matmul(Call("aten::bmm", (a, b), (products,), call.policy), target)  # type: ignore[misc]
+    total = reduce_columns(1, batch, m * n, op="add", chip=target.chip, cores=target.cores)
+    beta, alpha = _factors(call)
+    steps = [tensor_scalar(1, op0="multiply", imm0=beta),
+             tensor_scalar(0, op0="multiply", imm0=alpha),
+             tensor_tensor("add", -1, -2)]  # fmt: skip
+    added = elementwise("add", steps, [dense((m, n), "Float"), addend], call.out, target)
+    return (each, total, added)
+
+
+def _float(t: TensorArg) -> str:
+    return t.dtype if "float" in t.dtype else "float32"
+
+
+def _factors(call: Call) -> tuple[float, float]:
+    """Beta and alpha, which follow the three tensors (and a dtype, in that overload)."""
+    at = 4 if call.op.endswith(".dtype") else 3
+    return float(call.argument(at, 1)), float(call.argument(at + 1, 1))
+
+
+def _leaving(call: Call, addend: TensorArg | None) -> Leaving:
+    beta, alpha = _factors(call) if call.name in _ADDING else (1.0, 1.0)
+    function = ""
+    if call.name == "_addmm_activation":
+        function = "gelu" if call.argument(5, False) else "relu"
+    if addend is None or beta == 0:
+        return Leaving(alpha=alpha, function=function)
+    missing = (0,) * (3 - len(addend.shape))
+    over = [s if n > 1 else 0 for n, s in zip(addend.shape, addend.strides, strict=True)]
+    batch, m, n = (*missing, *over)
+    spans = zip(addend.shape, addend.strides, strict=True)
+    return Leaving(
+        alpha=alpha,
+        beta=beta,
+        strides=(batch, m, n),
+        elements=1 + sum((size - 1) * stride for size, stride in spans),
+        dtype=addend.dtype,
+        function=function,
+    )

@@ -1,0 +1,267 @@
+"""Rows of reductions, scans, sorts and norms: which dimensions a call works along."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Any
+
+from ..isa import Attribute
+from .call import Call, Target, TensorArg
+from .columns import cumulate_rows, reduce_columns, topk_rows
+from .elementwise import flattened, lower_elementwise
+from .lists import reduce_each
+from .moments import moments_of_columns, moments_of_rows
+from .normalizing import row_op
+from .op import Lowered, Lowering, flat, rows_along
+from .pointwise import tensor_tensor
+from .reduction import Work, reduce_rows
+from .selections import largest_of_rows
+
+__all__ = [
+    "along_rows",
+    "average",
+    "collapsed",
+    "extreme",
+    "largest",
+    "moments",
+    "nonzeros",
+    "over_normalized",
+    "p_norm",
+    "reduced_dims",
+    "reduction",
+    "scan",
+    "simple",
+    "sort",
+    "truth",
+]
+
+_FEW = 8  # rows that are added like so many tensors
+_SERIAL = 65536  # elements that one partition works through
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reduction:
+    """`after(reduction of before(x) by op)`."""
+
+    op: str
+    before: Work = ()
+    after: Work = ()
+
+
+Describe = Callable[[Call, int], Reduction]  # of how many elements
+
+
+def _scalar(**attributes: Attribute) -> Work:
+    return (("tensor_scalar", tuple(attributes.items())),)
+
+
+def _act(op: str, scale: float = 1.0) -> Work:
+    return (("activation", (("op", op), ("scale", scale))),)
+
+
+def simple(op: str) -> Describe:
+    return lambda call, n: Reduction(op=op)
+
+
+def average(call: Call, n: int) -> Reduction:
+    return Reduction(op="add", after=_scalar(op0="multiply", imm0=1.0 / n))
+
+
+def truth(op: str) -> Describe:
+    """Any or all: the largest or smallest of (x != 0)."""
+    return lambda call, n: Reduction(op=op, before=_scalar(op0="not_equal", imm0=0.0))
+
+
+def nonzeros(call: Call, n: int) -> Reduction:
+    return Reduction(op="add", before=_scalar(op0="not_equal", imm0=0.0))
+
+
+def p_norm(call: Call, n: int) -> Reduction:
+    """Of any order: powers are exponentials of logarithms."""
+    given = call.argument(1, 2.0)
+    order = float(given) if isinstance(given, (int, float)) else 2.0
+    if order == 2:
+        return Reduction(op="add", before=_act("square"), after=_act("sqrt"))
+    if abs(order) == inf:
+        return Reduction(op="abs_max" if order > 0 else "abs_min")
+    if order == 0:
+        return nonzeros(call, n)
+    if order == 1:
+        return Reduction(op="add", before=_act("abs"))
+    power = _act("abs") + _act("log") + _act("exp", order)
+    return Reduction(op="add", before=power, after=_act("log") + _act("exp", 1 / order))
+
+
+def reduced_dims(call: Call, t: TensorArg) -> tuple[int, ...]:
+    """The dimensions reduced: named in the call, or all."""
+    rank = len(t.shape)
+    overload = call.op.partition(".")[2]
+    if call.name == "norm" or call.name == "linalg_vector_norm":
+        named = call.argument(2, ())
+    elif "dim" in overload or call.name in _BY_DIM:
+        named = call.argument(1, ())
+    else:
+        named = ()
+    dims = named if isinstance(named, tuple) else (named,)
+    chosen = (
+        {d % rank for d in dims if isinstance(d, int) and not isinstance(d, bool)}
+        if rank
+        else set()
+    )
+    return tuple(sorted(chosen)) or tuple(range(rank))
+
+
+_BY_DIM = frozenset(
+    "amax amin argmax argmin logsumexp cumsum cumprod cummax _softmax _log_softmax aminmax "
+    "all any median kthvalue mode var std var_mean std_mean count_nonzero max min prod".split()
+)
+
+
+def collapsed(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, int, int]:
+    """(outer, reduced, inner) sizes; dimensions of 1 do not count, others between fold outward."""
+    kept = [(n, k in dims) for k, n in enumerate(shape) if n != 1]
+    reduced = prod(n for n, r in kept if r)
+    inner = 1
+    while kept and not kept[-1][1]:
+        inner *= kept.pop()[0]
+    outer = prod(n for n, r in kept if not r)
+    return outer, reduced, inner
+
+
+def reduction(describe: Describe) -> Lowering:
+    """By the Vector engine along rows, by ones or partition by partition along columns."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        t = call.tensors[0]
+        if not t.numel:
+            return ()
+        outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
+        how = describe(call, rows)
+        options: dict[str, Any] = {
+            "op": how.op, "before": how.before, "after": how.after, "dtype": t.dtype,
+            "out_dtype": call.out.dtype, "chip": target.chip,
+        }  # fmt: skip
+        if inner > 1 and outer == 1 and 1 < rows <= _FEW and how == Reduction(op=how.op):
+            steps = [tensor_tensor(how.op, 0, 1)]
+            steps += [tensor_tensor(how.op, -1, k) for k in range(2, rows)]
+            few = [flat(t, inner)] * rows
+            return (flattened(f"reduce_{how.op}", steps, few, flat(call.out, inner), target),)
+        if inner > 1:
+            return (reduce_columns(outer, rows, inner, cores=target.cores, **options),)
+        if outer == 1 and rows > 1024:  # everything: rows first, then the partitions
+            return (reduce_each(((rows, 1),), **options),)
+        return (reduce_rows(outer, rows, cores=target.cores, **options),)
+
+    return lower
+
+
+def _along(call: Call) -> tuple[int, int, int]:
+    t = call.tensors[0]
+    outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
+    if rows == 1:
+        return outer * inner, 1, 1
+    if outer == 1 and inner == 1 and rows > _SERIAL:
+        raise KeyError(f"{call.name} over {rows} elements at once")
+    return outer, rows, inner
+
+
+def moments(call: Call, target: Target) -> Lowered:
+    """Variances or deviations, with means."""
+    t = call.tensors[0]
+    if not t.numel:
+        return ()
+    outer, rows, inner = _along(call)
+    less: Any = call.argument(2, 1) if "correction" in call.op else None
+    if less is None:
+        flags = [a for a in call.arguments[1:] if isinstance(a, bool)]
+        less = float(flags[0]) if flags else 1.0
+    options: dict[str, Any] = {"less": float(less), "root": "std" in call.name, "dtype": t.dtype,
+                               "chip": target.chip, "cores": target.cores}  # fmt: skip
+    if inner > 1:
+        return (moments_of_columns(outer, rows, inner, **options),)
+    return (moments_of_rows(outer, rows, **options),)
+
+
+def largest(sign: float) -> Lowering:
+    """The largest (or, with sign -1, smallest) value of each row and its place."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        t = call.tensors[0]
+        if not t.numel:
+            return ()
+        outer, rows, inner = _along(call)
+        if inner > 1:
+            raise KeyError(f"{call.name} along columns")
+        options: dict[str, Any] = {"dtype": t.dtype, "chip": target.chip, "cores": target.cores}
+        return (largest_of_rows(outer, rows, sign=sign, **options),)
+
+    return lower
+
+
+def extreme(op: str, sign: float) -> Lowering:
+    """Max or min: of two tensors, of one, or along a dimension with places."""
+    plain, placed = reduction(simple(op)), largest(sign)
+
+    def lower(call: Call, target: Target) -> Lowered:
+        if len(call.tensors) > 1:
+            return lower_elementwise(
+                Call(f"aten::{op}imum", call.arguments, call.results, call.policy), target
+            )
+        return (placed if len(call.outputs) > 1 else plain)(call, target)
+
+    return lower
+
+
+def along_rows(name: str, which: int = 0, dim_at: int | None = None) -> Lowering:
+    """An entry of ROW_OPS over dimension `dim_at` of the call, or the last one."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        t = call.tensors[which]
+        dim = call.argument(dim_at, -1) if dim_at is not None else -1
+        rows, columns = rows_along(t, dim if isinstance(dim, int) else -1)
+        if not t.numel:
+            return ()
+        return (row_op(name, rows, columns, t.dtype, chip=target.chip, cores=target.cores),)
+
+    return lower
+
+
+def over_normalized(name: str, which: int) -> Lowering:
+    """Layer and RMS norm: a row is the normalized shape."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        t = call.tensors[which]
+        shape = next(
+            (a for a in call.arguments if isinstance(a, tuple) and a and isinstance(a[0], int)),
+            None,
+        )
+        columns = prod(shape) if shape else t.shape[-1]
+        if not t.numel:
+            return ()
+        rows = t.numel // columns
+        return (row_op(name, rows, columns, t.dtype, chip=target.chip, cores=target.cores),)
+
+    return lower
+
+
+def scan(op: str) -> Lowering:
+    def lower(call: Call, target: Target) -> Lowered:
+        t = call.tensors[0]
+        if not t.numel:
+            return ()
+        rows, columns = rows_along(t, call.argument(1, -1))
+        cores = target.cores
+        return (cumulate_rows(rows, columns, op=op, chip=target.chip, dtype=t.dtype, cores=cores),)
+
+    return lower
+
+
+def sort(call: Call, target: Target) -> Lowered:
+    t = call.tensors[0]
+    integers = [a for a in call.arguments[1:] if isinstance(a, int) and not isinstance(a, bool)]
+    k = integers[0] if call.name == "topk" and integers else 0
+    rows, columns = rows_along(t)
+    if not t.numel:
+        return ()
+    count = k or columns
+    return (topk_rows(rows, columns, count, chip=target.chip, dtype=t.dtype, cores=target.cores),)

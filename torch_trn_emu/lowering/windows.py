@@ -1,0 +1,150 @@
+"""Where sliding windows touch: strips of a convolution's or pooling's axis and the taps in them.
+
+A strip is a run of positions worked on together ("own"), with what it needs of the other side
+("there"). For a forward pass own positions are outputs and it needs inputs; for a gradient own
+positions are inputs and it needs outputs. A tap is cut to what lies inside the tensor, so nothing
+is padded. Strips that look alike become one loop.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+__all__ = ["Axis", "Strip", "Tap", "inside_together", "taps_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tap:
+    """Tap `k`: `count` positions, from `own` in the strip and from `there` in what it needs."""
+
+    k: int
+    own: int
+    there: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """`repeat` strips of `count` own positions from `first`, needing `span` others from `low`.
+
+    Each further strip starts `count` own positions and `step` others later.
+    """
+
+    first: int
+    count: int
+    low: int
+    span: int
+    taps: tuple[Tap, ...]
+    repeat: int = 1
+    step: int = 0
+    about: object = None  # what else must be alike for strips to share a loop
+
+    def unrolled(self) -> "Iterator[Strip]":
+        """The strips one by one."""
+        for i in range(self.repeat):
+            first, low = self.first + i * self.count, self.low + i * self.step
+            yield replace(self, first=first, low=low, repeat=1, step=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One dimension of a windowed operator.
+
+    Tap k of output o reads input o * stride + k * dilation - padding.
+    """
+
+    size: int
+    out: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    def source(self, o: int, k: int) -> int:
+        return o * self.stride + k * self.dilation - self.padding
+
+    def valid(self, k: int, low: int, high: int) -> tuple[int, int]:
+        """Outputs o for which tap k reads an input in low .. high - 1; first and one past last."""
+        first = -(-(low - self.source(0, k)) // self.stride)
+        last = (high - 1 - self.source(0, k)) // self.stride + 1
+        first, last = max(0, first), min(self.out, last)
+        return first, max(first, last)
+
+    def forward(
+        self, count: int, alike: Callable[[int], object] = lambda first: None
+    ) -> list[Strip]:
+        """Strips of `count` outputs; those that share a loop are `alike` too."""
+
+        def strip(first: int, count: int) -> Strip:
+            low = min(max(0, self.source(first, 0)), self.size - 1)
+            high = self.source(first + count - 1, self.kernel - 1)
+            taps = []
+            for k in range(self.kernel):
+                own, inside = self.inside(k, first, count)
+                if inside:
+                    there = self.source(first + own, k) - low
+                    taps.append(Tap(k=k, own=own, there=there, count=inside))
+            span = min(self.size - 1, max(high, low)) - low + 1
+            return Strip(
+                first=first, count=count, low=low, span=span, taps=tuple(taps), about=alike(first)
+            )
+
+        return _merged(strip, self.out, count)
+
+    def backward(self, count: int) -> list[Strip]:
+        """Strips of `count` inputs."""
+
+        def strip(first: int, count: int) -> Strip:
+            found = [(k, *self.valid(k, first, first + count)) for k in range(self.kernel)]
+            found = [f for f in found if f[1] < f[2]]
+            low = min((f[1] for f in found), default=0)
+            high = max((f[2] for f in found), default=1)
+            taps = tuple(
+                Tap(k=k, own=self.source(begin, k) - first, there=begin - low, count=end - begin)
+                for k, begin, end in found
+            )
+            return Strip(
+                first=first, count=count, low=low, span=high - low, taps=taps,
+                about=tuple(self.counts(low, high - low)),
+            )  # fmt: skip
+
+        return _merged(strip, self.size, count)
+
+    def inside(self, k: int, first: int, count: int) -> tuple[int, int]:
+        """Of outputs first .., those whose tap k lies inside: (from which one, how many)."""
+        begin, end = self.valid(k, 0, self.size)
+        begin, end = max(begin, first), min(end, first + count)
+        return begin - first, max(0, end - begin)
+
+    def counts(self, first: int, count: int) -> list[int]:
+        """How many taps of each of the outputs first .. lie inside."""
+        inside = [self.valid(k, 0, self.size) for k in range(self.kernel)]
+        return [sum(a <= o < b for a, b in inside) for o in range(first, first + count)]
+
+
+def _merged(strip: Callable[[int, int], Strip], length: int, count: int) -> list[Strip]:
+    made: list[Strip] = []
+    for first in range(0, length, count):
+        new = strip(first, min(count, length - first))
+        last = made[-1] if made else None
+        if last and (new.count, new.span, new.taps, new.about) == (
+            last.count, last.span, last.taps, last.about
+        ):  # fmt: skip
+            step = new.low - last.low if last.repeat == 1 else last.step
+            if new.low == last.low + last.repeat * step:
+                made[-1] = replace(last, repeat=last.repeat + 1, step=step)
+                continue
+        made.append(new)
+    return made
+
+
+def inside_together(strips: list[Strip], kernel: int) -> list[Strip]:
+    """Only strips whose taps all lie inside share a loop."""
+    inside = [len(s.taps) == kernel and all(t.count == s.count for t in s.taps) for s in strips]
+    pairs = zip(strips, inside, strict=True)
+    return [one for s, whole in pairs for one in ([s] if whole else s.unrolled())]
+
+
+def taps_of(*strips: Strip) -> Iterator[tuple[Tap, ...]]:
+    """Every combination of the strips' taps."""
+    yield from product(*(s.taps for s in strips))
