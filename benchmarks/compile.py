@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from subprocess import run
 from timeit import Timer
+from typing import Any
 
 import torch
 from run import HERE, STEP, STEP_NAME, VOCABULARY, Row, machine, measure
@@ -31,7 +32,7 @@ def training_step(device: str, backend: str) -> Timer:
     """Forward and backward compiled, the optimizer as it comes, as in run.py."""
     torch.manual_seed(0)
     model = GPT(VOCABULARY, STEP).to(device)
-    call = torch.compile(model, backend=backend) if backend else model
+    call: Any = torch.compile(model, backend=backend) if backend else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     x, y = torch.randint(VOCABULARY, (2, STEP.batch, STEP.context)).to(device)
 
@@ -100,7 +101,7 @@ def row(
     a: Make,
     b: Make,
     *,
-    difference: bool = False,
+    unit: str = "x",
     least_rounds: int = 5,
 ) -> Row:
     return Row(
@@ -108,7 +109,7 @@ def row(
         against=against,
         target=target,
         sides=lambda _: (a(), b()),  # type: ignore[return-value,arg-type]
-        difference=difference,
+        unit=unit,
         least_rounds=least_rounds,
     )
 
@@ -138,7 +139,7 @@ ROWS = (
         40e-6,
         lambda: tiny_call("trn", "trn"),
         lambda: tiny_call("cpu", "inductor"),
-        difference=True,
+        unit="s",
     ),
     row(
         "cold: time to the first compiled step",

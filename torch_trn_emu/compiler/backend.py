@@ -6,8 +6,10 @@ precision policy goes in, the graph moves to the host, Inductor makes its code. 
 """
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -176,13 +178,21 @@ def _aot_patches(options: Options) -> dict[str, bool]:
     }
 
 
+@cache
+def _version() -> str:
+    """Of this package's files: another compiler, lowering or chip gives another price."""
+    files = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path in files if (stat := path.stat())]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+
+
 @contextlib.contextmanager
 def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None]:
     """What else decides a graph's code goes into the keys of torch's caches."""
     process = settings()
     nodes = (n for part in graphs_of(gm) for n in part.graph.nodes)
     marks = [(n.name, own) for n in nodes if (own := policy_of(n, policy)) != policy]
-    ours = (process.chip.name, process.lnc, policy, options.program, marks)
+    ours = (process.chip.name, process.lnc, policy, options.program, marks, _version())
     tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         yield
