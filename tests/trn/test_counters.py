@@ -151,3 +151,12 @@ def test_the_ledger_keeps_the_cores_apart() -> None:
     assert torch.trn.counters(0)["launch_count"] == 0
     assert torch.trn.counters(1)["launch_count"] > 0
     assert _C.core_times(1)[0] > 0
+
+
+@pytest.mark.parametrize("policy", ["fp32", "bf16", "mxfp8", "mxfp4"])
+def test_a_product_has_its_flops_under_every_policy(policy):
+    a, b = torch.ones(32, 64, device="trn"), torch.ones(64, 16, device="trn")
+    torch.trn.reset_counters()
+    with torch_trn_emu.precision(policy):
+        a @ b
+    assert torch.trn.counters()["model_flops"] == 2 * 32 * 64 * 16

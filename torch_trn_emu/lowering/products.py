@@ -70,7 +70,8 @@ class Product:
 
 def product_of(call: Call, target: Target) -> Product:
     """The product that a call of the matmul family is, with what the call adds to it."""
-    adds = call.name in _ADDING
+    # The device's kernels describe every product they round as `addmm`, mm without an addend.
+    adds = call.name in _ADDING or call.arguments[0] is None
     first = 1 if adds else 0
     a, b = call.argument(first), call.argument(first + 1)
     addend = call.argument(0) if adds else call.argument(2) if call.name == "linear" else None
