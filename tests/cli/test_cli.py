@@ -325,6 +325,8 @@ def test_ctrl_c_leaves_a_whole_record(folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A job in the background of a script ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         assert running.stdout.readline() == "ready\n"
         time.sleep(0.2)
