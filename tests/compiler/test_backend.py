@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.library import custom_op
 from torch.nn import functional as F
 
 import torch_trn_emu
@@ -355,7 +356,7 @@ def test_control_flow():
 
 
 def test_custom_operators():
-    @torch.library.custom_op("trn_test::twice", mutates_args=())
+    @custom_op("trn_test::twice", mutates_args=())
     def twice(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 

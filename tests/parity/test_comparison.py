@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.library import Library
 
 from torch_trn_emu import compare, set_precision
 
@@ -84,7 +85,7 @@ def test_rounding_of_a_16_bit_result_is_told_from_quantisation():
 
 def kernels(name, host, device):
     """An operator of this test with different kernels on the host and on trn."""
-    library = torch.library.Library("parity_test", "FRAGMENT")
+    library = Library("parity_test", "FRAGMENT")
     library.define(f"{name}(Tensor x) -> Tensor")
     library.impl(name, host, "CPU")
     library.impl(name, device, "PrivateUse1")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.library import Library
 
 from torch_trn_emu import set_precision
 from torch_trn_emu.testing import assert_parity
@@ -58,7 +59,7 @@ def test_a_module_with_another_policy_is_named():
 
 
 def test_a_wrong_kernel_is_found_whatever_the_policy():
-    library = torch.library.Library("assertion_test", "DEF")
+    library = Library("assertion_test", "DEF")
     library.define("twice(Tensor x) -> Tensor")
     library.impl("twice", lambda x: x * 2, "CPU")
     library.impl("twice", lambda x: x * 2.01, "PrivateUse1")

@@ -92,20 +92,20 @@ def test_an_operand_rounded_beforehand_is_the_same_operand(monkeypatch):
 
 @pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
-def test_the_library_takes_what_was_rounded_before(alpha, added):
+def test_the_blas_takes_what_was_rounded_before(alpha, added):
     half = torch.bfloat16
     a, b, c = (near(*s, dtype=half).to(DEVICE) for s in ((40, 70), (70, 20), (20,)))
     first, second = matmul.Operand(a), matmul.Operand(b)
     flags = torch.backends.cuda.matmul
     before = flags.allow_bf16_reduced_precision_reduction
-    assert matmul.library_takes(first, second, half, c if added else None)
-    got = matmul.library_product(a, b, half, c if added else None, alpha, 0.5)
+    assert matmul.blas_takes(first, second, half, c if added else None)
+    got = matmul.blas_product(a, b, half, c if added else None, alpha, 0.5)
     assert flags.allow_bf16_reduced_precision_reduction == before
     want = matmul.multiply(first, second, half, c if added else None, alpha, 0.5)
     torch.testing.assert_close(got, want, rtol=2.0**-7, atol=2.0**-7)
-    assert not matmul.library_takes(first, second, torch.float16, None)
-    assert not matmul.library_takes(first, second, half, c.float())
-    assert not matmul.library_takes(matmul._operand(a, "mxfp8"), second, half, None)
+    assert not matmul.blas_takes(first, second, torch.float16, None)
+    assert not matmul.blas_takes(first, second, half, c.float())
+    assert not matmul.blas_takes(matmul._operand(a, "mxfp8"), second, half, None)
 
 
 @pytest.mark.parametrize("format", ["as_given", "bf16", "mxfp8", "mxfp4"])

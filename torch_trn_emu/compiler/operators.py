@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.library import register_fake
 
 from .. import _C
 from ..annotation import ANNOTATION
@@ -32,7 +33,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _shapes(name: str) -> Callable[[Function], Function]:
     """Registers a function of fake tensors for an operator of ours."""
-    register: Callable[[Function], Function] = torch.library.register_fake(f"trn::{name}")
+    register: Callable[[Function], Function] = register_fake(f"trn::{name}")
     return register
 
 

@@ -267,8 +267,8 @@ def multiply(
     b = _before(b, cdiv(m, sides["BM"]), -2)
     if a.multiplied != b.multiplied:  # nothing narrower holds both
         a, b = (Operand(_rounded(o, dim).x.float()) for o, dim in ((a, -1), (b, -2)))
-    if not INTERPRETED and min(m, n) >= LARGE and library_takes(a, b, out_dtype, addend):
-        return library_product(a.x, b.x, out_dtype, addend, alpha, beta)
+    if not INTERPRETED and min(m, n) >= LARGE and blas_takes(a, b, out_dtype, addend):
+        return blas_product(a.x, b.x, out_dtype, addend, alpha, beta)
     quantises = a.kind == 2 or b.kind == 2
     sides = _tiles(m, n, k, quantises)
     wrapped = wrapped and quantises
@@ -302,10 +302,8 @@ def multiply(
     return c
 
 
-def library_takes(
-    a: Operand, b: Operand, out_dtype: torch.dtype, addend: torch.Tensor | None
-) -> bool:
-    """Whether `library_product` has this product: bfloat16 matrices, rounded already."""
+def blas_takes(a: Operand, b: Operand, out_dtype: torch.dtype, addend: torch.Tensor | None) -> bool:
+    """Whether `blas_product` has this product: bfloat16 matrices, rounded already."""
     plain = all(o.kind == 0 and o.x.dim() == 2 and o.x.dtype is torch.bfloat16 for o in (a, b))
     return plain and (
         out_dtype is torch.float32
@@ -313,7 +311,7 @@ def library_takes(
     )
 
 
-def library_product(
+def blas_product(
     a: torch.Tensor,
     b: torch.Tensor,
     out_dtype: torch.dtype,

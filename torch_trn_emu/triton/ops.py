@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-import torch
+from torch.library import Library
 
 from ..errors import Unsupported
 from ..host import TRITON
@@ -36,7 +36,7 @@ OPS = MappingProxyType(
     }
 )
 
-_libraries: dict[str, torch.library.Library] = {}
+_libraries: dict[str, Library] = {}
 
 
 def require_triton() -> None:
@@ -67,6 +67,6 @@ def register(key: str = "CUDA") -> None:
     if key in _libraries:
         return
     require_triton()
-    library = _libraries[key] = torch.library.Library("trn", "IMPL")
+    library = _libraries[key] = Library("trn", "IMPL")
     for name, path in OPS.items():
         library.impl(name, _kernel(path), key, allow_override=True)

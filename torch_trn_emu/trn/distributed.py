@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.library import Library
 
 from ..errors import Unimplemented
 
@@ -34,14 +35,14 @@ COLLECTIVES = (
     "scatter_",
     "send",
 )
-_KEPT: list[torch.library.Library] = []  # a library's kernels go with it
+_KEPT: list[Library] = []  # a library's kernels go with it
 
 
 def refuse_collectives() -> None:
     """Register the kernels, once."""
     if _KEPT or not torch.distributed.is_available():
         return
-    library = torch.library.Library("c10d", "IMPL")
+    library = Library("c10d", "IMPL")
     for name in COLLECTIVES:
         library.impl(name, _refusing(name), "AutogradPrivateUse1")
     _KEPT.append(library)
