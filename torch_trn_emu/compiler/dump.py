@@ -20,7 +20,7 @@ from ..lowering.call import Target
 from ..timing import price
 from .engine import GraphPrice, Work
 from .programs import Window, windows
-from .regions import Region
+from .region import Region
 
 __all__ = ["write_dump"]
 

@@ -19,7 +19,8 @@ from ..lowering.call import Call, Target
 from ..pricing import Price, price_call
 from ..settings import settings
 from .programs import Lowered, Window, lowered, price_window, windows
-from .regions import Region, regions_of
+from .region import Region
+from .regions import regions_of
 
 __all__ = [
     "GraphPrice",

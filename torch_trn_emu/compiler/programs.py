@@ -20,7 +20,7 @@ from ..lowering.ops import OPS, multiplied, product_of
 from ..lowering.rows import Input, Kind, Output, RowStep, row_program
 from ..pricing import Price, price_call, price_programs
 from .calls import base_of
-from .regions import Region
+from .region import Region
 
 __all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
 

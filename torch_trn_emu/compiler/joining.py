@@ -1,0 +1,276 @@
+"""Whether a node can run in a region, and the steps it becomes there."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from torch.fx import Node
+
+from ..lowering.call import Call, TensorArg
+from ..lowering.elementwise import recipe_of
+from ..lowering.pointwise import Step
+from ..lowering.rows import Kind, RowStep, column_sum, reduced, step
+from .calls import base_of
+from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
+
+__all__ = ["Attempt"]
+
+_CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
+
+
+class _Recorder:
+    """Takes what a recipe's step emits, as a step over rows."""
+
+    def __init__(self, name: str, kind: Kind) -> None:
+        self.name, self.kind = name, kind
+
+    def emit(
+        self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any
+    ) -> None:
+        self.made = step(self.name, opcode, *reads, kind=self.kind, engine=engine, **attributes)
+
+
+class Attempt:
+    """The steps of one node in a region; nothing of the region changes before `commit`."""
+
+    def __init__(self, region: Region, node: Node, call: Call, home: Mapping[Node, Region]) -> None:
+        self.region, self.node, self.call, self.home = region, node, call, home
+        self.steps: list[RowStep] = []
+        self.made = dict(region.made)
+        self.alias: dict[str, str] = {}
+        self.inputs: dict[str, Value] = {}
+
+    def commit(self) -> None:
+        self.region.steps += self.steps
+        self.region.made = self.made
+        self.region.alias |= self.alias
+        for name, value in self.inputs.items():
+            self.region.inputs.setdefault(name, value)
+
+    def run(self) -> bool:
+        name = self.call.name
+        if name in REDUCTIONS or name == "var_mean":
+            return self.region.kind == "rows" and self._reduction()
+        if name in _CASTS:
+            return self._cast()
+        return self._elementwise()
+
+    # --- operands ---
+
+    def _operand(self, operand: Node) -> str | None:
+        """The name of an operand in the region; None if it cannot be read there."""
+        base, in_order = base_of(operand)
+        t = call_tensor(operand)
+        kind = self._kind(t)
+        if kind is None:
+            return None
+        maker = item_of(base)
+        if self.home.get(maker) is self.region:
+            key = base.name
+            known = self.region.alias.get(key) or self.alias.get(key)
+            return known if known and in_order and self.made[known] is kind else None
+        key = base.name if in_order else f"{base.name} turned"
+        if key in self.made:
+            return key if self.made[key] is kind else None
+        self.inputs[key] = Value(maker.name, dtype_of(t), kind, t.numel)
+        self.made[key] = kind
+        return key
+
+    def _kind(self, t: TensorArg) -> Kind | None:
+        """How a tensor lies over the region; fixes the columns if that is what it takes."""
+        region = self.region
+        if t.numel == region.elements:
+            return Kind.FULL
+        if t.numel == 1:
+            return Kind.ROW
+        distinct = [n for n, s in zip(t.shape, t.strides, strict=True) if s != 0 or n == 1]
+        if prod(distinct) == 1:
+            return Kind.ROW
+        return self._broadcast(t)
+
+    def _broadcast(self, t: TensorArg) -> Kind | None:
+        region, shape = self.region, self.call.out.shape
+        if not shape or prod(shape) != region.elements:
+            return None
+        padded = (1,) * (len(shape) - len(t.shape)) + t.shape
+        trailing, leading = _suffix(padded, shape), _prefix(padded, shape)
+        if trailing == t.numel and self._fix(t.numel):
+            return Kind.ROW
+        if leading == t.numel and self._fix(region.elements // t.numel):
+            return Kind.COLUMN
+        return None
+
+    def _fix(self, columns: int) -> bool:
+        if self.region.columns is None:
+            self.region.columns = columns
+        return self.region.columns == columns
+
+    # --- what a node becomes ---
+
+    def _cast(self) -> bool:
+        """Casts ride on the instruction before; copies are left out."""
+        operands = list(operands_of(self.node))
+        if self.call.out.numel != self.region.elements or len(operands) != 1:
+            return False
+        name = self._operand(operands[0])
+        if name is None or self.made[name] is not Kind.FULL or not _same_place(self.call):
+            return False
+        if name in self.inputs or name in self.region.inputs:
+            self._add(self.node.name, "tensor_copy", (name,), Kind.FULL)
+            name = self.node.name
+        self.alias[self.node.name] = name
+        return True
+
+    def _elementwise(self) -> bool:
+        operands = [n for n in operands_of(self.node) if not call_tensor(n).on_host]
+        tensors = [call_tensor(n) for n in operands]
+        recipe = recipe_of(self.call, tensors)
+        if recipe is None or not recipe:
+            return False
+        column = self._is_column()
+        if self.call.out.numel != self.region.elements and not column:
+            return False
+        names = []
+        for operand in operands:
+            name = self._column_operand(operand) if column else self._operand(operand)
+            if name is None:
+                return False
+            names.append(name)
+        if self.region.kind == "product" and (column or not self._fits_product(names)):
+            return False
+        made = self._recipe(recipe, names, column)
+        if self.region.nodes and not any(n in self.region.made for n in names):
+            return False
+        self.alias[self.node.name] = made
+        return True
+
+    def _fits_product(self, names: Iterable[str]) -> bool:
+        return all(self.made[n] in (Kind.FULL, Kind.ROW) for n in names)
+
+    def _is_column(self) -> bool:
+        """One value a row, of values of that kind."""
+        region = self.region
+        rows = region.elements // region.columns if region.columns else 0
+        return region.columns not in (None, 1) and self.call.out.numel == rows
+
+    def _column_operand(self, operand: Node) -> str | None:
+        base, in_order = base_of(operand)
+        known = self.region.alias.get(base.name)
+        if known and in_order and self.made[known] is Kind.COLUMN:
+            return known
+        return None
+
+    def _recipe(self, recipe: Sequence[Step], names: list[str], column: bool) -> str:
+        done: list[str] = []
+        for k, one in enumerate(recipe):
+            reads = [names[r] if r >= 0 else done[r] for r in one.reads]
+            columns = bool(reads) and all(self.made[r] is Kind.COLUMN for r in reads)
+            kind = Kind.COLUMN if columns or column else Kind.FULL
+            recorder = _Recorder(f"{self.node.name}.{k}", kind)
+            one.emit(recorder, None, reads)  # type: ignore[arg-type]
+            self.steps.append(recorder.made)
+            self.made[recorder.name] = kind
+            done.append(recorder.name)
+        return done[-1]
+
+    def _add(
+        self, name: str, opcode: str, reads: tuple[str, ...], kind: Kind, **attributes: Any
+    ) -> str:
+        self.steps.append(step(name, opcode, *reads, kind=kind, **attributes))
+        self.made[name] = kind
+        return name
+
+    def _reduction(self) -> bool:
+        source, operand = self.call.tensors[0], next(iter(operands_of(self.node)), None)
+        if operand is None or source.numel != self.region.elements or source.numel == 0:
+            return False
+        dims = _reduced(self.call, len(source.shape))
+        kept = [d for d in range(len(source.shape)) if d not in dims]
+        if not kept or all(source.shape[d] == 1 for d in kept):
+            return False  # of everything: across partitions too
+        if dims == set(range(len(source.shape) - len(dims), len(source.shape))):
+            return self._along_rows(operand, prod(source.shape[d] for d in dims))
+        if dims == set(range(len(dims))) and self.call.name == "sum":
+            return self._over_rows(operand, prod(source.shape[d] for d in kept))
+        return False
+
+    def _along_rows(self, operand: Node, columns: int) -> bool:
+        if not self._fix(columns):
+            return False
+        x, name = self._operand(operand), self.node.name
+        if x is None or self.made[x] is not Kind.FULL:
+            return False
+        if self.call.name == "var_mean":
+            return self._moments(x, columns)
+        total = reduced(f"{name}.0", x, REDUCTIONS[self.call.name])
+        self.steps.append(total)
+        self.made[total.name] = Kind.COLUMN
+        self.alias[name] = total.name
+        if self.call.name == "mean":
+            self.alias[name] = self._scaled(f"{name}.1", total.name, 1.0 / columns)
+        return True
+
+    def _scaled(self, name: str, of: str, factor: float) -> str:
+        return self._add(name, "tensor_scalar", (of,), Kind.COLUMN, op0="multiply", imm0=factor)
+
+    def _moments(self, x: str, columns: int) -> bool:
+        name = self.node.name
+        total = reduced(f"{name}.0", x)
+        self.steps.append(total)
+        self.made[total.name] = Kind.COLUMN
+        mean = self._scaled(f"{name}.mean", total.name, 1.0 / columns)
+        centred = self._add(f"{name}.1", "tensor_scalar", (x, mean), Kind.FULL, op0="subtract")
+        squares = self._add(f"{name}.2", "activation", (centred,), Kind.FULL, op="square")
+        spread = reduced(f"{name}.3", squares)
+        self.steps.append(spread)
+        self.made[spread.name] = Kind.COLUMN
+        variance = self._scaled(f"{name}.variance", spread.name, 1.0 / columns)
+        self.alias[name] = variance
+        for user in self.node.users:
+            if getattr(user.target, "__name__", "") == "getitem":
+                self.alias[user.name] = mean if user.args[1] == 1 else variance
+        return True
+
+    def _over_rows(self, operand: Node, columns: int) -> bool:
+        if columns == 1 or not self._fix(columns):
+            return False
+        x = self._operand(operand)
+        if x is None or self.made[x] is not Kind.FULL:
+            return False
+        made = column_sum(f"{self.node.name}.0", x)
+        self.steps.append(made)
+        self.made[made.name] = Kind.ROW
+        self.alias[self.node.name] = made.name
+        return True
+
+
+def _same_place(call: Call) -> bool:
+    """Not a copy between host and core."""
+    return all(not t.on_host for t in (*call.tensors, *call.outputs))
+
+
+def _reduced(call: Call, rank: int) -> set[int]:
+    named = call.argument(1, ())
+    dims = named if isinstance(named, tuple) else (named,)
+    chosen = (
+        {d % rank for d in dims if isinstance(d, int) and not isinstance(d, bool)}
+        if rank
+        else set()
+    )
+    return chosen or set(range(rank))
+
+
+def _suffix(shape: tuple[int, ...], of: tuple[int, ...]) -> int:
+    """Elements of the longest common end, if all before it is 1; else -1."""
+    k = len(shape)
+    while k and shape[k - 1] == of[k - 1]:
+        k -= 1
+    return prod(shape[k:]) if all(n == 1 for n in shape[:k]) else -1
+
+
+def _prefix(shape: tuple[int, ...], of: tuple[int, ...]) -> int:
+    """Elements of the longest common beginning, if all after it is 1; else -1."""
+    k = 0
+    while k < len(shape) and shape[k] == of[k]:
+        k += 1
+    return prod(shape[:k]) if all(n == 1 for n in shape[k:]) else -1

@@ -1,0 +1,104 @@
+"""What a region is, and how a graph's nodes hang together seen from one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import Node
+
+from ..lowering.call import Call, TensorArg
+from ..lowering.rows import Kind, RowStep
+from .calls import base_of, tensor_of
+
+__all__ = [
+    "KNOWN",
+    "REDUCTIONS",
+    "Region",
+    "Value",
+    "call_tensor",
+    "dtype_of",
+    "item_of",
+    "operands_of",
+    "users_of",
+]
+
+REDUCTIONS = {"sum": "add", "mean": "add", "amax": "max", "amin": "min"}
+KNOWN = frozenset("float32 bfloat16 float16 int64 int32 int16 int8 uint8 bool float64".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value at a region's edge: the node that makes it, and how it lies over the region."""
+
+    node: str
+    dtype: str
+    kind: Kind
+    elements: int
+
+
+@dataclass(slots=True, eq=False)
+class Region:
+    """Nodes that run as one. `columns` is None while nothing has fixed it."""
+
+    number: int
+    kind: str  # rows, product or single
+    elements: int
+    columns: int | None = None
+    nodes: list[Node] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    steps: list[RowStep] = field(default_factory=list)
+    inputs: dict[str, Value] = field(default_factory=dict)
+    outputs: dict[str, Value] = field(default_factory=dict)
+    made: dict[str, Kind] = field(default_factory=dict)  # step or input by name
+    alias: dict[str, str] = field(default_factory=dict)  # node -> the step that made its value
+    above: set[int] = field(default_factory=set)
+    full: bool = False  # SBUF has no room for more: what follows is spilled
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}: " + " ".join(dict.fromkeys(call.name for call in self.calls))
+
+
+def operands_of(node: Node) -> Iterator[Node]:
+    """Tensor operands in the order of the call, repeated ones too."""
+
+    def walk(value: Any) -> Iterator[Node]:
+        if isinstance(value, Node):
+            if hasattr(value.meta.get("val"), "dtype"):
+                yield value
+        elif isinstance(value, (list, tuple)):
+            for element in value:
+                yield from walk(element)
+
+    yield from walk(node.args)
+    yield from walk(tuple(node.kwargs.values()))
+
+
+def item_of(node: Node) -> Node:
+    """The operator behind `operator.getitem`."""
+    while node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem":
+        node = base_of(node.args[0])[0]  # type: ignore[arg-type]
+    return node
+
+
+def users_of(node: Node) -> Iterator[Node]:
+    """Nodes that read a value, views seen through; the graph's output too."""
+    for user in node.users:
+        if user.op != "output" and (
+            getattr(user.target, "is_view", False)
+            or getattr(user.target, "__name__", "") == "getitem"
+        ):
+            yield from users_of(user)
+        else:
+            yield user
+
+
+def dtype_of(t: TensorArg) -> str:
+    return t.dtype if t.torch_dtype in KNOWN else "float32"
+
+
+def call_tensor(node: Node) -> TensorArg:
+    """An operand as the call sees it."""
+    found = tensor_of(node.meta["val"])
+    assert found is not None
+    return found
