@@ -15,7 +15,7 @@ __all__ = [
     "encode_stochastic",
     "float_bits",
     "group_index",
-    "inverse_scale",
+    "in_units_of",
     "mx_value",
     "random_word",
     "round_stochastic",
@@ -88,6 +88,13 @@ def scale_code(top, FACTOR: tl.constexpr, ROUND: tl.constexpr, SUBTRACT: tl.cons
 def inverse_scale(code):
     """2^(127 - code) as float32; anything finite for the code of NaN."""
     return ((254 - tl.minimum(code, 253)) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def in_units_of(scale, magnitude, MAX_BITS: tl.constexpr):
+    """float32 bits of |x| divided by its block's scale, no larger than the element's largest."""
+    scaled = magnitude.to(tl.float32, bitcast=True) * inverse_scale(scale)
+    return tl.minimum(scaled.to(tl.uint32, bitcast=True), MAX_BITS)
 
 
 @triton.jit
@@ -164,9 +171,7 @@ def mx_value(
     """float32 bits quantised in blocks along AXIS and decoded again, as float32 bits."""
     magnitude = bits & MAGNITUDE
     code = scale_code(tl.max(magnitude, AXIS, keep_dims=True), FACTOR, ROUND, SUBTRACT)
-    scaled = magnitude.to(tl.float32, bitcast=True) * inverse_scale(code)
-    scaled = tl.minimum(scaled.to(tl.uint32, bitcast=True), MAX_BITS)
-    _, value = encode_nearest(scaled, M, MIN_FIELD)
+    _, value = encode_nearest(in_units_of(code, magnitude, MAX_BITS), M, MIN_FIELD)
     value = (value * scale_value(code)).to(tl.uint32, bitcast=True)
     return tl.where(code == 255, QUIET_NAN, value | (bits & SIGN)).to(tl.uint32)
 

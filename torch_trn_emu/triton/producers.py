@@ -18,7 +18,7 @@ from .bits import (
     bf16_bits,
     encode_nearest,
     float_bits,
-    inverse_scale,
+    in_units_of,
     scale_code,
     through_bf16,
 )
@@ -90,8 +90,7 @@ def store_quantized(
         magnitude = through_bf16(magnitude)
     magnitude = tl.reshape(magnitude, [ROWS, COLS // 32, 32])
     scale = scale_code(tl.max(magnitude, 2, keep_dims=True), FACTOR, ROUND, SUBTRACT)
-    scaled = magnitude.to(tl.float32, bitcast=True) * inverse_scale(scale)
-    scaled = tl.minimum(scaled.to(tl.uint32, bitcast=True), MAX_BITS)
+    scaled = in_units_of(scale, magnitude, MAX_BITS)
     code, _ = encode_nearest(scaled, M, MIN_FIELD)
     sign = tl.reshape((bits & SIGN) >> (32 - BITS), [ROWS, COLS // 32, 32])
     code = tl.where(scale == 255, NAN, code | sign).to(tl.uint32)
@@ -134,9 +133,7 @@ def activation_kernel(
     across = tl.cdiv(k, COLS)
     rows = ((tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     at_k = (tl.program_id(0) % across) * COLS + tl.arange(0, COLS)
-    inside = (rows[:, None] < m) & (at_k[None, :] < k)
-    bits = float_bits(tl.load(x + rows[:, None] * k + at_k[None, :], mask=inside, other=0))
-    value = activate(bits.to(tl.float32, bitcast=True), ACTIVATION)
+    value = activate(load_rows(x, rows, at_k, m, k), ACTIVATION)
     store_quantized(
         value, y, codes, scales, rows, at_k, m, k, ROWS, COLS,
         BITS, NAN, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT,

@@ -20,7 +20,7 @@ from .bits import (
     encode_stochastic,
     float_bits,
     group_index,
-    inverse_scale,
+    in_units_of,
     random_word,
     scale_code,
     scale_value,
@@ -224,8 +224,7 @@ def quantize_kernel(
     else:
         magnitude = bits & MAGNITUDE
     scale = scale_code(tl.max(magnitude, 1, keep_dims=True), FACTOR, ROUND, SUBTRACT)
-    scaled = magnitude.to(tl.float32, bitcast=True) * inverse_scale(scale)
-    scaled = tl.minimum(scaled.to(tl.uint32, bitcast=True), MAX_BITS)
+    scaled = in_units_of(scale, magnitude, MAX_BITS)
     if STOCHASTIC:
         random = random_word(seed, tl.full([], 0, tl.int64), at_k * index_k + other * index_other)
         code, value = encode_stochastic(scaled, random, M, MIN_FIELD)
