@@ -105,6 +105,16 @@ def test_a_function_gives_what_it_gives_eagerly(name, precision):
         assert_compiles(function, *arguments, fullgraph=True)
 
 
+def test_products_compile_where_inductor_allows_no_fallback_of_its_own(monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    a, x, y = leaf(4, 8), leaf(8), leaf(4)
+    with torch_trn_emu.precision("fp32"):
+        assert_compiles(torch.mv, a, x, fullgraph=True)
+        assert_compiles(torch.dot, x, x, fullgraph=True)
+        assert_compiles(torch.vdot, x, x, fullgraph=True)
+        assert_compiles(torch.addmv, y, a, x, fullgraph=True)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_products_follow_the_policy_bit_for_bit(policy):
     x, w = leaf(33, 70), leaf(70, 9)

@@ -18,6 +18,7 @@ from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.lowering import lowerings, make_fallback
 from torch.fx import Graph, GraphModule
 
 from .. import _C
@@ -160,8 +161,15 @@ class _Decompositions(dict[Any, Any]):
 
 @cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Inductor's, less those of products: they would be sums in float32, whatever the policy."""
+    """Inductor's, less those of products: they would be sums in float32, whatever the policy.
+
+    A product that no policy rounds is then a call of aten's kernel. Inductor is told, since in a
+    process with `CI` in its environment it refuses an operator that it knows how to decompose.
+    """
     table = select_decomp_table()
+    for op in PRECISE:
+        if op not in lowerings:
+            make_fallback(op, warn=False, override_decomp=True)
     return _Decompositions((op, table[op]) for op in table if op not in PRECISE)
 
 
