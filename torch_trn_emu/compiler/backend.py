@@ -27,6 +27,7 @@ from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
 from .dump import write_dump
 from .engine import GraphPrice, price_graph, target_of_process, work_of
+from .kernels import in_one_file
 from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note, note_once
@@ -95,7 +96,8 @@ def compile_graph(
         inputs = host_inputs(example_inputs)
         rehome(gm)
         record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)
-        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
+        with in_one_file():
+            code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
     except Exception as error:
         if options.strict or _is_dynamos(error):
             raise
