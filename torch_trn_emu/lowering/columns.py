@@ -1,4 +1,4 @@
-"""Reductions over a leading dimension, scans and selections along rows, scattered rows.
+"""Reductions over a leading dimension, scans and selections along rows.
 
 A sum over rows is a product with ones on the Tensor engine; other reductions combine tiles on the
 Vector engine and the partitions on GpSimd.
@@ -7,10 +7,10 @@ Vector engine and the partitions on GpSimd.
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
+from ..isa import Builder, Program, Role, rows_of
 from .reduction import Work, apply
 
-__all__ = ["NEUTRAL", "cumulate_rows", "reduce_columns", "scatter_rows", "topk_rows"]
+__all__ = ["NEUTRAL", "cumulate_rows", "reduce_columns", "topk_rows"]
 
 P = 128
 BANK = 512
@@ -162,58 +162,3 @@ def topk_rows(
             b.store(rows_of(out, size, n, r0 * k), both[0])
             b.store(rows_of(index, size, n, r0 * k), both[1])
     return b.build()
-
-
-def scatter_rows(
-    table_rows: int,
-    columns: int,
-    count: int,
-    *,
-    chip: Chip,
-    dtype: str = "float32",
-    cores: int = 1,
-    zeroed: bool = True,
-) -> Program:
-    """out[index[i], :] += in[i, :], added by DMA; `zeroed` clears the table first."""
-    count = ceil(count / cores)
-    b = Builder(f"scatter {count} rows of {columns}", cores=cores)
-    source = b.hbm("in", (count, columns), dtype, Role.INPUT)
-    index = b.hbm("index", (count, 1), "int32", Role.INPUT)
-    out = b.hbm("out", (table_rows, columns), dtype, Role.OUTPUT)
-    if zeroed:
-        _clear(b, out, ceil(table_rows / cores) if count * cores > P else table_rows, dtype)
-    ids, rows = b.sbuf("ids", 1, "int32", slots=2), b.sbuf("rows", columns, dtype, slots=2)
-    for i0, size in b.tiles(count, P):
-        b.fresh(ids, rows)
-        b.load(rows_of(ids, size, 1), rows_of(index, size, 1, i0))
-        b.load(rows_of(rows, size, columns), rows_of(source, size, columns, i0 * columns))
-        whole = rows_of(out, table_rows, columns)
-        b.emit(
-            "dma_scatter_add",
-            whole,
-            rows_of(rows, size, columns),
-            rows_of(ids, size, 1),
-            queue="scatter",
-        )
-    return b.build()
-
-
-def _clear(b: Builder, out: object, rows: int, dtype: str) -> None:
-    """Zeros over the first `rows` rows, several rows a partition."""
-    columns = out.shape[1]  # type: ignore[attr-defined]
-    free = max(1, min(ceil(rows * columns / P), int(16 * 1024 / itemsize(dtype))))
-    zeros = b.sbuf("zeros", free, dtype)
-    b.emit("memset", rows_of(zeros, P, free), value=0.0)
-    elements = rows * columns
-    from ..isa import Access
-
-    def clear(offset: Affine, partitions: int, count: int) -> None:
-        to = Access(buffer=out, offset=offset, pattern=((free, partitions), (1, count)))  # type: ignore[arg-type]
-        b.store(to, rows_of(zeros, partitions, count))
-
-    for start, size in b.tiles(elements, P * free):
-        lines, rest = divmod(size, free)
-        if lines:
-            clear(start, lines, free)
-        if rest:
-            clear(start + lines * free, 1, rest)
