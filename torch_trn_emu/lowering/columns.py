@@ -1,4 +1,4 @@
-"""Reductions over a leading dimension, scans and selections along rows.
+"""Reductions over a leading dimension, selections along rows.
 
 A sum over rows is a product with ones on the Tensor engine; other reductions combine tiles on the
 Vector engine and the partitions on GpSimd.
@@ -10,7 +10,7 @@ from ..chip import Chip
 from ..isa import Builder, Program, Role, rows_of
 from .reduction import Work, apply
 
-__all__ = ["NEUTRAL", "cumulate_rows", "reduce_columns", "topk_rows"]
+__all__ = ["NEUTRAL", "reduce_columns", "topk_rows"]
 
 P = 128
 BANK = 512
@@ -102,37 +102,6 @@ NEUTRAL = {
     "abs_max": 0.0,
     "abs_min": 3.0e38,
 }
-
-
-def cumulate_rows(
-    rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32", cores: int = 1
-) -> Program:
-    """out[r, c] = in[r, 0] op ... op in[r, c], scanned on the Vector engine in float32."""
-    rows = ceil(rows / cores)
-    b = Builder(f"cumulate_{op} {rows}x{columns}", cores=cores)
-    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-    out = b.hbm("out", (rows, columns), dtype, Role.OUTPUT)
-    wide = min(columns, 8192)
-    data = b.sbuf("data", wide, dtype, slots=2)
-    unit = b.sbuf("unit", wide, "float32")
-    result = b.sbuf("result", wide, "float32", slots=2)
-    last = b.sbuf("last", 1, "float32", slots=2)
-    b.emit("memset", rows_of(unit, P, wide), value=1.0 if op == "add" else 0.0)
-    ops = {"op0": "multiply", "op1": "add"} if op == "add" else {"op0": op, "op1": "add"}
-    for r0, size in b.tiles(rows, P):
-        b.fresh(last)
-        b.emit("memset", rows_of(last, size, 1), value=0.0 if op == "add" else NEUTRAL[op])
-        for c0, count in b.tiles(columns, wide):
-            b.fresh(data, result)
-            at = r0 * columns + c0
-            b.load(rows_of(data, size, count), rows_of(source, size, count, at))
-            whole, row = rows_of(data, size, count), rows_of(unit, size, count)
-            first, second = (row, whole) if op == "add" else (whole, row)
-            done = rows_of(result, size, count)
-            b.emit("tensor_tensor_scan", done, first, second, rows_of(last, size, 1), **ops)  # type: ignore[arg-type]
-            b.emit("tensor_copy", rows_of(last, size, 1), rows_of(result, size, 1, count - 1))
-            b.store(rows_of(out, size, count, at), done)
-    return b.build()
 
 
 def topk_rows(

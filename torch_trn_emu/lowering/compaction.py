@@ -1,7 +1,6 @@
 """What a mask chooses, side by side, and the way back: positions are prefix sums of the mask.
 
-A partition scans its run of the mask; a product with a triangle of ones adds the partitions before
-it, and a carry the tiles before. How much is chosen depends on the data: a price is that of moving
+How much is chosen depends on the data: a price is that of moving
 everything, what is not chosen to one entry past the end.
 """
 
@@ -15,6 +14,8 @@ from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows
 from .call import Call, Target, TensorArg
 from .elementwise import elementwise, select
 from .op import Lowered, dense
+from .runs import run_of, runs
+from .scans import Prefix
 
 __all__ = ["nonzero", "put_masked", "select_masked", "spread_masked"]
 
@@ -51,54 +52,28 @@ class _Positions:
         self.together = max(1, min(MOST, fits, ceil(how.count / P)))
         self.mask = b.hbm("mask", (how.count,), how.mask, Role.INPUT)
         self.raw = self.tile("mask tile", how.mask)
-        self.flags, self.sums = self.tile("flags", "float32"), self.tile("set so far", "float32")
-        self.unit = b.sbuf("unit", self.together, "float32")
-        self.ones, self.before = b.sbuf("ones", P, "float32"), b.sbuf("before", P, "float32")
-        self.carry, self.last = b.sbuf("carry", 1, "float32"), self.tile("last", "float32", 1)
-        self.base = self.tile("base", "float32", 1)
-        self.psum = b.psum("partitions before", 2, slots=2)
-        b.emit("memset", rows_of(self.unit, P, self.together), value=1.0)
-        b.emit("memset", rows_of(self.ones, P, P), value=1.0)
-        triangle, ones = rows_of(self.before, P, P), rows_of(self.ones, P, P)
-        b.emit("affine_select", triangle, ones, channel=-1, step=1, base=-1, on_false=0.0)
-        b.emit("memset", rows_of(self.carry, P, 1), value=-1.0)  # the first position is 0
+        self.flags = self.tile("flags", "float32")
+        self.prefix = Prefix(b, self.together, -1.0)  # the first position is 0
 
     def tile(self, name: str, dtype: str, width: int = 0) -> Buffer:
         return self.b.sbuf(name, width or self.together, dtype, slots=2)
 
     def tiles(self) -> Iterator[_Tile]:
-        q = self.together
-        for start, some in self.b.tiles(self.how.count, P * q):
-            lines, rest = divmod(some, q)
-            if lines:
-                yield _Tile(at=start, rows=lines, count=q)
-            if rest:
-                yield _Tile(at=start + lines * q, rows=1, count=rest)
+        for at, rows, count in runs(self.b, self.how.count, self.together):
+            yield _Tile(at=at, rows=rows, count=count)
 
     def there(self, hbm: Buffer, tile: _Tile, entry: int) -> Access:
         """Entries of the tile in memory."""
-        pitch = self.together * entry
-        pattern = ((pitch, tile.rows), (1, tile.count * entry))
-        return Access(buffer=hbm, offset=tile.at * entry, pattern=pattern)
+        return run_of(hbm, tile.at * entry, tile.rows, tile.count * entry, self.together * entry)
 
     def find(self, tile: _Tile) -> tuple[Access, Access]:
         """(flags as 0 and 1, positions of what is chosen) of a tile."""
         b, rows, count = self.b, tile.rows, tile.count
-        b.fresh(self.raw, self.flags, self.sums, self.last, self.base, self.psum)
-        raw, flags, sums = (rows_of(t, rows, count) for t in (self.raw, self.flags, self.sums))
+        b.fresh(self.raw, self.flags)
+        raw, flags = (rows_of(t, rows, count) for t in (self.raw, self.flags))
         b.load(raw, self.there(self.mask, tile, 1))
         b.emit("tensor_scalar", flags, raw, op0="not_equal", imm0=0.0)
-        unit, last = rows_of(self.unit, rows, count), rows_of(self.last, rows, 1)
-        b.emit("tensor_tensor_scan", sums, unit, flags, op0="multiply", op1="add")
-        b.emit("tensor_copy", last, rows_of(self.sums, rows, 1, count - 1))
-        before, every = rows_of(self.psum, rows, 1), rows_of(self.psum, P, 1, 1)
-        b.emit("nc_matmul", before, rows_of(self.before, rows, rows), last)
-        b.emit("nc_matmul", every, rows_of(self.ones, rows, P), last)
-        base, carry = rows_of(self.base, rows, 1), rows_of(self.carry, P, 1)
-        b.emit("tensor_tensor", base, before, rows_of(self.carry, rows, 1), op="add")
-        b.emit("tensor_tensor", carry, every, carry, op="add")
-        b.emit("tensor_scalar", sums, sums, base, op0="add")
-        return flags, sums
+        return flags, self.prefix.over(flags, rows, count)
 
 
 class _Kept(_Positions):

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize, rows_of
-from .filling import clear
+from .runs import clear, runs
 
 __all__ = [
     "Indexed",
@@ -159,12 +159,9 @@ class _Entries:
     def _runs(self) -> Iterator[_Tile]:
         """One row, cut over the partitions."""
         q = self.together
-        for start, some in self.b.tiles(self.how.count, P * q):
-            lines, rest = divmod(some, q)
-            for at, rows, count in ((start, lines, q), (start + lines * q, 1, rest)):
-                if rows and count:
-                    index = (at, ((q, rows), (1, count)))
-                    yield _Tile(base=Affine(), at=at, rows=rows, count=count, pitch=q, index=index)
+        for at, rows, count in runs(self.b, self.how.count, q):
+            index = (at, ((q, rows), (1, count)))
+            yield _Tile(base=Affine(), at=at, rows=rows, count=count, pitch=q, index=index)
 
     def numbers(self, tile: _Tile) -> Access:
         """What DMA makes its descriptors from."""

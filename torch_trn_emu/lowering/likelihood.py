@@ -11,9 +11,9 @@ from math import ceil, prod
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, rows_of
 from .call import Call, Target, TensorArg
-from .filling import clear
 from .indexing import integers
 from .op import Lowered
+from .runs import clear, run_of, runs
 
 __all__ = ["nll", "nll_backward"]
 
@@ -91,15 +91,11 @@ class _Chosen:
 
     def tiles(self) -> Iterator[tuple[Affine, Affine, int, int]]:
         """(row of all, first element of its classes, partitions, rows of each)."""
-        b, how, q = self.b, self.how, self.together
+        b, how = self.b, self.how
         with b.loop(how.images) as image:
-            for start, some in b.tiles(how.rows, P * q):
-                lines, rest = divmod(some, q)
-                for first, size, count in ((start, lines, q), (start + lines * q, 1, rest)):
-                    if size and count:
-                        at = first + image * how.rows
-                        base = first * how.step + image * (how.rows * how.classes)
-                        yield at, base, size, count
+            for first, size, count in runs(b, how.rows, self.together):
+                at = first + image * how.rows
+                yield at, first * how.step + image * (how.rows * how.classes), size, count
 
     def prepare(self, at: Affine, size: int, count: int) -> tuple[Access, Access]:
         """(numbers of the chosen elements, weights of the rows)."""
@@ -107,7 +103,7 @@ class _Chosen:
         b.fresh(self.raw, self.counts, self.found, self.number, self.weights)
         tiles = (self.raw, self.counts, self.found, self.number, self.weights)
         raw, counts, found, number, weights = (rows_of(t, size, count) for t in tiles)
-        b.load(raw, _dense(self.target, at, size, count, self.together))
+        b.load(raw, run_of(self.target, at, size, count, self.together))
         integers(b, "tensor_scalar", counts, raw, op0="not_equal", imm0=how.ignored)
         integers(b, "tensor_tensor", found, raw, counts, op="multiply")
         integers(b, "tensor_scalar", number, found, op0="multiply", imm0=how.apart)
@@ -126,11 +122,6 @@ class _Chosen:
         how, last = self.how, (size - 1) * self.together + count - 1
         elements = last * how.step + (how.classes - 1) * how.apart + 1
         return Access(buffer=hbm, offset=base, pattern=((1, elements), (1, 1)))
-
-
-def _dense(hbm: Buffer, at: Affine, size: int, count: int, pitch: int) -> Access:
-    """`count` values of each of `size` partitions, `pitch` apart."""
-    return Access(buffer=hbm, offset=at, pattern=((pitch, size), (1, count)))
 
 
 def _one(buffer: Buffer, offset: int = 0, partitions: int = 1) -> Access:
@@ -162,7 +153,7 @@ def likelihood(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
             b.fresh(stored)
             to = rows_of(stored, size, count)
             b.emit("tensor_scalar", to, made, op0="multiply", imm0=-1.0)
-            b.store(_dense(out, at, size, count, chosen.together), to)
+            b.store(run_of(out, at, size, count, chosen.together), to)
             continue
         for k, values in enumerate((made, weights)):
             b.fresh(part)
@@ -214,7 +205,7 @@ def likelihood_gradient(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
         if each:
             b.fresh(given)
             here = rows_of(given, size, count)
-            b.load(here, _dense(g, at, size, count, chosen.together))
+            b.load(here, run_of(g, at, size, count, chosen.together))
             b.emit("tensor_tensor", weights, weights, here, op="multiply")
             b.emit("tensor_scalar", to, weights, op0="multiply", imm0=-1.0)
         else:

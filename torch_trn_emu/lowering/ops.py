@@ -82,11 +82,11 @@ from .reductions import (
     over_normalized,
     p_norm,
     reduction,
-    scan,
     simple,
     sort,
     truth,
 )
+from .scans import extremes, scan
 
 __all__ = [
     "OPS",
@@ -188,6 +188,7 @@ _EVEN = "windows of several sizes are priced by their class"
 _PARTS = "parts of the table or the source are priced by their class"
 _APART = "memory as if contiguous; by dimensions that are apart: by its class"
 _MASKED = "as if all were moved: how much is chosen is data; on one core"
+_COLUMNS = "along columns: by its class"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
 
@@ -262,7 +263,9 @@ _NORMALIZATIONS = (
 _SCANS_AND_SORTS = (
     _row("cumsum", "vector", scan("add"), MADE),
     _row("logcumsumexp", "vector", scan("add"), "inferred", "as cumsum"),
-    _row("cummax cummin cumprod", "vector", scan("max"), "inferred", "as a scan of maxima"),
+    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
+    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
+    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
     _row("topk sort argsort msort _unique2 unique_dim unique_consecutive randperm", "gpsimd", sort,
          "inferred", "parts longer than 8192 are not merged"),
 )
