@@ -61,6 +61,7 @@ from .products import (
 )
 from .rearrangements import (
     concatenate,
+    diagonal_backward,
     exact,
     flipped,
     padding,
@@ -87,6 +88,7 @@ from .reductions import (
     truth,
 )
 from .scans import extremes, scan
+from .triangles import triangle
 
 __all__ = [
     "OPS",
@@ -286,7 +288,10 @@ _MOVEMENT = (
     _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE),
     _row("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, MADE,
          "by factors that are not whole: by its class"),
-    _row("diagonal_backward unfold_backward as_strided_scatter tril triu repeat_interleave "
+    _row("tril", "dma", triangle(lower=True), MADE),
+    _row("triu", "dma", triangle(lower=False), MADE),
+    _row("diagonal_backward", "dma", diagonal_backward, MADE),
+    _row("unfold_backward as_strided_scatter repeat_interleave "
          "upsample_bilinear2d upsample_nearest2d_backward upsample_bilinear2d_backward im2col "
          "col2im", "dma", rearranged, "inferred", "as a copy in runs of the last dimension"),
 )
