@@ -1,4 +1,4 @@
-"""Reductions over a leading dimension, selections along rows.
+"""Reductions over a leading dimension.
 
 A sum over rows is a product with ones on the Tensor engine; other reductions combine tiles on the
 Vector engine and the partitions on GpSimd.
@@ -10,7 +10,7 @@ from ..chip import Chip
 from ..isa import Builder, Program, Role, rows_of
 from .reduction import Work, apply
 
-__all__ = ["NEUTRAL", "reduce_columns", "topk_rows"]
+__all__ = ["NEUTRAL", "reduce_columns"]
 
 P = 128
 BANK = 512
@@ -102,32 +102,3 @@ NEUTRAL = {
     "abs_max": 0.0,
     "abs_min": 3.0e38,
 }
-
-
-def topk_rows(
-    rows: int, columns: int, k: int, *, chip: Chip, dtype: str = "float32", cores: int = 1
-) -> Program:
-    """The k largest of every row, ascending, and where they are, on GpSimd. [isa] 4 n + K
-
-    What is longer than the instruction takes is cut; the parts are not merged (inferred).
-    """
-    rows = ceil(rows / cores)
-    b = Builder(f"topk {k} of {rows}x{columns}", cores=cores)
-    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-    wide = min(columns, 8192)
-    k = min(k, wide)
-    out = b.hbm("out", (rows, k), dtype, Role.OUTPUT)
-    index = b.hbm("index", (rows, k), "int32", Role.OUTPUT)
-    data = b.sbuf("data", wide, dtype, slots=2)
-    values, where = b.sbuf("values", k, dtype, slots=2), b.sbuf("where", k, "int32", slots=2)
-    for r0, size in b.tiles(rows, P):
-        for c0, count in b.tiles(columns, wide):
-            b.fresh(data, values, where)
-            from_hbm = rows_of(source, size, count, r0 * columns + c0)
-            b.load(rows_of(data, size, count), from_hbm)
-            n = min(k, count)
-            both = (rows_of(values, size, n), rows_of(where, size, n))
-            b.emit("topk", both, rows_of(data, size, count), k=n)
-            b.store(rows_of(out, size, n, r0 * k), both[0])
-            b.store(rows_of(index, size, n, r0 * k), both[1])
-    return b.build()

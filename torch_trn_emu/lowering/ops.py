@@ -84,10 +84,10 @@ from .reductions import (
     p_norm,
     reduction,
     simple,
-    sort,
     truth,
 )
 from .scans import extremes, scan
+from .sorting import flat_sort, sort, topk
 from .triangles import triangle
 
 __all__ = [
@@ -268,8 +268,10 @@ _SCANS_AND_SORTS = (
     _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
     _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
     _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
-    _row("topk sort argsort msort _unique2 unique_dim unique_consecutive randperm", "gpsimd", sort,
-         "inferred", "parts longer than 8192 are not merged"),
+    _row("topk", "vector", topk, MADE, "the places of equal elements may differ"),
+    _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
+    _row("_unique2 unique_dim unique_consecutive randperm", "vector", flat_sort, "inferred",
+         "as sorting all elements"),
 )
 _MOVEMENT = (
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "

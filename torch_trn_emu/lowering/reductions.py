@@ -1,4 +1,4 @@
-"""Rows of reductions, sorts and norms: which dimensions a call works along."""
+"""Rows of reductions and norms: which dimensions a call works along."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..isa import Attribute
 from .call import Call, Target, TensorArg
-from .columns import reduce_columns, topk_rows
+from .columns import reduce_columns
 from .elementwise import flattened, lower_elementwise
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
@@ -30,7 +30,6 @@ __all__ = [
     "reduced_dims",
     "reduction",
     "simple",
-    "sort",
     "truth",
 ]
 
@@ -241,14 +240,3 @@ def over_normalized(name: str, which: int) -> Lowering:
         return (row_op(name, rows, columns, t.dtype, chip=target.chip, cores=target.cores),)
 
     return lower
-
-
-def sort(call: Call, target: Target) -> Lowered:
-    t = call.tensors[0]
-    integers = [a for a in call.arguments[1:] if isinstance(a, int) and not isinstance(a, bool)]
-    k = integers[0] if call.name == "topk" and integers else 0
-    rows, columns = rows_along(t)
-    if not t.numel:
-        return ()
-    count = k or columns
-    return (topk_rows(rows, columns, count, chip=target.chip, dtype=t.dtype, cores=target.cores),)
