@@ -5,13 +5,12 @@ leaves out. To add an operator, add a row (elementwise ones: a line in `elementw
 no row is priced by a class (`classes.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
 from types import MappingProxyType
 
-from ..isa import Program, itemsize
-from .attention import attention, attention_backward
+from ..isa import itemsize
+from .attentions import ATTENTION, ATTENTION_BACKWARD
 from .call import Call, Target
 from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
@@ -53,7 +52,6 @@ from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import (
     Product,
     compute_format,
-    format_of,
     lower_addbmm,
     lower_matmul,
     multiplied,
@@ -103,37 +101,6 @@ __all__ = [
     "multiplied",
     "product_of",
 ]
-
-
-# --- attention ---
-
-
-def _attention(build: Callable[..., Program], first: int) -> Lowering:
-    """`build` over heads; query and key are the tensors from `first` on."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        q, k = call.tensors[first : first + 2]
-        if not q.numel or not k.numel:
-            return ()
-        heads, queries, dim = prod(q.shape[:-2]), *q.shape[-2:]
-        program = build(
-            heads,
-            queries,
-            k.shape[-2],
-            dim,
-            chip=target.chip,
-            dtype=q.dtype,
-            compute=format_of(call, target, q.dtype, "attention").replace("mxfp8", "bfloat16"),
-            causal=_causal(call),
-            cores=target.cores if heads >= target.cores else 1,
-        )
-        return (program,)
-
-    return lower
-
-
-def _causal(call: Call) -> bool:
-    return any(a is True for a in call.arguments[:9])
 
 
 # --- optimizers, lists, random -------------------------------------------------------------------
@@ -337,13 +304,12 @@ _WINDOWS = (
 _ATTENTION = (
     _row("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention "
          "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
-         "_scaled_dot_product_fused_attention_overrideable", "tensor", _attention(attention, 0),
-         MADE,
-         "the average run of keys where causal tiles share a loop; masks are not loaded"),
+         "_scaled_dot_product_fused_attention_overrideable", "tensor", ATTENTION, MADE,
+         "head_dim beyond 128 as several heads"),
     _row("_scaled_dot_product_flash_attention_for_cpu_backward "
          "_scaled_dot_product_flash_attention_backward "
          "_scaled_dot_product_fused_attention_overrideable_backward", "tensor",
-         _attention(attention_backward, 1), MADE, "as the forward pass"),
+         ATTENTION_BACKWARD, MADE, "head_dim beyond 128 as several heads"),
 )
 _TRAINING = (
     _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are ours"),
