@@ -18,7 +18,7 @@ from .engine import GraphPrice, price_graph, work_of
 
 __all__ = ["pricing_backend"]
 
-# Inductor's folding of constants puts empty tensors for results on `meta`, and drops what made them.
+# Inductor's folding of constants drops what makes a result on `meta`.
 _PATCHES = {"joint_graph_constant_folding": False}
 
 Launch = Callable[[GraphPrice, Callable[[], Any]], Any]

@@ -154,8 +154,8 @@ class _Cutter:
 
     def merge(self) -> None:
         """Put regions over the same rows together where one reads what the other reads or makes."""
-        while any([self._merge_into_another(region) for region in self.regions]):
-            pass
+        while sum(self._merge_into_another(region) for region in self.regions):
+            pass  # a region that has grown may go with others now
 
     def _merge_into_another(self, region: Region) -> bool:
         for other in [r for r in self.regions if r.number < region.number]:

@@ -172,7 +172,7 @@ class _RowProgram:
         room = (usable - kept * self.columns) / max(each + kept, 1)  # the last chunk is kept whole
         return max(1, min(self.columns, int(max(room, 256))))
 
-    def _bytes(self, name: str) -> int:
+    def _bytes(self, name: str) -> float:
         """What one column of a FULL value's tile takes, its slots included."""
         if name in self.places:
             return 0
