@@ -36,7 +36,10 @@ from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
 from .sizes import SizedPrice, places_of
 
-__all__ = ["decompositions", "trn"]
+__all__ = ["backend_replaced", "decompositions", "trn"]
+
+Backend = Callable[[GraphModule, Sequence[Any]], Any]
+_replacement: Backend | None = None
 
 
 def trn(
@@ -48,6 +51,8 @@ def trn(
 ) -> Callable[..., Any]:
     """What `torch.compile(..., backend="trn")` calls with each graph that Dynamo captures."""
     chosen = read_options(mode, options)
+    if _replacement is not None:
+        return _replacement(gm, example_inputs)  # type: ignore[no-any-return]
     policy = current_precision()
     _guard_on_precision()
     if settings().stochastic_rounding:
@@ -71,6 +76,17 @@ def trn(
                 raise
             fall_back("a graph of Dynamo", "all", len(gm.graph.nodes), _reason(error))
             return eager.forward
+
+
+@contextlib.contextmanager
+def backend_replaced(other: Backend) -> Iterator[None]:
+    """Give what is compiled for trn to another backend: one that prices it, say."""
+    global _replacement
+    previous, _replacement = _replacement, other
+    try:
+        yield
+    finally:
+        _replacement = previous
 
 
 def compile_graph(

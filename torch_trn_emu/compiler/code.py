@@ -102,7 +102,7 @@ class EagerCode(OutputCode):
     def __call__(self, inputs: Any) -> Any:
         given = list(inputs)
         inputs.clear()
-        return self.gm(*given)
+        return self.gm.forward(*given)  # the graph is no module of the user's
 
     def prepare_for_serialization(self) -> None:
         raise BypassAOTAutogradCache("a graph of trn that is not compiled")
