@@ -13,37 +13,24 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from subprocess import run
 from timeit import Timer
-from typing import Any
 
 import torch
-from run import HERE, STEP, STEP_NAME, VOCABULARY, Row, machine, measure
-
-from char_gpt import GPT, loss_of  # isort: skip  (an example, found by run)
 from rich.console import Console
 from rich.table import Table
+from run import HERE, STEP_NAME, Row, machine, measure
+from run import training_step as eager_step
 
 RESULTS = HERE / "compile.json"
 
 
 def training_step(device: str, backend: str) -> Timer:
     """Forward and backward compiled, the optimizer as it comes, as in run.py."""
-    torch.manual_seed(0)
-    model = GPT(VOCABULARY, STEP).to(device)
-    call: Any = torch.compile(model, backend=backend) if backend else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    x, y = torch.randint(VOCABULARY, (2, STEP.batch, STEP.context)).to(device)
-
-    def step() -> None:
-        loss = loss_of(call, x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()  # waits for the device
-
-    return Timer(step)
+    compiled = partial(torch.compile, backend=backend) if backend else lambda model: model
+    return eager_step(device, torch.float32, compiled)
 
 
 def tiny_call(device: str, backend: str) -> Timer:
