@@ -29,6 +29,7 @@ from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
 from .dump import write_dump
 from .engine import GraphPrice, price_graph, target_of_process, work_of
+from .kernels import in_one_file
 from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note, note_once
@@ -36,7 +37,10 @@ from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
 from .sizes import SizedPrice, places_of
 
-__all__ = ["decompositions", "trn"]
+__all__ = ["backend_replaced", "decompositions", "trn"]
+
+Backend = Callable[[GraphModule, Sequence[Any]], Any]
+_replacement: Backend | None = None
 
 # Dynamo runs what sets random states, as it does for torch's own devices, instead of tracing it.
 trace_rules.add("torch_trn_emu.trn.random")
@@ -51,6 +55,8 @@ def trn(
 ) -> Callable[..., Any]:
     """What `torch.compile(..., backend="trn")` calls with each graph that Dynamo captures."""
     chosen = read_options(mode, options)
+    if _replacement is not None:
+        return _replacement(gm, example_inputs)  # type: ignore[no-any-return]
     policy = current_precision()
     _guard_on_precision()
     if settings().stochastic_rounding:
@@ -74,6 +80,17 @@ def trn(
                 raise
             fall_back("a graph of Dynamo", "all", len(gm.graph.nodes), _reason(error))
             return eager.forward
+
+
+@contextlib.contextmanager
+def backend_replaced(other: Backend) -> Iterator[None]:
+    """Give what is compiled for trn to another backend: one that prices it, say."""
+    global _replacement
+    previous, _replacement = _replacement, other
+    try:
+        yield
+    finally:
+        _replacement = previous
 
 
 def compile_graph(
@@ -101,7 +118,8 @@ def compile_graph(
         inputs = host_inputs(example_inputs)
         rehome(gm)
         record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)
-        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
+        with in_one_file():
+            code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
     except Exception as error:
         if options.strict or _is_dynamos(error):
             raise

@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 
 from .. import _C
 from .engine import GraphPrice
+from .kernels import in_one_file
 from .launched import launch_row
 from .records import GraphRecord, note
 from .rehome import is_trn
@@ -101,7 +102,7 @@ class EagerCode(OutputCode):
     def __call__(self, inputs: Any) -> Any:
         given = list(inputs)
         inputs.clear()
-        return self.gm(*given)
+        return self.gm.forward(*given)  # the graph is no module of the user's
 
     def prepare_for_serialization(self) -> None:
         raise BypassAOTAutogradCache("a graph of trn that is not compiled")
@@ -159,7 +160,8 @@ class TrnCode(OutputCode):
 
     def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
         """After loading: find the host code on disk again."""
-        code, _ = FxGraphCache.cache_hit_post_compile(self.code, {}, constants)
+        with in_one_file():
+            code, _ = FxGraphCache.cache_hit_post_compile(self.code, {}, constants)
         if code is None:
             raise RuntimeError("the host code of a cached graph is gone from Inductor's cache")
         self.code = code

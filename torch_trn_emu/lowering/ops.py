@@ -5,23 +5,19 @@ leaves out. To add an operator, add a row (elementwise ones: a line in `elementw
 no row is priced by a class (`classes.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
 from types import MappingProxyType
 
-from ..isa import Program, itemsize
-from .attention import attention, attention_backward
+from ..isa import itemsize
+from .attentions import ATTENTION, ATTENTION_BACKWARD
 from .call import Call, Target
+from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
 from .copies import (
     copied,
     copy,
-    gather,
-    nll,
-    nll_backward,
     rearranged,
-    scatter,
 )
 from .elementwise import (
     BINARY,
@@ -36,6 +32,17 @@ from .elementwise import (
     random_bits,
     select,
 )
+from .indexed import (
+    along,
+    at_elements,
+    at_flat,
+    at_tensors,
+    embedding_gradient,
+    gathered,
+    rows_of_weights,
+    scattered,
+)
+from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
@@ -45,7 +52,6 @@ from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import (
     Product,
     compute_format,
-    format_of,
     lower_addbmm,
     lower_matmul,
     multiplied,
@@ -53,6 +59,7 @@ from .products import (
 )
 from .rearrangements import (
     concatenate,
+    diagonal_backward,
     exact,
     flipped,
     padding,
@@ -74,11 +81,12 @@ from .reductions import (
     over_normalized,
     p_norm,
     reduction,
-    scan,
     simple,
-    sort,
     truth,
 )
+from .scans import extremes, scan
+from .sorting import flat_sort, sort, topk
+from .triangles import triangle
 
 __all__ = [
     "OPS",
@@ -93,37 +101,6 @@ __all__ = [
     "multiplied",
     "product_of",
 ]
-
-
-# --- attention ---
-
-
-def _attention(build: Callable[..., Program], first: int) -> Lowering:
-    """`build` over heads; query and key are the tensors from `first` on."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        q, k = call.tensors[first : first + 2]
-        if not q.numel or not k.numel:
-            return ()
-        heads, queries, dim = prod(q.shape[:-2]), *q.shape[-2:]
-        program = build(
-            heads,
-            queries,
-            k.shape[-2],
-            dim,
-            chip=target.chip,
-            dtype=q.dtype,
-            compute=format_of(call, target, q.dtype, "attention").replace("mxfp8", "bfloat16"),
-            causal=_causal(call),
-            cores=target.cores if heads >= target.cores else 1,
-        )
-        return (program,)
-
-    return lower
-
-
-def _causal(call: Call) -> bool:
-    return any(a is True for a in call.arguments[:9])
 
 
 # --- optimizers, lists, random -------------------------------------------------------------------
@@ -177,6 +154,10 @@ def _masked_fill(call: Call, target: Target) -> Lowered:
 _CONV = "the precision policy's operands; memory as if contiguous; one channel a group: Vector"
 _PLACES = "with places: along rows; otherwise by its class"
 _EVEN = "windows of several sizes are priced by their class"
+_PARTS = "parts of the table or the source are priced by their class"
+_APART = "memory as if contiguous; by dimensions that are apart: by its class"
+_MASKED = "as if all were moved: how much is chosen is data; on one core"
+_COLUMNS = "along columns: by its class"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
 
@@ -251,9 +232,13 @@ _NORMALIZATIONS = (
 _SCANS_AND_SORTS = (
     _row("cumsum", "vector", scan("add"), MADE),
     _row("logcumsumexp", "vector", scan("add"), "inferred", "as cumsum"),
-    _row("cummax cummin cumprod", "vector", scan("max"), "inferred", "as a scan of maxima"),
-    _row("topk sort argsort msort _unique2 unique_dim unique_consecutive randperm", "gpsimd", sort,
-         "inferred", "parts longer than 8192 are not merged"),
+    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
+    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
+    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
+    _row("topk", "vector", topk, MADE, "the places of equal elements may differ"),
+    _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
+    _row("_unique2 unique_dim unique_consecutive randperm", "vector", flat_sort, "inferred",
+         "as sorting all elements"),
 )
 _MOVEMENT = (
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
@@ -272,20 +257,33 @@ _MOVEMENT = (
     _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE),
     _row("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, MADE,
          "by factors that are not whole: by its class"),
-    _row("diagonal_backward unfold_backward as_strided_scatter tril triu repeat_interleave "
+    _row("tril", "dma", triangle(lower=True), MADE),
+    _row("triu", "dma", triangle(lower=False), MADE),
+    _row("diagonal_backward", "dma", diagonal_backward, MADE),
+    _row("unfold_backward as_strided_scatter repeat_interleave "
          "upsample_bilinear2d upsample_nearest2d_backward upsample_bilinear2d_backward im2col "
          "col2im", "dma", rearranged, "inferred", "as a copy in runs of the last dimension"),
 )
 _INDEXING = (
-    _row("embedding", "dma", gather, MADE),
-    _row("index_select index _unsafe_index gather take masked_select nonzero "
-         "take_along_dim", "dma", gather),
-    _row("embedding_dense_backward", "dma", scatter(0, copies=False), MADE),
-    _row("index_add index_copy", "dma", scatter(2, copies=True)),
-    _row("scatter scatter_add scatter_reduce index_put _index_put_impl _unsafe_index_put put "
-         "masked_scatter index_fill", "dma", scatter(9, copies=True)),
-    _row("nll_loss_forward nll_loss nll_loss2d_forward", "dma", nll),
-    _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward),
+    _row("embedding", "dma", gathered(rows_of_weights), MADE),
+    _row("index_select", "dma", gathered(along), MADE),
+    _row("gather", "dma", gathered(at_elements), MADE, _PARTS),
+    _row("index _unsafe_index", "dma", gathered(at_tensors), MADE, _APART),
+    _row("take", "dma", gathered(at_flat), MADE),
+    _row("embedding_dense_backward", "dma", embedding_gradient, MADE),
+    _row("index_add", "dma", scattered(along, 3, adds=True), MADE),
+    _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE),
+    _row("scatter_add", "dma", scattered(at_elements, 3, adds=True), MADE, _PARTS),
+    _row("scatter scatter_reduce", "dma", scattered(at_elements, 3), MADE,
+         "other reductions than sums, and " + _PARTS),
+    _row("index_put _index_put_impl _unsafe_index_put", "dma", scattered(at_tensors, 2), MADE,
+         _APART),
+    _row("put", "dma", scattered(at_flat, 2), MADE),
+    _row("masked_select", "dma", select_masked, MADE, _MASKED),
+    _row("nonzero", "dma", nonzero, MADE, _MASKED),
+    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED),
+    _row("nll_loss_forward nll_loss nll_loss2d_forward nll_loss2d", "dma", nll, MADE),
+    _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward, MADE),
 )
 _WINDOWS = (
     _row("convolution convolution_overrideable _convolution conv3d conv2d conv1d", "tensor",
@@ -306,13 +304,12 @@ _WINDOWS = (
 _ATTENTION = (
     _row("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention "
          "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
-         "_scaled_dot_product_fused_attention_overrideable", "tensor", _attention(attention, 0),
-         MADE,
-         "the average run of keys where causal tiles share a loop; masks are not loaded"),
+         "_scaled_dot_product_fused_attention_overrideable", "tensor", ATTENTION, MADE,
+         "head_dim beyond 128 as several heads"),
     _row("_scaled_dot_product_flash_attention_for_cpu_backward "
          "_scaled_dot_product_flash_attention_backward "
          "_scaled_dot_product_fused_attention_overrideable_backward", "tensor",
-         _attention(attention_backward, 1), MADE, "as the forward pass"),
+         ATTENTION_BACKWARD, MADE, "head_dim beyond 128 as several heads"),
 )
 _TRAINING = (
     _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are ours"),
