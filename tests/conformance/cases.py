@@ -46,7 +46,7 @@ UNINITIALISED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_
     "new_empty_strided"
 }
 
-Trial = Callable[[str], Any]
+Trial = Callable[..., Any]
 
 
 class Case(NamedTuple):
@@ -68,13 +68,19 @@ def differentiable(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.requires_grad
 
 
-def cotangent(output: torch.Tensor) -> torch.Tensor:
-    """A gradient for `output`, the same values on every device."""
+def cotangent(output: torch.Tensor, drawn: torch.dtype | None = None) -> torch.Tensor:
+    """A gradient for `output`, the same values on every device; `drawn` in another format."""
     if output.is_nested or output.layout != torch.strided:
         return torch.ones_like(output)
     generator = torch.Generator().manual_seed(7)
-    made = torch.randn(output.shape, generator=generator, dtype=output.dtype, device=HOST)
-    return made.to(output.device)
+    drawn = drawn or output.dtype
+    made = torch.randn(output.shape, generator=generator, dtype=drawn, device=HOST)
+    return made.to(output.device, output.dtype)
+
+
+def widened(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A leaf of the same values in a wider format."""
+    return tensor.detach().to(dtype).requires_grad_(tensor.requires_grad)
 
 
 def names_a_place(tree: Any) -> bool:
@@ -85,13 +91,14 @@ def names_a_place(tree: Any) -> bool:
     )
 
 
-def gradients(outputs: Any, inputs: Any) -> Any:
+def gradients(outputs: Any, inputs: Any, drawn: torch.dtype | None = None) -> Any:
     """The gradients of all outputs with respect to all inputs that want one."""
     of = [leaf for leaf in pytree.tree_leaves(outputs) if differentiable(leaf)]
     wanted = [leaf for leaf in pytree.tree_leaves(inputs) if differentiable(leaf) and leaf.is_leaf]
     if not of or not wanted:
         return None
-    return torch.autograd.grad(of, wanted, [cotangent(o) for o in of], allow_unused=True)
+    given = [cotangent(o, drawn) for o in of]
+    return torch.autograd.grad(of, wanted, given, allow_unused=True)
 
 
 class Ops:
@@ -226,14 +233,24 @@ class Modules:
                 yield functools.partial(self.step, info, sample, dtype, training)
 
     @staticmethod
-    def step(info: Any, sample: Any, dtype: torch.dtype, training: bool, device: str) -> Any:
+    def step(
+        info: Any,
+        sample: Any,
+        dtype: torch.dtype,
+        training: bool,
+        device: str,
+        wide: torch.dtype | None = None,
+    ) -> Any:
+        """One pass each way in `dtype`, or in `wide` from the values that `dtype` has."""
         built = sample.constructor_input
         module = info.module_cls(*copy.deepcopy(built.args), **copy.deepcopy(built.kwargs))
-        module = module.to(dtype).to(device).train(training)
+        module = module.to(dtype).to(wide).to(device).train(training)
         given = sample.forward_input
         inputs = placed((given.args, given.kwargs), device)
+        if wide is not None:
+            inputs = pytree.tree_map_only(torch.Tensor, lambda t: widened(t, wide), inputs)
         outputs = module(*inputs[0], **inputs[1])
-        grads = gradients(outputs, (inputs, list(module.parameters())))
+        grads = gradients(outputs, (inputs, list(module.parameters())), wide and dtype)
         return outputs, grads, dict(module.state_dict())
 
 

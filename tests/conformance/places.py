@@ -89,6 +89,17 @@ def close(expected: torch.Tensor, actual: torch.Tensor, bound: Bound) -> bool:
     return torch.allclose(expected, actual, rtol=rtol, atol=atol, equal_nan=True)
 
 
+def twice_the_hosts(expected: Any, reference: Any, dtype: torch.dtype) -> Bound:
+    """One rounding of `dtype`, and twice the largest share that any tensor is off its reference."""
+    shares = [0.0]
+    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(reference), strict=True)
+    for tensor, exact in pairs:
+        if isinstance(tensor, torch.Tensor) and tensor.numel() > 0:
+            off = (tensor.detach() - exact.detach()).abs().max() / exact.detach().abs().max()
+            shares.append(off.nan_to_num(0).item())
+    return (*BOUNDS[dtype], 2 * max(shares))
+
+
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """The values as integers. NaNs are made one."""
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()

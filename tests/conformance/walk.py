@@ -20,6 +20,7 @@ import time
 import unittest
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[st
     worst, why, count = Verdict.NO_SAMPLE, "", 0
     values = case.name.split(".")[0] not in UNINITIALISED
     reason = reason_for(str(case))
-    bound = reason.bound if reason is not None else None
     trials = SUITES[case.suite].trials(case)
     for trial in itertools.islice(trials, samples):
         expected, host_error = outcome(trial, HOST)
@@ -50,11 +50,25 @@ def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[st
         elif error is not None:
             verdict, text = Verdict.EXACT, ""
         else:
+            bound = reason and bound_of(reason, case, trial, expected)
             verdict, text = compare(expected, actual, values=values, bound=bound, device=device)
         if worst == Verdict.NO_SAMPLE or verdict > worst:
             worst, why = verdict, text and f"sample {count}: {text}"
         count += 1
     return {"case": str(case), "verdict": worst.name, "why": why, "samples": count}
+
+
+def bound_of(reason: Any, case: Any, trial: Any, expected: Any) -> Any:
+    """The reason's bound of one sample."""
+    from cases import BY_NAME, HOST
+    from places import outcome, twice_the_hosts
+
+    if reason.wide is None:
+        return reason.bound
+    reference, error = outcome(partial(trial, wide=reason.wide), HOST)
+    if error is not None:
+        raise error
+    return twice_the_hosts(expected, reference, BY_NAME[case.dtype])
 
 
 def brief(error: Exception | None) -> str:

@@ -98,6 +98,14 @@ SAMPLES: tuple[Sample, ...] = (
     ("pad", lambda a: F.pad(a, (1, 2), value=3.0), ((4, 9),)),
     ("flip", lambda a: a.flip(1), ((4, 9),)),
     ("repeat", lambda a: a.repeat(2, 3), ((4, 9),)),
+    ("var", lambda a: a.var(1), ((4, 9, 6),)),
+    ("std of rows", lambda a: a.std(-1, correction=0), ((200, 9),)),
+    ("cumsum", lambda a: a.cumsum(1), ((200, 9),)),
+    ("cumsum of columns", lambda a: a.cumsum(0), ((20, 9),)),
+    ("tril", torch.tril, ((20, 9),)),
+    ("gather", lambda a: a.gather(1, torch.arange(9, device=a.device).flip(0).expand(20, 9)),
+     ((20, 9),)),
+    ("index_select", lambda a: a.index_select(1, torch.arange(3, device=a.device)), ((20, 9, 4),)),
     ("embedding", lambda w: F.embedding(torch.arange(6, device=w.device).view(2, 3), w), ((8, 9),)),
 )
 # fmt: on
@@ -114,7 +122,8 @@ def test_samples(
     done = [row for row in machine.rows.values() if row.machine]
     kept = {r.op: r.reason for r in machine.rows.values() if not r.machine}
     assert done, kept
-    assert set(kept) <= {"aten.arange.default", "aten._to_copy.default", "aten._copy_from.default"}
+    made_of_integers = {"aten.arange.default", "aten.flip.default"}
+    assert set(kept) <= made_of_integers, kept
     bound = FLOAT32 + ONE_ROUNDING.get(dtype, 0.0) + ONE_ROUNDING.get(result.dtype, 0.0)
     assert all(row.difference <= bound for row in done), done
     assert all(row.instructions > 0 for row in done)
@@ -181,12 +190,11 @@ def test_a_block_trains_on_the_machine(policy: str) -> None:
         assert float((got - want).abs().max()) <= bound
     rows = _rows(mode)
     assert all(row.difference <= FLOAT32 for row in rows.values() if row.machine), rows
-    fast = {name for name, row in rows.items() if row.machine < row.calls}
-    assert "nll_loss_forward.default" in fast
-    for name in "addmm mm native_layer_norm native_layer_norm_backward gelu gelu_backward".split():
-        assert f"{name}.default" not in fast
-    attention = "_scaled_dot_product_flash_attention_for_cpu"
-    assert not {f"{attention}.default", f"{attention}_backward.default"} & fast
+    fast = {name: row.reason for name, row in rows.items() if row.machine < row.calls}
+    # Constants, and copies of the tokens and to the host.
+    allowed = {"ones_like.default", "clone.default", "_local_scalar_dense.default"}
+    assert set(fast) - {"_to_copy.default", "_copy_from.default"} <= allowed, fast
+    assert len(rows) > 15
 
 
 @pytest.mark.parametrize("boolean", [False, True])
@@ -243,7 +251,7 @@ def test_an_operator_reads_what_it_writes_in_place(machine: MachineExecutor) -> 
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda a: torch.cumsum(a, 0), "its row has the cost only"),
+        (lambda a: torch.cummax(a, 0).values, "its row has the cost only"),
         (lambda a: torch.special.bessel_j0(a), "it has no row"),
         (lambda a: F.softplus(a, beta=2), "stands for other attributes"),
         (lambda a: a.double() + 1, "float64 is float32 in the program's"),
@@ -262,8 +270,8 @@ def test_what_cannot_be_computed_is_reported(call: Any, reason: str) -> None:
 def test_it_warns_once(recwarn: pytest.WarningsRecorder) -> None:
     a = _data(4, 9).to("trn")
     with MachineExecutor():
-        torch.cumsum(a, 0)
-        torch.cumsum(a, 1)
+        torch.cummax(a, 0)
+        torch.cummax(a, 1)
         torch.special.bessel_j0(a)
     assert len([w for w in recwarn if "fast kernel's values" in str(w.message)]) == 1
 

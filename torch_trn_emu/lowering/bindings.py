@@ -1,7 +1,6 @@
 """What `bind` of the rows of OPS gives, by family: the same readings of a call as its lowering."""
 
 from collections.abc import Callable, Mapping
-from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,8 @@ __all__ = [
     "of_copy",
     "of_elementwise",
     "of_embedding_gradient",
-    "of_gather",
+    "of_moments",
+    "of_names",
     "of_pieces",
     "of_product",
     "of_reduction",
@@ -219,11 +219,21 @@ def of_rows(
 
 
 def of_reduction(call: Call, program: Program) -> Binding:
+    """One result, or of few rows, which are operands of their own."""
+    return _reduced(call, program, ("out",))
+
+
+def of_moments(call: Call, program: Program) -> Binding:
+    """A variance or deviation, and the mean where the call gives it."""
+    return _reduced(call, program, ("var", "mean")[: len(call.outputs)])
+
+
+def _reduced(call: Call, program: Program, names: tuple[str, ...]) -> Binding:
     """Dimensions kept, then those reduced, then those kept at the end, as `collapsed` has them."""
     buffers, t = _buffers(program), call.tensors[0]
     dims = reduced_dims(call, t)
     outer, rows, inner = collapsed(t.shape, dims)
-    if set(buffers) == {"in", "out"} and len(call.outputs) == 1:
+    if "in" in buffers and len(call.outputs) == len(names):
         rank, tail = len(t.shape), len(t.shape)
         while tail and (tail - 1 not in dims or t.shape[tail - 1] == 1) and inner > 1:
             tail -= 1
@@ -231,7 +241,7 @@ def of_reduction(call: Call, program: Program) -> Binding:
         order += [k for k in range(rank) if k in dims and k < tail]
         order += list(range(tail, rank))
         feed = Feed(argument=(0,), view=lambda x: x.permute(order))
-        return Binding(feeds={"in": feed}, results=(Taken(buffer="out"),))
+        return Binding(feeds={"in": feed}, results=tuple(Taken(buffer=n) for n in names))
     if "in0" in buffers and outer == 1 and len(buffers) == rows + 1:
         few = {f"in{k}": Feed(argument=(0,), view=_row_of(k, rows)) for k in range(rows)}
         return Binding(feeds=few, results=(Taken(buffer="out"),))
@@ -293,19 +303,28 @@ def of_pieces(call: Call, program: Program) -> Binding:
     return Binding(feeds=used, results=(Taken(buffer="out"),))
 
 
+def of_names(
+    places: Mapping[str, int], *results: str, integers: tuple[str, ...] = ("index", "target")
+) -> Bind:
+    """Buffers in the order of their arguments' elements; some that a program lacks, perhaps."""
+
+    def bind(call: Call, program: Program) -> Binding:
+        buffers = _buffers(program)
+        feeds = {
+            n: Feed(argument=(at,), integers=n in integers)
+            for n, at in places.items()
+            if n in buffers
+        }
+        return Binding(
+            feeds=feeds,
+            results=tuple(Taken(buffer=n) if n in buffers else None for n in results),
+        )
+
+    return bind
+
+
 def of_embedding_gradient(call: Call, program: Program) -> Binding:
     """Rows of the gradient added up by number, into zeros."""
     if call.argument(3, -1) >= 0 or call.argument(4, False):
         raise _only_price(call, "padding_idx and scale_grad_by_freq are not in the program")
-    feeds = {"in": Feed(argument=(0,)), "index": Feed(argument=(1,), integers=True)}
-    return Binding(feeds=feeds, results=(Taken(buffer="out"),))
-
-
-def of_gather(call: Call, program: Program) -> Binding:
-    """Rows of argument 0 by the numbers of argument 1."""
-    if prod(call.argument(1).shape) != _buffers(program)["index"].elements:
-        raise _only_price(call, "indices of several dimensions are priced as one")
-    return Binding(
-        feeds={"table": Feed(argument=(0,)), "index": Feed(argument=(1,), integers=True)},
-        results=(Taken(buffer="out"),),
-    )
+    return of_names({"in": 0, "index": 1}, "out")(call, program)

@@ -18,22 +18,20 @@ from .bindings import (
     of_copy,
     of_elementwise,
     of_embedding_gradient,
-    of_gather,
+    of_moments,
+    of_names,
     of_pieces,
     of_product,
     of_reduction,
     of_rows,
 )
 from .call import Call, Target
+from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
 from .copies import (
     copied,
     copy,
-    gather,
-    nll,
-    nll_backward,
     rearranged,
-    scatter,
 )
 from .elementwise import (
     BINARY,
@@ -48,6 +46,17 @@ from .elementwise import (
     random_bits,
     select,
 )
+from .indexed import (
+    along,
+    at_elements,
+    at_flat,
+    at_tensors,
+    embedding_gradient,
+    gathered,
+    rows_of_weights,
+    scattered,
+)
+from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
@@ -64,6 +73,7 @@ from .products import (
 )
 from .rearrangements import (
     concatenate,
+    diagonal_backward,
     exact,
     flipped,
     padding,
@@ -85,11 +95,12 @@ from .reductions import (
     over_normalized,
     p_norm,
     reduction,
-    scan,
     simple,
-    sort,
     truth,
 )
+from .scans import extremes, scan
+from .sorting import flat_sort, sort, topk
+from .triangles import triangle
 
 __all__ = [
     "OPS",
@@ -158,6 +169,10 @@ def _masked_fill(call: Call, target: Target) -> Lowered:
 _CONV = "the precision policy's operands; memory as if contiguous; one channel a group: Vector"
 _PLACES = "with places: along rows; otherwise by its class"
 _EVEN = "windows of several sizes are priced by their class"
+_PARTS = "parts of the table or the source are priced by their class"
+_APART = "memory as if contiguous; by dimensions that are apart: by its class"
+_MASKED = "as if all were moved: how much is chosen is data; on one core"
+_COLUMNS = "along columns: by its class"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
 
@@ -215,7 +230,7 @@ _REDUCTIONS = (
     _row("count_nonzero", "vector", reduction(nonzeros), MADE, bind=of_reduction),
     _row("nansum", "vector", reduction(simple("add")), "inferred", "as the sum"),
     _row("var std var_mean std_mean", "vector", moments, MADE,
-         "of all of more than 65536 elements: by its class"),
+         "of all of more than 65536 elements: by its class", of_moments),
     _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE,
          bind=of_reduction),
 )
@@ -248,11 +263,15 @@ _NORMALIZATIONS = (
     _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW),
 )
 _SCANS_AND_SORTS = (
-    _row("cumsum", "vector", scan("add"), MADE),
+    _row("cumsum", "vector", scan("add"), MADE, bind=of_names({"in": 0}, "out")),
     _row("logcumsumexp", "vector", scan("add"), "inferred", "as cumsum"),
-    _row("cummax cummin cumprod", "vector", scan("max"), "inferred", "as a scan of maxima"),
-    _row("topk sort argsort msort _unique2 unique_dim unique_consecutive randperm", "gpsimd", sort,
-         "inferred", "parts longer than 8192 are not merged"),
+    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
+    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
+    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
+    _row("topk", "vector", topk, MADE, "the places of equal elements may differ"),
+    _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
+    _row("_unique2 unique_dim unique_consecutive randperm", "vector", flat_sort, "inferred",
+         "as sorting all elements"),
 )
 _MOVEMENT = (
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
@@ -274,21 +293,39 @@ _MOVEMENT = (
     _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE),
     _row("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, MADE,
          "by factors that are not whole: by its class"),
-    _row("diagonal_backward unfold_backward as_strided_scatter tril triu repeat_interleave "
+    _row("tril", "dma", triangle(lower=True), MADE, bind=of_names({"in": 0}, "out")),
+    _row("triu", "dma", triangle(lower=False), MADE, bind=of_names({"in": 0}, "out")),
+    _row("diagonal_backward", "dma", diagonal_backward, MADE),
+    _row("unfold_backward as_strided_scatter repeat_interleave "
          "upsample_bilinear2d upsample_nearest2d_backward upsample_bilinear2d_backward im2col "
          "col2im", "dma", rearranged, "inferred", "as a copy in runs of the last dimension"),
 )
 _INDEXING = (
-    _row("embedding", "dma", gather, MADE, bind=of_gather),
-    _row("index_select index _unsafe_index gather take masked_select nonzero "
-         "take_along_dim", "dma", gather),
-    _row("embedding_dense_backward", "dma", scatter(0, copies=False), MADE,
+    _row("embedding", "dma", gathered(rows_of_weights), MADE,
+         bind=of_names({"table": 0, "index": 1}, "out")),
+    _row("index_select", "dma", gathered(along), MADE,
+         bind=of_names({"table": 0, "index": 2}, "out")),
+    _row("gather", "dma", gathered(at_elements), MADE, _PARTS,
+         of_names({"table": 0, "index": 2}, "out")),
+    _row("index _unsafe_index", "dma", gathered(at_tensors), MADE, _APART),
+    _row("take", "dma", gathered(at_flat), MADE, bind=of_names({"table": 0, "index": 1}, "out")),
+    _row("embedding_dense_backward", "dma", embedding_gradient, MADE,
          bind=of_embedding_gradient),
-    _row("index_add index_copy", "dma", scatter(2, copies=True)),
-    _row("scatter scatter_add scatter_reduce index_put _index_put_impl _unsafe_index_put put "
-         "masked_scatter index_fill", "dma", scatter(9, copies=True)),
-    _row("nll_loss_forward nll_loss nll_loss2d_forward", "dma", nll),
-    _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward),
+    _row("index_add", "dma", scattered(along, 3, adds=True), MADE),
+    _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE),
+    _row("scatter_add", "dma", scattered(at_elements, 3, adds=True), MADE, _PARTS),
+    _row("scatter scatter_reduce", "dma", scattered(at_elements, 3), MADE,
+         "other reductions than sums, and " + _PARTS),
+    _row("index_put _index_put_impl _unsafe_index_put", "dma", scattered(at_tensors, 2), MADE,
+         _APART),
+    _row("put", "dma", scattered(at_flat, 2), MADE),
+    _row("masked_select", "dma", select_masked, MADE, _MASKED),
+    _row("nonzero", "dma", nonzero, MADE, _MASKED),
+    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED),
+    _row("nll_loss_forward nll_loss nll_loss2d_forward nll_loss2d", "dma", nll, MADE,
+         bind=of_names({"x": 0, "target": 1, "weight": 2}, "out", "total_weight")),
+    _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward, MADE,
+         bind=of_names({"g": 0, "target": 2, "weight": 3, "total_weight": 6}, "dx")),
 )
 _WINDOWS = (
     _row("convolution convolution_overrideable _convolution conv3d conv2d conv1d", "tensor",

@@ -1,4 +1,4 @@
-"""Rows of reductions, scans, sorts and norms: which dimensions a call works along."""
+"""Rows of reductions and norms: which dimensions a call works along."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..isa import Attribute
 from .call import Call, Target, TensorArg
-from .columns import cumulate_rows, reduce_columns, topk_rows
+from .columns import reduce_columns
 from .elementwise import flattened, lower_elementwise
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
@@ -30,9 +30,7 @@ __all__ = [
     "p_norm",
     "reduced_dims",
     "reduction",
-    "scan",
     "simple",
-    "sort",
     "truth",
 ]
 
@@ -248,26 +246,3 @@ def over_normalized(name: str, which: int) -> Lowering:
         return (row_op(name, rows, columns, t.dtype, **options),)
 
     return lower
-
-
-def scan(op: str) -> Lowering:
-    def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[0]
-        if not t.numel:
-            return ()
-        rows, columns = rows_along(t, call.argument(1, -1))
-        cores = target.cores
-        return (cumulate_rows(rows, columns, op=op, chip=target.chip, dtype=t.dtype, cores=cores),)
-
-    return lower
-
-
-def sort(call: Call, target: Target) -> Lowered:
-    t = call.tensors[0]
-    integers = [a for a in call.arguments[1:] if isinstance(a, int) and not isinstance(a, bool)]
-    k = integers[0] if call.name == "topk" and integers else 0
-    rows, columns = rows_along(t)
-    if not t.numel:
-        return ()
-    count = k or columns
-    return (topk_rows(rows, columns, count, chip=target.chip, dtype=t.dtype, cores=target.cores),)
