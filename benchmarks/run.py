@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import PIPE, Popen, run
 from timeit import Timer
-from typing import Protocol
+from typing import Any, Protocol
 
 import pybind11
 import torch
@@ -81,14 +81,16 @@ class Result:
         return "reached" if self.value <= self.target else "missed"
 
 
-def training_step(device: str, dtype: torch.dtype) -> Timer:
+def training_step(device: str, dtype: torch.dtype, backend: str = "") -> Timer:
+    """Forward, backward and optimizer; the model compiled, where a backend is named."""
     torch.manual_seed(0)
     model = GPT(VOCABULARY, STEP).to(device, dtype)
+    call: Any = torch.compile(model, backend=backend) if backend else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     x, y = torch.randint(VOCABULARY, (2, STEP.batch, STEP.context)).to(device)
 
     def step() -> None:
-        loss = loss_of(model, x, y)
+        loss = loss_of(call, x, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

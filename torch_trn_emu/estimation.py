@@ -28,7 +28,9 @@ from .precision import current_precision
 from .pricing import OpRow, Price, price_call, report_rows
 from .settings import settings
 
-__all__ = ["AttentionOfTheDevice", "Estimate", "Recorder", "estimate"]
+__all__ = ["MODES", "AttentionOfTheDevice", "Estimate", "Recorder", "estimate"]
+
+MODES = ("eager", "compile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ def estimate(
     The matmul precision is the one in force if the process emulates this chip, else the chip's
     default.
     """
-    if mode not in ("eager", "compile"):
+    if mode not in MODES:
         raise ValueError(f"mode {mode!r} is neither 'eager' nor 'compile'")
     described = get_chip(chip)
     cores = described.check_lnc(lnc)
@@ -81,18 +83,11 @@ def estimate(
         stack.enter_context(AttentionOfTheDevice())
         stack.enter_context(recorder)
         recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
-        result = (_compiled(fn, recorder) if mode == "compile" else fn)(*args, **kwargs)
+        called = torch.compile(fn, backend=recorder.backend) if mode == "compile" else fn
+        result = called(*args, **kwargs)
     recorder.memory.close()
     del result
     return recorder.result(described, cores, mode)
-
-
-def _compiled(fn: Callable[..., Any], recorder: "Recorder") -> Callable[..., Any]:
-    from .compiler.estimate import pricing_backend
-
-    policy = recorder.policy or current_precision()
-    backend = pricing_backend(policy, recorder.target, recorder.run_graph)
-    return torch.compile(fn, backend=backend)
 
 
 def _is_tensor(value: object) -> bool:
@@ -206,6 +201,13 @@ class Recorder(TorchDispatchMode):
     @property
     def launches(self) -> int:
         return sum(count for _, count in self.priced.values())
+
+    def backend(self, gm: torch.fx.GraphModule, example_inputs: Any) -> Any:
+        """A backend of torch.compile: each graph is a launch, priced under the policy in force."""
+        from .compiler.estimate import pricing_backend
+
+        policy = self.policy or current_precision()
+        return pricing_backend(policy, self.target, self.run_graph)(gm, example_inputs)
 
     def run_graph(self, graph: Any, run: Callable[[], Any]) -> Any:
         """One launch of a compiled graph; what it computes with shapes is not recorded again."""

@@ -1,5 +1,6 @@
 """A script that says cuda throughout runs on trn."""
 
+import os
 import subprocess
 import sys
 
@@ -80,24 +81,104 @@ ones = torch.ones(2, 2, device="cuda", requires_grad=True)
 checkpoint(lambda t: F.dropout(t * 2), ones, use_reentrant=False).sum().backward()
 assert torch.equal(torch.compile(lambda t: t * 2)(ones.detach()), ones * 2)
 nn.LSTM(4, 4).cuda()(torch.ones(2, 1, 4).cuda())
-for refused in (torch.cuda.CUDAGraph, torch.cuda.cudart):
+def may_be_named(graph: torch.cuda.CUDAGraph | None, weight: object) -> bool:
+    return isinstance(graph, torch.cuda.CUDAGraph)
+
+assert not may_be_named(None, weight)
+several = lambda: nn.DataParallel(nn.Linear(2, 2).cuda())
+for refused, reason in (
+    (torch.cuda.CUDAGraph, "--as-cuda cannot map it"),
+    (torch.cuda.cudart, "--as-cuda cannot map it"),
+    (several, "NEURON_RT_NUM_CORES=1"),
+):
     try:
         refused()
     except NotImplementedError as error:
-        assert "--as-cuda cannot map it" in str(error)
+        assert reason in str(error)
     else:
         raise AssertionError(refused)
+one = nn.DataParallel(nn.Linear(2, 2).cuda(), device_ids=[0])
+assert one(torch.ones(1, 2)).is_cuda
 print("loss", loss.item())
 """
 
 
+THREADS = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+def check(index):
+    torch.cuda.set_device(index)
+    device = torch.device("cuda", index)
+    model = nn.Linear(4, 4).cuda()
+    loss = model(torch.ones(2, 4, device=device)).sum()
+    loss.backward()
+    assert model.weight.grad.is_cuda and model.weight.grad.device == device
+    assert torch.randn(2, device="cuda").device == device
+    torch.cuda.synchronize()
+    return index
+
+class Prefetcher(threading.Thread):
+    def __init__(self, source, queue):
+        super().__init__(daemon=True)
+        self.source, self.queue = source, queue
+
+    def run(self):
+        for item in self.source:
+            self.queue.put(item.pin_memory().to("cuda", non_blocking=True))
+        self.queue.put(None)
+
+queue = Queue()
+prefetcher = Prefetcher([torch.full((2,), float(i)) for i in range(3)], queue)
+prefetcher.start()
+found = list(iter(queue.get, None))
+prefetcher.join()
+assert [x.sum().item() for x in found] == [0, 2, 4] and all(x.is_cuda for x in found)
+
+with ThreadPoolExecutor(2) as pool:
+    assert list(pool.map(check, [0, 1, 2, 3])) == [0, 1, 2, 3]
+
+failed = []
+threading.excepthook = lambda args: failed.append(args.exc_type)
+odd = threading.Thread(target=lambda: torch.ones(1, device="cuda") / None)
+odd.start()
+odd.join()
+assert failed == [TypeError] and not odd.is_alive()
+try:
+    odd.start()
+except RuntimeError as error:
+    assert "only be started once" in str(error)
+
+timer = threading.Timer(0, lambda: found.append(torch.zeros(1, device="cuda")))
+timer.start()
+timer.join()
+assert found[-1].is_cuda
+
+data = TensorDataset(torch.arange(8.0))
+loader = DataLoader(data, 4, num_workers=1, pin_memory=True)
+assert [x.cuda().sum().item() for (x,) in loader] == [6, 22]
+print("done")
+"""
+
+
+def run_as_cuda(folder, script, **environment):
+    path = folder / "script.py"
+    path.write_text(script)
+    warnings = ["-W", "error", "-W", "ignore::DeprecationWarning"]  # torch's own, as it compiles
+    command = [sys.executable, *warnings, "-m", "torch_trn_emu", "run", "--as-cuda", str(path)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=os.environ | environment
+    )
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    script = tmp_path_factory.mktemp("cuda") / "script.py"
-    script.write_text(SCRIPT)
-    warnings = ["-W", "error", "-W", "ignore::DeprecationWarning"]  # torch's own, as it compiles
-    command = [sys.executable, *warnings, "-m", "torch_trn_emu", "run", "--as-cuda", str(script)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return run_as_cuda(tmp_path_factory.mktemp("cuda"), SCRIPT)
 
 
 def test_the_script_runs(done):
@@ -108,3 +189,9 @@ def test_the_script_runs(done):
 def test_it_is_said_once_what_was_mapped(done):
     assert done.stderr.count("trn-emu: cuda is trn here") == 1
     assert "others refuse" in done.stderr
+
+
+def test_threads_of_the_script_see_cuda_too(tmp_path):
+    done = run_as_cuda(tmp_path, THREADS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"

@@ -218,6 +218,36 @@ def test_estimate_prices_what_a_run_counts(folder, runs, capsys):
     assert found["time_us"] == pytest.approx(ran["elapsed_s"] * 1e6, rel=0.02)
 
 
+@pytest.fixture(scope="module")
+def compiled_run(folder):
+    """The training with its model compiled, three steps of it counted."""
+    compile_it = 'model = torch.compile(model, backend="trn")\noptimizer ='
+    (folder / "compiled.py").write_text(SCRIPT.replace("optimizer =", compile_it))
+    done = process("run", "--json", "--matmul", "mxfp8", folder / "compiled.py", 3)
+    return json.loads(done.stdout[done.stdout.index("{") :])
+
+
+def graphs_of(ops):
+    names = {row["op"].removeprefix("trn::").replace(" ", "_"): row for row in ops}
+    return {name: row for name, row in names.items() if name.startswith("graph")}
+
+
+@pytest.mark.parametrize("script", ["train.py", "compiled.py"])
+def test_estimate_of_graphs_is_what_a_compiled_run_counts(folder, compiled_run, script):
+    arguments = ("--mode", "compile", "--steps", 3, "--matmul", "mxfp8", folder / script, 9)
+    done = process("estimate", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["mode"] == "compile"
+    estimated, counted = graphs_of(found["ops"]), graphs_of(compiled_run["ops"])
+    assert estimated.keys() == counted.keys() == {"graph_0_forward", "graph_0_backward"}
+    for name, row in estimated.items():
+        assert row["calls"] == counted[name]["calls"] == 3
+        assert row["device_s"] == pytest.approx(counted[name]["device_s"], rel=1e-3)
+    # The run reads the last loss besides.
+    assert found["time_us"] == pytest.approx(compiled_run["elapsed_s"] * 1e6, rel=0.02)
+
+
 def test_estimate_computes_nothing_and_touches_no_memory(folder, capsys):
     (folder / "large.py").write_text(
         "import torch\n"

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Program, Role, validate
-from torch_trn_emu.lowering.attention import attention, attention_backward
 from torch_trn_emu.lowering.call import Call, Target
 from torch_trn_emu.lowering.columns import reduce_columns
 from torch_trn_emu.lowering.elementwise import BINARY, SIMPLIFIED, TERNARY, UNARY
@@ -179,33 +178,6 @@ def test_rms_norm_gradient() -> None:
 def test_long_rows_fit(name: str) -> None:
     columns = 12_000 if "row:" in ROW_OPS[name].inputs else 60_000  # weights stay in SBUF
     validate(row_op(name, 256, columns, "float32", chip=CHIP), CHIP)
-
-
-@settings(max_examples=8, deadline=None)
-@given(
-    queries=st.integers(1, 280),
-    keys=st.integers(1, 280),
-    dim=st.integers(1, 40),
-    even=st.booleans(),
-)
-def test_attention(queries: int, keys: int, dim: int, even: bool) -> None:
-    keys = queries if even else keys  # a causal mask of torch starts at the upper left corner
-    q, k, v, g = (_data(2, n, dim) for n in (queries, keys, keys, queries))
-    leaves = [t.double().requires_grad_() for t in (q, k, v)]
-    y = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=even)
-    y.backward(g.double())
-    options = {"chip": CHIP, "dtype": "float32", "compute": "float32", "causal": even}
-    rows = [t.reshape(-1, dim) for t in (q, k, v)]
-    (out,) = _run(attention(2, queries, keys, dim, **options), rows)  # type: ignore[arg-type]
-    np.testing.assert_allclose(out.reshape(y.shape), y.detach(), rtol=1e-4, atol=1e-5)
-    scores = q.double() @ k.double().mT * dim**-0.5
-    if even:
-        scores += torch.full_like(scores, -torch.inf).triu(1)
-    lse = scores.logsumexp(-1).reshape(-1, 1)
-    given_ = [g.reshape(-1, dim), *rows, y.detach().reshape(-1, dim), lse]
-    program = attention_backward(2, queries, keys, dim, **options)  # type: ignore[arg-type]
-    for got, leaf in zip(_run(program, given_), leaves, strict=True):
-        np.testing.assert_allclose(got.reshape(leaf.shape), leaf.grad, rtol=1e-3, atol=1e-4)
 
 
 @settings(max_examples=15, deadline=None)

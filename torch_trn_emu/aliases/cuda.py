@@ -4,14 +4,15 @@ Three mechanisms. A torch function mode translates devices in calls of torch, an
 about their device. Functions of torch.cuda become those of torch.trn, and what has no counterpart
 refuses. A few constructors that take a device type as text get it translated.
 
-This is the one place that replaces attributes of torch: the user asked for it by name. The mode
-holds in the thread that imported torch. Checked on torch 2.13.0.
+This is the one place that replaces attributes of torch: the user asked for it by name. A mode holds
+in one thread, so each thread that Python starts enters it first. Checked on torch 2.13.0.
 """
 
 import inspect
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from .. import trn
 from ..errors import Unsupported
@@ -129,6 +131,11 @@ def _refusing(name: str) -> Callable[..., Any]:
     return refuse
 
 
+def _refusing_class(name: str) -> type:
+    """A class that can be named, as in annotations and isinstance, and not be made."""
+    return type(name, (), {"__new__": _refusing(name)})
+
+
 def _class_told_trn(kind: Any) -> Any:
     """A class that takes a device: its instances are the original's."""
 
@@ -160,7 +167,8 @@ def _map_functions() -> tuple[int, int]:
         if name not in mapped and callable(getattr(cuda, name)) and not _KEPT.match(name)
     ]
     for name in refused:
-        setattr(cuda, name, _refusing(name))
+        is_class = inspect.isclass(getattr(cuda, name))
+        setattr(cuda, name, _refusing_class(name) if is_class else _refusing(name))
     return sum(not name.startswith("_") for name in mapped), len(refused)
 
 
@@ -210,6 +218,52 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _map_data_parallel() -> None:
+    """One device: inputs are moved there. Several are refused."""
+    init = torch.nn.DataParallel.__init__
+
+    @wraps(init)
+    def one_device(
+        self: Any, module: torch.nn.Module, device_ids: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        count = trn.device_count() if device_ids is None else len(device_ids)
+        if count > 1:
+            raise Unsupported(
+                f"torch.nn.DataParallel over {count} devices copies with CUDA's own collectives. "
+                "Set NEURON_RT_NUM_CORES=1, so that the script sees one."
+            )
+        init(self, module, device_ids, *args, **kwargs)
+
+    def scatter(
+        self: Any, inputs: Any, kwargs: Any, device_ids: Any
+    ) -> tuple[list[Any], list[Any]]:
+        device = _device("trn", device_ids[0])
+        args, named = tree_map_only(torch.Tensor, lambda t: t.to(device), (inputs, kwargs))
+        return [args], [named]
+
+    torch.nn.DataParallel.__init__ = one_device  # type: ignore[method-assign]
+    torch.nn.DataParallel.scatter = scatter  # type: ignore[method-assign]
+
+
+def _map_threads() -> None:
+    """Threads of `threading`, of pools and of data loaders translate as the main one does."""
+    start = threading.Thread.start
+
+    @wraps(start)
+    def start_mapped(thread: threading.Thread) -> None:
+        run = thread.run
+
+        def mapped() -> None:
+            del thread.run  # it holds the thread, which would hold it
+            with CudaIsTrn():
+                run()
+
+        thread.run = mapped  # type: ignore[method-assign]
+        start(thread)
+
+    threading.Thread.start = start_mapped  # type: ignore[assignment]
+
+
 def _load(storage: Any, location: str) -> Any:
     """torch.load with map_location="cuda", and files that were saved from a GPU."""
     return storage.to(device=to_trn(location)) if _CUDA.fullmatch(location) else None
@@ -225,6 +279,8 @@ def install() -> None:
     mapped, refused = _map_functions()
     _map_constructors()
     torch.serialization.register_package(19, lambda storage: None, _load)
+    _map_data_parallel()
+    _map_threads()
     CudaIsTrn().__enter__()  # for good
     if _TOLD not in os.environ:
         os.environ[_TOLD] = "1"

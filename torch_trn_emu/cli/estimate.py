@@ -3,7 +3,8 @@
 The script runs, but operators on trn tensors do not: their results have shape, dtype and place, and
 no values, so memory is reserved and never touched. Numbers that the script reads from the device
 are meaningless; where the values decide on a shape, the operator runs. A step ends when an
-optimizer's `step` does.
+optimizer's `step` does. With `--mode compile` each module that the script calls is compiled, and so
+is what the script itself compiles for trn: their graphs are priced, no code is made.
 """
 
 import contextlib
@@ -13,21 +14,23 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torch_trn_emu.estimation import Estimate, Recorder
+from torch_trn_emu.estimation import MODES, Estimate, Recorder
 from torch_trn_emu.lowering.call import Target
 from torch_trn_emu.settings import DEVICE_TYPE, settings
 
 from .environment import add_chip_options, apply
 from .output import Report, Table, show
 from .script import add_script_arguments, command_of, run_script
-from .tables import count, gib, microseconds, op_table
+from .tables import bytes_of, count, microseconds, op_table
 
 __all__ = ["HELP", "ShapesOnly", "add_arguments", "execute"]
 
@@ -37,6 +40,12 @@ HELP = "price the first steps of a script without computing them"
 def add_arguments(parser: ArgumentParser) -> None:
     add_chip_options(parser)
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps to price")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="eager",
+        help="eager: each operator is a launch; compile: each graph, as torch.compile makes them",
+    )
     parser.add_argument("--rows", type=int, default=15, help="operators to list")
     add_script_arguments(parser)
 
@@ -62,13 +71,44 @@ def execute(options: Namespace) -> int:
         contextlib.redirect_stdout(sys.stderr),
         contextlib.suppress(_Enough),
         _stopping_after(options.steps, recorder, steps),
+        _compiling(recorder) if options.mode == "compile" else contextlib.nullcontext(),
         recorder,
-        ShapesOnly(),
+        ShapesOnly(compiles=options.mode == "compile"),
     ):
         run_script(options)
-    found = recorder.result(chosen.chip, chosen.lnc, "eager")
+    found = recorder.result(chosen.chip, chosen.lnc, options.mode)
     show(_report(command_of(options), found, steps, options.rows), as_json=options.json)
     return 0
+
+
+@contextlib.contextmanager
+def _compiling(recorder: Recorder) -> Iterator[None]:
+    """Compile each module that is called from outside other modules, and price its graphs.
+
+    torch has no hook that runs before it chooses between a module's code and its compiled code.
+    """
+    from torch._dynamo.eval_frame import OptimizedModule  # takes longer to import than the rest
+
+    from torch_trn_emu.compiler.backend import backend_replaced
+
+    call = nn.Module.__call__
+    compiled: dict[nn.Module, Any] = {}
+
+    def outermost(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with patch.object(nn.Module, "__call__", call):
+            if isinstance(module, OptimizedModule) or not _on_device(module, (args, kwargs)):
+                return call(module, *args, **kwargs)
+            if module not in compiled:
+                compiled[module] = torch.compile(module, backend="trn")
+            return compiled[module](*args, **kwargs)
+
+    with patch.object(nn.Module, "__call__", outermost), backend_replaced(recorder.backend):
+        yield
+
+
+def _on_device(module: nn.Module, inputs: Any) -> bool:
+    tensors = (x for x in tree_leaves(inputs) if isinstance(x, torch.Tensor))
+    return any(t.device.type == DEVICE_TYPE for t in (*module.parameters(), *tensors))
 
 
 @contextlib.contextmanager
@@ -90,9 +130,13 @@ def _stopping_after(most: int, recorder: Recorder, steps: list[Step]) -> Iterato
 class ShapesOnly(TorchDispatchMode):
     """Gives operators on trn tensors results of the right shape whose memory is never written."""
 
-    def __init__(self) -> None:
+    def __init__(self, compiles: bool = False) -> None:
         super().__init__()
+        self._compiles = compiles
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def ignore_compile_internals(self) -> bool:  # type: ignore[override]
+        return self._compiles
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
@@ -171,7 +215,7 @@ def _report(command: list[str], found: Estimate, steps: list[Step], rows: int) -
         f"{' '.join(command)} on {found.chip}, {found.lnc} physical core(s) per logical one",
         f"{found.time_us:,.1f} us from the first dispatch to the last result, of which the core "
         f"works {found.device_us:,.1f} us",
-        f"HBM at its peak: {gib(found.memory_peak_bytes)}",
+        f"HBM at its peak: {bytes_of(found.memory_peak_bytes)}",
         f"error of about {found.error_bar:.0%}: {found.basis}",
     ]
     cells = [

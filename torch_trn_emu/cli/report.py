@@ -7,7 +7,7 @@ from torch_trn_emu.files import write_text
 
 from .output import Report, Table, show
 from .record import read_record
-from .tables import counter_table, gib, microseconds, op_table
+from .tables import bytes_of, counter_table, microseconds, op_table
 
 __all__ = ["HELP", "add_arguments", "execute", "report"]
 
@@ -34,7 +34,7 @@ def execute(options: Namespace) -> int:
 def report(record: dict[str, Any], rows: int) -> Report:
     busy, elapsed = record["counters"]["core_busy_time"], record["elapsed_s"]
     peaks = {i: sum(parts.values()) for i, parts in record["memory_peak_bytes"].items()}
-    memory = ", ".join(f"trn:{i} {gib(n)}" for i, n in peaks.items())
+    memory = ", ".join(f"trn:{i} {bytes_of(n)}" for i, n in peaks.items())
     verdict = record["verdict"]
     lines = [
         f"{' '.join(record['command'])}, ended {record['ended']}",

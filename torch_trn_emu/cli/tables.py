@@ -7,7 +7,7 @@ from torch_trn_emu.counters import COUNTERS
 
 from .output import Table
 
-__all__ = ["count", "counter_table", "gib", "microseconds", "op_table", "unit_of"]
+__all__ = ["bytes_of", "count", "counter_table", "microseconds", "op_table", "unit_of"]
 
 _OURS = {"launch_count": "count"}
 
@@ -23,8 +23,8 @@ def count(value: float, unit: str) -> str:
     return f"{value:.6g}"
 
 
-def gib(nbytes: float) -> str:
-    return f"{nbytes / 2**30:.3f} GiB"
+def bytes_of(nbytes: float) -> str:
+    return f"{nbytes / 2**30:.3f} GiB" if nbytes >= 2**27 else f"{nbytes / 2**20:.3f} MiB"
 
 
 def microseconds(seconds: float) -> str:

@@ -150,6 +150,19 @@ def _reduce(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence
     return [-result if i.attributes.get("negate") else result]
 
 
+def _tensor_scalar_reduce_cycles(i: Instruction, chip: Chip) -> float:
+    # [isa] max(MIN_II, N) + MIN_II
+    return interval(i, chip, elements(i)) + chip.vector_engine.min_interval_cycles
+
+
+def _tensor_scalar_reduce(
+    i: Instruction, reads: "Sequence[Array]", old: "Array"
+) -> "Sequence[Array]":
+    (value,) = _tensor_scalar(i, reads, old)
+    flat = value.reshape(value.shape[0], -1)
+    return [value, np.asarray(REDUCTIONS[str(i.attributes["op"])](flat))[:, None]]
+
+
 def _scan(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     a, b = (r.reshape(r.shape[0], -1) for r in reads[:2])
     state = reads[2].reshape(-1) if len(reads) > 2 else np.zeros(a.shape[0], dtype=np.float32)
@@ -314,6 +327,7 @@ ROWS = (
     Behaviour("tensor_tensor", _tensor_tensor_cycles, _tensor_tensor),
     Behaviour("scalar_tensor_tensor", _scalar_tensor_tensor_cycles, _scalar_tensor_tensor),
     Behaviour("tensor_reduce", _reduce_cycles, _reduce),
+    Behaviour("tensor_scalar_reduce", _tensor_scalar_reduce_cycles, _tensor_scalar_reduce),
     Behaviour("tensor_tensor_scan", _n(2), _scan),  # [isa]
     Behaviour("select", _select_cycles, _select),
     Behaviour("range_select", _n(), _range_select),  # [isa]

@@ -1,12 +1,15 @@
 """What other libraries need to find the device. `trn-emu run` sets it all; elsewhere:
 
 accelerate, transformers   ACCELERATE_TORCH_DEVICE=trn in the environment
+transformers in bfloat16   import torch_trn_emu.integrations.transformers
 lightning                  import torch_trn_emu.integrations.lightning
 """
 
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -22,14 +25,20 @@ __all__ = ["prepare", "tensorboard_callback", "when_imported"]
 def prepare() -> None:
     """Set the variables and register with libraries as they are imported."""
     os.environ.setdefault("ACCELERATE_TORCH_DEVICE", DEVICE_TYPE)
-    for package in ("lightning.pytorch", "pytorch_lightning"):
-        when_imported(package, _register_with_lightning)
+    for name, integration in _WHEN_IMPORTED.items():
+        when_imported(name, partial(_register, integration))
 
 
-def _register_with_lightning(package: ModuleType) -> None:
-    from .lightning import register
+# Modules of other libraries, and ours that registers with each.
+_WHEN_IMPORTED = {
+    "lightning.pytorch": "lightning",
+    "pytorch_lightning": "lightning",
+    "transformers.utils.import_utils": "transformers",
+}
 
-    register(package)
+
+def _register(integration: str, package: ModuleType) -> None:
+    import_module(f".{integration}", __name__).register(package)
 
 
 def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:

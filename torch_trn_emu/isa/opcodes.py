@@ -65,6 +65,7 @@ _TABLE = (
                                            "op0 op1 imm0 imm1 reverse0 reverse1"),
     _row("scalar_tensor_tensor",    "V",   "data operand0 operand1", "op0 op1"),
     _row("tensor_reduce",           "V",   "data", "op negate"),
+    _row("tensor_scalar_reduce",    "V",   "data operand0?", "op0 imm0 op", writes=2),
     _row("tensor_partition_reduce", "G",   "data", "op"),
     _row("tensor_copy",             "VSG", "data"),
     _row("tensor_tensor_scan",      "V",   "data1 data2 initial?", "op0 op1"),

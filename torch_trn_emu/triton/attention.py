@@ -66,6 +66,32 @@ def scores_of(
 
 
 @triton.jit
+def place_of(heads, length, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Batch, head, rows and columns of this program, and which of its elements there are."""
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    head = (tl.program_id(1) % heads).to(tl.int64)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    wide = tl.arange(0, WIDTH)
+    return batch, head, rows, wide, (rows[:, None] < length) & (wide[None, :] < width)
+
+
+@triton.jit
+def tile_at(start, batch, head, rows, wide, batch_stride, head_stride, row_stride, col_stride):
+    """Addresses of a tile, [rows, wide], of one head."""
+    at = start + batch * batch_stride + head * head_stride
+    return at + rows[:, None].to(tl.int64) * row_stride + wide[None, :] * col_stride
+
+
+@triton.jit
+def visible_columns(kv_length, ROWS: tl.constexpr, CAUSAL: tl.constexpr):
+    """How many columns the rows of this program see."""
+    if CAUSAL:
+        return tl.minimum(kv_length, (tl.program_id(0) + 1) * ROWS)
+    else:
+        return kv_length
+
+
+@triton.jit
 def forward_kernel(
     q, k, v, mask, out, logsumexp,
     heads, group, q_length, kv_length, width,
@@ -79,23 +105,16 @@ def forward_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """out and logsumexp of ROWS queries of one head."""
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = (tl.program_id(1) % heads).to(tl.int64)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    wide = tl.arange(0, WIDTH)
-    q_at = q + batch * q_batch + head * q_head + rows[:, None].to(tl.int64) * q_row
-    in_q = (rows[:, None] < q_length) & (wide[None, :] < width)
-    queries = load_operand(q_at + wide[None, :] * q_col, in_q, INTERPRETED)
+    batch, head, rows, wide, in_q = place_of(heads, q_length, width, ROWS, WIDTH)
+    q_at = tile_at(q, batch, head, rows, wide, q_batch, q_head, q_row, q_col)
+    queries = load_operand(q_at, in_q, INTERPRETED)
     k_at = k + batch * k_batch + head // group * k_head + wide[None, :] * k_col
     v_at = v + batch * v_batch + head // group * v_head + wide[None, :] * v_col
     mask_at = mask + batch * mask_batch + head * mask_head
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
-    last = kv_length
-    if CAUSAL:
-        last = tl.minimum(kv_length, (tl.program_id(0) + 1) * ROWS)
-    for first in range(0, last, COLS):
+    for first in range(0, visible_columns(kv_length, ROWS, CAUSAL), COLS):
         cols = first + tl.arange(0, COLS)
         in_k = (cols[:, None] < kv_length) & (wide[None, :] < width)
         keys = load_operand(k_at + cols[:, None].to(tl.int64) * k_row, in_k, INTERPRETED)
@@ -113,9 +132,9 @@ def forward_kernel(
         sums = tl.dot(weights, values, sums * fade[:, None])
         top = higher
     seen = total != 0.0
-    out_at = out + batch * out_batch + head * out_head + rows[:, None].to(tl.int64) * out_row
+    out_at = tile_at(out, batch, head, rows, wide, out_batch, out_head, out_row, out_col)
     result = sums * tl.where(seen, 1.0 / total, 0.0)[:, None]
-    store_rounded(out_at + wide[None, :] * out_col, result.to(tl.uint32, bitcast=True), in_q)
+    store_rounded(out_at, result.to(tl.uint32, bitcast=True), in_q)
     sum_log = tl.where(seen, tl.where(top == float("-inf"), 0.0, top) + tl.log(total), 0.0)
     at = logsumexp + tl.program_id(1).to(tl.int64) * q_length + rows
     tl.store(at, sum_log, mask=rows < q_length)
@@ -129,14 +148,9 @@ def dot_rows_kernel(
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """y[batch, head, row] = sum of a * b over a row, in float32."""
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = (tl.program_id(1) % heads).to(tl.int64)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    wide = tl.arange(0, WIDTH)
-    inside = (rows[:, None] < length) & (wide[None, :] < width)
-    at = rows[:, None].to(tl.int64)
-    a_at = a + batch * a_batch + head * a_head + at * a_row + wide[None, :] * a_col
-    b_at = b + batch * b_batch + head * b_head + at * b_row + wide[None, :] * b_col
+    batch, head, rows, wide, inside = place_of(heads, length, width, ROWS, WIDTH)
+    a_at = tile_at(a, batch, head, rows, wide, a_batch, a_head, a_row, a_col)
+    b_at = tile_at(b, batch, head, rows, wide, b_batch, b_head, b_row, b_col)
     x = float_bits(tl.load(a_at, mask=inside, other=0)).to(tl.float32, bitcast=True)
     z = float_bits(tl.load(b_at, mask=inside, other=0)).to(tl.float32, bitcast=True)
     to = y + tl.program_id(1).to(tl.int64) * length + rows
@@ -175,14 +189,9 @@ def grad_q_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ROWS queries of one head."""
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = (tl.program_id(1) % heads).to(tl.int64)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    wide = tl.arange(0, WIDTH)
-    in_q = (rows[:, None] < q_length) & (wide[None, :] < width)
-    at = rows[:, None].to(tl.int64)
-    q_at = q + batch * q_batch + head * q_head + at * q_row + wide[None, :] * q_col
-    g_at = grad_out + batch * g_batch + head * g_head + at * g_row + wide[None, :] * g_col
+    batch, head, rows, wide, in_q = place_of(heads, q_length, width, ROWS, WIDTH)
+    q_at = tile_at(q, batch, head, rows, wide, q_batch, q_head, q_row, q_col)
+    g_at = tile_at(grad_out, batch, head, rows, wide, g_batch, g_head, g_row, g_col)
     queries = load_operand(q_at, in_q, INTERPRETED)
     grads = load_operand(g_at, in_q, INTERPRETED)
     row_at = tl.program_id(1).to(tl.int64) * q_length + rows
@@ -192,10 +201,7 @@ def grad_q_kernel(
     v_at = v + batch * v_batch + head // group * v_head + wide[None, :] * v_col
     mask_at = mask + batch * mask_batch + head * mask_head
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
-    last = kv_length
-    if CAUSAL:
-        last = tl.minimum(kv_length, (tl.program_id(0) + 1) * ROWS)
-    for first in range(0, last, COLS):
+    for first in range(0, visible_columns(kv_length, ROWS, CAUSAL), COLS):
         cols = first + tl.arange(0, COLS)
         in_k = (cols[:, None] < kv_length) & (wide[None, :] < width)
         keys = load_operand(k_at + cols[:, None].to(tl.int64) * k_row, in_k, INTERPRETED)
@@ -205,7 +211,7 @@ def grad_q_kernel(
             mask_at, mask_row, mask_col, q_length, kv_length, scale, CAUSAL, MASKED,
         )  # fmt: skip
         sums = tl.dot(operand(ds, INTERPRETED), keys, sums)
-    out_at = grad_q + batch * out_batch + head * out_head + at * out_row + wide[None, :] * out_col
+    out_at = tile_at(grad_q, batch, head, rows, wide, out_batch, out_head, out_row, out_col)
     store_rounded(out_at, (sums * scale).to(tl.uint32, bitcast=True), in_q)
 
 
@@ -225,15 +231,9 @@ def grad_kv_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of COLS keys and values of one head, over all query heads that read them."""
-    kv_heads = heads // group
-    batch = (tl.program_id(1) // kv_heads).to(tl.int64)
-    kv_head = (tl.program_id(1) % kv_heads).to(tl.int64)
-    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
-    wide = tl.arange(0, WIDTH)
-    in_k = (cols[:, None] < kv_length) & (wide[None, :] < width)
-    at = cols[:, None].to(tl.int64)
-    k_at = k + batch * k_batch + kv_head * k_head + at * k_row + wide[None, :] * k_col
-    v_at = v + batch * v_batch + kv_head * v_head + at * v_row + wide[None, :] * v_col
+    batch, kv_head, cols, wide, in_k = place_of(heads // group, kv_length, width, COLS, WIDTH)
+    k_at = tile_at(k, batch, kv_head, cols, wide, k_batch, k_head, k_row, k_col)
+    v_at = tile_at(v, batch, kv_head, cols, wide, v_batch, v_head, v_row, v_col)
     keys = load_operand(k_at, in_k, INTERPRETED)
     values = load_operand(v_at, in_k, INTERPRETED)
     sums_k = tl.zeros([COLS, WIDTH], tl.float32)
@@ -244,16 +244,14 @@ def grad_kv_kernel(
     for member in range(group):
         head = kv_head * group + member
         row_base = (batch * heads + head) * q_length
-        q_at = q + batch * q_batch + head * q_head + wide[None, :] * q_col
-        g_at = grad_out + batch * g_batch + head * g_head + wide[None, :] * g_col
         mask_at = mask + batch * mask_batch + head * mask_head
         for first in range(begin, q_length, ROWS):
             rows = first + tl.arange(0, ROWS)
             in_q = (rows[:, None] < q_length) & (wide[None, :] < width)
-            q_rows = q_at + rows[:, None].to(tl.int64) * q_row
-            g_rows = g_at + rows[:, None].to(tl.int64) * g_row
-            queries = load_operand(q_rows, in_q, INTERPRETED)
-            grads = load_operand(g_rows, in_q, INTERPRETED)
+            q_at = tile_at(q, batch, head, rows, wide, q_batch, q_head, q_row, q_col)
+            g_at = tile_at(grad_out, batch, head, rows, wide, g_batch, g_head, g_row, g_col)
+            queries = load_operand(q_at, in_q, INTERPRETED)
+            grads = load_operand(g_at, in_q, INTERPRETED)
             sum_log = tl.load(logsumexp + row_base + rows, mask=rows < q_length, other=0)
             products = tl.load(inner + row_base + rows, mask=rows < q_length, other=0)
             p, ds = gradients_of(
@@ -264,8 +262,8 @@ def grad_kv_kernel(
             ds_across = tl.trans(operand(ds, INTERPRETED))
             sums_v = tl.dot(p_across, grads, sums_v)
             sums_k = tl.dot(ds_across, queries, sums_k)
-    dk_at = grad_k + batch * dk_batch + kv_head * dk_head + at * dk_row + wide[None, :] * dk_col
-    dv_at = grad_v + batch * dv_batch + kv_head * dv_head + at * dv_row + wide[None, :] * dv_col
+    dk_at = tile_at(grad_k, batch, kv_head, cols, wide, dk_batch, dk_head, dk_row, dk_col)
+    dv_at = tile_at(grad_v, batch, kv_head, cols, wide, dv_batch, dv_head, dv_row, dv_col)
     store_rounded(dk_at, (sums_k * scale).to(tl.uint32, bitcast=True), in_k)
     store_rounded(dv_at, sums_v.to(tl.uint32, bitcast=True), in_k)
 

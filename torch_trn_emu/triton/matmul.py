@@ -113,70 +113,58 @@ def load_operand(
 
 
 @triton.jit
-def gemm_kernel(
-    a,
-    b,
-    c,
-    addend,
-    m,
-    n,
-    k,
-    a_batch,
-    a_row,
-    a_col,
-    b_batch,
-    b_row,
-    b_col,
-    c_batch,
-    addend_batch,
-    addend_row,
-    addend_col,
-    alpha,
-    beta,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    BAND: tl.constexpr,
-    WRAPPED: tl.constexpr,
-    ADDS: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-    A_KIND: tl.constexpr,
-    A_WIDE: tl.constexpr,
-    A_M: tl.constexpr,
-    A_MIN_FIELD: tl.constexpr,
-    A_MAX_BITS: tl.constexpr,
-    A_FACTOR: tl.constexpr,
-    A_ROUND: tl.constexpr,
-    A_SUBTRACT: tl.constexpr,
-    B_KIND: tl.constexpr,
-    B_WIDE: tl.constexpr,
-    B_M: tl.constexpr,
-    B_MIN_FIELD: tl.constexpr,
-    B_MAX_BITS: tl.constexpr,
-    B_FACTOR: tl.constexpr,
-    B_ROUND: tl.constexpr,
-    B_SUBTRACT: tl.constexpr,
-):
-    """c = alpha (a b) + beta addend, a tile [BM, BN] a program; c is contiguous."""
-    batch = tl.program_id(1).to(tl.int64)
+def tile_of(m, n, BM: tl.constexpr, BN: tl.constexpr, BAND: tl.constexpr):
+    """Rows and columns of the result that this program computes.
+
+    Programs that run together read BAND rows of tiles of a, which stay in the second-level cache.
+    """
     down, across = tl.cdiv(m, BM), tl.cdiv(n, BN)
-    # Programs that run together read BAND rows of tiles of a, which stay in the second-level cache.
     band = tl.program_id(0) // (BAND * across)
     in_band = tl.program_id(0) % (BAND * across)
     tall = tl.minimum(down - band * BAND, BAND)
     rows = (band * BAND + in_band % tall) * BM + tl.arange(0, BM)
-    cols = (in_band // tall) * BN + tl.arange(0, BN)
+    return rows, (in_band // tall) * BN + tl.arange(0, BN)
+
+
+@triton.jit
+def lanes_of(first, BK: tl.constexpr, WRAPPED: tl.constexpr):
+    """Indices of the contraction; its order is free, so wrapped groups come whole."""
+    at_k = first + tl.arange(0, BK)
+    if WRAPPED:
+        return group_index(at_k // 32, at_k % 32, True)
+    else:
+        return at_k
+
+
+@triton.jit
+def gemm_kernel(
+    a, b, c, addend,
+    m, n, k,
+    a_batch, a_row, a_col,
+    b_batch, b_row, b_col,
+    c_batch,
+    addend_batch, addend_row, addend_col,
+    alpha, beta,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BAND: tl.constexpr,
+    WRAPPED: tl.constexpr, ADDS: tl.constexpr, INTERPRETED: tl.constexpr,
+    A_KIND: tl.constexpr, A_WIDE: tl.constexpr, A_M: tl.constexpr, A_MIN_FIELD: tl.constexpr,
+    A_MAX_BITS: tl.constexpr, A_FACTOR: tl.constexpr, A_ROUND: tl.constexpr,
+    A_SUBTRACT: tl.constexpr,
+    B_KIND: tl.constexpr, B_WIDE: tl.constexpr, B_M: tl.constexpr, B_MIN_FIELD: tl.constexpr,
+    B_MAX_BITS: tl.constexpr, B_FACTOR: tl.constexpr, B_ROUND: tl.constexpr,
+    B_SUBTRACT: tl.constexpr,
+):  # fmt: skip
+    """c = alpha (a b) + beta addend, a tile [BM, BN] a program; c is contiguous."""
+    batch = tl.program_id(1).to(tl.int64)
+    rows, cols = tile_of(m, n, BM, BN, BAND)
     a_rows = a + batch * a_batch + rows[:, None].to(tl.int64) * a_row
     b_cols = b + batch * b_batch + cols[None, :].to(tl.int64) * b_col
     sums = tl.zeros([BM, BN], tl.float32)
-    lanes = tl.arange(0, BK)
     padded = k
     if WRAPPED:
         padded = tl.cdiv(k, 512) * 512
     for first in range(0, padded, BK):
-        at_k = first + lanes
-        if WRAPPED:  # the sum's order is free: take k in the order of the groups
-            at_k = group_index(at_k // 32, at_k % 32, True)
+        at_k = lanes_of(first, BK, WRAPPED)
         x = load_operand(
             a_rows + at_k[None, :].to(tl.int64) * a_col,
             (rows[:, None] < m) & (at_k[None, :] < k),

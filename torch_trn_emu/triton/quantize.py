@@ -178,76 +178,73 @@ def pairs(codes, GROUPS: tl.constexpr, OTHERS: tl.constexpr):
 
 
 @triton.jit
+def encode(
+    scaled, seed, at, M: tl.constexpr, MIN_FIELD: tl.constexpr, STOCHASTIC: tl.constexpr
+):  # fmt: skip
+    """Codes of magnitudes in units of their scale, and their values; `at` numbers random words."""
+    if STOCHASTIC:
+        random = random_word(seed, tl.full([], 0, tl.int64), at)
+        return encode_stochastic(scaled, random, M, MIN_FIELD)
+    else:
+        return encode_nearest(scaled, M, MIN_FIELD)
+
+
+@triton.jit
+def store_codes(
+    to, code, group, at_k, other, k, others, y_k, y_other,
+    GROUPS: tl.constexpr, OTHERS: tl.constexpr, WRAPPED: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """A byte for each code, or PACKED, for two."""
+    if PACKED:
+        byte_k = group_index(group, tl.arange(0, 16)[None, :, None] * 2, WRAPPED).to(tl.int64)
+        bytes_ = pairs(code, GROUPS, OTHERS)
+        inside = (byte_k < k) & (other < others)
+        tl.store(to + byte_k // 2 * y_k + other * y_other, bytes_.to(tl.uint8), mask=inside)
+    else:
+        inside = (at_k < k) & (other < others)
+        tl.store(to + at_k * y_k + other * y_other, code.to(tl.uint8), mask=inside)
+
+
+@triton.jit
 def quantize_kernel(
-    x,
-    y,
-    scales,
-    k,
-    others,
-    groups,
-    x_batch,
-    x_k,
-    x_other,
-    y_batch,
-    y_k,
-    y_other,
-    scales_batch,
-    scales_k,
-    scales_other,
-    index_k,
-    index_other,
-    seed,
-    GROUPS: tl.constexpr,
-    OTHERS: tl.constexpr,
-    WRAPPED: tl.constexpr,
-    STOCHASTIC: tl.constexpr,
-    THROUGH_BF16: tl.constexpr,
-    CODES: tl.constexpr,
-    PACKED: tl.constexpr,
-    BITS: tl.constexpr,
-    NAN: tl.constexpr,
-    M: tl.constexpr,
-    MIN_FIELD: tl.constexpr,
-    MAX_BITS: tl.constexpr,
-    FACTOR: tl.constexpr,
-    ROUND: tl.constexpr,
-    SUBTRACT: tl.constexpr,
-):
+    x, y, scales,
+    k, others, groups,
+    x_batch, x_k, x_other,
+    y_batch, y_k, y_other,
+    scales_batch, scales_k, scales_other,
+    index_k, index_other, seed,
+    GROUPS: tl.constexpr, OTHERS: tl.constexpr, WRAPPED: tl.constexpr,
+    STOCHASTIC: tl.constexpr, THROUGH_BF16: tl.constexpr,
+    CODES: tl.constexpr, PACKED: tl.constexpr, BITS: tl.constexpr, NAN: tl.constexpr,
+    M: tl.constexpr, MIN_FIELD: tl.constexpr, MAX_BITS: tl.constexpr,
+    FACTOR: tl.constexpr, ROUND: tl.constexpr, SUBTRACT: tl.constexpr,
+):  # fmt: skip
     """Codes and scales of x (CODES), or the values they have (y then is of a float dtype)."""
     batch = tl.program_id(1).to(tl.int64)
     group, at_k, other = locate(k, others, GROUPS, OTHERS, WRAPPED)
     inside = (at_k < k) & (other < others)
     from_ = x + batch * x_batch + at_k * x_k + other * x_other
     bits = float_bits(tl.load(from_, mask=inside, other=0))
+    magnitude = bits & MAGNITUDE
     if THROUGH_BF16:
-        magnitude = through_bf16(bits & MAGNITUDE)
-    else:
-        magnitude = bits & MAGNITUDE
+        magnitude = through_bf16(magnitude)
     scale = scale_code(tl.max(magnitude, 1, keep_dims=True), FACTOR, ROUND, SUBTRACT)
     scaled = in_units_of(scale, magnitude, MAX_BITS)
-    if STOCHASTIC:
-        random = random_word(seed, tl.full([], 0, tl.int64), at_k * index_k + other * index_other)
-        code, value = encode_stochastic(scaled, random, M, MIN_FIELD)
-    else:
-        code, value = encode_nearest(scaled, M, MIN_FIELD)
+    at = at_k * index_k + other * index_other
+    code, value = encode(scaled, seed, at, M, MIN_FIELD, STOCHASTIC)
     sign = bits & SIGN
+    to = y + batch * y_batch
     if CODES:
         code = tl.where(scale == 255, NAN, code | (sign >> (32 - BITS))).to(tl.uint32)
-        to = y + batch * y_batch
-        if PACKED:
-            byte_k = group_index(group, tl.arange(0, 16)[None, :, None] * 2, WRAPPED).to(tl.int64)
-            code = pairs(code, GROUPS, OTHERS)
-            inside = (byte_k < k) & (other < others)
-            to = to + byte_k // 2 * y_k + other * y_other
-        else:
-            to = to + at_k * y_k + other * y_other
-        tl.store(to, code.to(tl.uint8), mask=inside)
-        at = scales + batch * scales_batch + group * scales_k + other * scales_other
-        tl.store(at, scale.to(tl.uint8), mask=(group < groups) & (other < others))
+        store_codes(
+            to, code, group, at_k, other, k, others, y_k, y_other, GROUPS, OTHERS, WRAPPED, PACKED
+        )
+        scale_at = scales + batch * scales_batch + group * scales_k + other * scales_other
+        tl.store(scale_at, scale.to(tl.uint8), mask=(group < groups) & (other < others))
     else:
         value = (value * scale_value(scale)).to(tl.uint32, bitcast=True) | sign
         value = tl.where(scale == 255, QUIET_NAN, value).to(tl.uint32)
-        store_rounded(y + batch * y_batch + at_k * y_k + other * y_other, value, inside)
+        store_rounded(to + at_k * y_k + other * y_other, value, inside)
 
 
 @triton.jit

@@ -54,6 +54,11 @@ class DeviceProperties:
     def minor(self) -> int:
         return 0
 
+    @property
+    def multi_processor_count(self) -> int:
+        """What a script for CUDA asks for: the cores that work side by side."""
+        return self.physical_cores
+
 
 def is_available() -> bool:
     """Whether there is a trn device: always, unless the environment asks for an impossible one."""
