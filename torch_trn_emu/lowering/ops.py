@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from ..isa import itemsize
 from .attentions import ATTENTION, ATTENTION_BACKWARD
+from .attributes import MADE_VALUES
 from .binding import Bind
 from .bindings import (
     of_attention,
@@ -199,11 +200,13 @@ MADE, BITS = "modelled", "rounded once to the result's dtype"
 # fmt: off
 _ELEMENTWISE = (
     *(_row(n, "vector", lower_elementwise, "inferred" if n in SIMPLIFIED else MADE, BITS,
-           None if n in SIMPLIFIED - {"div", "true_divide", "pow"} else of_elementwise)
+           None if n in SIMPLIFIED else of_elementwise)
       for recipes in (UNARY, BINARY, TERNARY) for n in recipes
       if n not in ("pow_scalar", "clamp_tensor", "masked_fill")),
-    _row(" ".join(STEPS), "vector", lower_elementwise, "inferred",
-         "made on the core, not these values"),
+    _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
+         "the value of a tensor is taken as 0"),
+    _row(" ".join(n for n in STEPS if n not in MADE_VALUES), "vector", lower_elementwise,
+         "inferred", "made on the core, not these values"),
     _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
