@@ -60,6 +60,7 @@ from .indexed import (
 from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
+from .numbering import numbers
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
 from .patches import fold, unfold
@@ -195,6 +196,7 @@ def _row(
     )
 
 
+_LINES = ("arange", "linspace")
 MADE, BITS = "modelled", "rounded once to the result's dtype"
 
 # fmt: off
@@ -205,8 +207,9 @@ _ELEMENTWISE = (
       if n not in ("pow_scalar", "clamp_tensor", "masked_fill")),
     _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
          "the value of a tensor is taken as 0"),
-    _row(" ".join(n for n in STEPS if n not in MADE_VALUES), "vector", lower_elementwise,
-         "inferred", "made on the core, not these values"),
+    _row(" ".join(n for n in STEPS if n not in (*MADE_VALUES, *_LINES)), "vector",
+         lower_elementwise, "inferred", "made on the core, not these values"),
+    _row(" ".join(_LINES), "vector", numbers, MADE),
     _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
