@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from torch_trn_emu.counters import fold
-from torch_trn_emu.lowering import conv_input, conv_weight, convolution, depthwise, few_channels
+from torch_trn_emu.lowering import conv_filter, conv_input, conv_weight, depthwise, few_channels
 from torch_trn_emu.timing import price
 
 from .calls import CHIP, call_of, lowered, random, run
@@ -94,7 +94,7 @@ def test_transposed(name: str) -> None:
 @pytest.mark.parametrize("name", ["padded", "strided", "tall", "depthwise", "grouped"])
 def test_in_small_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What large sizes need: blocks of filters, strips of rows."""
-    monkeypatch.setattr(convolution, "FILTER_BYTES", 256)
+    monkeypatch.setattr(conv_filter, "FILTER_BYTES", 256)
     monkeypatch.setattr(conv_input, "WEIGHT_BYTES", 256)
     monkeypatch.setattr(conv_weight, "WEIGHT_BYTES", 256)
     monkeypatch.setattr(conv_weight, "PIXEL_TILES", 1)

@@ -1,6 +1,7 @@
 """The programs of the rows that claim values compute on the machine what torch computes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from torch_trn_emu.lowering.elementwise import BINARY, SIMPLIFIED, TERNARY, UNAR
 from torch_trn_emu.lowering.moving import copy_runs
 from torch_trn_emu.lowering.normalizing import ROW_OPS, row_op
 from torch_trn_emu.lowering.ops import OPS, dense
+
+from .calls import call_of, lowered, run
 
 CHIP = get_chip("trn3")
 TARGET = Target(CHIP, 1)
@@ -37,10 +40,25 @@ CALLS: dict[str, Callable[..., torch.Tensor]] = {
     "softplus_backward": lambda g, x: aten.softplus_backward(g, x, 1.0, 20.0),
     "leaky_relu_backward": lambda g, x: aten.leaky_relu_backward(g, x, 0.01, False),
     "hardtanh_backward": lambda g, x: aten.hardtanh_backward(g, x, -1.0, 1.0),
+    "native_dropout_backward": lambda g, m: g * m,
+    "mse_loss_backward": lambda g, x, y: aten.mse_loss_backward(g, x, y, 1),
+    "smooth_l1_loss_backward": lambda g, x, y: aten.smooth_l1_loss_backward(g, x, y, 1, 1.0),
     "log_sigmoid_backward": lambda g, x: g * torch.sigmoid(-x),
 }
 # fmt: on
-POSITIVE = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal"}
+POSITIVE = {
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "pow",
+    "addcdiv",
+    "xlogy",
+}
+INTEGERS = {"bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"}
 GENERATOR = torch.Generator().manual_seed(3)
 
 
@@ -85,6 +103,10 @@ def test_elementwise(name: str, arity: int) -> None:
         tensors = [t.abs() + 0.1 for t in tensors]
     if name == "where":
         tensors[0] = tensors[0] > 0
+    if name in INTEGERS:
+        tensors = [(100 * t).int() for t in tensors]
+    if name == "xlogy":
+        tensors[0][0] = 0.0
     expected = _reference(name)(*tensors)
     if name == "pow_scalar":
         program = _lower("pow.Tensor_Scalar", tensors, expected, 2)
@@ -194,3 +216,47 @@ def test_runs() -> None:
     x = _data(140, 300)
     (out,) = _run(copy_runs(140 * 150, 150, "float32", "bfloat16", chip=CHIP), [x])
     np.testing.assert_array_equal(out, x[:, :150].bfloat16().float())
+
+
+X, Y, ONE = _data(40, 9), _data(40, 9), torch.tensor(0.7)
+ATTRIBUTES: list[tuple[Any, ...]] = [
+    (aten.rsub.Tensor, (X, Y), {"alpha": 3}),
+    (aten.rsub.Scalar, (X, 2.5, 3)),
+    (aten.pow.Scalar, (2.5, X)),
+    (aten.div.Scalar, (X, 3.0)),
+    (aten.bitwise_not.default, (X > 0,)),
+    (aten.native_dropout_backward.default, (X, Y > 0, 2.5)),
+    (aten.mse_loss_backward.default, (X, Y, X.abs(), 0)),
+    (aten.mse_loss_backward.default, (ONE, X, Y, 1)),
+    (aten.mse_loss_backward.default, (ONE, X, Y, 2)),
+    (aten.smooth_l1_loss_backward.default, (ONE, X, Y, 1, 0.5)),
+    (aten.full.default, ([40, 9], 2.5)),
+    (aten.full_like.default, (X, -1)),
+    (aten.new_full.default, (X, [7, 300], 3)),
+    (aten.ones_like.default, (X,)),
+    (aten.new_zeros.default, (X, [5])),
+    (aten.fill.Scalar, (X, 1.5)),
+    (aten.scalar_tensor.default, (4.5,)),
+]
+
+
+@pytest.mark.parametrize("case", ATTRIBUTES, ids=lambda case: str(case[0]))
+def test_numbers_of_a_call(case: tuple[Any, ...]) -> None:
+    op, arguments, *named = case
+    named = named[0] if named else {}
+    expected = op(*arguments, **named)
+    call = call_of(op, *arguments, **named)
+    assert OPS[call.name].status == "modelled"
+    tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
+    feeds = {f"in{k}": t for k, t in enumerate(tensors)}
+    got = run(lowered(call), feeds)["out"]
+    np.testing.assert_allclose(got.reshape(expected.shape), expected, rtol=2e-6, atol=1e-6)
+
+
+def test_whole_numbers() -> None:
+    """Halves go to the even side, and what is whole stays."""
+    x = torch.tensor([-2.5, -2.0, -1.5, -0.5, -0.2, 0.0, 0.5, 0.7, 1.0, 1.5, 2.5, 1e6])
+    for name in ("floor", "ceil", "round", "trunc", "frac"):
+        op = getattr(aten, name).default
+        got = run(lowered(call_of(op, x)), {"in0": x})["out"]
+        np.testing.assert_allclose(got, op(x), err_msg=name, atol=1e-6)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_trn_emu.lowering import pooling
+from torch_trn_emu.lowering import pool_tiles
 
 from .calls import call_of, lowered, random, run
 
@@ -20,7 +20,7 @@ SIDE = st.integers(3, 13)
 @pytest.fixture(params=[16 * 1024, 200], ids=["whole", "strips"])
 def tile_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips of a few rows, which larger planes need."""
-    monkeypatch.setattr(pooling, "TILE_BYTES", request.param)
+    monkeypatch.setattr(pool_tiles, "TILE_BYTES", request.param)
 
 
 WINDOWS = [

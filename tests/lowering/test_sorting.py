@@ -42,6 +42,22 @@ def test_topk(
     _holds(run((program,), {"in": x}), x, x.topk(k, largest=largest).values)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64], ids=str)
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(("rows", "columns", "k"), [(3, 300, 5), (32, 128, 1), (1, 130, 12)])
+def test_few_rows_are_cut_over_the_partitions(
+    rows: int, columns: int, k: int, largest: bool, dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sorting, "LEAST", 16)
+    x = (100 * random(rows, columns)).to(dtype)
+    call = call_of(aten.topk.default, x, k, -1, largest)
+    programs = lowered(call)
+    _holds(run(programs, {"in": x}), x, x.topk(k, largest=largest).values)
+    busy = [a.partitions for i in programs[0].instructions() if i.opcode == "max8" for a in i.reads]
+    assert max(busy) >= 2 * rows
+
+
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("shape", [(140, 37), (3, 64), (1, 1), (2, 2)], ids=str)
 def test_network_in_one_tile(shape: tuple[int, int], descending: bool) -> None:

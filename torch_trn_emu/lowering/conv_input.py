@@ -10,7 +10,7 @@ from math import ceil, prod
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from .blocking import BANK, HAND, Schedule
-from .convolution import Convolution
+from .conv_shape import Convolution
 from .planes import columns, several
 from .windows import Strip, taps_of
 

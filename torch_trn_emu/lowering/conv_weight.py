@@ -11,7 +11,7 @@ from math import ceil, prod
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from .blocking import BANK, HAND, Schedule
-from .convolution import Convolution
+from .conv_shape import Convolution
 from .few_channels import shares_partitions, weight_of_few_channels
 from .planes import columns, several
 from .windows import Strip, inside_together

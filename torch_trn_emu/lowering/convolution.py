@@ -2,66 +2,25 @@
 
 Channels lie on partitions. A tap's product takes the input it needs straight from SBUF, shifted and
 strided, so no patches are built; a tap that reaches beyond the border is cut to what lies inside,
-so nothing is padded. All taps and input channels accumulate in one PSUM tile. Where channels fill
-less than half of the array, rows of the filter share it: each gets its rows of the input shifted.
-Dimensions are depth, height and width; those a convolution lacks have size 1.
+so nothing is padded. All taps and input channels accumulate in one PSUM tile. Rows of the filter
+that share the array each get their rows of the input shifted.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, itemsize
+from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from .blocking import BANK, HAND, Schedule
+from .conv_filter import Filter
+from .conv_shape import Convolution, Part, parts_of
+from .planes import columns, several
 from .windows import Axis, Strip, Tap, inside_together
 
-__all__ = ["Convolution", "conv", "conv2d"]
+__all__ = ["conv", "conv2d"]
 
 P = 128
-FILTER_BYTES = 64 * 1024  # of the weights that stay in SBUF, per partition
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Convolution:
-    """Sizes of one core's share. `channels` and `filters` are those of one group.
-
-    dtype    of the tensors; `compute` is that of the array
-    turned   weights come as [channels, taps, filters], as the array wants them
-    share    lets rows of the filter share the array where channels are few
-    """
-
-    batch: int
-    channels: int
-    filters: int
-    axes: tuple[Axis, Axis, Axis]
-    groups: int = 1
-    bias: str = ""
-    dtype: str = "float32"
-    compute: str = "float32"
-    turned: bool = False
-    share: bool = True
-    flops: float = 0.0
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        d, h, w = (a.size for a in self.axes)
-        return d, h, w
-
-    @property
-    def outs(self) -> tuple[int, int, int]:
-        d, h, w = (a.out for a in self.axes)
-        return d, h, w
-
-    @property
-    def kernel(self) -> tuple[int, int, int]:
-        d, h, w = (a.kernel for a in self.axes)
-        return d, h, w
-
-    @property
-    def taps(self) -> int:
-        return prod(self.kernel)
 
 
 def conv2d(
@@ -107,20 +66,6 @@ def conv(how: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int 
     return _Conv(Builder(name, cores=cores, model_flops=how.flops), how, chip, schedule).build()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """A part of the contraction: channels c0 .. and the rows of the filter that share the array."""
-
-    c0: int
-    channels: int
-    first: int = 0  # row of the filter
-    rows: int = 0  # how many share; 0: each tap on its own, cut at the border
-
-    @property
-    def partitions(self) -> int:
-        return self.channels * max(1, self.rows)
-
-
 class _Conv:
     def __init__(self, b: Builder, how: Convolution, chip: Chip, schedule: Schedule) -> None:
         self.b, self.how, self.chip, self.schedule = b, how, chip, schedule
@@ -128,16 +73,14 @@ class _Conv:
         skipped = int(how.sizes[0] == how.outs[0] == 1)  # no depth
         size, out = list(how.sizes)[skipped:], list(how.outs)[skipped:]
         self.source = b.hbm("in", (how.batch, how.groups * c, *size), how.dtype, Role.INPUT)
-        shape = (c, how.taps, f) if how.turned else (how.groups * f, c, how.taps)
-        self.weight = b.hbm("weight", shape, how.dtype, Role.WEIGHT)
         self.out = b.hbm("out", (how.batch, how.groups * f, *out), how.dtype, Role.OUTPUT)
-        self.parts = self._parts()
+        self.parts = parts_of(how)
         # A PSUM tile: several images if they are small, else rows of one; of wide ones a piece.
         self.wide = how.axes[2].forward(min(out_width, BANK))
-        columns = self.wide[0].count
-        self.per_tile = max(1, min(how.outs[1], BANK // columns))
+        across = self.wide[0].count
+        self.per_tile = max(1, min(how.outs[1], BANK // across))
         whole = self.per_tile == how.outs[1] and len(self.wide) == 1 and how.outs[0] == 1
-        self.images = max(1, min(how.batch, BANK // (how.outs[1] * columns))) if whole else 1
+        self.images = max(1, min(how.batch, BANK // (how.outs[1] * across))) if whole else 1
         self.strips = how.axes[1].forward(self.per_tile)
         if self.parts[0].rows:
             self.strips = inside_together(self.strips, how.kernel[1])
@@ -146,30 +89,12 @@ class _Conv:
         spans = [self._span(s, min(s.repeat, self.together)) for s in self.strips]
         depths = max(s.span for s in self.deep)
         self.held = self.images * depths * max(spans) * width
-        self.block = self._block()
-        per_part = self.block * how.taps // (how.kernel[1] if self.parts[0].rows else 1)
-        self.filter = b.sbuf("filter", per_part, how.compute, parts=len(self.parts))
+        self.filter = Filter(b, how, self.parts)
         self.data = b.sbuf("data", self.held, how.compute, slots=2, parts=len(self.parts))
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
         self.result = b.sbuf("result", BANK, how.dtype, slots=4)
-        if not how.turned:
-            self.natural = b.sbuf("filter rows", self._natural(), how.compute, slots=2)
-            self.turned = b.psum("filter turned", P, how.compute, slots=2)
-        if how.bias:
-            self.bias = b.hbm("bias", (how.groups * f,), how.bias, Role.INPUT)
-            self.added = b.sbuf("bias of filters", ceil(self.block / P), how.bias, slots=2)
 
     # --- how the work is cut ---
-
-    def _parts(self) -> list[_Rows]:
-        c, rows = self.how.channels, self.how.kernel[1]
-        together = min(rows, P // c) if self.how.share and not self.how.turned else 1
-        if together > 1 and self.how.kernel[0] == 1:
-            return [
-                _Rows(c0=0, channels=c, first=i, rows=min(together, rows - i))
-                for i in range(0, rows, together)
-            ]
-        return [_Rows(c0=c0, channels=min(P, c - c0)) for c0 in range(0, c, P)]
 
     def _together(self, chip: Chip) -> int:
         """PSUM tiles of rows whose input is loaded at once: a quarter of SBUF."""
@@ -184,79 +109,6 @@ class _Conv:
             axis = self.how.axes[1]
             return (tiles * s.count - 1) * axis.stride + 1
         return (tiles - 1) * s.step + s.span
-
-    def _block(self) -> int:
-        """Filters whose weights are in SBUF together."""
-        each = self.how.taps * len(self.parts) * itemsize(self.how.compute)
-        fits = int(FILTER_BYTES / each)
-        return self.how.filters if fits >= self.how.filters else max(P, fits // P * P)
-
-    def _natural(self) -> int:
-        return max(p.channels for p in self.parts) * self.how.taps
-
-    # --- weights ---
-
-    def _load_weights(self, group: Affine, f0: Affine, fs: int) -> None:
-        self.b.fresh(self.filter)
-        if self.how.bias:
-            self._load_bias(group, f0, fs)
-        if self.how.turned:
-            row = self.how.taps * self.how.filters
-            for k, part in enumerate(self.parts):
-                to = self._box(self.filter, part.channels, self.how.taps * fs, part=k)
-                pattern = ((row, part.channels), (self.how.filters, self.how.taps), (1, fs))
-                if fs == self.how.filters:
-                    pattern = ((row, part.channels), (1, row))  # type: ignore[assignment]
-                at = affine(part.c0 * row) + f0
-                self.b.load(to, Access(buffer=self.weight, offset=at, pattern=pattern))
-            return
-        for start, size in self.b.tiles(fs, P):
-            for k, part in enumerate(self.parts):
-                if not k or not part.rows:  # parts that share the array have all channels
-                    self._load_natural(group * self.how.filters + f0 + start, size, part)
-                self._turn(k, part, start, size, fs)
-
-    def _load_bias(self, group: Affine, f0: Affine, fs: int) -> None:
-        self.b.fresh(self.added)
-        full, rest = divmod(fs, P)
-        for k, (tiles, size) in enumerate(((full, P), (1, rest))):
-            if tiles and size:
-                column = full if k else 0
-                at = group * self.how.filters + f0 + column * P
-                to = Access(
-                    buffer=self.added,
-                    offset=Affine(column),
-                    pattern=((self.added.row_elements, size), (1, tiles)),
-                )
-                source = Access(buffer=self.bias, offset=at, pattern=((1, size), (P, tiles)))
-                self.b.load(to, source)
-
-    def _load_natural(self, f: Affine, size: int, part: _Rows) -> None:
-        taps = self.how.taps
-        self.b.fresh(self.natural)
-        row, count = self.how.channels * taps, part.channels * taps
-        at = f * row + part.c0 * taps
-        source = Access(buffer=self.weight, offset=at, pattern=((row, size), (1, count)))
-        self.b.load(self._box(self.natural, size, count), source)
-
-    def _turn(self, k: int, part: _Rows, start: Affine, size: int, fs: int) -> None:
-        """[f, c] of every tap (or, sharing, of a column of taps) to [c, f]."""
-        b, width, taps = self.b, self.how.kernel[2], self.how.taps
-        for number, at in enumerate(self._columns(part)):
-            shared = ((width, part.rows),) if part.rows > 1 else ()
-            pattern = ((self.natural.row_elements, size), *shared, (taps, part.channels))
-            source = Access(buffer=self.natural, offset=Affine(at), pattern=pattern)
-            b.fresh(self.turned)
-            turned = self._box(self.turned, part.partitions, size)
-            b.emit("nc_transpose", turned, source)
-            to = self._box(self.filter, part.partitions, size, start + number * fs, part=k)
-            b.emit("tensor_copy", to, turned)
-
-    def _columns(self, part: _Rows) -> list[int]:
-        """Where in the filter's taps each product of the part starts."""
-        if part.rows:
-            return [part.first * self.how.kernel[2] + j for j in range(self.how.kernel[2])]
-        return list(range(self.how.taps))
 
     # --- data ---
 
@@ -275,7 +127,7 @@ class _Conv:
             self._rows(k, part, 0, (group, n0, images), deep, low, rows, 0, rows)
 
     def _load_shifted(
-        self, k: int, part: _Rows, group: Affine, n0: Affine, images: int, high: Strip,
+        self, k: int, part: Part, group: Affine, n0: Affine, images: int, high: Strip,
         start: Affine, tiles: int,
     ) -> None:  # fmt: skip
         """For each row of the filter the input rows it meets, zeros where there are none."""
@@ -285,7 +137,7 @@ class _Conv:
         last = high.repeat * high.count * axis.stride
         if lows[0] < 0 or lows[-1] + last > axis.size:
             width = images * rows * self.how.sizes[2]
-            self.b.emit("memset", self._box(self.data, part.partitions, width, part=k), value=0.0)
+            self.b.emit("memset", columns(self.data, part.partitions, width, part=k), value=0.0)
         for q, low in enumerate(lows):
             skip = max(0, -low)
             count = min(rows, axis.size - low) - skip
@@ -294,7 +146,7 @@ class _Conv:
                 self._rows(k, part, q, (group, n0, images), deep, at, count, skip, rows)
 
     def _rows(
-        self, k: int, part: _Rows, q: int, of: tuple[Affine, Affine, int], deep: Strip, low: Affine,
+        self, k: int, part: Part, q: int, of: tuple[Affine, Affine, int], deep: Strip, low: Affine,
         rows: int, skip: int, held: int,
     ) -> None:  # fmt: skip
         """`rows` rows from `low` to row `skip` of tiles of `held` rows, on block q's partitions."""
@@ -308,13 +160,13 @@ class _Conv:
         source = Access(
             buffer=self.source,
             offset=at + deep.low * height * width + low * width,
-            pattern=((volume, part.channels), *_several(outer), *inner),
+            pattern=((volume, part.channels), *several(outer), *inner),
         )
         row = self.data.row_elements
         to = Access(
             buffer=self.data,
             offset=Affine(q * part.channels * row + skip * width),
-            pattern=((row, part.channels), *_several(here), *inner),
+            pattern=((row, part.channels), *several(here), *inner),
             part=Affine(k),
         )
         self.b.load(to, source)
@@ -324,8 +176,8 @@ class _Conv:
     def build(self) -> Program:
         b, how = self.b, self.how
         with b.loop(how.groups) as group:
-            for f0, fs in b.tiles(how.filters, self.block):
-                self._load_weights(group, f0, fs)
+            for f0, fs in b.tiles(how.filters, self.filter.block):
+                self.filter.load(group, f0, fs)
                 for n0, images in b.tiles(how.batch, self.images):
                     for deep, high in product(self.deep, self.strips):
                         for start, tiles in b.tiles(high.repeat, self.together):
@@ -360,7 +212,7 @@ class _Conv:
         products.sort(key=lambda t: -t[3].count * t[4].count)
         whole = high.count * wide.count
         if not products or products[0][3].count * products[0][4].count < whole:
-            b.emit("memset", self._box(self.psum, size, images * whole), value=0.0)
+            b.emit("memset", columns(self.psum, size, images * whole), value=0.0)
         width, axes = self.how.sizes[2], self.how.axes
         for k, number, d, h, w in products:
             part = self.parts[k]
@@ -370,7 +222,7 @@ class _Conv:
             moving = Access(
                 buffer=self.data,
                 offset=rows,
-                pattern=((self.data.row_elements, part.partitions), *_several(view),
+                pattern=((self.data.row_elements, part.partitions), *several(view),
                          (axes[2].stride, w.count)),
                 part=Affine(k),
             )  # fmt: skip
@@ -378,9 +230,9 @@ class _Conv:
             into = Access(
                 buffer=self.psum,
                 offset=Affine(h.own * wide.count + w.own),
-                pattern=((BANK, size), *_several(spots), (1, w.count)),
+                pattern=((BANK, size), *several(spots), (1, w.count)),
             )
-            stationary = self._box(self.filter, part.partitions, size, f + number * fs, part=k)
+            stationary = columns(self.filter.filter, part.partitions, size, f + number * fs, part=k)
             b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
 
     def _products(
@@ -397,9 +249,11 @@ class _Conv:
                 yield k, (d.k * height + h.k) * width + w.k, d, h, w
 
     def _evacuate(self, size: int, count: int, k: Affine) -> Access:
-        to, source = self._box(self.result, size, count), self._box(self.psum, size, count)
+        to, source = columns(self.result, size, count), columns(self.psum, size, count)
         if self.how.bias:
-            self.b.emit("tensor_scalar", to, source, self._box(self.added, size, 1, k), op0="add")
+            self.b.emit(
+                "tensor_scalar", to, source, columns(self.filter.added, size, 1, k), op0="add"
+            )
         else:
             self.b.emit("tensor_copy", to, source)
         return to
@@ -408,28 +262,18 @@ class _Conv:
         self, kept: Access, size: int, shape: tuple[int, int, int], channel: Affine, deep: Strip,
         y: Affine, wide: Strip,
     ) -> None:  # fmt: skip
-        images, rows, columns = shape
+        images, rows, count = shape
         _, height, width = self.how.outs
         volume = prod(self.how.outs)
-        lines = [(1, rows * columns)] if columns == width else [(width, rows), (1, columns)]
+        lines = [(1, rows * count)] if count == width else [(width, rows), (1, count)]
         across = [(self.how.groups * self.how.filters * volume, images)]
         row = self.result.row_elements
-        here = [(rows * columns, images)]
-        inner = [(1, rows * columns)] if columns == width else [(columns, rows), (1, columns)]
+        here = [(rows * count, images)]
+        inner = [(1, rows * count)] if count == width else [(count, rows), (1, count)]
         to = Access(
             buffer=self.out,
             offset=channel * volume + (deep.first * height * width + wide.first) + y * width,
-            pattern=((volume, size), *_several(across), *lines),
+            pattern=((volume, size), *several(across), *lines),
         )
-        shaped = Access(buffer=self.result, pattern=((row, size), *_several(here), *inner))
+        shaped = Access(buffer=self.result, pattern=((row, size), *several(here), *inner))
         self.b.store(to, shaped if len(to.pattern) > 2 else kept)
-
-    def _box(
-        self, buffer: Buffer, rows: int, columns: int, column: Affine | int = 0, *, part: int = 0
-    ) -> Access:
-        pattern = ((buffer.row_elements, rows), (1, columns))
-        return Access(buffer=buffer, offset=affine(column), pattern=pattern, part=Affine(part))
-
-
-def _several(pattern: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    return [p for p in pattern if p[1] > 1]

@@ -8,8 +8,9 @@ from ..isa import Program
 from .call import Call, Target, TensorArg
 from .channel_sums import channel_sums
 from .conv_input import conv_input
+from .conv_shape import Convolution
 from .conv_weight import conv_weight
-from .convolution import Convolution, conv
+from .convolution import conv
 from .depthwise import depthwise, depthwise_input, depthwise_weight
 from .op import Lowered
 from .planes import Planes

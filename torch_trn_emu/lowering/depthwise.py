@@ -10,7 +10,7 @@ from math import prod
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role
-from .convolution import Convolution
+from .conv_shape import Convolution
 from .planes import columns
 from .windows import Strip, Tap, taps_of
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..isa import Access, Affine, Builder, Engine, Program, Role, itemsize
+from .attributes import MADE_VALUES, READERS, made_value, rounded_down, whole
 from .call import Call, Target, TensorArg
 from .pointwise import Step, activation, copy, pointwise, tensor_scalar, tensor_tensor
 
@@ -100,11 +101,12 @@ UNARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "isnan":       [T("not_equal", 0, 0)],
     "isinf":       [A("abs"), _imm("equal", float("inf"), -1)],
     "isfinite":    [A("abs"), _imm("less", float("inf"), -1)],
-    "floor":       [copy(), copy(-1)],
-    "ceil":        [copy(), copy(-1)],
-    "round":       [copy(), copy(-1)],
-    "trunc":       [copy(), copy(-1)],
-    "frac":        [copy(), copy(-1), T("subtract", 0, -1)],
+    "floor":       rounded_down(),
+    "ceil":        [whole(), T("less", -1, 0), T("add", -2, -1)],
+    "round":       [whole(), copy(-1)],
+    "trunc":       [A("abs"), *rounded_down(-1), A("sign"), T("multiply", -1, -2)],
+    "frac":        [A("abs"), *rounded_down(-1), A("sign"), T("multiply", -1, -2),
+                    T("subtract", 0, -1)],
     "hardtanh":    [_pair("max", -1.0, "min", 1.0)],
     "relu6":       [_pair("max", 0.0, "min", 6.0)],
     "hardsigmoid": [_pair("multiply", 1 / 6, "add", 0.5), _pair("max", 0.0, "min", 1.0, -1)],
@@ -155,7 +157,8 @@ BINARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "atan2":         [reciprocal(1), T("multiply", 0, -1), A("arctan", -1), _imm("less", 0.0, 1),
                       T("add", -1, -2)],
     "hypot":         [T("multiply", 0, 0), T("multiply", 1, 1), T("add", -1, -2), A("sqrt", -1)],
-    "xlogy":         [A("log", 1), T("multiply", 0, -1)],
+    "xlogy":         [A("log", 1), T("multiply", 0, -1), _imm("equal", 0.0), constant(0.0),
+                      select(-2, -1, -3)],
     "mse_loss":      [T("subtract"), A("square", -1)],
     "l1_loss":       [T("subtract"), A("abs", -1)],
     "gelu_backward":       [A("gelu_dx", 1), T("multiply", 0, -1)],
@@ -167,8 +170,9 @@ BINARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "threshold_backward":  [_imm("greater", 0.0, 1), T("multiply", 0, -1)],
     "relu_backward":       [_imm("greater", 0.0, 1), T("multiply", 0, -1)],
     "hardtanh_backward":   [A("abs", 1), _imm("less", 1.0, -1), T("multiply", 0, -1)],
-    "hardswish_backward":  [_pair("multiply", 1 / 3, "add", 0.5, 1),
-                            _pair("max", 0.0, "min", 1.0, -1), T("multiply", 0, -1)],
+    "hardswish_backward":  [_pair("multiply", 1 / 3, "add", 0.5, 1), _imm("greater", -3.0, 1),
+                            T("multiply", -1, -2), _imm("greater", 3.0, 1), constant(1.0),
+                            select(-2, -1, -3), T("multiply", 0, -1)],
     "hardsigmoid_backward": [A("abs", 1), _pair("less", 3.0, "multiply", 1 / 6, -1),
                              T("multiply", 0, -1)],
     "leaky_relu_backward": [_imm("greater", 0.0, 1), _pair("multiply", 0.99, "add", 0.01, -1),
@@ -193,15 +197,11 @@ TERNARY: MappingProxyType[str, Recipe] = MappingProxyType({
                                 T("multiply", 0, -1)],
 })
 
-# The engines' rounding to integers, choices of attributes, what is composed of tables: the right
-# number of passes, but not held to torch's values.
+# Quotients that are rounded, choices of attributes, what is composed of tables: the right number of
+# passes, but not held to torch's values.
 SIMPLIFIED = frozenset((
-    "addcdiv", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil",
-    "clamp_tensor", "div", "elu_backward", "floor", "floor_divide", "fmod", "frac",
-    "hardsigmoid_backward", "hardswish_backward", "hypot", "isinf", "masked_fill",
-    "mish_backward", "mse_loss_backward", "native_dropout_backward", "pow", "relu_backward",
-    "remainder", "round", "rsub", "smooth_l1_loss_backward", "tan", "true_divide", "trunc",
-    "xlogy",
+    "atan2", "clamp_tensor", "elu_backward", "floor_divide", "fmod", "masked_fill",
+    "mish_backward", "relu_backward", "remainder", "tan",
 ))  # fmt: skip
 
 
@@ -211,9 +211,7 @@ def _alike(names: Sequence[str], recipe: Recipe) -> dict[str, Recipe]:
 
 # Of no tensor: made on the core.
 STEPS: MappingProxyType[str, Recipe] = MappingProxyType({
-    **_alike(("fill", "zero", "zeros", "ones", "full", "zeros_like", "ones_like",
-              "full_like", "new_zeros", "new_ones", "new_full", "scalar_tensor"),
-             [constant(0.0)]),
+    **_alike(tuple(MADE_VALUES), [constant(0.0)]),
     **_alike(("arange", "linspace", "range", "eye", "triu_indices", "tril_indices"),
                     [iota()]),
     **_alike(("uniform", "rand", "rand_like", "random", "randint", "randint_like",
@@ -401,6 +399,10 @@ def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
     name, count = call.name, len(operands)
     if name == "gelu" and "tanh" in call.arguments:
         return [A("gelu_apprx_tanh")]
+    if name in READERS and (found := READERS[name](call, operands)):
+        return found
+    if name in MADE_VALUES:
+        return [constant(made_value(call))]
     if name in STEPS and (count == 0 or name not in UNARY):
         return STEPS[name]
     if count == 1 and name in _WITH_SCALAR:

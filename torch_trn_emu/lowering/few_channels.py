@@ -13,7 +13,7 @@ from math import ceil, prod
 
 from ..isa import Access, Affine, Builder, Engine, Program, Role, itemsize
 from .blocking import BANK, Schedule
-from .convolution import Convolution
+from .conv_shape import Convolution
 from .planes import columns, several
 from .windows import Strip, Tap, inside_together
 

@@ -9,7 +9,8 @@ from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Affine, Builder, Engine, Program, Role, itemsize
+from ..isa import Access, Builder, Engine, Program, Role, itemsize
+from .runs import run_of, runs
 
 __all__ = ["Tiles", "pass_over"]
 
@@ -44,6 +45,18 @@ class Tiles:
 
     def column(self, name: str) -> None:
         self.shared[name] = self.b.sbuf(name, 1, "float32")
+
+    def share(self, name: str, dtype: str) -> None:
+        """Bring a tensor of one element to every partition, as float32."""
+        one = self.b.hbm(name, (1,), dtype, Role.INPUT)
+        self.column(name)
+        tile = self(name)
+        if dtype != "float32":
+            raw = self.b.sbuf(f"{name} raw", 1, dtype)
+            tile = Access(buffer=raw, pattern=((1, P), (1, 1)))
+        self.b.load(tile, Access(buffer=one, pattern=((0, P), (0, 1))))
+        if dtype != "float32":
+            self.b.emit("tensor_copy", self(name), tile)
 
     def scalar(self, to: str, a: str, *operands: str, **ops: Any) -> None:
         """`(a op0 x) op1 y`, x and y immediates or columns."""
@@ -93,39 +106,18 @@ def pass_over(
     free = max(1, min(TILE_BYTES // 4, fits, ceil(count / P)))
     tiles = Tiles(b)
     for n, dtype in shared.items():
-        one = b.hbm(n, (1,), dtype, Role.INPUT)
-        tiles.column(n)
-        tile = tiles(n)
-        if dtype != "float32":
-            raw = b.sbuf(f"{n} raw", 1, dtype)
-            tile = Access(buffer=raw, pattern=((1, P), (1, 1)))
-        b.load(tile, Access(buffer=one, pattern=((0, P), (0, 1))))
-        if dtype != "float32":
-            b.emit("tensor_copy", tiles(n), tile)
+        tiles.share(n, dtype)
     first(tiles)
     for n in (*operands, *work):
-        dtype = operands.get(n, "float32")
-        tiles.buffers[n] = b.sbuf(f"{n} tile", free, dtype, slots=SLOTS)
-
-    def one_tile(offset: Affine, rows: int, size: int) -> None:
+        tiles.buffers[n] = b.sbuf(f"{n} tile", free, operands.get(n, "float32"), slots=SLOTS)
+    for start, rows, size in runs(b, count, free):
         tiles.rows, tiles.count = rows, size
         b.fresh(*tiles.buffers.values())
-
-        def there(buffer: Any) -> Access:
-            return Access(buffer=buffer, offset=offset, pattern=((size, rows), (1, size)))
-
         for n, hbm in inputs.items():
-            b.load(tiles(n), there(hbm))
+            b.load(tiles(n), run_of(hbm, start, rows, size, size))
         each(tiles)
         for n, hbm in outputs.items():
-            b.store(there(hbm), tiles(n))
-
-    for start, some in b.tiles(count, P * free):
-        rows, rest = divmod(some, free)
-        if rows:
-            one_tile(start, rows, free)
-        if rest:
-            one_tile(start + rows * free, 1, rest)
+            b.store(run_of(hbm, start, rows, size, size), tiles(n))
     if last:
         tiles.rows, tiles.count = P, 1
         last(tiles)

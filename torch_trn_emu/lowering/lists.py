@@ -6,12 +6,13 @@ from collections import Counter
 from math import ceil, inf, prod
 
 from ..chip import Chip
-from ..isa import Access, Affine, Builder, Program, Role
+from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .call import Call, Target, TensorArg
 from .columns import NEUTRAL
 from .copies import copied
 from .elementwise import lower_elementwise
 from .op import Lowered, flat
+from .planes import columns
 from .reduction import Work, apply
 
 __all__ = ["foreach", "foreach_reduction", "reduce_each"]
@@ -87,45 +88,13 @@ def reduce_each(
     b = Builder(f"reduce_{op} of {sum(n for _, n in sizes)} tensors", cores=cores)
     source = b.hbm("in", (sum(s * n for s, n in sizes),), dtype, Role.INPUT)
     out = b.hbm("out", (sum(n for _, n in sizes),), out_dtype or dtype, Role.OUTPUT)
-    data = b.sbuf("data", WIDE, dtype, slots=2)
-    made = b.sbuf("made", WIDE, "float32", slots=2) if before else data
-    each, best = (b.sbuf(n, 1, "float32", slots=2) for n in ("each", "best"))
-    ones, result = b.sbuf("ones", 1, "float32"), b.sbuf("result", 1, out_dtype or dtype, slots=2)
-    total, summed = b.psum("total", 1, slots=2), b.sbuf("summed", 1, "float32", slots=2)
-
-    def box(buffer: object, rows: int, columns: int) -> Access:
-        pattern = ((buffer.row_elements, rows), (1, columns))  # type: ignore[attr-defined]
-        return Access(buffer=buffer, pattern=pattern)  # type: ignore[arg-type]
-
-    def part(offset: Affine, rows: int, columns: int) -> None:
-        b.fresh(data, each, *([made] if before else []))
-        there = Access(buffer=source, offset=offset, pattern=((columns, rows), (1, columns)))
-        b.load(box(data, rows, columns), there)
-        apply(b, before, box(made, rows, columns), box(data, rows, columns))
-        b.emit("tensor_reduce", box(each, rows, 1), box(made, rows, columns), op=op)
-        kept = box(best, rows, 1)
-        b.emit("tensor_tensor", kept, kept, box(each, rows, 1), op=op)
-
-    b.emit("memset", box(ones, P, 1), value=1.0)
+    tiles = _Each(b, source, op, before)
+    result = b.sbuf("result", 1, out_dtype or dtype, slots=2)
     first, start = 0, 0
     for elements, count in sizes:
         with b.loop(count) as i:
-            b.fresh(best, total, summed, result)
-            b.emit("memset", box(best, P, 1), value=NEUTRAL[op])
-            for offset, some in b.tiles(elements, P * WIDE):
-                width = max(1, min(WIDE, ceil(some / P)))
-                rows, rest = divmod(some, width)
-                at = offset + i * elements + start
-                if rows:
-                    part(at, rows, width)
-                if rest:
-                    part(at + rows * width, 1, rest)
-            one, value = box(summed, 1, 1), box(result, 1, 1)
-            if op == "add":
-                b.emit("nc_matmul", box(total, 1, 1), box(ones, P, 1), box(best, P, 1))
-                b.emit("tensor_copy", one, box(total, 1, 1))
-            else:
-                b.emit("tensor_partition_reduce", one, box(best, P, 1), op=op)
+            b.fresh(result)
+            one, value = tiles.reduced(i * elements + start, elements), columns(result, 1)
             if after:
                 apply(b, after, value, one)
             else:
@@ -133,3 +102,51 @@ def reduce_each(
             b.store(Access(buffer=out, offset=i + first, pattern=((1, 1), (1, 1))), value)
         first, start = first + count, start + elements * count
     return b.build()
+
+
+class _Each:
+    """One tensor after the other on all partitions, each worked into one element."""
+
+    def __init__(self, b: Builder, source: Buffer, op: str, before: Work) -> None:
+        self.b, self.source, self.op, self.before = b, source, op, before
+        self.data = b.sbuf("data", WIDE, source.dtype, slots=2)
+        self.made = b.sbuf("made", WIDE, "float32", slots=2) if before else self.data
+        self.each, self.best, self.summed = (
+            b.sbuf(n, 1, "float32", slots=2) for n in ("each", "best", "summed")
+        )
+        self.ones, self.total = b.sbuf("ones", 1, "float32"), b.psum("total", 1, slots=2)
+        b.emit("memset", columns(self.ones, P), value=1.0)
+
+    def reduced(self, at: Affine, elements: int) -> Access:
+        """The reduction of the tensor that starts at an element of the source."""
+        b, op = self.b, self.op
+        b.fresh(self.best, self.total, self.summed)
+        b.emit("memset", columns(self.best, P), value=NEUTRAL[op])
+        for offset, some in b.tiles(elements, P * WIDE):
+            width = max(1, min(WIDE, ceil(some / P)))
+            rows, rest = divmod(some, width)
+            if rows:
+                self._part(at + offset, rows, width)
+            if rest:
+                self._part(at + offset + rows * width, 1, rest)
+        one = columns(self.summed, 1)
+        if op == "add":
+            b.emit(
+                "nc_matmul", columns(self.total, 1), columns(self.ones, P), columns(self.best, P)
+            )
+            b.emit("tensor_copy", one, columns(self.total, 1))
+        else:
+            b.emit("tensor_partition_reduce", one, columns(self.best, P), op=op)
+        return one
+
+    def _part(self, at: Affine, rows: int, count: int) -> None:
+        """A run of elements on `rows` partitions, into what the partitions hold."""
+        b = self.b
+        b.fresh(*{self.data, self.made}, self.each)
+        data, made = columns(self.data, rows, count), columns(self.made, rows, count)
+        there = Access(buffer=self.source, offset=at, pattern=((count, rows), (1, count)))
+        b.load(data, there)
+        apply(b, self.before, made, data)
+        b.emit("tensor_reduce", columns(self.each, rows), made, op=self.op)
+        kept = columns(self.best, rows)
+        b.emit("tensor_tensor", kept, kept, columns(self.each, rows), op=self.op)

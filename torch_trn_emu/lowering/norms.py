@@ -4,8 +4,10 @@ from math import ceil, prod
 from typing import Any
 
 from .call import Call, Target, TensorArg
-from .channel_norm import Norm, channel_norm, channel_norm_backward
+from .channel_norm import channel_norm
+from .channel_norm_backward import channel_norm_backward
 from .columns import reduce_columns
+from .norm_tiles import Norm
 from .op import Lowered
 from .planes import Planes
 

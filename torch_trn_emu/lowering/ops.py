@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from ..isa import itemsize
 from .attentions import ATTENTION, ATTENTION_BACKWARD
+from .attributes import MADE_VALUES
 from .binding import Bind
 from .bindings import (
     of_attention,
@@ -59,8 +60,10 @@ from .indexed import (
 from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
+from .numbering import numbers
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
+from .patches import fold, unfold
 from .pointwise import pointwise, tensor_scalar
 from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import (
@@ -98,6 +101,7 @@ from .reductions import (
     simple,
     truth,
 )
+from .resampling import resampling
 from .scans import extremes, scan
 from .sorting import flat_sort, sort, topk
 from .triangles import triangle
@@ -192,16 +196,20 @@ def _row(
     )
 
 
+_LINES = ("arange", "linspace")
 MADE, BITS = "modelled", "rounded once to the result's dtype"
 
 # fmt: off
 _ELEMENTWISE = (
     *(_row(n, "vector", lower_elementwise, "inferred" if n in SIMPLIFIED else MADE, BITS,
-           None if n in SIMPLIFIED - {"div", "true_divide", "pow"} else of_elementwise)
+           None if n in SIMPLIFIED else of_elementwise)
       for recipes in (UNARY, BINARY, TERNARY) for n in recipes
       if n not in ("pow_scalar", "clamp_tensor", "masked_fill")),
-    _row(" ".join(STEPS), "vector", lower_elementwise, "inferred",
-         "made on the core, not these values"),
+    _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
+         "the value of a tensor is taken as 0"),
+    _row(" ".join(n for n in STEPS if n not in (*MADE_VALUES, *_LINES)), "vector",
+         lower_elementwise, "inferred", "made on the core, not these values"),
+    _row(" ".join(_LINES), "vector", numbers, MADE),
     _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
@@ -291,14 +299,21 @@ _MOVEMENT = (
     _row("select_backward", "dma", select_backward, MADE),
     _row("slice_scatter select_scatter", "dma", scatter_slice, MADE),
     _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE),
-    _row("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, MADE,
-         "by factors that are not whole: by its class"),
+    _row("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, MADE),
+    _row("upsample_nearest2d_backward _upsample_nearest_exact2d upsample_nearest1d_backward "
+         "_upsample_nearest_exact2d_backward", "tensor", resampling(1), MADE),
+    _row("upsample_bilinear2d upsample_bilinear2d_backward _upsample_bilinear2d_aa "
+         "_upsample_bilinear2d_aa_backward upsample_linear1d upsample_linear1d_backward", "tensor",
+         resampling(1), MADE),
+    _row("upsample_bicubic2d upsample_bicubic2d_backward _upsample_bicubic2d_aa "
+         "_upsample_bicubic2d_aa_backward", "tensor", resampling(2), MADE),
     _row("tril", "dma", triangle(lower=True), MADE, bind=of_names({"in": 0}, "out")),
     _row("triu", "dma", triangle(lower=False), MADE, bind=of_names({"in": 0}, "out")),
     _row("diagonal_backward", "dma", diagonal_backward, MADE),
-    _row("unfold_backward as_strided_scatter repeat_interleave "
-         "upsample_bilinear2d upsample_nearest2d_backward upsample_bilinear2d_backward im2col "
-         "col2im", "dma", rearranged, "inferred", "as a copy in runs of the last dimension"),
+    _row("im2col", "vector", unfold, MADE),
+    _row("col2im", "vector", fold, MADE),
+    _row("unfold_backward as_strided_scatter repeat_interleave", "dma", rearranged, "inferred",
+         "as a copy in runs of the last dimension"),
 )
 _INDEXING = (
     _row("embedding", "dma", gathered(rows_of_weights), MADE,

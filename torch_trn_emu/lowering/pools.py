@@ -6,7 +6,9 @@ from typing import Any
 from .adaptive import adaptive_average, adaptive_average_backward
 from .call import Call, Target, TensorArg
 from .op import Lowered, Lowering
-from .pooling import Pool, pool, pool_backward
+from .pool_backward import pool_backward
+from .pool_tiles import Pool
+from .pooling import pool
 from .windows import Axis
 
 __all__ = ["adaptive_pool", "adaptive_pool_backward", "average_pool", "max_pool"]

@@ -9,6 +9,7 @@ from math import prod
 from .call import Call, Target, TensorArg
 from .op import Lowered, Lowering, dense
 from .relayout import Box, Segment, boxes_of, relayout
+from .resampling import resampling
 
 __all__ = ["concatenate", "diagonal_backward", "exact", "scatter_slice"]
 
@@ -246,14 +247,14 @@ def pixel_shuffle(call: Call, target: Target) -> Lowered:
 
 
 def upsample_nearest(call: Call, target: Target) -> Lowered:
-    """Every element repeated; sizes must be multiples."""
+    """Every element repeated; to sizes that are no multiples, as any resampling."""
     x, out = call.tensors[0], call.out
     rank = len(x.shape) - 2
     if not out.numel:
         return ()
     factors = [b // a for a, b in zip(x.shape[2:], out.shape[2:], strict=True)]
     if any(a * f != b for a, f, b in zip(x.shape[2:], factors, out.shape[2:], strict=True)):
-        raise KeyError("upsampling by a factor that is not whole")
+        return resampling(1)(call, target)
     to = dense(out.shape, out.torch_dtype).strides
     shape, strides, to_strides = [*x.shape[:2]], [*x.strides[:2]], [*to[:2]]
     for d in range(rank):

@@ -8,7 +8,7 @@ from math import ceil, inf, prod
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Affine, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target, TensorArg
 from .copies import copied
 from .network import network_cycles, sort_rows
@@ -18,6 +18,7 @@ __all__ = ["flat_sort", "select_largest", "sort", "topk"]
 
 P = 128
 WIDE = 8192  # elements of a chunk; max8 takes 16384
+FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
 MOST = 4096  # candidates of all chunks together
 
 
@@ -25,9 +26,9 @@ def _eights(k: int) -> int:
     return 8 * ceil(k / 8)
 
 
-def _by_eights(columns: int, k: int) -> bool:
-    """Whether the candidates of a row's chunks fit."""
-    return ceil(columns / WIDE) * _eights(k) <= MOST
+def _by_eights(rows: int, columns: int, k: int) -> bool:
+    """Whether the candidates of a row's chunks or pieces fit."""
+    return ceil(columns / _segment(rows, columns, k)) * _eights(k) <= MOST
 
 
 def select_largest(
@@ -36,18 +37,30 @@ def select_largest(
     """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where."""
     rows = ceil(rows / cores)
     b = Builder(f"top {k} of {rows}x{columns}", cores=cores)
-    return _Largest(b, rows, columns, k, sign, dtype).build()
+    wide = _segment(rows, columns, k)
+    if wide < columns and rows <= FEW:
+        return _LargestOfFew(b, rows, columns, k, sign, dtype, wide).build()
+    return _Largest(b, rows, columns, k, sign, dtype, wide).build()
+
+
+def _segment(rows: int, columns: int, k: int) -> int:
+    """Columns that a partition works on: few rows are cut so that all partitions have some."""
+    if rows > FEW:
+        return min(columns, WIDE)
+    pieces = min(P // rows, columns // max(LEAST, 4 * _eights(k)))
+    return min(WIDE, ceil(columns / max(1, pieces)))
 
 
 class _Largest:
     def __init__(
-        self, b: Builder, rows: int, columns: int, k: int, sign: float, dtype: str
+        self, b: Builder, rows: int, columns: int, k: int, sign: float, dtype: str, wide: int
     ) -> None:
+        """A partition works on `wide` columns at once."""
         self.b, self.rows, self.columns, self.k, self.sign = b, rows, columns, k, sign
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
         self.values = b.hbm("values", (rows, k), dtype, Role.OUTPUT)
         self.index = b.hbm("index", (rows, k), "int32", Role.OUTPUT)
-        self.each, self.wide = _eights(k), min(columns, WIDE)
+        self.each, self.wide = _eights(k), wide
         self.chunks = ceil(columns / self.wide)
         self.held = max(self.wide, self.each)
         self.raw = b.sbuf("raw", self.wide, dtype, slots=2)
@@ -73,12 +86,16 @@ class _Largest:
                 b.emit("memset", rows_of(self.column, size, 1), value=0.0)
             for number, c0, count in b.parts(self.columns, self.wide):
                 self._chunk(r0, number, c0, size, count)
-            best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
-            to = rows_of(self.stored, size, self.k)
-            b.emit("tensor_scalar", to, rows_of(best, size, self.k), op0="multiply", imm0=self.sign)
-            b.store(rows_of(self.values, size, self.k, r0 * self.k), to)
-            b.store(rows_of(self.index, size, self.k, r0 * self.k), rows_of(places, size, self.k))
+            self._store(r0, size)
         return b.build()
+
+    def _store(self, r0: Affine, size: int) -> None:
+        b, at = self.b, r0 * self.k
+        best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
+        to = rows_of(self.stored, size, self.k)
+        b.emit("tensor_scalar", to, rows_of(best, size, self.k), op0="multiply", imm0=self.sign)
+        b.store(rows_of(self.values, size, self.k, at), to)
+        b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k))
 
     def _chunk(self, r0: Affine, number: Affine, c0: Affine, size: int, count: int) -> None:
         """The largest of a chunk, counted in columns of the row."""
@@ -122,6 +139,65 @@ class _Largest:
         return self.merged, self.picked
 
 
+class _LargestOfFew(_Largest):
+    """Few rows: each is cut over several partitions, whose largest come together in one."""
+
+    def __init__(
+        self, b: Builder, rows: int, columns: int, k: int, sign: float, dtype: str, wide: int
+    ) -> None:
+        super().__init__(b, rows, columns, k, sign, dtype, wide)
+        self.of_parts = b.sbuf("of parts", self.each, "float32", slots=2)
+        self.places_there = b.sbuf("places there", self.each, "int32", slots=2)
+
+    def build(self) -> Program:
+        b, pieces = self.b, self.chunks
+        for r0, size in b.tiles(self.rows, P // pieces):
+            parts = self.of_parts, self.places_there
+            b.fresh(self.raw, self.data, self.found, self.places, self.stored, *parts)
+            self._load(r0, size)
+            raw, data = (rows_of(t, size * pieces, self.wide) for t in (self.raw, self.data))
+            if self.held > self.wide:
+                b.emit("memset", rows_of(self.data, size * pieces, self.held), value=-inf)
+            b.emit("tensor_scalar", data, raw, op0="multiply", imm0=self.sign)
+            self._rounds(self.data, self.held, size * pieces, *parts, Affine())
+            self._join(size)
+            self._store(r0, size)
+        return b.build()
+
+    def _load(self, r0: Affine, size: int) -> None:
+        """Pieces of rows on partitions; what the last lacks is smaller than all."""
+        b, (full, rest) = self.b, divmod(self.columns, self.wide)
+        if rest:
+            b.emit(
+                "memset", rows_of(self.raw, size * self.chunks, self.wide), value=-inf * self.sign
+            )
+        with b.loop(size) as r:
+            first, at = r * (self.chunks * self.wide), (r0 + r) * self.columns
+            whole = Access(
+                buffer=self.source, offset=at, pattern=((self.wide, full), (1, self.wide))
+            )
+            b.load(rows_of(self.raw, full, self.wide, first), whole)
+            if rest:
+                last = rows_of(self.source, 1, rest, at + full * self.wide)
+                b.load(rows_of(self.raw, 1, rest, first + full * self.wide), last)
+
+    def _join(self, size: int) -> None:
+        """The candidates of a row's pieces beside each other, counted in columns of the row."""
+        b, pieces, each = self.b, self.chunks, self.each
+        with b.loop(size) as r:
+            for part, whole in ((self.of_parts, self.found), (self.places_there, self.places)):
+                to = rows_of(whole, 1, pieces * each, r * (pieces * each))
+                source = rows_of(part, pieces, each, r * (pieces * each))
+                b.emit("dma_copy", to, source, queue="join")
+        b.fresh(self.column)
+        column = rows_of(self.column, size, 1)
+        b.emit("memset", column, value=0.0)
+        with b.loop(pieces) as piece:
+            places = rows_of(self.places, size, each, piece * each)
+            b.emit("tensor_scalar", places, places, column, op0="add")
+            b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
+
+
 # --- from calls ---
 
 
@@ -129,8 +205,10 @@ def _ordered(rows: int, columns: int, k: int, largest: bool, dtype: str, target:
     """By eights or by a network, whichever works fewer cycles."""
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": dtype}
     share = ceil(rows / target.cores)
-    eights = ceil(share / P) * 2 * columns * ceil(k / 8)
-    if _by_eights(columns, k) and eights <= network_cycles(share, columns):
+    wide = _segment(share, columns, k)
+    passed = ceil(share / P) * columns if share > FEW else wide + ceil(columns / wide) * _eights(k)
+    eights = 2 * passed * ceil(k / 8)
+    if _by_eights(share, columns, k) and eights <= network_cycles(share, columns):
         return select_largest(rows, columns, k, sign=1.0 if largest else -1.0, **options)
     return sort_rows(rows, columns, k, descending=largest, **options)
 
