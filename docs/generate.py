@@ -48,7 +48,12 @@ def speed_table() -> str:
     if (results := recorded("results.json")) is None:
         return "Not measured yet: `make bench`."
     rows = [
-        (row["name"], row["against"], f"{row['value']:.3g} {row['unit']}", f"{row['target']:.3g}")
+        (
+            row["name"],
+            row["against"],
+            f"{row['value']:.3g} {row['unit']}",
+            f"{row['target']:.3g}" + ("" if row["target_applies"] else ", on other hosts"),
+        )
         for row in results["rows"]
     ]
     head = ("what, on `trn`", "against, on the CPU", "measured", "goal")

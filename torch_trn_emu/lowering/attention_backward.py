@@ -62,7 +62,10 @@ class _Backward:
             b.sbuf(n, tiles, "float32", slots=slots) for n in ("shift", "delta")
         )
         self.dq = b.sbuf("dq sum", tiles * a.dim, "float32", slots=slots)
-        self.out_rows = b.sbuf("out rows", BLOCK // P * a.dim, a.compute, slots=2)
+        # The sum of g * out takes both as given, not as the array rounds them.
+        self.given = {
+            n: b.sbuf(f"{n} given", BLOCK // P * a.dim, a.dtype, slots=2) for n in ("g", "out")
+        }
         self.work = b.sbuf("work", BLOCK // P * a.dim, "float32", slots=2)
 
     def _of_keys(self) -> None:
@@ -80,9 +83,11 @@ class _Backward:
         self.scores, self.wanted = (b.psum(n, BLOCK, slots=2) for n in ("scores", "wanted"))
         self.product = b.psum("product", a.dim, slots=2)
         self.masked = b.sbuf("masked", BLOCK, "float32", slots=2)
-        self.weights, self.errors, self.errors_turned = (
-            b.sbuf(n, BLOCK, a.compute, slots=2) for n in ("weights", "errors", "errors turned")
+        self.errors, self.errors_turned, self.narrow = (
+            b.sbuf(n, BLOCK, a.compute, slots=2) for n in ("errors", "errors turned", "narrow")
         )
+        # The softmax is float32; only what multiplies on the array is rounded.
+        self.weights = b.sbuf("weights", BLOCK, "float32", slots=2)
 
     # --- loops ---
 
@@ -148,11 +153,12 @@ class _Backward:
             for n in "gq":
                 self.turning.bring(self.rows[n], at, self.hbm[n], base, size)
                 self.turning.turn(self.turned[n], start, self.rows[n], at, size)
-            b.fresh(self.out_rows, self.work)
-            self.turning.bring(self.out_rows, 0, self.hbm["out"], base, size)
+            b.fresh(self.work, *self.given.values())
+            for n, tile in self.given.items():
+                self.turning.bring(tile, 0, self.hbm[n], base, size)
             for grid in grids(size):
-                g = grid.on_chip(self.rows["g"], a.dim, at)
-                out, work = (grid.on_chip(x, a.dim) for x in (self.out_rows, self.work))
+                g, out = (grid.on_chip(tile, a.dim) for tile in self.given.values())
+                work = grid.on_chip(self.work, a.dim)
                 b.emit("tensor_tensor", work, g, out, op="multiply")
                 delta = grid.column(self.delta, start.divided(P))
                 b.emit("tensor_reduce", delta, work, op="add")
@@ -206,24 +212,27 @@ class _Backward:
     def _errors(self, item: Item[_Queries]) -> None:
         """The weights, exp(scores - logsumexp), and errors, (wanted - delta) * weights."""
         b, rows, first = self.b, item.kind.rows, self._first(item)
-        b.fresh(self.weights, self.errors)
+        b.fresh(self.weights, self.errors, self.narrow)
         scores, wanted = (rows_of(x, rows, self.size) for x in (self.scores, self.wanted))
         if self.masks.given or item.kind.diagonal:
             b.fresh(self.masked)
             masked = rows_of(self.masked, rows, self.size)
             self.masks.hide(masked, scores, self.mask_at, rows, first, self.start, self.size)
             scores = masked
-        weights, errors = (rows_of(x, rows, self.size) for x in (self.weights, self.errors))
+        weights, errors, narrow = (
+            rows_of(x, rows, self.size) for x in (self.weights, self.errors, self.narrow)
+        )
         shift, delta = (self._of_query(x, first, rows) for x in (self.shift, self.delta))
         b.emit("activation", weights, scores, shift, op="exp", scale=self.masks.scale)
         b.emit(
             "scalar_tensor_tensor", errors, wanted, delta, weights, op0="subtract", op1="multiply"
         )
+        b.emit("tensor_copy", narrow, weights, engine=Engine.GPSIMD)
 
     def _gather(self, item: Item[_Queries]) -> None:
         rows, dim = item.kind.rows, self.a.dim
         self.turning.spread(self.errors, rows, self.size)
-        for n, source, moving in (("k", self.errors, "q"), ("v", self.weights, "g")):
+        for n, source, moving in (("k", self.errors, "q"), ("v", self.narrow, "g")):
             given = rows_of(self.rows[moving], rows, dim, self._tile(item) * dim)
             for t, count in _tiles(self.size):
                 into = rows_of(self.sums[n], count, dim, t * dim)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, prod
+from types import MappingProxyType
 from typing import Any
 
 from ..isa import Attribute
@@ -33,6 +34,8 @@ __all__ = [
     "truth",
 ]
 
+# rms_norm's when none is given: the distance from 1 to the next number of the dtype.
+_EPS = MappingProxyType({"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10})
 _FEW = 8  # rows that are added like so many tensors
 _SERIAL = 65536  # elements that one partition works through
 
@@ -216,6 +219,7 @@ def along_rows(name: str, which: int = 0, dim_at: int | None = None) -> Lowering
     def lower(call: Call, target: Target) -> Lowered:
         t = call.tensors[which]
         dim = call.argument(dim_at, -1) if dim_at is not None else -1
+        dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
         rows, columns = rows_along(t, dim if isinstance(dim, int) else -1)
         if not t.numel:
             return ()
@@ -237,6 +241,8 @@ def over_normalized(name: str, which: int) -> Lowering:
         if not t.numel:
             return ()
         rows = t.numel // columns
-        return (row_op(name, rows, columns, t.dtype, chip=target.chip, cores=target.cores),)
+        eps = next((a for a in call.arguments if isinstance(a, float)), _EPS.get(t.dtype, 1e-5))
+        options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "eps": eps}
+        return (row_op(name, rows, columns, t.dtype, **options),)
 
     return lower
