@@ -165,6 +165,10 @@ def accuracy_table() -> str:
     tables = (
         (accuracy.rows(), "constants were fitted on some of these"),
         (accuracy.rows(accuracy.HOLDOUT, accuracy.HOLDOUT_PRICES), "held out: fitted on none"),
+        (
+            accuracy.rows(accuracy.COMPILED, accuracy.COMPILED_PRICES),
+            "graphs that the vendor's compiler made, fitted on none",
+        ),
     )
     for table, title in tables:
         errors = [abs(row.error) for row in table]

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 __all__ = ["ANNOTATION", "closed", "opened"]
 
 ANNOTATION = "trn_precision"
+_HOOKS = "torch_trn_emu.precision"  # the module of the hooks
 _BLOCKS = "_trn_precision_blocks"  # of Dynamo's graph: a trace given up takes its marks along
 
 
@@ -43,9 +44,17 @@ def _mark(node: Node, policy: str, modules: Any) -> None:
 
 
 def _output() -> Any:
+    """What Dynamo makes of the frame that it traces.
+
+    A hook that is traced by itself marks nothing: it has to run.
+    """
+    from torch._dynamo.exc import SkipFrame
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
-    return InstructionTranslator.current_tx().output
+    output = InstructionTranslator.current_tx().output
+    if output.root_tx.f_globals.get("__name__") == _HOOKS:
+        raise SkipFrame("a hook that sets the precision of a module")
+    return output
 
 
 for _function in (opened, closed):  # as torch._dynamo.assume_constant_result does, without Dynamo

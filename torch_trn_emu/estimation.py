@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .chip import Chip, get_chip
-from .chip.calibration import CALIBRATION, HELD_OUT, error_bar
+from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, error_bar
 from .counters import combine, derive
 from .lowering.call import Call, Target, TensorArg
 from .precision import current_precision
@@ -248,17 +248,19 @@ class Recorder(TorchDispatchMode):
             },
             ops=tuple(report_rows(priced)),
             memory_peak_bytes=self.memory.peak,
-            error_bar=error_bar(),
-            basis=_basis(extrapolated=chip.name == "trn3"),
+            error_bar=error_bar(mode),
+            basis=_basis(mode, extrapolated=chip.name == "trn3"),
         )
 
 
-def _basis(extrapolated: bool) -> str:
+def _basis(mode: str, *, extrapolated: bool) -> str:
     """Where the error bar is from."""
     text = (
         f"mean error of {CALIBRATION.rows} published measurements {CALIBRATION.mean_error:.1%}, of "
         f"{HELD_OUT.rows} that nothing was fitted on {HELD_OUT.mean_error:.1%}"
     )
+    if mode == "compile":
+        text += f", of {COMPILED.rows} graphs of the vendor's compiler {COMPILED.mean_error:.1%}"
     return f"extrapolated from trn2; {text}" if extrapolated else text
 
 

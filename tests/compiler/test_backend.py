@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comparing import leaf, results
 from torch import nn
 from torch.library import custom_op
 from torch.nn import functional as F
@@ -24,25 +25,6 @@ def fresh():
     compiler.reset()
     yield
     torch._dynamo.reset()
-
-
-def leaf(*shape, dtype=torch.float32):
-    return torch.randn(shape, dtype=dtype).to("trn").requires_grad_(dtype.is_floating_point)
-
-
-def results(function, arguments, backward=True):
-    """What it returns and the gradients of the leaves, detached copies on the host."""
-    for a in arguments:
-        if isinstance(a, torch.Tensor):
-            a.grad = None
-    out = function(*arguments)
-    outs = [t for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor)]
-    tracked = [t for t in outs if t.requires_grad]
-    if backward and tracked:
-        sum(t.float().square().sum() for t in tracked).backward()
-    grads = [a.grad for a in arguments if isinstance(a, torch.Tensor) and a.grad is not None]
-    assert all(g.device.type == "trn" for g in grads)
-    return [(t.device.type, t.detach().cpu().clone()) for t in (*outs, *grads)]
 
 
 def assert_compiles(function, *arguments, bound=2e-5, broken=False, **options):
@@ -254,6 +236,13 @@ def test_equal_seeds_give_equal_numbers():
     torch.trn.manual_seed(0)
     assert torch.equal(first, function(x))
     assert not torch.equal(first, second)
+
+
+def test_constants_fold_where_trn_computes_them():
+    def function(x):
+        return x + torch.full((3,), -2.0, device=x.device).abs()
+
+    assert_compiles(function, leaf(3))
 
 
 def test_fallback_random_gives_the_numbers_of_eager():

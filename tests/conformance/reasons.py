@@ -80,11 +80,6 @@ COMPILED_REASONS = (
         refused=True,
     ),
     Reason(
-        cases=r"^compiled_op/(to|istft|nn\.functional\.max_unpool2d.*)/",
-        text="The strides of gradients are Inductor's choice; values are equal.",
-        beyond=True,
-    ),
-    Reason(
         cases=r"^compiled_op/native_layer_norm/bfloat16/",
         text="Mean and deviation are float32 results in Inductor's decomposition, as on GPUs.",
         beyond=True,

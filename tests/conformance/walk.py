@@ -146,10 +146,14 @@ class Worker:
             self.process.wait()
 
 
-def walk(cases: list[Any], *, jobs: int, samples: int | None = None) -> list[dict[str, Any]]:
-    """Rows in the order of `cases`."""
+def walk(
+    cases: list[Any], *, jobs: int, samples: int | None = None, kept: Path | None = None
+) -> list[dict[str, Any]]:
+    """Rows in the order of `cases`. A file keeps them as they come; what it has is not run."""
     rows: dict[str, dict[str, Any]] = {}
-    pending, lock = iter(cases), threading.Lock()
+    if kept is not None and kept.exists():
+        rows = {row["case"]: row for row in map(json.loads, kept.read_text().splitlines())}
+    pending, lock = iter([case for case in cases if str(case) not in rows]), threading.Lock()
 
     def work() -> None:
         worker = Worker(samples)
@@ -159,6 +163,9 @@ def walk(cases: list[Any], *, jobs: int, samples: int | None = None) -> list[dic
             if case is None:
                 break
             row = rows[str(case)] = worker.judge(case)
+            if kept is not None:
+                with lock, kept.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
             if row["verdict"] not in ("EXACT", "NO_SAMPLE"):
                 print(
                     f"{row['verdict']:14} {row['case']}: {row['why']}", file=sys.stderr, flush=True
@@ -204,7 +211,7 @@ def main() -> None:
     parser.add_argument("--slice", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--samples", type=int)
-    parser.add_argument("--write", type=Path, help="all rows, a JSON line each")
+    parser.add_argument("--write", type=Path, help="keeps rows, one a line; goes on behind")
     parser.add_argument("--summary", type=Path, help="counts and remaining differences")
     parser.add_argument("--child", action="store_true")
     arguments = parser.parse_args()
@@ -215,9 +222,7 @@ def main() -> None:
     cases = selected(arguments.suite, arguments.match, arguments.compiled)
     if arguments.slice:
         cases = sliced(cases)
-    rows = walk(cases, jobs=arguments.jobs, samples=arguments.samples)
-    if arguments.write:
-        arguments.write.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = walk(cases, jobs=arguments.jobs, samples=arguments.samples, kept=arguments.write)
     if arguments.summary:
         summary.write(rows, arguments.summary)
     print(f"{summary.share(rows):.4%} agree")

@@ -4,10 +4,17 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from torch_trn_emu.chip.calibration import CALIBRATION, HELD_OUT
+from torch_trn_emu.chip.calibration import CALIBRATION, COMPILED, HELD_OUT
+
+# torch 2.13 uses what it deprecates, and Dynamo warns of a mode's subclass
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not know how to trace:UserWarning"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,6 +26,7 @@ def accuracy() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["accuracy"] = module
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     spec.loader.exec_module(module)
     return module
 
@@ -36,10 +44,23 @@ def test_held_out_measurements_are_predicted_too(accuracy: ModuleType) -> None:
     assert max(errors) <= 0.30
 
 
-def test_the_package_knows_the_summary(accuracy: ModuleType) -> None:
+@pytest.fixture(scope="module")
+def compiled_rows(accuracy: ModuleType) -> list[Any]:
+    return accuracy.rows(accuracy.COMPILED, accuracy.COMPILED_PRICES)  # type: ignore[no-any-return]
+
+
+def test_compiled_graphs_are_predicted_to_a_quarter(compiled_rows: list[Any]) -> None:
+    """Two thirds of them to 30 %; the goal for the mean, 12 %, is not reached."""
+    errors = sorted(abs(row.error) for row in compiled_rows)
+    assert sum(errors) / len(errors) <= 0.26
+    assert errors[2 * len(errors) // 3] <= 0.31
+
+
+def test_the_package_knows_the_summary(accuracy: ModuleType, compiled_rows: list[Any]) -> None:
     tables = (
         (CALIBRATION, accuracy.rows()),
         (HELD_OUT, accuracy.rows(accuracy.HOLDOUT, accuracy.HOLDOUT_PRICES)),
+        (COMPILED, compiled_rows),
     )
     for summary, table in tables:
         errors = [abs(row.error) for row in table]

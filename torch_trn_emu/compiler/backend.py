@@ -30,7 +30,7 @@ from .code import EagerCode, TrnCode, placement_of
 from .dump import write_dump
 from .engine import GraphPrice, price_graph, target_of_process, work_of
 from .kernels import in_one_file
-from .operators import PRECISE, apply_precision, policy_of
+from .operators import PRECISE, apply_precision, multiply_attention, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
@@ -62,6 +62,8 @@ def trn(
     if settings().stochastic_rounding:
         note_once("fused code rounds to nearest: stochastic rounding applies to products only")
     eager = _copy_of(gm)
+    for part in graphs_of(gm):
+        multiply_attention(part.graph, policy)
     with (
         _uncounted(),
         _cache_keys(gm, policy, chosen),
@@ -73,7 +75,7 @@ def trn(
                 example_inputs,
                 inner_compile=partial(compile_graph, policy=policy, options=chosen),
                 config_patches=dict(chosen.inductor),
-                decompositions=decompositions(),
+                decompositions=decompositions(bool(chosen.inductor.get("fallback_random"))),
             )
         except Exception as error:
             if chosen.strict or _is_dynamos(error):
@@ -193,23 +195,29 @@ def _uncounted() -> Iterator[None]:
 class _Decompositions(dict[Any, Any]):
     """Pickled by name: torch's caches hash what a graph is compiled with."""
 
+    eager_numbers = False
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return decompositions, ()
+        return decompositions, (self.eager_numbers,)
 
 
 @cache
-def decompositions() -> dict[Any, Callable[..., Any]]:
+def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]:
     """Inductor's, less those of products: they would be sums in float32, whatever the policy.
 
     A product that no policy rounds is then a call of aten's kernel. Inductor is told, since in a
     process with `CI` in its environment it refuses an operator that it knows how to decompose.
+
+    eager_numbers  random numbers are those of eager operators: dropout draws in its own kernel
     """
     table = {**select_decomp_table(), torch.ops.aten.addbmm.default: _addbmm}
-    whole = {*PRECISE, *_WHOLE}
+    whole = {*PRECISE, *_WHOLE, *((torch.ops.aten.native_dropout.default,) * eager_numbers)}
     for op in whole:
         if op not in lowerings:
             make_fallback(op, warn=False, override_decomp=True)
-    return _Decompositions((op, table[op]) for op in table if op not in whole)
+    made = _Decompositions((op, table[op]) for op in table if op not in whole)
+    made.eager_numbers = eager_numbers
+    return made
 
 
 # Left to aten's kernels as well.

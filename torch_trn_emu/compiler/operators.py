@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 from torch.library import register_fake
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from .. import _C
 from ..annotation import ANNOTATION
 from ..precision import POLICIES
 
-__all__ = ["PRECISE", "apply_precision", "policy_of"]
+__all__ = ["PRECISE", "apply_precision", "multiply_attention", "policy_of"]
 
 aten, trn = torch.ops.aten, torch.ops.trn
 
@@ -197,6 +199,25 @@ def policy_of(node: Node, policy: str) -> str:
     """The policy of a node: its module's own (`set_precision`), else the graph's."""
     custom = node.meta.get("custom") or {}
     return str(custom.get(ANNOTATION, policy))
+
+
+def _attention_of_products(*args: Any, **kwargs: Any) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return scaled_dot_product_attention(*args, **kwargs)
+
+
+def multiply_attention(graph: Graph, policy: str) -> int:
+    """Under `mxfp8_all` the products of attention are rounded one by one, as eager does it.
+
+    Takes a graph of Dynamo, where what a block of code or a module has of its own is known before
+    one kernel is chosen for all three steps. Returns how many.
+    """
+    count = 0
+    for node in graph.find_nodes(op="call_function", target=scaled_dot_product_attention):
+        if policy_of(node, policy) == "mxfp8_all":
+            node.target = _attention_of_products
+            count += 1
+    return count
 
 
 def apply_precision(graph: Graph, policy: str) -> int:
