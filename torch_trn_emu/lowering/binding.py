@@ -1,6 +1,6 @@
-"""How a call's tensors lie in the HBM buffers of its program: what lets the machine compute a call.
+"""How a call's tensors lie in the HBM buffers of its programs: what lets the machine compute it.
 
-A row of OPS whose field `bind` is set can say it for a call and its program. The views are chains
+A row of OPS whose field `bind` is set can say it for a call and its programs. The views are chains
 of tensor methods, so this layer needs no torch.
 """
 
@@ -14,7 +14,7 @@ from .call import Call
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Bind", "Binding", "Feed", "Taken", "as_it_is"]
+__all__ = ["Bind", "Binding", "Feed", "Programs", "Taken", "as_it_is"]
 
 
 def as_it_is(x: "Tensor") -> "Tensor":
@@ -58,5 +58,7 @@ class Binding:
     results: tuple[Taken | None, ...]
 
 
+# Of one call; they run one after the other, and buffers of one name hold the same.
+Programs = tuple[Program, ...]
 # Raises Unimplemented for a call of which the program has the cost only.
-Bind = Callable[[Call, Program], Binding]
+Bind = Callable[[Call, Programs], Binding]
