@@ -16,34 +16,18 @@ from dataclasses import asdict
 from pathlib import Path
 from subprocess import run
 from timeit import Timer
-from typing import Any
 
 import torch
-from run import HERE, STEP, STEP_NAME, VOCABULARY, Row, machine, measure
-
-from char_gpt import GPT, loss_of  # isort: skip  (an example, found by run)
 from rich.console import Console
 from rich.table import Table
+from run import HERE, STEP_NAME, Row, machine, measure, training_step
 
 RESULTS = HERE / "compile.json"
 
 
-def training_step(device: str, backend: str) -> Timer:
-    """Forward and backward compiled, the optimizer as it comes, as in run.py."""
-    torch.manual_seed(0)
-    model = GPT(VOCABULARY, STEP).to(device)
-    call: Any = torch.compile(model, backend=backend) if backend else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    x, y = torch.randint(VOCABULARY, (2, STEP.batch, STEP.context)).to(device)
-
-    def step() -> None:
-        loss = loss_of(call, x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()  # waits for the device
-
-    return Timer(step)
+def compiled_step(device: str, backend: str) -> Timer:
+    """The step of run.py with its model compiled, the optimizer as it comes."""
+    return training_step(device, torch.float32, backend)
 
 
 def tiny_call(device: str, backend: str) -> Timer:
@@ -62,8 +46,8 @@ PROGRAM = """
 import sys, time
 sys.path.insert(0, sys.argv[3])
 import torch
-from compile import training_step
-step = training_step(sys.argv[1], sys.argv[2])
+from compile import compiled_step
+step = compiled_step(sys.argv[1], sys.argv[2])
 began = time.perf_counter()
 step.timeit(1)
 print(time.perf_counter() - began)
@@ -123,15 +107,15 @@ ROWS = (
         f"compiled {STEP_NAME}, mxfp8",
         "trn eager, mxfp8",
         0.90,
-        lambda: training_step("trn", "trn"),
-        lambda: training_step("trn", ""),
+        lambda: compiled_step("trn", "trn"),
+        lambda: compiled_step("trn", ""),
     ),
     row(
         f"compiled {STEP_NAME}, mxfp8, to Inductor",
         "CPU Inductor, float32",
         0.95,
-        lambda: training_step("trn", "trn"),
-        lambda: training_step("cpu", "inductor"),
+        lambda: compiled_step("trn", "trn"),
+        lambda: compiled_step("cpu", "inductor"),
     ),
     row(
         "Python overhead of a call with 8 inputs",
@@ -166,7 +150,7 @@ def predicted() -> dict[str, dict[str, float]]:
     names = f"{times} hbm_read_bytes hbm_write_bytes"
     found = {}
     for name, backend in (("eager", ""), ("compiled", "trn")):
-        step = training_step("trn", backend)
+        step = compiled_step("trn", backend)
         step.timeit(1)
         torch.trn.reset_counters()  # type: ignore[attr-defined]
         step.timeit(1)

@@ -13,12 +13,12 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import PIPE, Popen, run
 from timeit import Timer
-from typing import Protocol
+from typing import Any, Protocol
 
 import pybind11
 import torch
@@ -81,14 +81,16 @@ class Result:
         return "reached" if self.value <= self.target else "missed"
 
 
-def training_step(device: str, dtype: torch.dtype) -> Timer:
+def training_step(device: str, dtype: torch.dtype, backend: str = "") -> Timer:
+    """Forward, backward and optimizer; the model compiled, where a backend is named."""
     torch.manual_seed(0)
     model = GPT(VOCABULARY, STEP).to(device, dtype)
+    call: Any = torch.compile(model, backend=backend) if backend else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     x, y = torch.randint(VOCABULARY, (2, STEP.batch, STEP.context)).to(device)
 
     def step() -> None:
-        loss = loss_of(model, x, y)
+        loss = loss_of(call, x, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -180,18 +182,18 @@ def printed(program: str) -> Sides:
 
 
 class Elsewhere:
-    """A training step in a process of its own, with the package that `folder` holds."""
+    """A training step in a process of its own, with more in its environment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, device: str, dtype: torch.dtype, environment: Mapping[str, str]) -> None:
         program = (
             "import sys, torch; from run import training_step\n"
             "torch.backends.trn.matmul.precision = 'mxfp8'\n"
-            "step = training_step('trn', torch.float32)\n"
+            f"step = training_step({device!r}, {dtype})\n"
             "for line in sys.stdin: print(step.timeit(int(line)), flush=True)"
         )
         self.process = Popen(
             [sys.executable, "-c", program],
-            env=os.environ | {"PYTHONPATH": str(folder)},
+            env=os.environ | environment,
             cwd=HERE,
             stdin=PIPE,
             stdout=PIPE,
@@ -228,8 +230,24 @@ def without_pricing() -> Path:
     return folder
 
 
-def counting(_: str) -> tuple[Clock, Clock]:
-    return Elsewhere(HERE.parent), Elsewhere(without_pricing())
+def counting(device: str) -> tuple[Clock, Clock]:
+    """The package as it is, and one that cannot price."""
+    folders = (HERE.parent, without_pricing())
+    counted, uncounted = (Elsewhere(device, FP32, {"PYTHONPATH": str(f)}) for f in folders)
+    return counted, uncounted
+
+
+# ATen, oneDNN, MKL and this package, on a host that has more.
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "TRN_EMU_ISA": "avx2",
+}
+
+
+def limited(dtype: torch.dtype) -> Sides:
+    return lambda device: (Elsewhere(device, dtype, AVX2), Elsewhere("cpu", dtype, AVX2))
 
 
 class Profiled:
@@ -327,6 +345,19 @@ ROWS = (
         target=0.10,
         sides=training(BF16),
         unless_cpu_flags=("avx512_bf16", "amx_bf16"),
+    ),
+    *(
+        Row(
+            name=f"{STEP_NAME}, {name}, both limited to AVX2",
+            against=against,
+            target=target,
+            sides=limited(dtype),
+            least_rounds=3,
+        )
+        for name, against, dtype, target in (
+            ("mxfp8", "float32", FP32, 0.85),
+            ("bfloat16", "bfloat16", BF16, 0.10),
+        )
     ),
     *(
         Row(

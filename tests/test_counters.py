@@ -75,33 +75,44 @@ def run() -> Run:
     return price(_program(), TRN2)
 
 
-def _expected(run: Run) -> dict[str, float]:
-    total = run.total_s
+HBM_READ, HBM_WRITTEN = ALL * (X + W + Y + GATHERED), ALL * 2 * Y
+INTENSITY = ALL * 2 * MM / (HBM_READ + HBM_WRITTEN)
+DMA_S = ENGINE_S + GATHER_S  # 2 trips of 4 engines: no engine gathers twice
+
+
+def _times(total: float) -> dict[str, float]:
     execution = total - 11e-6
-    dma = ENGINE_S + GATHER_S  # 2 trips of 4 engines: no engine gathers twice
-    hbm = ALL * (X + W + Y + GATHERED) + ALL * 2 * Y
-    waits = {e: sum(r.wait_s for r in run.retired if r.instruction.engine is e) for e in Engine}
-    expected = {
+    return {
         "total_time": total,
         "total_exec_time": execution,
-        "total_active_time": max(dma, SCALAR_S),
+        "total_active_time": max(DMA_S, SCALAR_S),
         "neuroncore_cycle_count": execution * 1.2e9,
+    }
+
+
+def _flops(total: float) -> dict[str, float]:
+    return {
         "model_flops": ALL * MM,
         "hardware_flops": ALL * (2 * MM + TURN),
         "transpose_flops": ALL * TURN,
         "adjusted_hardware_flops": ALL * (2 * MM * 4 + TURN),
         "adjusted_transpose_flops": ALL * TURN,
         "array_flops": ALL * (2 * MM + TURN),
-        "mm_arithmetic_intensity": ALL * 2 * MM / hbm,
+        "mm_arithmetic_intensity": INTENSITY,
         "peak_flops_bandwidth_ratio": PEAK / STACK,
         "mfu_estimated_percent": 100 * ALL * MM / PEAK / total,
         "mfu_hlo_estimated_percent": 100 * ALL * MM / PEAK / total,
         "mfu_inst_estimated_percent": 100 * ALL * 2 * MM / PEAK / total,
         "hfu_estimated_percent": 100 * ALL * (2 * MM + TURN) / PEAK / total,
-        "mfu_max_achievable_estimated_percent": 100 * (ALL * 2 * MM / hbm) / (PEAK / STACK),
-        "hbm_read_bytes": ALL * (X + W + Y + GATHERED),
-        "hbm_write_bytes": ALL * 2 * Y,
-        "mbu_estimated_percent": 100 * hbm / total / STACK,
+        "mfu_max_achievable_estimated_percent": 100 * INTENSITY / (PEAK / STACK),
+    }
+
+
+def _bytes(total: float) -> dict[str, float]:
+    return {
+        "hbm_read_bytes": HBM_READ,
+        "hbm_write_bytes": HBM_WRITTEN,
+        "mbu_estimated_percent": 100 * (HBM_READ + HBM_WRITTEN) / total / STACK,
         "mbu_min_read_util_percent": 100 * CORES * (X + W + ROWS) / total / STACK,
         # read: two operands, half of ty turned, ty copied, the gather's index, spill, result
         "sbuf_read_bytes": ALL * (X + W + Y // 2 + Y + ROWS + Y + Y),
@@ -120,8 +131,13 @@ def _expected(run: Run) -> dict[str, float]:
         "weight_queue_bytes": ALL * W,
         "weight_size_bytes": CORES * W,
         "inputs_and_weights_size_bytes": CORES * (X + W + ROWS),
-        "dma_active_time": dma,
-        "dma_active_cycles": dma * 1.2e9,
+    }
+
+
+def _dma(run: Run) -> dict[str, float]:
+    return {
+        "dma_active_time": DMA_S,
+        "dma_active_cycles": DMA_S * 1.2e9,
         "dma_packet_time": 16 * ENGINE_S + TRIPS * 4 * GATHER_S,
         "dma_transfer_count": ALL * 6,
         "dma_transfer_total_bytes": ALL * (X + W + GATHERED + 3 * Y),
@@ -131,26 +147,43 @@ def _expected(run: Run) -> dict[str, float]:
         "static_dma_transfer_total_bytes": ALL * (X + W + 3 * Y),
         "software_dynamic_dma_transfer_count": ALL,
         "software_dynamic_dma_transfer_total_bytes": ALL * GATHERED,
+        "dma_transfer_time": sum(
+            r.span_s for r in run.retired if r.instruction.engine is Engine.DMA
+        ),
+    }
+
+
+def _engines(run: Run) -> dict[str, float]:
+    """By name: seconds at work, and instructions of one core's trip."""
+    worked = {
+        "tensor": (TENSOR_S, 3),
+        "vector": (VECTOR_S, 1),
+        "scalar": (SCALAR_S, 1),
+        "gpsimd": (GPSIMD_S, 1),
+        "sync": (SYNC_S, 1),
+    }
+    expected = {
         "matmul_instruction_count": ALL * 2,  # float32: two passes
         "activate_instruction_count": ALL,
         "activate_instruction_time": SCALAR_S,
         "activation_table_load_count": CORES,
         "event_count": ALL * 12,
     }
-    active = {"tensor": TENSOR_S, "vector": VECTOR_S, "scalar": SCALAR_S} | {
-        "gpsimd": GPSIMD_S,
-        "sync": SYNC_S,
-    }
-    counts = {"tensor": 3, "vector": 1, "scalar": 1, "gpsimd": 1, "sync": 1}
-    for name, seconds in active.items():
+    for name, (seconds, instructions) in worked.items():
+        mine = (r for r in run.retired if r.instruction.engine is Engine(name))
         expected[f"{name}_engine_active_time"] = seconds
-        expected[f"{name}_engine_instruction_time"] = seconds + waits[Engine(name)]
-        expected[f"{name}_engine_instruction_count"] = ALL * counts[name]
-    for name in [n for n in COUNTERS if n.endswith("active_time_percent")]:
-        expected[name] = 100 * expected[name.removesuffix("_percent")] / total
-    spans = (r.span_s for r in run.retired if r.instruction.engine is Engine.DMA)
-    expected["dma_transfer_time"] = sum(spans)
+        expected[f"{name}_engine_instruction_time"] = seconds + sum(r.wait_s for r in mine)
+        expected[f"{name}_engine_instruction_count"] = ALL * instructions
     return expected
+
+
+def _expected(run: Run) -> dict[str, float]:
+    total = run.total_s
+    expected = _times(total) | _flops(total) | _bytes(total) | _dma(run) | _engines(run)
+    shares = [name for name in COUNTERS if name.endswith("active_time_percent")]
+    return expected | {
+        name: 100 * expected[name.removesuffix("_percent")] / total for name in shares
+    }
 
 
 @pytest.mark.parametrize("name", COUNTERS)

@@ -60,6 +60,8 @@ class Case(NamedTuple):
 
 
 class Suite(Protocol):
+    places: tuple[str, str]  # what is right, and what is tried
+
     def cases(self) -> Iterator[Case]: ...
     def trials(self, case: Case) -> Iterator[Trial]: ...
 
@@ -103,6 +105,8 @@ def gradients(outputs: Any, inputs: Any, drawn: torch.dtype | None = None) -> An
 
 class Ops:
     """Operators: what op_db and its relatives sample."""
+
+    places = (HOST, "trn")
 
     def __init__(self, name: str, *databases: list[Any]) -> None:
         self.name = name
@@ -213,6 +217,8 @@ class Ops:
 class Modules:
     """nn.Module classes: forward, and gradients of parameters and inputs."""
 
+    places = (HOST, "trn")
+
     entries: ClassVar = {info.name: info for info in module_db}
 
     def cases(self) -> Iterator[Case]:
@@ -257,6 +263,8 @@ class Modules:
 class Optimizers:
     """Optimizers: three steps from the same gradients, in each of the implementations."""
 
+    places = (HOST, "trn")
+
     entries: ClassVar = {info.name: info for info in optim_db}
 
     def cases(self) -> Iterator[Case]:
@@ -276,7 +284,13 @@ class Optimizers:
             yield functools.partial(self.steps, info, kwargs, BY_NAME[case.dtype])
 
     @staticmethod
-    def steps(info: Any, kwargs: dict[str, Any], dtype: torch.dtype, device: str) -> Any:
+    def steps(
+        info: Any,
+        kwargs: dict[str, Any],
+        dtype: torch.dtype,
+        device: str,
+        wrap: Callable[[Any], Any] = lambda step: step,
+    ) -> Any:
         generator = torch.Generator().manual_seed(3)
         shapes = ((4, 3), (5, 2)) if info.name == "Muon" else ((4, 3), (5,), ())
 
@@ -285,13 +299,14 @@ class Optimizers:
 
         params = [torch.nn.Parameter(copied(made(shape), device)) for shape in shapes]
         optimizer = info.optim_cls(params, **placed(kwargs, device))
+        step = wrap(optimizer.step)
         for _ in range(3):
             for param in params:
                 grad = made(tuple(param.shape))
                 param.grad = copied(
                     grad.to_sparse() if info.only_supports_sparse_grads else grad, device
                 )
-            optimizer.step(lambda: torch.zeros(()) if info.step_requires_closure else None)
+            step(lambda: torch.zeros(()) if info.step_requires_closure else None)
         return params, list(optimizer.state_dict()["state"].values())
 
 
@@ -308,7 +323,3 @@ SUITES: dict[str, Suite] = {
     "module": Modules(),
     "optim": Optimizers(),
 }
-
-
-def all_cases() -> list[Case]:
-    return [case for suite in SUITES.values() for case in suite.cases()]

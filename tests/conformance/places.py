@@ -16,9 +16,14 @@ class Verdict(enum.IntEnum):
     EXACT = 0
     BOUND = 1  # not bit-equal, within the bound of close()
     NO_SAMPLE = 2  # nothing to compare
-    DIFFERS = 3
-    ERROR_DIFFERS = 4  # another exception, or one where the other place has none
-    CRASH = 5  # the process died or hung
+    UNCOMPILED = 3  # as it should be, but run operator by operator
+    DIFFERS = 4
+    ERROR_DIFFERS = 5  # another exception, or one where the other place has none
+    CRASH = 6  # the process died or hung
+
+
+class NotCompiled(Exception):
+    """A compiled call ran without a compiled graph, or one without an engine program."""
 
 
 def copied(tensor: torch.Tensor, device: str) -> torch.Tensor:

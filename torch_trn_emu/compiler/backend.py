@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._dynamo import exc as dynamo_errors
+from torch._dynamo import trace_rules
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
@@ -40,6 +41,9 @@ __all__ = ["backend_replaced", "decompositions", "trn"]
 
 Backend = Callable[[GraphModule, Sequence[Any]], Any]
 _replacement: Backend | None = None
+
+# Dynamo runs what sets random states, as it does for torch's own devices, instead of tracing it.
+trace_rules.add("torch_trn_emu.trn.random")
 
 
 def trn(
@@ -201,10 +205,18 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     process with `CI` in its environment it refuses an operator that it knows how to decompose.
     """
     table = {**select_decomp_table(), torch.ops.aten.addbmm.default: _addbmm}
-    for op in PRECISE:
+    whole = {*PRECISE, *_WHOLE}
+    for op in whole:
         if op not in lowerings:
             make_fallback(op, warn=False, override_decomp=True)
-    return _Decompositions((op, table[op]) for op in table if op not in PRECISE)
+    return _Decompositions((op, table[op]) for op in table if op not in whole)
+
+
+# Left to aten's kernels as well.
+_WHOLE = (
+    torch.ops.aten._trilinear.default,  # eager sums what the decomposition multiplies as matrices
+    torch.ops.aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
+)
 
 
 def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
