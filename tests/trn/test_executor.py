@@ -143,6 +143,22 @@ def test_an_image_model_trains_on_the_machine(policy: str, machine: MachineExecu
     assert max(differences.values()) <= FLOAT32, differences
 
 
+@pytest.mark.parametrize("name", ["AdamW", "Adam", "SGD", "Adagrad"])
+def test_fused_optimizers_step_on_the_machine(name: str, machine: MachineExecutor) -> None:
+    parameters = [_data(*shape).to("trn").requires_grad_() for shape in ((9, 5), (3,))]
+    before = [p.detach().cpu() for p in parameters]
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    optimizer = getattr(torch.optim, name)(parameters, lr=0.1, fused=True, **options)
+    for _ in range(2):
+        for p in parameters:
+            p.grad = _data(*p.shape).to("trn")
+        optimizer.step()
+    (row,) = (row for op, row in _rows(machine).items() if op.startswith("_fused"))
+    assert row.machine == row.calls == 2, row
+    assert row.difference <= FLOAT32
+    assert all(not torch.equal(p.cpu(), b) for p, b in zip(parameters, before, strict=True))
+
+
 def test_what_leaves_the_device_is_not_counted(machine: MachineExecutor) -> None:
     a = torch.ones(3).to("trn")
     machine.rows.clear()

@@ -1,6 +1,7 @@
 """What `bind` of the rows of OPS gives, by family: the same readings of a call as its lowering."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from .binding import Bind, Binding, Feed, Programs, Taken, as_it_is
 from .call import Call, TensorArg
 from .moving import turned
 from .normalizing import ROW_OPS
+from .optimizers import OPTIMIZERS
 from .reductions import collapsed, reduced_dims
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = [
     "of_embedding_gradient",
     "of_moments",
     "of_names",
+    "of_optimizer",
     "of_pieces",
     "of_product",
     "of_reduction",
@@ -310,7 +313,10 @@ _INTEGERS = ("index", "indices", "target")
 
 
 def of_names(places: Mapping[str, int], *results: str) -> Bind:
-    """Buffers in the order of their arguments' elements; a program may lack some of them."""
+    """Buffers in the order of their arguments' elements; a program may lack some of them.
+
+    "new x" is written in place where the program has it.
+    """
     return lambda call, programs: _named(programs, places, results)
 
 
@@ -323,7 +329,22 @@ def _named(programs: Programs, places: Mapping[str, int], results: tuple[str, ..
         Taken(buffer=n, rounds=n in ("mean", "rstd", "dw", "db")) if n in buffers else None
         for n in results
     )
-    return Binding(feeds=feeds, results=tuple(taken))
+    written = {f"new {n}": at for n, at in places.items() if f"new {n}" in buffers}
+    return Binding(feeds=feeds, results=tuple(taken), written=written)
+
+
+def of_optimizer(call: Call, programs: Programs) -> Binding:
+    """Lists of parameters, gradients and state; numbers that are tensors; one step for all."""
+    how = OPTIMIZERS[call.name]
+    places = {n: k for k, n in enumerate(("p", "g", *how.state))}
+    steps = len(places)
+    at = steps + how.counts_steps
+    places |= {n: at + k for k, n in enumerate((*how.scalars, "grad_scale", "found_inf"))}
+    binding = _named(programs, places, ())
+    if how.counts_steps:
+        step = Feed(argument=(steps,), view=lambda x: x[:1])
+        return replace(binding, feeds={**binding.feeds, "step": step})
+    return binding
 
 
 def of_embedding_gradient(call: Call, programs: Programs) -> Binding:

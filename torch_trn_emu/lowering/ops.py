@@ -23,6 +23,7 @@ from .bindings import (
     of_embedding_gradient,
     of_moments,
     of_names,
+    of_optimizer,
     of_pieces,
     of_product,
     of_reduction,
@@ -367,7 +368,7 @@ _ATTENTION = (
 _TRAINING = (
     _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are ours"),
     _row("_fused_adamw _fused_adam _fused_sgd _fused_adagrad", "vector", fused, MADE,
-         "tensors as one run of elements; one step count for all"),
+         "tensors as one run of elements; one step count for all", of_optimizer),
 )
 _LISTS_AND_HOST = (
     _row("_foreach_norm _foreach_max", "vector", foreach_reduction, MADE, _LISTS),

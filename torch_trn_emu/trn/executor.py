@@ -86,7 +86,7 @@ class MachineExecutor(TorchDispatchMode):
         counted.calls += 1
         try:
             call = Call(_name(func), described, _describe(_listed(result)), current_precision())
-            self._replace(counted, call, row, held, _listed(result))
+            self._replace(counted, call, row, held, values, _listed(result))
         except _NotOnMachine as why:
             self._keep(counted, str(why))
         return result
@@ -106,6 +106,7 @@ class MachineExecutor(TorchDispatchMode):
         call: Call,
         row: Op | None,
         held: Sequence[Any],
+        values: Sequence[Any],
         results: Sequence[Any],
     ) -> None:
         programs, binding = _bound(call, row)
@@ -117,10 +118,9 @@ class MachineExecutor(TorchDispatchMode):
             known |= machine.run(program, {n: x for n, x in known.items() if n in names})
         for taken, result in zip(binding.results, results, strict=False):
             if taken is not None and isinstance(result, Tensor):
-                made = torch.from_numpy(known[taken.buffer])
-                value = taken.view(made).reshape(result.shape).to(result.dtype)
-                counted.difference = max(counted.difference, _difference(value, result))
-                result.copy_(value)
+                _put(counted, taken.view(torch.from_numpy(known[taken.buffer])), [result])
+        for name, at in binding.written.items():
+            _put(counted, torch.from_numpy(known[name]), _flat([values[at]]))
         counted.machine += 1
         counted.instructions += machine.executed - before
 
@@ -210,6 +210,10 @@ def _bound(call: Call, row: Op | None) -> tuple[Programs, Binding]:
     for taken, result in zip(binding.results, made, strict=False):
         if taken is not None and isinstance(result, TensorArg):
             _same_dtype(buffers[taken.buffer], result, wide=taken.rounds)
+    for name, at in binding.written.items():
+        listed = call.arguments[at]
+        for t in listed if isinstance(listed, tuple) else (listed,):
+            _same_dtype(buffers[name], t)
     return programs, binding
 
 
@@ -235,8 +239,13 @@ def _fed(feed: Feed, buffer: "Buffer", call: Call, held: Sequence[Any]) -> Any:
     described: Any = call.arguments
     for at in feed.argument:
         value, described = value[at], described[at]
-    _same_dtype(buffer, described, integers=feed.integers, wide=True)
-    given = value.memory if feed.memory else feed.view(value.logical)
+    if isinstance(value, tuple):
+        for t in described:
+            _same_dtype(buffer, t, wide=True)
+        given = feed.view(torch.cat([held.logical.reshape(-1) for held in value]))
+    else:
+        _same_dtype(buffer, described, integers=feed.integers, wide=True)
+        given = value.memory if feed.memory else feed.view(value.logical)
     if given.numel() != buffer.elements:
         raise _NotOnMachine(f"{given.numel()} elements for {buffer.elements} of {buffer.name}.")
     wide = given if feed.integers or given.dtype == torch.bool else given.float()
@@ -253,6 +262,15 @@ def _difference(value: Tensor, fast: Tensor) -> float:
         return 0.0
     top = float(there[both].abs().max()) or 1.0
     return float((here - there)[both].abs().max()) / top
+
+
+def _put(counted: ExecutorRow, made: Tensor, tensors: Sequence[Tensor]) -> None:
+    """The machine's values into tensors that lie one after the other."""
+    pieces = made.reshape(-1).split([t.numel() for t in tensors])
+    for piece, tensor in zip(pieces, tensors, strict=True):
+        value = piece.reshape(tensor.shape).to(tensor.dtype)
+        counted.difference = max(counted.difference, _difference(value, tensor))
+        tensor.copy_(value)
 
 
 # --- the process ---------------------------------------------------------------------------------
