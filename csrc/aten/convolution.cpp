@@ -9,6 +9,9 @@
 #include <ATen/ops/convolution_backward_ops.h>
 #include <ATen/ops/convolution_ops.h>
 #include <ATen/ops/convolution_overrideable_ops.h>
+#include <ATen/ops/sum_ops.h>
+
+#include <vector>
 
 namespace trn {
 namespace {
@@ -37,8 +40,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
     at::OptionalSymIntArrayRef bias_sizes, c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
     c10::SymIntArrayRef dilation, bool transposed, c10::SymIntArrayRef output_padding,
     c10::SymInt groups, std::array<bool, 3> output_mask) {
-  Launch launch("aten::convolution_backward", grad_output, input, weight, stride, padding, dilation,
-                transposed, output_padding, groups, output_mask[0], output_mask[1], output_mask[2]);
+  Launch launch("aten::convolution_backward", grad_output, input, weight, bias_sizes, stride,
+                padding, dilation, transposed, output_padding, groups, output_mask);
   HostCall call(launch.device(), "aten::convolution_backward");
   const bool rounded = rounds(input) && input.scalar_type() == weight.scalar_type();
   auto [grad_x, grad_w, grad_b] = host_convolution_backward(
@@ -73,7 +76,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> host_convolution_backward(
     bool transposed, c10::SymIntArrayRef output_padding, c10::SymInt groups,
     std::array<bool, 3> output_mask, bool rounded) {
   const at::ScalarType dtype = x.scalar_type();
+  const at::Tensor given = g;
+  const bool sums_given = rounded && output_mask[2];
   if (rounded) {
+    output_mask[2] = false;  // the bias's gradient is a sum, of which no operand is rounded
     g = to_bf16_operand(g);
     x = to_bf16_operand(x);
     w = to_bf16_operand(w);
@@ -82,6 +88,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> host_convolution_backward(
       host().keys, g, x, w, bias_sizes, stride, padding, dilation, transposed, output_padding,
       std::move(groups), output_mask);
   if (!rounded) return {grad_x, grad_w, grad_b};
+  if (sums_given) {
+    std::vector<int64_t> dims{0};
+    for (int64_t dim = 2; dim < given.dim(); ++dim) dims.push_back(dim);
+    grad_b = at::_ops::sum_dim_IntList::redispatch(host().keys, given, dims, false, at::kFloat);
+  }
   return {round_result(std::move(grad_x), dtype), round_result(std::move(grad_w), dtype),
           round_result(std::move(grad_b), dtype)};
 }

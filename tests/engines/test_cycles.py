@@ -97,3 +97,24 @@ def test_one_row_uses_one_dma_engine_and_pays_a_descriptor() -> None:
 def test_two_cores_of_a_stack_share_its_bandwidth() -> None:
     alone, shared = (transfer(_load(128, 1024, "float32"), get_chip("trn2"), n) for n in (1, 2))
     assert shared.hbm_s == pytest.approx(2 * alone.hbm_s)
+
+
+@pytest.mark.parametrize(
+    ("chip", "step", "factor"), [("trn1", 4, 1), ("trn1", 5, 2), ("trn2", 5, 1)]
+)
+def test_wide_strides_halve_the_rate_of_trn1(chip: str, step: int, factor: int) -> None:
+    b = Builder("strided")
+    near, far = b.sbuf("near", 200, F4), b.sbuf("far", 200 * step, F4)
+    source = tile(far, (0, 0), (128, 200), step=(1, step))  # 16 or 20 bytes apart
+    i = b.emit("tensor_reduce", tile(near, (0, 0), (128, 200)), source, op="max")
+    assert cycles(i, get_chip(chip)) == factor * 200
+
+
+@pytest.mark.parametrize(("n", "expected"), [(512, 512 + 64), (10, 64 + 64)])
+def test_a_scalar_operation_with_its_maximum(n: int, expected: int) -> None:
+    b = Builder("reduce")
+    scores, kept, top = b.psum("s", n), b.sbuf("k", n, F4), b.sbuf("t", 1, F4)
+    to = (tile(kept, (0, 0), (128, n)), tile(top, (0, 0), (128, 1)))
+    source = tile(scores, (0, 0), (128, n))
+    i = b.emit("tensor_scalar_reduce", to, source, op0="multiply", imm0=1.0, op="max")
+    assert cycles(i, get_chip("trn2")) == expected

@@ -165,3 +165,11 @@ def test_a_product_has_its_flops_under_every_policy(policy):
     with torch_trn_emu.precision(policy):
         a @ b
     assert torch.trn.counters()["model_flops"] == 2 * 32 * 64 * 16
+
+
+def test_the_gradients_of_a_convolution_have_programs():
+    x = torch.randn(2, 3, 9, 9).to("trn").requires_grad_()
+    torch.trn.reset_counters()
+    torch.nn.Conv2d(3, 4, 3, device="trn")(x).sum().backward()
+    status = {row.op: row.status for row in torch_trn_emu.op_report()}
+    assert status["aten::convolution_backward"] == "modelled"

@@ -131,6 +131,8 @@ class Chip:
     vector_gpsimd_share_sbuf_port: bool  # not both at once
     vector_scalar_share_psum_port: bool
     marketing_peak_flops: Mapping[str, float]  # labels only; timing uses `peak_flops`
+    # Elements of a partition that lie further apart than this halve the access rate; 0: none do.
+    wide_stride_bytes: int = 0
 
     def check_lnc(self, lnc: int | None) -> int:
         """`lnc`, or the default for None. Raises ChipLimit for a grouping the chip lacks."""

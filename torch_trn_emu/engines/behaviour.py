@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..chip import Chip, ElementwiseEngine
-from ..isa import Access, Engine, Instruction, Memory
+from ..isa import Access, Engine, Instruction, Memory, itemsize
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,9 +50,19 @@ def interval(i: Instruction, chip: Chip, cycles: float) -> float:
     GpSimd adds its start to the work instead. [isa] 150 + N
     """
     engine = elementwise_engine(i.engine, chip)
+    if chip.wide_stride_bytes and any(
+        _steps_wide(a, chip.wide_stride_bytes) for a in (*i.reads, *i.writes)
+    ):
+        cycles *= 2
     if i.engine is Engine.GPSIMD:
         return engine.min_interval_cycles + cycles
     return max(engine.min_interval_cycles, cycles)
+
+
+def _steps_wide(a: Access, nbytes: int) -> bool:
+    """Whether neighbours of a partition lie more than `nbytes` apart. [guide]"""
+    steps = [stride for stride, count in a.pattern[1:] if count > 1]
+    return bool(steps) and abs(steps[-1]) * itemsize(a.buffer.dtype) > nbytes
 
 
 def contiguous_in_sbuf(accesses: Sequence[Access]) -> bool:

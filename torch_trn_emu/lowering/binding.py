@@ -1,11 +1,11 @@
-"""How a call's tensors lie in the HBM buffers of its program: what lets the machine compute a call.
+"""How a call's tensors lie in the HBM buffers of its programs: what lets the machine compute it.
 
-A row of OPS whose field `bind` is set can say it for a call and its program. The views are chains
+A row of OPS whose field `bind` is set can say it for a call and its programs. The views are chains
 of tensor methods, so this layer needs no torch.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..isa import Program
@@ -14,7 +14,7 @@ from .call import Call
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Bind", "Binding", "Feed", "Taken", "as_it_is"]
+__all__ = ["Bind", "Binding", "Feed", "Programs", "Taken", "as_it_is"]
 
 
 def as_it_is(x: "Tensor") -> "Tensor":
@@ -25,7 +25,8 @@ def as_it_is(x: "Tensor") -> "Tensor":
 class Feed:
     """What an input buffer holds, element by element: an argument of the call, or a constant.
 
-    argument  its position in the schema; in a list, the list's position and the tensor's
+    argument  its position in the schema; in a list, the list's position and the tensor's. A list
+              is its tensors one after the other
     view      from the argument to what the buffer has in order
     memory    the buffer has the argument's memory, from its first element to its last
     integers  the numbers are places, which may be integers; elsewhere the machine has floats
@@ -52,11 +53,18 @@ class Taken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Buffers by name; one entry for each result of the call, None for what has no value."""
+    """Buffers by name.
+
+    results  one entry for each result of the call, None for what the programs do not make
+    written  arguments that are written in place, by output buffer: tensors, or lists of them
+    """
 
     feeds: Mapping[str, Feed]
-    results: tuple[Taken | None, ...]
+    results: tuple[Taken | None, ...] = ()
+    written: Mapping[str, int] = field(default_factory=dict)
 
 
+# Of one call; they run one after the other, and buffers of one name hold the same.
+Programs = tuple[Program, ...]
 # Raises Unimplemented for a call of which the program has the cost only.
-Bind = Callable[[Call, Program], Binding]
+Bind = Callable[[Call, Programs], Binding]

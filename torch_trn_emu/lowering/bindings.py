@@ -1,16 +1,18 @@
 """What `bind` of the rows of OPS gives, by family: the same readings of a call as its lowering."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Unimplemented
-from ..isa import Buffer, Memory, Program
+from ..isa import Buffer, Memory
 from .attended import P
-from .binding import Bind, Binding, Feed, Taken, as_it_is
+from .binding import Bind, Binding, Feed, Programs, Taken, as_it_is
 from .call import Call, TensorArg
 from .moving import turned
 from .normalizing import ROW_OPS
+from .optimizers import OPTIMIZERS
 from .reductions import collapsed, reduced_dims
 
 if TYPE_CHECKING:
@@ -19,11 +21,15 @@ if TYPE_CHECKING:
 __all__ = [
     "of_attention",
     "of_attention_backward",
+    "of_batch_norm_backward",
+    "of_convolution",
+    "of_convolution_backward",
     "of_copy",
     "of_elementwise",
     "of_embedding_gradient",
     "of_moments",
     "of_names",
+    "of_optimizer",
     "of_pieces",
     "of_product",
     "of_reduction",
@@ -31,8 +37,8 @@ __all__ = [
 ]
 
 
-def _buffers(program: Program) -> dict[str, Buffer]:
-    return {b.name: b for b in program.buffers if b.memory is Memory.HBM}
+def _buffers(programs: Programs) -> dict[str, Buffer]:
+    return {b.name: b for p in programs for b in p.buffers if b.memory is Memory.HBM}
 
 
 def _tensors(call: Call) -> list[tuple[tuple[int, ...], TensorArg]]:
@@ -85,7 +91,7 @@ def _refuse_other_attributes(call: Call) -> None:
         raise _only_price(call, f"the program stands for other attributes than {given}")
 
 
-def of_elementwise(call: Call, program: Program) -> Binding:
+def of_elementwise(call: Call, programs: Programs) -> Binding:
     """Operands in0, in1, ... in the result's shape, or as they repeat."""
     given = _tensors(call)
     if any(t.on_host and not t.shape for _, t in given):
@@ -93,7 +99,7 @@ def of_elementwise(call: Call, program: Program) -> Binding:
     _refuse_other_attributes(call)
     if call.name in ("copy", "_copy_from"):
         given = given[1:]
-    buffers, shape = _buffers(program), call.out.shape
+    buffers, shape = _buffers(programs), call.out.shape
     feeds = {}
     for k, (place, t) in enumerate(given):
         if f"in{k}" in buffers:
@@ -107,13 +113,13 @@ def of_elementwise(call: Call, program: Program) -> Binding:
 # --- products ------------------------------------------------------------------------------------
 
 
-def of_product(call: Call, program: Program) -> Binding:
+def of_product(call: Call, programs: Programs) -> Binding:
     """Both factors by their buffers' order, the addend's memory."""
     adds = call.arguments[0] is None or "add" in call.name
     if call.policy == "mxfp4":
         raise _only_price(call, "MXFP4 is priced as MXFP8")
     first = 1 if adds else 0
-    lhs, rhs = (_buffers(program)[n].shape for n in ("lhs", "rhs"))
+    lhs, rhs = (_buffers(programs)[n].shape for n in ("lhs", "rhs"))
     contracted = call.argument(first).shape[-1]
     weight = call.name == "linear"
 
@@ -130,7 +136,7 @@ def of_product(call: Call, program: Program) -> Binding:
         "lhs": Feed(argument=(first,), view=left),
         "rhs": Feed(argument=(first + 1,), view=right),
     }
-    if "addend" in _buffers(program):
+    if "addend" in _buffers(programs):
         feeds["addend"] = Feed(argument=(0 if adds else 2,), memory=True)
     return Binding(feeds=feeds, results=(Taken(buffer="out"),))
 
@@ -149,26 +155,26 @@ def _straight(call: Call, at: int, exchanged: bool = False) -> bool:
 # --- attention -----------------------------------------------------------------------------------
 
 
-def of_attention(call: Call, program: Program) -> Binding:
-    feeds = _of_heads(call, program, {"q": 0, "k": 1, "v": 2})
+def of_attention(call: Call, programs: Programs) -> Binding:
+    feeds = _of_heads(call, programs, {"q": 0, "k": 1, "v": 2})
     found = ("out", "lse")[: len(call.outputs)]
     if len(call.outputs) > len(found):
         raise _only_price(call, "only the result and the logsumexp are stored")
     return Binding(feeds=feeds, results=tuple(Taken(buffer=n) for n in found))
 
 
-def of_attention_backward(call: Call, program: Program) -> Binding:
+def of_attention_backward(call: Call, programs: Programs) -> Binding:
     if len(call.outputs) > 3:
         raise _only_price(call, "only the gradients of q, k and v are stored")
-    feeds = _of_heads(call, program, {"g": 0, "q": 1, "k": 2, "v": 3, "out": 4, "lse": 5})
+    feeds = _of_heads(call, programs, {"g": 0, "q": 1, "k": 2, "v": 3, "out": 4, "lse": 5})
     return Binding(feeds=feeds, results=tuple(Taken(buffer=n) for n in ("dq", "dk", "dv")))
 
 
-def _of_heads(call: Call, program: Program, places: dict[str, int]) -> dict[str, Feed]:
+def _of_heads(call: Call, programs: Programs, places: dict[str, int]) -> dict[str, Feed]:
     if call.argument(places["q"]).shape[-1] > P:
         raise _only_price(call, f"a head dimension beyond {P} is priced as several heads")
     feeds = {name: Feed(argument=(at,)) for name, at in places.items()}
-    if "mask" in _buffers(program):
+    if "mask" in _buffers(programs):
         at = next(
             place for place, t in _tensors(call) if place[0] not in places.values() and t.shape
         )
@@ -188,7 +194,7 @@ def of_rows(
 ) -> Bind:
     """An entry of ROW_OPS; `places` of its inputs, `absent` what they are when None is given."""
 
-    def bind(call: Call, program: Program) -> Binding:
+    def bind(call: Call, programs: Programs) -> Binding:
         dim = call.argument(dim_at, -1) if dim_at is not None else -1
         dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
         if not isinstance(dim, int):
@@ -218,19 +224,19 @@ def of_rows(
     return bind
 
 
-def of_reduction(call: Call, program: Program) -> Binding:
+def of_reduction(call: Call, programs: Programs) -> Binding:
     """One result, or of few rows, which are operands of their own."""
-    return _reduced(call, program, ("out",))
+    return _reduced(call, programs, ("out",))
 
 
-def of_moments(call: Call, program: Program) -> Binding:
+def of_moments(call: Call, programs: Programs) -> Binding:
     """A variance or deviation, and the mean where the call gives it."""
-    return _reduced(call, program, ("var", "mean")[: len(call.outputs)])
+    return _reduced(call, programs, ("var", "mean")[: len(call.outputs)])
 
 
-def _reduced(call: Call, program: Program, names: tuple[str, ...]) -> Binding:
+def _reduced(call: Call, programs: Programs, names: tuple[str, ...]) -> Binding:
     """Dimensions kept, then those reduced, then those kept at the end, as `collapsed` has them."""
-    buffers, t = _buffers(program), call.tensors[0]
+    buffers, t = _buffers(programs), call.tensors[0]
     dims = reduced_dims(call, t)
     outer, rows, inner = collapsed(t.shape, dims)
     if "in" in buffers and len(call.outputs) == len(names):
@@ -255,14 +261,14 @@ def _row_of(k: int, rows: int) -> "Callable[[Tensor], Tensor]":
 # --- movement ------------------------------------------------------------------------------------
 
 
-def of_copy(call: Call, program: Program) -> Binding:
+def of_copy(call: Call, programs: Programs) -> Binding:
     """A copy of elements, of runs that lie apart, or of a matrix turned in memory."""
-    buffers = _buffers(program)
+    buffers = _buffers(programs)
     if "in0" in buffers:
-        return of_elementwise(call, program)
+        return of_elementwise(call, programs)
     source, out = buffers["in"], buffers["out"]
     (place, t), *_ = _tensors(call)[1:] if call.name in ("copy", "_copy_from") else _tensors(call)
-    if program.name.startswith("copy"):
+    if programs[0].name.startswith("copy"):
         return _of_runs(place, source, out, call.out.numel)
     swap = turned(t) or turned(call.out)
     if swap is None:
@@ -291,9 +297,9 @@ def _of_runs(place: tuple[int, ...], source: Buffer, out: Buffer, count: int) ->
     return Binding(feeds={"in": Feed(argument=place, view=apart)}, results=(taken,))
 
 
-def of_pieces(call: Call, program: Program) -> Binding:
+def of_pieces(call: Call, programs: Programs) -> Binding:
     """Sources in0, in1, ... or "in", each as its memory lies; empty ones are left out."""
-    buffers = _buffers(program)
+    buffers = _buffers(programs)
     given = [(place, t) for place, t in _tensors(call) if t.numel]
     if "in" in buffers:
         feeds = {"in": Feed(argument=given[0][0], memory=True)}
@@ -303,28 +309,69 @@ def of_pieces(call: Call, program: Program) -> Binding:
     return Binding(feeds=used, results=(Taken(buffer="out"),))
 
 
-def of_names(
-    places: Mapping[str, int], *results: str, integers: tuple[str, ...] = ("index", "target")
-) -> Bind:
-    """Buffers in the order of their arguments' elements; some that a program lacks, perhaps."""
-
-    def bind(call: Call, program: Program) -> Binding:
-        buffers = _buffers(program)
-        feeds = {
-            n: Feed(argument=(at,), integers=n in integers)
-            for n, at in places.items()
-            if n in buffers
-        }
-        return Binding(
-            feeds=feeds,
-            results=tuple(Taken(buffer=n) if n in buffers else None for n in results),
-        )
-
-    return bind
+_INTEGERS = ("index", "indices", "target")
 
 
-def of_embedding_gradient(call: Call, program: Program) -> Binding:
+def of_names(places: Mapping[str, int], *results: str) -> Bind:
+    """Buffers in the order of their arguments' elements; a program may lack some of them.
+
+    "new x" is written in place where the program has it.
+    """
+    return lambda call, programs: _named(programs, places, results)
+
+
+def _named(programs: Programs, places: Mapping[str, int], results: tuple[str, ...]) -> Binding:
+    buffers = _buffers(programs)
+    feeds = {
+        n: Feed(argument=(at,), integers=n in _INTEGERS) for n, at in places.items() if n in buffers
+    }
+    taken = (
+        Taken(buffer=n, rounds=n in ("mean", "rstd", "dw", "db")) if n in buffers else None
+        for n in results
+    )
+    written = {f"new {n}": at for n, at in places.items() if f"new {n}" in buffers}
+    return Binding(feeds=feeds, results=tuple(taken), written=written)
+
+
+def of_optimizer(call: Call, programs: Programs) -> Binding:
+    """Lists of parameters, gradients and state; numbers that are tensors; one step for all."""
+    how = OPTIMIZERS[call.name]
+    places = {n: k for k, n in enumerate(("p", "g", *how.state))}
+    steps = len(places)
+    at = steps + how.counts_steps
+    places |= {n: at + k for k, n in enumerate((*how.scalars, "grad_scale", "found_inf"))}
+    binding = _named(programs, places, ())
+    if how.counts_steps:
+        step = Feed(argument=(steps,), view=lambda x: x[:1])
+        return replace(binding, feeds={**binding.feeds, "step": step})
+    return binding
+
+
+def of_embedding_gradient(call: Call, programs: Programs) -> Binding:
     """Rows of the gradient added up by number, into zeros."""
     if call.argument(3, -1) >= 0 or call.argument(4, False):
         raise _only_price(call, "padding_idx and scale_grad_by_freq are not in the program")
-    return of_names({"in": 0, "index": 1}, "out")(call, program)
+    return of_names({"in": 0, "index": 1}, "out")(call, programs)
+
+
+# --- windows and channels ------------------------------------------------------------------------
+
+
+def of_convolution(call: Call, programs: Programs) -> Binding:
+    """Image, weight and bias; a transposed one is the gradient of another."""
+    if "dx" in _buffers(programs):
+        return _named(programs, {"g": 0, "weight": 1, "bias": 2}, ("dx",))
+    return _named(programs, {"in": 0, "weight": 1, "bias": 2}, ("out",))
+
+
+def of_convolution_backward(call: Call, programs: Programs) -> Binding:
+    """A program for each gradient."""
+    if "in" in _buffers(programs) or any(a is True for a in call.arguments[6:8]):
+        raise _only_price(call, "of a transposed one, factors change places")
+    return _named(programs, {"g": 0, "x": 1, "weight": 2}, ("dx", "dw", "db"))
+
+
+def of_batch_norm_backward(call: Call, programs: Programs) -> Binding:
+    trains = call.argument(7, True)
+    places = {"g": 0, "x": 1, "weight": 2, "mean": 5 if trains else 3, "rstd": 6, "variance": 4}
+    return _named(programs, places, ("dx", "dw", "db"))

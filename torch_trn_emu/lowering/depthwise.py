@@ -69,7 +69,7 @@ class _Depthwise:
         how = self.how
         count = how.filters * how.taps
         hbm = self.b.hbm("weight", (how.groups, count), how.dtype, Role.WEIGHT)
-        return hbm, self.tile("weights", count, how.dtype)
+        return hbm, self.tile("weights", count, how.compute)
 
     def place(
         self, hbm: Buffer, shape: tuple[int, ...], many: int, channel: Affine, size: int, q: int,
@@ -122,7 +122,7 @@ class _Depthwise:
         x = self.hbm("in", how.sizes, 1, Role.INPUT)
         weight, held_weight = self.weights()
         out = self.hbm("out", how.outs, many, Role.OUTPUT)
-        data, total = self.tile("data", self.need, how.dtype), self.tile("sum", self.made)
+        data, total = self.tile("data", self.need, how.compute), self.tile("sum", self.made)
         result = self.tile("result", self.made, how.dtype)
         if how.bias:
             bias = b.hbm("bias", (how.groups, many), how.bias, Role.INPUT)
@@ -162,7 +162,7 @@ class _Depthwise:
         g = self.hbm("g", how.outs, many, Role.INPUT)
         weight, held_weight = self.weights()
         dx = self.hbm("dx", how.sizes, 1, Role.OUTPUT)
-        data, total = self.tile("data", self.need, how.dtype), self.tile("sum", self.made)
+        data, total = self.tile("data", self.need, how.compute), self.tile("sum", self.made)
         result = self.tile("result", self.made, how.dtype)
         for c0, size in b.tiles(how.groups, P):
             b.fresh(held_weight)
@@ -194,8 +194,8 @@ class _Depthwise:
         count = many * how.taps
         dw = b.hbm("dw", (how.groups, count), how.dtype, Role.OUTPUT)
         data, given = (
-            self.tile("data", self.need, how.dtype),
-            self.tile("gradient", self.made, how.dtype),
+            self.tile("data", self.need, how.compute),
+            self.tile("gradient", self.made, how.compute),
         )
         made = self.tile("product", self.made)
         sums, each = self.tile("sums", count), self.tile("each", 1)

@@ -16,11 +16,15 @@ from .binding import Bind
 from .bindings import (
     of_attention,
     of_attention_backward,
+    of_batch_norm_backward,
+    of_convolution,
+    of_convolution_backward,
     of_copy,
     of_elementwise,
     of_embedding_gradient,
     of_moments,
     of_names,
+    of_optimizer,
     of_pieces,
     of_product,
     of_reduction,
@@ -178,6 +182,7 @@ _APART = "memory as if contiguous; by dimensions that are apart: by its class"
 _MASKED = "as if all were moved: how much is chosen is data; on one core"
 _COLUMNS = "along columns: by its class"
 _NCHW = "memory as if contiguous, [N, C, ...]"
+_CHANNELS = {"x": 0, "weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
 
 
@@ -264,10 +269,11 @@ _NORMALIZATIONS = (
          bind=of_rows("rms_norm_backward", {"g": 0, "x": 1, "rstd": 3, "w": 4}, absent={"w": 1})),
     _row("native_batch_norm _native_batch_norm_legit _batch_norm_with_update batch_norm "
          "_native_batch_norm_legit_no_training _batch_norm_no_update", "vector", batch_norm, MADE,
-         _NCHW),
+         _NCHW, of_names(_CHANNELS, "y", "mean", "rstd")),
     _row("native_batch_norm_backward batch_norm_backward", "vector", batch_norm_backward, MADE,
-         _NCHW),
-    _row("native_group_norm", "vector", group_norm, MADE, _NCHW),
+         _NCHW, of_batch_norm_backward),
+    _row("native_group_norm", "vector", group_norm, MADE, _NCHW,
+         of_names(_CHANNELS, "y", "mean", "rstd")),
     _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW),
 )
 _SCANS_AND_SORTS = (
@@ -344,16 +350,21 @@ _INDEXING = (
 )
 _WINDOWS = (
     _row("convolution convolution_overrideable _convolution conv3d conv2d conv1d", "tensor",
-         convolution, MADE, _CONV),
+         convolution, MADE, _CONV, of_convolution),
     _row("convolution_backward convolution_backward_overrideable", "tensor", convolution_backward,
-         MADE, _CONV),
-    _row("max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices "
-         "max_pool2d_with_indices_backward max_pool3d_with_indices_backward", "vector", max_pool,
-         MADE),
-    _row("avg_pool2d avg_pool1d avg_pool3d avg_pool2d_backward avg_pool3d_backward", "vector",
-         average_pool, MADE),
-    _row("_adaptive_avg_pool2d adaptive_avg_pool2d", "vector", adaptive_pool("add"), MADE),
-    _row("_adaptive_avg_pool2d_backward", "vector", adaptive_pool_backward("add"), MADE),
+         MADE, _CONV, of_convolution_backward),
+    _row("max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices",
+         "vector", max_pool, MADE, bind=of_names({"x": 0}, "y")),
+    _row("max_pool2d_with_indices_backward max_pool3d_with_indices_backward", "vector", max_pool,
+         MADE, bind=of_names({"g": 0, "indices": 7}, "dx")),
+    _row("avg_pool2d avg_pool1d avg_pool3d", "vector", average_pool, MADE,
+         bind=of_names({"x": 0}, "y")),
+    _row("avg_pool2d_backward avg_pool3d_backward", "vector", average_pool, MADE,
+         bind=of_names({"g": 0}, "dx")),
+    _row("_adaptive_avg_pool2d adaptive_avg_pool2d", "vector", adaptive_pool("add"), MADE,
+         bind=of_names({"x": 0}, "y")),
+    _row("_adaptive_avg_pool2d_backward", "vector", adaptive_pool_backward("add"), MADE,
+         bind=of_names({"g": 0}, "dx")),
     _row("_adaptive_avg_pool3d", "vector", adaptive_pool("add"), MADE, _EVEN),
     _row("adaptive_max_pool2d", "vector", adaptive_pool("max"), MADE, _EVEN),
     _row("adaptive_max_pool2d_backward", "vector", adaptive_pool_backward("max"), MADE, _EVEN),
@@ -372,7 +383,7 @@ _ATTENTION = (
 _TRAINING = (
     _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are ours"),
     _row("_fused_adamw _fused_adam _fused_sgd _fused_adagrad", "vector", fused, MADE,
-         "tensors as one run of elements; one step count for all"),
+         "tensors as one run of elements; one step count for all", of_optimizer),
 )
 _LISTS_AND_HOST = (
     _row("_foreach_norm _foreach_max", "vector", foreach_reduction, MADE, _LISTS),

@@ -15,7 +15,7 @@ from .call import Call, Target, TensorArg
 from .flat import Tiles, pass_over
 from .op import Lowered
 
-__all__ = ["fused", "unscale"]
+__all__ = ["OPTIMIZERS", "fused", "unscale"]
 
 Named = Mapping[str, Any]
 
@@ -159,7 +159,7 @@ _ADAGRAD = Optimizer(
     first=_adagrad_first,
     each=_adagrad,
 )
-_OPTIMIZERS = MappingProxyType(
+OPTIMIZERS = MappingProxyType(
     {"_fused_adamw": _ADAM, "_fused_adam": _ADAM, "_fused_sgd": _SGD, "_fused_adagrad": _ADAGRAD}
 )
 # A call without its scalars is priced with torch's defaults.
@@ -171,7 +171,7 @@ _USUAL = MappingProxyType(
 
 def fused(call: Call, target: Target) -> Lowered:
     """One pass that reads parameters, gradients and state and writes all but the gradients."""
-    how = _OPTIMIZERS[call.name]
+    how = OPTIMIZERS[call.name]
     lists = dict(zip(("p", "g", *how.state), call.arguments, strict=False))
     total = sum(t.numel for t in lists["p"])
     if not total:

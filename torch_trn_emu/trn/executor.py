@@ -1,8 +1,8 @@
 """TRN_EMU_EXECUTOR=machine: eager operators get their values from their programs, for checking.
 
 A dispatch mode lets the fast kernel make the results as always. Where the operator's row of OPS can
-bind the call (`lowering/binding.py`), the row's program then runs on the machine, and what it
-computes replaces the results' values. What cannot be bound keeps the fast kernel's values, and
+bind the call (`lowering/binding.py`), the row's programs then run on the machine, and what they
+compute replaces the results' values. What cannot be bound keeps the fast kernel's values, and
 `executor_report` says so with the reason; the first one warns.
 
 The mode is that of the thread which imports torch; backward runs on the thread that calls it.
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ChipLimit, Unimplemented, Unsupported
-from ..lowering.binding import Binding, Feed
+from ..lowering.binding import Binding, Feed, Programs
 from ..lowering.call import Call, Target, TensorArg
 from ..lowering.op import Op
 from ..lowering.ops import OPS
@@ -29,7 +29,7 @@ from ..settings import DEVICE_TYPE, settings
 
 if TYPE_CHECKING:
     from ..engines.machine import Machine
-    from ..isa import Buffer, Program
+    from ..isa import Buffer
 
 __all__ = ["ExecutorRow", "MachineExecutor", "executor_report", "install"]
 
@@ -77,14 +77,16 @@ class MachineExecutor(TorchDispatchMode):
         values = _in_order(func, args, kwargs)
         if (row is not None and row.status == "free") or not any(map(_on_trn, _flat(values))):
             return func(*args, **kwargs)
-        counted = self.rows.setdefault(str(func), ExecutorRow(op=str(func)))
-        counted.calls += 1
         held = _held(values) if row is not None and row.bind is not None else ()
         described = _describe(values)
         result = func(*args, **kwargs)
+        if not func._schema.is_mutable and not any(map(_on_trn, _flat(_listed(result)))):
+            return result  # a number or a copy for the host: nothing is computed
+        counted = self.rows.setdefault(str(func), ExecutorRow(op=str(func)))
+        counted.calls += 1
         try:
             call = Call(_name(func), described, _describe(_listed(result)), current_precision())
-            self._replace(counted, call, row, held, _listed(result))
+            self._replace(counted, call, row, held, values, _listed(result))
         except _NotOnMachine as why:
             self._keep(counted, str(why))
         return result
@@ -104,23 +106,21 @@ class MachineExecutor(TorchDispatchMode):
         call: Call,
         row: Op | None,
         held: Sequence[Any],
+        values: Sequence[Any],
         results: Sequence[Any],
     ) -> None:
-        program, binding = _bound(call, row)
-        if program is None:  # nothing to compute: an empty tensor
-            counted.machine += 1
-            return
-        machine = _machine()
+        programs, binding = _bound(call, row)
+        machine, buffers = _machine(), _in_hbm(programs)
         before = machine.executed
-        buffers = _in_hbm(program)
-        inputs = {n: _fed(feed, buffers[n], call, held) for n, feed in binding.feeds.items()}
-        outputs = machine.run(program, inputs)
+        known = {n: _fed(feed, buffers[n], call, held) for n, feed in binding.feeds.items()}
+        for program in programs:
+            names = _in_hbm((program,))
+            known |= machine.run(program, {n: x for n, x in known.items() if n in names})
         for taken, result in zip(binding.results, results, strict=False):
-            if taken is not None:
-                made = torch.from_numpy(outputs[taken.buffer])
-                value = taken.view(made).reshape(result.shape).to(result.dtype)
-                counted.difference = max(counted.difference, _difference(value, result))
-                result.copy_(value)
+            if taken is not None and isinstance(result, Tensor):
+                _put(counted, taken.view(torch.from_numpy(known[taken.buffer])), [result])
+        for name, at in binding.written.items():
+            _put(counted, torch.from_numpy(known[name]), _flat([values[at]]))
         counted.machine += 1
         counted.instructions += machine.executed - before
 
@@ -190,8 +190,8 @@ def _machine() -> "Machine":
     return Machine(settings().chip)
 
 
-def _bound(call: Call, row: Op | None) -> tuple["Program | None", Binding]:
-    """The program of a call on one core, and where its tensors lie; no program if empty."""
+def _bound(call: Call, row: Op | None) -> tuple[Programs, Binding]:
+    """The programs of a call on one core, none if it is empty, and where its tensors lie."""
     if row is None:
         raise _NotOnMachine("it has no row, so no program of its own.")
     if row.bind is None:
@@ -201,22 +201,24 @@ def _bound(call: Call, row: Op | None) -> tuple["Program | None", Binding]:
         if not isinstance(programs, tuple):
             raise _NotOnMachine("it moves data over the host's link.")
         if not programs:
-            return None, Binding(feeds={}, results=())
-        if len(programs) > 1:
-            raise _NotOnMachine("it is several programs.")
-        binding = row.bind(call, programs[0])
+            return (), Binding(feeds={}, results=())
+        binding = row.bind(call, programs)
     except (KeyError, ChipLimit, Unimplemented, Unsupported) as why:
         raise _NotOnMachine(f"{type(why).__name__}: {why}.") from None
-    buffers = _in_hbm(programs[0])
+    buffers = _in_hbm(programs)
     made = [r for r in call.results if isinstance(r, TensorArg) or r is None]
     for taken, result in zip(binding.results, made, strict=False):
         if taken is not None and isinstance(result, TensorArg):
             _same_dtype(buffers[taken.buffer], result, wide=taken.rounds)
-    return programs[0], binding
+    for name, at in binding.written.items():
+        listed = call.arguments[at]
+        for t in listed if isinstance(listed, tuple) else (listed,):
+            _same_dtype(buffers[name], t)
+    return programs, binding
 
 
-def _in_hbm(program: "Program") -> dict[str, "Buffer"]:
-    return {b.name: b for b in program.buffers if b.memory.value == "hbm"}
+def _in_hbm(programs: Programs) -> dict[str, "Buffer"]:
+    return {b.name: b for p in programs for b in p.buffers if b.memory.value == "hbm"}
 
 
 def _same_dtype(
@@ -237,8 +239,13 @@ def _fed(feed: Feed, buffer: "Buffer", call: Call, held: Sequence[Any]) -> Any:
     described: Any = call.arguments
     for at in feed.argument:
         value, described = value[at], described[at]
-    _same_dtype(buffer, described, integers=feed.integers, wide=True)
-    given = value.memory if feed.memory else feed.view(value.logical)
+    if isinstance(value, tuple):
+        for t in described:
+            _same_dtype(buffer, t, wide=True)
+        given = feed.view(torch.cat([held.logical.reshape(-1) for held in value]))
+    else:
+        _same_dtype(buffer, described, integers=feed.integers, wide=True)
+        given = value.memory if feed.memory else feed.view(value.logical)
     if given.numel() != buffer.elements:
         raise _NotOnMachine(f"{given.numel()} elements for {buffer.elements} of {buffer.name}.")
     wide = given if feed.integers or given.dtype == torch.bool else given.float()
@@ -255,6 +262,15 @@ def _difference(value: Tensor, fast: Tensor) -> float:
         return 0.0
     top = float(there[both].abs().max()) or 1.0
     return float((here - there)[both].abs().max()) / top
+
+
+def _put(counted: ExecutorRow, made: Tensor, tensors: Sequence[Tensor]) -> None:
+    """The machine's values into tensors that lie one after the other."""
+    pieces = made.reshape(-1).split([t.numel() for t in tensors])
+    for piece, tensor in zip(pieces, tensors, strict=True):
+        value = piece.reshape(tensor.shape).to(tensor.dtype)
+        counted.difference = max(counted.difference, _difference(value, tensor))
+        tensor.copy_(value)
 
 
 # --- the process ---------------------------------------------------------------------------------
