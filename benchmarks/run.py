@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import PIPE, Popen, run
@@ -182,18 +182,18 @@ def printed(program: str) -> Sides:
 
 
 class Elsewhere:
-    """A training step in a process of its own, with the package that `folder` holds."""
+    """A training step in a process of its own, with more in its environment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, device: str, dtype: torch.dtype, environment: Mapping[str, str]) -> None:
         program = (
             "import sys, torch; from run import training_step\n"
             "torch.backends.trn.matmul.precision = 'mxfp8'\n"
-            "step = training_step('trn', torch.float32)\n"
+            f"step = training_step({device!r}, {dtype})\n"
             "for line in sys.stdin: print(step.timeit(int(line)), flush=True)"
         )
         self.process = Popen(
             [sys.executable, "-c", program],
-            env=os.environ | {"PYTHONPATH": str(folder)},
+            env=os.environ | environment,
             cwd=HERE,
             stdin=PIPE,
             stdout=PIPE,
@@ -230,8 +230,24 @@ def without_pricing() -> Path:
     return folder
 
 
-def counting(_: str) -> tuple[Clock, Clock]:
-    return Elsewhere(HERE.parent), Elsewhere(without_pricing())
+def counting(device: str) -> tuple[Clock, Clock]:
+    """The package as it is, and one that cannot price."""
+    folders = (HERE.parent, without_pricing())
+    counted, uncounted = (Elsewhere(device, FP32, {"PYTHONPATH": str(f)}) for f in folders)
+    return counted, uncounted
+
+
+# ATen, oneDNN, MKL and this package, on a host that has more.
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "TRN_EMU_ISA": "avx2",
+}
+
+
+def limited(dtype: torch.dtype) -> Sides:
+    return lambda device: (Elsewhere(device, dtype, AVX2), Elsewhere("cpu", dtype, AVX2))
 
 
 class Profiled:
@@ -329,6 +345,19 @@ ROWS = (
         target=0.10,
         sides=training(BF16),
         unless_cpu_flags=("avx512_bf16", "amx_bf16"),
+    ),
+    *(
+        Row(
+            name=f"{STEP_NAME}, {name}, both limited to AVX2",
+            against=against,
+            target=target,
+            sides=limited(dtype),
+            least_rounds=3,
+        )
+        for name, against, dtype, target in (
+            ("mxfp8", "float32", FP32, 0.85),
+            ("bfloat16", "bfloat16", BF16, 0.10),
+        )
     ),
     *(
         Row(

@@ -102,6 +102,14 @@ def test_a_compiled_step_is_one_launch_a_graph() -> None:
     assert sorted(words[-1] for words in graphs) == ["backward", "forward"]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiled_function_is_priced_though_its_result_is_on_meta() -> None:
+    x, w = torch.empty(512, 256, device="meta"), torch.empty(256, 1024, device="meta")
+    eager, compiled = (estimate(torch.mm, x, w, mode=mode) for mode in ("eager", "compile"))
+    assert compiled.device_us == pytest.approx(eager.device_us, rel=0.01)
+    assert compiled.counters["hbm_write_bytes"] == 512 * 1024 * 4
+
+
 def test_estimates_are_the_same_every_time() -> None:
     x = torch.empty(300, 70, device="meta")
     first, second = (estimate(torch.softmax, x, -1) for _ in range(2))

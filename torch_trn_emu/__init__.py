@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .integrations import tensorboard_callback
     from .parity import compare, sensitivity
     from .profiler import profile
+    from .trn.executor import executor_report
 
 __all__ = [
     "compare",
@@ -36,6 +37,7 @@ __all__ = [
     "compiler",
     "current_precision",
     "estimate",
+    "executor_report",
     "host_device",
     "launches",
     "op_counts",
@@ -63,6 +65,7 @@ aliases.install()
 _LAZY = {
     "compare": "parity",
     "estimate": "estimation",
+    "executor_report": "trn.executor",
     "profile": "profiler",
     "sensitivity": "parity",
     "tensorboard_callback": "integrations",

@@ -156,8 +156,12 @@ def _flops(run: Run, *, transposes: bool, weigh: str = "") -> float:
     return _sum(weight)(run)
 
 
+_STATIC = ("dma_copy", "dma_transpose")
+_INDIRECT = ("dma_gather", "dma_scatter", "dma_scatter_add")
+
+
 def _dma(
-    opcodes: tuple[str, ...] = ("dma_copy", "dma_transpose", "dma_gather", "dma_scatter_add"),
+    opcodes: tuple[str, ...] = (*_STATIC, *_INDIRECT),
     *,
     nbytes: bool = False,
 ) -> Callable[[Run], float]:
@@ -191,10 +195,6 @@ def _evacuates(i: Instruction) -> bool:
     return any(a.buffer.memory is Memory.PSUM for a in i.reads) and any(
         a.buffer.memory is Memory.SBUF for a in i.writes
     )
-
-
-_STATIC = ("dma_copy", "dma_transpose")
-_INDIRECT = ("dma_gather", "dma_scatter_add")
 
 
 # --- what is derived -----------------------------------------------------------------------------

@@ -11,13 +11,15 @@ from functools import cache
 from .chip import Chip, get_chip
 from .errors import Unsupported
 
-__all__ = ["ALIAS", "DEVICE_TYPE", "HOSTS", "ISAS", "Settings", "read", "settings"]
+__all__ = ["ALIAS", "DEVICE_TYPE", "EXECUTORS", "HOSTS", "ISAS", "Settings", "read", "settings"]
 
 _ALIASES = ("", "cuda", "neuron")
 # The instruction sets of csrc/numerics/isa.h, each with what those before it have.
 ISAS = ("plain", "avx2", "avx512", "avx512_bf16")
 # "auto" is cuda where there is a GPU; "foreign" is the CPU by the paths of a CUDA host, for tests.
 HOSTS = ("cpu", "cuda", "auto", "foreign")
+# The host's kernels, or the programs that are priced, run literally (trn/executor.py).
+EXECUTORS = ("fast", "machine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Settings:
     isa: str | None  # the most that kernels on the host may use; None: what it has
     host: str  # a name of HOSTS: what holds the tensors and computes
     dump: str  # a folder for what the compiler makes of each graph
+    executor: str  # a name of EXECUTORS: what computes the values of eager operators
 
 
 def _alias(environ: Mapping[str, str]) -> str:
@@ -68,6 +71,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         isa=_one_of(environ, "TRN_EMU_ISA", ISAS),
         host=_host(environ.get("TRN_EMU_HOST") or "cpu"),
         dump=environ.get("TRN_EMU_DUMP", ""),
+        executor=_one_of(environ, "TRN_EMU_EXECUTOR", EXECUTORS) or EXECUTORS[0],
     )
 
 

@@ -42,8 +42,11 @@ bool share_memory(const c10::List<at::Tensor>& tensors) {
   return std::adjacent_find(storages.begin(), storages.end()) != storages.end();
 }
 
-// Lists as long as the first one are cut; everything else goes to every thread.
+// Lists as long as the first one are cut, as is a tensor with a number for each of its tensors;
+// everything else goes to every thread.
 IValue cut(const IValue& value, size_t length, size_t begin, size_t end) {
+  if (value.isTensor() && value.toTensor().dim() == 1)
+    return value.toTensor().narrow(0, int64_t(begin), int64_t(end - begin));
   if (!value.isList() || value.toListRef().size() != length) return value;
   c10::List<IValue> all = value.toList();
   c10::impl::GenericList part(all.elementType());

@@ -79,15 +79,9 @@ bool is_metadata_op(std::string_view name) {
 }
 
 // The CPU's kernels do for metadata, whatever the host backend is.
-DispatchKeySet on_cpu(DispatchKeySet keys) {
-  const DispatchKey functionality = c10::toFunctionalityKey(keys.highestPriorityTypeId());
-  return DispatchKeySet(
-      c10::toRuntimePerBackendFunctionalityKey(functionality, c10::BackendComponent::CPUBit));
-}
-
 void run_as_is(const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
   BelowAutograd guard;
-  op.redispatchBoxed(on_cpu(keys), stack);
+  op.redispatchBoxed(counterpart_on(keys, c10::BackendComponent::CPUBit), stack);
 }
 
 template <class Op, class Schema = typename Op::schema>

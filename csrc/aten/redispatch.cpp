@@ -42,6 +42,7 @@ constexpr HostArgument kHostArguments[] = {
     {"aten::_nested_from_padded", "cpu_nested_shape_example"},
     {"aten::_nested_tensor_from_tensor_list", "list"},
     {"aten::_pin_memory", "self"},
+    {"aten::_foreach_", "scalars"},
 };
 
 bool may_stay_on_host(std::string_view op, std::string_view argument) {

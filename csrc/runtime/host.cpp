@@ -32,8 +32,15 @@ void choose_host(const std::string& name) {
 }
 
 DispatchKeySet Host::counterpart(DispatchKeySet keys_of_call) const {
-  const DispatchKey functionality = c10::toFunctionalityKey(keys_of_call.highestPriorityTypeId());
-  return DispatchKeySet(c10::toRuntimePerBackendFunctionalityKey(functionality, component));
+  return counterpart_on(keys_of_call, component);
+}
+
+DispatchKeySet counterpart_on(DispatchKeySet keys_of_call, c10::BackendComponent component) {
+  // A call that a Python dispatcher makes carries the keys above the backend's too.
+  const auto kinds =
+      c10::backend_functionality_keys | DispatchKeySet(c10::DispatchKey::NestedTensor);
+  const auto kind = c10::toFunctionalityKey((keys_of_call & kinds).highestPriorityTypeId());
+  return DispatchKeySet(c10::toRuntimePerBackendFunctionalityKey(kind, component));
 }
 
 }  // namespace trn

@@ -30,6 +30,10 @@ struct Host {
   c10::DispatchKeySet counterpart(c10::DispatchKeySet keys_of_call) const;
 };
 
+// The same on another component, such as the CPU's for metadata.
+c10::DispatchKeySet counterpart_on(c10::DispatchKeySet keys_of_call,
+                                   c10::BackendComponent component);
+
 namespace detail {
 extern const Host* chosen_host;
 }

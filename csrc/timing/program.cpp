@@ -33,14 +33,16 @@ class Reader {
   std::size_t at_ = 0;
 };
 
-AccessSpec read_access(Reader& in, std::size_t buffers, std::size_t loops) {
+AccessSpec read_access(Reader& in, const Encoded& program) {
   AccessSpec access{};
   access.write = in.next() != 0;
-  access.buffer = in.below(buffers);
+  access.buffer = in.below(program.buffers.size());
   access.part = in.next();
+  const std::int64_t slots = program.buffers[access.buffer].slots;
+  access.age = static_cast<std::int64_t>(in.below(static_cast<std::size_t>(slots)));
   access.terms.resize(in.count());
   for (Term& term : access.terms) {
-    term.loop = in.below(loops);
+    term.loop = in.below(program.loops);
     term.coefficient = in.next();
   }
   return access;
@@ -58,7 +60,7 @@ InstructionSpec read_instruction(Reader& in, const Encoded& program) {
   }
   i.accesses.resize(in.below(kMaxAccesses + 1));
   for (AccessSpec& access : i.accesses) {
-    access = read_access(in, program.buffers.size(), program.loops);
+    access = read_access(in, program);
   }
   return i;
 }

@@ -7,7 +7,7 @@
 
 namespace trn::timing {
 
-constexpr std::int64_t kEncoding = 1;  // version of the layout
+constexpr std::int64_t kEncoding = 2;  // version of the layout
 constexpr int kPorts = 2;
 constexpr std::size_t kMaxAccesses = 16;  // of one instruction
 
@@ -30,6 +30,7 @@ struct AccessSpec {
   bool write;
   std::size_t buffer;
   std::int64_t part;
+  std::int64_t age;  // slots back from the current one
   std::vector<Term> terms;
 };
 

@@ -125,7 +125,9 @@ class Scheduler {
     const BufferSpec& buffer = program_.buffers[access.buffer];
     std::int64_t part = access.part;
     for (const Term& term : access.terms) part += term.coefficient * counters_[term.loop];
-    const std::int64_t offset = state_.slot[access.buffer] * buffer.parts + part;
+    const std::int64_t back = state_.slot[access.buffer] - access.age;
+    const std::int64_t slot = back < 0 ? back + buffer.slots : back;
+    const std::int64_t offset = slot * buffer.parts + part;
     return state_.regions.at(buffer.first_region + static_cast<std::size_t>(offset));
   }
 

@@ -163,6 +163,29 @@ def test_dynamic_shapes(dynamic):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
 
+def test_each_call_is_priced_by_its_own_sizes():
+    """As the graph that is compiled for these sizes alone: counters and launches."""
+    model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4)).to("trn")
+    compiled = torch.compile(model, backend="trn", dynamic=True)
+
+    def counted(function, rows):
+        x = leaf(rows, 16)
+        torch.trn.reset_counters()
+        function(x).sum().backward()
+        return torch.trn.counters()
+
+    counted(compiled, 40)  # gradients are set at first, added to afterwards
+    dynamic = {rows: counted(compiled, rows) for rows in (40, 3000, 40)}
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
+    for rows, counters in dynamic.items():
+        fixed = torch.compile(model, backend="trn", dynamic=False)
+        assert counted(fixed, rows) == counters
+    assert dynamic[3000]["hbm_read_bytes"] > 10 * dynamic[40]["hbm_read_bytes"]
+    launches = {s.name: s.launches for s in compiler.summary() if "=3000" in s.name}
+    assert len(launches) == 2
+
+
 def test_a_graph_break_leaves_two_graphs():
     def function(x):
         y = x * 2

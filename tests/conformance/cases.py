@@ -46,7 +46,7 @@ UNINITIALISED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_
     "new_empty_strided"
 }
 
-Trial = Callable[[str], Any]
+Trial = Callable[..., Any]
 
 
 class Case(NamedTuple):
@@ -60,6 +60,8 @@ class Case(NamedTuple):
 
 
 class Suite(Protocol):
+    places: tuple[str, str]  # what is right, and what is tried
+
     def cases(self) -> Iterator[Case]: ...
     def trials(self, case: Case) -> Iterator[Trial]: ...
 
@@ -68,13 +70,19 @@ def differentiable(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.requires_grad
 
 
-def cotangent(output: torch.Tensor) -> torch.Tensor:
-    """A gradient for `output`, the same values on every device."""
+def cotangent(output: torch.Tensor, drawn: torch.dtype | None = None) -> torch.Tensor:
+    """A gradient for `output`, the same values on every device; `drawn` in another format."""
     if output.is_nested or output.layout != torch.strided:
         return torch.ones_like(output)
     generator = torch.Generator().manual_seed(7)
-    made = torch.randn(output.shape, generator=generator, dtype=output.dtype, device=HOST)
-    return made.to(output.device)
+    drawn = drawn or output.dtype
+    made = torch.randn(output.shape, generator=generator, dtype=drawn, device=HOST)
+    return made.to(output.device, output.dtype)
+
+
+def widened(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A leaf of the same values in a wider format."""
+    return tensor.detach().to(dtype).requires_grad_(tensor.requires_grad)
 
 
 def names_a_place(tree: Any) -> bool:
@@ -85,17 +93,20 @@ def names_a_place(tree: Any) -> bool:
     )
 
 
-def gradients(outputs: Any, inputs: Any) -> Any:
+def gradients(outputs: Any, inputs: Any, drawn: torch.dtype | None = None) -> Any:
     """The gradients of all outputs with respect to all inputs that want one."""
     of = [leaf for leaf in pytree.tree_leaves(outputs) if differentiable(leaf)]
     wanted = [leaf for leaf in pytree.tree_leaves(inputs) if differentiable(leaf) and leaf.is_leaf]
     if not of or not wanted:
         return None
-    return torch.autograd.grad(of, wanted, [cotangent(o) for o in of], allow_unused=True)
+    given = [cotangent(o, drawn) for o in of]
+    return torch.autograd.grad(of, wanted, given, allow_unused=True)
 
 
 class Ops:
     """Operators: what op_db and its relatives sample."""
+
+    places = (HOST, "trn")
 
     def __init__(self, name: str, *databases: list[Any]) -> None:
         self.name = name
@@ -206,6 +217,8 @@ class Ops:
 class Modules:
     """nn.Module classes: forward, and gradients of parameters and inputs."""
 
+    places = (HOST, "trn")
+
     entries: ClassVar = {info.name: info for info in module_db}
 
     def cases(self) -> Iterator[Case]:
@@ -226,19 +239,31 @@ class Modules:
                 yield functools.partial(self.step, info, sample, dtype, training)
 
     @staticmethod
-    def step(info: Any, sample: Any, dtype: torch.dtype, training: bool, device: str) -> Any:
+    def step(
+        info: Any,
+        sample: Any,
+        dtype: torch.dtype,
+        training: bool,
+        device: str,
+        wide: torch.dtype | None = None,
+    ) -> Any:
+        """One pass each way in `dtype`, or in `wide` from the values that `dtype` has."""
         built = sample.constructor_input
         module = info.module_cls(*copy.deepcopy(built.args), **copy.deepcopy(built.kwargs))
-        module = module.to(dtype).to(device).train(training)
+        module = module.to(dtype).to(wide).to(device).train(training)
         given = sample.forward_input
         inputs = placed((given.args, given.kwargs), device)
+        if wide is not None:
+            inputs = pytree.tree_map_only(torch.Tensor, lambda t: widened(t, wide), inputs)
         outputs = module(*inputs[0], **inputs[1])
-        grads = gradients(outputs, (inputs, list(module.parameters())))
+        grads = gradients(outputs, (inputs, list(module.parameters())), wide and dtype)
         return outputs, grads, dict(module.state_dict())
 
 
 class Optimizers:
     """Optimizers: three steps from the same gradients, in each of the implementations."""
+
+    places = (HOST, "trn")
 
     entries: ClassVar = {info.name: info for info in optim_db}
 
@@ -259,7 +284,13 @@ class Optimizers:
             yield functools.partial(self.steps, info, kwargs, BY_NAME[case.dtype])
 
     @staticmethod
-    def steps(info: Any, kwargs: dict[str, Any], dtype: torch.dtype, device: str) -> Any:
+    def steps(
+        info: Any,
+        kwargs: dict[str, Any],
+        dtype: torch.dtype,
+        device: str,
+        wrap: Callable[[Any], Any] = lambda step: step,
+    ) -> Any:
         generator = torch.Generator().manual_seed(3)
         shapes = ((4, 3), (5, 2)) if info.name == "Muon" else ((4, 3), (5,), ())
 
@@ -268,13 +299,14 @@ class Optimizers:
 
         params = [torch.nn.Parameter(copied(made(shape), device)) for shape in shapes]
         optimizer = info.optim_cls(params, **placed(kwargs, device))
+        step = wrap(optimizer.step)
         for _ in range(3):
             for param in params:
                 grad = made(tuple(param.shape))
                 param.grad = copied(
                     grad.to_sparse() if info.only_supports_sparse_grads else grad, device
                 )
-            optimizer.step(lambda: torch.zeros(()) if info.step_requires_closure else None)
+            step(lambda: torch.zeros(()) if info.step_requires_closure else None)
         return params, list(optimizer.state_dict()["state"].values())
 
 
@@ -291,7 +323,3 @@ SUITES: dict[str, Suite] = {
     "module": Modules(),
     "optim": Optimizers(),
 }
-
-
-def all_cases() -> list[Case]:
-    return [case for suite in SUITES.values() for case in suite.cases()]

@@ -16,9 +16,14 @@ class Verdict(enum.IntEnum):
     EXACT = 0
     BOUND = 1  # not bit-equal, within the bound of close()
     NO_SAMPLE = 2  # nothing to compare
-    DIFFERS = 3
-    ERROR_DIFFERS = 4  # another exception, or one where the other place has none
-    CRASH = 5  # the process died or hung
+    UNCOMPILED = 3  # as it should be, but run operator by operator
+    DIFFERS = 4
+    ERROR_DIFFERS = 5  # another exception, or one where the other place has none
+    CRASH = 6  # the process died or hung
+
+
+class NotCompiled(Exception):
+    """A compiled call ran without a compiled graph, or one without an engine program."""
 
 
 def copied(tensor: torch.Tensor, device: str) -> torch.Tensor:
@@ -87,6 +92,17 @@ def close(expected: torch.Tensor, actual: torch.Tensor, bound: Bound) -> bool:
     if share and expected.numel() > 0:
         atol += share * expected.abs().max().item()
     return torch.allclose(expected, actual, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def twice_the_hosts(expected: Any, reference: Any, dtype: torch.dtype) -> Bound:
+    """One rounding of `dtype`, and twice the largest share that any tensor is off its reference."""
+    shares = [0.0]
+    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(reference), strict=True)
+    for tensor, exact in pairs:
+        if isinstance(tensor, torch.Tensor) and tensor.numel() > 0:
+            off = (tensor.detach() - exact.detach()).abs().max() / exact.detach().abs().max()
+            shares.append(off.nan_to_num(0).item())
+    return (*BOUNDS[dtype], 2 * max(shares))
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from reasons import reason_for
 
 Row = dict[str, Any]
 AGREE = ("EXACT", "BOUND")
+REFUSED = ("UNCOMPILED", "ERROR_DIFFERS")
 
 
 def compared(rows: Iterable[Row]) -> list[Row]:
@@ -22,9 +23,20 @@ def explained(row: Row) -> bool:
     reason = reason_for(row["case"])
     if row["verdict"] == "EXACT":
         return True
-    return reason is not None and (
-        row["verdict"] == "BOUND" or (row["verdict"] == "DIFFERS" and reason.beyond)
+    if reason is None:
+        return False
+    return (
+        row["verdict"] == "BOUND"
+        or (row["verdict"] == "DIFFERS" and reason.beyond)
+        or (row["verdict"] in REFUSED and reason.refused)
     )
+
+
+def listed(row: Row) -> bool:
+    """What is shown by itself: all but cases within the bound of a reason for many."""
+    reason = reason_for(row["case"])
+    within = row["verdict"] == "BOUND" and reason is not None and not reason.each
+    return row["verdict"] != "EXACT" and not within
 
 
 def share(rows: Iterable[Row]) -> float:
@@ -43,7 +55,7 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
     remaining = [
         {**row, "reason": reason_for(row["case"]).text if explained(row) else None}
         for row in compared(rows)
-        if row["verdict"] != "EXACT"
+        if listed(row)
     ]
     return {
         "torch": torch.__version__,

@@ -12,7 +12,9 @@ import pytest
 
 HERE = Path(__file__).parent
 SUMMARY = HERE.parent.parent / "docs/conformance.json"
+COMPILED_SUMMARY = SUMMARY.with_name("conformance_compiled.json")
 GOAL = 0.999
+COMPILED_GOAL = 0.97  # the rest has its reasons
 
 
 def walk(summary: Path, *arguments: str) -> dict:
@@ -41,3 +43,31 @@ def test_everything_agrees():
     found = walk(SUMMARY)
     assert unexplained(found) == []
     assert found["share"] >= GOAL
+
+
+# What a change of the compiler or of torch would break first, an operator of each family of OPS.
+FEW = (
+    "add|softmax|mm|addbmm|mv|nn.functional.linear|nn.functional.bilinear|nn.functional.conv2d"
+    "|nn.functional.layer_norm|nn.functional.scaled_dot_product_attention|cumsum|sort|cat|gather"
+    "|index_put|nn.functional.max_pool2d|nn.functional.cross_entropy|quantile|masked_scatter"
+)
+
+
+def test_a_few_compiled_operators_equal_eager(tmp_path, monkeypatch):
+    """Under the default policy, and where Inductor allows no fallback of its own."""
+    monkeypatch.setenv("TRN_EMU_MATMUL", "mxfp8")
+    monkeypatch.setenv("CI", "true")
+    match = f"^compiled_op/({FEW})/float32/"
+    found = walk(tmp_path / "summary.json", "--compiled", "--match", match, "--samples", "1")
+    assert unexplained(found) == []
+    assert found["samples"] >= 18
+
+
+@pytest.mark.conformance
+@pytest.mark.timeout(0)
+def test_everything_compiled_equals_eager(monkeypatch):
+    """Writes docs/conformance_compiled.json."""
+    monkeypatch.setenv("TRN_EMU_MATMUL", "mxfp8")
+    found = walk(COMPILED_SUMMARY, "--compiled", "--samples", "1")
+    assert unexplained(found) == []
+    assert found["share"] >= COMPILED_GOAL

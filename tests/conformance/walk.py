@@ -1,6 +1,6 @@
-"""Runs cases on the host and on trn and says how each came out.
+"""Runs cases on the host and on trn, or on trn eagerly and compiled, and says how each came out.
 
-python walk.py [--suite op] [--match REGEX] [--slice] [--jobs 2] [--samples N]
+python walk.py [--compiled] [--suite op] [--match REGEX] [--slice] [--jobs 2] [--samples N]
                [--write FILE] [--summary FILE]
 
 The cases run in child processes. One that dies or hangs makes its case a row, and the next child
@@ -20,6 +20,7 @@ import time
 import unittest
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +29,64 @@ import summary
 HANG_S = 240  # of one case
 
 
-def judge(case: Any, samples: int | None = None, device: str = "trn") -> dict[str, Any]:
+def suites() -> dict[str, Any]:
+    from cases import SUITES
+    from compiled import COMPILED_SUITES
+
+    return {**SUITES, **COMPILED_SUITES}
+
+
+def judge(case: Any, samples: int | None = None) -> dict[str, Any]:
     """The worst verdict over the samples of a case, and why."""
-    from cases import HOST, SUITES, UNINITIALISED
-    from places import Verdict, compare, outcome
+    from cases import UNINITIALISED
+    from places import NotCompiled, Verdict, compare, outcome
     from reasons import reason_for
 
     worst, why, count = Verdict.NO_SAMPLE, "", 0
     values = case.name.split(".")[0] not in UNINITIALISED
     reason = reason_for(str(case))
-    bound = reason.bound if reason is not None else None
-    trials = SUITES[case.suite].trials(case)
+    suite = suites()[case.suite]
+    right, tried = suite.places
+    trials = suite.trials(case)
     for trial in itertools.islice(trials, samples):
-        expected, host_error = outcome(trial, HOST)
-        actual, error = outcome(trial, device)
+        expected, host_error = outcome(trial, right)
+        actual, error = outcome(trial, tried)
         if isinstance(host_error, unittest.SkipTest):
             continue
-        if type(host_error) is not type(error):
+        if isinstance(error, NotCompiled):
+            verdict, text = Verdict.UNCOMPILED, str(error)
+        elif type(host_error) is not type(error):
             verdict = Verdict.ERROR_DIFFERS
-            text = f"{brief(host_error)} on the host, {brief(error)} on {device}"
+            text = f"{brief(host_error)} on {right}, {brief(error)} on {tried}"
         elif error is not None:
             verdict, text = Verdict.EXACT, ""
         else:
-            verdict, text = compare(expected, actual, values=values, bound=bound, device=device)
+            bound = reason and bound_of(reason, case, trial, expected)
+            verdict, text = compare(expected, actual, values=values, bound=bound)
         if worst == Verdict.NO_SAMPLE or verdict > worst:
             worst, why = verdict, text and f"sample {count}: {text}"
         count += 1
     return {"case": str(case), "verdict": worst.name, "why": why, "samples": count}
 
 
+def bound_of(reason: Any, case: Any, trial: Any, expected: Any) -> Any:
+    """The reason's bound of one sample."""
+    from cases import BY_NAME, HOST
+    from places import outcome, twice_the_hosts
+
+    if reason.wide is None:
+        return reason.bound
+    reference, error = outcome(partial(trial, wide=reason.wide), HOST)
+    if error is not None:
+        raise error
+    return twice_the_hosts(expected, reference, BY_NAME[case.dtype])
+
+
 def brief(error: Exception | None) -> str:
     if error is None:
         return "no error"
-    return (
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
-    )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])[:200]}"
 
 
 def child(samples: int | None) -> None:
@@ -149,11 +173,14 @@ def walk(cases: list[Any], *, jobs: int, samples: int | None = None) -> list[dic
     return [rows[str(case)] for case in cases]
 
 
-def selected(suite: str, match: str) -> list[Any]:
-    from cases import all_cases
+def selected(suite: str, match: str, compiled: bool) -> list[Any]:
+    from cases import SUITES
+    from compiled import COMPILED_SUITES
 
     pattern = re.compile(match)
-    return [c for c in all_cases() if suite in ("", c.suite) and pattern.search(str(c))]
+    chosen = COMPILED_SUITES if compiled else SUITES
+    cases = (case for one in chosen.values() for case in one.cases())
+    return [c for c in cases if suite in ("", c.suite) and pattern.search(str(c))]
 
 
 def sliced(cases: list[Any]) -> list[Any]:
@@ -173,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suite", default="")
     parser.add_argument("--match", default="")
+    parser.add_argument("--compiled", action="store_true", help="against eager, not the host")
     parser.add_argument("--slice", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--samples", type=int)
@@ -184,7 +212,7 @@ def main() -> None:
         child(arguments.samples)
         return
     start = time.monotonic()
-    cases = selected(arguments.suite, arguments.match)
+    cases = selected(arguments.suite, arguments.match, arguments.compiled)
     if arguments.slice:
         cases = sliced(cases)
     rows = walk(cases, jobs=arguments.jobs, samples=arguments.samples)

@@ -58,6 +58,8 @@ HIDDEN = {"load": "background"}
         ("trn3", _instruction("exponential", (S, 128, 512, B2), (S, 128, 512, B2)), 128),
         ("trn2", _instruction("memset", (S, 128, 512, B2), value=0), 256),
         ("trn2", _instruction("iota", (S, 128, 512, "int32"), channel=1), 150 + 512),
+        ("trn2", _instruction("nc_n_gather", *[(S, 128, 1000, F4)] * 3), 2 * 150 + 2 * 1000),
+        ("trn2", _instruction("local_gather", *[(S, 128, 1000, F4)] * 3), 150 + 1000 / 8),
         ("trn2", _instruction("max8", (S, 1, 8, F4), (S, 1, 1024, B2)), 1024),
     ],
 )

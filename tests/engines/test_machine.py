@@ -196,6 +196,46 @@ def test_gather_and_scatter_add() -> None:
     np.testing.assert_allclose(out["z"], expected, rtol=1e-6)
 
 
+def test_equal_values_have_places_of_their_own() -> None:
+    """The vendor's example: descending for nc_match_replace8, ascending for nc_find_index8."""
+    data = np.array([[1, 2, 3, 4, 8, 8, 8, 8, 8, 8, 8]], dtype=np.float32)
+    b = Builder("places")
+    hx, hv = b.hbm("x", (1, 11), "float32", Role.INPUT), b.hbm("v", (1, 8), "float32", Role.OUTPUT)
+    hd, ha = (b.hbm(n, (1, 8), "int32", Role.OUTPUT) for n in ("descending", "ascending"))
+    hr = b.hbm("rest", (1, 11), "float32", Role.OUTPUT)
+    x, rest = (tile(b.sbuf(n, 11, "float32"), (0, 0), (1, 11)) for n in ("tx", "tr"))
+    eight = tile(b.sbuf("eight", 8, "float32"), (0, 0), (1, 8))
+    down, up = (tile(b.sbuf(n, 8, "int32"), (0, 0), (1, 8)) for n in ("down", "up"))
+    b.load(x, tile(hx, (0, 0), (1, 11)))
+    b.emit("max8", eight, x)
+    b.emit("nc_find_index8", up, x, eight)
+    b.emit("nc_match_replace8", (rest, down), x, eight, imm=-1.0)
+    for to, source in ((hv, eight), (hd, down), (ha, up)):
+        b.store(tile(to, (0, 0), (1, 8)), source)
+    b.store(tile(hr, (0, 0), (1, 11)), rest)
+    out = Machine(TRN2).run(b.build(), {"x": data})
+    np.testing.assert_array_equal(out["v"][0], [8, 8, 8, 8, 8, 8, 8, 4])
+    np.testing.assert_array_equal(out["descending"][0], [10, 9, 8, 7, 6, 5, 4, 3])
+    np.testing.assert_array_equal(out["ascending"][0], [4, 5, 6, 7, 8, 9, 10, 3])
+    np.testing.assert_array_equal(out["rest"][0], [1, 2, 3, *[-1] * 8])
+
+
+def test_indexed_entries_are_put() -> None:
+    b = Builder("put")
+    hx, hi = b.hbm("x", (2, 6), "float32", Role.INPUT), b.hbm("i", (2, 2), "int32", Role.INPUT)
+    hy = b.hbm("y", (4, 3), "float32", Role.OUTPUT)
+    x, i = (
+        tile(b.sbuf("tx", 6, "float32"), (0, 0), (2, 6)),
+        tile(b.sbuf("ti", 2, "int32"), (0, 0), (2, 2)),
+    )
+    b.load(x, tile(hx, (0, 0), (2, 6)))
+    b.load(i, tile(hi, (0, 0), (2, 2)))
+    b.emit("dma_scatter", tile(hy, (0, 0), (4, 3)), x, i, queue="put")
+    values, index = np.arange(12.0).reshape(2, 6), [[2, 0], [3, 1]]
+    out = Machine(TRN2).run(b.build(), {"x": values, "i": index})["y"]
+    np.testing.assert_array_equal(out[[2, 0, 3, 1]], values.reshape(4, 3))
+
+
 def test_reading_what_was_not_written_raises() -> None:
     b = Builder("unwritten")
     y = b.hbm("y", (4, 4), "float32", Role.OUTPUT)

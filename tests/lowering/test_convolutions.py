@@ -1,5 +1,6 @@
 """Convolutions and both gradients, with strides, paddings, dilations, groups and bias."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from torch_trn_emu.lowering import conv_gradients, convolution, depthwise
+from torch_trn_emu.counters import fold
+from torch_trn_emu.lowering import conv_input, conv_weight, convolution, depthwise, few_channels
+from torch_trn_emu.timing import price
 
-from .calls import call_of, lowered, random, run
+from .calls import CHIP, call_of, lowered, random, run
 
 aten = torch.ops.aten
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
@@ -92,8 +95,11 @@ def test_transposed(name: str) -> None:
 def test_in_small_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What large sizes need: blocks of filters, strips of rows."""
     monkeypatch.setattr(convolution, "FILTER_BYTES", 256)
-    monkeypatch.setattr(conv_gradients, "WEIGHT_BYTES", 256)
-    monkeypatch.setattr(conv_gradients, "PIXEL_TILES", 1)
+    monkeypatch.setattr(conv_input, "WEIGHT_BYTES", 256)
+    monkeypatch.setattr(conv_weight, "WEIGHT_BYTES", 256)
+    monkeypatch.setattr(conv_weight, "PIXEL_TILES", 1)
+    monkeypatch.setattr(few_channels, "STRIP_BYTES", 400)
+    monkeypatch.setattr(few_channels, "TOGETHER", 2)
     monkeypatch.setattr(depthwise, "TILE_BYTES", 200)
     _check(CASES[name])
 
@@ -119,3 +125,24 @@ def test_any_convolution(data: st.DataObject) -> None:
         sides = zip(size, *(window[n] for n in ("stride", "padding")), least, strict=True)
         assume(all((n - 1) * s - 2 * p + span > 0 for n, s, p, span in sides))
     _check(case, transposed=transposed)
+
+
+def test_few_channels_turn_once_a_column_of_the_filter() -> None:
+    """Two images, 112 tiles of 112 pixels each: 7 turns of 21 rows, one of the gradient, a product.
+
+    A turn takes 64 cycles, the product the 147 of its columns. [isa]
+    """
+    x, g, w = random(2, 3, 224, 224), random(2, 64, 112, 112), random(64, 3, 7, 7)
+    window = ((2, 2), (3, 3), (1, 1), False, (0, 0), 1, [False, True, False])
+    call = call_of(aten.convolution_backward.default, g, x, w, None, *window, results=(w,))
+    (program,) = lowered(replace(call, policy="bf16"))
+    totals = fold(price(program, CHIP))
+    tiles = 2 * 112
+    assert totals["matmul_instruction_count"] == tiles
+    cycles = tiles * (8 * 64 + 147)
+    assert totals["tensor_engine_active_time"] == pytest.approx(cycles / 2.4e9, rel=0.01)
+    # Every row of the filter brings its rows: 3 of 7 miss one row above, and 2 below.
+    rows = 7 * 112 - (2 + 1 + 1) - (1 + 1)
+    assert totals["hbm_read_bytes"] == pytest.approx(
+        (2 * 3 * rows * 224 + 2 * 64 * 112 * 112) * 4, rel=0.01
+    )

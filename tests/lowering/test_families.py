@@ -10,7 +10,7 @@ from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import validate
 from torch_trn_emu.lowering.convolution import conv2d
-from torch_trn_emu.lowering.movement import gather_rows, transpose
+from torch_trn_emu.lowering.movement import transpose
 from torch_trn_emu.lowering.normalization import layer_norm, rms_norm, softmax
 from torch_trn_emu.lowering.pointwise import (
     activation,
@@ -137,11 +137,3 @@ def test_transpose(shape: tuple[int, int], dtype: str) -> None:
     program = transpose(*shape, chip=TRN2, dtype=dtype)
     validate(program, TRN2)
     np.testing.assert_array_equal(Machine(TRN2).run(program, {"in": x})["out"], x.T)
-
-
-def test_gather_rows() -> None:
-    table, index = _data(50, 12), RNG.integers(0, 50, (300, 1))
-    program = gather_rows(50, 12, 300, chip=TRN2, dtype="float32")
-    validate(program, TRN2)
-    out = Machine(TRN2).run(program, {"table": table, "index": index})["out"]
-    np.testing.assert_array_equal(out, table[index[:, 0]])

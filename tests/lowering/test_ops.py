@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Program, Role, validate
-from torch_trn_emu.lowering.attention import attention, attention_backward
 from torch_trn_emu.lowering.call import Call, Target
-from torch_trn_emu.lowering.columns import cumulate_rows, reduce_columns, scatter_rows, topk_rows
+from torch_trn_emu.lowering.columns import reduce_columns
 from torch_trn_emu.lowering.elementwise import BINARY, SIMPLIFIED, TERNARY, UNARY
 from torch_trn_emu.lowering.moving import copy_runs
 from torch_trn_emu.lowering.normalizing import ROW_OPS, row_op
@@ -181,33 +180,6 @@ def test_long_rows_fit(name: str) -> None:
     validate(row_op(name, 256, columns, "float32", chip=CHIP), CHIP)
 
 
-@settings(max_examples=8, deadline=None)
-@given(
-    queries=st.integers(1, 280),
-    keys=st.integers(1, 280),
-    dim=st.integers(1, 40),
-    even=st.booleans(),
-)
-def test_attention(queries: int, keys: int, dim: int, even: bool) -> None:
-    keys = queries if even else keys  # a causal mask of torch starts at the upper left corner
-    q, k, v, g = (_data(2, n, dim) for n in (queries, keys, keys, queries))
-    leaves = [t.double().requires_grad_() for t in (q, k, v)]
-    y = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=even)
-    y.backward(g.double())
-    options = {"chip": CHIP, "dtype": "float32", "compute": "float32", "causal": even}
-    rows = [t.reshape(-1, dim) for t in (q, k, v)]
-    (out,) = _run(attention(2, queries, keys, dim, **options), rows)  # type: ignore[arg-type]
-    np.testing.assert_allclose(out.reshape(y.shape), y.detach(), rtol=1e-4, atol=1e-5)
-    scores = q.double() @ k.double().mT * dim**-0.5
-    if even:
-        scores += torch.full_like(scores, -torch.inf).triu(1)
-    lse = scores.logsumexp(-1).reshape(-1, 1)
-    given_ = [g.reshape(-1, dim), *rows, y.detach().reshape(-1, dim), lse]
-    program = attention_backward(2, queries, keys, dim, **options)  # type: ignore[arg-type]
-    for got, leaf in zip(_run(program, given_), leaves, strict=True):
-        np.testing.assert_allclose(got.reshape(leaf.shape), leaf.grad, rtol=1e-3, atol=1e-4)
-
-
 @settings(max_examples=15, deadline=None)
 @given(outer=st.integers(1, 3), rows=st.integers(1, 300), columns=st.integers(1, 700))
 def test_reductions_of_columns(outer: int, rows: int, columns: int) -> None:
@@ -218,16 +190,7 @@ def test_reductions_of_columns(outer: int, rows: int, columns: int) -> None:
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_scans_selections_scatters_and_runs() -> None:
+def test_runs() -> None:
     x = _data(140, 300)
-    (out,) = _run(cumulate_rows(140, 300, op="add", chip=CHIP), [x])
-    np.testing.assert_allclose(out, x.double().cumsum(1), rtol=1e-4, atol=1e-4)
-    values, where = _run(topk_rows(140, 300, 5, chip=CHIP), [x])
-    expected = x.topk(5)
-    np.testing.assert_array_equal(values[:, ::-1], expected.values)
-    np.testing.assert_array_equal(where[:, ::-1], expected.indices)
-    index = torch.randint(0, 50, (140, 1), generator=GENERATOR)
-    (out,) = _run(scatter_rows(50, 300, 140, chip=CHIP), [x, index])
-    np.testing.assert_allclose(out, torch.zeros(50, 300).index_add(0, index[:, 0], x), atol=1e-5)
     (out,) = _run(copy_runs(140 * 150, 150, "float32", "bfloat16", chip=CHIP), [x])
     np.testing.assert_array_equal(out, x[:, :150].bfloat16().float())

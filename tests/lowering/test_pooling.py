@@ -1,5 +1,7 @@
 """Pooling over windows, forward and backward."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,20 +33,28 @@ WINDOWS = [
 ]
 
 
-@pytest.mark.usefixtures("tile_bytes")
-@pytest.mark.parametrize("case", WINDOWS, ids=str)
-def test_max_pool(case: tuple[tuple[int, ...], ...]) -> None:
-    size, kernel, stride, padding, dilation, ceil_mode = case
-    x = random(2, 70, *size)
-    window = (kernel, stride, padding, dilation, ceil_mode)
-    op = aten.max_pool2d_with_indices.default
+def _keeps_maxima(op: Any, back: Any, x: torch.Tensor, window: tuple[Any, ...]) -> None:
+    """The largest values, where they were, and their gradients."""
     y, index = op(x, *window)
     got = run(lowered(call_of(op, x, *window)), {"x": x})
     np.testing.assert_array_equal(got["y"].reshape(y.shape), y)
     np.testing.assert_array_equal(got["indices"].reshape(y.shape), index)
-    g, back = random(*y.shape), aten.max_pool2d_with_indices_backward.default
+    g = random(*y.shape)
     got = run(lowered(call_of(back, g, x, *window, index)), {"g": g, "indices": index})
     np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x, *window, index), **CLOSE)
+
+
+@pytest.mark.usefixtures("tile_bytes")
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_max_pool(case: tuple[tuple[int, ...], ...]) -> None:
+    size, kernel, stride, padding, dilation, ceil_mode = case
+    window = (kernel, stride, padding, dilation, ceil_mode)
+    _keeps_maxima(
+        aten.max_pool2d_with_indices.default,
+        aten.max_pool2d_with_indices_backward.default,
+        random(2, 70, *size),
+        window,
+    )
 
 
 @pytest.mark.usefixtures("tile_bytes")
@@ -84,14 +94,8 @@ def test_other_ranks() -> None:
     np.testing.assert_array_equal(got["y"].reshape(y.shape), y)
     x = random(2, 3, 5, 6, 7)
     window = ((2, 3, 2), (2, 1, 2), (1, 1, 0), (1, 1, 1), False)
-    op = aten.max_pool3d_with_indices.default
-    y, index = op(x, *window)
-    got = run(lowered(call_of(op, x, *window)), {"x": x})
-    np.testing.assert_array_equal(got["y"].reshape(y.shape), y)
-    np.testing.assert_array_equal(got["indices"].reshape(y.shape), index)
-    g, back = random(*y.shape), aten.max_pool3d_with_indices_backward.default
-    got = run(lowered(call_of(back, g, x, *window, index)), {"g": g, "indices": index})
-    np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x, *window, index), **CLOSE)
+    forward = aten.max_pool3d_with_indices.default
+    _keeps_maxima(forward, aten.max_pool3d_with_indices_backward.default, x, window)
     window = ((2, 3, 2), (2, 1, 2), (1, 1, 0), False, False, None)
     op, back = aten.avg_pool3d.default, aten.avg_pool3d_backward.default
     y = op(x, *window)

@@ -54,6 +54,8 @@ CASES = [
     (aten.slice_backward.default, G, [2, 9, 2], 1, 2, 8, 2),
     (aten.slice_backward.default, G, [2, 3, 5], 2, 1, 3, 1),
     (aten.select_backward.default, G, [2, 4, 3, 2], 1, 2),
+    (aten.diagonal_backward.default, random(2, 4), [2, 5, 4], 0, 1, 2),
+    (aten.diagonal_backward.default, random(5, 2), [3, 5, 4], -1, 0, 2),
     (aten.pixel_shuffle.default, random(2, 12, 3, 4), 2),
     (aten.pixel_unshuffle.default, random(2, 3, 4, 6), 2),
     (aten.upsample_nearest2d.default, random(2, 3, 4, 5), [8, 15]),

@@ -211,11 +211,12 @@ class Numerics:
         return codes
 
     def decode(self, fmt, codes) -> np.ndarray:
-        codes = np.ascontiguousarray(codes, np.uint8)
+        return self._decoded(self.c.trn_decode, fmt, np.ascontiguousarray(codes, np.uint8))
+
+    @staticmethod
+    def _decoded(function, fmt, codes) -> np.ndarray:
         x = np.empty(codes.size, np.float32)
-        self.c.trn_decode(
-            c_int(FORMATS.index(fmt)), pointer(codes), pointer(x), c_int64(codes.size)
-        )
+        function(c_int(FORMATS.index(fmt)), pointer(codes), pointer(x), c_int64(codes.size))
         return x
 
     def round_to(self, fmt, x, *, special=True, stochastic=False, seed=0, offset=0) -> np.ndarray:
@@ -251,12 +252,8 @@ class Numerics:
         return codes
 
     def reference_decode(self, fmt, codes) -> np.ndarray:
-        codes = np.ascontiguousarray(codes, np.uint32)
-        x = np.empty(codes.size, np.float32)
-        self.c.trn_reference_decode(
-            c_int(FORMATS.index(fmt)), pointer(codes), pointer(x), c_int64(codes.size)
-        )
-        return x
+        wide = np.ascontiguousarray(codes, np.uint32)
+        return self._decoded(self.c.trn_reference_decode, fmt, wide)
 
     def matrix(self, x: np.ndarray) -> CMatrix:
         return CMatrix(pointer(x), dtype_index(x), *x.shape, *strides(x))

@@ -2,6 +2,7 @@
 
 import time
 from array import array
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -146,7 +147,8 @@ def programs(draw: st.DrawFn) -> Program:
     def access() -> Access:
         buffer = draw(st.sampled_from(pool))
         rows = draw(st.sampled_from([1, 3, 16, 100, 128]))
-        return tile(buffer, (0, 0), (rows, 64), part=draw(st.integers(0, 1)))
+        at = tile(buffer, (0, 0), (rows, 64), part=draw(st.integers(0, 1)))
+        return replace(at, age=draw(st.integers(0, buffer.slots - 1)))
 
     def block(depth: int) -> None:
         for _ in range(draw(st.integers(2, 5))):
@@ -211,11 +213,11 @@ def test_long_loops_cost_no_time() -> None:
     ("words", "text"),
     [
         ([], "ends early"),
-        ([2], "unknown encoding"),
-        ([1, 6, 1, 1, 1, 1] + [16] * 6 + [1, 1, 1] + [0] * 9 + [0, 0, 5, 7], "has no end"),
-        ([1, 6, 1, 1, 1, 1] + [16] * 6 + [1, 1, 1] + [0] * 9 + [1, 3, 0, 0], "out of range"),
-        ([1, 6, 1, 1, 1, 0] + [16] * 6 + [1, 1, 1] + [9] + [0] * 8, "out of range"),
-        ([1, 6, 1, 1, 1, 0] + [16] * 6 + [1, 1, 1] + [0] * 9 + [7], "too long"),
+        ([1], "unknown encoding"),
+        ([2, 6, 1, 1, 1, 1] + [16] * 6 + [1, 1, 1] + [0] * 9 + [0, 0, 5, 7], "has no end"),
+        ([2, 6, 1, 1, 1, 1] + [16] * 6 + [1, 1, 1] + [0] * 9 + [1, 3, 0, 0], "out of range"),
+        ([2, 6, 1, 1, 1, 0] + [16] * 6 + [1, 1, 1] + [9] + [0] * 8, "out of range"),
+        ([2, 6, 1, 1, 1, 0] + [16] * 6 + [1, 1, 1] + [0] * 9 + [7], "too long"),
     ],
 )
 def test_malformed_encodings_are_refused(words: list[int], text: str) -> None:

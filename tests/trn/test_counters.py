@@ -122,14 +122,20 @@ def test_threads_price_new_operators() -> None:
     assert all(r.device_ns > 0 for r in rows)
 
 
+def _printed(script: str) -> str:
+    """By a process of its own."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def test_an_error_in_the_price_leaves_the_operator_alone() -> None:
     script = (
         "import torch, torch_trn_emu; from torch_trn_emu import _C;"
         "_C.set_pricer(lambda *call: 1 / 0); import sys; sys.unraisablehook = lambda _: None;"
         "print(torch.ones(3, device='trn').add(1).tolist())"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip() == "[2.0, 2.0, 2.0]", done.stderr
+    assert _printed(script) == "[2.0, 2.0, 2.0]"
 
 
 def test_lowering_is_imported_by_the_first_operator() -> None:
@@ -138,8 +144,7 @@ def test_lowering_is_imported_by_the_first_operator() -> None:
         "before = name in sys.modules; torch.ones(3, device='trn') + 1;"
         "print(before, name in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip() == "False True", done.stderr
+    assert _printed(script) == "False True"
 
 
 def test_the_ledger_keeps_the_cores_apart() -> None:

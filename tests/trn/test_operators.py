@@ -404,6 +404,17 @@ def test_every_layout_moves_between_devices(name, source, target):
         assert torch.empty_like(y, device=target).device == torch.device(target)
 
 
+@pytest.mark.parametrize("place", ["cpu", "trn"])
+@pytest.mark.parametrize("size", [3, 300])
+def test_a_list_takes_a_tensor_of_numbers_one_for_each(size, place):
+    x, y, z = ([torch.rand(size, size) for _ in range(5)] for _ in range(3))
+    numbers = torch.arange(1.0, 6.0)
+    expected = torch._foreach_addcmul(x, y, z, numbers)
+    on_trn = ([t.to("trn") for t in tensors] for tensors in (x, y, z))
+    actual = torch._foreach_addcmul(*on_trn, numbers.to(place))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(actual, expected, strict=True))
+
+
 def test_a_list_is_one_launch_and_its_results_are_not_copied():
     tensors = [torch.rand(1000, device="trn") for _ in range(8)]
     torch_trn_emu.reset_op_counts()

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._dynamo import exc as dynamo_errors
+from torch._dynamo import trace_rules
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
@@ -27,16 +29,21 @@ from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
 from .dump import write_dump
 from .engine import GraphPrice, price_graph, target_of_process, work_of
+from .kernels import in_one_file
 from .operators import PRECISE, apply_precision, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
+from .sizes import SizedPrice, places_of
 
 __all__ = ["backend_replaced", "decompositions", "trn"]
 
 Backend = Callable[[GraphModule, Sequence[Any]], Any]
 _replacement: Backend | None = None
+
+# Dynamo runs what sets random states, as it does for torch's own devices, instead of tracing it.
+trace_rules.add("torch_trn_emu.trn.random")
 
 
 def trn(
@@ -102,7 +109,7 @@ def compile_graph(
     kind = "forward" if kind == "inference" and not kwargs.get("is_inference") else kind
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
     nodes, eager = len(gm.graph.nodes), _copy_of(gm)
-    priced = _price(gm, name, policy, options)
+    priced = _priced(gm, eager, name, policy, options)
     try:
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
@@ -111,7 +118,8 @@ def compile_graph(
         inputs = host_inputs(example_inputs)
         rehome(gm)
         record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)
-        code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
+        with in_one_file():
+            code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
     except Exception as error:
         if options.strict or _is_dynamos(error):
             raise
@@ -121,10 +129,20 @@ def compile_graph(
     return code
 
 
-def _price(gm: GraphModule, name: str, policy: str, options: Options) -> GraphPrice | None:
-    """The graph's engine program and what it costs. Never raises: the graph must run anyhow."""
+def _priced(
+    gm: GraphModule, kept: GraphModule, name: str, policy: str, options: Options
+) -> GraphPrice | SizedPrice | None:
+    """What the graph costs; with symbolic sizes, by those of a call, from the copy that is kept."""
     if not options.program:
         return None
+    places = places_of(gm)
+    if not places:
+        return _price(gm, name, policy, options)
+    return SizedPrice(places, lambda sizes: _price(kept, f"{name} {sizes}", policy, options))
+
+
+def _price(gm: GraphModule, name: str, policy: str, options: Options) -> GraphPrice | None:
+    """The graph's engine program and what it costs. Never raises: the graph must run anyhow."""
     target = target_of_process()
     try:
         work = work_of(gm, policy, target)
@@ -139,10 +157,14 @@ def _price(gm: GraphModule, name: str, policy: str, options: Options) -> GraphPr
 
 
 def _copy_of(gm: GraphModule) -> GraphModule:
-    """The graph as it is now, over the same parameters and constants."""
+    """The graph as it is now and those of its control flow, over the same tensors."""
     graph = Graph()
     graph.output(graph.graph_copy(gm.graph, {}))
-    return GraphModule(gm, graph)
+    copied = GraphModule(gm, graph)
+    for name, child in gm.named_children():
+        if isinstance(child, GraphModule):
+            setattr(copied, name, _copy_of(child))
+    return copied
 
 
 def _reason(error: Exception) -> str:
@@ -182,11 +204,30 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     A product that no policy rounds is then a call of aten's kernel. Inductor is told, since in a
     process with `CI` in its environment it refuses an operator that it knows how to decompose.
     """
-    table = select_decomp_table()
-    for op in PRECISE:
+    table = {**select_decomp_table(), torch.ops.aten.addbmm.default: _addbmm}
+    whole = {*PRECISE, *_WHOLE}
+    for op in whole:
         if op not in lowerings:
             make_fallback(op, warn=False, override_decomp=True)
-    return _Decompositions((op, table[op]) for op in table if op not in PRECISE)
+    return _Decompositions((op, table[op]) for op in table if op not in whole)
+
+
+# Left to aten's kernels as well.
+_WHOLE = (
+    torch.ops.aten._trilinear.default,  # eager sums what the decomposition multiplies as matrices
+    torch.ops.aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
+)
+
+
+def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """A product that the policy rounds, summed in float32 and rounded once, as eager does."""
+    if not addend.is_floating_point():
+        return NotImplemented
+    wide = torch.promote_types(a.dtype, torch.float32)
+    made = alpha * torch.bmm(a.to(wide), b.to(wide)).sum(0)
+    if beta != 0:
+        made = made + beta * addend.to(wide)
+    return made.to(a.dtype)
 
 
 def _aot_patches(options: Options) -> dict[str, bool]:

@@ -1,8 +1,12 @@
 """A graph's nodes as operator calls without data: what lowering and pricing read.
 
-Symbolic sizes take the values they had when the graph was traced. Checked on torch 2.13.0.
+Symbolic sizes take the values that `with_sizes` says, else those of the traced call.
+Checked on torch 2.13.0.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +17,7 @@ from torch.fx import Node
 from ..lowering.call import Call, TensorArg
 from .operators import policy_of
 
-__all__ = ["base_of", "call_of", "is_free", "is_in_order", "tensor_of"]
+__all__ = ["base_of", "call_of", "is_free", "is_in_order", "tensor_of", "with_sizes"]
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -49,9 +53,25 @@ _IN_ORDER = frozenset(
 )
 
 
+_SIZES: ContextVar[Mapping[Any, int]] = ContextVar("values of a graph's symbols")
+
+
+@contextlib.contextmanager
+def with_sizes(values: Mapping[Any, int]) -> Iterator[None]:
+    """Read graphs with these values of their symbols."""
+    token = _SIZES.set(values)
+    try:
+        yield
+    finally:
+        _SIZES.reset(token)
+
+
 def _size(value: Any) -> int:
     if isinstance(value, int):
         return value
+    chosen = value.node.expr.subs(_SIZES.get({}))
+    if chosen.is_number:
+        return int(chosen)
     return int(torch.fx.experimental.symbolic_shapes.guarding_hint_or_throw(value))
 
 

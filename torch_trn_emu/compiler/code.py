@@ -16,9 +16,11 @@ from torch.fx import GraphModule, Node
 
 from .. import _C
 from .engine import GraphPrice
+from .kernels import in_one_file
 from .launched import launch_row
 from .records import GraphRecord, note
 from .rehome import is_trn
+from .sizes import SizedPrice
 
 __all__ = ["EagerCode", "Placement", "TrnCode", "placement_of"]
 
@@ -120,7 +122,7 @@ class TrnCode(OutputCode):
         self,
         code: Any,  # a CompiledFxGraph
         placement: Placement,
-        priced: GraphPrice | None,
+        priced: GraphPrice | SizedPrice | None,
         record: GraphRecord,
     ) -> None:
         super().__init__()
@@ -129,22 +131,37 @@ class TrnCode(OutputCode):
         self._time_taken_ns = code._time_taken_ns
         self._graph: Any = None
         self._row: Any = None
+        self._rows: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, inputs: Sequence[Any]) -> Any:
         if self._graph is None:
             self._graph = self.placement.host_graph()
-            if self.priced is not None:
+            if isinstance(self.priced, GraphPrice):
                 self._row = launch_row(self.priced, self.placement.device)
-        return self._graph.run(self.code, inputs, self._row)
+        row = self._row
+        if isinstance(self.priced, SizedPrice):
+            row = self._row_of(self.priced, inputs)
+        return self._graph.run(self.code, inputs, row)
+
+    def _row_of(self, price: SizedPrice, inputs: Sequence[Any]) -> Any:
+        """The row of the call's sizes."""
+        sizes = price.sizes(inputs)
+        if sizes not in self._rows:
+            priced = price.at(sizes)
+            self._rows[sizes] = priced and launch_row(priced, self.placement.device)
+        return self._rows[sizes]
 
     def prepare_for_serialization(self) -> None:
+        if isinstance(self.priced, SizedPrice):
+            raise BypassAOTAutogradCache("a graph of trn whose price depends on its sizes")
         self.code = copy.copy(self.code)
         self.code.prepare_for_serialization()
         self._graph = self._row = None
 
     def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
         """After loading: find the host code on disk again."""
-        code, _ = FxGraphCache.cache_hit_post_compile(self.code, {}, constants)
+        with in_one_file():
+            code, _ = FxGraphCache.cache_hit_post_compile(self.code, {}, constants)
         if code is None:
             raise RuntimeError("the host code of a cached graph is gone from Inductor's cache")
         self.code = code
@@ -155,4 +172,4 @@ class TrnCode(OutputCode):
         self.code.set_triton_bundle(triton_bundle)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_graph": None, "_row": None}
+        return self.__dict__ | {"_graph": None, "_row": None, "_rows": {}}

@@ -18,6 +18,9 @@ from .engine import GraphPrice, price_graph, work_of
 
 __all__ = ["pricing_backend"]
 
+# Inductor's folding of constants drops what makes a result on `meta`.
+_PATCHES = {"joint_graph_constant_folding": False}
+
 Launch = Callable[[GraphPrice, Callable[[], Any]], Any]
 
 
@@ -43,7 +46,11 @@ def pricing_backend(policy: str, target: Target, launch: Launch) -> Callable[...
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
         with functorch_config.patch(enable_autograd_cache=False):
             return compile_fx(
-                gm, example_inputs, inner_compile=inner, decompositions=decompositions()
+                gm,
+                example_inputs,
+                inner_compile=inner,
+                config_patches=_PATCHES,
+                decompositions=decompositions(),
             )
 
     return backend

@@ -154,10 +154,15 @@ class _Cutter:
 
     def merge(self) -> None:
         """Put regions over the same rows together where one reads what the other reads or makes."""
-        for region in self.regions:
-            for other in [r for r in self.regions if r.number < region.number]:
-                if self._can_merge(other, region) and self._merge(other, region):
-                    break
+        while sum(self._merge_into_another(region) for region in self.regions):
+            pass  # a region that has grown may go with others now
+
+    def _merge_into_another(self, region: Region) -> bool:
+        for other in [r for r in self.regions if r.number < region.number]:
+            makes, reads = (region, other) if region.number in other.above else (other, region)
+            if self._can_merge(makes, reads) and self._merge(makes, reads):
+                return True
+        return False
 
     def _can_merge(self, a: Region, b: Region) -> bool:
         if not (a.nodes and b.nodes and a.kind == b.kind == "rows"):

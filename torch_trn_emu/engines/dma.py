@@ -24,6 +24,7 @@ __all__ = ["ROWS", "Transfer", "accessed_bytes", "transfer"]
 
 PACKET_BYTES = 4096  # [dma] default packetisation
 BURST_BYTES = 64  # chosen: the least HBM moves for a run
+SCATTERS = ("dma_scatter", "dma_scatter_add")
 TRANSPOSE_SHARE = {Memory.HBM: 0.9, Memory.SBUF: 0.5, Memory.PSUM: 0.5}  # [dma] of the copy rate
 
 
@@ -67,7 +68,7 @@ def accessed_bytes(i: Instruction, a: Access) -> int:
     """Bytes an instruction touches through an access: of an indexed tensor the chosen rows."""
     if i.opcode == "dma_gather" and a is i.reads[0]:
         return i.writes[0].nbytes
-    if i.opcode == "dma_scatter_add" and a is i.writes[0]:
+    if i.opcode in SCATTERS and a is i.writes[0]:
         return i.reads[0].nbytes
     return a.nbytes
 
@@ -78,9 +79,10 @@ def _runs(i: Instruction, source: Access, to: Access) -> tuple[float, int]:
     total = to.elements
     if i.opcode == "dma_transpose":  # [dma] done in blocks on the way, not element by element
         run = min(source.run_elements, to.partitions)
-    elif i.opcode in ("dma_gather", "dma_scatter_add"):
-        rows = to if i.opcode == "dma_gather" else source
-        run, total = rows.run_elements, rows.elements
+    elif i.opcode == "dma_gather":
+        run = min(to.run_elements, source.free)
+    elif i.opcode in SCATTERS:
+        run, total = min(source.run_elements, to.free), source.elements
     elif source.buffer.memory is to.buffer.memory is Memory.HBM:
         run = min(_flat_run(source), _flat_run(to))
         run = min(run, max(1, int(PACKET_BYTES / size)))
@@ -119,13 +121,21 @@ def _transpose(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Seque
     return [lanes.transpose(2, 1, 0).reshape(old.shape)]
 
 
+# An indexed tensor is rows of its free dimensions; an index takes one, and a partition may have
+# several indices.
+
+
 def _gather(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     return [reads[0][reads[1].reshape(-1).astype(int)].reshape(old.shape)]
 
 
-def _scatter_add(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
-    result = old.copy()
-    np.add.at(result, reads[1].reshape(-1).astype(int), reads[0])
+def _scatter(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
+    result, index = old.copy(), reads[1].reshape(-1).astype(int)
+    rows = reads[0].reshape(index.size, *old.shape[1:])
+    if i.opcode == "dma_scatter_add":
+        np.add.at(result, index, rows)
+    else:
+        result[index] = rows
     return [result]
 
 
@@ -133,6 +143,7 @@ ROWS = (
     Behaviour("dma_copy", _none, _copy),
     Behaviour("dma_transpose", _none, _transpose),
     Behaviour("dma_gather", _none, _gather),
-    Behaviour("dma_scatter_add", _none, _scatter_add),
+    Behaviour("dma_scatter", _none, _scatter),
+    Behaviour("dma_scatter_add", _none, _scatter),
     Behaviour("core_barrier", lambda i, chip: 64.0, lambda i, reads, old: []),  # chosen
 )

@@ -4,6 +4,7 @@ Source: [isa] Neuron SDK v2.26.1, nki.isa pages; `inferred` where no formula is 
 """
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ..chip import Chip
@@ -55,6 +56,14 @@ def _local_gather(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Se
     return [np.take_along_axis(data, index.astype(int), axis=1).reshape(old.shape)]
 
 
+def _n_gather_cycles(i: Instruction, chip: Chip) -> float:
+    # Inferred: an index serves one partition where that of local_gather serves 16, and 512 go
+    # together [isa].
+    groups = ceil(i.reads[1].free / 512)
+    shared = _local_gather_cycles(i, chip) - chip.gpsimd_engine.min_interval_cycles
+    return groups * chip.gpsimd_engine.min_interval_cycles + 16 * shared
+
+
 def _topk_cycles(i: Instruction, chip: Chip) -> float:
     return 4 * i.reads[0].free + float(str(i.attributes["k"]))  # [isa] 4 n + K
 
@@ -79,6 +88,7 @@ ROWS = (
     Behaviour("iota", _n, _iota),
     Behaviour("affine_select", _n, _affine_select),
     Behaviour("local_gather", _local_gather_cycles, _local_gather),
+    Behaviour("nc_n_gather", _n_gather_cycles, _local_gather),
     Behaviour("topk", _topk_cycles, _topk),
     Behaviour("tensor_partition_reduce", _partition_reduce_cycles, _partition_reduce),
 )

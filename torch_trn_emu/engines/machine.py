@@ -129,8 +129,9 @@ def _rounded(values: "Array", dtype: str) -> "Array":
     return round_to(FORMATS[dtype], values).astype(np.float32)
 
 
-def _region(state: _State, buffer: Buffer, part: int) -> _Region:
-    key = (id(buffer), state.slots.get(id(buffer), 0), part)
+def _region(state: _State, buffer: Buffer, part: int, age: int = 0) -> _Region:
+    slot = (state.slots.get(id(buffer), 0) - age) % buffer.slots
+    key = (id(buffer), slot, part)
     if key not in state.regions:
         integer = _is_integer(buffer.dtype)
         values = np.zeros(buffer.elements, np.int64 if integer else np.float32)
@@ -156,7 +157,7 @@ def _positions(access: Access, counters: Mapping[int, int]) -> "npt.NDArray[np.i
 
 
 def _read(state: _State, i: Instruction, access: Access) -> "Array":
-    region = _region(state, access.buffer, access.part.at(state.counters))
+    region = _region(state, access.buffer, access.part.at(state.counters), access.age)
     index = _positions(access, state.counters)
     written = region.written[index]
     if not written.all():
@@ -170,12 +171,12 @@ def _read(state: _State, i: Instruction, access: Access) -> "Array":
 
 def _peek(state: _State, access: Access) -> "Array":
     """What a destination holds, NaN where nothing was written."""
-    region = _region(state, access.buffer, access.part.at(state.counters))
+    region = _region(state, access.buffer, access.part.at(state.counters), access.age)
     return region.values[_positions(access, state.counters)]
 
 
 def _write(state: _State, access: Access, result: "Array") -> None:
-    region = _region(state, access.buffer, access.part.at(state.counters))
+    region = _region(state, access.buffer, access.part.at(state.counters), access.age)
     index = _positions(access, state.counters)
     values = _rounded(np.asarray(result), access.buffer.dtype)
     region.values[index] = np.broadcast_to(values.reshape(index.shape), index.shape)

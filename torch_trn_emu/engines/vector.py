@@ -150,6 +150,19 @@ def _reduce(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence
     return [-result if i.attributes.get("negate") else result]
 
 
+def _tensor_scalar_reduce_cycles(i: Instruction, chip: Chip) -> float:
+    # [isa] max(MIN_II, N) + MIN_II
+    return interval(i, chip, elements(i)) + chip.vector_engine.min_interval_cycles
+
+
+def _tensor_scalar_reduce(
+    i: Instruction, reads: "Sequence[Array]", old: "Array"
+) -> "Sequence[Array]":
+    (value,) = _tensor_scalar(i, reads, old)
+    flat = value.reshape(value.shape[0], -1)
+    return [value, np.asarray(REDUCTIONS[str(i.attributes["op"])](flat))[:, None]]
+
+
 def _scan(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     a, b = (r.reshape(r.shape[0], -1) for r in reads[:2])
     state = reads[2].reshape(-1) if len(reads) > 2 else np.zeros(a.shape[0], dtype=np.float32)
@@ -278,9 +291,27 @@ def _max8(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[A
     return [-np.sort(-data, axis=1)[:, :8].reshape(old.shape)]
 
 
+def _places(data: "Array", values: "Array", order: range) -> "Array":
+    """Where each of the eight values is first, those taken before it in `order` left out."""
+    free, found = np.ones(data.shape, dtype=bool), np.zeros(values.shape, dtype=int)
+    for k in order:
+        found[:, k] = (free & (data == values[:, k : k + 1])).argmax(axis=1)
+        np.put_along_axis(free, found[:, k : k + 1], False, axis=1)
+    return found
+
+
 def _find_index8(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
+    # Equal values get their places in ascending order. [isa4]
     data, values = (r.reshape(r.shape[0], -1) for r in reads)
-    return [(data[:, None, :] == values[:, :, None]).argmax(axis=2).reshape(old.shape)]
+    return [_places(data, values, range(8)).reshape(old.shape)]
+
+
+def _match_replace8(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
+    # Equal values get their places in descending order. [isa4]
+    data, values = (r.reshape(r.shape[0], -1) for r in reads)
+    found, replaced = _places(data, values, range(7, -1, -1)), data.copy()
+    np.put_along_axis(replaced, found, np.float32(str(i.attributes["imm"])), axis=1)
+    return [replaced.reshape(old.shape), found]
 
 
 def _shuffle(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
@@ -296,6 +327,7 @@ ROWS = (
     Behaviour("tensor_tensor", _tensor_tensor_cycles, _tensor_tensor),
     Behaviour("scalar_tensor_tensor", _scalar_tensor_tensor_cycles, _scalar_tensor_tensor),
     Behaviour("tensor_reduce", _reduce_cycles, _reduce),
+    Behaviour("tensor_scalar_reduce", _tensor_scalar_reduce_cycles, _tensor_scalar_reduce),
     Behaviour("tensor_tensor_scan", _n(2), _scan),  # [isa]
     Behaviour("select", _select_cycles, _select),
     Behaviour("range_select", _n(), _range_select),  # [isa]
@@ -309,5 +341,6 @@ ROWS = (
     Behaviour("rng", _n(), _rng),  # inferred
     Behaviour("max8", _n(), _max8),  # [isa]
     Behaviour("nc_find_index8", _n(), _find_index8),  # [isa]
+    Behaviour("nc_match_replace8", _n(), _match_replace8),  # [isa], which prints min for max
     Behaviour("nc_stream_shuffle", _n(), _shuffle),  # [isa]
 )

@@ -73,7 +73,7 @@ def tile(
 
 
 def rows_of(
-    buffer: Buffer, rows: int, columns: int, offset: Index = 0, *, part: Index = 0
+    buffer: Buffer, rows: int, columns: int, offset: Index = 0, *, part: Index = 0, age: int = 0
 ) -> Access:
     """`rows` rows of `columns` elements of the last dimension, from flat element `offset` on."""
     return Access(
@@ -81,6 +81,7 @@ def rows_of(
         offset=affine(offset),
         pattern=((buffer.shape[-1], rows), (1, columns)),
         part=affine(part),
+        age=age,
     )
 
 

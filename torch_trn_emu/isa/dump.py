@@ -46,5 +46,6 @@ def _instruction(i: Instruction) -> str:
 
 def _access(a: Access) -> str:
     part = f"#{a.part}" if a.buffer.parts > 1 else ""
+    part += f"~{a.age}" if a.age else ""
     free = ",".join(f"{count}" if s == 1 else f"{count}:{s}" for s, count in a.pattern[1:])
     return f"{a.buffer.name}{part}+{a.offset}[{a.partitions}P, {free or 1}F]"

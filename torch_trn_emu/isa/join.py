@@ -98,6 +98,7 @@ class _Joiner:
             offset=self._at(a.offset),
             pattern=a.pattern,
             part=self._at(a.part),
+            age=a.age,
         )
 
     def _at(self, value: Affine) -> Affine:

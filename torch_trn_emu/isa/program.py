@@ -12,7 +12,8 @@ a *slot* of a buffer, as the semaphores a compiler would place:
   write after write   the same
 
 A buffer has `parts`, tiles that are tracked apart, and `slots`, copies that rotate: `Fresh` moves
-to the next slot, which is how double buffering is written. HBM tensors have one slot, and only
+to the next slot, which is how double buffering is written; an access of age 1 goes to the slot
+before it, as software pipelines do. HBM tensors have one slot, and only
 read after write is ordered there. With `synchronization="explicit"` nothing is derived:
 the instructions carry `waits` and `signals`, and the machine reports what they leave unordered.
 """
@@ -126,6 +127,7 @@ class Access:
     offset: Affine = _ZERO
     pattern: tuple[tuple[int, int], ...]
     part: Affine = _ZERO
+    age: int = 0  # slots back from the current one
 
     @property
     def partitions(self) -> int:

@@ -81,6 +81,8 @@ def _in_bounds(i: Instruction, a: Access, trips: Mapping[int, int]) -> None:
             f"{i.opcode}: elements {first} to {last} of {a.buffer.name} are outside its "
             f"{a.buffer.elements} ({list(a.buffer.shape)}). Check the tile's start and size."
         )
+    if not 0 <= a.age < a.buffer.slots:
+        raise EmulatorBug(f"{i.opcode}: age {a.age} of {a.buffer.name}, {a.buffer.slots} slots")
     part_low, part_high = a.part.bounds(trips)
     if part_low < 0 or part_high >= a.buffer.parts:
         raise ChipLimit(

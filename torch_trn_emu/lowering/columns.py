@@ -1,4 +1,4 @@
-"""Reductions over a leading dimension, scans and selections along rows, scattered rows.
+"""Reductions over a leading dimension.
 
 A sum over rows is a product with ones on the Tensor engine; other reductions combine tiles on the
 Vector engine and the partitions on GpSimd.
@@ -7,10 +7,10 @@ Vector engine and the partitions on GpSimd.
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
+from ..isa import Builder, Program, Role, rows_of
 from .reduction import Work, apply
 
-__all__ = ["NEUTRAL", "cumulate_rows", "reduce_columns", "scatter_rows", "topk_rows"]
+__all__ = ["NEUTRAL", "reduce_columns"]
 
 P = 128
 BANK = 512
@@ -102,118 +102,3 @@ NEUTRAL = {
     "abs_max": 0.0,
     "abs_min": 3.0e38,
 }
-
-
-def cumulate_rows(
-    rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32", cores: int = 1
-) -> Program:
-    """out[r, c] = in[r, 0] op ... op in[r, c], scanned on the Vector engine in float32."""
-    rows = ceil(rows / cores)
-    b = Builder(f"cumulate_{op} {rows}x{columns}", cores=cores)
-    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-    out = b.hbm("out", (rows, columns), dtype, Role.OUTPUT)
-    wide = min(columns, 8192)
-    data = b.sbuf("data", wide, dtype, slots=2)
-    unit = b.sbuf("unit", wide, "float32")
-    result = b.sbuf("result", wide, "float32", slots=2)
-    last = b.sbuf("last", 1, "float32", slots=2)
-    b.emit("memset", rows_of(unit, P, wide), value=1.0 if op == "add" else 0.0)
-    ops = {"op0": "multiply", "op1": "add"} if op == "add" else {"op0": op, "op1": "add"}
-    for r0, size in b.tiles(rows, P):
-        b.fresh(last)
-        b.emit("memset", rows_of(last, size, 1), value=0.0 if op == "add" else NEUTRAL[op])
-        for c0, count in b.tiles(columns, wide):
-            b.fresh(data, result)
-            at = r0 * columns + c0
-            b.load(rows_of(data, size, count), rows_of(source, size, count, at))
-            whole, row = rows_of(data, size, count), rows_of(unit, size, count)
-            first, second = (row, whole) if op == "add" else (whole, row)
-            done = rows_of(result, size, count)
-            b.emit("tensor_tensor_scan", done, first, second, rows_of(last, size, 1), **ops)  # type: ignore[arg-type]
-            b.emit("tensor_copy", rows_of(last, size, 1), rows_of(result, size, 1, count - 1))
-            b.store(rows_of(out, size, count, at), done)
-    return b.build()
-
-
-def topk_rows(
-    rows: int, columns: int, k: int, *, chip: Chip, dtype: str = "float32", cores: int = 1
-) -> Program:
-    """The k largest of every row, ascending, and where they are, on GpSimd. [isa] 4 n + K
-
-    What is longer than the instruction takes is cut; the parts are not merged (inferred).
-    """
-    rows = ceil(rows / cores)
-    b = Builder(f"topk {k} of {rows}x{columns}", cores=cores)
-    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-    wide = min(columns, 8192)
-    k = min(k, wide)
-    out = b.hbm("out", (rows, k), dtype, Role.OUTPUT)
-    index = b.hbm("index", (rows, k), "int32", Role.OUTPUT)
-    data = b.sbuf("data", wide, dtype, slots=2)
-    values, where = b.sbuf("values", k, dtype, slots=2), b.sbuf("where", k, "int32", slots=2)
-    for r0, size in b.tiles(rows, P):
-        for c0, count in b.tiles(columns, wide):
-            b.fresh(data, values, where)
-            from_hbm = rows_of(source, size, count, r0 * columns + c0)
-            b.load(rows_of(data, size, count), from_hbm)
-            n = min(k, count)
-            both = (rows_of(values, size, n), rows_of(where, size, n))
-            b.emit("topk", both, rows_of(data, size, count), k=n)
-            b.store(rows_of(out, size, n, r0 * k), both[0])
-            b.store(rows_of(index, size, n, r0 * k), both[1])
-    return b.build()
-
-
-def scatter_rows(
-    table_rows: int,
-    columns: int,
-    count: int,
-    *,
-    chip: Chip,
-    dtype: str = "float32",
-    cores: int = 1,
-    zeroed: bool = True,
-) -> Program:
-    """out[index[i], :] += in[i, :], added by DMA; `zeroed` clears the table first."""
-    count = ceil(count / cores)
-    b = Builder(f"scatter {count} rows of {columns}", cores=cores)
-    source = b.hbm("in", (count, columns), dtype, Role.INPUT)
-    index = b.hbm("index", (count, 1), "int32", Role.INPUT)
-    out = b.hbm("out", (table_rows, columns), dtype, Role.OUTPUT)
-    if zeroed:
-        _clear(b, out, ceil(table_rows / cores) if count * cores > P else table_rows, dtype)
-    ids, rows = b.sbuf("ids", 1, "int32", slots=2), b.sbuf("rows", columns, dtype, slots=2)
-    for i0, size in b.tiles(count, P):
-        b.fresh(ids, rows)
-        b.load(rows_of(ids, size, 1), rows_of(index, size, 1, i0))
-        b.load(rows_of(rows, size, columns), rows_of(source, size, columns, i0 * columns))
-        whole = rows_of(out, table_rows, columns)
-        b.emit(
-            "dma_scatter_add",
-            whole,
-            rows_of(rows, size, columns),
-            rows_of(ids, size, 1),
-            queue="scatter",
-        )
-    return b.build()
-
-
-def _clear(b: Builder, out: object, rows: int, dtype: str) -> None:
-    """Zeros over the first `rows` rows, several rows a partition."""
-    columns = out.shape[1]  # type: ignore[attr-defined]
-    free = max(1, min(ceil(rows * columns / P), int(16 * 1024 / itemsize(dtype))))
-    zeros = b.sbuf("zeros", free, dtype)
-    b.emit("memset", rows_of(zeros, P, free), value=0.0)
-    elements = rows * columns
-    from ..isa import Access
-
-    def clear(offset: Affine, partitions: int, count: int) -> None:
-        to = Access(buffer=out, offset=offset, pattern=((free, partitions), (1, count)))  # type: ignore[arg-type]
-        b.store(to, rows_of(zeros, partitions, count))
-
-    for start, size in b.tiles(elements, P * free):
-        lines, rest = divmod(size, free)
-        if lines:
-            clear(start, lines, free)
-        if rest:
-            clear(start + lines * free, 1, rest)

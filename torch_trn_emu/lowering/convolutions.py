@@ -6,7 +6,9 @@ from typing import Any
 
 from ..isa import Program
 from .call import Call, Target, TensorArg
-from .conv_gradients import channel_sums, conv_input, conv_weight
+from .channel_sums import channel_sums
+from .conv_input import conv_input
+from .conv_weight import conv_weight
 from .convolution import Convolution, conv
 from .depthwise import depthwise, depthwise_input, depthwise_weight
 from .op import Lowered

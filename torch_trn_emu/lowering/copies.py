@@ -1,24 +1,16 @@
-"""Rows of copies, gathers and scatters: what a call moves and in which runs."""
-
-from math import prod
+"""Rows of copies: what a call moves and in which runs."""
 
 from ..isa import Program, itemsize
 from .call import Call, Target, TensorArg
-from .columns import scatter_rows
 from .elementwise import elementwise
-from .movement import gather_rows, transpose
+from .movement import transpose
 from .moving import copy_runs, longest_run, turned
-from .op import HostTransfer, Lowered, Lowering, flat, rows_along
-from .reduction import reduce_rows
+from .op import HostTransfer, Lowered, flat
 
 __all__ = [
     "copied",
     "copy",
-    "gather",
-    "nll",
-    "nll_backward",
     "rearranged",
-    "scatter",
 ]
 
 
@@ -62,80 +54,3 @@ def rearranged(call: Call, target: Target) -> Lowered:
         return ()
     options = {"chip": target.chip, "cores": target.cores, "strided": "out"}
     return (copy_runs(out.numel, run, source.dtype, out.dtype, **options),)  # type: ignore[arg-type]
-
-
-def gather(call: Call, target: Target) -> Lowered:
-    """Rows by index when whole rows are taken, elements otherwise."""
-    table, out = call.tensors[0], call.out
-    if not out.numel or not table.numel:
-        return ()
-    columns = 1
-    if call.name in ("embedding", "index_select", "index", "_embedding_bag", "embedding_renorm"):
-        columns = table.numel // max(1, table.shape[0])
-        if call.name == "index":
-            taken = [t for t in call.tensors[1:] if "int" in t.dtype or t.dtype == "bool"]
-            columns = prod(table.shape[len(taken) :])
-        if call.name == "index_select" and call.argument(1, 0) % len(table.shape):
-            columns = prod(table.shape[call.argument(1, 0) % len(table.shape) + 1 :])
-    columns = max(1, columns)
-    count = max(1, out.numel // columns)
-    program = gather_rows(
-        max(1, table.numel // columns),
-        columns,
-        count,
-        chip=target.chip,
-        dtype=table.dtype,
-        cores=target.cores,
-    )
-    return (program,)
-
-
-def scatter(source_at: int, *, copies: bool) -> Lowering:
-    """Rows or elements added or put by index into a copy of the table, in place, or into zeros."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        out = call.out
-        tensors = call.tensors
-        source = tensors[min(source_at, len(tensors) - 1)]
-        if not out.numel or not source.numel:
-            return ()
-        whole = call.name in ("embedding_dense_backward", "index_add", "index_copy")
-        columns = out.numel // max(1, out.shape[0] if out.shape else 1) if whole else 1
-        if call.name in ("index_put", "_index_put_impl", "_unsafe_index_put") and tensors[1:]:
-            indices = len(call.argument(1, ()))
-            columns = prod(out.shape[indices:])
-        columns = max(1, min(columns, source.numel))
-        count = max(1, source.numel // columns)
-        functional = copies and not call.op.split("::")[-1].split(".")[0].endswith("_")
-        program = scatter_rows(
-            max(1, out.numel // columns),
-            columns,
-            count,
-            chip=target.chip,
-            dtype=out.dtype,
-            cores=target.cores,
-            zeroed=not copies,
-        )
-        return (*copied(tensors[0], out, target), program) if functional else (program,)
-
-    return lower
-
-
-def nll(call: Call, target: Target) -> Lowered:
-    """One element a row, then their sum."""
-    x = call.tensors[0]
-    rows, columns = rows_along(x)
-    if not x.numel:
-        return ()
-    taken = gather_rows(rows * columns, 1, rows, chip=target.chip, dtype=x.dtype)
-    return (taken, reduce_rows(1, rows, op="add", chip=target.chip, out_dtype=call.out.dtype))
-
-
-def nll_backward(call: Call, target: Target) -> Lowered:
-    out = call.out
-    rows, _ = rows_along(out)
-    if not out.numel:
-        return ()
-    cores = target.cores
-    program = scatter_rows(out.numel, 1, rows, chip=target.chip, dtype=out.dtype, cores=cores)
-    return (program,)

@@ -417,9 +417,24 @@ def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
         return [constant(0.0), select(0, 1, -1)] if name == "where" else BINARY[name]
     if name == "masked_fill" and count == 3:
         return [select(1, 2, 0)]
+    if name in ("clamp", "clamp_min", "clamp_max") and count == 1:
+        return _clamped(call)
     if name == "clamp" and count > 1:
         return TERNARY["clamp_tensor"] if count == 3 else [T("max", 0, 1)]
     return {1: UNARY, 2: BINARY, 3: TERNARY}.get(count, UNARY).get(name)
+
+
+def _clamped(call: Call) -> Recipe:
+    """One pass for either bound, or both."""
+    low, high = (call.argument(1), call.argument(2)) if call.name == "clamp" else (None, None)
+    low = call.argument(1) if call.name == "clamp_min" else low
+    high = call.argument(1) if call.name == "clamp_max" else high
+    if low is None and high is None:
+        return UNARY[call.name]
+    if low is None or high is None:
+        op, bound = ("min", high) if low is None else ("max", low)
+        return [_imm(op, float(bound))]  # type: ignore[arg-type]  # one of them is given
+    return [_pair("max", float(low), "min", float(high))]
 
 
 BINARY_OP = MappingProxyType({"add": "add", "sub": "subtract"})

@@ -34,7 +34,7 @@ from .blocking import (
 )
 from .epilogue import Epilogue, Finisher
 from .evacuation import PLAIN, Evacuation, Leaving
-from .operand import Operand
+from .operand import Operand, Packing
 
 __all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
 
@@ -71,49 +71,71 @@ def matmul(
     if cores > 1:
         batch, m, n = share_of_core(batch, m, n, cores)
     b = Builder(f"matmul {m}x{k}x{n} {compute}", cores=cores, model_flops=flops)
-    lhs_shape = (batch, m, k) if lhs_layout == "mk" else (batch, k, m)
-    rhs_shape = (batch, n, k) if rhs_layout == "nk" else (batch, k, n)
-    lhs = b.hbm("lhs", lhs_shape, lhs_dtype, Role.INPUT)
-    rhs = b.hbm("rhs", rhs_shape, rhs_dtype, Role.WEIGHT)
-    if epilogue is None:
-        out = b.hbm("out", (batch, m, n), out_dtype, Role.OUTPUT)
-    else:
-        out = Buffer(name="out", memory=Memory.HBM, dtype="float32", shape=(batch, m, n))
-    packing = packing_of(compute, chip)
-    lhs_major, rhs_major = lhs_layout == "km", rhs_layout == "kn"
+    packing, majors = packing_of(compute, chip), (lhs_layout == "km", rhs_layout == "kn")
+    sizes = (batch, m, k, n)
+    lhs, rhs = _given(b, sizes, (lhs_dtype, rhs_dtype), majors)
+    out = _results(b, (batch, m, n), out_dtype, epilogue)
     held = itemsize(out.dtype) * schedule.result_slots + leaving.bytes_per_column
     held += epilogue.column_bytes if epilogue else 0
-    plan = plan_blocks(m, k, n, packing, lhs_major, rhs_major, held, chip, schedule)
-    kinds = {"k": k, "packing": packing}
-    left = Operand(
-        b,
-        lhs,
-        block=plan.block_m,
-        turn_by_dma=not plan.m_outside and dma_turns(lhs_dtype, packing, chip),
-        contraction_major=lhs_major,
-        slots=plan.lhs_slots,
-        **kinds,  # type: ignore[arg-type]
-    )
-    right = Operand(
-        b,
-        rhs,
-        block=plan.block_n,
-        turn_by_dma=plan.m_outside and dma_turns(rhs_dtype, packing, chip),
-        contraction_major=rhs_major,
-        slots=plan.rhs_slots,
-        **kinds,  # type: ignore[arg-type]
-    )
+    plan = plan_blocks(m, k, n, packing, *majors, held, chip, schedule)
+    left, right = _operands(b, (lhs, rhs), majors, packing, plan, chip)
     body = _Body(b, left, right, out, plan, schedule, leaving)
     if epilogue is not None:
         body.finisher = Finisher(b, epilogue, (batch, m, n), plan.block_n)
     streams = right if plan.m_outside else left
     if batch == 1 and repeats_preparation(plan, m, n) and streams.prepared_by_engines:
         streams.restage()
-    with b.loop(batch) as i:
-        body.bases = (i * (m * k), i * (k * n), i * (m * n))
-        body.leaving.batch = i
-        body.blocks(m, n)
+    body.product(sizes)
     return b.build()
+
+
+def _given(
+    b: Builder,
+    sizes: tuple[int, int, int, int],
+    dtypes: tuple[str, str],
+    majors: tuple[bool, bool],
+) -> tuple[Buffer, Buffer]:
+    """The factors in HBM; `majors` says which have the contraction before the free dimension."""
+    batch, m, k, n = sizes
+    shapes = [(batch, k, free) if major else (batch, free, k)
+              for free, major in zip((m, n), majors, strict=True)]  # fmt: skip
+    lhs = b.hbm("lhs", shapes[0], dtypes[0], Role.INPUT)
+    return lhs, b.hbm("rhs", shapes[1], dtypes[1], Role.WEIGHT)
+
+
+def _results(
+    b: Builder, shape: tuple[int, int, int], dtype: str, epilogue: Epilogue | None
+) -> Buffer:
+    """Where results go; with an epilogue, which stores its own, a name for them only."""
+    if epilogue is None:
+        return b.hbm("out", shape, dtype, Role.OUTPUT)
+    return Buffer(name="out", memory=Memory.HBM, dtype="float32", shape=shape)
+
+
+def _operands(
+    b: Builder,
+    tensors: tuple[Buffer, Buffer],
+    majors: tuple[bool, bool],
+    packing: Packing,
+    plan: Plan,
+    chip: Chip,
+) -> tuple[Operand, Operand]:
+    """Both factors in blocks of the plan; the one that streams by may turn in the DMA engines."""
+    blocks, slots = (plan.block_m, plan.block_n), (plan.lhs_slots, plan.rhs_slots)
+    left, right = (
+        Operand(
+            b,
+            tensors[i],
+            k=tensors[i].shape[1 if majors[i] else 2],
+            block=blocks[i],
+            packing=packing,
+            contraction_major=majors[i],
+            slots=slots[i],
+            turn_by_dma=plan.m_outside == bool(i) and dma_turns(tensors[i].dtype, packing, chip),
+        )
+        for i in (0, 1)
+    )
+    return left, right
 
 
 class _Body:
@@ -137,7 +159,15 @@ class _Body:
         self.result = b.sbuf("result", plan.block_n, out.dtype, slots=schedule.result_slots)
         self.leaving = Evacuation(b, leaving, self.result, halves=left.full <= 4)
 
-    def blocks(self, m: int, n: int) -> None:
+    def product(self, sizes: tuple[int, int, int, int]) -> None:
+        """All of the batch."""
+        batch, m, k, n = sizes
+        with self.b.loop(batch) as i:
+            self.bases = (i * (m * k), i * (k * n), i * (m * n))
+            self.leaving.batch = i
+            self._blocks(m, n)
+
+    def _blocks(self, m: int, n: int) -> None:
         b, plan = self.b, self.plan
         if plan.m_outside:
             for m0, ms in b.tiles(m, plan.block_m):

@@ -1,4 +1,4 @@
-"""Data movement as engine programs: transposes of matrices and gathers of rows.
+"""Data movement as engine programs: transposes of matrices.
 
 Copies and casts are `pointwise` programs without arithmetic.
 """
@@ -8,7 +8,7 @@ from math import ceil
 from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
 
-__all__ = ["gather_rows", "transpose"]
+__all__ = ["transpose"]
 
 P = 128
 WIDE = 2048  # columns of the source loaded together
@@ -46,32 +46,4 @@ def transpose(
                 b.store(
                     rows_of(out, count, some, (c0 + c) * rows + r0), rows_of(result, count, some)
                 )
-    return b.build()
-
-
-def gather_rows(
-    table_rows: int,
-    columns: int,
-    count: int,
-    *,
-    chip: Chip,
-    dtype: str = "bfloat16",
-    cores: int = 1,
-) -> Program:
-    """out[i, :] = table[index[i], :], by DMA with descriptors made from the indices."""
-    count = ceil(count / cores)
-    b = Builder(f"gather {count} rows of {columns}", cores=cores)
-    table = b.hbm("table", (table_rows, columns), dtype, Role.WEIGHT)
-    index = b.hbm("index", (count, 1), "int32", Role.INPUT)
-    out = b.hbm("out", (count, columns), dtype, Role.OUTPUT)
-    ids = b.sbuf("ids", 1, "int32", slots=2)
-    rows = b.sbuf("rows", columns, dtype, slots=2)
-    for i0, size in b.tiles(count, P):
-        b.fresh(ids, rows)
-        b.load(rows_of(ids, size, 1), rows_of(index, size, 1, i0))
-        whole = rows_of(table, table_rows, columns)
-        b.emit(
-            "dma_gather", rows_of(rows, size, columns), whole, rows_of(ids, size, 1), queue="gather"
-        )
-        b.store(rows_of(out, size, columns, i0 * columns), rows_of(rows, size, columns))
     return b.build()

@@ -15,7 +15,7 @@ from .rows import Input, Kind, Output, RowStep, column_sum, reduced, row_program
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
 
-Steps = Callable[[int], Sequence[RowStep]]  # of the number of columns
+Steps = Callable[[int, float], Sequence[RowStep]]  # of the number of columns, and eps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class RowOp:
 COLUMN = Kind.COLUMN
 
 
-def _exponentials(_: int) -> list[RowStep]:
+def _exponentials(_: int, eps: float) -> list[RowStep]:
     return [
         reduced("top", "x", "max"),
         step("z", "tensor_scalar", "x", "top", op0="subtract"),
@@ -39,21 +39,21 @@ def _exponentials(_: int) -> list[RowStep]:
     ]
 
 
-def _softmax(n: int) -> list[RowStep]:
+def _softmax(n: int, eps: float) -> list[RowStep]:
     inverse = step("inverse", "reciprocal", "total", kind=COLUMN)
     return [
-        *_exponentials(n),
+        *_exponentials(n, eps),
         inverse,
         step("y", "tensor_scalar", "e", "inverse", op0="multiply"),
     ]
 
 
-def _log_softmax(n: int) -> list[RowStep]:
+def _log_softmax(n: int, eps: float) -> list[RowStep]:
     log = step("log", "activation", "total", kind=COLUMN, op="log")
-    return [*_exponentials(n), log, step("y", "tensor_scalar", "z", "log", op0="subtract")]
+    return [*_exponentials(n, eps), log, step("y", "tensor_scalar", "z", "log", op0="subtract")]
 
 
-def _softmax_backward(_: int) -> list[RowStep]:
+def _softmax_backward(_: int, eps: float) -> list[RowStep]:
     return [
         step("gy", "tensor_tensor", "g", "y", op="multiply"),
         reduced("s", "gy"),
@@ -62,7 +62,7 @@ def _softmax_backward(_: int) -> list[RowStep]:
     ]
 
 
-def _log_softmax_backward(_: int) -> list[RowStep]:
+def _log_softmax_backward(_: int, eps: float) -> list[RowStep]:
     return [
         reduced("s", "g"),
         step("p", "activation", "y", op="exp"),
@@ -81,32 +81,32 @@ def _moments(n: int) -> list[RowStep]:
     ]
 
 
-def _rstd(n: int) -> list[RowStep]:
-    scaled: dict[str, Any] = {"op0": "multiply", "imm0": 1.0 / n, "op1": "add", "imm1": 1e-5}
+def _rstd(n: int, eps: float) -> list[RowStep]:
+    scaled: dict[str, Any] = {"op0": "multiply", "imm0": 1.0 / n, "op1": "add", "imm1": eps}
     return [
         step("variance", "tensor_scalar", "spread", kind=COLUMN, **scaled),
         step("rstd", "activation", "variance", kind=COLUMN, op="rsqrt"),
     ]
 
 
-def _norm(n: int) -> list[RowStep]:
+def _norm(n: int, eps: float) -> list[RowStep]:
     scaled = step("xhat", "tensor_scalar", "centred", "rstd", op0="multiply")
-    return [*_moments(n), *_rstd(n), scaled]
+    return [*_moments(n), *_rstd(n, eps), scaled]
 
 
-def _layer_norm(n: int) -> list[RowStep]:
+def _layer_norm(n: int, eps: float) -> list[RowStep]:
     return [
-        *_norm(n),
+        *_norm(n, eps),
         step("wx", "tensor_tensor", "xhat", "w", op="multiply"),
         step("y", "tensor_tensor", "wx", "b", op="add"),
     ]
 
 
-def _rms_norm(n: int) -> list[RowStep]:
+def _rms_norm(n: int, eps: float) -> list[RowStep]:
     return [
         step("squares", "activation", "x", op="square"),
         reduced("spread", "squares"),
-        *_rstd(n),
+        *_rstd(n, eps),
         step("xhat", "tensor_scalar", "x", "rstd", op0="multiply"),
         step("y", "tensor_tensor", "xhat", "w", op="multiply"),
     ]
@@ -132,7 +132,7 @@ def _into_x(n: int, gradient: str) -> list[RowStep]:
     ]
 
 
-def _layer_norm_backward(n: int) -> list[RowStep]:
+def _layer_norm_backward(n: int, eps: float) -> list[RowStep]:
     return [
         *_xhat(n),
         step("h", "tensor_tensor", "g", "w", op="multiply"),
@@ -143,7 +143,7 @@ def _layer_norm_backward(n: int) -> list[RowStep]:
     ]
 
 
-def _rms_norm_backward(n: int) -> list[RowStep]:
+def _rms_norm_backward(n: int, eps: float) -> list[RowStep]:
     return [
         step("xhat", "tensor_scalar", "x", "rstd", op0="multiply"),
         step("h", "tensor_tensor", "g", "w", op="multiply"),
@@ -158,10 +158,10 @@ def _rms_norm_backward(n: int) -> list[RowStep]:
     ]
 
 
-def _logsumexp(n: int) -> list[RowStep]:
+def _logsumexp(n: int, eps: float) -> list[RowStep]:
     log = step("log", "activation", "total", kind=COLUMN, op="log")
     return [
-        *_exponentials(n),
+        *_exponentials(n, eps),
         log,
         step("y", "tensor_tensor", "log", "top", kind=COLUMN, op="add"),
     ]
@@ -186,7 +186,14 @@ ROW_OPS = MappingProxyType({
 
 
 def row_op(
-    name: str, rows: int, columns: int, dtype: str, *, chip: Chip, cores: int = 1
+    name: str,
+    rows: int,
+    columns: int,
+    dtype: str,
+    *,
+    chip: Chip,
+    cores: int = 1,
+    eps: float = 1e-5,
 ) -> Program:
     """The Program of an entry of ROW_OPS; COLUMN operands are float32, the others of `dtype`."""
     entry = ROW_OPS[name]
@@ -195,7 +202,7 @@ def row_op(
         kind, _, plain = text.rpartition(":")
         held = "float32" if kind == "column" else dtype
         inputs.append(Input(plain, held, Kind(kind or "full")))
-    steps = entry.steps(columns)
+    steps = entry.steps(columns, eps)
     kinds = {s.name: s.kind for s in steps}
     outputs = [
         Output(n.lstrip("*"), "float32" if n.startswith("*") or kinds[n] is Kind.ROW else dtype)

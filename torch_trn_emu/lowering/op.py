@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..isa import Program
+from .binding import Bind
 from .call import Call, Target, TensorArg
 
 __all__ = ["HostTransfer", "Lowered", "Lowering", "Op", "dense", "flat", "rows_along"]
@@ -34,6 +35,7 @@ class Op:
     lower: Lowering
     status: str = "inferred"
     note: str = ""
+    bind: Bind | None = None  # how a call's tensors lie in its program; None: it has the cost only
 
 
 def dense(shape: tuple[int, ...], torch_dtype: str) -> TensorArg:

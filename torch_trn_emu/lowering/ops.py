@@ -5,23 +5,33 @@ leaves out. To add an operator, add a row (elementwise ones: a line in `elementw
 no row is priced by a class (`classes.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
 from types import MappingProxyType
 
-from ..isa import Program, itemsize
-from .attention import attention, attention_backward
+from ..isa import itemsize
+from .attentions import ATTENTION, ATTENTION_BACKWARD
+from .binding import Bind
+from .bindings import (
+    of_attention,
+    of_attention_backward,
+    of_copy,
+    of_elementwise,
+    of_embedding_gradient,
+    of_moments,
+    of_names,
+    of_pieces,
+    of_product,
+    of_reduction,
+    of_rows,
+)
 from .call import Call, Target
+from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
 from .copies import (
     copied,
     copy,
-    gather,
-    nll,
-    nll_backward,
     rearranged,
-    scatter,
 )
 from .elementwise import (
     BINARY,
@@ -36,6 +46,17 @@ from .elementwise import (
     random_bits,
     select,
 )
+from .indexed import (
+    along,
+    at_elements,
+    at_flat,
+    at_tensors,
+    embedding_gradient,
+    gathered,
+    rows_of_weights,
+    scattered,
+)
+from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
@@ -45,7 +66,6 @@ from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import (
     Product,
     compute_format,
-    format_of,
     lower_addbmm,
     lower_matmul,
     multiplied,
@@ -53,6 +73,7 @@ from .products import (
 )
 from .rearrangements import (
     concatenate,
+    diagonal_backward,
     exact,
     flipped,
     padding,
@@ -74,11 +95,12 @@ from .reductions import (
     over_normalized,
     p_norm,
     reduction,
-    scan,
     simple,
-    sort,
     truth,
 )
+from .scans import extremes, scan
+from .sorting import flat_sort, sort, topk
+from .triangles import triangle
 
 __all__ = [
     "OPS",
@@ -93,37 +115,6 @@ __all__ = [
     "multiplied",
     "product_of",
 ]
-
-
-# --- attention ---
-
-
-def _attention(build: Callable[..., Program], first: int) -> Lowering:
-    """`build` over heads; query and key are the tensors from `first` on."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        q, k = call.tensors[first : first + 2]
-        if not q.numel or not k.numel:
-            return ()
-        heads, queries, dim = prod(q.shape[:-2]), *q.shape[-2:]
-        program = build(
-            heads,
-            queries,
-            k.shape[-2],
-            dim,
-            chip=target.chip,
-            dtype=q.dtype,
-            compute=format_of(call, target, q.dtype, "attention").replace("mxfp8", "bfloat16"),
-            causal=_causal(call),
-            cores=target.cores if heads >= target.cores else 1,
-        )
-        return (program,)
-
-    return lower
-
-
-def _causal(call: Call) -> bool:
-    return any(a is True for a in call.arguments[:9])
 
 
 # --- optimizers, lists, random -------------------------------------------------------------------
@@ -167,7 +158,8 @@ def _nothing(call: Call, target: Target) -> Lowered:
 
 def _masked_fill(call: Call, target: Target) -> Lowered:
     tensors = [t for t in call.tensors if t.shape or not t.on_host][:2]
-    steps = [constant(0.0), select(1, -1, 0)]
+    value = call.argument(2)  # one in a tensor is not known
+    steps = [constant(float(value) if isinstance(value, (int, float)) else 0.0), select(1, -1, 0)]
     return (elementwise("masked_fill", steps, tensors, call.out, target),)
 
 
@@ -177,16 +169,26 @@ def _masked_fill(call: Call, target: Target) -> Lowered:
 _CONV = "the precision policy's operands; memory as if contiguous; one channel a group: Vector"
 _PLACES = "with places: along rows; otherwise by its class"
 _EVEN = "windows of several sizes are priced by their class"
+_PARTS = "parts of the table or the source are priced by their class"
+_APART = "memory as if contiguous; by dimensions that are apart: by its class"
+_MASKED = "as if all were moved: how much is chosen is data; on one core"
+_COLUMNS = "along columns: by its class"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
 
 
 def _row(
-    names: str, engine: str, lower: Lowering, status: str = "inferred", note: str = ""
+    names: str,
+    engine: str,
+    lower: Lowering,
+    status: str = "inferred",
+    note: str = "",
+    bind: Bind | None = None,
 ) -> tuple[Op, ...]:
     """The rows of operators that are lowered alike."""
     return tuple(
-        Op(name=n, engine=engine, lower=lower, status=status, note=note) for n in names.split()
+        Op(name=n, engine=engine, lower=lower, status=status, note=note, bind=bind)
+        for n in names.split()
     )
 
 
@@ -194,52 +196,64 @@ MADE, BITS = "modelled", "rounded once to the result's dtype"
 
 # fmt: off
 _ELEMENTWISE = (
-    *(_row(n, "vector", lower_elementwise, "inferred" if n in SIMPLIFIED else MADE, BITS)
+    *(_row(n, "vector", lower_elementwise, "inferred" if n in SIMPLIFIED else MADE, BITS,
+           None if n in SIMPLIFIED - {"div", "true_divide", "pow"} else of_elementwise)
       for recipes in (UNARY, BINARY, TERNARY) for n in recipes
       if n not in ("pow_scalar", "clamp_tensor", "masked_fill")),
     _row(" ".join(STEPS), "vector", lower_elementwise, "inferred",
          "made on the core, not these values"),
-    _row("masked_fill", "vector", _masked_fill, MADE),
+    _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
     _row("_scaled_mm", "tensor", lower_matmul, "inferred", "the scales are not loaded"),
     _row("mm bmm mv dot vdot linear", "tensor", lower_matmul, MADE,
-         "the precision policy's operands"),
+         "the precision policy's operands", of_product),
     _row("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, MADE,
-         "the precision policy's operands"),
+         "the precision policy's operands", of_product),
     _row("addbmm", "tensor", lower_addbmm, MADE, "the batch's products are stored, then summed"),
 )
 _REDUCTIONS = (
-    _row("sum", "vector", reduction(simple("add")), MADE),
-    _row("mean", "vector", reduction(average), MADE),
-    _row("amax", "vector", reduction(simple("max")), MADE),
-    _row("amin", "vector", reduction(simple("min")), MADE),
+    _row("sum", "vector", reduction(simple("add")), MADE, bind=of_reduction),
+    _row("mean", "vector", reduction(average), MADE, bind=of_reduction),
+    _row("amax", "vector", reduction(simple("max")), MADE, bind=of_reduction),
+    _row("amin", "vector", reduction(simple("min")), MADE, bind=of_reduction),
     _row("max", "vector", extreme("max", 1.0), MADE, _PLACES),
     _row("min", "vector", extreme("min", -1.0), MADE, _PLACES),
     _row("argmax", "vector", largest(1.0), MADE, _PLACES),
     _row("argmin", "vector", largest(-1.0), MADE, _PLACES),
     _row("aminmax median kthvalue mode", "vector", reduction(simple("max")), "inferred",
          "as the maximum"),
-    _row("prod", "vector", reduction(simple("multiply")), MADE),
-    _row("all", "vector", reduction(truth("min")), MADE),
-    _row("any", "vector", reduction(truth("max")), MADE),
+    _row("prod", "vector", reduction(simple("multiply")), MADE, bind=of_reduction),
+    _row("all", "vector", reduction(truth("min")), MADE, bind=of_reduction),
+    _row("any", "vector", reduction(truth("max")), MADE, bind=of_reduction),
     _row("equal", "vector", reduction(truth("min")), "inferred", "as a reduction of the first"),
-    _row("count_nonzero", "vector", reduction(nonzeros), MADE),
+    _row("count_nonzero", "vector", reduction(nonzeros), MADE, bind=of_reduction),
     _row("nansum", "vector", reduction(simple("add")), "inferred", "as the sum"),
     _row("var std var_mean std_mean", "vector", moments, MADE,
-         "of all of more than 65536 elements: by its class"),
-    _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE),
+         "of all of more than 65536 elements: by its class", of_moments),
+    _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE,
+         bind=of_reduction),
 )
 _NORMALIZATIONS = (
-    _row("logsumexp", "scalar", along_rows("logsumexp", 0, 1), MADE),
-    _row("_softmax softmax _safe_softmax", "scalar", along_rows("softmax", 0, 1), MADE),
-    _row("_log_softmax log_softmax", "scalar", along_rows("log_softmax", 0, 1), MADE),
-    _row("_softmax_backward_data", "vector", along_rows("softmax_backward", 0, 2), MADE),
-    _row("_log_softmax_backward_data", "vector", along_rows("log_softmax_backward", 0, 2), MADE),
-    _row("native_layer_norm layer_norm", "vector", over_normalized("layer_norm", 0), MADE),
-    _row("native_layer_norm_backward", "vector", over_normalized("layer_norm_backward", 0), MADE),
-    _row("rms_norm _fused_rms_norm", "vector", over_normalized("rms_norm", 0), MADE),
-    _row("_fused_rms_norm_backward", "vector", over_normalized("rms_norm_backward", 0), MADE),
+    _row("logsumexp", "scalar", along_rows("logsumexp", 0, 1), MADE,
+         bind=of_rows("logsumexp", {"x": 0}, dim_at=1)),
+    _row("_softmax softmax _safe_softmax", "scalar", along_rows("softmax", 0, 1), MADE,
+         bind=of_rows("softmax", {"x": 0}, dim_at=1)),
+    _row("_log_softmax log_softmax", "scalar", along_rows("log_softmax", 0, 1), MADE,
+         bind=of_rows("log_softmax", {"x": 0}, dim_at=1)),
+    _row("_softmax_backward_data", "vector", along_rows("softmax_backward", 0, 2), MADE,
+         bind=of_rows("softmax_backward", {"g": 0, "y": 1}, dim_at=2)),
+    _row("_log_softmax_backward_data", "vector", along_rows("log_softmax_backward", 0, 2), MADE,
+         bind=of_rows("log_softmax_backward", {"g": 0, "y": 1}, dim_at=2)),
+    _row("native_layer_norm layer_norm", "vector", over_normalized("layer_norm", 0), MADE,
+         bind=of_rows("layer_norm", {"x": 0, "w": 2, "b": 3}, absent={"w": 1, "b": 0})),
+    _row("native_layer_norm_backward", "vector", over_normalized("layer_norm_backward", 0), MADE,
+         bind=of_rows("layer_norm_backward", {"g": 0, "x": 1, "mean": 3, "rstd": 4, "w": 5},
+                      absent={"w": 1})),
+    _row("rms_norm _fused_rms_norm", "vector", over_normalized("rms_norm", 0), MADE,
+         bind=of_rows("rms_norm", {"x": 0, "w": 2}, absent={"w": 1})),
+    _row("_fused_rms_norm_backward", "vector", over_normalized("rms_norm_backward", 0), MADE,
+         bind=of_rows("rms_norm_backward", {"g": 0, "x": 1, "rstd": 3, "w": 4}, absent={"w": 1})),
     _row("native_batch_norm _native_batch_norm_legit _batch_norm_with_update batch_norm "
          "_native_batch_norm_legit_no_training _batch_norm_no_update", "vector", batch_norm, MADE,
          _NCHW),
@@ -249,43 +263,69 @@ _NORMALIZATIONS = (
     _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW),
 )
 _SCANS_AND_SORTS = (
-    _row("cumsum", "vector", scan("add"), MADE),
+    _row("cumsum", "vector", scan("add"), MADE, bind=of_names({"in": 0}, "out")),
     _row("logcumsumexp", "vector", scan("add"), "inferred", "as cumsum"),
-    _row("cummax cummin cumprod", "vector", scan("max"), "inferred", "as a scan of maxima"),
-    _row("topk sort argsort msort _unique2 unique_dim unique_consecutive randperm", "gpsimd", sort,
-         "inferred", "parts longer than 8192 are not merged"),
+    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
+    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
+    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
+    _row("topk", "vector", topk, MADE, "the places of equal elements may differ"),
+    _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
+    _row("_unique2 unique_dim unique_consecutive randperm", "vector", flat_sort, "inferred",
+         "as sorting all elements"),
 )
 _MOVEMENT = (
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
-         "_pin_memory", "dma", copy, MADE),
-    _row("cat stack _cat", "dma", concatenate, MADE),
+         "_pin_memory", "dma", copy, MADE, bind=of_copy),
+    _row("cat stack _cat", "dma", concatenate, MADE, bind=of_pieces),
     _row("_chunk_cat", "dma", rearranged),
-    _row("constant_pad_nd", "dma", exact(padding("constant"), constant_at=2), MADE),
-    _row("reflection_pad1d reflection_pad2d", "dma", exact(padding("reflect")), MADE),
-    _row("replication_pad1d replication_pad2d", "dma", exact(padding("edge")), MADE),
-    _row("flip", "dma", exact(flipped), MADE),
+    _row("constant_pad_nd", "dma", exact(padding("constant"), constant_at=2), MADE,
+         bind=of_pieces),
+    _row("reflection_pad1d reflection_pad2d", "dma", exact(padding("reflect")), MADE,
+         bind=of_pieces),
+    _row("replication_pad1d replication_pad2d", "dma", exact(padding("edge")), MADE,
+         bind=of_pieces),
+    _row("flip", "dma", exact(flipped), MADE, bind=of_pieces),
     _row("roll", "dma", exact(rolled), MADE, "of a flattened tensor: by its class"),
-    _row("repeat", "dma", exact(repeated), MADE),
-    _row("slice_backward", "dma", exact(sliced_backward), MADE),
+    _row("repeat", "dma", exact(repeated), MADE, bind=of_pieces),
+    _row("slice_backward", "dma", exact(sliced_backward), MADE, bind=of_pieces),
     _row("select_backward", "dma", select_backward, MADE),
     _row("slice_scatter select_scatter", "dma", scatter_slice, MADE),
     _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE),
     _row("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, MADE,
          "by factors that are not whole: by its class"),
-    _row("diagonal_backward unfold_backward as_strided_scatter tril triu repeat_interleave "
+    _row("tril", "dma", triangle(lower=True), MADE, bind=of_names({"in": 0}, "out")),
+    _row("triu", "dma", triangle(lower=False), MADE, bind=of_names({"in": 0}, "out")),
+    _row("diagonal_backward", "dma", diagonal_backward, MADE),
+    _row("unfold_backward as_strided_scatter repeat_interleave "
          "upsample_bilinear2d upsample_nearest2d_backward upsample_bilinear2d_backward im2col "
          "col2im", "dma", rearranged, "inferred", "as a copy in runs of the last dimension"),
 )
 _INDEXING = (
-    _row("embedding", "dma", gather, MADE),
-    _row("index_select index _unsafe_index gather take masked_select nonzero "
-         "take_along_dim", "dma", gather),
-    _row("embedding_dense_backward", "dma", scatter(0, copies=False), MADE),
-    _row("index_add index_copy", "dma", scatter(2, copies=True)),
-    _row("scatter scatter_add scatter_reduce index_put _index_put_impl _unsafe_index_put put "
-         "masked_scatter index_fill", "dma", scatter(9, copies=True)),
-    _row("nll_loss_forward nll_loss nll_loss2d_forward", "dma", nll),
-    _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward),
+    _row("embedding", "dma", gathered(rows_of_weights), MADE,
+         bind=of_names({"table": 0, "index": 1}, "out")),
+    _row("index_select", "dma", gathered(along), MADE,
+         bind=of_names({"table": 0, "index": 2}, "out")),
+    _row("gather", "dma", gathered(at_elements), MADE, _PARTS,
+         of_names({"table": 0, "index": 2}, "out")),
+    _row("index _unsafe_index", "dma", gathered(at_tensors), MADE, _APART),
+    _row("take", "dma", gathered(at_flat), MADE, bind=of_names({"table": 0, "index": 1}, "out")),
+    _row("embedding_dense_backward", "dma", embedding_gradient, MADE,
+         bind=of_embedding_gradient),
+    _row("index_add", "dma", scattered(along, 3, adds=True), MADE),
+    _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE),
+    _row("scatter_add", "dma", scattered(at_elements, 3, adds=True), MADE, _PARTS),
+    _row("scatter scatter_reduce", "dma", scattered(at_elements, 3), MADE,
+         "other reductions than sums, and " + _PARTS),
+    _row("index_put _index_put_impl _unsafe_index_put", "dma", scattered(at_tensors, 2), MADE,
+         _APART),
+    _row("put", "dma", scattered(at_flat, 2), MADE),
+    _row("masked_select", "dma", select_masked, MADE, _MASKED),
+    _row("nonzero", "dma", nonzero, MADE, _MASKED),
+    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED),
+    _row("nll_loss_forward nll_loss nll_loss2d_forward nll_loss2d", "dma", nll, MADE,
+         bind=of_names({"x": 0, "target": 1, "weight": 2}, "out", "total_weight")),
+    _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward, MADE,
+         bind=of_names({"g": 0, "target": 2, "weight": 3, "total_weight": 6}, "dx")),
 )
 _WINDOWS = (
     _row("convolution convolution_overrideable _convolution conv3d conv2d conv1d", "tensor",
@@ -306,13 +346,13 @@ _WINDOWS = (
 _ATTENTION = (
     _row("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention "
          "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
-         "_scaled_dot_product_fused_attention_overrideable", "tensor", _attention(attention, 0),
-         MADE,
-         "the average run of keys where causal tiles share a loop; masks are not loaded"),
+         "_scaled_dot_product_fused_attention_overrideable", "tensor", ATTENTION, MADE,
+         "head_dim beyond 128 as several heads", of_attention),
     _row("_scaled_dot_product_flash_attention_for_cpu_backward "
          "_scaled_dot_product_flash_attention_backward "
          "_scaled_dot_product_fused_attention_overrideable_backward", "tensor",
-         _attention(attention_backward, 1), MADE, "as the forward pass"),
+         ATTENTION_BACKWARD, MADE, "head_dim beyond 128 as several heads",
+         of_attention_backward),
 )
 _TRAINING = (
     _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are ours"),

@@ -10,7 +10,7 @@ from math import ceil
 
 from ..isa import Access, Affine, Buffer, Builder, affine
 
-__all__ = ["Chunk", "Planes", "columns"]
+__all__ = ["Chunk", "Planes", "columns", "several"]
 
 P = 128
 
@@ -103,7 +103,19 @@ class Planes:
         return Access(buffer=hbm, offset=offset, pattern=(*pattern, (1, chunk.inner)))
 
 
-def columns(buffer: Buffer, partitions: int, count: int = 1, at: Affine | int = 0) -> Access:
+def columns(
+    buffer: Buffer,
+    partitions: int,
+    count: int = 1,
+    at: Affine | int = 0,
+    *,
+    part: Affine | int = 0,
+) -> Access:
     """`count` elements of every partition of a tile."""
     pattern = ((buffer.row_elements, partitions), (1, count))
-    return Access(buffer=buffer, offset=affine(at), pattern=pattern)
+    return Access(buffer=buffer, offset=affine(at), pattern=pattern, part=affine(part))
+
+
+def several(pattern: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """A pattern without what is there once."""
+    return [p for p in pattern if p[1] > 1]

@@ -10,7 +10,7 @@ from .call import Call, Target, TensorArg
 from .op import Lowered, Lowering, dense
 from .relayout import Box, Segment, boxes_of, relayout
 
-__all__ = ["concatenate", "exact", "scatter_slice"]
+__all__ = ["concatenate", "diagonal_backward", "exact", "scatter_slice"]
 
 Segments = list[list[Segment]]
 Reader = Callable[[Call, TensorArg, TensorArg], Segments]
@@ -198,6 +198,28 @@ def scatter_slice(call: Call, target: Target) -> Lowered:
     )
     boxes += boxes_of("in", x.strides, to_strides, [*segments[:dim], kept, *segments[dim + 1 :]])
     return _program(call, target, {"in": x, "src": src}, boxes)
+
+
+def diagonal_backward(call: Call, target: Target) -> Lowered:
+    """Zeros with the gradient on a diagonal."""
+    g, out = call.tensors[0], call.out
+    if not out.numel:
+        return ()
+    offset, one, two = (int(call.argument(k, d)) for k, d in ((2, 0), (3, 0), (4, 1)))
+    to_strides = dense(out.shape, out.torch_dtype).strides
+    down, across = to_strides[one], to_strides[two]
+    kept = [
+        k for k in range(len(out.shape)) if k not in (one % len(out.shape), two % len(out.shape))
+    ]
+    zeros = Box(source="", counts=out.shape, to=0, to_strides=to_strides, strides=to_strides)
+    line = Box(
+        source="in",
+        counts=g.shape,
+        to=max(0, offset) * across + max(0, -offset) * down,
+        to_strides=(*(to_strides[k] for k in kept), down + across),
+        strides=g.strides,
+    )
+    return _program(call, target, {"in": g}, [zeros, line] if g.numel else [zeros])
 
 
 def _split(

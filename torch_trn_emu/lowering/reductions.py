@@ -1,13 +1,14 @@
-"""Rows of reductions, scans, sorts and norms: which dimensions a call works along."""
+"""Rows of reductions and norms: which dimensions a call works along."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, prod
+from types import MappingProxyType
 from typing import Any
 
 from ..isa import Attribute
 from .call import Call, Target, TensorArg
-from .columns import cumulate_rows, reduce_columns, topk_rows
+from .columns import reduce_columns
 from .elementwise import flattened, lower_elementwise
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
@@ -29,12 +30,12 @@ __all__ = [
     "p_norm",
     "reduced_dims",
     "reduction",
-    "scan",
     "simple",
-    "sort",
     "truth",
 ]
 
+# rms_norm's when none is given: the distance from 1 to the next number of the dtype.
+_EPS = MappingProxyType({"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10})
 _FEW = 8  # rows that are added like so many tensors
 _SERIAL = 65536  # elements that one partition works through
 
@@ -218,6 +219,7 @@ def along_rows(name: str, which: int = 0, dim_at: int | None = None) -> Lowering
     def lower(call: Call, target: Target) -> Lowered:
         t = call.tensors[which]
         dim = call.argument(dim_at, -1) if dim_at is not None else -1
+        dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
         rows, columns = rows_along(t, dim if isinstance(dim, int) else -1)
         if not t.numel:
             return ()
@@ -239,29 +241,8 @@ def over_normalized(name: str, which: int) -> Lowering:
         if not t.numel:
             return ()
         rows = t.numel // columns
-        return (row_op(name, rows, columns, t.dtype, chip=target.chip, cores=target.cores),)
+        eps = next((a for a in call.arguments if isinstance(a, float)), _EPS.get(t.dtype, 1e-5))
+        options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "eps": eps}
+        return (row_op(name, rows, columns, t.dtype, **options),)
 
     return lower
-
-
-def scan(op: str) -> Lowering:
-    def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[0]
-        if not t.numel:
-            return ()
-        rows, columns = rows_along(t, call.argument(1, -1))
-        cores = target.cores
-        return (cumulate_rows(rows, columns, op=op, chip=target.chip, dtype=t.dtype, cores=cores),)
-
-    return lower
-
-
-def sort(call: Call, target: Target) -> Lowered:
-    t = call.tensors[0]
-    integers = [a for a in call.arguments[1:] if isinstance(a, int) and not isinstance(a, bool)]
-    k = integers[0] if call.name == "topk" and integers else 0
-    rows, columns = rows_along(t)
-    if not t.numel:
-        return ()
-    count = k or columns
-    return (topk_rows(rows, columns, count, chip=target.chip, dtype=t.dtype, cores=target.cores),)

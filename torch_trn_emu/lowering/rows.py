@@ -11,7 +11,7 @@ a reduction is then computed once for the reduction and again after it, from wha
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil
+from math import ceil, inf
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = ["Input", "Kind", "Output", "RowStep", "column_sum", "reduced", "row_p
 
 P = 128
 BANK = 512
+SMALL_BYTES = 8192  # of a partition, for tiles of one column and sums on their way from PSUM
 
 
 class Kind(str, Enum):
@@ -117,9 +118,9 @@ class _RowProgram:
         self.inputs = {i.name: i for i in inputs}
         self.steps = {s.name: s for s in steps}
         self.outputs = {o.name: o for o in outputs}
-        self.width = self._width(chip)
+        self.places = self._shared()
+        self.parts, self.width = self._fitting(chip)
         self.chunks = ceil(columns / self.width)
-        self.parts = 1 if rows <= P else 2  # tiles of rows that go together
         shapes = {Kind.FULL: (rows, columns), Kind.COLUMN: (rows, 1), Kind.ROW: (1, columns)}
         self.hbm = {i.name: b.hbm(i.name, shapes[i.kind], i.dtype, _role(i.kind)) for i in inputs}
         self.stored = {
@@ -128,8 +129,11 @@ class _RowProgram:
         }
         self.tiles = {i.name: self._tile(i.name, i.kind, i.dtype, 2) for i in inputs}
         for s in steps:
+            if s.name in self.places:
+                continue
             dtype = self.outputs[s.name].dtype if s.name in self.outputs else "float32"
             self.tiles[s.name] = self._tile(s.name, s.kind, dtype, 1 + (s.name in self.outputs))
+        self.tiles |= {name: self.tiles[place] for name, place in self.places.items()}
         self.partial = {
             s.name: b.sbuf(f"{s.name} of chunks", self.chunks, "float32", slots=2, parts=self.parts)
             for s in steps
@@ -144,20 +148,37 @@ class _RowProgram:
             return self.b.sbuf(f"{name} tile", self.width, held, parts=self.chunks)
         return self.b.sbuf(f"{name} tile", self.width, dtype, slots=slots, parts=self.parts)
 
-    def _width(self, chip: Chip) -> int:
+    def _fitting(self, chip: Chip) -> tuple[int, int]:
+        """Tiles of rows that go together, and columns of each.
+
+        Two tiles hide the engines' latencies; one is better than to load the rows again in chunks.
+        """
+        most = 1 if self.rows <= P else 2
+        for parts in range(most, 0, -1):
+            if self._width(chip, parts) == self.columns:
+                return parts, self.columns
+        self.places = {}  # each chunk computes what it needs again, in another order
+        return most, self._width(chip, most)
+
+    def _width(self, chip: Chip, parts: int) -> int:
         """Columns that all tiles of a chunk leave room for; ROW values keep all columns."""
-        usable = chip.sbuf.usable_bytes_per_partition - 4096
+        usable = chip.sbuf.usable_bytes_per_partition - SMALL_BYTES
         kept = sum(
             4 if n in self.steps else itemsize(self.inputs[n].dtype) for n in self._of(Kind.ROW)
         )
-        full = list(self._of(Kind.FULL))
-        each = sum(
-            2 * (2 * itemsize(self.inputs[n].dtype) if n in self.inputs else 8) for n in full
-        )
+        each = parts * sum(map(self._bytes, self._of(Kind.FULL)))
         if (each + kept) * self.columns <= usable:
             return self.columns
-        room = (usable - kept * self.columns) / max(each, 1)
+        room = (usable - kept * self.columns) / max(each + kept, 1)  # the last chunk is kept whole
         return max(1, min(self.columns, int(max(room, 256))))
+
+    def _bytes(self, name: str) -> float:
+        """What one column of a FULL value's tile takes, its slots included."""
+        if name in self.places:
+            return 0
+        if name in self.inputs:
+            return 2 * itemsize(self.inputs[name].dtype)
+        return 2 * itemsize(self.outputs[name].dtype) if name in self.outputs else 4
 
     def _of(self, kind: Kind) -> Iterator[str]:
         yield from (i.name for i in self.inputs.values() if i.kind is kind)
@@ -184,6 +205,44 @@ class _RowProgram:
             if name in self.steps:
                 pending += self.steps[name].reads
         return [n for n in (*self.inputs, *self.steps) if n in wanted]
+
+    # --- room ---
+
+    def _when(self) -> dict[str, tuple[float, float]]:
+        """When each step over rows runs if a row is not cut: (phase, place in it)."""
+        ends = {
+            s.name: self._phase(s.name) - s.reduces
+            for s in self.steps.values()
+            if s.reduces or s.kind is Kind.ROW or (s.kind is Kind.FULL and s.name in self.outputs)
+        }
+        number = {name: k for k, name in enumerate(self.steps)}
+        when: dict[str, tuple[float, float]] = {}
+        for phase in sorted(set(ends.values())):
+            now = [e for e, at in ends.items() if at == phase]
+            for name in self._needed([r for e in now for r in (e, *self.steps[e].reads)]):
+                if name in number:
+                    when.setdefault(name, (phase, number[name]))
+            when |= {e: (phase, inf) for e in now if self.steps[e].reduces}
+        return when
+
+    def _shared(self) -> dict[str, str]:
+        """Steps that overwrite a value which they are the last to read, and whose tile that is."""
+        when = self._when()
+        last: dict[str, tuple[float, float]] = {}
+        for name, at in when.items():
+            for read in self.steps[name].reads:
+                last[read] = max(last.get(read, at), at)
+        places: dict[str, str] = {}
+        for name in sorted(when, key=lambda n: when[n]):
+            if self.steps[name].kind is not Kind.FULL or name in self.outputs:
+                continue
+            for read in self.steps[name].reads:
+                known = self.steps.get(read)
+                ends = last[read] == when[name]
+                if known and known.kind is Kind.FULL and ends and read not in self.outputs:
+                    places[name] = places.get(read, read)
+                    break
+        return places
 
     # --- emission ---
 
@@ -292,7 +351,7 @@ class _RowProgram:
 
     def _full(self, s: RowStep, chunk: Affine, count: int, halves: list[tuple[int, int]]) -> None:
         b = self.b
-        if s.kind is Kind.FULL:
+        if s.kind is Kind.FULL and s.name not in self.places:
             b.fresh(self.tiles[s.name])
         for h, size in halves:
             reads = [self._operand(r, s.opcode, chunk, count, h, size) for r in s.reads]

@@ -6,7 +6,7 @@ The layout, one int64 each (csrc/timing/program.cpp reads it in this order):
                 semaphore, dma_issue, dma_start, dma_completion, table_load, dma_engines
   a buffer      parts, slots, ordered
   an instruction  queue, busy, latency, table, ports, engines, engine_busy, hbm_busy, accesses,
-                then per access: write, buffer, part, terms, then per term: loop, coefficient
+                then per access: write, buffer, part, age, terms, then per term: loop, coefficient
   a node        kind (0 loop, 1 instruction, 2 fresh), index, trip, length of the body in nodes
 """
 
@@ -20,7 +20,7 @@ from ..isa import Access, Engine, Fresh, Instruction, Loop, Memory, Node, Progra
 
 __all__ = ["Encoded", "encode"]
 
-ENCODING = 1
+ENCODING = 2
 _ENGINES = (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, Engine.SYNC)
 _VECTOR_GPSIMD_SBUF, _VECTOR_SCALAR_PSUM = 1, 2  # bits of the ports
 
@@ -117,7 +117,8 @@ class _Encoder:
             self._access(write, access)
 
     def _access(self, write: int, a: Access) -> None:
-        self.rows += [write, self.buffers[id(a.buffer)], a.part.const, len(a.part.terms)]
+        self.rows += [write, self.buffers[id(a.buffer)], a.part.const, a.age]
+        self.rows.append(len(a.part.terms))
         for loop, coefficient in a.part.terms:
             self.rows += [self.loops[loop], coefficient]
 

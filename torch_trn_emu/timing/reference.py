@@ -67,6 +67,7 @@ class _Access:
     write: bool
     buffer: int
     part: int
+    age: int
     terms: list[tuple[int, int]]
 
 
@@ -142,7 +143,8 @@ class _Scheduler:
 
     def _region(self, a: _Access) -> _Region:
         part = a.part + sum(c * self.counters[loop] for loop, c in a.terms)
-        return self.regions.setdefault((a.buffer, self.slot[a.buffer], part), _Region())
+        slot = (self.slot[a.buffer] - a.age) % self.buffers[a.buffer][1]
+        return self.regions.setdefault((a.buffer, slot, part), _Region())
 
     def _issue(self, index: int) -> None:
         i = self.instructions[index]
@@ -222,9 +224,9 @@ def _read_instruction(words: Iterator[int]) -> _Instruction:
     fields = _take(words, 8)
     accesses = []
     for _ in range(next(words)):
-        write, buffer, part, terms = _take(words, 4)
+        write, buffer, part, age, terms = _take(words, 5)
         pairs = [(next(words), next(words)) for _ in range(terms)]
-        accesses.append(_Access(bool(write), buffer, part, pairs))
+        accesses.append(_Access(bool(write), buffer, part, age, pairs))
     queue, busy, latency, table, ports, engines, engine_busy, hbm_busy = fields
     return _Instruction(
         queue=queue,

@@ -51,6 +51,10 @@ def register(module_name: str) -> None:
     )
     _C.set_missing_dtypes(chosen.chip.name, sorted(_LATER_DTYPES - chosen.chip.native_dtypes))
     install_pricer()
+    if chosen.executor == "machine":
+        from .executor import install as install_machine  # needs more of torch than most runs
+
+        install_machine()
 
 
 def startup_error() -> Exception | None:

@@ -1,0 +1,110 @@
+"""The largest in order, and sorting networks: torch's values, and where they were."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from torch_trn_emu.chip import get_chip
+from torch_trn_emu.isa import Engine, validate
+from torch_trn_emu.lowering import network, sorting
+from torch_trn_emu.lowering.call import Target
+from torch_trn_emu.lowering.network import sort_rows
+from torch_trn_emu.lowering.ops import OPS
+from torch_trn_emu.lowering.sorting import select_largest
+from torch_trn_emu.timing import price
+
+from .calls import CHIP, GENERATOR, Arrays, call_of, lowered, random, run
+
+aten = torch.ops.aten
+
+
+def _holds(got: Arrays, x: torch.Tensor, values: torch.Tensor) -> None:
+    """The values, and different places that have them."""
+    np.testing.assert_array_equal(got["values"].reshape(values.shape), values)
+    index = got["index"].reshape(values.shape).astype(int)
+    np.testing.assert_array_equal(np.take_along_axis(x.numpy(), index, -1), values)
+    assert all(len(set(row)) == len(row) for row in index)
+
+
+@pytest.mark.parametrize("wide", [8192, 20])
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(("columns", "k"), [(50, 3), (50, 9), (5, 5), (50, 50)])
+def test_topk(
+    columns: int, k: int, largest: bool, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sorting, "WIDE", wide)
+    x = random(140, columns).round(decimals=1)  # some are equal
+    program = select_largest(
+        140, columns, k, sign=1.0 if largest else -1.0, chip=CHIP, dtype="float32"
+    )
+    _holds(run((program,), {"in": x}), x, x.topk(k, largest=largest).values)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("shape", [(140, 37), (3, 64), (1, 1), (2, 2)], ids=str)
+def test_network_in_one_tile(shape: tuple[int, int], descending: bool) -> None:
+    x = random(*shape).round(decimals=1)
+    program = sort_rows(*shape, shape[1], descending=descending, chip=CHIP, dtype="float32")
+    _holds(run((program,), {"in": x}), x, x.sort(1, descending=descending).values)
+
+
+@pytest.mark.parametrize(("chunk", "piece"), [(8, 8), (16, 4)])
+@pytest.mark.parametrize(("shape", "count"), [((1, 300), 300), ((5, 130), 40), ((140, 33), 33)])
+def test_network_over_chunks(
+    shape: tuple[int, int], count: int, chunk: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("CHUNK", chunk), ("LEAST", chunk), ("PIECE", piece)):
+        monkeypatch.setattr(network, name, value)
+    x = random(*shape)
+    program = sort_rows(*shape, count, descending=True, chip=CHIP, dtype="float32")
+    _holds(run((program,), {"in": x}), x, x.topk(count).values)
+
+
+@pytest.mark.parametrize(
+    ("op", "rest"),
+    [(aten.topk.default, (3,)), (aten.sort.default, ()), (aten.sort.stable, (None, -1, True))],
+    ids=str,
+)
+def test_calls(op: Any, rest: tuple[Any, ...]) -> None:
+    x = torch.randint(-50, 50, (6, 21), generator=GENERATOR)
+    call = call_of(op, x, stable=None, dim=-1, descending=True) if len(rest) > 1 else None
+    call = call or call_of(op, x, *rest)
+    values = op(x, stable=None, dim=-1, descending=True)[0] if len(rest) > 1 else op(x, *rest)[0]
+    _holds(run(lowered(call), {"in": x}), x, values)
+
+
+def test_a_dimension_that_is_not_the_last_is_turned() -> None:
+    call = call_of(aten.sort.default, random(64, 48), 0)
+    turned, ordered, *back = lowered(call)
+    assert turned.name.startswith("transpose")
+    assert ordered.name == "top 64 of 48x64"
+    assert len(back) == 2  # values and places
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("shape", [(1, 10**6), (300, 50_257), (4096, 4096)], ids=str)
+def test_long_rows_fit(shape: tuple[int, int], chip: str) -> None:
+    spec = get_chip(chip)
+    validate(sort_rows(*shape, 3000, descending=False, chip=spec, dtype="float32"), spec)
+    validate(select_largest(*shape, 16, sign=1.0, chip=spec, dtype="float32"), spec)
+
+
+def test_two_passes_over_a_row_for_eight() -> None:
+    """The sign, two rounds of max8 and nc_match_replace8 over 4,000 columns, the sign again."""
+    (program,) = lowered(call_of(aten.topk.default, random(128, 4000), 10))
+    busy = price(program, CHIP).engine_busy_s(Engine.VECTOR)
+    assert busy * 1.2e9 == pytest.approx(4000 + 2 * 2 * 4000 + 64)
+
+
+def test_few_are_taken_by_eights_and_many_by_a_network() -> None:
+    target = Target(CHIP, 1)
+    few = call_of(aten.topk.default, random(4, 5000), 8)
+    many = call_of(aten.sort.default, random(4, 5000))
+    opcodes = [
+        {i.opcode for p in OPS[c.name].lower(c, target) for i in p.instructions()}
+        for c in (few, many)
+    ]
+    assert "max8" in opcodes[0]
+    assert "max8" not in opcodes[1]

@@ -1,0 +1,305 @@
+"""Values of eager operators from their programs, on the machine, against the fast kernels."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torch_trn_emu
+from torch_trn_emu.trn import executor
+from torch_trn_emu.trn.executor import ExecutorRow, MachineExecutor
+
+GENERATOR = torch.Generator().manual_seed(11)
+# Sums of up to 200 float32 terms in another order, and the last bits of exponentials; then one
+# rounding to the result's dtype. Relative to the largest value.
+FLOAT32 = 200 * 2.0**-24
+ONE_ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+def _data(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=GENERATOR)
+
+
+@pytest.fixture
+def machine() -> Iterator[MachineExecutor]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*keeps the fast kernel's values")
+        mode = MachineExecutor()
+        with mode:
+            yield mode
+
+
+def _rows(mode: MachineExecutor) -> dict[str, ExecutorRow]:
+    return {name.removeprefix("aten."): row for name, row in mode.rows.items()}
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+aten = torch.ops.aten
+Sample = tuple[str, Callable[..., Any], tuple[tuple[int, ...], ...]]
+# fmt: off
+SAMPLES: tuple[Sample, ...] = (
+    ("mm", torch.mm, ((33, 70), (70, 20))),
+    ("mm of turned ones", lambda a, b: a.t() @ b.t(), ((70, 33), (20, 70))),
+    ("addmm", lambda c, a, b: torch.addmm(c, a, b, beta=0.5, alpha=2), ((20,), (33, 70), (70, 20))),
+    ("addmm with a matrix", torch.addmm, ((33, 20), (33, 70), (70, 20))),
+    ("bmm", torch.bmm, ((3, 33, 70), (3, 70, 20))),
+    ("baddbmm", torch.baddbmm, ((3, 33, 20), (3, 33, 70), (3, 70, 20))),
+    ("linear", F.linear, ((2, 33, 70), (20, 70), (20,))),
+    ("mv", torch.mv, ((33, 70), (70,))),
+    ("add", torch.add, ((4, 9), (4, 9))),
+    ("add alpha", lambda a, b: torch.add(a, b, alpha=3), ((4, 9), (4, 9))),
+    ("add a number", lambda a: a + 1.5, ((4, 9),)),
+    ("add a row", torch.add, ((300, 9), (9,))),
+    ("mul a column", torch.mul, ((300, 9), (300, 1))),
+    ("mul in the middle", torch.mul, ((3, 5, 7), (3, 1, 7))),
+    ("div", torch.div, ((4, 9), (4, 9))),
+    ("div by a number", lambda a: a / 3, ((4, 9),)),
+    ("compare", lambda a, b: a > b, ((4, 9), (4, 9))),
+    ("where", lambda a, b: torch.where(a > 0, a, b), ((4, 9), (4, 9))),
+    ("masked_fill", lambda a: a.masked_fill(a > 0, -2.5), ((4, 9),)),
+    ("clamp", lambda a: a.clamp(-0.5, 0.25), ((4, 9),)),
+    ("clamp_min", lambda a: a.clamp_min(0.25), ((4, 9),)),
+    ("exp", torch.exp, ((200, 9),)),
+    ("tanh", torch.tanh, ((200, 9),)),
+    ("gelu", F.gelu, ((200, 9),)),
+    ("gelu tanh", lambda a: F.gelu(a, approximate="tanh"), ((200, 9),)),
+    ("silu", F.silu, ((200, 9),)),
+    ("relu", F.relu, ((200, 9),)),
+    ("square", torch.square, ((200, 9),)),
+    ("sum of all", torch.sum, ((200, 9),)),
+    ("sum of rows", lambda a: a.sum(1), ((200, 9),)),
+    ("sum of columns", lambda a: a.sum(0), ((200, 9),)),
+    ("sum of two", lambda a: a.sum((0, 2)), ((4, 9, 6),)),
+    ("sum in the middle", lambda a: a.sum(1, keepdim=True), ((4, 9, 6),)),
+    ("sum of few", lambda a: a.sum(0), ((3, 50),)),
+    ("mean", lambda a: a.mean(-1), ((200, 9),)),
+    ("amax", lambda a: a.amax(1), ((4, 9, 6),)),
+    ("norm", lambda a: torch.linalg.vector_norm(a, dim=1), ((200, 9),)),
+    ("softmax", lambda a: a.softmax(-1), ((200, 9),)),
+    ("softmax of columns", lambda a: a.softmax(1), ((4, 9, 6),)),
+    ("log_softmax", lambda a: a.log_softmax(0), ((9, 20),)),
+    ("logsumexp", lambda a: a.logsumexp(1), ((4, 9, 6),)),
+    ("layer_norm", lambda a, w, b: F.layer_norm(a, (9,), w, b), ((20, 3, 9), (9,), (9,))),
+    ("layer_norm, large eps", lambda a: F.layer_norm(a, (9,), eps=0.3), ((20, 9),)),
+    ("rms_norm", lambda a, w: aten._fused_rms_norm(a, [9], w, 1e-3)[0], ((20, 9), (9,))),
+    ("clone", torch.clone, ((20, 9),)),
+    ("contiguous of runs", lambda a: a.transpose(0, 1).contiguous(), ((20, 3, 9),)),
+    ("contiguous of a turned one", lambda a: a.mT.contiguous(), ((2, 40, 30),)),
+    ("to", lambda a: a.to(torch.float16), ((20, 9),)),
+    ("cat", lambda a, b: torch.cat((a, b), 1), ((4, 9), (4, 3))),
+    ("stack", lambda a, b: torch.stack((a, b), 1), ((4, 9), (4, 9))),
+    ("pad", lambda a: F.pad(a, (1, 2), value=3.0), ((4, 9),)),
+    ("flip", lambda a: a.flip(1), ((4, 9),)),
+    ("repeat", lambda a: a.repeat(2, 3), ((4, 9),)),
+    ("var", lambda a: a.var(1), ((4, 9, 6),)),
+    ("std of rows", lambda a: a.std(-1, correction=0), ((200, 9),)),
+    ("cumsum", lambda a: a.cumsum(1), ((200, 9),)),
+    ("cumsum of columns", lambda a: a.cumsum(0), ((20, 9),)),
+    ("tril", torch.tril, ((20, 9),)),
+    ("gather", lambda a: a.gather(1, torch.arange(9, device=a.device).flip(0).expand(20, 9)),
+     ((20, 9),)),
+    ("index_select", lambda a: a.index_select(1, torch.arange(3, device=a.device)), ((20, 9, 4),)),
+    ("embedding", lambda w: F.embedding(torch.arange(6, device=w.device).view(2, 3), w), ((8, 9),)),
+)
+# fmt: on
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "call", "shapes"), SAMPLES, ids=[s[0] for s in SAMPLES])
+def test_samples(
+    name: str, call: Callable[..., Any], shapes: Any, dtype: torch.dtype, machine: MachineExecutor
+) -> None:
+    tensors = [_data(*shape).to(dtype) for shape in shapes]
+    with torch_trn_emu.precision("bf16"):
+        result = call(*[t.to("trn") for t in tensors])
+    done = [row for row in machine.rows.values() if row.machine]
+    kept = {r.op: r.reason for r in machine.rows.values() if not r.machine}
+    assert done, kept
+    made_of_integers = {"aten.arange.default", "aten.flip.default"}
+    assert set(kept) <= made_of_integers, kept
+    bound = FLOAT32 + ONE_ROUNDING.get(dtype, 0.0) + ONE_ROUNDING.get(result.dtype, 0.0)
+    assert all(row.difference <= bound for row in done), done
+    assert all(row.instructions > 0 for row in done)
+
+
+@pytest.mark.parametrize("policy", ["fp32", "bf16", "mxfp8"])
+def test_products_follow_the_policy(policy: str, machine: MachineExecutor) -> None:
+    a, b = _data(40, 96).to("trn"), _data(96, 50).to("trn")
+    with torch_trn_emu.precision(policy):
+        a @ b
+    assert _rows(machine)["mm.default"].difference <= FLOAT32
+
+
+# --- a model -------------------------------------------------------------------------------------
+
+WIDTH, HEADS, TOKENS = 32, 2, 20
+
+
+class Block(nn.Module):
+    """A GPT of one block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(TOKENS, WIDTH), nn.Linear(WIDTH, TOKENS)
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        parts = self.qkv(self.norms[0](x)).split(WIDTH, 2)
+        q, k, v = (t.unflatten(2, (HEADS, -1)).transpose(1, 2) for t in parts)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).flatten(2))
+        x = x + self.down(F.gelu(self.up(self.norms[1](x))))
+        return self.head(x)
+
+
+def _gradients(policy: str) -> tuple[float, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    model, tokens = Block().to("trn"), torch.randint(0, TOKENS, (2, 41)).to("trn")
+    with torch_trn_emu.precision(policy):
+        logits = model(tokens[:, :-1]).flatten(0, 1)
+        loss = F.cross_entropy(logits, tokens[:, 1:].flatten())
+        loss.backward()
+    return loss.item(), [p.grad.cpu() for p in model.parameters()]
+
+
+# Rounding errors of the operators before can turn the rounding of an operand: one unit of it.
+OPERANDS = {"fp32": 0.0, "bf16": 2.0**-8, "mxfp8": 2.0**-4}
+
+
+@pytest.mark.parametrize("policy", OPERANDS)
+def test_a_block_trains_on_the_machine(policy: str) -> None:
+    loss, gradients = _gradients(policy)
+    mode = MachineExecutor()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*keeps the fast kernel's values")
+        with mode:
+            other_loss, others = _gradients(policy)
+    assert other_loss == pytest.approx(loss, rel=FLOAT32 + OPERANDS[policy] / 8)
+    for got, want in zip(others, gradients, strict=True):
+        bound = (10 * FLOAT32 + OPERANDS[policy]) * float(want.abs().max())
+        assert float((got - want).abs().max()) <= bound
+    rows = _rows(mode)
+    assert all(row.difference <= FLOAT32 for row in rows.values() if row.machine), rows
+    fast = {name: row.reason for name, row in rows.items() if row.machine < row.calls}
+    # Constants, and copies of the tokens and to the host.
+    allowed = {"ones_like.default", "clone.default", "_local_scalar_dense.default"}
+    assert set(fast) - {"_to_copy.default", "_copy_from.default"} <= allowed, fast
+    assert len(rows) > 15
+
+
+@pytest.mark.parametrize("boolean", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_attention_with_masks_and_shared_keys(
+    dtype: torch.dtype, boolean: bool, machine: MachineExecutor
+) -> None:
+    q = _data(2, 4, 40, 16).to(dtype).to("trn").requires_grad_()
+    k, v = (_data(2, 2, 50, 16).to(dtype).to("trn").requires_grad_() for _ in "kv")
+    mask = _data(40, 50)
+    mask = mask > -0.5 if boolean else mask.to(dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to("trn"), enable_gqa=True)
+    out.sum().backward()
+    rows = [row for name, row in _rows(machine).items() if "attention" in name]
+    assert [row.machine for row in rows] == [1, 1], rows
+    assert all(row.difference <= FLOAT32 + 2 * ONE_ROUNDING[dtype] for row in rows), rows
+
+
+# --- what it does with results -------------------------------------------------------------------
+
+
+class _Zeros:
+    """A machine that computes nothing but zeros."""
+
+    executed = 0
+
+    def run(self, program: Any, inputs: Any) -> dict[str, Any]:
+        outputs = (b for b in program.buffers if b.role.value == "output")
+        return {b.name: torch.zeros(b.shape).numpy() for b in outputs}
+
+
+def test_the_machines_values_are_the_results(
+    monkeypatch: pytest.MonkeyPatch, machine: MachineExecutor
+) -> None:
+    a = _data(4, 9).to("trn")
+    into, columns = torch.ones(4, 9).to("trn"), torch.ones(9, 4).to("trn")
+    monkeypatch.setattr(executor, "_machine", _Zeros)
+    made, before = a + 1, a.clone()
+    torch.add(a, 1, out=into)
+    columns.t().add_(a)
+    a.mul_(2)
+    monkeypatch.undo()
+    for tensor in (made, before, into, columns, a):
+        assert not tensor.cpu().any()
+
+
+def test_an_operator_reads_what_it_writes_in_place(machine: MachineExecutor) -> None:
+    a = _data(4, 9)
+    b = a.to("trn")
+    b.add_(b)
+    assert torch.equal(b.cpu(), 2 * a)
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda a: torch.cummax(a, 0).values, "its row has the cost only"),
+        (lambda a: torch.special.bessel_j0(a), "it has no row"),
+        (lambda a: F.softplus(a, beta=2), "stands for other attributes"),
+        (lambda a: a.double() + 1, "float64 is float32 in the program's"),
+        (lambda a: a.to("cpu"), "over the host's link"),
+    ],
+)
+def test_what_cannot_be_computed_is_reported(call: Any, reason: str) -> None:
+    a, mode = _data(4, 9), MachineExecutor()
+    on_trn = a.to("trn")
+    with mode, pytest.warns(UserWarning, match="keeps the fast kernel's values"):
+        result = call(on_trn)
+    torch.testing.assert_close(result.cpu(), call(a))
+    assert any(reason in row.reason for row in mode.rows.values()), mode.rows
+
+
+def test_it_warns_once(recwarn: pytest.WarningsRecorder) -> None:
+    a = _data(4, 9).to("trn")
+    with MachineExecutor():
+        torch.cummax(a, 0)
+        torch.cummax(a, 1)
+        torch.special.bessel_j0(a)
+    assert len([w for w in recwarn if "fast kernel's values" in str(w.message)]) == 1
+
+
+SCRIPT = """
+import torch, torch_trn_emu
+a = torch.ones(3, 4).to("trn") @ torch.ones(4, 5).to("trn")
+a.sum().item()
+rows = {row.op: row for row in torch_trn_emu.executor_report()}
+assert rows["aten.mm.default"].machine == rows["aten.sum.default"].machine == 1, rows
+print("machine", a.cpu().sum().item())
+"""
+
+
+def _python(script: str, value: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "TRN_EMU_EXECUTOR": value},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_setting() -> None:
+    done = _python(SCRIPT, "machine")
+    assert "machine 60.0" in done.stdout, done.stderr
+    wrong = _python("import torch; torch.ones(1).to('trn')", "slow")
+    assert "TRN_EMU_EXECUTOR='slow' is none of fast, machine" in wrong.stderr
+    assert torch_trn_emu.executor_report() == []

@@ -1,0 +1,85 @@
+"""Rows of attention: sizes, masks and formats from a call."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil, prod
+
+from ..isa import Program
+from .attended import Attended, Mask, P
+from .attention import attention
+from .attention_backward import attention_backward
+from .call import Call, Target, TensorArg
+from .op import Lowered, Lowering
+from .products import format_of
+
+__all__ = ["ATTENTION", "ATTENTION_BACKWARD", "attended"]
+
+# By operator: which of its arguments are is_causal, the mask (-1: it has none) and the scale.
+_ARGUMENTS = {
+    "scaled_dot_product_attention": (5, 3, 6),
+    "_scaled_dot_product_flash_attention_for_cpu": (4, 5, 6),
+    "_scaled_dot_product_flash_attention": (4, -1, 6),
+    "_scaled_dot_product_efficient_attention": (6, 3, 7),
+    "_scaled_dot_product_fused_attention_overrideable": (5, 3, 7),
+    "_scaled_dot_product_flash_attention_for_cpu_backward": (7, 8, 9),
+    "_scaled_dot_product_flash_attention_backward": (11, -1, 14),
+    "_scaled_dot_product_fused_attention_overrideable_backward": (13, 4, 16),
+}
+
+
+def attended(call: Call, target: Target, first: int) -> Attended:
+    """The attention of a call whose query is argument `first`.
+
+    head_dim beyond 128 counts as several heads of 128 (inferred): the price, not the values.
+    """
+    causal, mask, scale = _ARGUMENTS[call.name]
+    q, k = call.argument(first), call.argument(first + 1)
+    whole = Attended(
+        batch=prod(q.shape[:-3]),
+        heads=_heads(q),
+        kv_heads=_heads(k),
+        queries=q.shape[-2],
+        keys=k.shape[-2],
+        dim=q.shape[-1],
+        dtype=q.dtype,
+        compute=format_of(call, target, q.dtype, "attention").replace("mxfp8", "bfloat16"),
+        causal=bool(call.argument(causal, False)),
+        scale=call.argument(scale),
+    )
+    given = call.argument(mask) if mask >= 0 else None
+    if given is not None:
+        whole = replace(whole, mask=_mask(given, (whole.batch, whole.heads)))
+    if whole.dim <= P:
+        return whole
+    parts = ceil(whole.dim / P)
+    return replace(whole, batch=whole.batch * parts, dim=P, scale=whole.factor)
+
+
+def _heads(t: TensorArg) -> int:
+    return t.shape[-3] if len(t.shape) > 2 else 1
+
+
+def _mask(t: TensorArg, heads: tuple[int, int]) -> Mask:
+    """A mask of any number of dimensions, repeated where a size is 1 or missing."""
+    strides = [0 if size == 1 else s for size, s in zip(t.shape, t.strides, strict=True)]
+    padded = (0,) * (4 - len(strides)) + tuple(strides[-4:])
+    spans = zip(t.shape, t.strides, strict=True)
+    elements = 1 + sum((size - 1) * stride for size, stride in spans)
+    return Mask(strides=padded, elements=elements, dtype=t.dtype)  # type: ignore[arg-type]
+
+
+def _row(build: Callable[..., Program], first: int) -> Lowering:
+    def lower(call: Call, target: Target) -> Lowered:
+        q, k = call.argument(first), call.argument(first + 1)
+        if not q.numel or not k.numel:
+            return ()
+        whole = attended(call, target, first)
+        if first == 0:
+            whole = replace(whole, stats=len(call.outputs) > 1)
+        shared = max(whole.batch, whole.heads // whole.group) >= target.cores
+        return (build(whole, chip=target.chip, cores=target.cores if shared else 1),)
+
+    return lower
+
+
+ATTENTION, ATTENTION_BACKWARD = _row(attention, 0), _row(attention_backward, 1)

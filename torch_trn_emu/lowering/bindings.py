@@ -1,0 +1,330 @@
+"""What `bind` of the rows of OPS gives, by family: the same readings of a call as its lowering."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Unimplemented
+from ..isa import Buffer, Memory, Program
+from .attended import P
+from .binding import Bind, Binding, Feed, Taken, as_it_is
+from .call import Call, TensorArg
+from .moving import turned
+from .normalizing import ROW_OPS
+from .reductions import collapsed, reduced_dims
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "of_attention",
+    "of_attention_backward",
+    "of_copy",
+    "of_elementwise",
+    "of_embedding_gradient",
+    "of_moments",
+    "of_names",
+    "of_pieces",
+    "of_product",
+    "of_reduction",
+    "of_rows",
+]
+
+
+def _buffers(program: Program) -> dict[str, Buffer]:
+    return {b.name: b for b in program.buffers if b.memory is Memory.HBM}
+
+
+def _tensors(call: Call) -> list[tuple[tuple[int, ...], TensorArg]]:
+    """Tensor arguments with their places, those in lists too."""
+    found: list[tuple[tuple[int, ...], TensorArg]] = []
+    for k, value in enumerate(call.arguments):
+        if isinstance(value, TensorArg):
+            found.append(((k,), value))
+        elif isinstance(value, tuple):
+            found += [((k, i), t) for i, t in enumerate(value) if isinstance(t, TensorArg)]
+    return found[: len(call.tensors)]
+
+
+def _only_price(call: Call, why: str) -> Unimplemented:
+    return Unimplemented(f"{call.op}: {why} (lowering/bindings.py)")
+
+
+# --- elementwise ---------------------------------------------------------------------------------
+
+# Attributes that a recipe stands for, where it takes none from the call.
+_STANDS_FOR: MappingProxyType[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "gelu": ("none",),
+        "gelu_backward": ("none",),
+        "leaky_relu": (0.01,),
+        "leaky_relu_backward": (0.01, False),
+        "elu": (1, 1, 1),
+        "softplus": (1, 20),
+        "softplus_backward": (1, 20),
+        "threshold": (0, 0),
+        "threshold_backward": (0,),
+        "hardtanh": (-1, 1),
+        "hardtanh_backward": (-1, 1),
+    }
+)
+_TAKES = frozenset(
+    "add sub mul div true_divide pow maximum minimum eq ne lt le gt ge logical_and logical_or "
+    "logical_xor lerp addcmul masked_fill clone copy _to_copy clamp clamp_min clamp_max".split()
+)
+_NAMES = ("none", "tanh", "trunc", "floor")  # strings that choose what is computed
+
+
+def _refuse_other_attributes(call: Call) -> None:
+    if call.name in _TAKES and not any(a in ("trunc", "floor") for a in call.arguments):
+        return
+    given = tuple(a for a in call.arguments if isinstance(a, (int, float)) or a in _NAMES)
+    if call.name == "gelu" and given == ("tanh",):
+        return
+    if given != _STANDS_FOR.get(call.name, ()):
+        raise _only_price(call, f"the program stands for other attributes than {given}")
+
+
+def of_elementwise(call: Call, program: Program) -> Binding:
+    """Operands in0, in1, ... in the result's shape, or as they repeat."""
+    given = _tensors(call)
+    if any(t.on_host and not t.shape for _, t in given):
+        raise _only_price(call, "a number in a tensor of the host is not in the program")
+    _refuse_other_attributes(call)
+    if call.name in ("copy", "_copy_from"):
+        given = given[1:]
+    buffers, shape = _buffers(program), call.out.shape
+    feeds = {}
+    for k, (place, t) in enumerate(given):
+        if f"in{k}" in buffers:
+            expands = buffers[f"in{k}"].elements != t.numel
+            feeds[f"in{k}"] = Feed(
+                argument=place, view=(lambda x: x.expand(shape)) if expands else as_it_is
+            )
+    return Binding(feeds=feeds, results=(Taken(buffer="out"),))
+
+
+# --- products ------------------------------------------------------------------------------------
+
+
+def of_product(call: Call, program: Program) -> Binding:
+    """Both factors by their buffers' order, the addend's memory."""
+    adds = call.arguments[0] is None or "add" in call.name
+    if call.policy == "mxfp4":
+        raise _only_price(call, "MXFP4 is priced as MXFP8")
+    first = 1 if adds else 0
+    lhs, rhs = (_buffers(program)[n].shape for n in ("lhs", "rhs"))
+    contracted = call.argument(first).shape[-1]
+    weight = call.name == "linear"
+
+    def left(x: "Tensor") -> "Tensor":
+        straight = x.reshape(lhs[0], -1, contracted)
+        return straight if lhs[2] == contracted and _straight(call, first) else straight.mT
+
+    def right(x: "Tensor") -> "Tensor":
+        matrix = x.mT if weight else x
+        straight = matrix.reshape(rhs[0], contracted, -1)
+        return straight if _straight(call, first + 1, exchanged=weight) else straight.mT
+
+    feeds = {
+        "lhs": Feed(argument=(first,), view=left),
+        "rhs": Feed(argument=(first + 1,), view=right),
+    }
+    if "addend" in _buffers(program):
+        feeds["addend"] = Feed(argument=(0 if adds else 2,), memory=True)
+    return Binding(feeds=feeds, results=(Taken(buffer="out"),))
+
+
+def _straight(call: Call, at: int, exchanged: bool = False) -> bool:
+    """Whether the lowering takes a factor in its own order, not turned in memory."""
+    t = call.argument(at)
+    shape, strides = t.shape, t.strides
+    if exchanged:
+        shape, strides = shape[::-1], strides[::-1]
+    if len(shape) == 1:  # a vector as a row, or as a column of contiguous rows
+        return True
+    return not (shape[-1] > 1 and strides[-1] != 1)
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def of_attention(call: Call, program: Program) -> Binding:
+    feeds = _of_heads(call, program, {"q": 0, "k": 1, "v": 2})
+    found = ("out", "lse")[: len(call.outputs)]
+    if len(call.outputs) > len(found):
+        raise _only_price(call, "only the result and the logsumexp are stored")
+    return Binding(feeds=feeds, results=tuple(Taken(buffer=n) for n in found))
+
+
+def of_attention_backward(call: Call, program: Program) -> Binding:
+    if len(call.outputs) > 3:
+        raise _only_price(call, "only the gradients of q, k and v are stored")
+    feeds = _of_heads(call, program, {"g": 0, "q": 1, "k": 2, "v": 3, "out": 4, "lse": 5})
+    return Binding(feeds=feeds, results=tuple(Taken(buffer=n) for n in ("dq", "dk", "dv")))
+
+
+def _of_heads(call: Call, program: Program, places: dict[str, int]) -> dict[str, Feed]:
+    if call.argument(places["q"]).shape[-1] > P:
+        raise _only_price(call, f"a head dimension beyond {P} is priced as several heads")
+    feeds = {name: Feed(argument=(at,)) for name, at in places.items()}
+    if "mask" in _buffers(program):
+        at = next(
+            place for place, t in _tensors(call) if place[0] not in places.values() and t.shape
+        )
+        feeds["mask"] = Feed(argument=at, memory=True)
+    return feeds
+
+
+# --- rows and reductions -------------------------------------------------------------------------
+
+
+def of_rows(
+    name: str,
+    places: Mapping[str, int],
+    *,
+    dim_at: int | None = None,
+    absent: Mapping[str, float] = MappingProxyType({}),
+) -> Bind:
+    """An entry of ROW_OPS; `places` of its inputs, `absent` what they are when None is given."""
+
+    def bind(call: Call, program: Program) -> Binding:
+        dim = call.argument(dim_at, -1) if dim_at is not None else -1
+        dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
+        if not isinstance(dim, int):
+            raise _only_price(call, "several dimensions at once are priced as the last one")
+        moves = dim_at is not None and name != "logsumexp"
+        feeds = {
+            n: Feed(argument=(at,), view=(lambda x: x.movedim(dim, -1)) if dim_at else as_it_is)
+            if call.argument(at) is not None
+            else Feed(constant=absent[n])
+            for n, at in places.items()
+        }
+        names = ROW_OPS[name].outputs.split()
+        shape = call.out.shape
+        ahead = [*shape[:dim], *shape[dim:][1:], shape[dim]] if moves else []
+        taken = [
+            Taken(buffer=f"out {n}", view=(lambda y: y.reshape(ahead).movedim(-1, dim)))
+            if moves
+            else Taken(buffer=f"out {n.lstrip('*')}", rounds=n not in ("y", "dx"))
+            for n in names
+        ]
+        made = [isinstance(r, TensorArg) for r in call.results]
+        return Binding(
+            feeds=feeds,
+            results=tuple(t if m else None for t, m in zip(taken, made, strict=False)),
+        )
+
+    return bind
+
+
+def of_reduction(call: Call, program: Program) -> Binding:
+    """One result, or of few rows, which are operands of their own."""
+    return _reduced(call, program, ("out",))
+
+
+def of_moments(call: Call, program: Program) -> Binding:
+    """A variance or deviation, and the mean where the call gives it."""
+    return _reduced(call, program, ("var", "mean")[: len(call.outputs)])
+
+
+def _reduced(call: Call, program: Program, names: tuple[str, ...]) -> Binding:
+    """Dimensions kept, then those reduced, then those kept at the end, as `collapsed` has them."""
+    buffers, t = _buffers(program), call.tensors[0]
+    dims = reduced_dims(call, t)
+    outer, rows, inner = collapsed(t.shape, dims)
+    if "in" in buffers and len(call.outputs) == len(names):
+        rank, tail = len(t.shape), len(t.shape)
+        while tail and (tail - 1 not in dims or t.shape[tail - 1] == 1) and inner > 1:
+            tail -= 1
+        order = [k for k in range(tail) if k not in dims]
+        order += [k for k in range(rank) if k in dims and k < tail]
+        order += list(range(tail, rank))
+        feed = Feed(argument=(0,), view=lambda x: x.permute(order))
+        return Binding(feeds={"in": feed}, results=tuple(Taken(buffer=n) for n in names))
+    if "in0" in buffers and outer == 1 and len(buffers) == rows + 1:
+        few = {f"in{k}": Feed(argument=(0,), view=_row_of(k, rows)) for k in range(rows)}
+        return Binding(feeds=few, results=(Taken(buffer="out"),))
+    raise _only_price(call, "of several results, the program's are not told apart")
+
+
+def _row_of(k: int, rows: int) -> "Callable[[Tensor], Tensor]":
+    return lambda x: x.reshape(rows, -1)[k]
+
+
+# --- movement ------------------------------------------------------------------------------------
+
+
+def of_copy(call: Call, program: Program) -> Binding:
+    """A copy of elements, of runs that lie apart, or of a matrix turned in memory."""
+    buffers = _buffers(program)
+    if "in0" in buffers:
+        return of_elementwise(call, program)
+    source, out = buffers["in"], buffers["out"]
+    (place, t), *_ = _tensors(call)[1:] if call.name in ("copy", "_copy_from") else _tensors(call)
+    if program.name.startswith("copy"):
+        return _of_runs(place, source, out, call.out.numel)
+    swap = turned(t) or turned(call.out)
+    if swap is None:
+        raise _only_price(call, "not a copy that the program has")
+    batch, rows, columns = swap
+    return Binding(
+        feeds={"in": Feed(argument=place, view=lambda x: x.reshape(batch, rows, columns).mT)},
+        results=(
+            Taken(buffer="out", view=lambda y: y.reshape(rows, batch, columns).transpose(0, 1)),
+        ),
+    )
+
+
+def _of_runs(place: tuple[int, ...], source: Buffer, out: Buffer, count: int) -> Binding:
+    runs, pitch = source.shape
+    run = min(pitch, out.shape[1])
+
+    def apart(x: "Tensor") -> "Tensor":
+        held = x.new_zeros(runs, pitch)
+        whole = x.new_zeros(runs * run)
+        whole[:count] = x.reshape(-1)
+        held[:, :run] = whole.reshape(runs, run)
+        return held
+
+    taken = Taken(buffer="out", view=lambda y: y[:, :run].reshape(-1)[:count])
+    return Binding(feeds={"in": Feed(argument=place, view=apart)}, results=(taken,))
+
+
+def of_pieces(call: Call, program: Program) -> Binding:
+    """Sources in0, in1, ... or "in", each as its memory lies; empty ones are left out."""
+    buffers = _buffers(program)
+    given = [(place, t) for place, t in _tensors(call) if t.numel]
+    if "in" in buffers:
+        feeds = {"in": Feed(argument=given[0][0], memory=True)}
+    else:
+        feeds = {f"in{k}": Feed(argument=place, memory=True) for k, (place, _) in enumerate(given)}
+    used = {name: feed for name, feed in feeds.items() if name in buffers}
+    return Binding(feeds=used, results=(Taken(buffer="out"),))
+
+
+def of_names(
+    places: Mapping[str, int], *results: str, integers: tuple[str, ...] = ("index", "target")
+) -> Bind:
+    """Buffers in the order of their arguments' elements; some that a program lacks, perhaps."""
+
+    def bind(call: Call, program: Program) -> Binding:
+        buffers = _buffers(program)
+        feeds = {
+            n: Feed(argument=(at,), integers=n in integers)
+            for n, at in places.items()
+            if n in buffers
+        }
+        return Binding(
+            feeds=feeds,
+            results=tuple(Taken(buffer=n) if n in buffers else None for n in results),
+        )
+
+    return bind
+
+
+def of_embedding_gradient(call: Call, program: Program) -> Binding:
+    """Rows of the gradient added up by number, into zeros."""
+    if call.argument(3, -1) >= 0 or call.argument(4, False):
+        raise _only_price(call, "padding_idx and scale_grad_by_freq are not in the program")
+    return of_names({"in": 0, "index": 1}, "out")(call, program)

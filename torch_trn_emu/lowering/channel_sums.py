@@ -1,0 +1,32 @@
+"""The gradient of a bias: sums over everything but the channels."""
+
+from ..chip import Chip
+from ..isa import Access, Builder, Program, Role, affine
+from .planes import Planes, columns
+
+__all__ = ["channel_sums"]
+
+
+def channel_sums(planes: Planes, *, dtype: str, chip: Chip, cores: int = 1) -> Program:
+    """db[c] = the sum of g over images and pixels."""
+    b = Builder(f"channel sums {planes.rows}", cores=cores)
+    g = b.hbm("g", (planes.whole,), dtype, Role.INPUT)
+    out = b.hbm("db", (planes.rows,), dtype, Role.OUTPUT)
+    data = b.sbuf("data", planes.width, dtype, slots=3)
+    parts = b.sbuf("sums of chunks", planes.chunks, "float32", slots=2)
+    total = b.sbuf("sum", 1, dtype, slots=2)
+    for first, _, rows, repeats in planes.over_rows(b):
+        n = rows * repeats
+        b.fresh(parts, total)
+        for chunk in planes.over_chunks(b):
+            b.fresh(data)
+            inner = ((chunk.inner, chunk.outer), (1, chunk.inner))
+            tile = Access(buffer=data, pattern=((data.row_elements, n), *inner))
+            b.load(tile, planes.box(g, first, n, chunk))
+            flat = columns(data, n, chunk.elements)
+            b.emit("tensor_reduce", columns(parts, n, 1, chunk.number), flat, op="add")
+        b.emit("tensor_reduce", columns(total, n), columns(parts, n, planes.chunks), op="add")
+        b.store(
+            Access(buffer=out, offset=affine(first), pattern=((1, n), (1, 1))), columns(total, n)
+        )
+    return b.build()

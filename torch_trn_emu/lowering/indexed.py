@@ -1,0 +1,214 @@
+"""Rows of gathers and scatters: which entries of which table a call's indices mean.
+
+A reader describes a call as `indexing.Indexed`. What it cannot describe raises KeyError, and the
+call is priced by its class.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from .call import Call, Target, TensorArg
+from .compaction import put_masked, select_masked
+from .copies import copied
+from .indexing import Indexed, Term, gather_entries, pick_in_rows, picks_in_sbuf, scatter_entries
+from .op import Lowered, Lowering
+
+__all__ = [
+    "along",
+    "at_elements",
+    "at_flat",
+    "at_tensors",
+    "embedding_gradient",
+    "gathered",
+    "rows_of_weights",
+    "scattered",
+]
+
+Reader = Callable[[Call], Indexed]
+P = 128
+BY_TENSORS = frozenset("index _unsafe_index index_put _index_put_impl _unsafe_index_put".split())
+
+
+def _around(t: TensorArg, dim: int) -> tuple[int, int, int]:
+    """Elements before, along and after a dimension."""
+    shape = t.shape or (1,)
+    dim %= len(shape)
+    return prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])
+
+
+def _repeated_rows(
+    lead: int, size: int, entry: int, count: int, terms: tuple[Term, ...]
+) -> Indexed:
+    """The same indices in each of `lead` parts: parts on partitions if the indices are few."""
+    whole: dict[str, Any] = {"entries": lead * size, "entry": entry, "count": count, "terms": terms}
+    if lead > 1 and count < P:
+        return Indexed(rows=lead, row_step=size, **whole)
+    return Indexed(lead=lead, lead_step=size, **whole)
+
+
+def rows_of_weights(call: Call) -> Indexed:
+    """Embedding: whole rows of a matrix."""
+    table, index = call.tensors[:2]
+    size, entry = table.shape
+    return Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
+
+
+def along(call: Call) -> Indexed:
+    """index_select and its kin: a list of indices along dimension `argument(1)`."""
+    table, index = call.tensors[:2]
+    lead, size, entry = _around(table, call.argument(1, 0))
+    return _repeated_rows(lead, size, entry, index.numel, (Term(size=size),))
+
+
+def at_flat(call: Call) -> Indexed:
+    """Take and put: elements of the flattened table."""
+    table, index = call.tensors[:2]
+    term = Term(size=table.numel, wraps=True)
+    return Indexed(entries=table.numel, entry=1, count=index.numel, terms=(term,))
+
+
+def at_elements(call: Call) -> Indexed:
+    """Gather and scatter: an index for each element, or, where they repeat, for each run."""
+    table, index = call.tensors[0], call.tensors[1]
+    dim = call.argument(1, 0) % max(1, len(table.shape))
+    around = [n for k, n in enumerate(index.shape) if k != dim]
+    if around != [n for k, n in enumerate(table.shape) if k != dim]:
+        raise KeyError(f"{call.name} of a part of the table")
+    lead, size, inner = _around(table, dim)
+    count, term = (index.shape[dim] if index.shape else 1), Term(size=size)
+    whole: dict[str, Any] = {"entries": lead * size, "lead_step": size, "lead": lead}
+    after = zip(index.shape[dim + 1 :], index.strides[dim + 1 :], strict=True)
+    if inner > 1 and all(step == 0 for n, step in after if n > 1):  # expanded
+        return Indexed(entry=inner, count=count, terms=(term,), places=(count, 0, 1), **whole)
+    if inner == 1:
+        return Indexed(
+            entries=lead * size, entry=1, rows=lead, row_step=size, count=count, terms=(term,),
+            places=(0, count, 1),
+        )  # fmt: skip
+    whole |= {"entries": lead * size * inner, "lead_step": size * inner}
+    return Indexed(
+        entry=1, rows=count, count=inner, column_step=1, terms=(Term(size=size, step=inner),),
+        places=(count * inner, inner, 1), **whole,
+    )  # fmt: skip
+
+
+def at_tensors(call: Call) -> Indexed:
+    """Index and index_put: tensors of indices for dimensions next to each other."""
+    table, given = call.tensors[0], call.argument(1, ())
+    dims = [k for k, t in enumerate(given) if isinstance(t, TensorArg)]
+    if not dims or dims != list(range(dims[0], dims[-1] + 1)):
+        raise KeyError(f"{call.name} by dimensions that are apart")
+    tensors = [given[k] for k in dims]
+    if any("int" not in t.dtype for t in tensors):
+        raise KeyError(f"{call.name} by a mask")
+    sizes = table.shape[dims[0] : dims[-1] + 1]
+    terms = tuple(Term(size=n, step=prod(sizes[k + 1 :]), wraps=True) for k, n in enumerate(sizes))
+    lead, entry = prod(table.shape[: dims[0]]), prod(table.shape[dims[-1] + 1 :])
+    return _repeated_rows(lead, prod(sizes), entry, _together(tensors), terms)
+
+
+def _together(tensors: list[TensorArg]) -> int:
+    """Elements of tensors broadcast together."""
+    rank = max(len(t.shape) for t in tensors)
+    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
+    return prod(max(sizes) for sizes in zip(*shapes, strict=True))
+
+
+def _by_mask(call: Call) -> bool:
+    """Whether one mask of the leading dimensions chooses."""
+    given = call.argument(1, ())
+    return call.name in BY_TENSORS and bool(given) and all(
+        t is None if k else isinstance(t, TensorArg) and t.dtype in ("bool", "uint8")
+        for k, t in enumerate(given)
+    )  # fmt: skip
+
+
+def gathered(read: Reader) -> Lowering:
+    """Entries picked from the first tensor."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        table = call.tensors[0]
+        if _by_mask(call):
+            return select_masked(call, target)
+        if not call.out.numel or not table.numel:
+            return ()
+        how = read(call)
+        options: dict[str, Any] = {
+            "chip": target.chip, "cores": target.cores, "dtype": table.dtype,
+        }  # fmt: skip
+        plain = how.entry == how.lead == len(how.terms) == 1 and not how.terms[0].wraps
+        columns = how.terms[0].size
+        if plain and how.rows > 1 and picks_in_sbuf(columns, how.count, table.dtype, target.chip):
+            shared = how.places[1] == 0
+            return (pick_in_rows(how.rows, columns, how.count, shared=shared, **options),)
+        return (gather_entries(how, **options),)
+
+    return lower
+
+
+def scattered(read: Reader, source_at: int, *, adds: bool | None = None) -> Lowering:
+    """Argument `source_at` put or added by index into a copy of the table, or in place.
+
+    adds  whether it is added; None: the call says so
+    """
+
+    def lower(call: Call, target: Target) -> Lowered:
+        table, out = call.tensors[0], call.out
+        source = call.argument(source_at)
+        if _by_mask(call):
+            return put_masked(call, target)
+        if not out.numel or not call.tensors[1].numel:
+            return ()
+        how = read(call)
+        program = scatter_entries(
+            how,
+            chip=target.chip,
+            dtype=out.dtype,
+            cores=target.cores,
+            adds=_adds(call) if adds is None else adds,
+            scale=float(call.argument(4, 1)) if call.name == "index_add" else 1.0,
+            repeated=_one_for_all(call, source, how),
+            value=None if isinstance(source, TensorArg) else float(source),
+        )
+        return (*_copied_first(call, table, target), program)
+
+    return lower
+
+
+def _adds(call: Call) -> bool:
+    """By `accumulate`, or by the name of a reduction."""
+    if not call.name.startswith("scatter"):
+        return call.argument(3) is True
+    named = [a for a in call.arguments[3:] if isinstance(a, str)]
+    partly = call.name == "scatter_reduce" and call.argument(5, True) is False
+    if partly or any(n not in ("sum", "add") for n in named):
+        raise KeyError(f"{call.name} by {named[0]}")
+    return bool(named)
+
+
+def _one_for_all(call: Call, source: Any, how: Indexed) -> bool:
+    """Whether all entries get one element of a tensor."""
+    if not isinstance(source, TensorArg):
+        return False
+    whole = how.moved * how.entry
+    if call.name.startswith("scatter") and source.numel != whole:
+        raise KeyError(f"{call.name} of a part of the source")
+    return source.numel == 1 < whole
+
+
+def _copied_first(call: Call, table: TensorArg, target: Target) -> tuple[Any, ...]:
+    in_place = call.op.split("::")[-1].split(".")[0].endswith("_")
+    return () if in_place else copied(table, call.out, target)
+
+
+def embedding_gradient(call: Call, target: Target) -> Lowered:
+    """Rows of the gradient added into zeros."""
+    grad, index = call.tensors[:2]
+    out = call.out
+    if not out.numel or not grad.numel:
+        return ()
+    size, entry = out.shape
+    how = Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
+    return (scatter_entries(how, adds=True, zeroed=True, **options),)

@@ -1,0 +1,324 @@
+"""Entries of a table by index: picked from it, put into it, or added to it, as engine programs.
+
+DMA moves an entry for each index, with descriptors made from the numbers of the entries, which
+GpSimd computes because the Vector engine would round integers. Where most of a row is picked
+element by element, the row is brought to SBUF and picked from there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+from ..chip import Chip
+from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize, rows_of
+from .runs import clear, runs
+
+__all__ = [
+    "Indexed",
+    "Term",
+    "gather_entries",
+    "integers",
+    "pick_in_rows",
+    "picks_in_sbuf",
+    "scatter_entries",
+]
+
+P = 128
+TILE_BYTES = 16 * 1024  # of entries, per partition
+MOST = 512  # indices of a partition that are worked on together (chosen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """An index tensor: one step of it passes `step` entries of the table; indices are < `size`."""
+
+    size: int
+    step: int = 1
+    wraps: bool = False  # indices below 0 count from the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexed:
+    """`lead` x `rows` x `count` entries of `entry` elements, each found in a table.
+
+    Entry (l, r, c) is number l * lead_step + r * row_step + c * column_step of the table, and
+    what the terms add; its index is at l * places[0] + r * places[1] + c * places[2].
+    """
+
+    entries: int
+    entry: int
+    count: int
+    terms: tuple[Term, ...]
+    rows: int = 1
+    lead: int = 1
+    lead_step: int = 0
+    row_step: int = 0
+    column_step: int = 0
+    places: tuple[int, int, int] = (0, 0, 1)
+
+    @property
+    def moved(self) -> int:
+        """Entries picked, put or added."""
+        return self.lead * self.rows * self.count
+
+    @property
+    def indices(self) -> int:
+        """Elements of an index tensor."""
+        sizes = zip((self.lead, self.rows, self.count), self.places, strict=True)
+        return 1 + sum((n - 1) * step for n, step in sizes)
+
+    @property
+    def reach(self) -> int:
+        """Entries that one value of (l, r, c) may find."""
+        return 1 + sum((t.size - 1) * t.step for t in self.terms)
+
+    def shared(self, cores: int) -> "Indexed":
+        """One core's part: of the longest of what is looped over."""
+        names = ("count", "rows", "lead")
+        longest = max(names, key=lambda n: int(getattr(self, n)))
+        part: Any = {longest: ceil(getattr(self, longest) / cores)}
+        return replace(self, **part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tile:
+    """`rows` x `count` entries from `at` on, `pitch` apart; numbers count from entry `base`."""
+
+    base: Affine
+    at: Affine
+    rows: int
+    count: int
+    pitch: int
+    index: tuple[Affine, tuple[tuple[int, int], ...]]
+
+
+def integers(b: Builder, opcode: str, *operands: Access, **attributes: Any) -> None:
+    """An instruction on GpSimd, which keeps integers whole."""
+    b.emit(opcode, *operands, engine=Engine.GPSIMD, **attributes)
+
+
+class _Entries:
+    """The numbers of the entries, and tiles of what is moved."""
+
+    def __init__(self, b: Builder, how: Indexed, dtype: str) -> None:
+        self.b, self.how, self.dtype = b, how, dtype
+        self.wide = min(how.entry, int(TILE_BYTES / itemsize(dtype)))
+        fits = max(1, int(TILE_BYTES / itemsize(dtype) / self.wide))
+        length = ceil(how.count / P) if how.rows == 1 else how.count
+        self.together = max(1, min(fits, MOST, length))
+        names = ["index"] + [f"index {k}" for k in range(1, len(how.terms))]
+        self.index = [b.hbm(n, (how.indices,), "int32", Role.INPUT) for n in names]
+        self.loaded = [b.sbuf(f"{n} tile", self.together, "int32", slots=2) for n in names]
+        self.values = b.sbuf("entries", self.together * self.wide, dtype, slots=2)
+        self.number = b.sbuf("numbers", self.together, "int32", slots=2) if self._made else None
+        self.wrapped = b.sbuf("wrapped", self.together, "int32", slots=2)
+        self.start = self._starts()
+
+    @property
+    def _made(self) -> bool:
+        """Whether an entry's number is more than its index."""
+        how, first = self.how, self.how.terms[0]
+        plain = len(how.terms) == 1 and first.step == 1 and not first.wraps
+        return not plain or bool(how.row_step or how.column_step)
+
+    def _starts(self) -> Buffer | None:
+        """The numbers of a tile's entries without their indices."""
+        how = self.how
+        if not (how.row_step or how.column_step):
+            return None
+        start = self.b.sbuf("starts", self.together, "int32")
+        whole = rows_of(start, P, self.together)
+        self.b.emit("iota", whole, channel=how.row_step, step=how.column_step, base=0)
+        return start
+
+    def tiles(self) -> Iterator[_Tile]:
+        """All entries; the body of `for` is emitted for each kind of tile."""
+        b, how = self.b, self.how
+        with b.loop(how.lead) as lead:
+            for tile in self._runs() if how.rows == 1 else self._grid():
+                base = tile.base + lead * how.lead_step
+                at = tile.at + lead * (how.rows * how.count)
+                offset, pattern = tile.index
+                yield _Tile(
+                    base=base, at=at, rows=tile.rows, count=tile.count, pitch=tile.pitch,
+                    index=(offset + lead * how.places[0], pattern),
+                )  # fmt: skip
+
+    def _grid(self) -> Iterator[_Tile]:
+        """Rows on partitions."""
+        how, (_, down, across) = self.how, self.how.places
+        for r0, rows in self.b.tiles(how.rows, P):
+            for c0, count in self.b.tiles(how.count, self.together):
+                yield _Tile(
+                    base=r0 * how.row_step + c0 * how.column_step, at=r0 * how.count + c0,
+                    rows=rows, count=count, pitch=how.count,
+                    index=(r0 * down + c0 * across, ((down, rows), (across, count))),
+                )  # fmt: skip
+
+    def _runs(self) -> Iterator[_Tile]:
+        """One row, cut over the partitions."""
+        q = self.together
+        for at, rows, count in runs(self.b, self.how.count, q):
+            index = (at, ((q, rows), (1, count)))
+            yield _Tile(base=Affine(), at=at, rows=rows, count=count, pitch=q, index=index)
+
+    def numbers(self, tile: _Tile) -> Access:
+        """What DMA makes its descriptors from."""
+        b, size, count = self.b, tile.rows, tile.count
+        offset, pattern = tile.index
+        views = []
+        for hbm, loaded in zip(self.index, self.loaded, strict=True):
+            b.fresh(loaded)
+            views.append(rows_of(loaded, size, count))
+            b.load(views[-1], Access(buffer=hbm, offset=offset, pattern=pattern))
+        if self.number is None:
+            return views[0]
+        b.fresh(self.number, self.wrapped)
+        number, parts = rows_of(self.number, size, count), []
+        for view, term in zip(views, self.how.terms, strict=True):
+            parts.append(self._steps(view, term, size, count))
+        if self.start:
+            parts.append(rows_of(self.start, size, count))
+        integers(self.b, "tensor_copy", number, parts[0])
+        for part in parts[1:]:
+            integers(self.b, "tensor_tensor", number, number, part, op="add")
+        return number
+
+    def _steps(self, index: Access, term: Term, size: int, count: int) -> Access:
+        """An index in entries of the table."""
+        if term.wraps:
+            less = rows_of(self.wrapped, size, count)
+            integers(self.b, "tensor_scalar", less, index, op0="less", imm0=0, op1="multiply",
+                           imm1=term.size)  # fmt: skip
+            integers(self.b, "tensor_tensor", index, index, less, op="add")
+        if term.step != 1:
+            integers(self.b, "tensor_scalar", index, index, op0="multiply", imm0=term.step)
+        return index
+
+    def pieces(self, tile: _Tile) -> Iterator[tuple[Affine, Access, int]]:
+        """(first element of the entries, their tile in SBUF, elements of each) of a tile."""
+        for e0, wide in self.b.tiles(self.how.entry, self.wide):
+            self.b.fresh(self.values)
+            yield e0, rows_of(self.values, tile.rows, tile.count * wide), wide
+
+    def table(self, hbm: Buffer, tile: _Tile, e0: Affine, wide: int) -> Access:
+        """The entries that the numbers of a tile count in."""
+        how = self.how
+        reach = how.reach + (tile.rows - 1) * how.row_step + (tile.count - 1) * how.column_step
+        offset = tile.base * how.entry + e0
+        return Access(buffer=hbm, offset=offset, pattern=((how.entry, reach), (1, wide)))
+
+    def dense(self, hbm: Buffer, tile: _Tile, e0: Affine, wide: int) -> Access:
+        """Where a tile's entries lie one after the other."""
+        entry = self.how.entry
+        inner = ((entry, tile.count), (1, wide)) if wide < entry else ((1, tile.count * wide),)
+        pattern = ((tile.pitch * entry, tile.rows), *inner)
+        return Access(buffer=hbm, offset=tile.at * entry + e0, pattern=pattern)
+
+
+def gather_entries(how: Indexed, *, chip: Chip, dtype: str, cores: int = 1) -> Program:
+    """out[l, r, c, :] = table[number of (l, r, c), :]"""
+    how = how.shared(cores)
+    b = Builder(f"gather {how.moved} entries of {how.entry}", cores=cores)
+    table = b.hbm("table", (how.entries * how.entry,), dtype, Role.WEIGHT)
+    out = b.hbm("out", (how.moved * how.entry,), dtype, Role.OUTPUT)
+    entries = _Entries(b, how, dtype)
+    for tile in entries.tiles():
+        numbers = entries.numbers(tile)
+        for e0, values, wide in entries.pieces(tile):
+            source = entries.table(table, tile, e0, wide)
+            b.emit("dma_gather", values, source, numbers, queue="gather")
+            b.store(entries.dense(out, tile, e0, wide), values)
+    return b.build()
+
+
+def scatter_entries(
+    how: Indexed,
+    *,
+    chip: Chip,
+    dtype: str,
+    adds: bool,
+    cores: int = 1,
+    scale: float = 1.0,
+    repeated: bool = False,
+    value: float | None = None,
+    zeroed: bool = False,
+) -> Program:
+    """out[number of (l, r, c), :] = in[l, r, c, :] * scale, or += with `adds`.
+
+    repeated  one element "in" stands for all; so does `value`
+    zeroed    the table is cleared first
+    """
+    whole, how = how, how.shared(cores)
+    b = Builder(f"scatter {how.moved} entries of {how.entry}", cores=cores)
+    if value is None:
+        source = b.hbm("in", (1 if repeated else how.moved * how.entry,), dtype, Role.INPUT)
+    out = b.hbm("out", (whole.entries * how.entry,), dtype, Role.OUTPUT)
+    entries = _Entries(b, how, dtype)
+    if zeroed:
+        clear(b, out, ceil(out.elements / cores) if how.moved > P else out.elements)
+    length, constant = entries.values.row_elements, None
+    if repeated or value is not None:
+        constant = rows_of(b.sbuf("constant", length, dtype), P, length)
+        if value is not None:
+            b.emit("memset", constant, value=value)
+        else:
+            b.load(constant, Access(buffer=source, pattern=((0, P), (0, length))))
+    opcode = "dma_scatter_add" if adds else "dma_scatter"
+    for tile in entries.tiles():
+        numbers = entries.numbers(tile)
+        for e0, values, wide in entries.pieces(tile):
+            if constant:
+                values = rows_of(constant.buffer, tile.rows, tile.count * wide)
+            else:
+                b.load(values, entries.dense(source, tile, e0, wide))
+            if scale != 1:
+                b.emit("tensor_scalar", values, values, op0="multiply", imm0=scale)
+            to = entries.table(out, tile, e0, wide)
+            b.emit(opcode, to, values, numbers, queue="scatter")
+    return b.build()
+
+
+# --- from rows in SBUF ---
+
+
+def picks_in_sbuf(columns: int, count: int, dtype: str, chip: Chip) -> bool:
+    """Whether bringing rows whole is faster than a descriptor for each element picked."""
+    if columns * itemsize(dtype) > 4 * TILE_BYTES:
+        return False
+    moving_s = columns * itemsize(dtype) / chip.dma.engine_bytes_per_s
+    picking_s = 2 * count / chip.gpsimd_engine.clock_hz * chip.dma.engines / P
+    return moving_s + picking_s < count * chip.dma.descriptor_min_s
+
+
+def pick_in_rows(
+    rows: int, columns: int, count: int, *, shared: bool, chip: Chip, dtype: str, cores: int = 1
+) -> Program:
+    """out[r, c] = table[r, index[r, c]], or index[c] where all rows share the indices."""
+    rows = ceil(rows / cores)
+    b = Builder(f"pick {count} of {rows}x{columns}", cores=cores)
+    table = b.hbm("table", (rows, columns), dtype, Role.INPUT)
+    index = b.hbm("index", (1 if shared else rows, count), "int32", Role.INPUT)
+    out = b.hbm("out", (rows, count), dtype, Role.OUTPUT)
+    wide = min(count, int(TILE_BYTES / 4))
+    data = b.sbuf("rows", columns, dtype, slots=2)
+    places = b.sbuf("index tile", count if shared else wide, "int32", slots=1 if shared else 2)
+    picked = b.sbuf("picked", wide, dtype, slots=2)
+    if shared:
+        every = Access(buffer=index, pattern=((0, P), (1, count)))
+        b.load(rows_of(places, P, count), every)
+    for r0, size in b.tiles(rows, P):
+        b.fresh(data)
+        b.load(rows_of(data, size, columns), rows_of(table, size, columns, r0 * columns))
+        for c0, some in b.tiles(count, wide):
+            b.fresh(picked)
+            where = rows_of(places, size, some, c0 if shared else 0)
+            if not shared:
+                b.fresh(places)
+                b.load(where, rows_of(index, size, some, r0 * count + c0))
+            to = rows_of(picked, size, some)
+            b.emit("local_gather" if shared else "nc_n_gather", to,
+                   rows_of(data, size, columns), where)  # fmt: skip
+            b.store(rows_of(out, size, some, r0 * count + c0), to)
+    return b.build()

@@ -1,0 +1,35 @@
+"""One long run of elements cut over the partitions, and a constant written over it."""
+
+from collections.abc import Iterator
+from math import ceil
+
+from ..isa import Access, Affine, Buffer, Builder, itemsize, rows_of
+
+__all__ = ["clear", "run_of", "runs"]
+
+P = 128
+TILE_BYTES = 16 * 1024
+
+
+def runs(b: Builder, count: int, together: int) -> Iterator[tuple[Affine, int, int]]:
+    """(first element, partitions, elements of each), `together` of them on all but the last."""
+    for start, some in b.tiles(count, P * together):
+        lines, rest = divmod(some, together)
+        if lines:
+            yield start, lines, together
+        if rest:
+            yield start + lines * together, 1, rest
+
+
+def run_of(hbm: Buffer, at: Affine, rows: int, count: int, pitch: int) -> Access:
+    """`count` elements for each of `rows` partitions, `pitch` apart."""
+    return Access(buffer=hbm, offset=at, pattern=((pitch, rows), (1, count)))
+
+
+def clear(b: Builder, out: Buffer, elements: int) -> None:
+    """Zeros over the first `elements` of a tensor, on all partitions."""
+    free = max(1, min(ceil(elements / P), int(TILE_BYTES / itemsize(out.dtype))))
+    zeros = b.sbuf("zeros", free, out.dtype)
+    b.emit("memset", rows_of(zeros, P, free), value=0.0)
+    for at, rows, count in runs(b, elements, free):
+        b.store(run_of(out, at, rows, count, free), rows_of(zeros, rows, count))

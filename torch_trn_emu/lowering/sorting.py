@@ -1,0 +1,190 @@
+"""The largest of every row in order, eight at a time, or by a sorting network where that is faster.
+
+max8 finds the eight largest and nc_match_replace8 takes them out and says where they were. Rows
+longer than a tile give their largest chunk by chunk, which are then worked on as one row.
+"""
+
+from math import ceil, inf, prod
+from typing import Any
+
+from ..chip import Chip
+from ..isa import Affine, Buffer, Builder, Program, Role, rows_of
+from .call import Call, Target, TensorArg
+from .copies import copied
+from .network import network_cycles, sort_rows
+from .op import Lowered, dense
+
+__all__ = ["flat_sort", "select_largest", "sort", "topk"]
+
+P = 128
+WIDE = 8192  # elements of a chunk; max8 takes 16384
+MOST = 4096  # candidates of all chunks together
+
+
+def _eights(k: int) -> int:
+    return 8 * ceil(k / 8)
+
+
+def _by_eights(columns: int, k: int) -> bool:
+    """Whether the candidates of a row's chunks fit."""
+    return ceil(columns / WIDE) * _eights(k) <= MOST
+
+
+def select_largest(
+    rows: int, columns: int, k: int, *, sign: float, chip: Chip, dtype: str, cores: int = 1
+) -> Program:
+    """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where."""
+    rows = ceil(rows / cores)
+    b = Builder(f"top {k} of {rows}x{columns}", cores=cores)
+    return _Largest(b, rows, columns, k, sign, dtype).build()
+
+
+class _Largest:
+    def __init__(
+        self, b: Builder, rows: int, columns: int, k: int, sign: float, dtype: str
+    ) -> None:
+        self.b, self.rows, self.columns, self.k, self.sign = b, rows, columns, k, sign
+        self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+        self.values = b.hbm("values", (rows, k), dtype, Role.OUTPUT)
+        self.index = b.hbm("index", (rows, k), "int32", Role.OUTPUT)
+        self.each, self.wide = _eights(k), min(columns, WIDE)
+        self.chunks = ceil(columns / self.wide)
+        self.held = max(self.wide, self.each)
+        self.raw = b.sbuf("raw", self.wide, dtype, slots=2)
+        self.data = b.sbuf("data", self.held, "float32", slots=2)
+        total = self.chunks * self.each
+        slots = 2 if self.chunks == 1 else 1
+        self.found = b.sbuf("found", total, "float32", slots=slots)
+        self.places = b.sbuf("places", total, "int32", slots=slots)
+        if self.chunks > 1:
+            self.merged = b.sbuf("merged", self.each, "float32", slots=2)
+            self.of, self.picked = (
+                b.sbuf(n, self.each, "int32", slots=2) for n in ("of", "picked")
+            )
+            self.column = b.sbuf("first column", 1, "float32", slots=2)
+        self.stored = b.sbuf("stored", k, dtype, slots=2)
+
+    def build(self) -> Program:
+        b = self.b
+        for r0, size in b.tiles(self.rows, P):
+            b.fresh(self.found, self.places, self.stored)
+            if self.chunks > 1:
+                b.fresh(self.column)
+                b.emit("memset", rows_of(self.column, size, 1), value=0.0)
+            for number, c0, count in b.parts(self.columns, self.wide):
+                self._chunk(r0, number, c0, size, count)
+            best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
+            to = rows_of(self.stored, size, self.k)
+            b.emit("tensor_scalar", to, rows_of(best, size, self.k), op0="multiply", imm0=self.sign)
+            b.store(rows_of(self.values, size, self.k, r0 * self.k), to)
+            b.store(rows_of(self.index, size, self.k, r0 * self.k), rows_of(places, size, self.k))
+        return b.build()
+
+    def _chunk(self, r0: Affine, number: Affine, c0: Affine, size: int, count: int) -> None:
+        """The largest of a chunk, counted in columns of the row."""
+        b, held = self.b, max(count, self.each)
+        b.fresh(self.raw, self.data)
+        raw = rows_of(self.raw, size, count)
+        b.load(raw, rows_of(self.source, size, count, r0 * self.columns + c0))
+        if held > count:
+            b.emit("memset", rows_of(self.data, size, held), value=-inf)
+        b.emit("tensor_scalar", rows_of(self.data, size, count), raw, op0="multiply",
+               imm0=self.sign)  # fmt: skip
+        start = number * self.each
+        self._rounds(self.data, held, size, self.found, self.places, start)
+        if self.chunks > 1:
+            found, column = (
+                rows_of(self.places, size, self.each, start),
+                rows_of(self.column, size, 1),
+            )
+            b.emit("tensor_scalar", found, found, column, op0="add")
+            b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
+
+    def _rounds(
+        self, data: Buffer, count: int, size: int, found: Buffer, places: Buffer, start: Affine
+    ) -> None:
+        """The largest eight, taken out, until there are enough."""
+        b, whole = self.b, rows_of(data, size, count)
+        with b.loop(self.each // 8) as turn:
+            eight = rows_of(found, size, 8, start + turn * 8)
+            b.emit("max8", eight, whole)
+            where = rows_of(places, size, 8, start + turn * 8)
+            b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-inf)
+
+    def _merge(self, size: int) -> tuple[Buffer, Buffer]:
+        """The largest of what the chunks gave, and the columns that those came from."""
+        b = self.b
+        b.fresh(self.merged, self.of, self.picked)
+        total = self.chunks * self.each
+        self._rounds(self.found, total, size, self.merged, self.of, Affine())
+        columns, of = rows_of(self.places, size, total), rows_of(self.of, size, self.each)
+        b.emit("nc_n_gather", rows_of(self.picked, size, self.each), columns, of)
+        return self.merged, self.picked
+
+
+# --- from calls ---
+
+
+def _ordered(rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target) -> Program:
+    """By eights or by a network, whichever works fewer cycles."""
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": dtype}
+    share = ceil(rows / target.cores)
+    eights = ceil(share / P) * 2 * columns * ceil(k / 8)
+    if _by_eights(columns, k) and eights <= network_cycles(share, columns):
+        return select_largest(rows, columns, k, sign=1.0 if largest else -1.0, **options)
+    return sort_rows(rows, columns, k, descending=largest, **options)
+
+
+def _along(x: TensorArg, dim: int, outs: tuple[TensorArg, ...], target: Target, k: int,
+           largest: bool) -> Lowered:  # fmt: skip
+    """Along a dimension; one that is not the last is turned to be it, and the results back."""
+    shape = x.shape or (1,)
+    dim %= len(shape)
+    rows, columns = prod(shape) // shape[dim], shape[dim]
+    program = _ordered(rows, columns, k, largest, x.dtype, target)
+    if prod(shape[dim + 1 :]) == 1:
+        return (program,)
+    made = [program]
+    made[:0] = copied(_last(x, dim), dense(_last(x, dim).shape, x.torch_dtype), target)
+    for out in outs:
+        turned = _last(out, dim)
+        made += copied(dense(turned.shape, out.torch_dtype), turned, target)
+    return tuple(made)
+
+
+def _last(t: TensorArg, dim: int) -> TensorArg:
+    """With a dimension moved to the end."""
+    order = [d for d in range(len(t.shape)) if d != dim] + [dim]
+    return TensorArg(
+        t.torch_dtype, tuple(t.shape[d] for d in order), tuple(t.strides[d] for d in order)
+    )
+
+
+def topk(call: Call, target: Target) -> Lowered:
+    x, k, dim = call.tensors[0], int(call.argument(1, 1)), int(call.argument(2, -1))
+    if not x.numel or not k:
+        return ()
+    largest = call.argument(3, True) is not False
+    return _along(x, dim, call.outputs, target, k, largest)
+
+
+def sort(call: Call, target: Target) -> Lowered:
+    """Sort, argsort, msort; the order of equal elements is not kept."""
+    x = call.tensors[0]
+    if not x.numel:
+        return ()
+    stable = "stable" in call.op.partition(".")[2]
+    rest = call.arguments[2 if stable else 1 :]
+    dim = next((a for a in rest if isinstance(a, int) and not isinstance(a, bool)), None)
+    descending = any(a is True for a in rest)
+    dim = (0 if call.name == "msort" else -1) if dim is None else dim
+    columns = x.shape[dim] if x.shape else 1
+    return _along(x, dim, call.outputs, target, columns, descending)
+
+
+def flat_sort(call: Call, target: Target) -> Lowered:
+    """All elements of a tensor, or as many random keys."""
+    x = (call.tensors or call.outputs)[0]
+    if not x.numel:
+        return ()
+    return (_ordered(1, x.numel, x.numel, False, x.dtype, target),)
