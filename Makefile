@@ -10,7 +10,7 @@ STAMPS := $(VENV)/stamps
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test build lint format bench docs conformance clean
+.PHONY: demo test build lint format bench docs conformance asan clean
 
 demo: build $(STAMPS)/group-demo
 	$(BIN)/python -m torch_trn_emu.report --profile out/demo examples/char_gpt.py $(ARGS)
@@ -46,6 +46,27 @@ docs: build $(STAMPS)/group-test $(STAMPS)/group-docs
 conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m conformance $(ARGS)
 	$(BIN)/python docs/generate.py
+
+# AddressSanitizer and UndefinedBehaviorSanitizer. The package under build/asan is that of the sources
+# with a library of its own. libstdc++ comes first too, so that exceptions of torch are known; leaks
+# are not looked for, since Python and torch have theirs.
+ASAN := $(CURDIR)/build/asan
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
+asan: build $(STAMPS)/group-test
+	mkdir -p $(ASAN)/package/torch_trn_emu
+	ln -sf $(filter-out %.so,$(wildcard $(CURDIR)/torch_trn_emu/*)) $(ASAN)/package/torch_trn_emu/
+	TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(BIN)/cmake -S . -B $(ASAN) -G Ninja -DTRN_SANITIZE=ON \
+	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -DCMAKE_PREFIX_PATH="$$(TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(BIN)/python -c \
+	    'import pybind11, torch; print(torch.utils.cmake_prefix_path, pybind11.get_cmake_dir(), sep=";")')" \
+	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(ASAN)/package/torch_trn_emu
+	$(BIN)/cmake --build $(ASAN)
+	PYTHONPATH=$(ASAN)/package PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  TRN_NUMERICS_SANITIZE="$(SANITIZE)" TRN_NUMERICS_BUILD=$(ASAN)/numerics \
+	  $(BIN)/pytest -p no:cacheprovider $(or $(ARGS),$(ASAN_TESTS))
+ASAN_TESTS := tests/numerics tests/test_tiny.py $(addprefix tests/trn/test_,$(addsuffix .py,\
+  memory nn random streams tensors threads))
 
 # Keeps .venv, which takes minutes to download: remove it by hand.
 clean:

@@ -16,8 +16,11 @@ class GeneratorImpl final : public c10::GeneratorImpl {
   GeneratorImpl(c10::DeviceIndex device, at::Generator host);
 
   void set_current_seed(uint64_t seed) override { host().set_current_seed(seed); }
-  void set_offset(uint64_t offset) override { host().set_offset(offset); }
-  uint64_t get_offset() const override { return host().get_offset(); }
+  // The host's CPU generator has no offset: its state is all. Pickling asks for one, and sets it.
+  void set_offset(uint64_t offset) override {
+    if (counts() || offset != 0) host().set_offset(offset);
+  }
+  uint64_t get_offset() const override { return counts() ? host().get_offset() : 0; }
   uint64_t current_seed() const override { return host().current_seed(); }
   uint64_t seed() override { return host().seed(); }
   void set_state(const c10::TensorImpl& state) override { host().set_state(state); }
@@ -27,6 +30,7 @@ class GeneratorImpl final : public c10::GeneratorImpl {
   static c10::DeviceType device_type() { return kTrn; }
 
  private:
+  bool counts() const { return host_.device().type() != c10::kCPU; }
   c10::GeneratorImpl& host() const { return *host_.unsafeGetGeneratorImpl(); }
   GeneratorImpl* clone_impl() const override;
   at::Generator host_;

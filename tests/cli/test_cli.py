@@ -14,6 +14,7 @@ import torch
 
 import torch_trn_emu
 from torch_trn_emu.cli import COMMANDS, main
+from torch_trn_emu.cli.coverage import STATUSES
 from torch_trn_emu.cli.diff import difference
 from torch_trn_emu.cli.doctor import CHECKS
 from torch_trn_emu.cli.output import Report, Table, show
@@ -164,6 +165,7 @@ def test_coverage_of_the_table_and_of_a_run(runs, capsys):
     assert rows["aten::addmm"]["calls"] == 6
     assert rows["aten::addmm"]["contract"] == "operands as the policy says (linear)"
     assert rows["aten::gelu"]["contract"] == "the host's values, bit for bit"
+    assert {row["price"] for row in rows.values()} <= set(STATUSES)
     _, text = printed(capsys, "coverage", "--status", "free", "--json")
     assert all(row["price"] == "free" for row in json.loads(text))
 
@@ -293,7 +295,7 @@ def test_an_error_of_the_script_passes_after_the_record_is_written(folder, body,
     ("arguments", "said"),
     [
         (["run", "nowhere.py"], "no script nowhere.py"),
-        (["report", "nowhere.json"], "nowhere.json"),
+        (["report", "nowhere.json"], "no record nowhere.json: write one with"),
         (["info", "--matmul", "fp7"], "fp7"),
     ],
 )
@@ -303,7 +305,17 @@ def test_refusals_say_why(arguments, said, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(["run"], "SCRIPT"), (["fly"], "invalid choice"), ([], "COMMAND")]
+    ("arguments", "said"),
+    [
+        (["run"], "SCRIPT"),
+        (["fly"], "invalid choice"),
+        ([], "COMMAND"),
+        (["estimate", "--steps", "0", "train.py"], "'0' is no whole number from 1"),
+        (["report", "--rows", "-3", "out"], "'-3' is no whole number from 1"),
+        (["diff", "--tolerance", "nan", "a", "b"], "'nan' is no relative difference"),
+        (["diff", "--tolerance", "-1", "a", "b"], "'-1' is no relative difference"),
+        (["coverage", "--status", "exact"], "invalid choice"),
+    ],
 )
 def test_wrong_command_lines_say_why(arguments, said, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -20,9 +20,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc" / "numerics"
 HERE = Path(__file__).resolve().parent
+# `make asan` names sanitizers, and a folder for what is built with them.
+SANITIZE = os.environ.get("TRN_NUMERICS_SANITIZE", "").split()
+BUILD = Path(os.environ.get("TRN_NUMERICS_BUILD") or ROOT / "build" / "numerics")
 FLAGS = (
     "-O3 -std=c++20 -fPIC -ffp-contract=off -fno-trapping-math -Wall -Wextra -Wconversion -Werror"
-).split()
+).split() + SANITIZE
 
 FORMATS = (  # in the order of numerics::Format
     "float8_e4m3fn",
@@ -135,7 +138,7 @@ class Op:
 
 def build() -> Path:
     """Compile what changed, and return the shared object."""
-    folder = ROOT / "build" / "numerics"
+    folder = BUILD
     folder.mkdir(parents=True, exist_ok=True)
     headers = [p for p in SOURCES.iterdir() if p.suffix in (".h", ".inc")]
     newest = max(p.stat().st_mtime for p in headers)
@@ -157,7 +160,7 @@ def build() -> Path:
         objects = list(pool.map(compile_one, sources))
     if not library.exists() or library.stat().st_mtime < max(o.stat().st_mtime for o in objects):
         partial = library.with_suffix(f".{os.getpid()}.so")
-        command = ["g++", "-shared", "-fopenmp", *map(str, objects), "-o", str(partial)]
+        command = ["g++", "-shared", "-fopenmp", *SANITIZE, *map(str, objects), "-o", str(partial)]
         subprocess.run(command, check=True)
         partial.replace(library)
     return library

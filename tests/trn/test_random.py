@@ -1,5 +1,7 @@
 """Random numbers: equal seeds give equal tensors on the host and on trn."""
 
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -196,3 +198,15 @@ def test_checkpointing_repeats_the_same_dropout():
         y = checkpoint(lambda t: F.dropout(t, 0.5), x, use_reentrant=reentrant)
         y.sum().backward()
         assert torch.equal(x.grad, y.detach())
+
+
+def test_a_generator_can_be_pickled():
+    generator = torch.Generator("trn:1").manual_seed(5)
+    torch.randn(3, generator=generator, device="trn:1")
+    copied = pickle.loads(pickle.dumps(generator))
+    assert copied.device == generator.device
+    assert copied.initial_seed() == 5
+    expected = torch.randn(3, generator=generator, device="trn:1")
+    assert torch.equal(torch.randn(3, generator=copied, device="trn:1"), expected)
+    with pytest.raises(RuntimeError, match="does not use offset"):
+        generator.set_offset(4)

@@ -13,6 +13,8 @@ from .record import read_record
 
 __all__ = ["HELP", "add_arguments", "coverage", "execute"]
 
+# Of a price: by the operator's own row, by its class, nothing to pay, or unknown: docs/coverage.md.
+STATUSES = ("modelled", "inferred", "free", "not modelled")
 HELP = "each operator's contract and price, and its calls in a run"
 
 
@@ -20,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--run", metavar="RUN", help="run.json: list the operators of that run only"
     )
-    parser.add_argument("--status", help="only this one: modelled, inferred, free, 'not modelled'")
+    parser.add_argument("--status", choices=STATUSES, help="only what is priced like this")
 
 
 def execute(options: Namespace) -> int:

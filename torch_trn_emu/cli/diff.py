@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from .arguments import positive, tolerance
 from .output import Report, Table, show
 from .record import Record, read_record
 from .tables import count, unit_of
@@ -18,10 +19,10 @@ HELP = "two recorded runs side by side, in values, time and counters"
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="run.json, or the folder it is in")
     parser.add_argument("b", metavar="B")
-    parser.add_argument("--rows", type=int, default=20, help="operators to list")
+    parser.add_argument("--rows", type=positive, default=20, help="operators to list")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=tolerance,
         help="exit with 1 if a number the script read differs by more, relative to A's",
     )
 

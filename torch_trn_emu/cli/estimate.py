@@ -27,6 +27,7 @@ from torch_trn_emu.estimation import MODES, Estimate, Recorder
 from torch_trn_emu.lowering.call import Target
 from torch_trn_emu.settings import DEVICE_TYPE, settings
 
+from .arguments import positive
 from .environment import add_chip_options, apply
 from .output import Report, Table, show
 from .script import add_script_arguments, command_of, run_script
@@ -39,14 +40,14 @@ HELP = "price the first steps of a script without computing them"
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_chip_options(parser)
-    parser.add_argument("--steps", type=int, default=3, help="optimizer steps to price")
+    parser.add_argument("--steps", type=positive, default=3, help="optimizer steps to price")
     parser.add_argument(
         "--mode",
         choices=MODES,
         default="eager",
         help="eager: each operator is a launch; compile: each graph, as torch.compile makes them",
     )
-    parser.add_argument("--rows", type=int, default=15, help="operators to list")
+    parser.add_argument("--rows", type=positive, default=15, help="operators to list")
     add_script_arguments(parser)
 
 

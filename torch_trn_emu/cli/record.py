@@ -82,9 +82,11 @@ def record_of(
 def read_record(path: str | Path) -> Record:
     """A record from a file, or from the folder that `run --profile` wrote.
 
-    Raises ValueError for another file or another version of it.
+    Raises FileNotFoundError, or ValueError for another file or another version of it.
     """
     file = Path(path) / "run.json" if Path(path).is_dir() else Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"no record {file}: write one with `trn-emu run --profile`.")
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch_trn_emu.files import write_text
 
+from .arguments import positive
 from .output import Report, Table, show
 from .record import read_record
 from .tables import bytes_of, counter_table, microseconds, op_table
@@ -17,7 +18,7 @@ HELP = "a recorded run as tables or as a page"
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run.json, or the folder it is in")
     parser.add_argument("--html", metavar="FILE", help="write a page that needs nothing else")
-    parser.add_argument("--rows", type=int, default=20, help="operators to list")
+    parser.add_argument("--rows", type=positive, default=20, help="operators to list")
 
 
 def execute(options: Namespace) -> int:
