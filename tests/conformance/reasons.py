@@ -66,7 +66,7 @@ REASONS = (
 
 COMPILED_REASONS = (
     Reason(
-        cases=r"^compiled_op/(allclose|broadcast_shapes|combinations|equal|geqrf|item|masked_select"
+        cases=r"^compiled_op/(allclose|broadcast_shapes|combinations|corrcoef|cov|equal|geqrf|item|masked_select"
         r"|nonzero|sparse\.[a-z._]*|unique[a-z_]*|nn\.functional\.linear_cross_entropy\.chunked"
         r"[a-z_]*)/",
         text="Dynamo makes no graph of it: no tensor comes out, the result's size depends on data,"
