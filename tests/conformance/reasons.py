@@ -80,8 +80,8 @@ COMPILED_REASONS = (
         refused=True,
     ),
     Reason(
-        cases=r"^compiled_op/native_layer_norm/bfloat16/",
-        text="Mean and deviation are float32 results in Inductor's decomposition, as on GPUs.",
+        cases=r"^compiled_op/_?(native_)?(layer|batch)_norm(_legit|_with_update)?/bfloat16/",
+        text="Mean and deviation, as results of their own, are float32 in Inductor's decomposition, as on GPUs.",
         beyond=True,
     ),
     Reason(

@@ -220,9 +220,12 @@ def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]
     return made
 
 
-_DRAWING = tuple(
-    getattr(torch.ops.aten, name).default
-    for name in "native_dropout cauchy exponential geometric log_normal".split()
+_DRAWING = (
+    torch.ops.aten.bernoulli.p,
+    *(
+        getattr(torch.ops.aten, name).default
+        for name in "native_dropout cauchy exponential geometric log_normal".split()
+    ),
 )
 # Left to aten's kernels as well.
 _WHOLE = (
