@@ -81,7 +81,8 @@ COMPILED_REASONS = (
     ),
     Reason(
         cases=r"^compiled_op/_?(native_)?(layer|batch)_norm(_legit|_with_update)?/bfloat16/",
-        text="Mean and deviation, as results of their own, are float32 in Inductor's decomposition, as on GPUs.",
+        text="Mean and deviation, as results of their own, are float32 in Inductor's decomposition,"
+        " as on GPUs.",
         beyond=True,
     ),
     Reason(
