@@ -245,6 +245,21 @@ def test_constants_fold_where_trn_computes_them():
     assert_compiles(function, leaf(3))
 
 
+def test_fallback_random_draws_by_eagers_formulas():
+    names = "bernoulli_ cauchy_ exponential_ geometric_ log_normal_ normal_ uniform_".split()
+
+    def function(x):
+        draws = [getattr(x.clone(), n)(*([0.5] if n == "geometric_" else [])) for n in names]
+        return [*draws, F.dropout(x)]
+
+    x, made = torch.ones(64, device="trn"), []
+    options = {"fallback_random": True, "strict": True}
+    for call in (function, torch.compile(function, backend="trn", options=options)):
+        torch.manual_seed(0)
+        made.append(call(x))
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+
+
 def test_fallback_random_gives_the_numbers_of_eager():
     function = torch.compile(
         lambda: torch.rand(16, device="trn"), backend="trn", options={"fallback_random": True}

@@ -66,7 +66,7 @@ REASONS = (
 
 COMPILED_REASONS = (
     Reason(
-        cases=r"^compiled_op/(allclose|broadcast_shapes|combinations|equal|geqrf|item|masked_select"
+        cases=r"^compiled_op/(allclose|broadcast_shapes|combinations|corrcoef|cov|equal|geqrf|item|masked_select"
         r"|nonzero|sparse\.[a-z._]*|unique[a-z_]*|nn\.functional\.linear_cross_entropy\.chunked"
         r"[a-z_]*)/",
         text="Dynamo makes no graph of it: no tensor comes out, the result's size depends on data,"
@@ -80,8 +80,9 @@ COMPILED_REASONS = (
         refused=True,
     ),
     Reason(
-        cases=r"^compiled_op/native_layer_norm/bfloat16/",
-        text="Mean and deviation are float32 results in Inductor's decomposition, as on GPUs.",
+        cases=r"^compiled_op/_?(native_)?(layer|batch)_norm(_legit|_with_update)?/bfloat16/",
+        text="Mean and deviation, as results of their own, are float32 in Inductor's decomposition,"
+        " as on GPUs.",
         beyond=True,
     ),
     Reason(

@@ -208,10 +208,10 @@ def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]
     A product that no policy rounds is then a call of aten's kernel. Inductor is told, since in a
     process with `CI` in its environment it refuses an operator that it knows how to decompose.
 
-    eager_numbers  random numbers are those of eager operators: dropout draws in its own kernel
+    eager_numbers  random numbers are those of eager operators, which draw in kernels of their own
     """
     table = {**select_decomp_table(), torch.ops.aten.addbmm.default: _addbmm}
-    whole = {*PRECISE, *_WHOLE, *((torch.ops.aten.native_dropout.default,) * eager_numbers)}
+    whole = {*PRECISE, *_WHOLE, *(_DRAWING if eager_numbers else ())}
     for op in whole:
         if op not in lowerings:
             make_fallback(op, warn=False, override_decomp=True)
@@ -220,6 +220,13 @@ def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]
     return made
 
 
+_DRAWING = (
+    torch.ops.aten.bernoulli.p,
+    *(
+        getattr(torch.ops.aten, name).default
+        for name in "native_dropout cauchy exponential geometric log_normal".split()
+    ),
+)
 # Left to aten's kernels as well.
 _WHOLE = (
     torch.ops.aten._trilinear.default,  # eager sums what the decomposition multiplies as matrices
