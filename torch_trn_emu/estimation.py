@@ -126,12 +126,19 @@ class _Memory:
 class AttentionOfTheDevice(TorchFunctionMode):
     """Gives `meta` tensors the fused attention that trn tensors take."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = current_precision()
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.nn.functional.scaled_dot_product_attention:
-            fused = _fused_attention(*args, **kwargs)
-            if fused is not None:
-                return fused
+            # Dynamo cannot trace the question; it traces graphs of one policy.
+            tracing = torch.compiler.is_dynamo_compiling()
+            if (self.policy if tracing else current_precision()) != "mxfp8_all":
+                fused = _fused_attention(*args, **kwargs)
+                if fused is not None:
+                    return fused
         return func(*args, **kwargs)
 
 
@@ -149,8 +156,6 @@ def _fused_attention(
     if query.device.type != "meta" or dropout_p or query.dim() != 4 or enable_gqa:
         return None
     if attn_mask is not None and attn_mask.requires_grad:
-        return None
-    if current_precision() == "mxfp8_all":
         return None
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
     out, _ = flash(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
