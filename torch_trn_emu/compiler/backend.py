@@ -229,7 +229,6 @@ _DRAWING = (
 )
 # Left to aten's kernels as well.
 _WHOLE = (
-    torch.ops.aten._trilinear.default,  # eager sums what the decomposition multiplies as matrices
     torch.ops.aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
 )
 
