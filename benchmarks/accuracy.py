@@ -236,7 +236,7 @@ _OTHERWISE = {
     "com10": "spills 754 MB; subtracts, exponentiates and sums in one instruction",
     "com11": "spills 1.1 GB",
     "com12": "works on 64 of 128 partitions",
-    "com13": "multiplies by constants on Scalar, 62 % busy; ours leaves all to Vector",
+    "com13": "Scalar 62 % busy in the measured kernel; Vector and Scalar wait in ours",
 }
 COMPILED_PRICES = {
     name: Price(partial(graph_us, name), note=_OTHERWISE.get(name, "")) for name in GRAPHS

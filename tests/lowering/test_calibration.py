@@ -49,10 +49,10 @@ def compiled_rows(accuracy: ModuleType) -> list[Any]:
     return accuracy.rows(accuracy.COMPILED, accuracy.COMPILED_PRICES)  # type: ignore[no-any-return]
 
 
-def test_compiled_graphs_are_predicted_to_a_quarter(compiled_rows: list[Any]) -> None:
+def test_compiled_graphs_are_predicted_to_a_fifth(compiled_rows: list[Any]) -> None:
     """Two thirds of them to 30 %; the goal for the mean, 12 %, is not reached."""
     errors = sorted(abs(row.error) for row in compiled_rows)
-    assert sum(errors) / len(errors) <= 0.26
+    assert sum(errors) / len(errors) <= 0.21
     assert errors[2 * len(errors) // 3] <= 0.31
 
 

@@ -18,7 +18,16 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, affine, itemsize
 
-__all__ = ["Input", "Kind", "Output", "RowStep", "column_sum", "reduced", "row_program", "step"]
+__all__ = [
+    "Input",
+    "Kind",
+    "Output",
+    "RowStep",
+    "column_sum",
+    "reduced",
+    "row_program",
+    "step",
+]
 
 P = 128
 BANK = 512
@@ -101,6 +110,20 @@ def row_program(
     return _RowProgram(
         Builder(name, cores=cores), ceil(rows / cores), columns, inputs, steps, outputs, chip
     ).build()
+
+
+def hides_latency(
+    rows: int,
+    columns: int,
+    inputs: Sequence[Input],
+    steps: Sequence[RowStep],
+    outputs: Sequence[Output],
+    *,
+    chip: Chip,
+) -> bool:
+    """Whether such a program has two tiles of rows on chip, or has no more than one to work on."""
+    made = _RowProgram(Builder("tried"), rows, columns, inputs, steps, outputs, chip)
+    return rows <= P or made.parts > 1
 
 
 class _RowProgram:
