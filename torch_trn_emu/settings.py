@@ -11,7 +11,17 @@ from functools import cache
 from .chip import Chip, get_chip
 from .errors import Unsupported
 
-__all__ = ["ALIAS", "DEVICE_TYPE", "EXECUTORS", "HOSTS", "ISAS", "Settings", "read", "settings"]
+__all__ = [
+    "ALIAS",
+    "DEVICE_TYPE",
+    "EXECUTORS",
+    "HOSTS",
+    "ISAS",
+    "NAMES",
+    "Settings",
+    "read",
+    "settings",
+]
 
 _ALIASES = ("", "cuda", "neuron")
 # The instruction sets of csrc/numerics/isa.h, each with what those before it have.
@@ -46,6 +56,7 @@ def _alias(environ: Mapping[str, str]) -> str:
 
 ALIAS = _alias(os.environ)
 # The name under which torch knows the device: one in a process, as PyTorch allows one.
+NAMES = ("trn", "neuron")  # that the device can have in torch
 DEVICE_TYPE = "neuron" if ALIAS == "neuron" else "trn"
 
 

@@ -132,10 +132,11 @@ def test_attention_of_mxfp8_all_is_that_of_eager(place):
         made, expected = results(call, heads), results(function, heads)
     # the backward of a compiled block follows the block, that of an eager one what is outside
     gradients = 0 if place == "block" else 3
-    equal(made[: 1 + gradients], expected[: 1 + gradients], bound=1e-6)
+    # The softmax of the two may differ in the last bit and so, rarely, in a code of MXFP8.
+    equal(made[: 1 + gradients], expected[: 1 + gradients], bound=2**-8)
     with torch_trn_emu.precision("bf16"):
         other = F.scaled_dot_product_attention(*heads, is_causal=True)
-    assert not torch.equal(made[0][1], other.detach().cpu())
+    assert (made[0][1] - other.detach().cpu()).abs().max() > 2**-5
 
 
 @pytest.mark.parametrize("recomputed", [True, False])

@@ -38,8 +38,9 @@ def test_trainer_in_bfloat16(tmp_path, option, device):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch_trn_emu", "run", *option, str(script)]
-    one_core = os.environ | {"NEURON_RT_NUM_CORES": "1"}  # Trainer takes all GPUs that it sees
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=one_core)
+    # Trainer takes all GPUs that it sees. A process that was given another name came before.
+    environment = os.environ | {"NEURON_RT_NUM_CORES": "1", "ACCELERATE_TORCH_DEVICE": "trn"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
     seen, loss = json.loads(done.stdout.splitlines()[-1])
     assert seen == [["torch.bfloat16", device]]

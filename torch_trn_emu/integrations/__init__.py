@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from ..settings import DEVICE_TYPE
+from ..settings import DEVICE_TYPE, NAMES
 from .tensorboard import tensorboard_callback
 
 __all__ = ["prepare", "tensorboard_callback", "when_imported"]
@@ -24,7 +24,8 @@ __all__ = ["prepare", "tensorboard_callback", "when_imported"]
 
 def prepare() -> None:
     """Set the variables and register with libraries as they are imported."""
-    os.environ.setdefault("ACCELERATE_TORCH_DEVICE", DEVICE_TYPE)
+    if os.environ.get("ACCELERATE_TORCH_DEVICE") in (None, *NAMES):  # a parent's name, maybe
+        os.environ["ACCELERATE_TORCH_DEVICE"] = DEVICE_TYPE
     for name, integration in _WHEN_IMPORTED.items():
         when_imported(name, partial(_register, integration))
 
