@@ -55,8 +55,8 @@ def _alias(environ: Mapping[str, str]) -> str:
 
 
 ALIAS = _alias(os.environ)
-# The name under which torch knows the device: one in a process, as PyTorch allows one.
-NAMES = ("trn", "neuron")  # that the device can have in torch
+# The names under which torch can know the device, and the one that it has in this process.
+NAMES = ("trn", "neuron")
 DEVICE_TYPE = "neuron" if ALIAS == "neuron" else "trn"
 
 
