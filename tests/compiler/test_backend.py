@@ -3,8 +3,7 @@
 import pytest
 import torch
 from comparing import leaf, results
-from torch import nn
-from torch.library import custom_op
+from torch import library, nn
 from torch.nn import functional as F
 
 import torch_trn_emu
@@ -393,7 +392,7 @@ def test_control_flow():
 
 
 def test_custom_operators():
-    @custom_op("trn_test::twice", mutates_args=())
+    @library.custom_op("trn_test::twice", mutates_args=())
     def twice(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 

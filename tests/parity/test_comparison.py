@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
-from torch.library import Library
+from torch import library, nn
 
 from torch_trn_emu import compare, set_precision
 
@@ -85,11 +84,11 @@ def test_rounding_of_a_16_bit_result_is_told_from_quantisation():
 
 def kernels(name, host, device):
     """An operator of this test with different kernels on the host and on trn."""
-    library = Library("parity_test", "FRAGMENT")
-    library.define(f"{name}(Tensor x) -> Tensor")
-    library.impl(name, host, "CPU")
-    library.impl(name, device, "PrivateUse1")
-    return library, getattr(torch.ops.parity_test, name)
+    kept = library.Library("parity_test", "FRAGMENT")
+    kept.define(f"{name}(Tensor x) -> Tensor")
+    kept.impl(name, host, "CPU")
+    kept.impl(name, device, "PrivateUse1")
+    return kept, getattr(torch.ops.parity_test, name)
 
 
 def test_accumulation_in_another_order_is_told():
@@ -101,17 +100,17 @@ def test_accumulation_in_another_order_is_told():
             total = total + value
         return total.clone()
 
-    library, total = kernels("total", lambda x: x.double().sum().to(x.dtype), one_by_one)
+    kept, total = kernels("total", lambda x: x.double().sum().to(x.dtype), one_by_one)
     found = compare(total, torch.tensor([1e8] + [1.0] * 50 + [-1e8]), grads=False)
     assert found.first_divergent.causes.main == "accumulation"
-    del library
+    del kept
 
 
 def test_another_computation_is_told():
-    library, wrong = kernels("wrong", lambda x: x * 2, lambda x: x * 2.01)
+    kept, wrong = kernels("wrong", lambda x: x * 2, lambda x: x * 2.01)
     found = compare(wrong, torch.rand(99), grads=False)
     assert found.first_divergent.cause == "another computation"
-    del library
+    del kept
 
 
 def test_rounding_of_the_result_is_told():
@@ -120,10 +119,10 @@ def test_rounding_of_the_result_is_told():
     def coarse(x):
         return (x.float() * 3).half().mul(1.01).bfloat16() if x.dtype == torch.bfloat16 else x * 3
 
-    library, _ = kernels("thrice", lambda x: x * 3, coarse)
+    kept, _ = kernels("thrice", lambda x: x * 3, coarse)
     found = compare(torch.ops.parity_test.thrice, torch.rand(999).bfloat16(), grads=False)
     assert found.first_divergent.causes.main == "rounding"
-    del library
+    del kept
 
 
 def test_two_policies_can_be_compared():

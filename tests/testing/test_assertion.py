@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
-from torch.library import Library
+from torch import library, nn
 
 from torch_trn_emu import set_precision
 from torch_trn_emu.testing import assert_parity
@@ -59,10 +58,10 @@ def test_a_module_with_another_policy_is_named():
 
 
 def test_a_wrong_kernel_is_found_whatever_the_policy():
-    library = Library("assertion_test", "DEF")
-    library.define("twice(Tensor x) -> Tensor")
-    library.impl("twice", lambda x: x * 2, "CPU")
-    library.impl("twice", lambda x: x * 2.01, "PrivateUse1")
+    made = library.Library("assertion_test", "DEF")
+    made.define("twice(Tensor x) -> Tensor")
+    made.impl("twice", lambda x: x * 2, "CPU")
+    made.impl("twice", lambda x: x * 2.01, "PrivateUse1")
 
     class Wrong(nn.Module):
         def forward(self, x):

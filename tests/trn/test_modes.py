@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.library import Library, custom_op, opcheck
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -144,7 +143,7 @@ def test_flops_are_counted():
 
 
 def test_custom_operators_run_on_trn():
-    @custom_op("tests_trn::double", mutates_args=(), device_types="trn")
+    @library.custom_op("tests_trn::double", mutates_args=(), device_types="trn")
     def double(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
@@ -155,18 +154,18 @@ def test_custom_operators_run_on_trn():
     assert x.grad.tolist() == [2, 2]
     with pytest.raises(NotImplementedError, match="CPU"):
         double(torch.ones(2))
-    opcheck(double, (torch.ones(2, device="trn"),))
+    library.opcheck(double, (torch.ones(2, device="trn"),))
 
 
 def test_an_operator_without_a_kernel_for_any_device_says_so():
-    library = Library("tests_trn_missing", "DEF")
-    library.define("nothing(Tensor x) -> Tensor")
+    made = library.Library("tests_trn_missing", "DEF")
+    made.define("nothing(Tensor x) -> Tensor")
     with pytest.raises(NotImplementedError, match=r"nothing|trn"):
         torch.ops.tests_trn_missing.nothing(torch.ones(1, device="trn"))
 
 
 def test_an_operator_of_the_host_runs_on_trn():
-    @custom_op("tests_trn::triple", mutates_args=(), device_types="cpu")
+    @library.custom_op("tests_trn::triple", mutates_args=(), device_types="cpu")
     def triple(x: torch.Tensor) -> torch.Tensor:
         return x * 3
 

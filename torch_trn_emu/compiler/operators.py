@@ -9,9 +9,8 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.fx import Graph, Node
-from torch.library import register_fake
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -35,7 +34,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _shapes(name: str) -> Callable[[Function], Function]:
     """Registers a function of fake tensors for an operator of ours."""
-    register: Callable[[Function], Function] = register_fake(f"trn::{name}")
+    register: Callable[[Function], Function] = library.register_fake(f"trn::{name}")
     return register
 
 

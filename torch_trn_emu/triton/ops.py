@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-from torch.library import Library
+from torch import library
 
 from ..errors import Unsupported
 from ..host import TRITON
@@ -36,7 +36,7 @@ OPS = MappingProxyType(
     }
 )
 
-_libraries: dict[str, Library] = {}
+_libraries: dict[str, library.Library] = {}
 
 
 def require_triton() -> None:
@@ -67,6 +67,6 @@ def register(key: str = "CUDA") -> None:
     if key in _libraries:
         return
     require_triton()
-    library = _libraries[key] = Library("trn", "IMPL")
+    made = _libraries[key] = library.Library("trn", "IMPL")
     for name, path in OPS.items():
-        library.impl(name, _kernel(path), key, allow_override=True)
+        made.impl(name, _kernel(path), key, allow_override=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.library import Library
+from torch import library
 
 from ..errors import Unimplemented
 
@@ -35,17 +35,17 @@ COLLECTIVES = (
     "scatter_",
     "send",
 )
-_KEPT: list[Library] = []  # a library's kernels go with it
+_KEPT: list[library.Library] = []  # a library's kernels go with it
 
 
 def refuse_collectives() -> None:
     """Register the kernels, once."""
     if _KEPT or not torch.distributed.is_available():
         return
-    library = Library("c10d", "IMPL")
+    made = library.Library("c10d", "IMPL")
     for name in COLLECTIVES:
-        library.impl(name, _refusing(name), "AutogradPrivateUse1")
-    _KEPT.append(library)
+        made.impl(name, _refusing(name), "AutogradPrivateUse1")
+    _KEPT.append(made)
 
 
 def _refusing(name: str) -> Callable[..., Any]:
