@@ -44,6 +44,16 @@ def _keeps_maxima(op: Any, back: Any, x: torch.Tensor, window: tuple[Any, ...]) 
     np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x, *window, index), **CLOSE)
 
 
+def _keeps_means(op: Any, back: Any, x: torch.Tensor, window: tuple[Any, ...], sizes: Any) -> None:
+    """The values, and their gradients by a call with `sizes` after the tensors."""
+    y = op(x, *window)
+    got = run(lowered(call_of(op, x, *window)), {"x": x})
+    np.testing.assert_allclose(got["y"].reshape(y.shape), y, **CLOSE)
+    g = random(*y.shape)
+    got = run(lowered(call_of(back, g, x, *sizes)), {"g": g})
+    np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x, *sizes), **CLOSE)
+
+
 @pytest.mark.usefixtures("tile_bytes")
 @pytest.mark.parametrize("case", WINDOWS, ids=str)
 def test_max_pool(case: tuple[tuple[int, ...], ...]) -> None:
@@ -66,12 +76,7 @@ def test_average_pool(case: tuple[tuple[int, ...], ...], padded: bool, divisor: 
     x = random(2, 70, *size)
     window = (kernel, stride, padding, ceil_mode, padded, divisor)
     op, back = aten.avg_pool2d.default, aten.avg_pool2d_backward.default
-    y = op(x, *window)
-    got = run(lowered(call_of(op, x, *window)), {"x": x})
-    np.testing.assert_allclose(got["y"].reshape(y.shape), y, **CLOSE)
-    g = random(*y.shape)
-    got = run(lowered(call_of(back, g, x, *window)), {"g": g})
-    np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x, *window), **CLOSE)
+    _keeps_means(op, back, x, window, window)
 
 
 @settings(max_examples=8, deadline=None)
@@ -79,12 +84,7 @@ def test_average_pool(case: tuple[tuple[int, ...], ...], padded: bool, divisor: 
 def test_adaptive_average(height: int, width: int, rows: int, columns: int) -> None:
     x = random(2, 3, height, width)
     op, back = aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default
-    y = op(x, (rows, columns))
-    got = run(lowered(call_of(op, x, (rows, columns))), {"x": x})
-    np.testing.assert_allclose(got["y"].reshape(y.shape), y, **CLOSE)
-    g = random(*y.shape)
-    got = run(lowered(call_of(back, g, x)), {"g": g})
-    np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x), **CLOSE)
+    _keeps_means(op, back, x, ((rows, columns),), ())
 
 
 def test_other_ranks() -> None:
@@ -98,9 +98,4 @@ def test_other_ranks() -> None:
     _keeps_maxima(forward, aten.max_pool3d_with_indices_backward.default, x, window)
     window = ((2, 3, 2), (2, 1, 2), (1, 1, 0), False, False, None)
     op, back = aten.avg_pool3d.default, aten.avg_pool3d_backward.default
-    y = op(x, *window)
-    got = run(lowered(call_of(op, x, *window)), {"x": x})
-    np.testing.assert_allclose(got["y"].reshape(y.shape), y, **CLOSE)
-    g = random(*y.shape)
-    got = run(lowered(call_of(back, g, x, *window)), {"g": g})
-    np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x, *window), **CLOSE)
+    _keeps_means(op, back, x, window, window)

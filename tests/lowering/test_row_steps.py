@@ -9,7 +9,7 @@ from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import validate
 from torch_trn_emu.lowering.row_steps import fused, shared_out
-from torch_trn_emu.lowering.rows import Input, Kind, Output, reduced, row_program, step
+from torch_trn_emu.lowering.rows import Input, Kind, Output, Values, reduced, row_program, step
 
 CHIP = get_chip("trn2")
 ROWS, COLUMNS = 130, 40
@@ -53,7 +53,8 @@ EXPECTED = {"softmax": (SOFTMAX, softmax), "normalised": (NORMALISED, normalised
 def computed(steps, stored=("y",)):
     x = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float32)
     outputs = [Output(name, "float32") for name in stored]
-    program = row_program("t", ROWS, COLUMNS, [Input("x", "float32")], steps, outputs, chip=CHIP)
+    values = Values([Input("x", "float32")], steps, outputs)
+    program = row_program("t", ROWS, COLUMNS, values, chip=CHIP)
     validate(program, CHIP)
     return x, Machine(CHIP).run(program, {"x": x})
 

@@ -7,7 +7,6 @@ of one, its weights above all, begin while the other computes. Equal programs ar
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 from types import MappingProxyType
 from typing import Any
 
@@ -18,16 +17,12 @@ from ..lowering.call import Call, Target
 from ..lowering.epilogue import Epilogue
 from ..lowering.ops import OPS, multiplied, product_of
 from ..lowering.row_steps import fused, shared_out
-from ..lowering.rows import Input, Kind, Output, RowStep, hides_latency, row_program
+from ..lowering.rows import Input, Kind, Output, RowStep, Values, flat_program, row_program
 from ..pricing import Price, price_call, price_programs
 from .calls import base_of
 from .region import Region
 
 __all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
-
-P = 128
-FLAT_COLUMNS = 2048  # chosen: 8 KiB of float32, long enough for DMA's full rate
-FEWER_COLUMNS = 1024  # chosen, where only this lets two tiles of rows work at once
 
 # A step without names: opcode, attributes, operands and result by number, kind, engine.
 _Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None]
@@ -118,18 +113,13 @@ def _program(shape: _Shape, target: Target) -> Program | None:
     if shape.product is not None:
         steps = shared_out(steps, target.chip)
         return _product(shape.product, inputs, steps, outputs, target)
-    chip = target.chip
-    steps = shared_out(fused(steps, [o.name for o in outputs]), chip)
-
-    def hides(rows: int, columns: int) -> bool:
-        return hides_latency(rows, columns, inputs, steps, outputs, chip=chip)
-
-    rows, columns = _rows_and_columns(shape, target, FLAT_COLUMNS)
-    if not hides(rows, columns):
-        fewer = _rows_and_columns(shape, target, FEWER_COLUMNS)
-        rows, columns = fewer if hides(*fewer) else (rows, columns)
+    steps = shared_out(fused(steps, [o.name for o in outputs]), target.chip)
+    values = Values(inputs, steps, outputs)
+    if shape.columns is None:
+        return flat_program("rows", shape.elements, values, chip=target.chip, cores=target.cores)
+    rows = shape.elements // shape.columns
     cores = target.cores if rows >= target.cores else 1
-    return row_program("rows", rows, columns, inputs, steps, outputs, chip=chip, cores=cores)
+    return row_program("rows", rows, shape.columns, values, chip=target.chip, cores=cores)
 
 
 def _product(
@@ -141,14 +131,6 @@ def _product(
     epilogue = Epilogue(product="v0", inputs=inputs, steps=steps, outputs=outputs)
     made = multiplied(product, target, None if plain else epilogue)
     return made[0] if made else None
-
-
-def _rows_and_columns(shape: _Shape, target: Target, most: int) -> tuple[int, int]:
-    """As the region fixed them; free ones so that all partitions of all cores have work."""
-    if shape.columns is not None:
-        return shape.elements // shape.columns, shape.columns
-    columns = max(1, min(most, ceil(shape.elements / (P * target.cores))))
-    return ceil(shape.elements / columns), columns
 
 
 def _single(region: Region, target: Target) -> Iterator[Lowered]:

@@ -26,6 +26,11 @@ def _flat(hbm: Buffer, p0: Affine, planes: int, area: int) -> Access:
     return Access(buffer=hbm, offset=p0 * area, pattern=((area, planes), (1, area)))
 
 
+def _average(b: Builder, to: Access, windows: Access, count: int) -> None:
+    b.emit("tensor_reduce", to, windows, op="add")
+    b.emit("tensor_scalar", to, to, op0="multiply", imm0=1 / count)
+
+
 def adaptive_average(
     planes: int, size: Size, out: Size, *, dtype: str, chip: Chip, cores: int = 1
 ) -> Program:
@@ -44,15 +49,11 @@ def adaptive_average(
         for o in range(rows):
             first, count = _window(o, rows, height)
             to = _view(half, some, o * width, (1, width))
-            source = _view(data, some, first * width, (1, width), (width, count))
-            b.emit("tensor_reduce", to, source, op="add")
-            b.emit("tensor_scalar", to, to, op0="multiply", imm0=1 / count)
+            _average(b, to, _view(data, some, first * width, (1, width), (width, count)), count)
         for o in range(columns):
             first, count = _window(o, columns, width)
             to = _view(done, some, o, (columns, rows))
-            source = _view(half, some, first, (width, rows), (1, count))
-            b.emit("tensor_reduce", to, source, op="add")
-            b.emit("tensor_scalar", to, to, op0="multiply", imm0=1 / count)
+            _average(b, to, _view(half, some, first, (width, rows), (1, count)), count)
         b.store(_flat(y, p0, some, rows * columns), _view(done, some, 0, (1, rows * columns)))
     return b.build()
 

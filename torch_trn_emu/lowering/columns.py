@@ -11,10 +11,17 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .reduction import Work, apply
 
-__all__ = ["NEUTRAL", "reduce_columns"]
+__all__ = ["NEUTRAL", "reduce_columns", "share_of"]
 
 P = 128
 BANK = 512
+
+
+def share_of(outer: int, columns: int, cores: int) -> tuple[int, int]:
+    """One core's part of [outer, rows, columns]: whole columns."""
+    if outer >= cores:
+        return ceil(outer / cores), columns
+    return outer, ceil(columns / cores)
 
 
 def reduce_columns(
@@ -34,10 +41,7 @@ def reduce_columns(
 
     before, after  what is done to the elements first and to the result last
     """
-    if outer >= cores:
-        outer = ceil(outer / cores)
-    else:
-        columns = ceil(columns / cores)
+    outer, columns = share_of(outer, columns, cores)
     b = Builder(f"reduce_{op} {outer}x{rows}x{columns}", cores=cores)
     wide = min(columns, 4 * BANK)
     compute = "float32" if before else dtype

@@ -5,11 +5,13 @@ all 128 lanes at work this takes less time than a matmul of one row a channel). 
 describes the forward pass; `filters` is how many of them a channel has.
 """
 
+from collections.abc import Iterator
 from itertools import product
 from math import prod
+from typing import NamedTuple
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .conv_shape import Convolution
 from .planes import columns
 from .windows import Strip, Tap, taps_of
@@ -33,6 +35,17 @@ def depthwise_input(how: Convolution, *, chip: Chip, cores: int = 1) -> Program:
 def depthwise_weight(how: Convolution, *, chip: Chip, cores: int = 1) -> Program:
     """dw[c, q, taps] = the sum over b and the pixels of g[b, c, q, :] * x[b, c, shifted]."""
     return _Depthwise("depthwise_weight", how, chip, cores, forward=True).weight_gradient()
+
+
+class _At(NamedTuple):
+    """One strip: image and channels, the first rows needed and made, and elements of a channel."""
+
+    channel: Affine
+    deep: Strip
+    high: Strip
+    low: Affine
+    first: Affine
+    elements: int
 
 
 class _Depthwise:
@@ -117,6 +130,15 @@ class _Depthwise:
 
     # --- passes ---
 
+    def strips(self, c0: Affine) -> Iterator[_At]:
+        """All images and strips of channels `c0` ..; the body of `for` is emitted for each kind."""
+        with self.b.loop(self.how.batch) as n:
+            channel = n * self.how.groups + c0
+            for deep, high in product(self.deep, self.high):
+                with self.b.loop(high.repeat) as j:
+                    low, first = j * high.step + high.low, j * high.count + high.first
+                    yield _At(channel, deep, high, low, first, high.count * self.own[2])
+
     def forward(self) -> Program:
         b, how, many = self.b, self.how, self.how.filters
         x = self.hbm("in", how.sizes, 1, Role.INPUT)
@@ -128,33 +150,24 @@ class _Depthwise:
             bias = b.hbm("bias", (how.groups, many), how.bias, Role.INPUT)
             added = self.tile("bias of channels", many, how.bias)
         for c0, size in b.tiles(how.groups, P):
-            b.fresh(held_weight)
             self._load_all(held_weight, weight, c0, size)
             if how.bias:
-                b.fresh(added)
                 self._load_all(added, bias, c0, size)
-            with b.loop(how.batch) as n:
-                for deep, high in product(self.deep, self.high):
-                    with b.loop(high.repeat) as j:
-                        channel = n * how.groups + c0
-                        b.fresh(data)
-                        self._bring(data, x, 1, channel, size, 0, deep, high, j)
-                        for q in range(many):
-                            b.fresh(total, result)
-                            count = high.count * self.own[2]
-                            start = columns(total, size, count)
-                            b.emit("memset", start, value=0.0)
-                            for taps in taps_of(deep, high, self.wide):
-                                a, c = self.views(taps, total, data, size, high.span, forward=True)
-                                w = self.column(held_weight, size, q * how.taps + self.number(taps))
-                                self._add_product(a, c, w)
-                            done = columns(result, size, count)
-                            if how.bias:
-                                one = self.column(added, size, q)
-                                b.emit("tensor_scalar", done, start, one, op0="add")
-                            else:
-                                b.emit("tensor_copy", done, start)
-                            self._put(result, out, many, channel, size, q, deep, high, j)
+            for at in self.strips(c0):
+                self._bring(data, x, 1, size, 0, at)
+                for q in range(many):
+                    b.fresh(total, result)
+                    start, done = (
+                        columns(total, size, at.elements),
+                        columns(result, size, at.elements),
+                    )
+                    b.emit("memset", start, value=0.0)
+                    self._add_taps(total, data, held_weight, size, q, at, forward=True)
+                    if how.bias:
+                        b.emit("tensor_scalar", done, start, self.column(added, size, q), op0="add")
+                    else:
+                        b.emit("tensor_copy", done, start)
+                    self._put(result, out, many, size, q, at)
         return b.build()
 
     def input(self) -> Program:
@@ -165,26 +178,16 @@ class _Depthwise:
         data, total = self.tile("data", self.need, how.compute), self.tile("sum", self.made)
         result = self.tile("result", self.made, how.dtype)
         for c0, size in b.tiles(how.groups, P):
-            b.fresh(held_weight)
             self._load_all(held_weight, weight, c0, size)
-            with b.loop(how.batch) as n:
-                for deep, high in product(self.deep, self.high):
-                    with b.loop(high.repeat) as j:
-                        channel = n * how.groups + c0
-                        b.fresh(total, result)
-                        whole = columns(total, size, high.count * self.own[2])
-                        b.emit("memset", whole, value=0.0)
-                        for q in range(many):
-                            b.fresh(data)
-                            self._bring(data, g, many, channel, size, q, deep, high, j)
-                            for taps in taps_of(deep, high, self.wide):
-                                a, c = self.views(taps, total, data, size, high.span, forward=False)
-                                w = self.column(held_weight, size, q * how.taps + self.number(taps))
-                                self._add_product(a, c, w)
-                        b.emit(
-                            "tensor_copy", columns(result, size, high.count * self.own[2]), whole
-                        )
-                        self._put(result, dx, 1, channel, size, 0, deep, high, j)
+            for at in self.strips(c0):
+                b.fresh(total, result)
+                whole = columns(total, size, at.elements)
+                b.emit("memset", whole, value=0.0)
+                for q in range(many):
+                    self._bring(data, g, many, size, q, at)
+                    self._add_taps(total, data, held_weight, size, q, at, forward=False)
+                b.emit("tensor_copy", columns(result, size, at.elements), whole)
+                self._put(result, dx, 1, size, 0, at)
         return b.build()
 
     def weight_gradient(self) -> Program:
@@ -203,54 +206,57 @@ class _Depthwise:
         for c0, size in b.tiles(how.groups, P):
             b.fresh(sums, result)
             b.emit("memset", columns(sums, size, count), value=0.0)
-            with b.loop(how.batch) as n:
-                for deep, high in product(self.deep, self.high):
-                    with b.loop(high.repeat) as j:
-                        channel = n * how.groups + c0
-                        b.fresh(data)
-                        self._bring(data, x, 1, channel, size, 0, deep, high, j)
-                        for q in range(many):
-                            b.fresh(given)
-                            first = j * high.count + high.first
-                            place = self.place(g, how.outs, many, channel, size, q,
-                                               (deep.first, 1), (first, high.count))  # fmt: skip
-                            b.load(self.shaped(given, size, 1, high.count * self.own[2]), place)
-                            for taps in taps_of(deep, high, self.wide):
-                                a, c = self.views(taps, given, data, size, high.span, forward=True)
-                                b.fresh(made, each)
-                                _, h, w = taps
-                                to = columns(made, size, h.count * w.count)
-                                b.emit("tensor_tensor", to, a, c, op="multiply")
-                                b.emit("tensor_reduce", columns(each, size), to, op="add")
-                                at = self.column(sums, size, q * how.taps + self.number(taps))
-                                b.emit("tensor_tensor", at, at, columns(each, size), op="add")
+            for at in self.strips(c0):
+                self._bring(data, x, 1, size, 0, at)
+                for q in range(many):
+                    b.fresh(given)
+                    b.load(
+                        self.shaped(given, size, 1, at.elements), self._made(g, many, size, q, at)
+                    )
+                    for taps in taps_of(at.deep, at.high, self.wide):
+                        a, c = self.views(taps, given, data, size, at.high.span, forward=True)
+                        b.fresh(made, each)
+                        _, h, w = taps
+                        to = columns(made, size, h.count * w.count)
+                        b.emit("tensor_tensor", to, a, c, op="multiply")
+                        b.emit("tensor_reduce", columns(each, size), to, op="add")
+                        to = self.column(sums, size, q * how.taps + self.number(taps))
+                        b.emit("tensor_tensor", to, to, columns(each, size), op="add")
             b.emit("tensor_copy", columns(result, size, count), columns(sums, size, count))
-            to = Access(buffer=dw, offset=c0 * count, pattern=((count, size), (1, count)))
-            b.store(to, columns(result, size, count))
+            b.store(rows_of(dw, size, count, c0 * count), columns(result, size, count))
         return b.build()
+
+    # --- their parts ---
 
     def _load_all(self, tile: Buffer, hbm: Buffer, c0: Affine, size: int) -> None:
         row = hbm.shape[1]
-        source = Access(buffer=hbm, offset=c0 * row, pattern=((row, size), (1, row)))
-        self.b.load(columns(tile, size, row), source)
+        self.b.fresh(tile)
+        self.b.load(columns(tile, size, row), rows_of(hbm, size, row, c0 * row))
 
-    def _bring(
-        self, tile: Buffer, hbm: Buffer, many: int, channel: Affine, size: int, q: int, deep: Strip,
-        high: Strip, j: Affine,
-    ) -> None:  # fmt: skip
-        low = j * high.step + high.low
-        source = self.place(hbm, self.there, many, channel, size, q, (deep.low, deep.span),
-                            (low, high.span))  # fmt: skip
+    def _bring(self, tile: Buffer, hbm: Buffer, many: int, size: int, q: int, at: _At) -> None:
+        """What a strip needs of the other side."""
+        deep, high = at.deep, at.high
+        self.b.fresh(tile)
+        source = self.place(hbm, self.there, many, at.channel, size, q, (deep.low, deep.span),
+                            (at.low, high.span))  # fmt: skip
         self.b.load(self.shaped(tile, size, deep.span, high.span * self.there[2]), source)
 
-    def _put(
-        self, tile: Buffer, hbm: Buffer, many: int, channel: Affine, size: int, q: int, deep: Strip,
-        high: Strip, j: Affine,
-    ) -> None:  # fmt: skip
-        first = j * high.count + high.first
-        to = self.place(hbm, self.own, many, channel, size, q, (deep.first, 1), (first, high.count))
-        self.b.store(to, self.shaped(tile, size, 1, high.count * self.own[2]))
+    def _made(self, hbm: Buffer, many: int, size: int, q: int, at: _At) -> Access:
+        """A strip's own positions."""
+        rows = (at.first, at.high.count)
+        return self.place(hbm, self.own, many, at.channel, size, q, (at.deep.first, 1), rows)
 
-    def _add_product(self, total: Access, data: Access, weight: Access) -> None:
-        ops = {"op0": "multiply", "op1": "add"}
-        self.b.emit("scalar_tensor_tensor", total, data, weight, total, **ops)  # type: ignore[arg-type]
+    def _put(self, tile: Buffer, hbm: Buffer, many: int, size: int, q: int, at: _At) -> None:
+        to = self._made(hbm, many, size, q, at)
+        self.b.store(to, self.shaped(tile, size, 1, at.elements))
+
+    def _add_taps(
+        self, total: Buffer, data: Buffer, weights: Buffer, size: int, q: int, at: _At, *,
+        forward: bool,
+    ) -> None:  # fmt: skip
+        """The products of filter q's taps with a strip."""
+        for taps in taps_of(at.deep, at.high, self.wide):
+            to, read = self.views(taps, total, data, size, at.high.span, forward=forward)
+            weight = self.column(weights, size, q * self.how.taps + self.number(taps))
+            ops = {"op0": "multiply", "op1": "add"}
+            self.b.emit("scalar_tensor_tensor", to, read, weight, to, **ops)  # type: ignore[arg-type]

@@ -7,12 +7,13 @@ Sources: the functions of engines/arithmetic.py; where the engines lack one, it 
 """
 
 from collections.abc import Sequence
-from math import ceil, log
+from math import log
 from types import MappingProxyType
 from typing import Any
 
-from ..isa import Access, Affine, Builder, Engine, Program, Role, itemsize
+from ..isa import Access, Builder, Engine, Program
 from .attributes import MADE_VALUES, READERS, made_value, rounded_down, whole
+from .broadcasting import broadcast, how_it_repeats
 from .call import Call, Target, TensorArg
 from .pointwise import Step, activation, copy, pointwise, tensor_scalar, tensor_tensor
 
@@ -236,12 +237,12 @@ def elementwise(
     recipe = [s if s.dtype else _as(s, computed) for s in recipe]
     if not recipe and dtypes and dtypes[0] != out.dtype:
         recipe = [_as(copy(), out.dtype)]
-    kinds = [_kind(t, out) for t in operands]
+    kinds = [how_it_repeats(t, out) for t in operands]
     if all(k in ("full", "other") for k in kinds):
         return pointwise(
             name, out.numel, dtypes, out.dtype, recipe, chip=target.chip, cores=target.cores
         )
-    return _broadcast(name, recipe, operands, kinds, out, target)
+    return broadcast(name, recipe, operands, kinds, out, target)
 
 
 def flattened(
@@ -254,111 +255,6 @@ def flattened(
 
 def _as(s: Step, dtype: str) -> Step:
     return Step(emit=s.emit, reads=s.reads, dtype=dtype)
-
-
-def _kind(t: TensorArg, out: TensorArg) -> str:
-    """How an operand repeats: "full", "row" (leading dims), "column" (trailing), "one", "other"."""
-    if t.numel == out.numel:
-        return "full"
-    if t.numel == 1:
-        return "one"
-    rank = len(out.shape)
-    shape = (1,) * (rank - len(t.shape)) + t.shape
-    same = [a == b for a, b in zip(shape, out.shape, strict=False)]
-    first = next(k for k, size in enumerate(shape) if size != 1)
-    if all(same[first:]):  # worth its place on every partition when there are rows for them
-        return "row" if out.numel >= P * t.numel or t.numel <= P else "other"
-    last = max(k for k, size in enumerate(shape) if size != 1)
-    if all(same[: last + 1]):
-        return "column"
-    return "other"
-
-
-def _broadcast(
-    name: str,
-    steps: Recipe,
-    operands: Sequence[TensorArg],
-    kinds: Sequence[str],
-    out: TensorArg,
-    target: Target,
-) -> Program:
-    """Rows on partitions. A repeated row is loaded once for all; other patterns load as if full."""
-    columns = _columns(operands, kinds, out)
-    rows = ceil(out.numel / columns / target.cores)
-    chip = target.chip
-    b = Builder(name, cores=target.cores)
-    shapes = {"full": (rows, columns), "other": (rows, columns), "row": (1, columns)}
-    shapes |= {"column": (rows, 1), "one": (1, 1)}
-    held = [itemsize(t.dtype) for t in operands] + [itemsize(s.dtype) for s in steps]
-    width = int(chip.sbuf.usable_bytes_per_partition / (2 * sum(held)))
-    width = max(1, min(columns, width, int(16 * 1024 / max(held))))
-    hbm = [
-        b.hbm(f"in{k}", shapes[kind], t.dtype, Role.INPUT)
-        for k, (t, kind) in enumerate(zip(operands, kinds, strict=True))
-    ]
-    result = b.hbm("out", (rows, columns), out.dtype, Role.OUTPUT)
-    tiles = [
-        b.sbuf(f"in{k} tile", 1 if kind in ("column", "one") else width, t.dtype, slots=2)
-        for k, (t, kind) in enumerate(zip(operands, kinds, strict=True))
-    ]
-    done = [b.sbuf(f"step {k}", width, s.dtype, slots=2) for k, s in enumerate(steps)]
-    for c0, count in b.tiles(columns, width):
-        for k, kind in enumerate(kinds):
-            if kind in ("row", "one"):
-                b.fresh(tiles[k])
-                wide = count if kind == "row" else 1
-                source = Access(
-                    buffer=hbm[k],
-                    offset=c0 if kind == "row" else Affine(),
-                    pattern=((0, P), (1, wide)),
-                )
-                b.load(_tile_of(tiles[k], P, wide), source)
-        for r0, size in b.tiles(rows, P):
-            for k, kind in enumerate(kinds):
-                if kind in ("full", "other", "column"):
-                    b.fresh(tiles[k])
-                    pitch, wide = hbm[k].shape[1], 1 if kind == "column" else count
-                    offset = r0 * pitch + (c0 if kind != "column" else 0)
-                    source = Access(
-                        buffer=hbm[k], offset=offset, pattern=((pitch, size), (1, wide))
-                    )
-                    b.load(_tile_of(tiles[k], size, wide), source)
-            for n, s in enumerate(steps):
-                b.fresh(done[n])
-                reads = [
-                    _tile_of(done[n + r], size, count)
-                    if r < 0
-                    else _operand(tiles[r], kinds[r], size, count)
-                    for r in s.reads
-                ]
-                s.emit(b, _tile_of(done[n], size, count), reads)
-            last = done[-1] if done else tiles[0]
-            to = Access(
-                buffer=result, offset=r0 * columns + c0, pattern=((columns, size), (1, count))
-            )
-            b.store(to, _tile_of(last, size, count))
-    return b.build()
-
-
-def _columns(operands: Sequence[TensorArg], kinds: Sequence[str], out: TensorArg) -> int:
-    """The length of a row: what the repeated row holds, else what one column's value covers."""
-    for t, kind in zip(operands, kinds, strict=True):
-        if kind == "row":
-            return t.numel
-    for t, kind in zip(operands, kinds, strict=True):
-        if kind == "column":
-            return max(1, out.numel // t.numel)
-    return out.shape[-1] if out.shape and out.shape[-1] else 1
-
-
-def _tile_of(buffer: Any, rows: int, columns: int) -> Access:
-    return Access(buffer=buffer, pattern=((buffer.shape[1], rows), (1, columns)))
-
-
-def _operand(tile: Any, kind: str, rows: int, columns: int) -> Access:
-    if kind in ("column", "one"):
-        return Access(buffer=tile, pattern=((1, rows), (0, columns)))
-    return _tile_of(tile, rows, columns)
 
 
 # --- from calls ----------------------------------------------------------------------------------

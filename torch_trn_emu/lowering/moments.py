@@ -4,6 +4,7 @@ from math import ceil, inf
 
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, rows_of
+from .columns import share_of
 
 __all__ = ["moments_of_columns", "moments_of_rows"]
 
@@ -54,10 +55,7 @@ def moments_of_columns(
     dtype: str = "float32", cores: int = 1,
 ) -> Program:  # fmt: skip
     """The same over the rows of [outer, rows, columns]: the mean is made on every partition."""
-    if outer >= cores:
-        outer = ceil(outer / cores)
-    else:
-        columns = ceil(columns / cores)
+    outer, columns = share_of(outer, columns, cores)
     b = Builder(f"moments {outer}x{rows}x{columns}", cores=cores)
     source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
     stored = {n: b.hbm(n, (outer, columns), dtype, Role.OUTPUT) for n in ("var", "mean")}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Program
-from .rows import Input, Kind, Output, RowStep, column_sum, reduced, row_program, step
+from .rows import Input, Kind, Output, RowStep, Values, column_sum, reduced, row_program, step
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
 
@@ -208,4 +208,5 @@ def row_op(
         Output(n.lstrip("*"), "float32" if n.startswith("*") or kinds[n] is Kind.ROW else dtype)
         for n in entry.outputs.split()
     ]
-    return row_program(name, rows, columns, inputs, steps, outputs, chip=chip, cores=cores)
+    values = Values(inputs, steps, outputs)
+    return row_program(name, rows, columns, values, chip=chip, cores=cores)

@@ -13,7 +13,7 @@ from ..isa import Program
 from .binding import Bind
 from .call import Call, Target, TensorArg
 
-__all__ = ["HostTransfer", "Lowered", "Lowering", "Op", "dense", "flat", "rows_along"]
+__all__ = ["HostTransfer", "Lowered", "Lowering", "Op", "dense", "flat", "row_by_row", "rows_along"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,23 @@ def dense(shape: tuple[int, ...], torch_dtype: str) -> TensorArg:
 
 def flat(t: TensorArg, elements: int) -> TensorArg:
     return TensorArg(t.torch_dtype, (elements,), (1,))
+
+
+def row_by_row(
+    split: Callable[[Call], tuple[int, int, int]], program: Callable[..., Program]
+) -> Lowering:
+    """`program(rows, columns, ...)` of calls that `split` sees as [rows, columns, 1]."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        t = call.tensors[0]
+        if not t.numel:
+            return ()
+        outer, rows, inner = split(call)
+        if inner > 1:
+            raise KeyError(f"{call.name} along columns")
+        return (program(outer, rows, dtype=t.dtype, chip=target.chip, cores=target.cores),)
+
+    return lower
 
 
 def rows_along(t: TensorArg, dim: int = -1) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Rows of pooling: windows, strides and paddings from a call."""
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -56,34 +57,42 @@ def _given(call: Call, position: int, rank: int, default: int) -> tuple[int, ...
     return _per_axis(value, rank, default)
 
 
-def max_pool(call: Call, target: Target) -> Lowered:
-    backward = call.name.endswith("_backward")
-    rank, at = _rank(call), 2 if backward else 1
-    x = call.argument(1) if backward else call.argument(0)
-    y = call.argument(0) if backward else call.out
-    if not x.numel or not y.numel:
-        return ()
-    kernel = _given(call, at, rank, 1)
-    stride = _given(call, at + 1, rank, -1) or kernel
-    padding, dilation = _given(call, at + 2, rank, 0), _given(call, at + 3, rank, 1)
-    axes = _axes(x, y, kernel, stride, padding, dilation)
-    how = Pool(
-        op="max", axes=_padded(axes), indices=not backward and len(call.outputs) > 1, dtype=x.dtype
-    )
-    make = pool_backward if backward else pool
-    return (make(_planes(x, axes), how, chip=target.chip, cores=target.cores),)
+def _sides(call: Call) -> tuple[TensorArg, TensorArg]:
+    """The input and the output; a gradient's call has that of the output first."""
+    if call.name.endswith("_backward"):
+        return call.argument(1), call.argument(0)
+    return call.argument(0), call.out
 
 
-def average_pool(call: Call, target: Target) -> Lowered:
-    backward = call.name.endswith("_backward")
-    rank, at = _rank(call), 2 if backward else 1
-    x = call.argument(1) if backward else call.argument(0)
-    y = call.argument(0) if backward else call.out
-    if not x.numel or not y.numel:
-        return ()
-    kernel = _given(call, at, rank, 1)
-    stride = _given(call, at + 1, rank, -1) or kernel
-    axes = _axes(x, y, kernel, stride, _given(call, at + 2, rank, 0), 1)
+def _windowed(describe: Callable[[Call, int, list[Axis], TensorArg], Pool], gaps: bool) -> Lowering:
+    """`describe` says what is done; its integer is where the call's kernel stands.
+
+    gaps  whether a dilation comes after the padding
+    """
+
+    def lower(call: Call, target: Target) -> Lowered:
+        backward = call.name.endswith("_backward")
+        rank, at = _rank(call), 2 if backward else 1
+        x, y = _sides(call)
+        if not x.numel or not y.numel:
+            return ()
+        kernel = _given(call, at, rank, 1)
+        stride = _given(call, at + 1, rank, -1) or kernel
+        dilation = _given(call, at + 3, rank, 1) if gaps else 1
+        axes = _axes(x, y, kernel, stride, _given(call, at + 2, rank, 0), dilation)
+        make = pool_backward if backward else pool
+        how = describe(call, at, axes, x)
+        return (make(_planes(x, axes), how, chip=target.chip, cores=target.cores),)
+
+    return lower
+
+
+def _greatest(call: Call, at: int, axes: list[Axis], x: TensorArg) -> Pool:
+    indices = not call.name.endswith("_backward") and len(call.outputs) > 1
+    return Pool(op="max", axes=_padded(axes), indices=indices, dtype=x.dtype)
+
+
+def _mean(call: Call, at: int, axes: list[Axis], x: TensorArg) -> Pool:
     counts_padding, divisor = call.argument(at + 4, True), call.argument(at + 5)
     # Counting the padding, the input is as long as it is padded.
     counting = [
@@ -94,11 +103,13 @@ def average_pool(call: Call, target: Target) -> Lowered:
     ]
     even = all(set(a.counts(0, a.out)) == {a.kernel} for a in counting)
     divided = float(divisor or (prod(a.kernel for a in axes) if even else 0))
-    how = Pool(
+    return Pool(
         op="add", axes=_padded(axes), divisor=divided, counting=_padded(counting), dtype=x.dtype
     )
-    make = pool_backward if backward else pool
-    return (make(_planes(x, axes), how, chip=target.chip, cores=target.cores),)
+
+
+max_pool = _windowed(_greatest, gaps=True)
+average_pool = _windowed(_mean, gaps=False)
 
 
 def _even_windows(x: TensorArg, y: TensorArg, rank: int) -> list[Axis] | None:
@@ -112,8 +123,7 @@ def _even_windows(x: TensorArg, y: TensorArg, rank: int) -> list[Axis] | None:
 def _adaptive(op: str, *, backward: bool) -> Lowering:
     def lower(call: Call, target: Target) -> Lowered:
         rank = _rank(call)
-        x = call.argument(1) if backward else call.argument(0)
-        y = call.argument(0) if backward else call.out
+        x, y = _sides(call)
         if not x.numel or not y.numel:
             return ()
         axes = _even_windows(x, y, rank)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf, prod
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ from .elementwise import flattened, lower_elementwise
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
 from .normalizing import row_op
-from .op import Lowered, Lowering, flat, rows_along
+from .op import Lowered, Lowering, flat, row_by_row, rows_along
 from .pointwise import tensor_tensor
 from .reduction import Work, reduce_rows
 from .selections import largest_of_rows
@@ -185,18 +186,7 @@ def moments(call: Call, target: Target) -> Lowered:
 
 def largest(sign: float) -> Lowering:
     """The largest (or, with sign -1, smallest) value of each row and its place."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[0]
-        if not t.numel:
-            return ()
-        outer, rows, inner = _along(call)
-        if inner > 1:
-            raise KeyError(f"{call.name} along columns")
-        options: dict[str, Any] = {"dtype": t.dtype, "chip": target.chip, "cores": target.cores}
-        return (largest_of_rows(outer, rows, sign=sign, **options),)
-
-    return lower
+    return row_by_row(_along, partial(largest_of_rows, sign=sign))
 
 
 def extreme(op: str, sign: float) -> Lowering:

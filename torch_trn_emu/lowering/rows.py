@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from enum import Enum
 from math import ceil, inf
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, affine, itemsize
+from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, affine, itemsize, rows_of
 
 __all__ = [
     "Input",
     "Kind",
     "Output",
     "RowStep",
+    "Values",
     "column_sum",
     "reduced",
     "row_program",
@@ -31,6 +32,7 @@ __all__ = [
 
 P = 128
 BANK = 512
+FLAT_COLUMNS = (2048, 1024)  # chosen: 8 KiB of float32, enough for DMA's full rate, or half of it
 SMALL_BYTES = 8192  # of a partition, for tiles of one column and sums on their way from PSUM
 
 
@@ -91,52 +93,47 @@ def column_sum(name: str, of: str) -> RowStep:
     return RowStep(name, "column_sum", (of,), MappingProxyType({}), Kind.ROW)
 
 
+class Values(NamedTuple):
+    """What a program reads, computes and stores."""
+
+    inputs: Sequence[Input]
+    steps: Sequence[RowStep]
+    outputs: Sequence[Output]
+
+
 def row_program(
-    name: str,
-    rows: int,
-    columns: int,
-    inputs: Sequence[Input],
-    steps: Sequence[RowStep],
-    outputs: Sequence[Output],
-    *,
-    chip: Chip,
-    cores: int = 1,
+    name: str, rows: int, columns: int, values: Values, *, chip: Chip, cores: int = 1
 ) -> Program:
     """The steps over `rows` x `columns`; one core's share of the rows.
 
     Intermediate values are float32. A FULL or COLUMN output is stored tile by tile; a ROW output
     is added up over the core's rows.
     """
-    return _RowProgram(
-        Builder(name, cores=cores), ceil(rows / cores), columns, inputs, steps, outputs, chip
-    ).build()
+    return _RowProgram(Builder(name, cores=cores), rows, columns, values, chip).build()
 
 
-def hides_latency(
-    rows: int,
-    columns: int,
-    inputs: Sequence[Input],
-    steps: Sequence[RowStep],
-    outputs: Sequence[Output],
-    *,
-    chip: Chip,
-) -> bool:
-    """Whether such a program has two tiles of rows on chip, or has no more than one to work on."""
-    made = _RowProgram(Builder("tried"), rows, columns, inputs, steps, outputs, chip)
-    return rows <= P or made.parts > 1
+def flat_program(
+    name: str, elements: int, values: Values, *, chip: Chip, cores: int = 1
+) -> Program:
+    """The steps over `elements` that no step joins to rows: rows as long as suits the chip.
+
+    Shorter rows are worth it where only they let two tiles of rows work at once.
+    """
+    tried = []
+    for most in FLAT_COLUMNS:
+        columns = max(1, min(most, ceil(elements / (P * cores))))
+        rows = ceil(elements / columns)
+        b = Builder(name, cores=cores if rows >= cores else 1)
+        tried.append(_RowProgram(b, rows, columns, values, chip))
+        if tried[-1].hides_latency:
+            return tried[-1].build()
+    return tried[0].build()
 
 
 class _RowProgram:
-    def __init__(
-        self,
-        b: Builder,
-        rows: int,
-        columns: int,
-        inputs: Sequence[Input],
-        steps: Sequence[RowStep],
-        outputs: Sequence[Output],
-        chip: Chip,
-    ) -> None:
+    def __init__(self, b: Builder, all_rows: int, columns: int, values: Values, chip: Chip) -> None:
+        inputs, steps, outputs = values
+        rows = ceil(all_rows / b.cores)
         self.b, self.rows, self.columns = b, rows, columns
         self.inputs = {i.name: i for i in inputs}
         self.steps = {s.name: s for s in steps}
@@ -230,6 +227,11 @@ class _RowProgram:
         return [n for n in (*self.inputs, *self.steps) if n in wanted]
 
     # --- room ---
+
+    @property
+    def hides_latency(self) -> bool:
+        """Whether two tiles of rows are on chip, or one is all there is."""
+        return self.rows <= P or self.parts > 1
 
     def _when(self) -> dict[str, tuple[float, float]]:
         """When each step over rows runs if a row is not cut: (phase, place in it)."""
@@ -426,13 +428,9 @@ def _box(
     offset: Affine | int = 0,
     part: Affine | int = 0,
 ) -> Access:
-    pitch = buffer.shape[-1]
-    return Access(
-        buffer=buffer,
-        offset=affine(row) * pitch + affine(offset),
-        pattern=((pitch, rows), (1, columns)),
-        part=affine(part),
-    )
+    """`rows` rows from `row` on, `columns` of each from `offset` on."""
+    at = affine(row) * buffer.shape[-1] + affine(offset)
+    return rows_of(buffer, rows, columns, at, part=part)
 
 
 def _role(kind: Kind) -> Role:

@@ -2,13 +2,15 @@
 with a triangle of ones, and of one long run by both.
 """
 
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
 from ..chip import Chip
 from ..isa import Access, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target
-from .op import Lowered, Lowering
+from .columns import share_of
+from .op import Lowered, Lowering, row_by_row
 from .runs import run_of, runs
 
 __all__ = ["Prefix", "extremes", "scan"]
@@ -162,10 +164,7 @@ def cumulate_columns(
     out_dtype: str = "", cores: int = 1,
 ) -> Program:  # fmt: skip
     """out[o, r, c] = the sum of in[o, : r + 1, c]: a triangle of ones times rows, and a carry."""
-    if outer >= cores:
-        outer = ceil(outer / cores)
-    else:
-        columns = ceil(columns / cores)
+    outer, columns = share_of(outer, columns, cores)
     b = Builder(f"cumulate columns {outer}x{rows}x{columns}", cores=cores)
     source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
     out = b.hbm("out", (outer * rows, columns), out_dtype or dtype, Role.OUTPUT)
@@ -230,15 +229,4 @@ def scan(op: str) -> Lowering:
 
 def extremes(op: str) -> Lowering:
     """Cummax and cummin, with places."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[0]
-        if not t.numel:
-            return ()
-        outer, count, inner = _around(call)
-        if inner > 1:
-            raise KeyError(f"{call.name} along columns")
-        options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": t.dtype}
-        return (extremes_of_rows(outer, count, op=op, **options),)
-
-    return lower
+    return row_by_row(_around, partial(extremes_of_rows, op=op))
