@@ -94,7 +94,7 @@ def test_transposed(name: str) -> None:
 @pytest.mark.parametrize("name", ["padded", "strided", "tall", "depthwise", "grouped"])
 def test_in_small_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What large sizes need: blocks of filters, strips of rows."""
-    monkeypatch.setattr(conv_filter, "FILTER_BYTES", 256)
+    monkeypatch.setattr(conv_filter, "WEIGHT_BYTES", 256)
     monkeypatch.setattr(conv_input, "WEIGHT_BYTES", 256)
     monkeypatch.setattr(conv_weight, "WEIGHT_BYTES", 256)
     monkeypatch.setattr(conv_weight, "PIXEL_TILES", 1)

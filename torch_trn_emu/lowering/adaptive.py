@@ -4,10 +4,10 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role
+from .limits import P
 
 __all__ = ["adaptive_average", "adaptive_average_backward"]
 
-P = 128
 Size = tuple[int, ...]
 
 

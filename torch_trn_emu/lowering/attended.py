@@ -5,6 +5,7 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine, itemsize, rows_of
+from .limits import P
 
 __all__ = [
     "BLOCK",
@@ -12,7 +13,6 @@ __all__ = [
     "Attended",
     "Mask",
     "Masks",
-    "P",
     "Tile",
     "Turning",
     "fits",
@@ -21,7 +21,6 @@ __all__ = [
     "tiles_of",
 ]
 
-P = 128
 BLOCK = 512  # keys of a block: scores that one PSUM bank holds
 HIDDEN = -3e38  # what a key that is not seen adds to a score; exp gives 0
 

@@ -17,7 +17,8 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize, rows_of
-from .attended import BLOCK, Attended, Masks, P, Tile, Turning, fits, grids, tile_at, tiles_of
+from .attended import BLOCK, Attended, Masks, Tile, Turning, fits, grids, tile_at, tiles_of
+from .limits import P
 from .pipelining import Item, Window, pipelined
 
 __all__ = ["attention"]

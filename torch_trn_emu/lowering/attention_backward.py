@@ -13,7 +13,8 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize, rows_of
-from .attended import BLOCK, Attended, Masks, P, Turning, fits, grids, tile_at
+from .attended import BLOCK, Attended, Masks, Turning, fits, grids, tile_at
+from .limits import P
 from .pipelining import Item, Window, pipelined
 
 __all__ = ["attention_backward"]

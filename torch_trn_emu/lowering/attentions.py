@@ -5,10 +5,11 @@ from dataclasses import replace
 from math import ceil, prod
 
 from ..isa import Program
-from .attended import Attended, Mask, P
+from .attended import Attended, Mask
 from .attention import attention
 from .attention_backward import attention_backward
 from .call import Call, Target, TensorArg
+from .limits import P
 from .op import Lowered, Lowering
 from .products import format_of
 

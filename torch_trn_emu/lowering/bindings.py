@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Unimplemented
 from ..isa import Buffer, Memory
-from .attended import P
 from .binding import Bind, Binding, Feed, Programs, Taken, as_it_is
 from .call import Call, TensorArg
+from .limits import P
 from .moving import turned
 from .normalizing import ROW_OPS
 from .optimizers import OPTIMIZERS

@@ -11,10 +11,10 @@ from math import ceil
 from ..chip import Chip
 from ..errors import ChipLimit
 from ..isa import itemsize
+from .limits import BANK, P
 from .operand import Operand, Packing
 
 __all__ = [
-    "BANK",
     "COMPILER",
     "HAND",
     "SERIAL",
@@ -27,8 +27,6 @@ __all__ = [
     "share_of_core",
 ]
 
-P = 128
-BANK = 512  # float32 elements of a PSUM bank
 _PER_ROW = {"mxfp8": 4, "mxfp8_e5m2": 4, "mxfp4": 4}
 _ELEMENT = {"mxfp8": "float8_e4m3fn", "mxfp8_e5m2": "float8_e5m2", "mxfp4": "float4_e2m1fn"}
 

@@ -5,12 +5,10 @@ from math import ceil
 
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
 from .call import Target, TensorArg
+from .limits import TILE_BYTES, P
 from .pointwise import Step
 
 __all__ = ["broadcast", "how_it_repeats"]
-
-P = 128
-TILE_BYTES = 16 * 1024  # of one value, per partition
 
 
 def how_it_repeats(t: TensorArg, out: TensorArg) -> str:

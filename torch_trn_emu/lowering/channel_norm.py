@@ -2,12 +2,11 @@
 
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role
+from .limits import BN_STATS
 from .norm_tiles import Norm, NormTiles
 from .planes import Chunk, Planes, columns
 
 __all__ = ["channel_norm"]
-
-BN_STATS = 512
 
 
 def channel_norm(

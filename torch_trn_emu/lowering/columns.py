@@ -9,12 +9,10 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from .limits import BANK, P
 from .reduction import Work, apply
 
 __all__ = ["NEUTRAL", "reduce_columns", "share_of"]
-
-P = 128
-BANK = 512
 
 
 def share_of(outer: int, columns: int, cores: int) -> tuple[int, int]:

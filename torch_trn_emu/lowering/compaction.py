@@ -13,14 +13,13 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
 from .call import Call, Target, TensorArg
 from .elementwise import elementwise, select
+from .limits import TILE_BYTES, P
 from .op import Lowered, dense
 from .runs import run_of, runs
 from .scans import Prefix
 
 __all__ = ["nonzero", "put_masked", "select_masked", "spread_masked"]
 
-P = 128
-TILE_BYTES = 16 * 1024
 MOST = 1024  # flags of a partition that are scanned together (chosen)
 
 

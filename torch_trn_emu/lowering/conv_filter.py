@@ -4,12 +4,10 @@ from math import ceil
 
 from ..isa import Access, Affine, Builder, Role, affine, itemsize
 from .conv_shape import Convolution, Part
+from .limits import WEIGHT_BYTES, P
 from .planes import columns
 
 __all__ = ["Filter"]
-
-P = 128
-FILTER_BYTES = 64 * 1024  # of the weights that stay in SBUF, per partition
 
 
 class Filter:
@@ -34,7 +32,7 @@ class Filter:
     def _block(self) -> int:
         """Filters whose weights are in SBUF together."""
         each = self.how.taps * len(self.parts) * itemsize(self.how.compute)
-        fits = int(FILTER_BYTES / each)
+        fits = int(WEIGHT_BYTES / each)
         return self.how.filters if fits >= self.how.filters else max(P, fits // P * P)
 
     def load(self, group: Affine, f0: Affine, fs: int) -> None:

@@ -9,15 +9,13 @@ from math import ceil, prod
 
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize
-from .blocking import BANK, HAND, Schedule
+from .blocking import HAND, Schedule
 from .conv_shape import Convolution
+from .limits import BANK, WEIGHT_BYTES, P
 from .planes import columns, several
 from .windows import Strip, taps_of
 
 __all__ = ["conv_input"]
-
-P = 128
-WEIGHT_BYTES = 64 * 1024
 
 
 def conv_input(

@@ -7,11 +7,10 @@ height and width; those a convolution lacks have size 1.
 from dataclasses import dataclass
 from math import prod
 
+from .limits import P
 from .windows import Axis
 
 __all__ = ["Convolution", "Part", "parts_of"]
-
-P = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

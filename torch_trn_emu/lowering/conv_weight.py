@@ -10,16 +10,15 @@ from math import ceil, prod
 
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize
-from .blocking import BANK, HAND, Schedule
+from .blocking import HAND, Schedule
 from .conv_shape import Convolution
 from .few_channels import shares_partitions, weight_of_few_channels
+from .limits import BANK, WEIGHT_BYTES, P
 from .planes import columns, several
 from .windows import Strip, inside_together
 
 __all__ = ["conv_weight"]
 
-P = 128
-WEIGHT_BYTES = 64 * 1024
 TURNED = 72  # blocks of an operand, pixels by taps, that are turned together
 PIXEL_TILES = 8  # of 128 pixels that are turned before they are multiplied
 

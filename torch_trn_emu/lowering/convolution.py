@@ -12,15 +12,14 @@ from math import ceil, prod
 
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize
-from .blocking import BANK, HAND, Schedule
+from .blocking import HAND, Schedule
 from .conv_filter import Filter
 from .conv_shape import Convolution, Part, parts_of
+from .limits import BANK, P
 from .planes import columns, several
 from .windows import Axis, Strip, Tap, inside_together
 
 __all__ = ["conv", "conv2d"]
-
-P = 128
 
 
 def conv2d(

@@ -13,13 +13,11 @@ from typing import NamedTuple
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .conv_shape import Convolution
+from .limits import TILE_BYTES, P
 from .planes import columns
 from .windows import Strip, Tap, taps_of
 
 __all__ = ["depthwise", "depthwise_input", "depthwise_weight"]
-
-P = 128
-TILE_BYTES = 16 * 1024
 
 
 def depthwise(how: Convolution, *, chip: Chip, cores: int = 1) -> Program:

@@ -29,7 +29,6 @@ __all__ = [
     "lower_elementwise",
 ]
 
-P = 128
 Recipe = Sequence[Step]
 
 

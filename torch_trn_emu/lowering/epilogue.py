@@ -11,8 +11,6 @@ from .rows import Input, Kind, Output, RowStep
 
 __all__ = ["Epilogue", "Finisher"]
 
-P = 128
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epilogue:

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine, itemsize
+from .limits import SLOTS, P
 
 __all__ = ["PLAIN", "Evacuation", "Leaving"]
-
-P = 128
-BANK = 512
-SLOTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

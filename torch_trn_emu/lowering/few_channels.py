@@ -12,16 +12,15 @@ from itertools import product
 from math import ceil, prod
 
 from ..isa import Access, Affine, Builder, Engine, Program, Role, itemsize
-from .blocking import BANK, Schedule
+from .blocking import Schedule
 from .conv_shape import Convolution
+from .limits import BANK, BANK_BYTES, BANKS, P
 from .planes import columns, several
 from .windows import Strip, Tap, inside_together
 
 __all__ = ["shares_partitions", "weight_of_few_channels"]
 
-P = 128
-BANK_BYTES = 2048  # of PSUM
-BANKS, PRODUCTS = 8, 6  # of PSUM, and how many of them hold products; the others what turns
+PRODUCTS = 6  # of PSUM's banks hold products, the others what turns (chosen)
 TOGETHER = 8  # tiles of pixels that turn before the first is multiplied, so that none waits
 STRIP_BYTES = 40 * 1024  # of the input's and of the gradient's rows, per partition
 

@@ -10,13 +10,10 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Access, Builder, Engine, Program, Role, itemsize
+from .limits import SLOTS, TILE_BYTES, P
 from .runs import run_of, runs
 
 __all__ = ["Tiles", "pass_over"]
-
-P = 128
-SLOTS = 2
-TILE_BYTES = 16 * 1024
 
 
 class Tiles:

@@ -12,6 +12,7 @@ from .call import Call, Target, TensorArg
 from .compaction import put_masked, select_masked
 from .copies import copied
 from .indexing import Indexed, Term, gather_entries, pick_in_rows, picks_in_sbuf, scatter_entries
+from .limits import P
 from .op import Lowered, Lowering
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
 ]
 
 Reader = Callable[[Call], Indexed]
-P = 128
 BY_TENSORS = frozenset("index _unsafe_index index_put _index_put_impl _unsafe_index_put".split())
 
 

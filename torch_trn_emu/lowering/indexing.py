@@ -12,6 +12,7 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize, rows_of
+from .limits import TILE_BYTES, P
 from .runs import clear, runs
 
 __all__ = [
@@ -24,8 +25,6 @@ __all__ = [
     "scatter_entries",
 ]
 
-P = 128
-TILE_BYTES = 16 * 1024  # of entries, per partition
 MOST = 512  # indices of a partition that are worked on together (chosen)
 
 

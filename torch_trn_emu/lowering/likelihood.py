@@ -12,12 +12,12 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, rows_of
 from .call import Call, Target, TensorArg
 from .indexing import integers
+from .limits import P
 from .op import Lowered
 from .runs import clear, run_of, runs
 
 __all__ = ["nll", "nll_backward"]
 
-P = 128
 TOGETHER = 512  # rows that a partition takes at once (chosen)
 NONE, MEAN = 0, 1  # at::Reduction
 LEAST = 1e-30  # weight to divide a gradient by: where all rows are ignored it is 0, not NaN

@@ -11,13 +11,13 @@ from .call import Call, Target, TensorArg
 from .columns import NEUTRAL
 from .copies import copied
 from .elementwise import lower_elementwise
+from .limits import P
 from .op import Lowered, flat
 from .planes import columns
 from .reduction import Work, apply
 
 __all__ = ["foreach", "foreach_reduction", "reduce_each"]
 
-P = 128
 WIDE = 4096
 
 

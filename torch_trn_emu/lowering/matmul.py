@@ -20,7 +20,6 @@ from ..isa import (
     itemsize,
 )
 from .blocking import (
-    BANK,
     COMPILER,
     HAND,
     SERIAL,
@@ -34,11 +33,10 @@ from .blocking import (
 )
 from .epilogue import Epilogue, Finisher
 from .evacuation import PLAIN, Evacuation, Leaving
+from .limits import BANK, P
 from .operand import Operand, Packing
 
 __all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
-
-P = 128
 
 
 def matmul(

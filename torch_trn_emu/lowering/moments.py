@@ -5,13 +5,9 @@ from math import ceil, inf
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, rows_of
 from .columns import share_of
+from .limits import BANK, BN_STATS, WIDE, P
 
 __all__ = ["moments_of_columns", "moments_of_rows"]
-
-P = 128
-BANK = 512
-WIDE = 8192
-PIECE = 512  # of bn_stats
 
 
 def moments_of_rows(
@@ -23,12 +19,12 @@ def moments_of_rows(
     b = Builder(f"moments {rows}x{columns}", cores=cores)
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     stored = [b.hbm(n, (rows, 1), dtype, Role.OUTPUT) for n in ("var", "mean")]
-    wide, pieces = min(columns, WIDE), ceil(columns / PIECE)
+    wide, pieces = min(columns, WIDE), ceil(columns / BN_STATS)
     data = b.sbuf("data", wide, dtype, slots=2)
     stats = b.sbuf("stats", 6 * pieces, "float32", slots=2)
     pair = b.sbuf("mean and variance", 2, "float32", slots=2)
     done = b.sbuf("done", 2, dtype, slots=2)
-    per = wide // PIECE
+    per = wide // BN_STATS
     for r0, size in b.tiles(rows, P):
         b.fresh(stats, pair, done)
         for k, c0, count in b.parts(columns, wide):
@@ -37,10 +33,10 @@ def moments_of_rows(
                 buffer=source, offset=r0 * columns + c0, pattern=((columns, size), (1, count))
             )
             b.load(rows_of(data, size, count), there)
-            for piece in range(ceil(count / PIECE)):
-                of = min(PIECE, count - piece * PIECE)
+            for piece in range(ceil(count / BN_STATS)):
+                of = min(BN_STATS, count - piece * BN_STATS)
                 to = rows_of(stats, size, 6, (k * per + piece) * 6)
-                b.emit("bn_stats", to, rows_of(data, size, of, piece * PIECE))
+                b.emit("bn_stats", to, rows_of(data, size, of, piece * BN_STATS))
         b.emit("bn_aggr", rows_of(pair, size, 2), rows_of(stats, size, 6 * pieces))
         mean, var = (rows_of(pair, size, 1, n) for n in (0, 1))
         _finish(b, rows_of(done, size, 1), var, _factor(columns, less), root)

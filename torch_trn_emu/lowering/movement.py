@@ -7,10 +7,10 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
+from .limits import P
 
 __all__ = ["transpose"]
 
-P = 128
 WIDE = 2048  # columns of the source loaded together
 
 

@@ -8,10 +8,10 @@ from math import ceil, prod
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from .call import TensorArg
+from .limits import P
 
 __all__ = ["copy_runs", "longest_run", "turned"]
 
-P = 128
 TILE_BYTES = 8 * 1024
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, rows_of
+from .limits import P
 
 __all__ = ["network_cycles", "sort_rows"]
 
-P = 128
 CHUNK = 4096  # elements of a partition that are sorted in SBUF (four tiles of them, and a mask)
 LEAST = 256  # elements of a chunk, where there are too few for all partitions (chosen)
 PIECE = 1024  # of two chunks that are compared at once (chosen)

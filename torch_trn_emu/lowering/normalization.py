@@ -7,11 +7,9 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Builder, Program, Role, rows_of
+from .limits import BN_STATS, P
 
 __all__ = ["layer_norm", "rms_norm", "softmax"]
-
-P = 128
-BN_STATS = 512  # elements of one bn_stats
 
 
 def softmax(

@@ -6,12 +6,12 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Builder, Program, Role, affine, rows_of
 from .call import Call, Target
+from .limits import P
 from .op import Lowered
 from .runs import run_of, runs
 
 __all__ = ["numbers"]
 
-P = 128
 TOGETHER = 8192  # numbers of a partition
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from math import gcd
 
 from ..isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
+from .limits import BANK_BYTES, P
 
 __all__ = ["Operand", "Packing"]
 
-P = 128
-PSUM_BANK_BYTES = 2048
 NATURAL_BYTES = 8192  # per row of what is loaded to be transposed: DMA is at its best from 4 KiB
 
 
@@ -88,7 +87,7 @@ class Operand:
             length = max(self.chunk * self.group * packing.tile_k * bool(self.full), self.rest)
             slots = _natural_slots(block)
             self.natural = b.sbuf(f"{name} natural", length, dtype, slots=slots)
-            bank = int(PSUM_BANK_BYTES / itemsize(dtype))
+            bank = int(BANK_BYTES / itemsize(dtype))
             self.turned = b.psum(f"{name} turned", bank, dtype, slots=2)
 
     @property

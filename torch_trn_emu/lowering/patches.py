@@ -10,13 +10,13 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
 from .call import Call, Target
+from .limits import P
 from .op import Lowered
 from .planes import columns
 from .windows import Axis, Strip
 
 __all__ = ["fold", "unfold"]
 
-P = 128
 TILE_BYTES = 32 * 1024  # of the patches of a strip, per partition
 
 

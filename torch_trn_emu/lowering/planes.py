@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from ..isa import Access, Affine, Buffer, Builder, affine
+from .limits import P
 
 __all__ = ["Chunk", "Planes", "columns", "several"]
-
-P = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

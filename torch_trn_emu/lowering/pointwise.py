@@ -10,12 +10,9 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Attribute, Buffer, Builder, Engine, Program, Role, itemsize
+from .limits import SLOTS, TILE_BYTES, P
 
 __all__ = ["Step", "activation", "pointwise", "tensor_scalar", "tensor_tensor"]
-
-P = 128
-SLOTS = 2  # of every tile: one moves while the other is worked on
-TILE_BYTES = 16 * 1024  # per partition and operand: large transfers, several of them in SBUF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Program, Role
-from .pool_tiles import P, Pool, PoolTiles, flat
+from .limits import P
+from .pool_tiles import Pool, PoolTiles, flat
 from .windows import Strip, Tap, taps_of
 
 __all__ = ["pool_backward"]

@@ -11,12 +11,11 @@ from math import ceil, prod
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder
+from .limits import TILE_BYTES, P
 from .windows import Axis, Strip
 
 __all__ = ["Pool", "PoolTiles", "flat"]
 
-P = 128
-TILE_BYTES = 16 * 1024  # of what a strip needs, per partition
 Axes = tuple[Axis, Axis, Axis]  # depth, height, width
 
 

@@ -4,7 +4,8 @@ from math import inf
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Program, Role
-from .pool_tiles import P, Pool, PoolTiles, flat
+from .limits import P
+from .pool_tiles import Pool, PoolTiles, flat
 from .windows import Strip, Tap, taps_of
 
 __all__ = ["pool"]

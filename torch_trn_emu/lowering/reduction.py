@@ -8,12 +8,12 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Attribute, Builder, Program, Role, itemsize, rows_of
+from .limits import P
 
 __all__ = ["Work", "apply", "reduce_rows"]
 
 Work = tuple[tuple[str, tuple[tuple[str, Attribute], ...]], ...]  # opcodes and attributes
 
-P = 128
 TILE_BYTES = 32 * 1024
 
 

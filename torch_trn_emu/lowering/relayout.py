@@ -13,10 +13,10 @@ from math import prod
 from ..chip import Chip
 from ..errors import Unimplemented
 from ..isa import Access, Affine, Buffer, Builder, Program, Role
+from .limits import P
 
 __all__ = ["Box", "Segment", "boxes_of", "relayout"]
 
-P = 128
 MOST_BOXES = 256
 CONSTANT = 2048  # elements of a run of the constant
 

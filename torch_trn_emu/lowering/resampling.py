@@ -12,15 +12,12 @@ from math import ceil, prod
 
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize, rows_of
-from .blocking import BANK
 from .call import Call, Target
+from .limits import BANK, TILE_BYTES, P
 from .op import Lowered, Lowering
 from .planes import columns
 
 __all__ = ["resampled", "resampling"]
-
-P = 128
-TILE_BYTES = 16 * 1024  # of planes that are loaded together, per partition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, affine, itemsize, rows_of
+from .limits import BANK, P
 
 __all__ = [
     "Input",
@@ -30,8 +31,6 @@ __all__ = [
     "step",
 ]
 
-P = 128
-BANK = 512
 FLAT_COLUMNS = (2048, 1024)  # chosen: 8 KiB of float32, enough for DMA's full rate, or half of it
 SMALL_BYTES = 8192  # of a partition, for tiles of one column and sums on their way from PSUM
 

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from math import ceil
 
 from ..isa import Access, Affine, Buffer, Builder, itemsize, rows_of
+from .limits import TILE_BYTES, P
 
 __all__ = ["clear", "run_of", "runs"]
-
-P = 128
-TILE_BYTES = 16 * 1024
 
 
 def runs(b: Builder, count: int, together: int) -> Iterator[tuple[Affine, int, int]]:

@@ -10,14 +10,12 @@ from ..chip import Chip
 from ..isa import Access, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target
 from .columns import share_of
+from .limits import BANK, WIDE, P
 from .op import Lowered, Lowering, row_by_row
 from .runs import run_of, runs
 
 __all__ = ["Prefix", "extremes", "scan"]
 
-P = 128
-BANK = 512
-WIDE = 8192  # elements of a row that are scanned together
 TOGETHER = 2048  # of a partition, where one run lies on all of them (chosen)
 LONG = 1024  # elements of a single row from which on all partitions share it (chosen)
 

@@ -4,11 +4,9 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Builder, Program, Role, rows_of
+from .limits import WIDE, P
 
 __all__ = ["largest_of_rows"]
-
-P = 128
-WIDE = 8192  # max8 takes 16384
 
 
 def largest_of_rows(

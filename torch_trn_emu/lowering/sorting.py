@@ -11,13 +11,12 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target, TensorArg
 from .copies import copied
+from .limits import WIDE, P
 from .network import network_cycles, sort_rows
 from .op import Lowered, dense
 
 __all__ = ["flat_sort", "select_largest", "sort", "topk"]
 
-P = 128
-WIDE = 8192  # elements of a chunk; max8 takes 16384
 FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
 MOST = 4096  # candidates of all chunks together
 

@@ -9,11 +9,11 @@ from math import ceil
 from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
 from .call import Call, Target
+from .limits import P
 from .op import Lowered, Lowering
 
 __all__ = ["triangle"]
 
-P = 128
 ROW_BYTES = 64 * 1024
 
 
