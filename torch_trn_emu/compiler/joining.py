@@ -9,7 +9,7 @@ from torch.fx import Node
 from ..lowering.call import Call, TensorArg
 from ..lowering.elementwise import recipe_of
 from ..lowering.pointwise import Step
-from ..lowering.rows import Kind, RowStep, column_sum, reduced, step
+from ..lowering.row_values import Kind, RowStep, column_sum, reduced, step
 from .calls import base_of
 from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
 

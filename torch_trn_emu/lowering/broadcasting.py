@@ -24,8 +24,8 @@ def how_it_repeats(t: TensorArg, out: TensorArg) -> str:
     if all(same[first:]):  # worth its place on every partition when there are rows for them
         return "row" if out.numel >= P * t.numel or t.numel <= P else "other"
     last = max(k for k, size in enumerate(shape) if size != 1)
-    if all(same[: last + 1]):
-        return "column"
+    if all(same[: last + 1]):  # its rows lie on partitions, which should not be few
+        return "column" if 2 * t.numel >= P or out.numel <= P * t.numel else "other"
     return "other"
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Program
-from .rows import Input, Kind, Output, RowStep, Values, column_sum, reduced, row_program, step
+from .row_values import Input, Kind, Output, RowStep, Values, column_sum, reduced, step
+from .rows import row_program
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
 

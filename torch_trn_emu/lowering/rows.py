@@ -1,114 +1,47 @@
 """Programs over the rows of a matrix: rows on partitions, columns along the free dimension.
 
-A program is a list of steps. A step's result is FULL [R, C], a COLUMN [R, 1] (one value a row) or a
-ROW [1, C] (summed over the rows). Rows too long for SBUF are cut in chunks: what comes before
-a reduction is then computed once for the reduction and again after it, from what is loaded again.
-
-    Inputs and steps are called by name; softmax's gradient, for example:
-    [Step("gy", "tensor_tensor", ("g", "y"), op="multiply"), reduced("s", "gy"), ...]
+A program is a list of steps (`row_values.py`). `row_layout.py` says which rows share a partition or
+have several. Rows too long for SBUF are cut in chunks: what comes before a reduction is then
+computed once for the reduction and again after it, from what is loaded again.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from math import ceil, inf
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, affine, itemsize, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, itemsize, rows_of
 from .limits import BANK, P
+from .row_layout import Layout, layout_of, spread
+from .row_values import Kind, RowStep, Values
 
-__all__ = [
-    "Input",
-    "Kind",
-    "Output",
-    "RowStep",
-    "Values",
-    "column_sum",
-    "reduced",
-    "row_program",
-    "step",
-]
+__all__ = ["flat_program", "row_program"]
 
 FLAT_COLUMNS = (2048, 1024)  # chosen: 8 KiB of float32, enough for DMA's full rate, or half of it
 SMALL_BYTES = 8192  # of a partition, for tiles of one column and sums on their way from PSUM
 
 
-class Kind(str, Enum):
-    FULL = "full"
-    COLUMN = "column"
-    ROW = "row"
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    name: str
-    dtype: str
-    kind: Kind = Kind.FULL
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    name: str  # of the step stored
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class RowStep:
-    """One instruction for every tile of rows, or the sum over the rows for `column_sum`."""
-
-    name: str
-    opcode: str
-    reads: tuple[str, ...]
-    attributes: MappingProxyType[str, Any]
-    kind: Kind
-    engine: Engine | None = None
-
-    @property
-    def reduces(self) -> bool:
-        return self.opcode == "tensor_reduce"
-
-
-def step(
-    name: str,
-    opcode: str,
-    *reads: str,
-    kind: Kind = Kind.FULL,
-    engine: Engine | None = None,
-    **attributes: Any,
-) -> RowStep:
-    """An elementwise instruction; operands may be FULL, ROW (repeated) or COLUMN (one a row)."""
-    return RowStep(name, opcode, reads, MappingProxyType(attributes), kind, engine)
-
-
-def reduced(name: str, of: str, op: str = "add") -> RowStep:
-    """The reduction of every row of a FULL value."""
-    return RowStep(name, "tensor_reduce", (of,), MappingProxyType({"op": op}), Kind.COLUMN)
-
-
-def column_sum(name: str, of: str) -> RowStep:
-    """The sum over the rows of a FULL value."""
-    return RowStep(name, "column_sum", (of,), MappingProxyType({}), Kind.ROW)
-
-
-class Values(NamedTuple):
-    """What a program reads, computes and stores."""
-
-    inputs: Sequence[Input]
-    steps: Sequence[RowStep]
-    outputs: Sequence[Output]
-
-
 def row_program(
-    name: str, rows: int, columns: int, values: Values, *, chip: Chip, cores: int = 1
+    name: str,
+    rows: int,
+    columns: int,
+    values: Values,
+    *,
+    chip: Chip,
+    cores: int = 1,
+    inner: int = 1,
 ) -> Program:
-    """The steps over `rows` x `columns`; one core's share of the rows.
+    """The steps over [rows, columns, inner], reduced over columns; one core's share of the rows.
 
     Intermediate values are float32. A FULL or COLUMN output is stored tile by tile; a ROW output
     is added up over the core's rows.
     """
-    return _RowProgram(Builder(name, cores=cores), rows, columns, values, chip).build()
+    share = ceil(rows / cores)
+    plain = Layout(rows=share, columns=columns, inner=inner)
+    for layout in (layout_of(share, columns, inner, values), plain):
+        program = _RowProgram(Builder(name, cores=cores), layout, values, chip)
+        if program.chunks == 1 or layout.values == 1:
+            return program.build()
+    raise KeyError(f"{columns} x {inner} elements of a row, which SBUF does not hold at once")
 
 
 def flat_program(
@@ -123,24 +56,31 @@ def flat_program(
         columns = max(1, min(most, ceil(elements / (P * cores))))
         rows = ceil(elements / columns)
         b = Builder(name, cores=cores if rows >= cores else 1)
-        tried.append(_RowProgram(b, rows, columns, values, chip))
+        layout = Layout(rows=ceil(rows / b.cores), columns=columns)
+        tried.append(_RowProgram(b, layout, values, chip))
         if tried[-1].hides_latency:
             return tried[-1].build()
     return tried[0].build()
 
 
 class _RowProgram:
-    def __init__(self, b: Builder, all_rows: int, columns: int, values: Values, chip: Chip) -> None:
+    def __init__(self, b: Builder, layout: Layout, values: Values, chip: Chip) -> None:
         inputs, steps, outputs = values
-        rows = ceil(all_rows / b.cores)
-        self.b, self.rows, self.columns = b, rows, columns
+        if layout.values > 1:
+            steps = list(spread(steps, values.kinds))
+        self.b, self.layout = b, layout
+        self.rows, self.columns = _rows, columns = layout.lines, layout.width
         self.inputs = {i.name: i for i in inputs}
         self.steps = {s.name: s for s in steps}
         self.outputs = {o.name: o for o in outputs}
         self.places = self._shared()
         self.parts, self.width = self._fitting(chip)
         self.chunks = ceil(columns / self.width)
-        shapes = {Kind.FULL: (rows, columns), Kind.COLUMN: (rows, 1), Kind.ROW: (1, columns)}
+        shapes = {
+            Kind.FULL: (layout.rows, layout.columns * layout.inner),
+            Kind.COLUMN: (layout.rows, layout.inner),
+            Kind.ROW: (1, layout.columns),
+        }
         self.hbm = {i.name: b.hbm(i.name, shapes[i.kind], i.dtype, _role(i.kind)) for i in inputs}
         self.stored = {
             o.name: b.hbm(f"out {o.name}", shapes[self.steps[o.name].kind], o.dtype, Role.OUTPUT)
@@ -156,12 +96,13 @@ class _RowProgram:
         self.partial = {
             s.name: b.sbuf(f"{s.name} of chunks", self.chunks, "float32", slots=2, parts=self.parts)
             for s in steps
-            if s.reduces and self.chunks > 1
+            if s.reduces and (self.chunks > 1 or layout.pieces > 1)
         }
+        self.whole = {name: self._of_pieces(name) for name in self.partial if layout.pieces > 1}
 
     def _tile(self, name: str, kind: Kind, dtype: str, slots: int) -> Buffer:
         if kind is Kind.COLUMN:
-            return self.b.sbuf(f"{name} tile", 1, dtype, slots=2, parts=self.parts)
+            return self.b.sbuf(f"{name} tile", self.layout.values, dtype, slots=2, parts=self.parts)
         if kind is Kind.ROW:  # stays for the whole program
             held = "float32" if name in self.steps else dtype
             return self.b.sbuf(f"{name} tile", self.width, held, parts=self.chunks)
@@ -182,6 +123,8 @@ class _RowProgram:
     def _width(self, chip: Chip, parts: int) -> int:
         """Columns that all tiles of a chunk leave room for; ROW values keep all columns."""
         usable = chip.sbuf.usable_bytes_per_partition - SMALL_BYTES
+        if self.layout.values > 1:
+            usable -= 8 * parts * self.layout.values * len(list(self._of(Kind.COLUMN)))
         kept = sum(
             4 if n in self.steps else itemsize(self.inputs[n].dtype) for n in self._of(Kind.ROW)
         )
@@ -286,8 +229,7 @@ class _RowProgram:
                 if name in self.steps:
                     self.b.emit("memset", whole, value=0.0)
                 else:
-                    source = Access(buffer=self.hbm[name], offset=c0, pattern=((0, P), (1, count)))
-                    self.b.load(whole, source)
+                    self.b.load(*self._row(name, part, c0, count))
 
     def _rows(self, r0: Affine, halves: list[tuple[int, int]]) -> None:
         b = self.b
@@ -295,8 +237,7 @@ class _RowProgram:
         for n in self._of(Kind.COLUMN):
             if n in self.inputs:
                 for h, size in halves:
-                    source = _box(self.hbm[n], size, 1, r0 + h * P)
-                    b.load(_box(self.tiles[n], size, 1, part=h), source)
+                    b.load(*self._column(self.tiles[n], self.hbm[n], r0, h, size))
         last = max((self._phase(n) for n in self.steps), default=0)
         done: set[str] = set()
         for phase in range(last + 1):
@@ -315,8 +256,8 @@ class _RowProgram:
         for n in self.outputs:
             if self.steps[n].kind is Kind.COLUMN:
                 for h, size in halves:
-                    to = _box(self.stored[n], size, 1, r0 + h * P)
-                    b.store(to, _box(self.tiles[n], size, 1, part=h))
+                    here, to = self._column(self.tiles[n], self.stored[n], r0, h, size, once=True)
+                    b.store(to, here)
 
     def _columns(self, phase: int, halves: list[tuple[int, int]]) -> None:
         """COLUMN steps whose operands are complete now."""
@@ -324,8 +265,8 @@ class _RowProgram:
             if s.kind is not Kind.COLUMN or s.reduces or self._phase(s.name) != phase:
                 continue
             for h, size in halves:
-                reads = [_box(self.tiles[r], size, 1, part=h) for r in s.reads]
-                to = _box(self.tiles[s.name], size, 1, part=h)
+                reads = [self._values(self.tiles[r], h, size) for r in s.reads]
+                to = self._values(self.tiles[s.name], h, size)
                 self.b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
 
     def _chunks(
@@ -345,32 +286,108 @@ class _RowProgram:
                     self._full(self.steps[n], part, count, halves)
             for s in reductions:
                 for h, size in halves:
-                    data = _box(self.tiles[s.reads[0]], size, count, part=h)
+                    data = self._by_row(self.tiles[s.reads[0]], h, size, count)
                     target = self.partial.get(s.name)
                     to = (
                         _box(target, size, 1, offset=part, part=h)
                         if target
-                        else _box(self.tiles[s.name], size, 1, part=h)
+                        else self._values(self.tiles[s.name], h, size)
                     )
                     self.b.emit("tensor_reduce", to, data, **s.attributes)
             for n in ends:
                 if n in self.outputs and self.steps[n].kind is Kind.FULL:
                     for h, size in halves:
-                        to = _box(self.stored[n], size, count, r0 + h * P, offset=c0)
+                        to = self._memory(self.stored[n], r0, h, size, c0, count)
                         self.b.store(to, _box(self.tiles[n], size, count, part=h))
         for s in reductions:
             if s.name in self.partial:
-                for h, size in halves:
-                    data = _box(self.partial[s.name], size, self.chunks, part=h)
-                    to = _box(self.tiles[s.name], size, 1, part=h)
-                    self.b.emit("tensor_reduce", to, data, **s.attributes)
+                self._finish(s, halves)
+
+    def _finish(self, s: RowStep, halves: list[tuple[int, int]]) -> None:
+        """A reduction from its chunks, then from its pieces, which memory brings together."""
+        b, tile = self.b, self.tiles[s.name]
+        for h, size in halves:
+            data, to = (
+                _box(self.partial[s.name], size, self.chunks, part=h),
+                _box(tile, size, 1, part=h),
+            )
+            if s.name not in self.whole:
+                b.emit("tensor_reduce", to, data, **s.attributes)
+                continue
+            own, scratch, all_of_row = self.whole[s.name]
+            pieces, rows = self.layout.pieces, self.layout.rows
+            b.fresh(own, all_of_row)
+            b.emit("tensor_reduce", _box(own, size, 1), data, **s.attributes)
+            b.store(_box(scratch, size, 1), _box(own, size, 1))
+            there = Access(buffer=scratch, pattern=((pieces, rows), (0, pieces), (1, pieces)))
+            b.load(_box(all_of_row, size, pieces), there)
+            b.emit("tensor_reduce", to, _box(all_of_row, size, pieces), **s.attributes)
+
+    def _of_pieces(self, name: str) -> tuple[Buffer, Buffer, Buffer]:
+        """What a piece gives, in SBUF and in memory, and what all of its row give."""
+        b, size = self.b, (self.rows, 1)
+        own = b.sbuf(f"{name} of a piece", 1, "float32", slots=2)
+        scratch = b.hbm(f"{name} of pieces", size, "float32", Role.SCRATCH)
+        return own, scratch, b.sbuf(f"{name} of a row", self.layout.pieces, "float32", slots=2)
+
+    # --- where values lie ---
+
+    def _memory(self, hbm: Buffer, r0: Affine, h: int, size: int, c0: Affine, count: int) -> Access:
+        """Columns of a tile of lines in memory."""
+        at = (r0 + h * P) * self.columns + c0
+        return Access(buffer=hbm, offset=at, pattern=((self.columns, size), (1, count)))
+
+    def _values(self, tile: Buffer, h: int, size: int) -> Access:
+        """A COLUMN of a tile of lines."""
+        return _box(tile, size, self.layout.values, part=h)
+
+    def _by_row(self, tile: Buffer, h: int, size: int, count: int) -> Access:
+        """A FULL tile with what is reduced innermost."""
+        how = self.layout
+        if how.values == 1:
+            return _box(tile, size, count, part=h)
+        blocks = ((how.columns * how.inner, how.together), (1, how.inner), (how.inner, how.columns))
+        return Access(buffer=tile, pattern=((tile.row_elements, size), *blocks), part=Affine(h))
+
+    def _repeated(self, tile: Buffer, h: int, size: int, count: int) -> Access:
+        """A COLUMN for every element of a FULL tile."""
+        how = self.layout
+        repeats = ((how.inner, how.together), (0, how.columns), (1, how.inner))
+        inner = repeats if how.values > 1 else ((0, count),)
+        return Access(buffer=tile, pattern=((how.values, size), *inner), part=Affine(h))
+
+    def _row(self, name: str, part: Affine, c0: Affine, count: int) -> tuple[Access, Access]:
+        """(where a ROW lies on every partition, what it is in memory)"""
+        how = self.layout
+        lines = self.rows if how.pieces > 1 else P
+        repeats = ((0, lines // how.pieces), (self.columns, how.pieces), (0, how.together))
+        source = Access(
+            buffer=self.hbm[name], offset=c0, pattern=(*repeats, (1, count // how.together))
+        )
+        return _box(self.tiles[name], lines, count, part=part), source
+
+    def _column(
+        self, tile: Buffer, hbm: Buffer, r0: Affine, h: int, size: int, *, once: bool = False
+    ) -> tuple[Access, Access]:
+        """(a COLUMN of a tile of lines, what it is in memory); `once` for each row of pieces"""
+        how = self.layout
+        if how.pieces == 1:
+            at, pattern = (r0 + h * P) * how.values, ((how.values, size), (1, how.values))
+            return self._values(tile, h, size), Access(buffer=hbm, offset=at, pattern=pattern)
+        if once:
+            first = Access(buffer=tile, pattern=((how.pieces, how.rows), (1, 1)))
+            return first, _box(hbm, how.rows, 1)
+        every = Access(buffer=hbm, pattern=((1, how.rows), (0, how.pieces), (1, 1)))
+        return self._values(tile, h, size), every
+
+    # --- work on tiles ---
 
     def _load(
         self, n: str, r0: Affine, c0: Affine, count: int, halves: list[tuple[int, int]]
     ) -> None:
         self.b.fresh(self.tiles[n])
         for h, size in halves:
-            source = _box(self.hbm[n], size, count, r0 + h * P, offset=c0)
+            source = self._memory(self.hbm[n], r0, h, size, c0, count)
             self.b.load(_box(self.tiles[n], size, count, part=h), source)
 
     def _full(self, s: RowStep, chunk: Affine, count: int, halves: list[tuple[int, int]]) -> None:
@@ -394,7 +411,7 @@ class _RowProgram:
         if kind is Kind.FULL:
             return _box(tile, size, count, part=h)
         if opcode in ("tensor_tensor", "select"):  # one value a row, repeated
-            return Access(buffer=tile, pattern=((1, size), (0, count)), part=Affine(h))
+            return self._repeated(tile, h, size, count)
         return _box(tile, size, 1, part=h)
 
     def _finish_sums(self) -> None:
@@ -409,10 +426,12 @@ class _RowProgram:
         b.emit("memset", _box(ones, P, 1), value=1.0)
         for n in names:
             for part, c0, count in b.parts(self.columns, self.width):
-                for start, size in b.tiles(count, BANK):
+                for start, size in b.tiles(count // self.layout.together, BANK):
                     b.fresh(total, result)
-                    data = _box(self.tiles[n], P, size, offset=start, part=part)
-                    b.emit("nc_matmul", _box(total, 1, size), _box(ones, P, 1), data)
+                    for k in range(self.layout.together):
+                        at = start + k * self.layout.columns
+                        data = _box(self.tiles[n], P, size, offset=at, part=part)
+                        b.emit("nc_matmul", _box(total, 1, size), _box(ones, P, 1), data)
                     b.emit("tensor_copy", _box(result, 1, size), _box(total, 1, size))
                     to = _box(self.stored[n], 1, size, offset=c0 + start)
                     b.store(to, _box(result, 1, size))

@@ -1,0 +1,54 @@
+"""Operators of awkward shapes still use the chip: no price is many times that of the traffic."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import torch_trn_emu
+
+LAUNCH_S = 15e-6  # to start and end a program, and to fill its pipelines
+BYTES_PER_S = 600e9  # about what one logical core of trn3 gets of its HBM
+SHAPES = (
+    (500_000,),
+    (1, 500_000),
+    (500_000, 1),
+    (8, 65_536),
+    (65_536, 8),
+    (4096, 512),
+    (32, 64, 28, 28),
+    (2, 3, 224, 224),
+    (16, 1, 1, 30_000),
+)
+Shape = tuple[int, ...]
+
+
+def empty(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, device="meta")
+
+
+def times(operation: Callable[..., Any], *arguments: Any) -> float:
+    """The core's time as a multiple of what a launch and moving operand and result take."""
+    counters = torch_trn_emu.estimate(operation, *arguments).counters
+    moved = 2 * arguments[0].numel() * arguments[0].element_size()
+    floor = LAUNCH_S * counters["launch_count"] + moved / BYTES_PER_S
+    return counters["core_busy_time"] / floor
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_one_value_for_many(shape: Shape) -> None:
+    """Of a tensor of one element, and of what repeats along any dimension."""
+    x = empty(*shape)
+    assert times(torch.mul, x, empty()) < 2
+    assert times(torch.sub, x, empty(1)) < 2
+
+
+@pytest.mark.parametrize("shape", SHAPES[:6], ids=str)
+def test_rows_short_and_long(shape: Shape) -> None:
+    x, size = empty(*shape), shape[-1:]
+    assert times(lambda x: x.softmax(-1), x) < 3
+    assert times(lambda x: x.logsumexp(-1), x) < 3
+    if shape[-1] < 65_536:  # weights on every partition
+        assert times(lambda x: F.layer_norm(x, size, empty(*size), empty(*size)), x) < 4
