@@ -1,6 +1,7 @@
 """Operators of awkward shapes still use the chip: no price is many times that of the traffic."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,5 +51,24 @@ def test_rows_short_and_long(shape: Shape) -> None:
     x, size = empty(*shape), shape[-1:]
     assert times(lambda x: x.softmax(-1), x) < 3
     assert times(lambda x: x.logsumexp(-1), x) < 3
-    if shape[-1] < 65_536:  # weights on every partition
-        assert times(lambda x: F.layer_norm(x, size, empty(*size), empty(*size)), x) < 4
+    if 1 < shape[-1] < 65_536:  # weights lie on every partition
+        assert times(lambda x: F.layer_norm(x, size, empty(*size), empty(*size)), x) < 5
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_reductions_along_any_dimension(shape: Shape) -> None:
+    x = empty(*shape)
+    for operation in (torch.sum, torch.amax, torch.mean):
+        assert times(operation, x) < 4
+        for dim in range(len(shape)):
+            assert times(partial(operation, dim=dim), x) < 12, (operation, dim)
+    assert times(torch.var, x) < 10
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_operands_that_repeat_along_any_dimension(shape: Shape) -> None:
+    x = empty(*shape)
+    for dim, size in enumerate(shape):
+        others = (1,) * dim, (1,) * (len(shape) - dim - 1)
+        assert times(torch.mul, x, empty(*others[0], size, *others[1])) < 4
+        assert times(torch.add, x, empty(*shape[:dim], 1, *shape[dim + 1 :])) < 4

@@ -266,3 +266,16 @@ def test_whole_numbers() -> None:
         op = getattr(aten, name).default
         got = run(lowered(call_of(op, x)), {"in0": x})["out"]
         np.testing.assert_allclose(got, op(x), err_msg=name, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((300, 6, 5), 1), ((1000, 3), 0), ((5, 40, 300), 1)])
+def test_softmax_along_another_dimension(shape: tuple[int, ...], dim: int) -> None:
+    """Blocks on partitions, pieces of a block, and rows as if they lay in memory."""
+    x = _data(*shape)
+    expected = torch.softmax(x.double(), dim)
+    program = _lower("_softmax", [x], expected.float(), dim, False)
+    whole = next(b for b in program.buffers if b.name == "x").shape[1] != shape[dim]
+    (out,) = _run(program, [x if whole else x.movedim(dim, -1)])
+    want = expected if whole else expected.movedim(dim, -1)
+    np.testing.assert_allclose(out.reshape(want.shape), want, rtol=1e-5, atol=2e-6)
+    assert whole == (shape != (5, 40, 300))

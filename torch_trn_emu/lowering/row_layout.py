@@ -1,7 +1,7 @@
 """How rows lie on partitions: one on each, several short ones together, or a long one in pieces.
 
 Memory is [rows, columns, inner], and `columns` is what is reduced. A line is what one partition
-holds: some blocks of [columns, inner], or one piece of a row.
+holds: some blocks of [columns, inner], or one piece of a block.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +11,13 @@ from types import MappingProxyType
 from .limits import P
 from .row_values import Kind, RowStep, Values, step
 
-__all__ = ["Layout", "layout_of", "spread"]
+__all__ = ["Layout", "layout_of", "lies_in_rows", "side_by_side", "spread"]
 
 SHORT = 128  # columns up to which rows lie side by side (chosen)
 LINE = 2048  # elements of a line of short rows (chosen: 8 KiB of float32 have DMA's full rate)
 PIECE = 256  # least elements of a piece of a long row (chosen)
+BLOCK = 4096  # elements of a block up to which a partition holds it whole (chosen)
+NARROW = 64  # inner elements up to which pieces bring their values together (chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +26,21 @@ class Layout:
     columns: int
     inner: int = 1
     together: int = 1  # blocks of a line
-    pieces: int = 1  # lines of a row
+    pieces: int = 1  # lines of a block
 
     @property
     def lines(self) -> int:
         return self.rows // self.together * self.pieces
 
     @property
+    def reduced(self) -> int:
+        """Elements of a line that make one of its values."""
+        return self.columns // self.pieces
+
+    @property
     def width(self) -> int:
         """Elements of a line."""
-        return self.columns * self.inner * self.together // self.pieces
+        return self.reduced * self.values
 
     @property
     def values(self) -> int:
@@ -46,12 +53,26 @@ def layout_of(rows: int, columns: int, inner: int, values: Values) -> Layout:
     block, sums = columns * inner, any(s.kind is Kind.ROW for s in values.steps)
     can_spread = all(_spreads(s, values.kinds) for s in values.steps)
     if (columns <= SHORT or inner > 1) and rows > P and can_spread:
-        together = _divisor(rows, min(LINE // block, rows // P))
+        together = side_by_side(rows, block)
         return Layout(rows=rows, columns=columns, inner=inner, together=together)
-    if inner == 1 and 2 * rows <= P and not sums:
-        pieces = _divisor(columns, min(P // rows, columns // PIECE))
-        return Layout(rows=rows, columns=columns, pieces=pieces)
+    if 2 * rows <= P and not sums and (inner == 1 or (inner <= NARROW and can_spread)):
+        pieces = _divisor(columns, min(P // rows, block // PIECE))
+        return Layout(rows=rows, columns=columns, inner=inner, pieces=pieces)
     return Layout(rows=rows, columns=columns, inner=inner)
+
+
+def side_by_side(rows: int, block: int) -> int:
+    """How many rows of `block` elements share a partition."""
+    return _divisor(rows, min(LINE // block, rows // P)) if block <= SHORT else 1
+
+
+def lies_in_rows(rows: int, columns: int, inner: int) -> bool:
+    """Whether a program over rows suits what is reduced along `columns` of [rows, columns, inner]:
+    blocks fit in SBUF and are enough, or few values have to be brought together.
+    """
+    if inner == 1 or (inner <= NARROW and 2 * rows <= P):
+        return True
+    return 2 * rows > P and columns * inner <= BLOCK
 
 
 def _divisor(count: int, most: int) -> int:

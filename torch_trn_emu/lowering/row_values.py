@@ -33,6 +33,7 @@ class Input:
 class Output:
     name: str  # of the step stored
     dtype: str
+    stored: str = ""  # the buffer's name; "out" and the step's if empty
 
 
 @dataclass(frozen=True, slots=True)

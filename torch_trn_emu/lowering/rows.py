@@ -10,7 +10,7 @@ from math import ceil, inf
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, itemsize, rows_of
-from .limits import BANK, P
+from .limits import BANK, WIDE, P
 from .row_layout import Layout, layout_of, spread
 from .row_values import Kind, RowStep, Values
 
@@ -83,7 +83,9 @@ class _RowProgram:
         }
         self.hbm = {i.name: b.hbm(i.name, shapes[i.kind], i.dtype, _role(i.kind)) for i in inputs}
         self.stored = {
-            o.name: b.hbm(f"out {o.name}", shapes[self.steps[o.name].kind], o.dtype, Role.OUTPUT)
+            o.name: b.hbm(
+                o.stored or f"out {o.name}", shapes[self.steps[o.name].kind], o.dtype, Role.OUTPUT
+            )
             for o in outputs
         }
         self.tiles = {i.name: self._tile(i.name, i.kind, i.dtype, 2) for i in inputs}
@@ -94,7 +96,13 @@ class _RowProgram:
             self.tiles[s.name] = self._tile(s.name, s.kind, dtype, 1 + (s.name in self.outputs))
         self.tiles |= {name: self.tiles[place] for name, place in self.places.items()}
         self.partial = {
-            s.name: b.sbuf(f"{s.name} of chunks", self.chunks, "float32", slots=2, parts=self.parts)
+            s.name: b.sbuf(
+                f"{s.name} of chunks",
+                max(self.chunks, layout.values),
+                "float32",
+                slots=2,
+                parts=self.parts,
+            )
             for s in steps
             if s.reduces and (self.chunks > 1 or layout.pieces > 1)
         }
@@ -120,6 +128,13 @@ class _RowProgram:
         self.places = {}  # each chunk computes what it needs again, in another order
         return most, self._width(chip, most)
 
+    @property
+    def _reads_once(self) -> bool:
+        """Whether rows are reduced, and nothing of them is used after."""
+        reduces = any(s.reduces for s in self.steps.values())
+        full = [s for s in self.steps.values() if s.kind is not Kind.COLUMN or s.reduces]
+        return reduces and all(self._phase(r) == 0 for s in full for r in s.reads)
+
     def _width(self, chip: Chip, parts: int) -> int:
         """Columns that all tiles of a chunk leave room for; ROW values keep all columns."""
         usable = chip.sbuf.usable_bytes_per_partition - SMALL_BYTES
@@ -129,6 +144,9 @@ class _RowProgram:
             4 if n in self.steps else itemsize(self.inputs[n].dtype) for n in self._of(Kind.ROW)
         )
         each = parts * sum(map(self._bytes, self._of(Kind.FULL)))
+        longer = self.columns > WIDE and self.layout.values == 1
+        if longer and self._reads_once:  # chunks, which move while others are worked on
+            return WIDE
         if (each + kept) * self.columns <= usable:
             return self.columns
         room = (usable - kept * self.columns) / max(each + kept, 1)  # the last chunk is kept whole
@@ -289,7 +307,7 @@ class _RowProgram:
                     data = self._by_row(self.tiles[s.reads[0]], h, size, count)
                     target = self.partial.get(s.name)
                     to = (
-                        _box(target, size, 1, offset=part, part=h)
+                        _box(target, size, self.layout.values, offset=part, part=h)
                         if target
                         else self._values(self.tiles[s.name], h, size)
                     )
@@ -305,30 +323,33 @@ class _RowProgram:
 
     def _finish(self, s: RowStep, halves: list[tuple[int, int]]) -> None:
         """A reduction from its chunks, then from its pieces, which memory brings together."""
-        b, tile = self.b, self.tiles[s.name]
+        b, how = self.b, self.layout
         for h, size in halves:
-            data, to = (
-                _box(self.partial[s.name], size, self.chunks, part=h),
-                _box(tile, size, 1, part=h),
-            )
-            if s.name not in self.whole:
-                b.emit("tensor_reduce", to, data, **s.attributes)
+            data, to = _box(self.partial[s.name], size, self.chunks, part=h), self.tiles[s.name]
+            if how.pieces == 1:
+                b.emit("tensor_reduce", _box(to, size, 1, part=h), data, **s.attributes)
                 continue
-            own, scratch, all_of_row = self.whole[s.name]
-            pieces, rows = self.layout.pieces, self.layout.rows
-            b.fresh(own, all_of_row)
-            b.emit("tensor_reduce", _box(own, size, 1), data, **s.attributes)
-            b.store(_box(scratch, size, 1), _box(own, size, 1))
-            there = Access(buffer=scratch, pattern=((pieces, rows), (0, pieces), (1, pieces)))
-            b.load(_box(all_of_row, size, pieces), there)
-            b.emit("tensor_reduce", to, _box(all_of_row, size, pieces), **s.attributes)
+            own, scratch, together = self.whole[s.name]
+            b.fresh(own, together)
+            if self.chunks > 1:
+                b.emit("tensor_reduce", _box(own, size, 1), data, **s.attributes)
+            else:
+                own = self.partial[s.name]
+            b.store(_box(scratch, size, how.values), _box(own, size, how.values))
+            row = how.pieces * how.values
+            there = Access(buffer=scratch, pattern=((row, how.rows), (0, how.pieces), (1, row)))
+            b.load(_box(together, size, row), there)
+            by_value = ((row, size), (1, how.values), (how.values, how.pieces))
+            parts = Access(buffer=together, pattern=by_value)
+            b.emit("tensor_reduce", _box(to, size, how.values), parts, **s.attributes)
 
     def _of_pieces(self, name: str) -> tuple[Buffer, Buffer, Buffer]:
-        """What a piece gives, in SBUF and in memory, and what all of its row give."""
-        b, size = self.b, (self.rows, 1)
+        """What a piece gives, in SBUF and in memory, and what all of its block give."""
+        b, values = self.b, self.layout.values
         own = b.sbuf(f"{name} of a piece", 1, "float32", slots=2)
-        scratch = b.hbm(f"{name} of pieces", size, "float32", Role.SCRATCH)
-        return own, scratch, b.sbuf(f"{name} of a row", self.layout.pieces, "float32", slots=2)
+        scratch = b.hbm(f"{name} of pieces", (self.rows, values), "float32", Role.SCRATCH)
+        whole = b.sbuf(f"{name} of a row", self.layout.pieces * values, "float32", slots=2)
+        return own, scratch, whole
 
     # --- where values lie ---
 
@@ -346,14 +367,16 @@ class _RowProgram:
         how = self.layout
         if how.values == 1:
             return _box(tile, size, count, part=h)
-        blocks = ((how.columns * how.inner, how.together), (1, how.inner), (how.inner, how.columns))
+        block = how.reduced * how.inner
+        blocks = ((block, how.together), (1, how.inner), (how.inner, how.reduced))
         return Access(buffer=tile, pattern=((tile.row_elements, size), *blocks), part=Affine(h))
 
     def _repeated(self, tile: Buffer, h: int, size: int, count: int) -> Access:
         """A COLUMN for every element of a FULL tile."""
         how = self.layout
-        repeats = ((how.inner, how.together), (0, how.columns), (1, how.inner))
-        inner = repeats if how.values > 1 else ((0, count),)
+        inner = [(how.inner, how.together), (0, how.reduced), (1, how.inner)]
+        if how.values == 1:  # which may be cut in chunks
+            inner = [(0, count)]
         return Access(buffer=tile, pattern=((how.values, size), *inner), part=Affine(h))
 
     def _row(self, name: str, part: Affine, c0: Affine, count: int) -> tuple[Access, Access]:
@@ -372,13 +395,14 @@ class _RowProgram:
         """(a COLUMN of a tile of lines, what it is in memory); `once` for each row of pieces"""
         how = self.layout
         if how.pieces == 1:
-            at, pattern = (r0 + h * P) * how.values, ((how.values, size), (1, how.values))
-            return self._values(tile, h, size), Access(buffer=hbm, offset=at, pattern=pattern)
+            at, line = (r0 + h * P) * how.values, ((how.values, size), (1, how.values))
+            return self._values(tile, h, size), Access(buffer=hbm, offset=at, pattern=line)
         if once:
-            first = Access(buffer=tile, pattern=((how.pieces, how.rows), (1, 1)))
-            return first, _box(hbm, how.rows, 1)
-        every = Access(buffer=hbm, pattern=((1, how.rows), (0, how.pieces), (1, 1)))
-        return self._values(tile, h, size), every
+            row = how.pieces * how.values
+            first = Access(buffer=tile, pattern=((row, how.rows), (1, how.values)))
+            return first, _box(hbm, how.rows, how.values)
+        every = ((how.values, how.rows), (0, how.pieces), (1, how.values))
+        return self._values(tile, h, size), Access(buffer=hbm, pattern=every)
 
     # --- work on tiles ---
 
