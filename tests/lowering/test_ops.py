@@ -142,7 +142,7 @@ def _fit(t: torch.Tensor, program: Program, k: int) -> torch.Tensor:
 
 
 # Rows of their own, several on a partition, and over several partitions.
-LAYOUTS = [(1, 1), (5, 7), (300, 33), (130, 9000), (260, 6), (1536, 8), (1, 2000), (3, 4096)]
+LAYOUTS = [(1, 1), (5, 7), (300, 33), (130, 9000), (260, 6), (1536, 8), (1, 12_000), (3, 8192)]
 
 
 @pytest.mark.parametrize("shape", LAYOUTS, ids=str)
@@ -268,7 +268,7 @@ def test_whole_numbers() -> None:
         np.testing.assert_allclose(got, op(x), err_msg=name, atol=1e-6)
 
 
-@pytest.mark.parametrize(("shape", "dim"), [((300, 6, 5), 1), ((1000, 3), 0), ((5, 40, 300), 1)])
+@pytest.mark.parametrize(("shape", "dim"), [((300, 6, 5), 1), ((9000, 3), 0), ((5, 40, 300), 1)])
 def test_softmax_along_another_dimension(shape: tuple[int, ...], dim: int) -> None:
     """Blocks on partitions, pieces of a block, and rows as if they lay in memory."""
     x = _data(*shape)

@@ -15,8 +15,9 @@ __all__ = ["Layout", "layout_of", "lies_in_rows", "side_by_side", "spread"]
 
 SHORT = 128  # columns up to which rows lie side by side (chosen)
 LINE = 2048  # elements of a line of short rows (chosen: 8 KiB of float32 have DMA's full rate)
+LONG = 8192  # elements of a block from which on partitions share it (chosen: a pass takes 8 us)
 PIECE = 256  # least elements of a piece of a long row (chosen)
-BLOCK = 4096  # elements of a block up to which a partition holds it whole (chosen)
+BLOCK = 4096  # elements of a block that one partition holds (chosen)
 NARROW = 64  # inner elements up to which pieces bring their values together (chosen)
 
 
@@ -50,15 +51,22 @@ class Layout:
 
 def layout_of(rows: int, columns: int, inner: int, values: Values) -> Layout:
     """The lines that use most partitions; only sizes that divide the rows evenly."""
-    block, sums = columns * inner, any(s.kind is Kind.ROW for s in values.steps)
     can_spread = all(_spreads(s, values.kinds) for s in values.steps)
-    if (columns <= SHORT or inner > 1) and rows > P and can_spread:
-        together = side_by_side(rows, block)
-        return Layout(rows=rows, columns=columns, inner=inner, together=together)
-    if 2 * rows <= P and not sums and (inner == 1 or (inner <= NARROW and can_spread)):
-        pieces = _divisor(columns, min(P // rows, block // PIECE))
-        return Layout(rows=rows, columns=columns, inner=inner, pieces=pieces)
-    return Layout(rows=rows, columns=columns, inner=inner)
+    sums = any(s.kind is Kind.ROW for s in values.steps)
+    together, pieces = side_by_side(rows, columns * inner), _pieces(rows, columns, inner)
+    if not can_spread:
+        together, pieces = 1, pieces if inner == 1 else 1
+    return Layout(
+        rows=rows, columns=columns, inner=inner, together=together, pieces=1 if sums else pieces
+    )
+
+
+def lies_in_rows(rows: int, columns: int, inner: int) -> bool:
+    """Whether a program over rows suits what is reduced along `columns` of [rows, columns, inner]:
+    there are lines for the partitions, and a partition holds one whole.
+    """
+    pieces = _pieces(rows, columns, inner)
+    return inner == 1 or (2 * rows * pieces > P and columns * inner // pieces <= BLOCK)
 
 
 def side_by_side(rows: int, block: int) -> int:
@@ -66,13 +74,11 @@ def side_by_side(rows: int, block: int) -> int:
     return _divisor(rows, min(LINE // block, rows // P)) if block <= SHORT else 1
 
 
-def lies_in_rows(rows: int, columns: int, inner: int) -> bool:
-    """Whether a program over rows suits what is reduced along `columns` of [rows, columns, inner]:
-    blocks fit in SBUF and are enough, or few values have to be brought together.
-    """
-    if inner == 1 or (inner <= NARROW and 2 * rows <= P):
-        return True
-    return 2 * rows > P and columns * inner <= BLOCK
+def _pieces(rows: int, columns: int, inner: int) -> int:
+    """How many partitions share a block."""
+    if 2 * rows > P or inner > NARROW or columns * inner < LONG:
+        return 1
+    return _divisor(columns, min(P // rows, columns * inner // PIECE))
 
 
 def _divisor(count: int, most: int) -> int:
