@@ -59,7 +59,8 @@ class Estimate:
     basis: str
 
     def __str__(self) -> str:
-        launches = f"{self.counters['launch_count']:,.0f} launches"
+        count = int(self.counters["launch_count"])
+        launches = f"{count:,} launch{'es' * (count != 1)}"
         return (
             f"{self.time_us:,.1f} us on {self.chip} (LNC={self.lnc}, {self.mode}): {launches}, "
             f"{self.device_us:,.1f} us of programs, at most {self.memory_peak_bytes / 2**20:,.1f} "
