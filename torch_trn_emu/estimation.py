@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .chip import Chip, get_chip
-from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, error_bar
+from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
 from .counters import combine, derive
 from .lowering.call import Call, Target, TensorArg
 from .precision import current_precision
@@ -290,7 +290,10 @@ def _basis(mode: str, *, extrapolated: bool) -> str:
         f"{HELD_OUT.rows} that nothing was fitted on {HELD_OUT.mean_error:.1%}"
     )
     if mode == "compile":
-        text += f", of {COMPILED.rows} graphs of the vendor's compiler {COMPILED.mean_error:.1%}"
+        text += (
+            f", of {LAUNCHED.rows} compiled operators {LAUNCHED.mean_error:.1%}, "
+            f"of {COMPILED.rows} graphs of the vendor's compiler {COMPILED.mean_error:.1%}"
+        )
     return f"extrapolated from trn2; {text}" if extrapolated else text
 
 
