@@ -5,7 +5,7 @@ in them (`_spill_163`, `_reload_166`) show that the vendor's compiler made them 
 graph of the benchmark, a scan of 7168 steps, is a loop in Python and has no row here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler.engine import GraphPrice
 from torch_trn_emu.compiler.estimate import pricing_backend
+from torch_trn_emu.compiler.pieces import Launch
 from torch_trn_emu.estimation import AttentionOfTheDevice
 from torch_trn_emu.lowering.call import Target
 
@@ -71,14 +71,14 @@ GRAPHS: Mapping[str, tuple[Callable[..., Tensor], tuple[Shape, ...]]] = MappingP
 def graph_us(name: str) -> float:
     """What the graph's engine program takes on one core of trn1, without its launch."""
     function, shapes = GRAPHS[name]
-    launched: list[GraphPrice] = []
+    launched: list[Launch] = []
 
-    def launch(price: GraphPrice, run: Callable[[], Tensor]) -> Tensor:
-        launched.append(price)
-        return run()
+    def told(launches: Sequence[Launch], run: Callable[[], tuple[Tensor, object]]) -> Tensor:
+        launched.extend(launches)
+        return run()[0]
 
     torch._dynamo.reset()
-    backend = pricing_backend("fp32", Target(get_chip("trn1"), 1), launch)
+    backend = pricing_backend("fp32", Target(get_chip("trn1"), 1), told)
     with torch.no_grad(), AttentionOfTheDevice():
         torch.compile(function, backend=backend)(*(torch.empty(s, device="meta") for s in shapes))
-    return sum(price.price.seconds for price in launched) * 1e6
+    return sum(one.priced.price.seconds for one in launched) * 1e6

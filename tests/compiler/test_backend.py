@@ -4,6 +4,7 @@ import pytest
 import torch
 from comparing import leaf, results
 from torch import library, nn
+from torch._inductor.exc import InductorError
 from torch.nn import functional as F
 
 import torch_trn_emu
@@ -424,7 +425,7 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(monkeypatch):
     from torch_trn_emu.compiler import backend
 
     def broken(*_, **__):
-        raise NotImplementedError("no such loop")
+        raise InductorError(NotImplementedError("no such loop"), None)
 
     monkeypatch.setattr(backend, "compile_fx_inner", broken)
     x = leaf(4, 4)
