@@ -56,6 +56,7 @@ FUNCTIONS = {
     "bmm": (torch.bmm, (3, 4, 16), (3, 16, 8)),
     "mv and dot": (lambda a, x: torch.dot(a @ x, a @ x), (4, 40), (40,)),
     "inner size one": (lambda a, b: torch.addmm(a[:, :1].t(), a, b), (4, 1), (1, 4)),
+    "bilinear": (lambda a, b, w: F.bilinear(a, b, w / 55), (8, 64), (8, 48), (16, 64, 48)),
     "convolution": (lambda x, w, b: F.conv2d(x, w, b, padding=1), (2, 3, 8, 8), (4, 3, 3, 3), (4,)),
     "attention": (attention, (2, 2, 8, 16), (2, 2, 8, 16), (2, 2, 8, 16)),
     "embedding": (lambda w: F.embedding(torch.arange(6, device=w.device) % 4, w), (4, 8)),
@@ -102,6 +103,14 @@ def test_products_follow_the_policy_bit_for_bit(policy):
     x, w = leaf(33, 70), leaf(70, 9)
     with torch_trn_emu.precision(policy):
         assert_compiles(torch.mm, x, w, bound=0)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_bilinear_is_made_of_products_that_follow_the_policy(policy):
+    arguments = [leaf(2, 8, 64), leaf(2, 8, 48), leaf(16, 64, 48)]
+    with torch_trn_emu.precision(policy):
+        bound = 2e-5 if policy == "fp32" else 2e-6
+        assert_compiles(lambda a, b, w: F.bilinear(a, b, w / 55), *arguments, bound=bound)
 
 
 def test_a_change_of_policy_compiles_anew():

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._dynamo import exc as dynamo_errors
 from torch._dynamo import trace_rules
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.lowering import lowerings, make_fallback
 from torch.fx import GraphModule
 
 from .. import _C
@@ -28,10 +25,11 @@ from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
 from .control import copy_of, put_flags
+from .decompositions import decompositions
 from .dump import write_dump
 from .engine import target_of_process
 from .kernels import in_one_file
-from .operators import PRECISE, apply_precision, multiply_attention, policy_of
+from .operators import apply_precision, multiply_attention, policy_of
 from .options import Options, read_options
 from .pieces import Launch, pieces_of
 from .records import GraphRecord, fall_back, note, note_once
@@ -39,7 +37,7 @@ from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
 from .sizes import SizedPrice, places_of
 
-__all__ = ["backend_replaced", "decompositions", "trn"]
+__all__ = ["backend_replaced", "trn"]
 
 Backend = Callable[[GraphModule, Sequence[Any]], Any]
 _replacement: Backend | None = None
@@ -184,58 +182,6 @@ def _uncounted() -> Iterator[None]:
         yield
     finally:
         _C.pause_ledger(previous)
-
-
-class _Decompositions(dict[Any, Any]):
-    """Pickled by name: torch's caches hash what a graph is compiled with."""
-
-    eager_numbers = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return decompositions, (self.eager_numbers,)
-
-
-@cache
-def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]:
-    """Inductor's, less those of products: they would be sums in float32, whatever the policy.
-
-    A product that no policy rounds is then a call of aten's kernel. Inductor is told, since in a
-    process with `CI` in its environment it refuses an operator that it knows how to decompose.
-
-    eager_numbers  random numbers are those of eager operators, which draw in kernels of their own
-    """
-    table = {**select_decomp_table(), torch.ops.aten.addbmm.default: _addbmm}
-    whole = {*PRECISE, *_WHOLE, *(_DRAWING if eager_numbers else ())}
-    for op in whole:
-        if op not in lowerings:
-            make_fallback(op, warn=False, override_decomp=True)
-    made = _Decompositions((op, table[op]) for op in table if op not in whole)
-    made.eager_numbers = eager_numbers
-    return made
-
-
-_DRAWING = (
-    torch.ops.aten.bernoulli.p,
-    *(
-        getattr(torch.ops.aten, name).default
-        for name in "native_dropout cauchy exponential geometric log_normal".split()
-    ),
-)
-# Left to aten's kernels as well.
-_WHOLE = (
-    torch.ops.aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
-)
-
-
-def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    """A product that the policy rounds, summed in float32 and rounded once, as eager does."""
-    if not addend.is_floating_point():
-        return NotImplemented
-    wide = torch.promote_types(a.dtype, torch.float32)
-    made = alpha * torch.bmm(a.to(wide), b.to(wide)).sum(0)
-    if beta != 0:
-        made = made + beta * addend.to(wide)
-    return made.to(a.dtype)
 
 
 def _aot_patches(options: Options) -> dict[str, bool]:

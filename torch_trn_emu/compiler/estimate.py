@@ -12,9 +12,9 @@ from torch._inductor.compile_fx import compile_fx
 from torch.fx import GraphModule
 
 from ..lowering.call import Target
-from .backend import decompositions
 from .code import EagerCode
 from .control import Flags, flags_read, put_flags
+from .decompositions import decompositions
 from .pieces import Launch, launches_of
 
 __all__ = ["pricing_backend"]
