@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import torch_trn_emu
 from torch_trn_emu import compiler
+from torch_trn_emu.compiler.options import MODES
 from torch_trn_emu.precision import POLICIES
 
 # torch 2.13 uses what it deprecates, and looks at .grad while it traces
@@ -128,7 +129,7 @@ def test_bf16_products_equal_eager():
         assert_compiles(torch.mm, x, w, bound=0)
 
 
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+@pytest.mark.parametrize("mode", MODES)
 def test_modes(mode):
     assert_compiles(lambda x: (x @ x.t()).relu(), leaf(8, 8), mode=mode)
 
@@ -365,6 +366,18 @@ def test_two_devices():
     one, other = across(torch.ones(4, device="trn:0"))
     assert (str(one.device), str(other.device)) == ("trn:0", "trn:1")
     assert other.sum() == 16
+
+
+def test_a_sparse_gradient_lies_on_trn():
+    indices = torch.tensor([1, 2, 1], device="trn")
+    grads = []
+    for wrap in (lambda f: f, lambda f: torch.compile(f, backend="trn")):
+        layer = nn.Embedding(10, 4, sparse=True).to("trn")
+        wrap(layer)(indices).sum().backward()
+        grads.append(layer.weight.grad)
+    assert grads[1].is_sparse and grads[1].device.type == "trn"
+    assert grads[1]._values().device.type == "trn"
+    assert torch.equal(grads[1].to_dense(), grads[0].to_dense())
 
 
 def test_nested_compile_and_disable():
