@@ -18,6 +18,7 @@ from .calls import is_true, tensor_of
 from .control import Body, Flag, Flags, bodies_of, inlined
 from .engine import GraphPrice, Work, price_graph
 from .programs import Lowered, lowered
+from .recompose import recomposed
 from .region import Region
 from .regions import regions_of
 
@@ -92,7 +93,7 @@ class _Cut:
 
         held: list[Region] = []
         number = 1
-        for region in regions_of(gm.graph, self.policy):
+        for region in regions_of(recomposed(gm.graph), self.policy):
             inner = bodies_of(gm, region.nodes[0])
             if not _decides(inner):
                 held.append(region)
@@ -124,7 +125,7 @@ class _Cut:
         (piece,) = self.pieces(body.name, body.gm, body, 1)
         priced, passes = piece.launch(self.target).priced, _passes(body)
         looped = _looped(priced.price, passes, self.target)
-        work.parts.append(Lowered(region.calls[0], None, {}, looped))
+        work.parts.append(Lowered((region.calls[0], 0), None, {}, looped))
         work.calls += priced.calls * passes
 
 

@@ -100,5 +100,5 @@ class SizedPrice:
 
 
 # Of a node's metadata what prices and reports read.
-_KEPT = frozenset(("val", "custom", "stack_trace"))
+_KEPT = frozenset(("val", "custom", "stack_trace", "original_aten", "seq_nr", "from_node"))
 _PICKLED = Options(ops_filter=None, node_metadata_key_filter=_KEPT.__contains__)
