@@ -18,6 +18,7 @@ from unittest import mock
 
 import torch
 from torch._C import DispatchKey
+from torch._ops import HigherOrderOperator
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -95,7 +96,8 @@ def estimate(
           it, one launch a graph
 
     The matmul precision is the one in force if the process emulates this chip, else the chip's
-    default.
+    default. Flags of `torch.cond` and `while_loop` have no values here: the first branch is taken,
+    a loop makes one pass.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r} is neither 'eager' nor 'compile'")
@@ -228,6 +230,8 @@ class Recorder(TorchDispatchMode):
     only  a device type: operators without a tensor there are the host's own
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, target: Target, only: str | None = None) -> None:
         super().__init__()
         self.target, self.memory, self.only = target, _Memory(), only
@@ -245,6 +249,8 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch._guards.TracingContext.try_get() is not None:
             return func(*args, **kwargs)  # the compiler looks at shapes
+        if isinstance(func, HigherOrderOperator):
+            return self._control(func, args, kwargs)
         composite = None if self.in_graph or self.only else _composite_of(func)
         if composite is not None:
             with self:
@@ -263,6 +269,19 @@ class Recorder(TorchDispatchMode):
                 self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
         return result
 
+    def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+        """Control flow: what runs is recorded, and that the host waits for a flag."""
+        from .compiler.control import run_assuming
+
+        with self:
+            return run_assuming(func, args, kwargs, self._read)
+
+    def _read(self, flag: torch.Tensor) -> None:
+        if not self.in_graph:
+            call = Call("aten::_local_scalar_dense", (_plain(flag, real=False),), (None,))
+            price = price_call(call, self.target)
+            self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
+
     def _concerns(self, values: Any) -> bool:
         tensors = [t for t in tree_leaves(values) if _is_tensor(t)]
         return any(t.device.type == self.only for t in tensors)
@@ -278,14 +297,18 @@ class Recorder(TorchDispatchMode):
         policy = self.policy or current_precision()
         return pricing_backend(policy, self.target, self.run_graph)(gm, example_inputs)
 
-    def run_graph(self, graph: Any, run: Callable[[], Any]) -> Any:
-        """One launch of a compiled graph; what it computes with shapes is not recorded again."""
-        self._launch(id(graph), graph.price, self.target.chip.launch.graph_launch_s)
+    def run_graph(self, launches: Any, run: Callable[[], Any]) -> Any:
+        """The launches of a compiled graph; what it computes with shapes is not recorded again."""
         self.in_graph = True
         try:
-            return run()
+            results, flags = run()
         finally:
             self.in_graph = False
+        for one in launches:
+            for _ in range(one.count(flags)):
+                dispatch_s = self.target.chip.launch.graph_launch_s
+                self._launch(id(one.priced), one.priced.price, dispatch_s)
+        return results
 
     def _launch(self, key: Hashable, price: Price, dispatch_s: float) -> None:
         if price.free:

@@ -13,31 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._dynamo import exc as dynamo_errors
 from torch._dynamo import trace_rules
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.lowering import lowerings, make_fallback
-from torch.fx import Graph, GraphModule
+from torch.fx import GraphModule
 
 from .. import _C
 from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
+from .control import copy_of, put_flags
+from .decompositions import decompositions
 from .dump import write_dump
-from .engine import GraphPrice, price_graph, target_of_process, work_of
+from .engine import target_of_process
 from .kernels import in_one_file
-from .operators import PRECISE, apply_precision, multiply_attention, policy_of
+from .operators import apply_precision, multiply_attention, policy_of
 from .options import Options, read_options
+from .pieces import Launch, pieces_of
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
 from .sizes import SizedPrice, places_of
 
-__all__ = ["backend_replaced", "decompositions", "trn"]
+__all__ = ["backend_replaced", "trn"]
 
 Backend = Callable[[GraphModule, Sequence[Any]], Any]
 _replacement: Backend | None = None
@@ -61,7 +61,7 @@ def trn(
     _guard_on_precision()
     if settings().stochastic_rounding:
         note_once("fused code rounds to nearest: stochastic rounding applies to products only")
-    eager = _copy_of(gm)
+    eager = copy_of(gm)
     for part in graphs_of(gm):
         multiply_attention(part.graph, policy)
     with (
@@ -110,8 +110,9 @@ def compile_graph(
     kind = "backward" if kwargs.get("is_backward") else "inference"
     kind = "forward" if kind == "inference" and not kwargs.get("is_inference") else kind
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
-    nodes, eager = len(gm.graph.nodes), _copy_of(gm)
-    priced = _priced(gm, eager, name, policy, options)
+    nodes, eager = len(gm.graph.nodes), copy_of(gm)
+    put_flags(gm)
+    priced = _priced(gm, name, policy, options)
     try:
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
@@ -132,41 +133,31 @@ def compile_graph(
 
 
 def _priced(
-    gm: GraphModule, kept: GraphModule, name: str, policy: str, options: Options
-) -> GraphPrice | SizedPrice | None:
-    """What the graph costs; with symbolic sizes, by those of a call, from the copy that is kept."""
+    gm: GraphModule, name: str, policy: str, options: Options
+) -> tuple[Launch, ...] | SizedPrice:
+    """What the graph costs; with symbolic sizes, by those of a call, from a copy that is kept."""
     if not options.program:
-        return None
+        return ()
+    price = partial(_price, name=name, policy=policy, dump=options.dump or settings().dump)
     places = places_of(gm)
-    if not places:
-        return _price(gm, name, policy, options)
-    return SizedPrice(places, lambda sizes: _price(kept, f"{name} {sizes}", policy, options))
+    return SizedPrice(places, copy_of(gm), price) if places else price(gm)
 
 
-def _price(gm: GraphModule, name: str, policy: str, options: Options) -> GraphPrice | None:
-    """The graph's engine program and what it costs. Never raises: the graph must run anyhow."""
-    target = target_of_process()
+def _price(
+    gm: GraphModule, sizes: str = "", *, name: str, policy: str, dump: str
+) -> tuple[Launch, ...]:
+    """The graph's engine programs and what they cost. Never raises: the graph must run anyhow."""
+    target, launches = target_of_process(), []
     try:
-        work = work_of(gm, policy, target)
-        priced = price_graph(name, work, target)
-        if folder := options.dump or settings().dump:
-            write_dump(folder, gm, work, priced, target)
-        return priced
+        for piece in pieces_of(f"{name} {sizes}".rstrip(), gm, policy, target):
+            launches.append(piece.launch(target))
+            if dump:
+                write_dump(dump, piece.gm, piece.work, launches[-1].priced, target)
+        return tuple(launches)
     except Exception as error:
         reason = f"no engine program: {_reason(error)}"
         note(GraphRecord(name=name, kind="program", status="note", reason=reason))
-        return None
-
-
-def _copy_of(gm: GraphModule) -> GraphModule:
-    """The graph as it is now and those of its control flow, over the same tensors."""
-    graph = Graph()
-    graph.output(graph.graph_copy(gm.graph, {}))
-    copied = GraphModule(gm, graph)
-    for name, child in gm.named_children():
-        if isinstance(child, GraphModule):
-            setattr(copied, name, _copy_of(child))
-    return copied
+        return ()
 
 
 def _reason(error: Exception) -> str:
@@ -176,7 +167,8 @@ def _reason(error: Exception) -> str:
 
 def _is_dynamos(error: Exception) -> bool:
     """Errors by which the layers above steer: to trace again, to skip a frame."""
-    return isinstance(error, dynamo_errors.TorchDynamoException)
+    steers = isinstance(error, dynamo_errors.TorchDynamoException)
+    return steers and not isinstance(error, dynamo_errors.BackendCompilerFailed)
 
 
 # --- what holds around a compilation --------------------------------------------------------------
@@ -190,58 +182,6 @@ def _uncounted() -> Iterator[None]:
         yield
     finally:
         _C.pause_ledger(previous)
-
-
-class _Decompositions(dict[Any, Any]):
-    """Pickled by name: torch's caches hash what a graph is compiled with."""
-
-    eager_numbers = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return decompositions, (self.eager_numbers,)
-
-
-@cache
-def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]:
-    """Inductor's, less those of products: they would be sums in float32, whatever the policy.
-
-    A product that no policy rounds is then a call of aten's kernel. Inductor is told, since in a
-    process with `CI` in its environment it refuses an operator that it knows how to decompose.
-
-    eager_numbers  random numbers are those of eager operators, which draw in kernels of their own
-    """
-    table = {**select_decomp_table(), torch.ops.aten.addbmm.default: _addbmm}
-    whole = {*PRECISE, *_WHOLE, *(_DRAWING if eager_numbers else ())}
-    for op in whole:
-        if op not in lowerings:
-            make_fallback(op, warn=False, override_decomp=True)
-    made = _Decompositions((op, table[op]) for op in table if op not in whole)
-    made.eager_numbers = eager_numbers
-    return made
-
-
-_DRAWING = (
-    torch.ops.aten.bernoulli.p,
-    *(
-        getattr(torch.ops.aten, name).default
-        for name in "native_dropout cauchy exponential geometric log_normal".split()
-    ),
-)
-# Left to aten's kernels as well.
-_WHOLE = (
-    torch.ops.aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
-)
-
-
-def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    """A product that the policy rounds, summed in float32 and rounded once, as eager does."""
-    if not addend.is_floating_point():
-        return NotImplemented
-    wide = torch.promote_types(a.dtype, torch.float32)
-    made = alpha * torch.bmm(a.to(wide), b.to(wide)).sum(0)
-    if beta != 0:
-        made = made + beta * addend.to(wide)
-    return made.to(a.dtype)
 
 
 def _aot_patches(options: Options) -> dict[str, bool]:

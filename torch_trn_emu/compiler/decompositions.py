@@ -1,0 +1,111 @@
+"""What operators become before they are compiled: Inductor's table, less products, with our rows.
+
+A row of `_OURS` makes products of an operator whose kernel on the host follows no policy. Checked
+on torch 2.13.0.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from string import ascii_letters
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.lowering import lowerings, make_fallback
+
+from .operators import PRECISE
+
+__all__ = ["decompositions"]
+
+aten = torch.ops.aten
+
+
+class _Decompositions(dict[Any, Any]):
+    """Pickled by name: torch's caches hash what a graph is compiled with."""
+
+    eager_numbers = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return decompositions, (self.eager_numbers,)
+
+
+@cache
+def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]:
+    """Inductor's, less those of products: they would be sums in float32, whatever the policy.
+
+    A product that no policy rounds is then a call of aten's kernel. Inductor is told, since in a
+    process with `CI` in its environment it refuses an operator that it knows how to decompose.
+
+    eager_numbers  random numbers are those of eager operators, which draw in kernels of their own
+    """
+    table = {**select_decomp_table(), **_OURS}
+    whole = {*PRECISE, *_WHOLE, *(_DRAWING if eager_numbers else ())}
+    for op in whole:
+        if op not in lowerings:
+            make_fallback(op, warn=False, override_decomp=True)
+    made = _Decompositions((op, table[op]) for op in table if op not in whole)
+    made.eager_numbers = eager_numbers
+    return made
+
+
+_DRAWING = (
+    aten.bernoulli.p,
+    *(
+        getattr(aten, name).default
+        for name in "native_dropout cauchy exponential geometric log_normal".split()
+    ),
+)
+# Left to aten's kernels as well.
+_WHOLE = (
+    aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
+)
+
+
+def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """A product that the policy rounds, summed in float32 and rounded once, as eager does."""
+    if not addend.is_floating_point():
+        return NotImplemented
+    wide = torch.promote_types(a.dtype, torch.float32)
+    made = alpha * torch.bmm(a.to(wide), b.to(wide)).sum(0)
+    if beta != 0:
+        made = made + beta * addend.to(wide)
+    return made.to(a.dtype)
+
+
+def _trilinear(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    without_a: Sequence[int],
+    without_b: Sequence[int],
+    without_c: Sequence[int],
+    summed: Sequence[int],
+    unrolled: int = 1,
+) -> Tensor:
+    """The sum of a * b * c over dimensions; each tensor lacks some.
+
+    Two products, as eager makes them. It goes through the unrolled dimension one by one: no product
+    contracts along that.
+    """
+    every = ascii_letters[: a.dim() + len(without_a)]
+    of_a, of_b, of_c = (
+        [x for d, x in enumerate(every) if d not in without]
+        for without in (without_a, without_b, without_c)
+    )
+    gone = {every[d] for d in summed if d != unrolled}
+    both = [x for x in every if x in (*of_a, *of_b) and (x in of_c or x not in gone)]
+    left = [x for x in every if x not in gone]
+    made = _product(_product(a, of_a, b, of_b, both), both, c, of_c, left)
+    return made.sum(left.index(every[unrolled])) if unrolled in summed else made
+
+
+def _product(a: Tensor, of_a: list[str], b: Tensor, of_b: list[str], made: list[str]) -> Tensor:
+    made_of = "".join((*of_a, ",", *of_b, "->", *made))
+    return torch.einsum(made_of, a, b)
+
+
+_OURS: MappingProxyType[Any, Callable[..., Any]] = MappingProxyType(
+    {aten.addbmm.default: _addbmm, aten._trilinear.default: _trilinear}
+)
