@@ -1,7 +1,7 @@
 """Rows for elementwise operators: what they become on the Vector and Scalar engines.
 
 A recipe is a list of `pointwise.Step`s; operands are 0, 1, 2 for the tensors and -1, -2 for the
-results before. To add an operator, add a line to UNARY, BINARY, TERNARY or STEPS.
+results before. To add an operator, add a line to UNARY, BINARY or TERNARY.
 Sources: the functions of engines/arithmetic.py; where the engines lack one, it is composed here
 (`inferred`).
 """
@@ -20,7 +20,6 @@ from .pointwise import Step, activation, copy, pointwise, tensor_scalar, tensor_
 __all__ = [
     "BINARY",
     "SIMPLIFIED",
-    "STEPS",
     "TERNARY",
     "UNARY",
     "constant",
@@ -49,18 +48,9 @@ def select(predicate: int, on_true: int, on_false: int) -> Step:
     return _emitting("select", Engine.VECTOR, (predicate, on_true, on_false))
 
 
-def random_bits() -> Step:
-    """Uniform bits, whose quality the price does not see."""
-    return _emitting("rng", Engine.VECTOR, (), seed=1)
-
-
 def drop(data: int, random: int, threshold: float) -> Step:
     """`data` where `random` reaches the threshold, else 0."""
     return _emitting("dropout", Engine.VECTOR, (data, random), threshold=threshold)
-
-
-def iota() -> Step:
-    return _emitting("iota", Engine.GPSIMD, (), channel=0, step=1, base=0)
 
 
 def reciprocal(a: int = 0) -> Step:
@@ -203,26 +193,6 @@ SIMPLIFIED = frozenset((
     "atan2", "clamp_tensor", "elu_backward", "floor_divide", "fmod", "masked_fill",
     "mish_backward", "relu_backward", "remainder", "tan",
 ))  # fmt: skip
-
-
-def _alike(names: Sequence[str], recipe: Recipe) -> dict[str, Recipe]:
-    return dict.fromkeys(names, recipe)
-
-
-# Of no tensor: made on the core.
-STEPS: MappingProxyType[str, Recipe] = MappingProxyType({
-    **_alike(tuple(MADE_VALUES), [constant(0.0)]),
-    **_alike(("arange", "linspace", "range", "eye", "triu_indices", "tril_indices"),
-                    [iota()]),
-    **_alike(("uniform", "rand", "rand_like", "random", "randint", "randint_like",
-                     "bernoulli"),
-                    [random_bits(), _pair("multiply", 2.0**-32, "add", 0.0, -1)]),
-    **_alike(("normal", "randn", "randn_like", "log_normal", "exponential", "cauchy",
-                     "geometric"),  # Box and Muller's method
-                    [random_bits(), _imm("multiply", 2.0**-32, -1), A("log", -1),
-                     A("sqrt", -1, scale=-2.0), random_bits(), A("sin", -1),
-                     T("multiply", -1, -3)]),
-})
 # fmt: on
 
 
@@ -298,8 +268,6 @@ def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
         return found
     if name in MADE_VALUES:
         return [constant(made_value(call))]
-    if name in STEPS and (count == 0 or name not in UNARY):
-        return STEPS[name]
     if count == 1 and name in _WITH_SCALAR:
         return [_imm(_WITH_SCALAR[name], _immediate(call))]
     if name in ("add", "sub") and count == 2 and call.argument(2, 1) != 1:
@@ -339,7 +307,7 @@ BINARY_OP = MappingProxyType({"add": "add", "sub": "subtract"})
 
 def lower_elementwise(call: Call, target: Target) -> tuple[Program, ...]:
     """An elementwise call; tensors that steps make on the core are not loaded."""
-    operands = [] if call.name in STEPS else _device(call)
+    operands = [] if call.name in MADE_VALUES else _device(call)
     steps = recipe_of(call, operands)
     if steps is None:
         raise KeyError(f"no recipe for {call.op} of {len(operands)} tensors")

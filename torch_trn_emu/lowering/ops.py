@@ -33,22 +33,17 @@ from .bindings import (
 from .call import Call, Target
 from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
-from .copies import (
-    copied,
-    copy,
-    rearranged,
-)
+from .copies import copied, copy, rearranged
+from .draws import DRAWS, draw, uniform_steps
 from .elementwise import (
     BINARY,
     SIMPLIFIED,
-    STEPS,
     TERNARY,
     UNARY,
     constant,
     drop,
     elementwise,
     lower_elementwise,
-    random_bits,
     select,
 )
 from .indexed import (
@@ -136,13 +131,12 @@ def _dropout(call: Call, target: Target) -> Lowered:
     if not trains:
         return copied(x, call.out, target)
     steps = [
-        random_bits(),
-        tensor_scalar(-1, op0="multiply", imm0=2.0**-32),
+        *uniform_steps(),
         drop(0, -1, p),
         tensor_scalar(-1, op0="multiply", imm0=1 / (1 - p) if p < 1 else 0.0),
         replace(tensor_scalar(-3, op0="greater_equal", imm0=p), dtype="bool"),
     ]
-    steps[:2] = [replace(s, dtype="float32") for s in steps[:2]]
+    steps[:3] = [replace(s, dtype=s.dtype or "float32") for s in steps[:3]]
     program = pointwise(
         "dropout",
         x.numel,
@@ -201,7 +195,7 @@ def _row(
     )
 
 
-_LINES = ("arange", "linspace")
+_LINES = ("arange", "linspace", "range")
 MADE, BITS = "modelled", "rounded once to the result's dtype"
 
 # fmt: off
@@ -212,8 +206,7 @@ _ELEMENTWISE = (
       if n not in ("pow_scalar", "clamp_tensor", "masked_fill")),
     _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
          "the value of a tensor is taken as 0"),
-    _row(" ".join(n for n in STEPS if n not in (*MADE_VALUES, *_LINES)), "vector",
-         lower_elementwise, "inferred", "made on the core, not these values"),
+    _row(" ".join(DRAWS), "vector", draw, MADE, "the numbers are the host generator's"),
     _row(" ".join(_LINES), "vector", numbers, MADE),
     _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
 )
