@@ -69,6 +69,14 @@ SAMPLES: tuple[Sample, ...] = (
     ("exp", torch.exp, ((200, 9),)),
     ("tanh", torch.tanh, ((200, 9),)),
     ("gelu", F.gelu, ((200, 9),)),
+    ("softplus", lambda a: F.softplus(a, beta=2.5), ((200, 9),)),
+    ("elu", lambda a: F.elu(a, alpha=0.7), ((200, 9),)),
+    ("leaky_relu", lambda a: F.leaky_relu(a, 0.3), ((200, 9),)),
+    ("remainder", lambda a: torch.remainder(a, 0.75), ((4, 9),)),
+    ("div, rounded", lambda a, b: torch.div(a, b, rounding_mode="trunc"), ((4, 9), (4, 9))),
+    ("mse_loss", F.mse_loss, ((200, 9), (200, 9))),
+    ("huber_loss of each", lambda a, b: F.huber_loss(a, b, reduction="none"), ((4, 9), (4, 9))),
+    ("logits", lambda a, b: F.binary_cross_entropy_with_logits(a, b.sigmoid()), ((9, 5), (9, 5))),
     ("gelu tanh", lambda a: F.gelu(a, approximate="tanh"), ((200, 9),)),
     ("silu", F.silu, ((200, 9),)),
     ("relu", F.relu, ((200, 9),)),
@@ -290,7 +298,7 @@ def test_an_operator_reads_what_it_writes_in_place(machine: MachineExecutor) -> 
     [
         (lambda a: torch.cummax(a, 0).values, "its row has the cost only"),
         (lambda a: torch.special.bessel_j0(a), "it has no row"),
-        (lambda a: F.softplus(a, beta=2), "stands for other attributes"),
+        (lambda a: aten.gelu_backward(a, a, approximate="tanh"), "stands for other attributes"),
         (lambda a: a.double() + 1, "float64 is float32 in the program's"),
     ],
 )

@@ -15,12 +15,10 @@ from typing import Any
 
 from ..isa import Access, Builder, Engine
 from .attributes import rounded_down
-from .call import Call, Target, TensorArg
-from .elementwise import elementwise
-from .op import Lowered
+from .call import Call, TensorArg
 from .pointwise import Step, activation, tensor_scalar, tensor_tensor
 
-__all__ = ["DRAWS", "draw", "exponential_steps", "given_to", "steps_of", "uniform_steps"]
+__all__ = ["DRAWS", "exponential_steps", "parameters", "steps_of", "uniform_steps"]
 
 UNIT = 2.0**-24
 Steps = Sequence[Step]
@@ -183,14 +181,20 @@ def _range(call: Call, overload: str) -> Given:
     return (0, named[0])
 
 
-def steps_of(call: Call) -> list[Step]:
-    """In float32, but for the bits and the result."""
+def parameters(call: Call) -> list[TensorArg]:
+    """The tensors among them."""
+    return [g for g in given_to(call) if isinstance(g, TensorArg)]
+
+
+def steps_of(call: Call, operands: Sequence[TensorArg]) -> list[Step]:
+    """In float32, but for the bits and the result. Parameters are the last of the operands."""
     steps = DRAWS[call.name].steps(given_to(call), call.out)
-    return [replace(s, dtype=s.dtype or "float32") for s in steps]
-
-
-def draw(call: Call, target: Target) -> Lowered:
-    if not call.out.numel:
-        return ()
-    operands = [g for g in given_to(call) if isinstance(g, TensorArg)]
-    return (elementwise(call.name, steps_of(call), operands, call.out, target),)
+    before = len(operands) - len(parameters(call))
+    return [
+        replace(
+            s,
+            dtype=s.dtype or "float32",
+            reads=tuple(r + before if r >= 0 else r for r in s.reads),
+        )
+        for s in steps
+    ]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from ..isa import itemsize
+from .activation_steps import ACTIVATIONS
 from .attentions import ATTENTION, ATTENTION_BACKWARD
 from .attributes import MADE_VALUES
 from .binding import Bind
@@ -34,18 +35,8 @@ from .call import Call, Target
 from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
 from .copies import copied, copy, rearranged
-from .draws import DRAWS, draw, uniform_steps
-from .elementwise import (
-    BINARY,
-    SIMPLIFIED,
-    TERNARY,
-    UNARY,
-    constant,
-    drop,
-    elementwise,
-    lower_elementwise,
-    select,
-)
+from .draws import DRAWS, uniform_steps
+from .elementwise import BINARY, CHOSEN, TERNARY, UNARY, elementwise, lower_elementwise
 from .indexed import (
     along,
     at_elements,
@@ -58,12 +49,14 @@ from .indexed import (
 )
 from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
+from .loss_steps import GRADIENTS, LOSSES
+from .losses import loss
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .numbering import numbers
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
 from .patches import fold, unfold
-from .pointwise import pointwise, tensor_scalar
+from .pointwise import constant, drop, pointwise, select, tensor_scalar
 from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import (
     Product,
@@ -200,14 +193,18 @@ MADE, BITS = "modelled", "rounded once to the result's dtype"
 
 # fmt: off
 _ELEMENTWISE = (
-    *(_row(n, "vector", lower_elementwise, "inferred" if n in SIMPLIFIED else MADE, BITS,
-           None if n in SIMPLIFIED else of_elementwise)
-      for recipes in (UNARY, BINARY, TERNARY) for n in recipes
-      if n not in ("pow_scalar", "clamp_tensor", "masked_fill")),
+    *(_row(n, "vector", lower_elementwise, MADE, BITS, of_elementwise)
+      for recipes in (UNARY, BINARY, TERNARY, ACTIVATIONS) for n in recipes if n not in CHOSEN),
     _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
          "the value of a tensor is taken as 0"),
-    _row(" ".join(DRAWS), "vector", draw, MADE, "the numbers are the host generator's"),
+    _row(" ".join(DRAWS), "vector", lower_elementwise, MADE,
+         "the numbers are the host generator's"),
+    _row("floor_divide remainder fmod", "vector", lower_elementwise, MADE,
+         "quotients below 2^23, and no divisor of 0", of_elementwise),
     _row(" ".join(_LINES), "vector", numbers, MADE),
+    _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum",
+         of_elementwise),
+    _row(" ".join(GRADIENTS), "vector", lower_elementwise, MADE, BITS, of_elementwise),
     _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
