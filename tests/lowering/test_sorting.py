@@ -66,6 +66,47 @@ def test_network_in_one_tile(shape: tuple[int, int], descending: bool) -> None:
     _holds(run((program,), {"in": x}), x, x.sort(1, descending=descending).values)
 
 
+INF, NAN = float("inf"), float("nan")
+
+
+def _odd(rows: int, columns: int, *values: float) -> torch.Tensor:
+    """Rows in which a third of the elements are among `values`, and one row of nothing else."""
+    x = random(rows, columns)
+    chosen = torch.tensor(values)[torch.randint(len(values), x.shape, generator=GENERATOR)]
+    x = torch.where(torch.rand(x.shape, generator=GENERATOR) < 0.3, chosen, x)
+    x[0] = values[0]
+    return x
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("shape", [(140, 37), (3, 64), (2, 1)], ids=str)
+@pytest.mark.parametrize("chunk", [4096, 8])
+def test_sorts_have_torchs_order_of_nan(
+    shape: tuple[int, int], chunk: int, descending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("CHUNK", chunk), ("LEAST", chunk), ("PIECE", 4)):
+        monkeypatch.setattr(network, name, value)
+    x = _odd(*shape, INF, -INF, NAN)
+    program = sort_rows(*shape, shape[1], descending=descending, chip=CHIP, dtype="float32")
+    _holds(run((program,), {"in": x}), x, x.sort(1, descending=descending).values)
+
+
+@pytest.mark.parametrize("wide", [8192, 20])
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(("rows", "columns", "k"), [(140, 50, 9), (40, 5, 5), (3, 300, 12)])
+def test_the_largest_with_infinities(
+    rows: int, columns: int, k: int, largest: bool, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Infinities are found where they are, also after all others."""
+    monkeypatch.setattr(sorting, "WIDE", wide)
+    monkeypatch.setattr(sorting, "LEAST", 16)
+    x = _odd(rows, columns, -INF if largest else INF, INF, -INF)
+    program = select_largest(
+        rows, columns, k, sign=1.0 if largest else -1.0, chip=CHIP, dtype="float32"
+    )
+    _holds(run((program,), {"in": x}), x, x.topk(k, largest=largest).values)
+
+
 @pytest.mark.parametrize(("chunk", "piece"), [(8, 8), (16, 4)])
 @pytest.mark.parametrize(("shape", "count"), [((1, 300), 300), ((5, 130), 40), ((140, 33), 33)])
 def test_network_over_chunks(

@@ -1,7 +1,9 @@
 """The largest of every row in order, eight at a time, or by a sorting network where that is faster.
 
 max8 finds the eight largest and nc_match_replace8 takes them out and says where they were. Rows
-longer than a tile give their largest chunk by chunk, which are then worked on as one row.
+longer than a tile give their largest chunk by chunk, which are then worked on as one row. What is
+compared is half the number, so that infinity is finite and more than what was taken out; NaN is
+found as the engines order it, which is not public.
 """
 
 from math import ceil, inf, prod
@@ -11,6 +13,7 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target, TensorArg
 from .copies import copied
+from .keys import INFINITE, PADDING
 from .limits import WIDE, P
 from .network import network_cycles, sort_rows
 from .op import Lowered, dense
@@ -92,7 +95,8 @@ class _Largest:
         b, at = self.b, r0 * self.k
         best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
         to = rows_of(self.stored, size, self.k)
-        b.emit("tensor_scalar", to, rows_of(best, size, self.k), op0="multiply", imm0=self.sign)
+        b.emit("tensor_scalar", to, rows_of(best, size, self.k), op0="multiply",
+               imm0=2 * self.sign)  # fmt: skip
         b.store(rows_of(self.values, size, self.k, at), to)
         b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k))
 
@@ -103,9 +107,8 @@ class _Largest:
         raw = rows_of(self.raw, size, count)
         b.load(raw, rows_of(self.source, size, count, r0 * self.columns + c0))
         if held > count:
-            b.emit("memset", rows_of(self.data, size, held), value=-inf)
-        b.emit("tensor_scalar", rows_of(self.data, size, count), raw, op0="multiply",
-               imm0=self.sign)  # fmt: skip
+            b.emit("memset", rows_of(self.data, size, held), value=-PADDING)
+        self._key(rows_of(self.data, size, count), raw)
         start = number * self.each
         self._rounds(self.data, held, size, self.found, self.places, start)
         if self.chunks > 1:
@@ -116,6 +119,10 @@ class _Largest:
             b.emit("tensor_scalar", found, found, column, op0="add")
             b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
 
+    def _key(self, to: Access, source: Access) -> None:
+        self.b.emit("tensor_scalar", to, source, op0="multiply", imm0=self.sign / 2, op1="max",
+                    imm1=-INFINITE)  # fmt: skip
+
     def _rounds(
         self, data: Buffer, count: int, size: int, found: Buffer, places: Buffer, start: Affine
     ) -> None:
@@ -125,7 +132,7 @@ class _Largest:
             eight = rows_of(found, size, 8, start + turn * 8)
             b.emit("max8", eight, whole)
             where = rows_of(places, size, 8, start + turn * 8)
-            b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-inf)
+            b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-PADDING)
 
     def _merge(self, size: int) -> tuple[Buffer, Buffer]:
         """The largest of what the chunks gave, and the columns that those came from."""
@@ -156,15 +163,18 @@ class _LargestOfFew(_Largest):
             self._load(r0, size)
             raw, data = (rows_of(t, size * pieces, self.wide) for t in (self.raw, self.data))
             if self.held > self.wide:
-                b.emit("memset", rows_of(self.data, size * pieces, self.held), value=-inf)
-            b.emit("tensor_scalar", data, raw, op0="multiply", imm0=self.sign)
+                b.emit("memset", rows_of(self.data, size * pieces, self.held), value=-PADDING)
+            self._key(data, raw)
             self._rounds(self.data, self.held, size * pieces, *parts, Affine())
             self._join(size)
             self._store(r0, size)
         return b.build()
 
     def _load(self, r0: Affine, size: int) -> None:
-        """Pieces of rows on partitions; what the last lacks is smaller than all."""
+        """Pieces of rows on partitions; what the last lacks is as small as all can be.
+
+        Of equal numbers the first are found, which are in the pieces before.
+        """
         b, (full, rest) = self.b, divmod(self.columns, self.wide)
         if rest:
             b.emit(
