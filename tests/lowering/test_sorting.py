@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.isa import Engine, validate
@@ -165,3 +167,41 @@ def test_few_are_taken_by_eights_and_many_by_a_network() -> None:
     ]
     assert "max8" in opcodes[0]
     assert "max8" not in opcodes[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    cut=st.booleans(),
+    data=st.data(),
+)
+def test_one_of_each_row_by_rank(shape: list[int], cut: bool, data: st.DataObject) -> None:
+    """Kthvalue and median; of equal elements any place."""
+    with pytest.MonkeyPatch.context() as patch:
+        if cut:
+            for name, value in (("CHUNK", 8), ("LEAST", 8), ("PIECE", 4)):
+                patch.setattr(network, name, value)
+        dim, k = -1, data.draw(st.integers(1, shape[-1]))
+        x = random(*shape).round(decimals=1)
+        for op, rest in (
+            (aten.kthvalue.default, (k, dim)), (aten.median.dim, (dim,)),
+            (aten.nanmedian.dim, (dim,)), (aten.median.default, ()),
+        ):  # fmt: skip
+            values = op(x, *rest)
+            values = values if isinstance(values, torch.Tensor) else values[0]
+            got = run(lowered(call_of(op, x, *rest)), {"in": x})
+            np.testing.assert_array_equal(got["values"].reshape(values.shape), values)
+            if rest:
+                index = torch.from_numpy(got["index"].reshape(values.shape).astype(np.int64))
+                found = x.gather(dim, index.unsqueeze(dim)).squeeze(dim)
+                np.testing.assert_array_equal(found, values)
+
+
+def test_a_permutation_is_the_order_of_random_numbers() -> None:
+    call = call_of(aten.randperm.default, 3000)
+    got = run(lowered(call), {}, [{}, {"in": "out"}])
+    keys, index = got["out"], got["index"].reshape(-1).astype(int)
+    np.testing.assert_array_equal(np.sort(index), np.arange(3000))
+    assert (np.diff(keys[index]) >= 0).all()
+    # As many ascents as descents: each of 2,999 with a chance of a half, in six deviations.
+    assert abs((np.diff(index) > 0).sum() - 1499.5) < 6 * (3000 / 12) ** 0.5

@@ -51,26 +51,28 @@ def network_cycles(rows: int, columns: int) -> float:
 
 
 def sort_rows(
-    rows: int, columns: int, count: int, *, descending: bool, chip: Chip, dtype: str, cores: int = 1
-) -> Program:
-    """values[r, :], index[r, :] = the first `count` of row r in order, and where they were."""
+    rows: int, columns: int, count: int, *, descending: bool, chip: Chip, dtype: str,
+    cores: int = 1, first: int = 0,
+) -> Program:  # fmt: skip
+    """values[r, :], index[r, :] = `first` to `count` of row r in order, and where they were."""
     rows = ceil(rows / cores)
     b = Builder(f"sort {rows}x{columns}", cores=cores)
-    return _Sort(b, rows, columns, count, -1.0 if descending else 1.0, dtype).build()
+    return _Sort(b, rows, columns, range(first, count), -1.0 if descending else 1.0, dtype).build()
 
 
 class _Sort:
     def __init__(
-        self, b: Builder, rows: int, columns: int, count: int, sign: float, dtype: str
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str
     ) -> None:
-        self.b, self.rows, self.columns, self.count = b, rows, columns, count
+        self.b, self.rows, self.columns = b, rows, columns
+        self.first, self.count = stored.start, len(stored)
         self.keys = Keys(b, sign, dtype)
         self.comparisons: dict[tuple[int, int, int, bool], list[Instruction]] = {}
         self.padded = _power(columns)
         self.chunk = _chunk(rows, self.padded)
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-        self.values = b.hbm("values", (rows, count), dtype, Role.OUTPUT)
-        self.index = b.hbm("index", (rows, count), "int32", Role.OUTPUT)
+        self.values = b.hbm("values", (rows, self.count), dtype, Role.OUTPUT)
+        self.index = b.hbm("index", (rows, self.count), "int32", Role.OUTPUT)
         wide = self.chunk
         self.raw = b.sbuf("raw", wide, dtype)
         self.tiles: tuple[Pair, Pair] = tuple(  # type: ignore[assignment]
@@ -87,7 +89,7 @@ class _Sort:
             for r0, size in self.b.tiles(self.rows, P):
                 self._bring(_Piece(row=r0, size=size, count=self.columns))
                 done = self._network(self.tiles, size)
-                self._store(_Piece(row=r0, size=size, count=self.count), done)
+                self._store(_Piece(row=r0, size=size, count=self.count), done, self.first)
             return self.b.build()
         self.held = self._scratch()
         self._spread()
@@ -128,11 +130,11 @@ class _Sort:
         pattern = ((pitch, piece.size), (1, piece.count))
         return Access(buffer=hbm, offset=piece.row * length + piece.at, pattern=pattern)
 
-    def _store(self, piece: "_Piece", tiles: tuple[Pair, Pair]) -> None:
-        """The first of the tiles, which the second helps to turn back from keys."""
+    def _store(self, piece: "_Piece", tiles: tuple[Pair, Pair], first: int = 0) -> None:
+        """The first of the tiles from an element on; the second helps to turn back from keys."""
         b, size, count = self.b, piece.size, piece.count
         raw, whole = rows_of(self.raw, size, count), rows_of(self.whole, size, count)
-        values, places = (rows_of(t, size, count) for t in tiles[0])
+        values, places = (rows_of(t, size, count, first) for t in tiles[0])
         self.keys.undo(raw, values, rows_of(tiles[1][0], size, count))
         b.emit("tensor_copy", whole, places)
         b.store(self._there(self.values, self.count, piece), raw)
@@ -250,12 +252,13 @@ class _Sort:
 
     def _keep(
         self, at: Affine, pitch: int, size: int, held: Pair, *, tiles: Pair | None = None,
-        load: bool = False,
+        load: bool = False, count: int = 0,
     ) -> None:  # fmt: skip
-        """Chunks, one a partition, between SBUF and scratch memory."""
+        """Chunks, or `count` elements of each, one a partition, between SBUF and scratch memory."""
+        count = count or self.chunk
         for tile, hbm in zip(tiles or self.tiles[0], held, strict=True):
-            here = rows_of(tile, size, self.chunk)
-            there = Access(buffer=hbm, offset=at, pattern=((pitch, size), (1, self.chunk)))
+            here = rows_of(tile, size, count)
+            there = Access(buffer=hbm, offset=at, pattern=((pitch, size), (1, count)))
             if load:
                 self.b.load(here, there)
             else:
@@ -326,10 +329,10 @@ class _Sort:
                 b.store(there(hbm, upper), rows_of(tile, size, wide))
 
     def _gather(self) -> None:
-        """The first of every row from scratch memory into the results."""
+        """What is asked of every row from scratch memory into the results."""
         for piece in self._pieces(self.count):
-            at = piece.row * self.padded + piece.at
-            self._keep(at, self._pitch(piece), piece.size, self.held[0], load=True)
+            at, pitch = piece.row * self.padded + piece.at + self.first, self._pitch(piece)
+            self._keep(at, pitch, piece.size, self.held[0], load=True, count=piece.count)
             self._store(piece, self.tiles)
 
 

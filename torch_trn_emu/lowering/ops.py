@@ -81,21 +81,24 @@ from .rearrangements import (
     upsample_nearest,
 )
 from .reductions import (
+    all_equal,
     along_rows,
     average,
     extreme,
     largest,
     moments,
     nonzeros,
+    one_after_the_other,
     over_normalized,
     p_norm,
     reduction,
     simple,
     truth,
+    without_nan,
 )
 from .resampling import resampling
 from .scans import extremes, scan
-from .sorting import flat_sort, sort, topk
+from .sorting import flat_sort, kth, middle, randperm, ranked, sort, topk
 from .triangles import triangle
 
 __all__ = [
@@ -224,14 +227,15 @@ _REDUCTIONS = (
     _row("min", "vector", extreme("min", -1.0), MADE, _PLACES),
     _row("argmax", "vector", largest(1.0), MADE, _PLACES),
     _row("argmin", "vector", largest(-1.0), MADE, _PLACES),
-    _row("aminmax median kthvalue mode", "vector", reduction(simple("max")), "inferred",
-         "as the maximum"),
+    _row("aminmax", "vector", one_after_the_other(reduction(simple("min")),
+                                                  reduction(simple("max"))), MADE),
+    _row("mode", "vector", reduction(simple("max")), "inferred", "as the maximum"),
     _row("prod", "vector", reduction(simple("multiply")), MADE, bind=of_reduction),
     _row("all", "vector", reduction(truth("min")), MADE, bind=of_reduction),
     _row("any", "vector", reduction(truth("max")), MADE, bind=of_reduction),
-    _row("equal", "vector", reduction(truth("min")), "inferred", "as a reduction of the first"),
+    _row("equal", "vector", all_equal, MADE),
     _row("count_nonzero", "vector", reduction(nonzeros), MADE, bind=of_reduction),
-    _row("nansum", "vector", reduction(simple("add")), "inferred", "as the sum"),
+    _row("nansum", "vector", without_nan(reduction(simple("add"))), MADE),
     _row("var std var_mean std_mean", "vector", moments, MADE,
          "of all of more than 65536 elements: by its class", of_moments),
     _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE,
@@ -274,7 +278,10 @@ _SCANS_AND_SORTS = (
     _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
     _row("topk", "vector", topk, MADE, "the places of equal elements may differ"),
     _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
-    _row("_unique2 unique_dim unique_consecutive randperm", "vector", flat_sort, "inferred",
+    _row("kthvalue", "vector", ranked(kth, 2), MADE, "the places of equal elements may differ"),
+    _row("median nanmedian", "vector", ranked(middle, 1), MADE, "of rows without NaN"),
+    _row("randperm", "vector", randperm, MADE, "the numbers are the host generator's"),
+    _row("_unique2 unique_dim unique_consecutive", "vector", flat_sort, "inferred",
          "as sorting all elements"),
 )
 _MOVEMENT = (

@@ -6,6 +6,7 @@ compared is half the number, so that infinity is finite and more than what was t
 found as the engines order it, which is not public.
 """
 
+from collections.abc import Callable
 from math import ceil, inf, prod
 from typing import Any
 
@@ -13,12 +14,13 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target, TensorArg
 from .copies import copied
+from .elementwise import lower_elementwise
 from .keys import INFINITE, PADDING
 from .limits import WIDE, P
 from .network import network_cycles, sort_rows
-from .op import Lowered, dense
+from .op import Lowered, Lowering, dense, flat
 
-__all__ = ["flat_sort", "select_largest", "sort", "topk"]
+__all__ = ["flat_sort", "kth", "middle", "randperm", "ranked", "select_largest", "sort", "topk"]
 
 FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
 MOST = 4096  # candidates of all chunks together
@@ -34,15 +36,18 @@ def _by_eights(rows: int, columns: int, k: int) -> bool:
 
 
 def select_largest(
-    rows: int, columns: int, k: int, *, sign: float, chip: Chip, dtype: str, cores: int = 1
-) -> Program:
-    """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where."""
+    rows: int, columns: int, k: int, *, sign: float, chip: Chip, dtype: str, cores: int = 1,
+    first: int = 0,
+) -> Program:  # fmt: skip
+    """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where, without
+    the `first` largest.
+    """
     rows = ceil(rows / cores)
     b = Builder(f"top {k} of {rows}x{columns}", cores=cores)
     wide = _segment(rows, columns, k)
     if wide < columns and rows <= FEW:
-        return _LargestOfFew(b, rows, columns, k, sign, dtype, wide).build()
-    return _Largest(b, rows, columns, k, sign, dtype, wide).build()
+        return _LargestOfFew(b, rows, columns, range(first, k), sign, dtype, wide).build()
+    return _Largest(b, rows, columns, range(first, k), sign, dtype, wide).build()
 
 
 def _segment(rows: int, columns: int, k: int) -> int:
@@ -55,14 +60,15 @@ def _segment(rows: int, columns: int, k: int) -> int:
 
 class _Largest:
     def __init__(
-        self, b: Builder, rows: int, columns: int, k: int, sign: float, dtype: str, wide: int
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
     ) -> None:
         """A partition works on `wide` columns at once."""
-        self.b, self.rows, self.columns, self.k, self.sign = b, rows, columns, k, sign
+        self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
+        self.first, self.k = stored.start, len(stored)
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-        self.values = b.hbm("values", (rows, k), dtype, Role.OUTPUT)
-        self.index = b.hbm("index", (rows, k), "int32", Role.OUTPUT)
-        self.each, self.wide = _eights(k), wide
+        self.values = b.hbm("values", (rows, self.k), dtype, Role.OUTPUT)
+        self.index = b.hbm("index", (rows, self.k), "int32", Role.OUTPUT)
+        self.each, self.wide = _eights(stored.stop), wide
         self.chunks = ceil(columns / self.wide)
         self.held = max(self.wide, self.each)
         self.raw = b.sbuf("raw", self.wide, dtype, slots=2)
@@ -77,7 +83,7 @@ class _Largest:
                 b.sbuf(n, self.each, "int32", slots=2) for n in ("of", "picked")
             )
             self.column = b.sbuf("first column", 1, "float32", slots=2)
-        self.stored = b.sbuf("stored", k, dtype, slots=2)
+        self.stored = b.sbuf("stored", self.k, dtype, slots=2)
 
     def build(self) -> Program:
         b = self.b
@@ -94,11 +100,10 @@ class _Largest:
     def _store(self, r0: Affine, size: int) -> None:
         b, at = self.b, r0 * self.k
         best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
-        to = rows_of(self.stored, size, self.k)
-        b.emit("tensor_scalar", to, rows_of(best, size, self.k), op0="multiply",
-               imm0=2 * self.sign)  # fmt: skip
+        to, found = rows_of(self.stored, size, self.k), rows_of(best, size, self.k, self.first)
+        b.emit("tensor_scalar", to, found, op0="multiply", imm0=2 * self.sign)
         b.store(rows_of(self.values, size, self.k, at), to)
-        b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k))
+        b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k, self.first))
 
     def _chunk(self, r0: Affine, number: Affine, c0: Affine, size: int, count: int) -> None:
         """The largest of a chunk, counted in columns of the row."""
@@ -149,9 +154,9 @@ class _LargestOfFew(_Largest):
     """Few rows: each is cut over several partitions, whose largest come together in one."""
 
     def __init__(
-        self, b: Builder, rows: int, columns: int, k: int, sign: float, dtype: str, wide: int
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
     ) -> None:
-        super().__init__(b, rows, columns, k, sign, dtype, wide)
+        super().__init__(b, rows, columns, stored, sign, dtype, wide)
         self.of_parts = b.sbuf("of parts", self.each, "float32", slots=2)
         self.places_there = b.sbuf("places there", self.each, "int32", slots=2)
 
@@ -210,9 +215,13 @@ class _LargestOfFew(_Largest):
 # --- from calls ---
 
 
-def _ordered(rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target) -> Program:
+def _ordered(
+    rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target, first: int = 0
+) -> Program:
     """By eights or by a network, whichever works fewer cycles."""
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": dtype}
+    options: dict[str, Any] = {
+        "chip": target.chip, "cores": target.cores, "dtype": dtype, "first": first,
+    }  # fmt: skip
     share = ceil(rows / target.cores)
     wide = _segment(share, columns, k)
     passed = ceil(share / P) * columns if share > FEW else wide + ceil(columns / wide) * _eights(k)
@@ -223,16 +232,18 @@ def _ordered(rows: int, columns: int, k: int, largest: bool, dtype: str, target:
 
 
 def _along(x: TensorArg, dim: int, outs: tuple[TensorArg, ...], target: Target, k: int,
-           largest: bool) -> Lowered:  # fmt: skip
+           largest: bool, first: int = 0) -> Lowered:  # fmt: skip
     """Along a dimension; one that is not the last is turned to be it, and the results back."""
     shape = x.shape or (1,)
     dim %= len(shape)
     rows, columns = prod(shape) // shape[dim], shape[dim]
-    program = _ordered(rows, columns, k, largest, x.dtype, target)
+    program = _ordered(rows, columns, k, largest, x.dtype, target, first)
     if prod(shape[dim + 1 :]) == 1:
         return (program,)
     made = [program]
     made[:0] = copied(_last(x, dim), dense(_last(x, dim).shape, x.torch_dtype), target)
+    if k - first == 1:  # one of each row: in the same order without the dimension
+        return tuple(made)
     for out in outs:
         turned = _last(out, dim)
         made += copied(dense(turned.shape, out.torch_dtype), turned, target)
@@ -269,9 +280,46 @@ def sort(call: Call, target: Target) -> Lowered:
     return _along(x, dim, call.outputs, target, columns, descending)
 
 
+def ranked(rank: Callable[[Call, int], int], dim_at: int) -> Lowering:
+    """The one of each row, or of all elements, that has a rank from the smallest on."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        x = call.tensors[0]
+        if not x.numel:
+            return ()
+        dim = call.argument(dim_at, -1)
+        if "dim" not in call.op.partition(".")[2] and call.name != "kthvalue":
+            x, dim = flat(x, x.numel), 0
+        columns = x.shape[dim] if x.shape else 1
+        k = rank(call, columns)
+        backwards = 2 * k > columns  # from the largest on
+        k = columns + 1 - k if backwards else k
+        return _along(x, dim, call.outputs, target, k, backwards, first=k - 1)
+
+    return lower
+
+
+def kth(call: Call, columns: int) -> int:
+    return int(call.argument(1, 1))
+
+
+def middle(call: Call, columns: int) -> int:
+    """The lower of two."""
+    return (columns + 1) // 2
+
+
 def flat_sort(call: Call, target: Target) -> Lowered:
-    """All elements of a tensor, or as many random keys."""
+    """All elements of a tensor."""
     x = (call.tensors or call.outputs)[0]
     if not x.numel:
         return ()
     return (_ordered(1, x.numel, x.numel, False, x.dtype, target),)
+
+
+def randperm(call: Call, target: Target) -> Lowered:
+    """Random numbers, and where they are in order."""
+    n = call.out.numel
+    if not n:
+        return ()
+    drawn = lower_elementwise(Call("aten::rand", ((n,),), (dense((n,), "float32"),)), target)
+    return (*drawn, _ordered(1, n, n, False, "float32", target))
