@@ -39,7 +39,8 @@ def alu(op: str, a: "Array", b: "Array", engine: Engine = Engine.VECTOR) -> "Arr
     if engine is not Engine.GPSIMD and not op.startswith(("bitwise", "left_", "right_")):
         a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     with np.errstate(all="ignore"):
-        return np.asarray(ALU[op](a, b))
+        value = np.asarray(ALU[op](a, b))
+    return value.astype(np.float32) if value.dtype == np.bool_ else value
 
 
 def _n(factor: float = 1.0) -> Callable[[Instruction, Chip], float]:

@@ -42,6 +42,7 @@ from .indexed import (
     at_elements,
     at_flat,
     at_tensors,
+    counted,
     embedding_gradient,
     gathered,
     rows_of_weights,
@@ -51,6 +52,7 @@ from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
 from .loss_steps import GRADIENTS, LOSSES
 from .losses import loss
+from .made import eye, triangle_indices
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .numbering import numbers
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
@@ -67,6 +69,7 @@ from .products import (
     product_of,
 )
 from .rearrangements import (
+    chunked,
     concatenate,
     diagonal_backward,
     exact,
@@ -74,10 +77,11 @@ from .rearrangements import (
     padding,
     pixel_shuffle,
     repeated,
-    rolled,
+    roll,
     scatter_slice,
     select_backward,
     sliced_backward,
+    strided,
     upsample_nearest,
 )
 from .reductions import (
@@ -97,7 +101,8 @@ from .reductions import (
     without_nan,
 )
 from .resampling import resampling
-from .scans import extremes, scan
+from .scans import extremes, logarithms, scan
+from .searches import multinomial, search
 from .sorting import flat_sort, kth, middle, randperm, ranked, sort, topk
 from .triangles import triangle
 
@@ -205,6 +210,9 @@ _ELEMENTWISE = (
     _row("floor_divide remainder fmod", "vector", lower_elementwise, MADE,
          "quotients below 2^23, and no divisor of 0", of_elementwise),
     _row(" ".join(_LINES), "vector", numbers, MADE),
+    _row("eye", "gpsimd", eye, MADE),
+    _row("tril_indices triu_indices", "dma", triangle_indices, MADE, "on one core"),
+    _row("multinomial", "vector", multinomial, MADE, "the numbers are the host generator's"),
     _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum",
          of_elementwise),
     _row(" ".join(GRADIENTS), "vector", lower_elementwise, MADE, BITS, of_elementwise),
@@ -272,7 +280,7 @@ _NORMALIZATIONS = (
 )
 _SCANS_AND_SORTS = (
     _row("cumsum", "vector", scan("add"), MADE, bind=of_names({"in": 0}, "out")),
-    _row("logcumsumexp", "vector", scan("add"), "inferred", "as cumsum"),
+    _row("logcumsumexp", "vector", logarithms, MADE, _COLUMNS),
     _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
     _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
     _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
@@ -288,7 +296,7 @@ _MOVEMENT = (
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
          "_pin_memory", "dma", copy, MADE, bind=of_copy),
     _row("cat stack _cat", "dma", concatenate, MADE, bind=of_pieces),
-    _row("_chunk_cat", "dma", rearranged),
+    _row("_chunk_cat", "dma", chunked, MADE),
     _row("constant_pad_nd", "dma", exact(padding("constant"), constant_at=2), MADE,
          bind=of_pieces),
     _row("reflection_pad1d reflection_pad2d", "dma", exact(padding("reflect")), MADE,
@@ -296,7 +304,7 @@ _MOVEMENT = (
     _row("replication_pad1d replication_pad2d", "dma", exact(padding("edge")), MADE,
          bind=of_pieces),
     _row("flip", "dma", exact(flipped), MADE, bind=of_pieces),
-    _row("roll", "dma", exact(rolled), MADE, "of a flattened tensor: by its class"),
+    _row("roll", "dma", roll, MADE),
     _row("repeat", "dma", exact(repeated), MADE, bind=of_pieces),
     _row("slice_backward", "dma", exact(sliced_backward), MADE, bind=of_pieces),
     _row("select_backward", "dma", select_backward, MADE),
@@ -315,7 +323,8 @@ _MOVEMENT = (
     _row("diagonal_backward", "dma", diagonal_backward, MADE),
     _row("im2col", "vector", unfold, MADE),
     _row("col2im", "vector", fold, MADE),
-    _row("unfold_backward as_strided_scatter repeat_interleave", "dma", rearranged, "inferred",
+    _row("as_strided_scatter", "dma", strided, MADE),
+    _row("unfold_backward repeat_interleave", "dma", rearranged, "inferred",
          "as a copy in runs of the last dimension"),
 )
 _INDEXING = (
@@ -329,6 +338,8 @@ _INDEXING = (
     _row("take", "dma", gathered(at_flat), MADE, bind=of_names({"table": 0, "index": 1}, "out")),
     _row("embedding_dense_backward", "dma", embedding_gradient, MADE,
          bind=of_embedding_gradient),
+    _row("bincount", "dma", counted, MADE),
+    _row("searchsorted bucketize", "vector", search, MADE, "of a number, or by a sorter: by class"),
     _row("index_add", "dma", scattered(along, 3, adds=True), MADE),
     _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE),
     _row("scatter_add", "dma", scattered(at_elements, 3, adds=True), MADE, _PARTS),

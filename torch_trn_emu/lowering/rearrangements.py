@@ -7,11 +7,19 @@ from collections.abc import Callable
 from math import prod
 
 from .call import Call, Target, TensorArg
-from .op import Lowered, Lowering, dense
+from .op import Lowered, Lowering, dense, flat
 from .relayout import Box, Segment, boxes_of, relayout
 from .resampling import resampling
 
-__all__ = ["concatenate", "diagonal_backward", "exact", "scatter_slice"]
+__all__ = [
+    "chunked",
+    "concatenate",
+    "diagonal_backward",
+    "exact",
+    "roll",
+    "scatter_slice",
+    "strided",
+]
 
 Segments = list[list[Segment]]
 Reader = Callable[[Call, TensorArg, TensorArg], Segments]
@@ -63,6 +71,55 @@ def concatenate(call: Call, target: Target) -> Lowered:
         boxes += boxes_of(f"in{k}", t.strides, to_strides, segments)
         at += t.shape[dim]
     return _program(call, target, {f"in{k}": t for k, t in enumerate(pieces)}, boxes)
+
+
+def chunked(call: Call, target: Target) -> Lowered:
+    """Tensors in0, in1, ... cut into `num_chunks` along a dimension, a row of each in every chunk;
+    zeros fill up what the last chunk lacks.
+    """
+    out, pieces = call.out, [t for t in call.tensors if t.numel]
+    dim, chunks = int(call.argument(1, 0)), int(call.argument(2, 1))
+    if not out.numel:
+        return ()
+    lead = prod(out.shape[:dim])
+    row = out.numel // (lead * chunks)
+    boxes, at = [], 0
+    for k, t in enumerate(pieces):
+        dim_ = dim % len(t.shape)
+        inner, size = prod(t.shape[dim_ + 1 :]), t.shape[dim_]
+        each = -(-size // chunks) * inner  # elements of one chunk
+        full, rest = divmod(size * inner, each)
+        strides, start = (chunks * row, row, 1), (size * inner, each, 1)
+        for first, some, count in ((0, full, each), (full, min(1, rest), rest)):
+            if some * count:
+                boxes.append(
+                    Box(
+                        source=f"in{k}",
+                        counts=(lead, some, count),
+                        to=at + first * row,
+                        to_strides=strides,
+                        start=first * each,
+                        strides=start,
+                    )
+                )
+        for first, some, count in (
+            (full, min(1, rest), each - rest),
+            (full + (rest > 0), chunks - full - (rest > 0), each),
+        ):
+            if some * count > 0:
+                offset = at + first * row + (each - count)
+                boxes.append(
+                    Box(
+                        source="",
+                        counts=(lead, some, count),
+                        to=offset,
+                        to_strides=strides,
+                        strides=strides,
+                    )
+                )
+        at += each
+    sources = {f"in{k}": dense(t.shape, t.torch_dtype) for k, t in enumerate(pieces)}
+    return _program(call, target, sources, boxes)
 
 
 def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
@@ -121,17 +178,23 @@ def flipped(call: Call, x: TensorArg, out: TensorArg) -> Segments:
 
 
 def rolled(call: Call, x: TensorArg, out: TensorArg) -> Segments:
+    """Without dimensions the tensor is one long run."""
     shifts, dims = call.argument(1, ()), call.argument(2, ())
-    if not dims:
-        if len(x.shape) > 1:
-            raise KeyError("roll of a flattened tensor")
-        dims = (0,)
     segments = [_copied(n) for n in x.shape]
-    for shift, dim in zip(shifts, dims, strict=True):
+    for shift, dim in zip(shifts, dims or (0,), strict=True):
         size = x.shape[dim]
         by = shift % size
         segments[dim] = [Segment(0, by, size - by), Segment(by, size - by, 0)]
     return segments
+
+
+def roll(call: Call, target: Target) -> Lowered:
+    x = call.tensors[0]
+    if call.argument(2, ()) or len(x.shape) < 2 or not x.contiguous:
+        return exact(rolled)(call, target)
+    run = flat(x, x.numel)
+    one = Call(call.op, (run, *call.arguments[1:]), (run,), call.policy)
+    return exact(rolled)(one, target)
 
 
 def repeated(call: Call, x: TensorArg, out: TensorArg) -> Segments:
@@ -199,6 +262,20 @@ def scatter_slice(call: Call, target: Target) -> Lowered:
     )
     boxes += boxes_of("in", x.strides, to_strides, [*segments[:dim], kept, *segments[dim + 1 :]])
     return _program(call, target, {"in": x, "src": src}, boxes)
+
+
+def strided(call: Call, target: Target) -> Lowered:
+    """as_strided_scatter: a copy of "in" with "src" at the strides named."""
+    x, src, out = call.tensors[0], call.tensors[1], call.out
+    if not out.numel:
+        return ()
+    sizes, steps = call.argument(2, ()), call.argument(3, ())
+    whole = boxes_of("in", (1,), (1,), [_copied(out.numel)])
+    placed = Box(source="src", counts=sizes, to=int(call.argument(4, 0)), to_strides=steps,
+                 strides=src.strides)  # fmt: skip
+    if not x.contiguous:
+        raise KeyError("as_strided_scatter of a tensor that is not contiguous")
+    return _program(call, target, {"in": x, "src": src}, [*whole, placed])
 
 
 def diagonal_backward(call: Call, target: Target) -> Lowered:
