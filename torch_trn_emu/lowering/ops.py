@@ -35,6 +35,7 @@ from .call import Call, Target
 from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
 from .copies import copied, copy, rearranged
+from .distinct import distinct
 from .draws import DRAWS, uniform_steps
 from .elementwise import BINARY, CHOSEN, TERNARY, UNARY, elementwise, lower_elementwise
 from .indexed import (
@@ -289,8 +290,9 @@ _SCANS_AND_SORTS = (
     _row("kthvalue", "vector", ranked(kth, 2), MADE, "the places of equal elements may differ"),
     _row("median nanmedian", "vector", ranked(middle, 1), MADE, "of rows without NaN"),
     _row("randperm", "vector", randperm, MADE, "the numbers are the host generator's"),
-    _row("_unique2 unique_dim unique_consecutive", "vector", flat_sort, "inferred",
-         "as sorting all elements"),
+    _row("_unique2 unique_consecutive", "dma", distinct, MADE,
+         "as if all were moved; on one core; along a dimension: by its class"),
+    _row("unique_dim", "vector", flat_sort, "inferred", "as sorting all elements"),
 )
 _MOVEMENT = (
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "

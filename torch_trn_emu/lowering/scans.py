@@ -183,14 +183,16 @@ def extremes_of_rows(
     return b.build()
 
 
-def cumulate_run(count: int, *, chip: Chip, dtype: str = "float32", out_dtype: str = "") -> Program:
-    """out[i] = the sum of in[: i + 1], on all partitions of one core."""
+def cumulate_run(
+    count: int, *, chip: Chip, dtype: str = "float32", out_dtype: str = "", start: float = 0.0
+) -> Program:
+    """out[i] = start + the sum of in[: i + 1], on all partitions of one core."""
     b = Builder(f"cumulate_add {count}")
     source = b.hbm("in", (count,), dtype, Role.INPUT)
     out = b.hbm("out", (count,), out_dtype or dtype, Role.OUTPUT)
     q = min(TOGETHER, ceil(count / P))
     data = b.sbuf("data", q, dtype, slots=2)
-    prefix = Prefix(b, q)
+    prefix = Prefix(b, q, start)
     for at, rows, wide in runs(b, count, q):
         b.fresh(data)
         values = rows_of(data, rows, wide)
