@@ -28,6 +28,7 @@ __all__ = [
     "of_copy",
     "of_elementwise",
     "of_embedding_gradient",
+    "of_extreme",
     "of_moments",
     "of_names",
     "of_optimizer",
@@ -221,6 +222,15 @@ def of_reduction(call: Call, programs: Programs) -> Binding:
 def of_moments(call: Call, programs: Programs) -> Binding:
     """A variance or deviation, and the mean where the call gives it."""
     return _reduced(call, programs, ("var", "mean")[: len(call.outputs)])
+
+
+def of_extreme(call: Call, programs: Programs) -> Binding:
+    """Of two tensors, of all elements, or the values along a dimension: places are integers."""
+    if len(call.tensors) > 1:
+        return of_elementwise(call, programs)
+    if "values" in _buffers(programs):
+        return Binding(feeds={"in": Feed(argument=(0,))}, results=(Taken(buffer="values"),))
+    return of_reduction(call, programs)
 
 
 def _reduced(call: Call, programs: Programs, names: tuple[str, ...]) -> Binding:
