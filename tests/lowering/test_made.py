@@ -43,3 +43,13 @@ def test_range(arguments: tuple[float, ...]) -> None:
     op: Any = aten.range.step
     got = run(lowered(call_of(op, *arguments)), {})["out"]
     np.testing.assert_allclose(got, op(*arguments), rtol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(repeats=st.lists(st.integers(0, 9), min_size=1, max_size=400).filter(any))
+def test_repeats(repeats: list[int]) -> None:
+    counts = torch.tensor(repeats)
+    expected = aten.repeat_interleave.Tensor(counts)
+    programs = lowered(call_of(aten.repeat_interleave.Tensor, counts))
+    got = run(programs, {"in": counts}, [{}, {"index": "out"}, {"in": "out"}])["out"]
+    np.testing.assert_array_equal(got[:-1], expected)

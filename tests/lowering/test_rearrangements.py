@@ -102,3 +102,11 @@ def test_scatter_to_strides() -> None:
 def test_roll_of_a_flattened_tensor() -> None:
     x = random(5, 7)
     _same(aten.roll.default, x, [9], **{"in": x})
+
+
+@pytest.mark.parametrize("case", [([5, 12], 1, 3, 4), ([9, 4], 0, 2, 2), ([7], 0, 2, 3)], ids=str)
+def test_gradients_of_windows(case: tuple[list[int], int, int, int]) -> None:
+    sizes, dim, size, step = case
+    g = torch.zeros(sizes).unfold(dim, size, step)
+    g = random(*g.shape)
+    _same(aten.unfold_backward.default, g, sizes, dim, size, step, **{"in": g})

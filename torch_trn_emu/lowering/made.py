@@ -1,4 +1,4 @@
-"""Matrices and lists of places that are made on the core: eye, and indices of triangles."""
+"""Matrices and lists of places that are made on the core: eye, indices of triangles, repeats."""
 
 from ..chip import Chip
 from ..isa import Builder, Program, Role, rows_of
@@ -6,11 +6,13 @@ from .call import Call, Target, TensorArg
 from .compaction import nonzero
 from .copies import copied
 from .elementwise import lower_elementwise
+from .indexing import Indexed, Term, scatter_entries
 from .limits import WIDE, P
 from .op import Lowered, dense
+from .scans import cumulate_run
 from .triangles import triangle
 
-__all__ = ["eye", "triangle_indices"]
+__all__ = ["eye", "repeated_places", "triangle_indices"]
 
 
 def diagonal(rows: int, columns: int, *, chip: Chip, dtype: str) -> Program:
@@ -54,3 +56,21 @@ def triangle_indices(call: Call, target: Target) -> Lowered:
     by_row = TensorArg(out.torch_dtype, found.shape, (1, found.shape[0]))
     parts = (made, kept, places, copied(found, by_row, target))
     return tuple(program for part in parts if isinstance(part, tuple) for program in part)
+
+
+def repeated_places(call: Call, target: Target) -> Lowered:
+    """repeat_interleave of counts: place i as often as its count says.
+
+    A one is added where each place ends, which are the sums of the counts; how many have ended
+    before an entry is the place it holds. One entry more is past the end.
+    """
+    repeats, out = call.tensors[0], call.out
+    if call.op != "aten::repeat_interleave.Tensor":
+        raise KeyError(f"{call.op} of a tensor's elements")
+    if not repeats.numel or not out.numel:
+        return ()
+    n, size, chip = repeats.numel, out.numel + 1, target.chip
+    ends = cumulate_run(n, chip=chip, dtype=repeats.dtype, out_dtype="int32")
+    how = Indexed(entries=size, entry=1, count=n, terms=(Term(size=size),))
+    ones = scatter_entries(how, chip=chip, dtype="int32", adds=True, zeroed=True, value=1.0)
+    return (ends, ones, cumulate_run(size, chip=chip, dtype="int32", out_dtype="int32"))

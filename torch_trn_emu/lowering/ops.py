@@ -35,10 +35,11 @@ from .bindings import (
 from .call import Call, Target
 from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
-from .copies import copied, copy, rearranged
+from .copies import copied, copy
 from .distinct import distinct
 from .draws import DRAWS, uniform_steps
 from .elementwise import BINARY, CHOSEN, TERNARY, UNARY, elementwise, lower_elementwise
+from .gates import glu, glu_backward, prelu_backward
 from .indexed import (
     along,
     at_elements,
@@ -67,7 +68,7 @@ from .linked import (
 from .lists import foreach, foreach_reduction
 from .loss_steps import GRADIENTS, LOSSES
 from .losses import loss
-from .made import eye, triangle_indices
+from .made import eye, repeated_places, triangle_indices
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .numbering import numbers
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
@@ -97,6 +98,7 @@ from .rearrangements import (
     select_backward,
     sliced_backward,
     strided,
+    unfold_backward,
     upsample_nearest,
 )
 from .reductions import (
@@ -225,6 +227,9 @@ _ELEMENTWISE = (
     _row("floor_divide remainder fmod", "vector", lower_elementwise, MADE,
          "quotients below 2^23, and no divisor of 0", of_elementwise),
     _row(" ".join(_LINES), "vector", numbers, MADE, bind=of_made),
+    _row("glu", "vector", glu, MADE),
+    _row("glu_backward", "vector", glu_backward, MADE),
+    _row("_prelu_kernel_backward", "vector", prelu_backward, MADE),
     _row("eye", "gpsimd", eye, MADE, bind=of_made),
     _row("tril_indices triu_indices", "dma", triangle_indices, MADE, "on one core"),
     _row("multinomial", "vector", multinomial, MADE, "the numbers are the host generator's"),
@@ -346,8 +351,10 @@ _MOVEMENT = (
     _row("im2col", "vector", unfold, MADE, bind=of_names({"in": 0}, "patches")),
     _row("col2im", "vector", fold, MADE, bind=of_names({"patches": 0}, "out")),
     _row("as_strided_scatter", "dma", strided, MADE, bind=of_memory({"in": 0, "src": 1})),
-    _row("unfold_backward repeat_interleave", "dma", rearranged, "inferred",
-         "as a copy in runs of the last dimension"),
+    _row("unfold_backward", "dma", unfold_backward, MADE,
+         "windows that overlap are priced by their class", of_pieces),
+    _row("repeat_interleave", "dma", repeated_places, MADE,
+         "as if all were moved: how often is data; on one core"),
 )
 _INDEXING = (
     _row("embedding", "dma", gathered(rows_of_weights), MADE,

@@ -19,6 +19,7 @@ __all__ = [
     "roll",
     "scatter_slice",
     "strided",
+    "unfold_backward",
 ]
 
 Segments = list[list[Segment]]
@@ -298,6 +299,23 @@ def diagonal_backward(call: Call, target: Target) -> Lowered:
         strides=g.strides,
     )
     return _program(call, target, {"in": g}, [zeros, line] if g.numel else [zeros])
+
+
+def unfold_backward(call: Call, target: Target) -> Lowered:
+    """Zeros with the windows' gradients, which must not overlap."""
+    g, out = call.tensors[0], call.out
+    dim, size, step = (int(call.argument(k, 1)) for k in (2, 3, 4))
+    if step < size:
+        raise KeyError("windows that overlap")
+    if not out.numel:
+        return ()
+    to_strides = dense(out.shape, out.torch_dtype).strides
+    dim %= max(1, len(out.shape))
+    along = to_strides[dim] if out.shape else 1
+    zeros = Box(source="", counts=out.shape, to=0, to_strides=to_strides, strides=to_strides)
+    steps = (*to_strides[:dim], step * along, *to_strides[dim + 1 :], along)
+    windows = Box(source="in", counts=g.shape, to=0, to_strides=steps, strides=g.strides)
+    return _program(call, target, {"in": g}, [zeros, windows] if g.numel else [zeros])
 
 
 def _split(
