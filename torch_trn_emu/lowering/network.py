@@ -8,8 +8,7 @@ apart is a pass over scratch memory, and what is closer is done in SBUF again.
 What is compared are keys (`keys.py`), in torch's order: NaN is larger than all.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Instruction, Program, Role, affine, rows_of
 from .keys import PADDING, Keys
 from .limits import P
+from .pieces import Piece, pieces
 
 __all__ = ["network_cycles", "sort_rows"]
 
@@ -87,9 +87,9 @@ class _Sort:
     def build(self) -> Program:
         if self.chunk == self.padded:
             for r0, size in self.b.tiles(self.rows, P):
-                self._bring(_Piece(row=r0, size=size, count=self.columns))
+                self._bring(Piece(row=r0, size=size, count=self.columns))
                 done = self._network(self.tiles, size)
-                self._store(_Piece(row=r0, size=size, count=self.count), done, self.first)
+                self._store(Piece(row=r0, size=size, count=self.count), done, self.first)
             return self.b.build()
         self.held = self._scratch()
         self._spread()
@@ -109,7 +109,7 @@ class _Sort:
 
     # --- between memory and SBUF ---
 
-    def _bring(self, piece: "_Piece") -> None:
+    def _bring(self, piece: Piece) -> None:
         """Keys of elements and their places; what a row lacks is larger than all."""
         b, (values, places) = self.b, self.tiles[0]
         size, count = piece.size, piece.count
@@ -124,13 +124,13 @@ class _Sort:
         if self.chunk < self.padded:
             b.emit("tensor_scalar", whole, whole, rows_of(self.column, size, 1), op0="add")
 
-    def _there(self, hbm: Buffer, length: int, piece: "_Piece") -> Access:
+    def _there(self, hbm: Buffer, length: int, piece: Piece) -> Access:
         """A piece of rows of `length` elements in memory."""
         pitch = self.chunk if piece.along else length
         pattern = ((pitch, piece.size), (1, piece.count))
         return Access(buffer=hbm, offset=piece.row * length + piece.at, pattern=pattern)
 
-    def _store(self, piece: "_Piece", tiles: tuple[Pair, Pair], first: int = 0) -> None:
+    def _store(self, piece: Piece, tiles: tuple[Pair, Pair], first: int = 0) -> None:
         """The first of the tiles from an element on; the second helps to turn back from keys."""
         b, size, count = self.b, piece.size, piece.count
         raw, whole = rows_of(self.raw, size, count), rows_of(self.whole, size, count)
@@ -207,29 +207,12 @@ class _Sort:
         self.greater = self.b.sbuf("greater", wide, "float32")
         return a, c  # type: ignore[return-value]
 
-    def _pieces(self, extent: int, begin: Callable[[], None] = lambda: None) -> Iterator["_Piece"]:
-        """Chunks of the first `extent` elements of rows: of many rows at once, or many of one.
-
-        begin  emits what comes before the pieces of a row, or of rows that go together
-        """
-        b, wide, (full, rest) = self.b, self.chunk, divmod(extent, self.chunk)
-        if self.rows * ceil(full / P) < ceil(self.rows / P) * full:
-            with b.loop(self.rows) as row:
-                begin()
-                for number, size in b.tiles(full, P):
-                    yield _Piece(row=row, at=number * wide, size=size, count=wide, along=True)
-                if rest:
-                    yield _Piece(row=row, at=Affine(full * wide), size=1, count=rest)
-            return
-        for row, size in b.tiles(self.rows, P):
-            begin()
-            for at, count in b.tiles(extent, wide):
-                yield _Piece(row=row, at=at, size=size, count=count)
-
     def _spread(self) -> None:
         """The rows into scratch memory, filled up to a power of two."""
         b, column, held = self.b, rows_of(self.column, P, 1), self.held[0]
-        for piece in self._pieces(self.columns, lambda: self._fill(column, 0.0)):
+        for piece in pieces(
+            b, self.rows, self.chunk, self.columns, lambda: self._fill(column, 0.0)
+        ):
             self._bring(piece)
             gone = piece.count * (piece.size if piece.along else 1)
             b.emit("tensor_scalar", column, column, op0="add", imm0=float(gone))
@@ -239,14 +222,14 @@ class _Sort:
             return
         for tile in self.tiles[0]:
             self._fill(rows_of(tile, P, self.chunk), PADDING)
-        for piece in self._pieces(self.padded - filled):
+        for piece in pieces(b, self.rows, self.chunk, self.padded - filled):
             at = piece.row * self.padded + piece.at + filled
             self._keep(at, self._pitch(piece), piece.size, held)
 
     def _fill(self, to: Access, value: float) -> None:
         self.b.emit("memset", to, value=value)
 
-    def _pitch(self, piece: "_Piece") -> int:
+    def _pitch(self, piece: Piece) -> int:
         """From a partition's chunk to the next one's, in scratch memory."""
         return self.chunk if piece.along else self.padded
 
@@ -330,24 +313,10 @@ class _Sort:
 
     def _gather(self) -> None:
         """What is asked of every row from scratch memory into the results."""
-        for piece in self._pieces(self.count):
+        for piece in pieces(self.b, self.rows, self.chunk, self.count):
             at, pitch = piece.row * self.padded + piece.at + self.first, self._pitch(piece)
             self._keep(at, pitch, piece.size, self.held[0], load=True, count=piece.count)
             self._store(piece, self.tiles)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
-    """`count` elements on each of `size` partitions: of as many rows, or along one row.
-
-    row, at  the first partition's row, and where in the row its elements begin
-    """
-
-    row: Affine
-    at: Affine = Affine()
-    size: int
-    count: int
-    along: bool = False
 
 
 class _Place:

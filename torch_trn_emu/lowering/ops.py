@@ -75,6 +75,14 @@ from .numbering import numbers
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
 from .patches import fold, unfold
+from .placements import (
+    chunked,
+    diagonal_backward,
+    pixel_shuffle,
+    strided,
+    unfold_backward,
+    upsample_nearest,
+)
 from .pointwise import constant, drop, pointwise, select, tensor_scalar
 from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import (
@@ -85,22 +93,17 @@ from .products import (
     multiplied,
     product_of,
 )
+from .ranks import kth, middle, randperm, ranked
 from .rearrangements import (
-    chunked,
     concatenate,
-    diagonal_backward,
     exact,
     flipped,
     padding,
-    pixel_shuffle,
     repeated,
     roll,
     scatter_slice,
     select_backward,
     sliced_backward,
-    strided,
-    unfold_backward,
-    upsample_nearest,
 )
 from .reductions import (
     all_equal,
@@ -121,7 +124,7 @@ from .reductions import (
 from .resampling import resampling
 from .scans import extremes, logarithms, scan
 from .searches import multinomial, search
-from .sorting import flat_sort, kth, middle, randperm, ranked, sort, topk
+from .sorting import flat_sort, sort, topk
 from .triangles import triangle
 
 __all__ = [

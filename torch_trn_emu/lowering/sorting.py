@@ -6,7 +6,6 @@ compared is half the number, so that infinity is finite and more than what was t
 found as the engines order it, which is not public.
 """
 
-from collections.abc import Callable
 from math import ceil, inf, prod
 from typing import Any
 
@@ -14,13 +13,12 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target, TensorArg
 from .copies import copied
-from .elementwise import lower_elementwise
 from .keys import INFINITE, PADDING
 from .limits import WIDE, P
 from .network import network_cycles, sort_rows
-from .op import Lowered, Lowering, dense, flat
+from .op import Lowered, dense
 
-__all__ = ["flat_sort", "kth", "middle", "randperm", "ranked", "select_largest", "sort", "topk"]
+__all__ = ["along_dimension", "flat_sort", "ordered", "select_largest", "sort", "topk"]
 
 FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
 MOST = 4096  # candidates of all chunks together
@@ -215,7 +213,7 @@ class _LargestOfFew(_Largest):
 # --- from calls ---
 
 
-def _ordered(
+def ordered(
     rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target, first: int = 0
 ) -> Program:
     """By eights or by a network, whichever works fewer cycles."""
@@ -231,13 +229,13 @@ def _ordered(
     return sort_rows(rows, columns, k, descending=largest, **options)
 
 
-def _along(x: TensorArg, dim: int, outs: tuple[TensorArg, ...], target: Target, k: int,
+def along_dimension(x: TensorArg, dim: int, outs: tuple[TensorArg, ...], target: Target, k: int,
            largest: bool, first: int = 0) -> Lowered:  # fmt: skip
     """Along a dimension; one that is not the last is turned to be it, and the results back."""
     shape = x.shape or (1,)
     dim %= len(shape)
     rows, columns = prod(shape) // shape[dim], shape[dim]
-    program = _ordered(rows, columns, k, largest, x.dtype, target, first)
+    program = ordered(rows, columns, k, largest, x.dtype, target, first)
     if prod(shape[dim + 1 :]) == 1:
         return (program,)
     made = [program]
@@ -263,7 +261,7 @@ def topk(call: Call, target: Target) -> Lowered:
     if not x.numel or not k:
         return ()
     largest = call.argument(3, True) is not False
-    return _along(x, dim, call.outputs, target, k, largest)
+    return along_dimension(x, dim, call.outputs, target, k, largest)
 
 
 def sort(call: Call, target: Target) -> Lowered:
@@ -277,35 +275,7 @@ def sort(call: Call, target: Target) -> Lowered:
     descending = any(a is True for a in rest)
     dim = (0 if call.name == "msort" else -1) if dim is None else dim
     columns = x.shape[dim] if x.shape else 1
-    return _along(x, dim, call.outputs, target, columns, descending)
-
-
-def ranked(rank: Callable[[Call, int], int], dim_at: int) -> Lowering:
-    """The one of each row, or of all elements, that has a rank from the smallest on."""
-
-    def lower(call: Call, target: Target) -> Lowered:
-        x = call.tensors[0]
-        if not x.numel:
-            return ()
-        dim = call.argument(dim_at, -1)
-        if "dim" not in call.op.partition(".")[2] and call.name != "kthvalue":
-            x, dim = flat(x, x.numel), 0
-        columns = x.shape[dim] if x.shape else 1
-        k = rank(call, columns)
-        backwards = 2 * k > columns  # from the largest on
-        k = columns + 1 - k if backwards else k
-        return _along(x, dim, call.outputs, target, k, backwards, first=k - 1)
-
-    return lower
-
-
-def kth(call: Call, columns: int) -> int:
-    return int(call.argument(1, 1))
-
-
-def middle(call: Call, columns: int) -> int:
-    """The lower of two."""
-    return (columns + 1) // 2
+    return along_dimension(x, dim, call.outputs, target, columns, descending)
 
 
 def flat_sort(call: Call, target: Target) -> Lowered:
@@ -313,13 +283,4 @@ def flat_sort(call: Call, target: Target) -> Lowered:
     x = (call.tensors or call.outputs)[0]
     if not x.numel:
         return ()
-    return (_ordered(1, x.numel, x.numel, False, x.dtype, target),)
-
-
-def randperm(call: Call, target: Target) -> Lowered:
-    """Random numbers, and where they are in order."""
-    n = call.out.numel
-    if not n:
-        return ()
-    drawn = lower_elementwise(Call("aten::rand", ((n,),), (dense((n,), "float32"),)), target)
-    return (*drawn, _ordered(1, n, n, False, "float32", target))
+    return (ordered(1, x.numel, x.numel, False, x.dtype, target),)
