@@ -83,9 +83,8 @@ ELEMENTWISE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "arity"), ELEMENTWISE)
-def test_elementwise(name: str, arity: int) -> None:
-    tensors = [_data(3, 129, 5) for _ in range(arity)]
+def _agrees(name: str, arity: int, shape: tuple[int, ...]) -> None:
+    tensors = [_data(*shape) for _ in range(arity)]
     if name in POSITIVE:
         tensors = [t.abs() + 0.1 for t in tensors]
     if name in INSIDE_ONE:
@@ -95,7 +94,7 @@ def test_elementwise(name: str, arity: int) -> None:
     if name in INTEGERS:
         tensors = [(100 * t).int() for t in tensors]
     if name == "xlogy":
-        tensors[0][0] = 0.0
+        tensors[0].reshape(-1)[0] = 0.0
     expected = _reference(name)(*tensors)
     if name == "pow_scalar":
         program = _lower("pow.Tensor_Scalar", tensors, expected, 2)
@@ -107,6 +106,20 @@ def test_elementwise(name: str, arity: int) -> None:
     if name in STEEP:  # what is rounded near a pole, or near 1, counts as often as they are steep
         bound = {"rtol": 2e-6, "atol": 4e-7 * STEEP[name](tensors[0]).abs().max().item()}
     np.testing.assert_allclose(out, expected.reshape(-1).numpy(), **bound)
+
+
+@pytest.mark.parametrize(("name", "arity"), ELEMENTWISE)
+def test_elementwise(name: str, arity: int) -> None:
+    _agrees(name, arity, (3, 129, 5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    row=st.sampled_from(ELEMENTWISE),
+    shape=st.lists(st.integers(1, 140), max_size=2).map(tuple),
+)
+def test_elementwise_of_any_shape(row: tuple[str, int], shape: tuple[int, ...]) -> None:
+    _agrees(*row, shape)
 
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 150), st.integers(1, 40))
