@@ -181,3 +181,16 @@ def test_any_shape(name: str, shape: list[int], dtype: torch.dtype) -> None:
 def test_every_draw_has_a_case() -> None:
     assert {call_of(op, *a, results=X).name for op, a, _ in CASES} == set(DRAWS)
     assert all(OPS[name].status == "modelled" for name in DRAWS)
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1, 3000), p=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+def test_dropout_keeps_what_the_numbers_choose(n: int, p: float) -> None:
+    x = torch.randn(n, generator=GENERATOR)
+    call = call_of(aten.native_dropout.default, x, p, True)
+    made = run(lowered(call), {"in0": x})
+    (k,) = _drawn(call, 1)
+    kept = k / ONE >= p
+    np.testing.assert_array_equal(made["out1"], kept)
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    np.testing.assert_allclose(made["out"], np.where(kept, x.numpy() * scale, 0), rtol=1e-6)
