@@ -90,6 +90,7 @@ from .products import (
     compute_format,
     lower_addbmm,
     lower_matmul,
+    lower_scaled,
     multiplied,
     product_of,
 )
@@ -245,7 +246,7 @@ _ELEMENTWISE = (
     _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
-    _row("_scaled_mm", "tensor", lower_matmul, "inferred", "the scales are not loaded"),
+    _row("_scaled_mm", "tensor", lower_scaled, MADE, "of blocks: by its class"),
     _row("mm bmm mv dot vdot linear", "tensor", lower_matmul, MADE,
          "the precision policy's operands", of_product),
     _row("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, MADE,
