@@ -94,6 +94,7 @@ _TRN1 = Chip(
             263, "[guide] 1-element dependent chain, 264 cycles apart"
         ),
         fast_elements_per_lane_cycle={},
+        runs_tensor_scalar=False,  # [guide] from NC-v4
     ),
     gpsimd_engine=ElementwiseEngine(
         clock_hz=documented(1.4e9, "[guide]"),
@@ -175,6 +176,7 @@ _TRN2 = Chip(
         # 0.291 us + N / 1.2 GHz for exp (cal09).
         pipeline_latency_cycles=measured(349, "[dma] overview screenshot, exp of 128 and of 4096"),
         fast_elements_per_lane_cycle={},
+        runs_tensor_scalar=False,  # [guide] from NC-v4
     ),
     gpsimd_engine=ElementwiseEngine(
         clock_hz=documented(1.2e9, "[guide]"),
@@ -258,6 +260,7 @@ _TRN3 = Chip(
         fast_elements_per_lane_cycle=dict.fromkeys(
             (*_16_BIT, "float8_e4m3", "float8_e4m3fn", "float8_e5m2", "float8_e3m4"), 4
         ),  # [guide] 512 a cycle
+        exponential_per_lane_cycle=documented(4, "[guide] 4x the Scalar engine's activation"),
     ),
     scalar_engine=ElementwiseEngine(
         clock_hz=documented(1.2e9, "[guide]"),

@@ -48,6 +48,9 @@ class ElementwiseEngine:
     pipeline_latency_cycles: float  # last element in to result visible to a semaphore
     # Elements per lane and cycle in the fastest mode, for formats that have one (1 for the others).
     fast_elements_per_lane_cycle: Mapping[str, int]
+    # Elements of `exponential` per lane and cycle, for formats as narrow as that; 0: it has none.
+    exponential_per_lane_cycle: float = 0.0
+    runs_tensor_scalar: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,10 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Program
+from .absorbing import absorbed
+from .row_steps import fused
 from .rows import Input, Kind, Output, RowStep, Values, column_sum, reduced, row_program, step
+from .sharing import shared_out
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
 
@@ -208,5 +211,7 @@ def row_op(
         Output(n.lstrip("*"), "float32" if n.startswith("*") or kinds[n] is Kind.ROW else dtype)
         for n in entry.outputs.split()
     ]
-    values = Values(inputs, steps, outputs)
+    stored = [o.name for o in outputs]
+    shared = shared_out(fused(absorbed(inputs, steps, stored), stored), chip)
+    values = Values(inputs, shared, outputs)
     return row_program(name, rows, columns, values, chip=chip, cores=cores)

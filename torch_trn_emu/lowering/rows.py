@@ -33,6 +33,9 @@ __all__ = [
 
 FLAT_COLUMNS = (2048, 1024)  # chosen: 8 KiB of float32, enough for DMA's full rate, or half of it
 SMALL_BYTES = 8192  # of a partition, for tiles of one column and sums on their way from PSUM
+# Instructions that also add up what they make, by those that do not. [isa] 16384 elements at most
+SUMMING = MappingProxyType({"activation": "activation_reduce", "exponential": "exponential"})
+MOST_SUMMED = 16384
 
 
 class Kind(str, Enum):
@@ -68,6 +71,11 @@ class RowStep:
     @property
     def reduces(self) -> bool:
         return self.opcode == "tensor_reduce"
+
+    def is_sum_of(self, other: "RowStep") -> bool:
+        """Whether the instruction that makes `other` adds its rows up as well."""
+        adds = self.reduces and self.attributes == {"op": "add"}
+        return adds and self.reads == (other.name,) and other.opcode in SUMMING
 
 
 def step(
@@ -299,8 +307,10 @@ class _RowProgram:
                     b.load(_box(self.tiles[n], size, 1, part=h), source)
         last = max((self._phase(n) for n in self.steps), default=0)
         done: set[str] = set()
+        self.small: set[tuple[str, int]] = set()  # values of one column that are there
         for phase in range(last + 1):
-            self._columns(phase, halves)
+            if self.chunks > 1:
+                self._columns(phase, halves)
             ends = [
                 s.name
                 for s in self.steps.values()
@@ -315,24 +325,45 @@ class _RowProgram:
         for n in self.outputs:
             if self.steps[n].kind is Kind.COLUMN:
                 for h, size in halves:
+                    self._column(n, h, size)
                     to = _box(self.stored[n], size, 1, r0 + h * P)
                     b.store(to, _box(self.tiles[n], size, 1, part=h))
 
     def _columns(self, phase: int, halves: list[tuple[int, int]]) -> None:
         """COLUMN steps whose operands are complete now."""
         for s in self.steps.values():
-            if s.kind is not Kind.COLUMN or s.reduces or self._phase(s.name) != phase:
-                continue
-            for h, size in halves:
-                reads = [_box(self.tiles[r], size, 1, part=h) for r in s.reads]
-                to = _box(self.tiles[s.name], size, 1, part=h)
-                self.b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+            if s.kind is Kind.COLUMN and not s.reduces and self._phase(s.name) == phase:
+                for h, size in halves:
+                    self._column(s.name, h, size)
+
+    def _column(self, name: str, h: int, size: int) -> None:
+        """A COLUMN step and those it reads, if they were not made yet.
+
+        Late, before what reads them: an engine that takes its instructions in order would wait for
+        the second tile's sum where the first one's has work for it.
+        """
+        s = self.steps.get(name)
+        if s is None or s.kind is not Kind.COLUMN or s.reduces or (name, h) in self.small:
+            return
+        self.small.add((name, h))
+        for read in s.reads:
+            self._column(read, h, size)
+        reads = [_box(self.tiles[r], size, 1, part=h) for r in s.reads]
+        to = _box(self.tiles[name], size, 1, part=h)
+        self.b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+
+    def _follow(self, reduction: str, h: int, size: int) -> None:
+        """What the engine that reduced a row can make of that at once: it need not wait."""
+        for s in self.steps.values():
+            if s.kind is Kind.COLUMN and s.reads == (reduction,) and s.opcode == "tensor_scalar":
+                self._column(s.name, h, size)
 
     def _chunks(
         self, r0: Affine, halves: list[tuple[int, int]], ends: list[str], done: set[str]
     ) -> None:
         reductions = [s for n in ends if (s := self.steps[n]).reduces]
         for part, c0, count in self.b.parts(self.columns, self.width):
+            summed: set[str] = set()
             for n in self._needed([r for e in ends for r in (e, *self.steps[e].reads)]):
                 if n in done:
                     continue
@@ -342,17 +373,18 @@ class _RowProgram:
                     if self.inputs[n].kind is Kind.FULL:
                         self._load(n, r0, c0, count, halves)
                 elif self.steps[n].kind is not Kind.COLUMN:
-                    self._full(self.steps[n], part, count, halves)
+                    total = self._sum_of(self.steps[n], reductions, count)
+                    self._full(self.steps[n], part, count, halves, total)
+                    summed.add(total)
             for s in reductions:
+                if s.name in summed:
+                    continue
                 for h, size in halves:
                     data = _box(self.tiles[s.reads[0]], size, count, part=h)
-                    target = self.partial.get(s.name)
-                    to = (
-                        _box(target, size, 1, offset=part, part=h)
-                        if target
-                        else _box(self.tiles[s.name], size, 1, part=h)
-                    )
+                    to = self._reduced(s.name, part, h, size)
                     self.b.emit("tensor_reduce", to, data, **s.attributes)
+                    if self.chunks == 1:
+                        self._follow(s.name, h, size)
             for n in ends:
                 if n in self.outputs and self.steps[n].kind is Kind.FULL:
                     for h, size in halves:
@@ -365,6 +397,18 @@ class _RowProgram:
                     to = _box(self.tiles[s.name], size, 1, part=h)
                     self.b.emit("tensor_reduce", to, data, **s.attributes)
 
+    @staticmethod
+    def _sum_of(made: RowStep, reductions: list[RowStep], count: int) -> str:
+        """The reduction that the instruction which makes a value does as well, or ""."""
+        fits = made.kind is Kind.FULL and count <= MOST_SUMMED
+        return next((s.name for s in reductions if fits and s.is_sum_of(made)), "")
+
+    def _reduced(self, name: str, chunk: Affine, h: int, size: int) -> Access:
+        """Where a reduction of a chunk goes."""
+        if name in self.partial:
+            return _box(self.partial[name], size, 1, offset=chunk, part=h)
+        return _box(self.tiles[name], size, 1, part=h)
+
     def _load(
         self, n: str, r0: Affine, c0: Affine, count: int, halves: list[tuple[int, int]]
     ) -> None:
@@ -373,18 +417,27 @@ class _RowProgram:
             source = _box(self.hbm[n], size, count, r0 + h * P, offset=c0)
             self.b.load(_box(self.tiles[n], size, count, part=h), source)
 
-    def _full(self, s: RowStep, chunk: Affine, count: int, halves: list[tuple[int, int]]) -> None:
+    def _full(
+        self, s: RowStep, chunk: Affine, count: int, halves: list[tuple[int, int]], total: str
+    ) -> None:
+        """A value of a chunk, and the sum `total` of its rows if that has a name."""
         b = self.b
         if s.kind is Kind.FULL and s.name not in self.places:
             b.fresh(self.tiles[s.name])
         for h, size in halves:
+            for r in s.reads:
+                self._column(r, h, size)
             reads = [self._operand(r, s.opcode, chunk, count, h, size) for r in s.reads]
             if s.kind is Kind.ROW:
                 to = _box(self.tiles[s.name], size, count, part=chunk)
                 b.emit("tensor_tensor", to, to, *reads, op="add")
                 continue
             to = _box(self.tiles[s.name], size, count, part=h)
-            b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+            if total:
+                both = (to, self._reduced(total, chunk, h, size))
+                b.emit(SUMMING[s.opcode], both, *reads, engine=s.engine, **s.attributes)
+            else:
+                b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
 
     def _operand(self, n: str, opcode: str, chunk: Affine, count: int, h: int, size: int) -> Access:
         kind = (self.steps.get(n) or self.inputs[n]).kind
