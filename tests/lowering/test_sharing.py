@@ -10,7 +10,7 @@ from torch_trn_emu.chip import CHIPS, get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Engine, validate
 from torch_trn_emu.lowering.normalizing import row_op
-from torch_trn_emu.lowering.rows import step
+from torch_trn_emu.lowering.row_values import step
 from torch_trn_emu.lowering.sharing import shared_out
 from torch_trn_emu.timing import price
 

@@ -9,12 +9,13 @@ from torch.fx import Node
 from ..lowering.call import Call, TensorArg
 from ..lowering.elementwise import recipe_of
 from ..lowering.pointwise import Step
-from ..lowering.rows import Kind, RowStep, column_sum, reduced, step
+from ..lowering.row_values import Kind, RowStep, column_sum, reduced, step
 from .calls import base_of
 from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
 
 __all__ = ["Attempt"]
 
+_EITHER_WAY = frozenset(("add", "multiply", "max", "min", "logical_and", "logical_or"))
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
 
@@ -28,6 +29,21 @@ class _Recorder:
         self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any
     ) -> None:
         self.made = step(self.name, opcode, *reads, kind=self.kind, engine=engine, **attributes)
+
+
+def _by_row(s: RowStep, kinds: Mapping[str, Kind]) -> RowStep:
+    """One value a row as the scalar operand that it is: half the time of a tensor that repeats."""
+    if s.opcode != "tensor_tensor" or s.kind is not Kind.FULL:
+        return s
+    a, b = s.reads
+    attributes = {"op0": s.attributes["op"]}
+    if kinds[a] is Kind.COLUMN:
+        a, b = b, a
+        if s.attributes["op"] not in _EITHER_WAY:
+            attributes["reverse0"] = True
+    if kinds[b] is not Kind.COLUMN or kinds[a] is not Kind.FULL:
+        return s
+    return step(s.name, "tensor_scalar", a, b, engine=s.engine, **attributes)
 
 
 class Attempt:
@@ -168,7 +184,7 @@ class Attempt:
             kind = Kind.COLUMN if columns or column else Kind.FULL
             recorder = _Recorder(f"{self.node.name}.{k}", kind)
             one.emit(recorder, None, reads)  # type: ignore[arg-type]
-            self.steps.append(recorder.made)
+            self.steps.append(_by_row(recorder.made, self.made))
             self.made[recorder.name] = kind
             done.append(recorder.name)
         return done[-1]

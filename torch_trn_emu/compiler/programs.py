@@ -18,7 +18,8 @@ from ..lowering.call import Call, Target
 from ..lowering.epilogue import Epilogue
 from ..lowering.ops import OPS, multiplied, product_of
 from ..lowering.row_steps import fused
-from ..lowering.rows import Input, Kind, Output, RowStep, Values, flat_program, row_program
+from ..lowering.row_values import Input, Kind, Output, RowStep, Values
+from ..lowering.rows import flat_program, row_program
 from ..lowering.sharing import shared_out
 from ..pricing import Price, price_call, price_programs
 from .calls import base_of

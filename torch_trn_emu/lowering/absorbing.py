@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from ..isa import Engine
-from .rows import Input, Kind, RowStep, step
+from .row_values import Input, Kind, RowStep, Values, step
 
 __all__ = ["absorbed"]
 
@@ -22,7 +22,7 @@ def absorbed(
 ) -> list[RowStep]:
     """The steps without operations that the only step which reads them does as well."""
     made = {s.name: s for s in steps}
-    kinds = {x.name: x.kind for x in (*inputs, *steps)}
+    kinds = Values(inputs, steps, ()).kinds
     reads = Counter(name for s in steps for name in s.reads)
     for s in steps:
         for name in s.reads:

@@ -13,7 +13,8 @@ from ..chip import Chip
 from ..isa import Program
 from .absorbing import absorbed
 from .row_steps import fused
-from .rows import Input, Kind, Output, RowStep, Values, column_sum, reduced, row_program, step
+from .row_values import Input, Kind, Output, RowStep, Values, column_sum, reduced, step
+from .rows import row_program
 from .sharing import shared_out
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
@@ -197,8 +198,11 @@ def row_op(
     chip: Chip,
     cores: int = 1,
     eps: float = 1e-5,
+    inner: int = 1,
 ) -> Program:
-    """The Program of an entry of ROW_OPS; COLUMN operands are float32, the others of `dtype`."""
+    """An entry of ROW_OPS over columns of [rows, columns, inner]; COLUMN operands are float32, the
+    others of `dtype`.
+    """
     entry = ROW_OPS[name]
     inputs = []
     for text in entry.inputs.split():
@@ -214,4 +218,4 @@ def row_op(
     stored = [o.name for o in outputs]
     shared = shared_out(fused(absorbed(inputs, steps, stored), stored), chip)
     values = Values(inputs, shared, outputs)
-    return row_program(name, rows, columns, values, chip=chip, cores=cores)
+    return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from ..isa import Engine
-from .rows import Kind, RowStep, step
+from .row_values import Kind, RowStep, step
 
 __all__ = ["bias_of", "fused"]
 

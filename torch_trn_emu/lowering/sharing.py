@@ -15,7 +15,7 @@ from ..engines import clock_hz, cycles
 from ..isa import OPCODES, Builder, Engine, rows_of
 from .limits import P
 from .row_steps import bias_of
-from .rows import Kind, RowStep, step
+from .row_values import Kind, RowStep, step
 
 __all__ = ["shared_out"]
 
