@@ -268,6 +268,7 @@ _TRN3 = Chip(
             (*_16_BIT, "float8_e4m3", "float8_e4m3fn", "float8_e5m2", "float8_e3m4"), 4
         ),  # [guide] 512 a cycle
         exponential_per_lane_cycle=documented(4, "[guide] 4x the Scalar engine's activation"),
+        random_per_lane_cycle=documented(4, "[guide] XORWOW, 4 numbers a lane and cycle"),
     ),
     scalar_engine=ElementwiseEngine(
         clock_hz=documented(1.2e9, "[guide]"),

@@ -56,6 +56,7 @@ class ElementwiseEngine:
     fast_elements_per_lane_cycle: Mapping[str, int]
     # Elements of `exponential` per lane and cycle, for formats as narrow as that; 0: it has none.
     exponential_per_lane_cycle: float = 0.0
+    random_per_lane_cycle: float = 1.0  # 32-bit numbers of `rng`
     runs_tensor_scalar: bool = True
 
 

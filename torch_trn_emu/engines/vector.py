@@ -287,6 +287,12 @@ def _dropout(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequenc
     return [np.where(random >= threshold, data, 0).reshape(old.shape)]
 
 
+def _rng_cycles(i: Instruction, chip: Chip) -> float:
+    # [guide] on NC-v4; inferred before it, one number a lane and cycle
+    engine = elementwise_engine(i.engine, chip)
+    return interval(i, chip, elements(i) / engine.random_per_lane_cycle)
+
+
 def _rng(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     # The chip's XORWOW states are not public; chosen: the murmur finalizer of seed and position.
     seed = int(str(i.attributes["seed"]))
@@ -348,7 +354,7 @@ ROWS = (
     Behaviour("quantize_mx", _quantize_mx_cycles, _quantize_mx),
     Behaviour("memset", _memset_cycles, _memset),
     Behaviour("dropout", _n(), _dropout),  # [isa]
-    Behaviour("rng", _n(), _rng),  # inferred
+    Behaviour("rng", _rng_cycles, _rng),
     Behaviour("max8", _n(), _max8),  # [isa]
     Behaviour("nc_find_index8", _n(), _find_index8),  # [isa]
     Behaviour("nc_match_replace8", _n(), _match_replace8),  # [isa], which prints min for max
