@@ -95,8 +95,12 @@ def estimate(
         stack.enter_context(AttentionOfTheDevice())
         stack.enter_context(recorder)
         recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
-        called = torch.compile(fn, backend=recorder.backend) if mode == "compile" else fn
-        result = called(*args, **kwargs)
+        if mode == "compile":
+            from .compiler.estimate import composites_apart
+
+            stack.enter_context(composites_apart())
+            fn = torch.compile(fn, backend=recorder.backend)
+        result = fn(*args, **kwargs)
     recorder.memory.close()
     del result
     return recorder.result(described, cores, mode)

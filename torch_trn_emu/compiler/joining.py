@@ -15,6 +15,7 @@ from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, o
 
 __all__ = ["Attempt"]
 
+REPEATED = 64  # elements of a row from which on a value that repeats costs little (chosen)
 _EITHER_WAY = frozenset(("add", "multiply", "max", "min", "logical_and", "logical_or"))
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
@@ -114,7 +115,14 @@ class Attempt:
             return Kind.ROW
         if leading == t.numel and self._fix(region.elements // t.numel):
             return Kind.COLUMN
-        return None
+        return self._repeated_column(padded, shape)
+
+    def _repeated_column(self, shape: Sequence[int], out: Sequence[int]) -> Kind | None:
+        """Channels, say, of [N, C, H, W]: one value a row of H x W, loaded as if N times there."""
+        last = max((k for k, n in enumerate(shape) if n != 1), default=0)
+        columns, rows = prod(out[last + 1 :]), prod(out[: last + 1])
+        wide = columns >= REPEATED and rows * columns == self.region.elements
+        return Kind.COLUMN if wide and self._fix(columns) else None
 
     def _fix(self, columns: int) -> bool:
         if self.region.columns is None:

@@ -24,6 +24,7 @@ __all__ = [
     "gathered",
     "rows_of_weights",
     "scattered",
+    "unmasked",
 ]
 
 Reader = Callable[[Call], Indexed]
@@ -205,3 +206,14 @@ def embedding_gradient(call: Call, target: Target) -> Lowered:
     how = Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
     return (scatter_entries(how, adds=True, zeroed=True, **options),)
+
+
+def unmasked(op: str, lower: Lowering, *flags: Any) -> Lowering:
+    """`op` of a call without its mask, argument 1, which says what counts as 0 or is filled."""
+
+    def lowered(call: Call, target: Target) -> Lowered:
+        x, _, indices, *rest = call.arguments
+        plain = Call(op, (x, indices, *rest, *flags), call.results, call.policy)
+        return lower(plain, target)
+
+    return lowered

@@ -60,6 +60,7 @@ from .indexed import (
     gathered,
     rows_of_weights,
     scattered,
+    unmasked,
 )
 from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
@@ -182,6 +183,7 @@ _APART = "memory as if contiguous; by dimensions that are apart: by its class"
 _MASKED = "as if all were moved: how much is chosen is data; on one core"
 _COLUMNS = "along columns: by its class"
 _AHEAD = "along a dimension before many elements: as if its rows lay in memory"
+_UNMASKED = "as without the mask"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _CHANNELS = {"x": 0, "weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
@@ -339,6 +341,11 @@ _INDEXING = (
          "other reductions than sums, and " + _PARTS),
     _row("index_put _index_put_impl _unsafe_index_put", "dma", scattered(at_tensors, 2), MADE,
          _APART),
+    _row("_unsafe_masked_index", "dma", unmasked("aten::index", gathered(at_tensors)),
+         "inferred", _UNMASKED),
+    _row("_unsafe_masked_index_put_accumulate", "dma",
+         unmasked("aten::index_put_", scattered(at_tensors, 2), True), "inferred",
+         _UNMASKED + ", in place"),
     _row("put", "dma", scattered(at_flat, 2), MADE),
     _row("masked_select", "dma", select_masked, MADE, _MASKED),
     _row("nonzero", "dma", nonzero, MADE, _MASKED),
@@ -355,6 +362,8 @@ _WINDOWS = (
          MADE, _CONV, of_convolution_backward),
     _row("max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices",
          "vector", max_pool, MADE, bind=of_names({"x": 0}, "y")),
+    _row("_low_memory_max_pool_with_offsets", "vector", max_pool, "inferred",
+         "places in the input as offsets in the window"),
     _row("max_pool2d_with_indices_backward max_pool3d_with_indices_backward", "vector", max_pool,
          MADE, bind=of_names({"g": 0, "indices": 7}, "dx")),
     _row("avg_pool2d avg_pool1d avg_pool3d", "vector", average_pool, MADE,
