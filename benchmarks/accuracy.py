@@ -280,10 +280,10 @@ LAUNCHED_PRICES = {
 _OTHERWISE = {
     "com01": "divides by a reciprocal on Vector",
     "com07": "loads its operands again for every tile, 9 GB",
-    "com10": "spills 754 MB; subtracts, exponentiates and sums in one instruction",
+    "com10": "spills 754 MB",
     "com11": "keeps nothing of the scores on chip either, 1.1 GB",
     "com12": "works on 64 of 128 partitions",
-    "com13": "Scalar 62 % busy in the measured kernel; Vector and Scalar wait in ours",
+    "com13": "spreads its products over the engines in another way",
 }
 COMPILED_PRICES = {
     name: Price(partial(graph_us, name), note=_OTHERWISE.get(name, ""))
