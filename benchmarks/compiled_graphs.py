@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler.engine import GraphPrice
 from torch_trn_emu.compiler.estimate import pricing_backend
-from torch_trn_emu.estimation import AttentionOfTheDevice
+from torch_trn_emu.estimation import OperatorsOfTheDevice
 from torch_trn_emu.lowering.call import Target
 
 __all__ = ["GRAPHS", "Graph", "graph_us", "launched_us"]
@@ -140,7 +140,7 @@ def graph_us(name: str) -> float:
     torch._dynamo.reset()
     backend = pricing_backend(graph.policy, Target(get_chip(graph.chip), graph.cores), launch)
     inputs = (torch.empty(s, dtype=graph.dtype, device="meta") for s in graph.shapes)
-    with torch.no_grad(), AttentionOfTheDevice():
+    with torch.no_grad(), OperatorsOfTheDevice():
         torch.compile(graph.function, backend=backend)(*inputs)
     return sum(price.price.seconds for price in launched) * 1e6
 

@@ -10,7 +10,8 @@ from torch_trn_emu.chip import CHIPS, get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Engine, validate
 from torch_trn_emu.lowering.normalizing import row_op
-from torch_trn_emu.lowering.row_values import step
+from torch_trn_emu.lowering.row_values import Input, Kind, Output, Values, reduced, step
+from torch_trn_emu.lowering.rows import row_program
 from torch_trn_emu.lowering.sharing import shared_out
 from torch_trn_emu.timing import price
 
@@ -77,6 +78,23 @@ def test_scalar_takes_tensor_scalar_where_it_runs_it():
     moved = shared_out(steps, TRN3)
     assert Counter(s.engine for s in moved) == {None: 2, Engine.SCALAR: 2}
     assert shared_out(steps, get_chip("trn2")) == steps
+
+
+def test_a_reciprocal_of_each_row_needs_no_table():
+    chip = get_chip("trn2")
+    graph = [
+        step("e", "activation", "x", op="exp"),
+        reduced("total", "e"),
+        step("inverse", "activation", "total", kind=Kind.COLUMN, op="reciprocal", scale=1.0),
+        step("y", "tensor_tensor", "e", "inverse", op="multiply"),
+    ]
+    values = Values([Input("x", "float32")], shared_out(graph, chip), [Output("y", "float32")])
+    program = row_program("t", ROWS, COLUMNS, values, chip=chip)
+    assert opcodes(program)["reciprocal"]
+    assert price(program, chip).table_loads == 1
+    x = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float32)
+    result = Machine(chip).run(program, {"x": x})
+    np.testing.assert_allclose(result["out y"], reference("softmax", x), rtol=3e-6, atol=3e-6)
 
 
 def test_an_activation_adds_up_what_it_makes():

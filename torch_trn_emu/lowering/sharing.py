@@ -28,6 +28,7 @@ Load = tuple[float, float]  # seconds that an element of a tile takes on Vector 
 
 def shared_out(steps: Sequence[RowStep], chip: Chip) -> list[RowStep]:
     """The steps, each where the busier of the two engines has the least to do."""
+    steps = [_without_table(s) for s in steps]
     known = {s.name: s for s in steps}
     choices = [list(_choices(s, known, chip)) for s in steps]
     added_up = {s.name for s in steps if s.reads and _is_added_up(s, known)}
@@ -36,6 +37,14 @@ def shared_out(steps: Sequence[RowStep], chip: Chip) -> list[RowStep]:
     read = {name for s in chosen for name in s.reads}
     biases = {bias for s in steps if (bias := bias_of(s)) not in read}
     return [s for s in chosen if s.name not in biases]
+
+
+def _without_table(s: RowStep) -> RowStep:
+    """A reciprocal of one value a row on Vector: short, and Scalar keeps its tables."""
+    plain = s.opcode == "activation" and s.attributes["op"] == "reciprocal" and len(s.reads) == 1
+    if s.kind is not Kind.COLUMN or not plain or s.attributes.get("scale", 1.0) != 1.0:
+        return s
+    return step(s.name, "reciprocal", *s.reads, kind=Kind.COLUMN)
 
 
 def _is_added_up(s: RowStep, known: Mapping[str, RowStep]) -> bool:
