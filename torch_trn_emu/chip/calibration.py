@@ -18,7 +18,7 @@ class Accuracy:
     worst_error: float
 
 
-CALIBRATION = Accuracy(rows=23, mean_error=0.044, worst_error=0.146)
+CALIBRATION = Accuracy(rows=23, mean_error=0.045, worst_error=0.146)
 # No constant of chips.py was fitted on these.
 HELD_OUT = Accuracy(rows=20, mean_error=0.099, worst_error=0.198)
 # The compiled figures of calibration rows, and graphs of the vendor's compiler, both priced as
