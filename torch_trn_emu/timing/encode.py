@@ -3,7 +3,8 @@
 The layout, one int64 each (csrc/timing/program.cpp reads it in this order):
 
   header        encoding, queues, loops, buffers, instructions, nodes,
-                semaphore, dma_issue, dma_start, dma_completion, table_load, dma_engines
+                semaphore, dma_issue, dma_start, dma_completion, table_load, dma_engines,
+                warm_up
   a buffer      parts, slots, ordered
   an instruction  queue, busy, latency, table, ports, engines, engine_busy, hbm_busy, accesses,
                 then per access: write, buffer, part, age, terms, then per term: loop, coefficient
@@ -23,7 +24,7 @@ from ..isa import Access, Engine, Fresh, Instruction, Loop, Memory, Node, Progra
 
 __all__ = ["Encoded", "encode"]
 
-ENCODING = 2
+ENCODING = 3
 _ENGINES = (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, Engine.SYNC)
 _VECTOR_GPSIMD_SBUF, _VECTOR_SCALAR_PSUM = 1, 2  # bits of the ports
 
@@ -75,6 +76,7 @@ class _Encoder:
             picoseconds(dma.completion_latency_s),
             picoseconds(launch.activation_table_load_s),
             dma.engines,
+            picoseconds(self.chip.tensor_engine.warm_up_s),
         ]
         buffers = [
             word
