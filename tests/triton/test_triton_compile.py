@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ("quantize", "rounding", "producers", "matmul", "attention")
+MODULES = ("quantize", "rounding", "activations", "norms", "matmul", "attention")
 
 
 @pytest.fixture(scope="module")

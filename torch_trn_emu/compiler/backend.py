@@ -13,31 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._dynamo import exc as dynamo_errors
 from torch._dynamo import trace_rules
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.lowering import lowerings, make_fallback
 from torch.fx import Graph, GraphModule
 
 from .. import _C
+from ..host import host_name
 from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
+from .decompositions import decompositions
 from .dump import write_dump
 from .engine import GraphPrice, price_graph, target_of_process, work_of
+from .fuse_producers import fuse_producers
 from .kernels import in_one_file
-from .operators import PRECISE, apply_precision, multiply_attention, policy_of
+from .operators import apply_precision, multiply_attention, policy_of
 from .options import Options, read_options
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
 from .sizes import SizedPrice, places_of
 
-__all__ = ["backend_replaced", "decompositions", "trn"]
+__all__ = ["backend_replaced", "trn"]
 
 Backend = Callable[[GraphModule, Sequence[Any]], Any]
 _replacement: Backend | None = None
@@ -111,15 +111,16 @@ def compile_graph(
     kind = "forward" if kind == "inference" and not kwargs.get("is_inference") else kind
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
     nodes, eager = len(gm.graph.nodes), _copy_of(gm)
-    priced = _priced(gm, eager, name, policy, options)
+    priced, fused = _priced(gm, eager, name, policy, options), 0
     try:
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
             apply_precision(part.graph, policy)
+            fused += fuse_producers(part.graph) if options.fuse_producers else 0
             round_once(part.graph)
         inputs = host_inputs(example_inputs)
         rehome(gm)
-        record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)
+        record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes, fused=fused)
         with in_one_file():
             code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
     except Exception as error:
@@ -192,58 +193,6 @@ def _uncounted() -> Iterator[None]:
         _C.pause_ledger(previous)
 
 
-class _Decompositions(dict[Any, Any]):
-    """Pickled by name: torch's caches hash what a graph is compiled with."""
-
-    eager_numbers = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return decompositions, (self.eager_numbers,)
-
-
-@cache
-def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]:
-    """Inductor's, less those of products: they would be sums in float32, whatever the policy.
-
-    A product that no policy rounds is then a call of aten's kernel. Inductor is told, since in a
-    process with `CI` in its environment it refuses an operator that it knows how to decompose.
-
-    eager_numbers  random numbers are those of eager operators, which draw in kernels of their own
-    """
-    table = {**select_decomp_table(), torch.ops.aten.addbmm.default: _addbmm}
-    whole = {*PRECISE, *_WHOLE, *(_DRAWING if eager_numbers else ())}
-    for op in whole:
-        if op not in lowerings:
-            make_fallback(op, warn=False, override_decomp=True)
-    made = _Decompositions((op, table[op]) for op in table if op not in whole)
-    made.eager_numbers = eager_numbers
-    return made
-
-
-_DRAWING = (
-    torch.ops.aten.bernoulli.p,
-    *(
-        getattr(torch.ops.aten, name).default
-        for name in "native_dropout cauchy exponential geometric log_normal".split()
-    ),
-)
-# Left to aten's kernels as well.
-_WHOLE = (
-    torch.ops.aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
-)
-
-
-def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    """A product that the policy rounds, summed in float32 and rounded once, as eager does."""
-    if not addend.is_floating_point():
-        return NotImplemented
-    wide = torch.promote_types(a.dtype, torch.float32)
-    made = alpha * torch.bmm(a.to(wide), b.to(wide)).sum(0)
-    if beta != 0:
-        made = made + beta * addend.to(wide)
-    return made.to(a.dtype)
-
-
 def _aot_patches(options: Options) -> dict[str, bool]:
     """Keep `TrnCode` whole in the AOTAutograd cache, which takes both passes at once.
 
@@ -271,7 +220,8 @@ def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None
     process = settings()
     nodes = (n for part in graphs_of(gm) for n in part.graph.nodes)
     marks = [(n.name, own) for n in nodes if (own := policy_of(n, policy)) != policy]
-    ours = (process.chip.name, process.lnc, policy, options.program, marks, _version())
+    chosen = (options.program, options.fuse_producers)
+    ours = (process.chip.name, process.lnc, host_name(), policy, *chosen, marks, _version())
     tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         yield

@@ -12,8 +12,8 @@ from torch._inductor.compile_fx import compile_fx
 from torch.fx import GraphModule
 
 from ..lowering.call import Target
-from .backend import decompositions
 from .code import EagerCode
+from .decompositions import decompositions
 from .engine import GraphPrice, price_graph, work_of
 
 __all__ = ["pricing_backend"]
