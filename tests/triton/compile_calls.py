@@ -11,6 +11,7 @@ ONES = torch.ones(256, 512)
 HALF = ONES.bfloat16()
 HEADS = torch.ones(2, 4, 256, 64).bfloat16()
 LONG, LONGER = torch.ones(8, 4096).bfloat16(), torch.ones(8, 8192).bfloat16()
+WIDE = torch.ones(2, 4, 256, 128).bfloat16()
 SUMS = torch.ones(2, 4, 256)
 CODES = torch.ops.trn.quantize_mx(HALF)
 
@@ -33,12 +34,15 @@ CALLS: dict[str, list[Callable[[], Any]]] = {
     ],
     "matmul": [
         lambda: matmul.product(HALF, HALF.t(), "mxfp8", "mxfp8", torch.bfloat16),
+        lambda: matmul.product(ONES, ONES.t(), "mxfp8", "mxfp4", torch.float32),
         lambda: matmul.product(HALF, HALF.t(), "as_given", "as_given", torch.bfloat16),
     ],
     "attention": [
         lambda: attention.attention(HEADS, HEADS, HEADS, True, None, None),
-        lambda: attention.attention_backward(
-            HEADS, HEADS, HEADS, HEADS, HEADS, SUMS, True, None, None
+        lambda: attention.attention(WIDE, WIDE, WIDE, True, None, None),
+        *(
+            lambda x=x: attention.attention_backward(x, x, x, x, x, SUMS, True, None, None)
+            for x in (HEADS, WIDE)
         ),
     ],
 }

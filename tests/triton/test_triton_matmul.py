@@ -3,7 +3,7 @@
 import oracle
 import pytest
 import torch
-from oracles import DEVICE, DTYPES, assert_same_bits, draw
+from oracles import DEVICE, DTYPES, RULES, assert_same_bits, draw
 
 from torch_trn_emu.triton import matmul
 from torch_trn_emu.triton.matmul import mx_matmul, mx_mm, product, round_operand
@@ -64,9 +64,12 @@ def test_strided_operands_give_what_contiguous_ones_give(layout):
         "expanded": near(1, 70).expand(24, 70),
     }[layout].to(DEVICE)
     b = near(70, 16, seed=1).to(DEVICE)
-    formats = ("mxfp8", "mxfp8")
-    got = product(a, b, *formats, torch.float32)
-    assert torch.equal(got, product(a.contiguous(), b, *formats, torch.float32))
+    for formats in (("mxfp8", "mxfp8"), ("mxfp8", "mxfp4"), ("bf16", "bf16")):
+        got = product(a, b, *formats, torch.float32)
+        assert torch.equal(got, product(a.contiguous(), b, *formats, torch.float32))
+        turned = product(b.t(), a.t(), *formats, torch.float32)  # as the second operand
+        want = product(b.t().contiguous(), a.t().contiguous(), *formats, torch.float32)
+        assert torch.equal(turned, want)
 
 
 def test_operands_of_different_dtypes():
@@ -128,6 +131,19 @@ def test_mx_products_of_values_and_of_codes(element, grouping):
     second = quantize_mx(b.to(DEVICE), 0, element, grouping=grouping)
     of_codes = mx_matmul(*first, *second, grouping=grouping)
     assert float((of_codes - got).abs().max()) <= bound
+
+
+@pytest.mark.parametrize("element", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"])
+@pytest.mark.parametrize("rule", RULES)
+def test_mx_products_by_every_rule(rule, element):
+    """Of operands that the C++ kernels have quantised: their values, in float64."""
+    a, b = near(9, 70), near(70, 7, seed=1)
+    got = mx_mm(a.to(DEVICE), b.to(DEVICE), element, element, scale_rule=rule)
+    x, y = (
+        torch.ops.trn.quantize_dequantize_mx(t, dim=dim, element=element, scale_rule=rule).double()
+        for t, dim in ((a, 1), (b, 0))
+    )
+    oracle.assert_product(got, x, y)
 
 
 def test_nan_and_infinity_poison_what_the_host_poisons():

@@ -37,7 +37,7 @@ def activate(x, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def activation_kernel(
-    x, gate, y, to, scales, m, k, x_row, gate_row,
+    x, gate, y, to, scales, m, k, width, x_row, gate_row,
     ACTIVATION: tl.constexpr, GATED: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, KEEP: tl.constexpr, CODES: tl.constexpr,
     BITS: tl.constexpr, NAN: tl.constexpr, M: tl.constexpr, MIN_FIELD: tl.constexpr,
@@ -46,13 +46,14 @@ def activation_kernel(
     """y = activation(x), times gate where GATED, which rounds twice as two operators do."""
     across = tl.cdiv(k, COLS)
     rows = ((tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    at_k = (tl.program_id(0) % across) * COLS + tl.arange(0, COLS)
+    first = tl.program_id(0) % across * COLS
+    at_k = first + tl.arange(0, COLS)
     value = activate(load_rows(x, x_row, rows, at_k, m, k), ACTIVATION)
     if GATED:
         value = round_as(value, y).to(tl.float32, bitcast=True)
         value = value * load_rows(gate, gate_row, rows, at_k, m, k)
     store_produced(
-        value, y, to, scales, rows, at_k, m, k, ROWS, COLS, KEEP, CODES,
+        value, y, to, scales, rows, first, m, k, width, ROWS, COLS, KEEP, CODES,
         BITS, NAN, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT,
     )  # fmt: skip
 
@@ -71,7 +72,8 @@ def _activation(
     launch(
         activation_kernel,
         (cdiv(m, depth) * cdiv(k, cols),),
-        raw(rows), raw(gates), *outputs.arguments(rows), m, k, rows.stride(0), gates.stride(0),
+        raw(rows), raw(gates), *outputs.arguments(rows), m, k, outputs.width,
+        rows.stride(0), gates.stride(0),
         ACTIVATION=ACTIVATIONS[name],
         GATED=gate is not None,
         ROWS=depth,

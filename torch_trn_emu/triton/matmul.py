@@ -24,6 +24,7 @@ from .bits import (
     mx_value,
     store_rounded,
     through_bf16,
+    tile_and_batch,
 )
 from .formats import named
 from .launch import INTERPRETED, cdiv, launch, power_of_two, raw
@@ -114,16 +115,17 @@ def load_operand(
 
 @triton.jit
 def tile_of(m, n, BM: tl.constexpr, BN: tl.constexpr, BAND: tl.constexpr):
-    """Rows and columns of the result that this program computes.
+    """Batch, rows and columns of the result that this program computes.
 
     Programs that run together read BAND rows of tiles of a, which stay in the second-level cache.
     """
     down, across = tl.cdiv(m, BM), tl.cdiv(n, BN)
-    band = tl.program_id(0) // (BAND * across)
-    in_band = tl.program_id(0) % (BAND * across)
+    tile, batch = tile_and_batch(down * across)
+    band = tile // (BAND * across)
+    in_band = tile % (BAND * across)
     tall = tl.minimum(down - band * BAND, BAND)
     rows = (band * BAND + in_band % tall) * BM + tl.arange(0, BM)
-    return rows, (in_band // tall) * BN + tl.arange(0, BN)
+    return batch, rows, (in_band // tall) * BN + tl.arange(0, BN)
 
 
 @triton.jit
@@ -155,8 +157,7 @@ def gemm_kernel(
     B_SUBTRACT: tl.constexpr,
 ):  # fmt: skip
     """c = alpha (a b) + beta addend, a tile [BM, BN] a program; c is contiguous."""
-    batch = tl.program_id(1).to(tl.int64)
-    rows, cols = tile_of(m, n, BM, BN, BAND)
+    batch, rows, cols = tile_of(m, n, BM, BN, BAND)
     a_rows = a + batch * a_batch + rows[:, None].to(tl.int64) * a_row
     b_cols = b + batch * b_batch + cols[None, :].to(tl.int64) * b_col
     sums = tl.zeros([BM, BN], tl.float32)
@@ -266,7 +267,7 @@ def multiply(
     added3 = added[None] if added.dim() == 2 else added
     launch(
         gemm_kernel,
-        (cdiv(m, sides["BM"]) * cdiv(n, sides["BN"]), x.shape[0]),
+        (cdiv(m, sides["BM"]) * cdiv(n, sides["BN"]) * x.shape[0],),
         raw(x),
         raw(y),
         raw(c),

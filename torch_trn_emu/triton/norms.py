@@ -53,7 +53,7 @@ def scale_columns(
 
 @triton.jit
 def norm_kernel(
-    x, weight, bias, y, to, scales, means, rstds, m, k, x_row, eps,
+    x, weight, bias, y, to, scales, means, rstds, m, k, width, x_row, eps,
     CENTRED: tl.constexpr, WEIGHTED: tl.constexpr, BIASED: tl.constexpr, WHOLE: tl.constexpr,
     STATS: tl.constexpr, ROUND_FIRST: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, KEEP: tl.constexpr, CODES: tl.constexpr,
@@ -93,7 +93,7 @@ def norm_kernel(
             value, y, weight, bias, cols, k, WEIGHTED, BIASED, ROUND_FIRST
         )  # fmt: skip
         store_produced(
-            value, y, to, scales, rows, cols, m, k, ROWS, COLS, KEEP, CODES,
+            value, y, to, scales, rows, 0, m, k, width, ROWS, COLS, KEEP, CODES,
             BITS, NAN, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT,
         )  # fmt: skip
     else:
@@ -104,7 +104,7 @@ def norm_kernel(
                 value, y, weight, bias, at_k, k, WEIGHTED, BIASED, ROUND_FIRST
             )  # fmt: skip
             store_produced(
-                value, y, to, scales, rows, at_k, m, k, ROWS, COLS, KEEP, CODES,
+                value, y, to, scales, rows, first, m, k, width, ROWS, COLS, KEEP, CODES,
                 BITS, NAN, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT,
             )  # fmt: skip
 
@@ -137,7 +137,8 @@ class Norm(NamedTuple):
             norm_kernel,
             (cdiv(m, depth),),
             raw(rows), *(raw(rows if v is None else v.contiguous()) for v in self[:2]),
-            *outputs.arguments(rows), mean, rstd, m, k, rows.stride(0), float(self.eps),
+            *outputs.arguments(rows), mean, rstd, m, k, outputs.width,
+            rows.stride(0), float(self.eps),
             CENTRED=self.centred,
             WEIGHTED=self.weight is not None,
             BIASED=self.bias is not None,

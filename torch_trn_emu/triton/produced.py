@@ -67,23 +67,21 @@ def load_rows(x, x_row, rows, at_k, m, k):
 
 @triton.jit
 def store_codes(
-    code, sign, scale, to, scales, rows, at_k, m, k,
+    code, sign, scale, to, scales, rows, first, m, k, width,
     ROWS: tl.constexpr, COLS: tl.constexpr, BITS: tl.constexpr, NAN: tl.constexpr,
 ):  # fmt: skip
-    """Codes and scales of a tile [ROWS, COLS // 32, 32]; 4-bit codes go two to a byte."""
+    """Codes and scales of a tile [ROWS, COLS // 32, 32]; a row's codes take `width` bytes."""
     code = tl.where(scale == 255, NAN, code | (sign >> (32 - BITS))).to(tl.uint32)
     if BITS == 4:
         shift = (tl.arange(0, 2) * 4)[None, None, :].to(tl.uint32)
         code = tl.sum(tl.reshape(code, [ROWS, COLS // 2, 2]) << shift, 2)
-        byte = tl.min(at_k, 0) // 2 + tl.arange(0, COLS // 2)
-        inside = (rows[:, None] < m) & (byte[None, :] * 2 < k)
-        at = rows[:, None] * tl.cdiv(k, 2) + byte[None, :]
+        byte = first // 2 + tl.arange(0, COLS // 2)
     else:
         code = tl.reshape(code, [ROWS, COLS])
-        inside = (rows[:, None] < m) & (at_k[None, :] < k)
-        at = rows[:, None] * k + at_k[None, :]
-    tl.store(to + at, code.to(tl.uint8), mask=inside)
-    group = tl.min(at_k, 0) // 32 + tl.arange(0, COLS // 32)
+        byte = first + tl.arange(0, COLS)
+    inside = (rows[:, None] < m) & (byte[None, :] < width)
+    tl.store(to + rows[:, None] * width + byte[None, :], code.to(tl.uint8), mask=inside)
+    group = first // 32 + tl.arange(0, COLS // 32)
     at = rows[:, None] * tl.cdiv(k, 32) + group[None, :]
     inside = (rows[:, None] < m) & (group[None, :] * 32 < k)
     tl.store(scales + at, tl.reshape(scale, [ROWS, COLS // 32]).to(tl.uint8), mask=inside)
@@ -91,15 +89,16 @@ def store_codes(
 
 @triton.jit
 def store_produced(
-    value, y, to, scales, rows, at_k, m, k,
+    value, y, to, scales, rows, first, m, k, width,
     ROWS: tl.constexpr, COLS: tl.constexpr, KEEP: tl.constexpr, CODES: tl.constexpr,
     BITS: tl.constexpr, NAN: tl.constexpr, M: tl.constexpr, MIN_FIELD: tl.constexpr,
     MAX_BITS: tl.constexpr, FACTOR: tl.constexpr, ROUND: tl.constexpr, SUBTRACT: tl.constexpr,
 ):  # fmt: skip
-    """Stores a float32 tile [ROWS, COLS] at (rows, at_k) of y [m, k], rounded as y holds it (KEEP).
+    """Stores a float32 tile [ROWS, COLS] at (rows, first) of y [m, k], rounded as y is (KEEP).
 
     To `to` go the MX codes of what was rounded, with scales (CODES), or their values in bfloat16.
     """
+    at_k = first + tl.arange(0, COLS)
     inside = (rows[:, None] < m) & (at_k[None, :] < k)
     bits = tl.where(inside, round_as(value, y), 0).to(tl.uint32)
     flat = rows[:, None] * k + at_k[None, :]
@@ -113,7 +112,9 @@ def store_produced(
     scale = scale_code(tl.max(magnitude, 2, keep_dims=True), FACTOR, ROUND, SUBTRACT)
     code, units = encode_nearest(in_units_of(scale, magnitude, MAX_BITS), M, MIN_FIELD)
     if CODES:
-        store_codes(code, sign, scale, to, scales, rows, at_k, m, k, ROWS, COLS, BITS, NAN)
+        store_codes(
+            code, sign, scale, to, scales, rows, first, m, k, width, ROWS, COLS, BITS, NAN
+        )  # fmt: skip
     else:
         exact = (units * scale_value(scale)).to(tl.uint32, bitcast=True) | sign
         exact = tl.where(scale == 255, QUIET_NAN, exact).to(tl.uint32)
@@ -152,6 +153,11 @@ class Outputs(NamedTuple):
             "NAN": spec.element.nan_code,
             **spec.constants(),
         }
+
+    @property
+    def width(self) -> int:
+        """Elements, or bytes of codes, in a row of what is stored."""
+        return self.to.shape[-1]
 
     def produced(self) -> Produced:
         assert self.y is not None
