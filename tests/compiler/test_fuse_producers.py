@@ -188,6 +188,21 @@ def test_a_result_is_stored_only_where_something_reads_it():
         torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)
 
 
+def test_a_producer_of_a_producer():
+    def function(x, w):
+        first = F.gelu(x)
+        second = F.layer_norm(first, first.shape[-1:])
+        return F.linear(first, w), F.linear(second, w), F.linear(F.silu(second) * first, w)
+
+    given = [leaf(6, 70), weight(9, 70)]
+    for backward in (False, True):
+        with torch.set_grad_enabled(backward):
+            want = results(function, given, backward)
+            compiled = torch.compile(function, backend="trn", options=FUSED)
+            assert_as_eager(results(compiled, given, backward), want, 3)
+    assert (fused("inference"), fused("forward")) == (3, 3)
+
+
 LEFT_ALONE = {
     "another axis is contracted": lambda x, w: F.gelu(x).transpose(-1, -2) @ x,
     "a part is read elsewhere": lambda x, w: (F.linear(torch.erf(x * 0.7071067811865476) + 1, w),),

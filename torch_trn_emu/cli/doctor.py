@@ -88,8 +88,8 @@ def _settings() -> Finding:
 def _host() -> Finding:
     name = host_name()
     if name != "cuda":
-        possible = "no CUDA host here" if missing_for_cuda() else "TRN_EMU_HOST=cuda is possible"
-        found = f"{name} ({possible}, tested in the interpreter only)"
+        here = "is not possible here" if missing_for_cuda() else "is possible"
+        found = f"{name} (TRN_EMU_HOST=cuda {here}; it is tested in the interpreter only)"
         return Finding(name="host backend", state="ok", found=found)
     found = f"cuda ({torch.cuda.get_device_name(host_device())}), tested in the interpreter only"
     remedy = "Compare with TRN_EMU_HOST=cpu where a value matters; see docs/cuda-host.md."
