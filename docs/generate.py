@@ -162,18 +162,11 @@ def accuracy_table() -> str:
 
     head = ("row", "what", "measured", "predicted", "error", "what the prediction owes to the row")
     text = []
-    tables = (
-        (accuracy.rows(), "constants were fitted on some of these"),
-        (accuracy.rows(accuracy.HOLDOUT, accuracy.HOLDOUT_PRICES), "held out: fitted on none"),
-        (
-            accuracy.rows(accuracy.COMPILED, accuracy.COMPILED_PRICES),
-            "graphs that the vendor's compiler made, fitted on none",
-        ),
-    )
-    for table, title in tables:
+    for title, data, prices in accuracy.TABLES:
+        table = accuracy.rows(data, prices)
         errors = [abs(row.error) for row in table]
-        mean = sum(errors) / len(errors)
-        text.append(f"{len(errors)} measurements, {title}; mean error {mean:.1%}.\n")
+        mean, worst = sum(errors) / len(errors), max(errors)
+        text.append(f"{len(errors)} measurements, {title}; mean {mean:.1%}, worst {worst:.1%}.\n")
         rows = [
             (
                 row.id,

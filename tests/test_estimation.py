@@ -115,3 +115,26 @@ def test_estimates_are_the_same_every_time() -> None:
     first, second = (estimate(torch.softmax, x, -1) for _ in range(2))
     assert first == second
     assert torch_trn_emu.estimate is estimate
+
+
+@pytest.mark.parametrize("mode", ["eager", "compile"])
+def test_multihead_attention_is_the_fused_one(mode: str) -> None:
+    """Also where torch calls it inside of a function of its own."""
+    layer = torch.nn.TransformerEncoderLayer(
+        256, 4, 1024, dropout=0, batch_first=True, device="meta"
+    )
+    x = torch.empty(2, 512, 256, device="meta")
+    calls = {row.op for row in torch_trn_emu.estimate(layer, x).ops}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in calls
+    assert not calls & {"aten::bmm", "aten::_safe_softmax", "aten::_softmax"}
+    taken = torch_trn_emu.estimate(layer, x, mode=mode)
+    assert taken.time_us <= torch_trn_emu.estimate(layer, x).time_us
+
+
+def test_an_estimate_prints_what_it_says() -> None:
+    x = torch.empty(256, 256, device="meta")
+    found = torch_trn_emu.estimate(torch.mm, x, x)
+    text = str(found)
+    assert f"{found.time_us:,.1f} us on trn3 (LNC=2, eager): 1 launch," in text
+    assert found.basis in text
+    assert "counters" not in repr(found)

@@ -30,8 +30,10 @@ def is_elementwise(price: "Price") -> bool:
 
 
 def _float32(price: "Price") -> bool:
-    flops = price.totals["hardware_flops"]
-    return bool(flops) and price.totals["adjusted_hardware_flops"] >= 4 * flops
+    """Products whose operands no policy has narrowed; sums by ones have no policy."""
+    row, flops = OPS.get(price.row), price.totals["hardware_flops"]
+    is_product = row is not None and row.engine == "tensor"
+    return is_product and bool(flops) and price.totals["adjusted_hardware_flops"] >= 4 * flops
 
 
 # (text, whether it applies to a price)

@@ -11,17 +11,19 @@ torch 2.13.0.
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .chip import Chip, get_chip
-from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, error_bar
+from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
 from .counters import combine, derive
 from .lowering.call import Call, Target, TensorArg
 from .precision import current_precision
@@ -31,6 +33,7 @@ from .settings import settings
 __all__ = ["MODES", "AttentionOfTheDevice", "Estimate", "Recorder", "estimate"]
 
 MODES = ("eager", "compile")
+ATTENTION = functional.scaled_dot_product_attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +52,20 @@ class Estimate:
     mode: str
     time_us: float
     device_us: float
-    counters: Mapping[str, float]
-    ops: tuple[OpRow, ...]
+    counters: Mapping[str, float] = field(repr=False)
+    ops: tuple[OpRow, ...] = field(repr=False)
     memory_peak_bytes: int
     error_bar: float
     basis: str
+
+    def __str__(self) -> str:
+        count = int(self.counters["launch_count"])
+        launches = f"{count:,} launch{'es' * (count != 1)}"
+        return (
+            f"{self.time_us:,.1f} us on {self.chip} (LNC={self.lnc}, {self.mode}): {launches}, "
+            f"{self.device_us:,.1f} us of programs, at most {self.memory_peak_bytes / 2**20:,.1f} "
+            f"MiB of HBM; error bar {self.error_bar:.1%}, {self.basis}"
+        )
 
 
 def estimate(
@@ -83,8 +95,12 @@ def estimate(
         stack.enter_context(AttentionOfTheDevice())
         stack.enter_context(recorder)
         recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
-        called = torch.compile(fn, backend=recorder.backend) if mode == "compile" else fn
-        result = called(*args, **kwargs)
+        if mode == "compile":
+            from .compiler.estimate import composites_apart
+
+            stack.enter_context(composites_apart())
+            fn = torch.compile(fn, backend=recorder.backend)
+        result = fn(*args, **kwargs)
     recorder.memory.close()
     del result
     return recorder.result(described, cores, mode)
@@ -124,22 +140,35 @@ class _Memory:
 
 
 class AttentionOfTheDevice(TorchFunctionMode):
-    """Gives `meta` tensors the fused attention that trn tensors take."""
+    """Gives `meta` tensors the fused attention that trn tensors take.
+
+    `nn.MultiheadAttention` calls it inside of a function that a mode sees as a whole: there the
+    name is replaced.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.policy = current_precision()
+        self.name = mock.patch.object(functional, "scaled_dot_product_attention", self.attention)
+
+    def __enter__(self) -> "AttentionOfTheDevice":
+        self.name.start()
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.name.stop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            # Dynamo cannot trace the question; it traces graphs of one policy.
-            tracing = torch.compiler.is_dynamo_compiling()
-            if (self.policy if tracing else current_precision()) != "mxfp8_all":
-                fused = _fused_attention(*args, **kwargs)
-                if fused is not None:
-                    return fused
-        return func(*args, **kwargs)
+        return (self.attention if func is ATTENTION else func)(*args, **(kwargs or {}))
+
+    def attention(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # Dynamo cannot trace the question; it traces graphs of one policy.
+        tracing = torch.compiler.is_dynamo_compiling()
+        fused = None
+        if (self.policy if tracing else current_precision()) != "mxfp8_all":
+            fused = _fused_attention(*args, **kwargs)
+        return ATTENTION(*args, **kwargs) if fused is None else fused
 
 
 def _fused_attention(
@@ -265,7 +294,10 @@ def _basis(mode: str, *, extrapolated: bool) -> str:
         f"{HELD_OUT.rows} that nothing was fitted on {HELD_OUT.mean_error:.1%}"
     )
     if mode == "compile":
-        text += f", of {COMPILED.rows} graphs of the vendor's compiler {COMPILED.mean_error:.1%}"
+        text += (
+            f", of {LAUNCHED.rows} compiled operators {LAUNCHED.mean_error:.1%}, "
+            f"of {COMPILED.rows} graphs of the vendor's compiler {COMPILED.mean_error:.1%}"
+        )
     return f"extrapolated from trn2; {text}" if extrapolated else text
 
 

@@ -141,7 +141,11 @@ def _fit(t: torch.Tensor, program: Program, k: int) -> torch.Tensor:
     return t.reshape(buffer.shape)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (300, 33), (130, 9000)], ids=str)
+# Rows of their own, several on a partition, and over several partitions.
+LAYOUTS = [(1, 1), (5, 7), (300, 33), (130, 9000), (260, 6), (1536, 8), (1, 12_000), (3, 8192)]
+
+
+@pytest.mark.parametrize("shape", LAYOUTS, ids=str)
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
 def test_rows_forward(name: str, shape: tuple[int, int]) -> None:
     x = _data(*shape)
@@ -150,7 +154,7 @@ def test_rows_forward(name: str, shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(out.reshape(expected.shape), expected, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (300, 33), (129, 5000)], ids=str)
+@pytest.mark.parametrize("shape", LAYOUTS[1:], ids=str)
 def test_softmax_gradients(shape: tuple[int, int]) -> None:
     g, x = _data(*shape), _data(*shape)
     for name, forward, backward in (
@@ -163,7 +167,7 @@ def test_softmax_gradients(shape: tuple[int, int]) -> None:
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (300, 33), (130, 6000)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 2), (130, 6000), *LAYOUTS[4:]], ids=str)
 def test_layer_norm_and_its_gradient(shape: tuple[int, int]) -> None:
     x, g, w, b = _data(*shape), _data(*shape), _data(shape[1]), _data(shape[1])
     wide = [t.double() for t in (x, w, b)]
@@ -179,19 +183,21 @@ def test_layer_norm_and_its_gradient(shape: tuple[int, int]) -> None:
         np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-3, atol=2e-3)
 
 
-def test_rms_norm() -> None:
-    x, w = _data(200, 70), _data(70)
-    expected = torch.nn.functional.rms_norm(x.double(), (70,), w.double(), 1e-5)
-    out = _run(row_op("rms_norm", 200, 70, "float32", chip=CHIP), [x, w])[0]
+@pytest.mark.parametrize("shape", LAYOUTS[1:], ids=str)
+def test_rms_norm(shape: tuple[int, int]) -> None:
+    x, w = _data(*shape), _data(shape[1])
+    expected = torch.nn.functional.rms_norm(x.double(), shape[1:], w.double(), 1e-5)
+    out = _run(row_op("rms_norm", *shape, "float32", chip=CHIP), [x, w])[0]
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_rms_norm_gradient() -> None:
-    x, g, w = _data(200, 70), _data(200, 70), _data(70)
+@pytest.mark.parametrize("shape", LAYOUTS[1:], ids=str)
+def test_rms_norm_gradient(shape: tuple[int, int]) -> None:
+    x, g, w = _data(*shape), _data(*shape), _data(shape[1])
     wide, weight = x.double().requires_grad_(), w.double().requires_grad_()
-    torch.nn.functional.rms_norm(wide, (70,), weight, 1e-5).backward(g.double())
+    torch.nn.functional.rms_norm(wide, shape[1:], weight, 1e-5).backward(g.double())
     rstd = (x.double().square().mean(1, keepdim=True) + 1e-5).rsqrt()
-    dx, dw = _run(row_op("rms_norm_backward", 200, 70, "float32", chip=CHIP), [g, x, rstd, w])
+    dx, dw = _run(row_op("rms_norm_backward", *shape, "float32", chip=CHIP), [g, x, rstd, w])
     np.testing.assert_allclose(dx, wide.grad, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(dw[0], weight.grad, rtol=1e-3, atol=1e-3)
 
@@ -260,3 +266,16 @@ def test_whole_numbers() -> None:
         op = getattr(aten, name).default
         got = run(lowered(call_of(op, x)), {"in0": x})["out"]
         np.testing.assert_allclose(got, op(x), err_msg=name, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((300, 6, 5), 1), ((9000, 3), 0), ((5, 40, 300), 1)])
+def test_softmax_along_another_dimension(shape: tuple[int, ...], dim: int) -> None:
+    """Blocks on partitions, pieces of a block, and rows as if they lay in memory."""
+    x = _data(*shape)
+    expected = torch.softmax(x.double(), dim)
+    program = _lower("_softmax", [x], expected.float(), dim, False)
+    whole = next(b for b in program.buffers if b.name == "x").shape[1] != shape[dim]
+    (out,) = _run(program, [x if whole else x.movedim(dim, -1)])
+    want = expected if whole else expected.movedim(dim, -1)
+    np.testing.assert_allclose(out.reshape(want.shape), want, rtol=1e-5, atol=2e-6)
+    assert whole == (shape != (5, 40, 300))

@@ -9,7 +9,8 @@ from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import validate
 from torch_trn_emu.lowering.row_steps import fused, shared_out
-from torch_trn_emu.lowering.rows import Input, Kind, Output, Values, reduced, row_program, step
+from torch_trn_emu.lowering.row_values import Input, Kind, Output, Values, reduced, step
+from torch_trn_emu.lowering.rows import row_program
 
 CHIP = get_chip("trn2")
 ROWS, COLUMNS = 130, 40

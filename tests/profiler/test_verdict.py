@@ -131,3 +131,13 @@ def test_advice_for_an_operator() -> None:
     assert "bound by HBM" in advice["aten::add.Tensor"], advice
     assert any("no such dtype" in text for text in advice.values())
     assert "host waits" in advice["aten::_local_scalar_dense"]
+
+
+def test_narrower_operands_are_advised_for_products_only() -> None:
+    x = torch.randn(256, 256, device="trn")
+    with torch_trn_emu.profile() as prof, torch_trn_emu.precision("fp32"):
+        x @ x
+        x.sum(0)
+    advice = {row.op.split(".")[0]: row.advice for row in prof.op_report()}
+    assert "precision 'bf16'" in advice["aten::mm"]
+    assert "precision" not in advice["aten::sum"]

@@ -6,7 +6,7 @@ trn3 has no public measurement.
 
 from dataclasses import dataclass
 
-__all__ = ["CALIBRATION", "COMPILED", "HELD_OUT", "Accuracy", "error_bar"]
+__all__ = ["CALIBRATION", "COMPILED", "HELD_OUT", "LAUNCHED", "Accuracy", "error_bar"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +18,16 @@ class Accuracy:
     worst_error: float
 
 
-CALIBRATION = Accuracy(rows=23, mean_error=0.046, worst_error=0.146)
+CALIBRATION = Accuracy(rows=23, mean_error=0.044, worst_error=0.146)
 # No constant of chips.py was fitted on these.
-HELD_OUT = Accuracy(rows=7, mean_error=0.073, worst_error=0.285)
-# Graphs of the vendor's compiler, priced as torch.compile(backend="trn") cuts and fuses them.
-COMPILED = Accuracy(rows=13, mean_error=0.209, worst_error=0.466)
+HELD_OUT = Accuracy(rows=20, mean_error=0.097, worst_error=0.198)
+# The compiled figures of calibration rows, and graphs of the vendor's compiler, both priced as
+# torch.compile(backend="trn") cuts and fuses them.
+LAUNCHED = Accuracy(rows=5, mean_error=0.075, worst_error=0.139)
+COMPILED = Accuracy(rows=13, mean_error=0.186, worst_error=0.466)
 
 
 def error_bar(mode: str = "eager") -> float:
     """What to expect of a prediction: the largest mean error of the tables it rests on."""
     bar = max(CALIBRATION.mean_error, HELD_OUT.mean_error)
-    return max(bar, COMPILED.mean_error) if mode == "compile" else bar
+    return max(bar, LAUNCHED.mean_error, COMPILED.mean_error) if mode == "compile" else bar

@@ -19,6 +19,7 @@ from ..lowering.call import Call, Target
 from ..pricing import Price, price_call
 from ..settings import settings
 from .programs import Lowered, Window, lowered, price_window, windows
+from .recompose import recomposed
 from .region import Region
 from .regions import regions_of
 
@@ -155,7 +156,7 @@ class Work:
 
 def work_of(gm: GraphModule, policy: str, target: Target) -> Work:
     """Cut the graph into regions and lower each."""
-    regions = regions_of(gm.graph, policy)
+    regions = regions_of(recomposed(gm.graph), policy)
     return Work(regions, [part for region in regions for part in lowered(region, target)])
 
 

@@ -3,10 +3,14 @@
 The graphs are those that backend `trn` would compile. Checked on torch 2.13.0.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any
 
+import torch
+from torch._C import DispatchKey
+from torch._decomp import global_decomposition_table
 from torch._functorch import config as functorch_config
 from torch._inductor.compile_fx import compile_fx
 from torch.fx import GraphModule
@@ -16,7 +20,7 @@ from .code import EagerCode
 from .decompositions import decompositions
 from .engine import GraphPrice, price_graph, work_of
 
-__all__ = ["pricing_backend"]
+__all__ = ["composites_apart", "pricing_backend"]
 
 # Inductor's folding of constants drops what makes a result on `meta`.
 _PATCHES = {"joint_graph_constant_folding": False}
@@ -54,3 +58,34 @@ def pricing_backend(policy: str, target: Target, launch: Launch) -> Callable[...
             )
 
     return backend
+
+
+@contextmanager
+def composites_apart() -> Iterator[None]:
+    """Traces composite operators on `meta` as on devices: as what they call.
+
+    torch has references for a hundred of them, cross entropy among them, as kernels of `meta`; one
+    that has a kernel is taken as a whole, and without a formula for its gradient it has none.
+    """
+    kernels = [(op, op.py_kernels.pop(DispatchKey.Meta)) for op in _referenced_composites()]
+    for op, _ in kernels:
+        op._dispatch_cache.clear()
+    try:
+        yield
+    finally:
+        for op, kernel in kernels:
+            op.py_kernels[DispatchKey.Meta] = kernel
+            op._dispatch_cache.clear()
+
+
+@lru_cache
+def _referenced_composites() -> tuple[torch._ops.OpOverload, ...]:
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    known = {op: None for table in global_decomposition_table.values() for op in table}
+    return tuple(
+        op
+        for op in known
+        if isinstance(op, torch._ops.OpOverload)
+        and DispatchKey.Meta in op.py_kernels
+        and has_kernel(op.name(), "CompositeImplicitAutograd")
+    )

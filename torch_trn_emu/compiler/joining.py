@@ -9,12 +9,14 @@ from torch.fx import Node
 from ..lowering.call import Call, TensorArg
 from ..lowering.elementwise import recipe_of
 from ..lowering.pointwise import Step
-from ..lowering.rows import Kind, RowStep, column_sum, reduced, step
+from ..lowering.row_values import Kind, RowStep, column_sum, reduced, step
 from .calls import base_of
 from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
 
 __all__ = ["Attempt"]
 
+REPEATED = 64  # elements of a row from which on a value that repeats costs little (chosen)
+_EITHER_WAY = frozenset(("add", "multiply", "max", "min", "logical_and", "logical_or"))
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
 
@@ -28,6 +30,21 @@ class _Recorder:
         self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any
     ) -> None:
         self.made = step(self.name, opcode, *reads, kind=self.kind, engine=engine, **attributes)
+
+
+def _by_row(s: RowStep, kinds: Mapping[str, Kind]) -> RowStep:
+    """One value a row as the scalar operand that it is: half the time of a tensor that repeats."""
+    if s.opcode != "tensor_tensor" or s.kind is not Kind.FULL:
+        return s
+    a, b = s.reads
+    attributes = {"op0": s.attributes["op"]}
+    if kinds[a] is Kind.COLUMN:
+        a, b = b, a
+        if s.attributes["op"] not in _EITHER_WAY:
+            attributes["reverse0"] = True
+    if kinds[b] is not Kind.COLUMN or kinds[a] is not Kind.FULL:
+        return s
+    return step(s.name, "tensor_scalar", a, b, engine=s.engine, **attributes)
 
 
 class Attempt:
@@ -98,7 +115,14 @@ class Attempt:
             return Kind.ROW
         if leading == t.numel and self._fix(region.elements // t.numel):
             return Kind.COLUMN
-        return None
+        return self._repeated_column(padded, shape)
+
+    def _repeated_column(self, shape: Sequence[int], out: Sequence[int]) -> Kind | None:
+        """Channels, say, of [N, C, H, W]: one value a row of H x W, loaded as if N times there."""
+        last = max((k for k, n in enumerate(shape) if n != 1), default=0)
+        columns, rows = prod(out[last + 1 :]), prod(out[: last + 1])
+        wide = columns >= REPEATED and rows * columns == self.region.elements
+        return Kind.COLUMN if wide and self._fix(columns) else None
 
     def _fix(self, columns: int) -> bool:
         if self.region.columns is None:
@@ -168,7 +192,7 @@ class Attempt:
             kind = Kind.COLUMN if columns or column else Kind.FULL
             recorder = _Recorder(f"{self.node.name}.{k}", kind)
             one.emit(recorder, None, reads)  # type: ignore[arg-type]
-            self.steps.append(recorder.made)
+            self.steps.append(_by_row(recorder.made, self.made))
             self.made[recorder.name] = kind
             done.append(recorder.name)
         return done[-1]

@@ -17,7 +17,8 @@ from ..lowering.call import Call, Target
 from ..lowering.epilogue import Epilogue
 from ..lowering.ops import OPS, multiplied, product_of
 from ..lowering.row_steps import fused, shared_out
-from ..lowering.rows import Input, Kind, Output, RowStep, Values, flat_program, row_program
+from ..lowering.row_values import Input, Kind, Output, RowStep, Values
+from ..lowering.rows import flat_program, row_program
 from ..pricing import Price, price_call, price_programs
 from .calls import base_of
 from .region import Region
@@ -42,9 +43,12 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A region's program, and which tensor each of its HBM buffers is; or a price without one."""
+    """A region's program, and which tensor each of its HBM buffers is; or a price without one.
 
-    key: _Shape | Call
+    key  equal ones have equal programs: a call may have several
+    """
+
+    key: _Shape | tuple[Call, int]
     program: Program | None
     tensors: Mapping[str, str]
     price: Price | None = None
@@ -142,10 +146,10 @@ def _single(region: Region, target: Target) -> Iterator[Lowered]:
     except Exception:  # price_call gives the reason
         programs = None
     if not isinstance(programs, tuple):
-        yield Lowered(call, None, {}, price_call(call, target))
+        yield Lowered((call, 0), None, {}, price_call(call, target))
         return
-    for program in programs:
-        yield Lowered(call, program, _linked(region, program) if len(programs) == 1 else {})
+    for k, program in enumerate(programs):
+        yield Lowered((call, k), program, _linked(region, program) if len(programs) == 1 else {})
 
 
 def _linked(region: Region, program: Program) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch.fx import Node
 
 from ..lowering.call import Call, TensorArg
-from ..lowering.rows import Kind, RowStep
+from ..lowering.row_values import Kind, RowStep
 from .calls import base_of, tensor_of
 
 __all__ = [

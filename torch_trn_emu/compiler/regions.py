@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch.fx import Graph, Node
 
 from ..lowering.call import Call, TensorArg
-from ..lowering.rows import Kind
+from ..lowering.row_values import Kind
 from .calls import base_of, call_of, is_free
 from .joining import Attempt
 from .region import KNOWN, REDUCTIONS, Region, Value, dtype_of, item_of, operands_of, users_of

@@ -12,6 +12,7 @@ from .call import Call, TensorArg
 from .limits import P
 from .moving import turned
 from .normalizing import ROW_OPS
+from .op import around
 from .optimizers import OPTIMIZERS
 from .reductions import collapsed, reduced_dims
 
@@ -199,9 +200,11 @@ def of_rows(
         dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
         if not isinstance(dim, int):
             raise _only_price(call, "several dimensions at once are priced as the last one")
-        moves = dim_at is not None and name != "logsumexp"
+        buffers, t = _buffers(programs), call.tensors[0]
+        moved = dim_at is not None and buffers[next(iter(places))].shape[1] == around(t, dim)[1]
+        moves = moved and name != "logsumexp"
         feeds = {
-            n: Feed(argument=(at,), view=(lambda x: x.movedim(dim, -1)) if dim_at else as_it_is)
+            n: Feed(argument=(at,), view=(lambda x: x.movedim(dim, -1)) if moved else as_it_is)
             if call.argument(at) is not None
             else Feed(constant=absent[n])
             for n, at in places.items()
@@ -239,23 +242,23 @@ def _reduced(call: Call, programs: Programs, names: tuple[str, ...]) -> Binding:
     buffers, t = _buffers(programs), call.tensors[0]
     dims = reduced_dims(call, t)
     outer, rows, inner = collapsed(t.shape, dims)
+    rank, tail = len(t.shape), len(t.shape)
+    while tail and (tail - 1 not in dims or t.shape[tail - 1] == 1) and inner > 1:
+        tail -= 1
+    order = [k for k in range(tail) if k not in dims]
+    order += [k for k in range(rank) if k in dims and k < tail]
+    order += list(range(tail, rank))
+
+    def row(k: int) -> "Callable[[Tensor], Tensor]":
+        return lambda x: x.permute(order).reshape(outer, rows, inner)[:, k]
+
     if "in" in buffers and len(call.outputs) == len(names):
-        rank, tail = len(t.shape), len(t.shape)
-        while tail and (tail - 1 not in dims or t.shape[tail - 1] == 1) and inner > 1:
-            tail -= 1
-        order = [k for k in range(tail) if k not in dims]
-        order += [k for k in range(rank) if k in dims and k < tail]
-        order += list(range(tail, rank))
         feed = Feed(argument=(0,), view=lambda x: x.permute(order))
         return Binding(feeds={"in": feed}, results=tuple(Taken(buffer=n) for n in names))
-    if "in0" in buffers and outer == 1 and len(buffers) == rows + 1:
-        few = {f"in{k}": Feed(argument=(0,), view=_row_of(k, rows)) for k in range(rows)}
+    if "in0" in buffers and len(buffers) == rows + 1:
+        few = {f"in{k}": Feed(argument=(0,), view=row(k)) for k in range(rows)}
         return Binding(feeds=few, results=(Taken(buffer="out"),))
     raise _only_price(call, "of several results, the program's are not told apart")
-
-
-def _row_of(k: int, rows: int) -> "Callable[[Tensor], Tensor]":
-    return lambda x: x.reshape(rows, -1)[k]
 
 
 # --- movement ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows
 from .call import Target, TensorArg
 from .limits import TILE_BYTES, P
 from .pointwise import Step
+from .row_layout import side_by_side
 
 __all__ = ["broadcast", "how_it_repeats"]
 
@@ -24,8 +25,8 @@ def how_it_repeats(t: TensorArg, out: TensorArg) -> str:
     if all(same[first:]):  # worth its place on every partition when there are rows for them
         return "row" if out.numel >= P * t.numel or t.numel <= P else "other"
     last = max(k for k, size in enumerate(shape) if size != 1)
-    if all(same[: last + 1]):
-        return "column"
+    if all(same[: last + 1]):  # its rows lie on partitions, which should not be few
+        return "column" if 2 * t.numel >= P or out.numel <= P * t.numel else "other"
     return "other"
 
 
@@ -37,18 +38,23 @@ def broadcast(
     out: TensorArg,
     target: Target,
 ) -> Program:
-    """Rows on partitions. A repeated row is loaded once for all; other patterns load as if full."""
-    columns = _columns(operands, kinds, out)
-    rows = ceil(out.numel / columns / target.cores)
+    """Rows on partitions, short ones side by side. A repeated row is loaded once for all; other
+    patterns load as if full.
+    """
+    each = _columns(operands, kinds, out)
+    all_rows = ceil(out.numel / each / target.cores)
+    together = side_by_side(all_rows, each)
+    rows, columns = all_rows // together, each * together
     held = [itemsize(t.dtype) for t in operands] + [itemsize(s.dtype) for s in steps]
     width = int(target.chip.sbuf.usable_bytes_per_partition / (2 * sum(held)))
     width = max(1, min(columns, width, int(TILE_BYTES / max(held))))
+    width = width if together == 1 else columns
     b = Builder(name, cores=target.cores)
     read = [
-        _Operand(b, f"in{k}", kind, t.dtype, rows, columns, width)
+        _Operand(b, f"in{k}", kind, t.dtype, (rows, together, each), width)
         for k, (t, kind) in enumerate(zip(operands, kinds, strict=True))
     ]
-    result = b.hbm("out", (rows, columns), out.dtype, Role.OUTPUT)
+    result = b.hbm("out", (all_rows, each), out.dtype, Role.OUTPUT)
     done = [b.sbuf(f"step {k}", width, s.dtype, slots=2) for k, s in enumerate(steps)]
     for c0, count in b.tiles(columns, width):
         for operand in read:
@@ -60,7 +66,8 @@ def broadcast(
                     operand.load(r0, c0, size, count)
             _emit(b, steps, done, [o.tile_of for o in read], size, count)
             last = done[-1] if done else read[0].tile
-            to = rows_of(result, size, count, r0 * columns + c0)
+            pattern = ((columns, size), (1, count))
+            to = Access(buffer=result, offset=r0 * columns + c0, pattern=pattern)
             b.store(to, rows_of(last, size, count))
     return b.build()
 
@@ -77,30 +84,40 @@ def _columns(operands: Sequence[TensorArg], kinds: Sequence[str], out: TensorArg
 
 
 class _Operand:
-    """An operand in HBM, and its tile in SBUF."""
+    """An operand in HBM, and its tile in SBUF.
+
+    lines  how many, the rows of each, and the elements of a row
+    """
 
     def __init__(
-        self, b: Builder, name: str, kind: str, dtype: str, rows: int, columns: int, width: int
+        self, b: Builder, name: str, kind: str, dtype: str, lines: tuple[int, int, int], width: int
     ) -> None:
-        down, across = kind in ("row", "one"), kind in ("column", "one")
-        self.b, self.repeats, self.one_a_row = b, down, across
-        shape = (1 if down else rows, 1 if across else columns)
-        self.hbm = b.hbm(name, shape, dtype, Role.INPUT)
-        self.tile = b.sbuf(f"{name} tile", 1 if across else width, dtype, slots=2)
+        self.b, (count, self.together, self.columns) = b, lines
+        self.repeats, self.one_a_row = kind in ("row", "one"), kind in ("column", "one")
+        rows = 1 if self.repeats else count * self.together
+        self.hbm = b.hbm(name, (rows, 1 if self.one_a_row else self.columns), dtype, Role.INPUT)
+        self.wide = self.together if self.one_a_row else width
+        self.tile = b.sbuf(f"{name} tile", self.wide, dtype, slots=2)
 
     def load(self, r0: Affine, c0: Affine, rows: int, columns: int) -> None:
-        pitch, wide = self.hbm.shape[1], 1 if self.one_a_row else columns
-        offset = r0 * pitch + (0 if self.one_a_row else c0)
-        pattern = ((0 if self.repeats else pitch, rows), (1, wide))
+        """A tile of lines, from line r0 and their element c0 on."""
         self.b.fresh(self.tile)
-        source = Access(buffer=self.hbm, offset=offset, pattern=pattern)
+        wide = self.wide if self.one_a_row else columns
+        offset = Affine() if self.one_a_row else c0
+        row = self.hbm.shape[1]
+        line = [(row * self.together, rows), (1, wide)]
+        if self.repeats:
+            line = [(0, rows), (0, self.together), (1, wide // self.together)]
+        start = r0 * (row * self.together) + offset
+        source = Access(buffer=self.hbm, offset=start, pattern=tuple(line))
         self.b.load(rows_of(self.tile, rows, wide), source)
 
     def tile_of(self, rows: int, columns: int) -> Access:
         """The operand for every element of a tile."""
-        if self.one_a_row:
-            return Access(buffer=self.tile, pattern=((1, rows), (0, columns)))
-        return rows_of(self.tile, rows, columns)
+        if not self.one_a_row:
+            return rows_of(self.tile, rows, columns)
+        repeats = ((1, self.together), (0, columns // self.together))
+        return Access(buffer=self.tile, pattern=((self.together, rows), *repeats))
 
 
 def _emit(

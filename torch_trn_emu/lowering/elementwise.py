@@ -237,10 +237,12 @@ def elementwise(
     if not recipe and dtypes and dtypes[0] != out.dtype:
         recipe = [_as(copy(), out.dtype)]
     kinds = [how_it_repeats(t, out) for t in operands]
-    if all(k in ("full", "other") for k in kinds):
+    if all(k in ("full", "other", "one") for k in kinds):
+        single = [k for k, kind in enumerate(kinds) if kind == "one"]
         return pointwise(
-            name, out.numel, dtypes, out.dtype, recipe, chip=target.chip, cores=target.cores
-        )
+            name, out.numel, dtypes, out.dtype, recipe,
+            single=single, chip=target.chip, cores=target.cores,
+        )  # fmt: skip
     return broadcast(name, recipe, operands, kinds, out, target)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
-from .rows import Input, Kind, Output, RowStep
+from .row_values import Input, Kind, Output, RowStep
 
 __all__ = ["Epilogue", "Finisher"]
 

@@ -13,7 +13,7 @@ from .compaction import put_masked, select_masked
 from .copies import copied
 from .indexing import Indexed, Term, gather_entries, pick_in_rows, picks_in_sbuf, scatter_entries
 from .limits import P
-from .op import Lowered, Lowering
+from .op import Lowered, Lowering, around
 
 __all__ = [
     "along",
@@ -24,17 +24,11 @@ __all__ = [
     "gathered",
     "rows_of_weights",
     "scattered",
+    "unmasked",
 ]
 
 Reader = Callable[[Call], Indexed]
 BY_TENSORS = frozenset("index _unsafe_index index_put _index_put_impl _unsafe_index_put".split())
-
-
-def _around(t: TensorArg, dim: int) -> tuple[int, int, int]:
-    """Elements before, along and after a dimension."""
-    shape = t.shape or (1,)
-    dim %= len(shape)
-    return prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])
 
 
 def _repeated_rows(
@@ -57,7 +51,7 @@ def rows_of_weights(call: Call) -> Indexed:
 def along(call: Call) -> Indexed:
     """index_select and its kin: a list of indices along dimension `argument(1)`."""
     table, index = call.tensors[:2]
-    lead, size, entry = _around(table, call.argument(1, 0))
+    lead, size, entry = around(table, call.argument(1, 0))
     return _repeated_rows(lead, size, entry, index.numel, (Term(size=size),))
 
 
@@ -72,10 +66,10 @@ def at_elements(call: Call) -> Indexed:
     """Gather and scatter: an index for each element, or, where they repeat, for each run."""
     table, index = call.tensors[0], call.tensors[1]
     dim = call.argument(1, 0) % max(1, len(table.shape))
-    around = [n for k, n in enumerate(index.shape) if k != dim]
-    if around != [n for k, n in enumerate(table.shape) if k != dim]:
+    others = [n for k, n in enumerate(index.shape) if k != dim]
+    if others != [n for k, n in enumerate(table.shape) if k != dim]:
         raise KeyError(f"{call.name} of a part of the table")
-    lead, size, inner = _around(table, dim)
+    lead, size, inner = around(table, dim)
     count, term = (index.shape[dim] if index.shape else 1), Term(size=size)
     whole: dict[str, Any] = {"entries": lead * size, "lead_step": size, "lead": lead}
     after = zip(index.shape[dim + 1 :], index.strides[dim + 1 :], strict=True)
@@ -212,3 +206,14 @@ def embedding_gradient(call: Call, target: Target) -> Lowered:
     how = Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
     return (scatter_entries(how, adds=True, zeroed=True, **options),)
+
+
+def unmasked(op: str, lower: Lowering, *flags: Any) -> Lowering:
+    """`op` of a call without its mask, argument 1, which says what counts as 0 or is filled."""
+
+    def lowered(call: Call, target: Target) -> Lowered:
+        x, _, indices, *rest = call.arguments
+        plain = Call(op, (x, indices, *rest, *flags), call.results, call.policy)
+        return lower(plain, target)
+
+    return lowered

@@ -1,4 +1,6 @@
-"""Variance and mean along rows (bn_stats) or columns (products with ones, twice)."""
+"""Variance and mean: along rows by bn_stats where each has a partition, else as steps over rows;
+along columns by products with ones, twice.
+"""
 
 from math import ceil, inf
 
@@ -6,16 +8,51 @@ from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, rows_of
 from .columns import share_of
 from .limits import BANK, BN_STATS, WIDE, P
+from .row_layout import layout_of
+from .row_values import Input, Kind, Output, Values, reduced, step
+from .rows import row_program
 
 __all__ = ["moments_of_columns", "moments_of_rows"]
 
 
 def moments_of_rows(
-    rows: int, columns: int, *, less: float, root: bool, chip: Chip, dtype: str = "float32",
-    cores: int = 1,
+    rows: int, columns: int, inner: int = 1, *, less: float, root: bool, chip: Chip,
+    dtype: str = "float32", cores: int = 1,
 ) -> Program:  # fmt: skip
     """var[r] = the squares' sum about the mean / (columns - less), its root if asked; mean[r]."""
-    rows = ceil(rows / cores)
+    values = _steps(columns, less, root, dtype)
+    layout = layout_of(ceil(rows / cores), columns, inner, values)
+    if inner > 1 or layout.together > 1 or layout.pieces > 1:
+        name = f"moments {rows}x{columns}x{inner}"
+        return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)
+    return _stats_of_rows(ceil(rows / cores), columns, less, root, dtype, cores)
+
+
+def _steps(columns: int, less: float, root: bool, dtype: str) -> Values:
+    """The mean, then the squares about it: each partition has several rows, or a part of one."""
+    factor = 1 / (columns - less) if columns > less else inf
+    last = step("var", "tensor_scalar", "spread", kind=Kind.COLUMN, op0="multiply", imm0=factor)
+    if root:
+        last = step("var", "activation", "spread", kind=Kind.COLUMN, op="sqrt", scale=factor)
+    return Values(
+        [Input("in", dtype)],
+        [
+            reduced("sum", "in"),
+            step(
+                "mean", "tensor_scalar", "sum", kind=Kind.COLUMN, op0="multiply", imm0=1 / columns
+            ),
+            step("centred", "tensor_scalar", "in", "mean", op0="subtract"),
+            step("squares", "activation", "centred", op="square"),
+            reduced("spread", "squares"),
+            last,
+        ],
+        [Output("var", dtype, "var"), Output("mean", dtype, "mean")],
+    )
+
+
+def _stats_of_rows(
+    rows: int, columns: int, less: float, root: bool, dtype: str, cores: int
+) -> Program:
     b = Builder(f"moments {rows}x{columns}", cores=cores)
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     stored = [b.hbm(n, (rows, 1), dtype, Role.OUTPUT) for n in ("var", "mean")]

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Program
-from .rows import Input, Kind, Output, RowStep, Values, column_sum, reduced, row_program, step
+from .row_values import Input, Kind, Output, RowStep, Values, column_sum, reduced, step
+from .rows import row_program
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
 
@@ -194,8 +195,11 @@ def row_op(
     chip: Chip,
     cores: int = 1,
     eps: float = 1e-5,
+    inner: int = 1,
 ) -> Program:
-    """The Program of an entry of ROW_OPS; COLUMN operands are float32, the others of `dtype`."""
+    """An entry of ROW_OPS over columns of [rows, columns, inner]; COLUMN operands are float32, the
+    others of `dtype`.
+    """
     entry = ROW_OPS[name]
     inputs = []
     for text in entry.inputs.split():
@@ -209,4 +213,4 @@ def row_op(
         for n in entry.outputs.split()
     ]
     values = Values(inputs, steps, outputs)
-    return row_program(name, rows, columns, values, chip=chip, cores=cores)
+    return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)

@@ -8,12 +8,22 @@ Status, of the program's shape (each instruction's cost has its own source in `c
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from ..isa import Program
 from .binding import Bind
 from .call import Call, Target, TensorArg
 
-__all__ = ["HostTransfer", "Lowered", "Lowering", "Op", "dense", "flat", "row_by_row", "rows_along"]
+__all__ = [
+    "HostTransfer",
+    "Lowered",
+    "Lowering",
+    "Op",
+    "around",
+    "dense",
+    "flat",
+    "row_by_row",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,8 @@ def row_by_row(
     return lower
 
 
-def rows_along(t: TensorArg, dim: int = -1) -> tuple[int, int]:
-    """Rows and columns when `dim` is what a row runs over."""
-    columns = t.shape[dim] if t.shape else 1
-    return max(1, t.numel // max(1, columns)), max(1, columns)
+def around(t: TensorArg, dim: int) -> tuple[int, int, int]:
+    """Elements before, along and after a dimension."""
+    shape = t.shape or (1,)
+    dim %= len(shape)
+    return prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])

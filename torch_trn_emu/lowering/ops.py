@@ -60,6 +60,7 @@ from .indexed import (
     gathered,
     rows_of_weights,
     scattered,
+    unmasked,
 )
 from .likelihood import nll, nll_backward
 from .lists import foreach, foreach_reduction
@@ -181,6 +182,8 @@ _PARTS = "parts of the table or the source are priced by their class"
 _APART = "memory as if contiguous; by dimensions that are apart: by its class"
 _MASKED = "as if all were moved: how much is chosen is data; on one core"
 _COLUMNS = "along columns: by its class"
+_AHEAD = "along a dimension before many elements: as if its rows lay in memory"
+_UNMASKED = "as without the mask"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _CHANNELS = {"x": 0, "weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
@@ -242,22 +245,21 @@ _REDUCTIONS = (
     _row("equal", "vector", reduction(truth("min")), "inferred", "as a reduction of the first"),
     _row("count_nonzero", "vector", reduction(nonzeros), MADE, bind=of_reduction),
     _row("nansum", "vector", reduction(simple("add")), "inferred", "as the sum"),
-    _row("var std var_mean std_mean", "vector", moments, MADE,
-         "of all of more than 65536 elements: by its class", of_moments),
+    _row("var std var_mean std_mean", "vector", moments, MADE, bind=of_moments),
     _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE,
          bind=of_reduction),
 )
 _NORMALIZATIONS = (
-    _row("logsumexp", "scalar", along_rows("logsumexp", 0, 1), MADE,
+    _row("logsumexp", "scalar", along_rows("logsumexp", 0, 1), MADE, _AHEAD,
          bind=of_rows("logsumexp", {"x": 0}, dim_at=1)),
-    _row("_softmax softmax _safe_softmax", "scalar", along_rows("softmax", 0, 1), MADE,
+    _row("_softmax softmax _safe_softmax", "scalar", along_rows("softmax", 0, 1), MADE, _AHEAD,
          bind=of_rows("softmax", {"x": 0}, dim_at=1)),
-    _row("_log_softmax log_softmax", "scalar", along_rows("log_softmax", 0, 1), MADE,
+    _row("_log_softmax log_softmax", "scalar", along_rows("log_softmax", 0, 1), MADE, _AHEAD,
          bind=of_rows("log_softmax", {"x": 0}, dim_at=1)),
-    _row("_softmax_backward_data", "vector", along_rows("softmax_backward", 0, 2), MADE,
+    _row("_softmax_backward_data", "vector", along_rows("softmax_backward", 0, 2), MADE, _AHEAD,
          bind=of_rows("softmax_backward", {"g": 0, "y": 1}, dim_at=2)),
     _row("_log_softmax_backward_data", "vector", along_rows("log_softmax_backward", 0, 2), MADE,
-         bind=of_rows("log_softmax_backward", {"g": 0, "y": 1}, dim_at=2)),
+         _AHEAD, bind=of_rows("log_softmax_backward", {"g": 0, "y": 1}, dim_at=2)),
     _row("native_layer_norm layer_norm", "vector", over_normalized("layer_norm", 0), MADE,
          bind=of_rows("layer_norm", {"x": 0, "w": 2, "b": 3}, absent={"w": 1, "b": 0})),
     _row("native_layer_norm_backward", "vector", over_normalized("layer_norm_backward", 0), MADE,
@@ -339,6 +341,11 @@ _INDEXING = (
          "other reductions than sums, and " + _PARTS),
     _row("index_put _index_put_impl _unsafe_index_put", "dma", scattered(at_tensors, 2), MADE,
          _APART),
+    _row("_unsafe_masked_index", "dma", unmasked("aten::index", gathered(at_tensors)),
+         "inferred", _UNMASKED),
+    _row("_unsafe_masked_index_put_accumulate", "dma",
+         unmasked("aten::index_put_", scattered(at_tensors, 2), True), "inferred",
+         _UNMASKED + ", in place"),
     _row("put", "dma", scattered(at_flat, 2), MADE),
     _row("masked_select", "dma", select_masked, MADE, _MASKED),
     _row("nonzero", "dma", nonzero, MADE, _MASKED),
@@ -355,6 +362,8 @@ _WINDOWS = (
          MADE, _CONV, of_convolution_backward),
     _row("max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices",
          "vector", max_pool, MADE, bind=of_names({"x": 0}, "y")),
+    _row("_low_memory_max_pool_with_offsets", "vector", max_pool, "inferred",
+         "places in the input as offsets in the window"),
     _row("max_pool2d_with_indices_backward max_pool3d_with_indices_backward", "vector", max_pool,
          MADE, bind=of_names({"g": 0, "indices": 7}, "dx")),
     _row("avg_pool2d avg_pool1d avg_pool3d", "vector", average_pool, MADE,

@@ -1,10 +1,10 @@
 """Elementwise operations as engine programs: the tensors as one long row, cut over the partitions.
 
 A step reads operands and makes a result; the steps of one program stay in SBUF. All tensors have
-the same number of elements.
+the same number of elements, but for inputs of a single one, which is there for all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -83,22 +83,27 @@ def pointwise(
     chip: Chip,
     cores: int = 1,
     outputs: Sequence[int] = (-1,),
+    single: Collection[int] = (),
     tile_bytes: int = TILE_BYTES,
 ) -> Program:
     """`steps` over tensors of `elements` elements, loaded and stored once; one core's share.
 
     The inputs are called in0, in1, ... and the outputs out, out1, ...; `outputs` are the steps that
-    are stored. An elementwise program without steps is a copy.
+    are stored, `single` the inputs of one element. An elementwise program without steps is a copy.
     """
     count = ceil(elements / cores)
     b = Builder(name, cores=cores)
-    inputs = [b.hbm(f"in{k}", (count,), dtype, Role.INPUT) for k, dtype in enumerate(input_dtypes)]
+    sizes = [1 if k in single else count for k in range(len(input_dtypes))]
+    inputs = [
+        b.hbm(f"in{k}", (size,), dtype, Role.INPUT)
+        for k, (size, dtype) in enumerate(zip(sizes, input_dtypes, strict=True))
+    ]
     dtypes = [steps[k].dtype or out_dtype for k in outputs] if steps else [out_dtype]
     outs = [b.hbm(f"out{k or ''}", (count,), dtype, Role.OUTPUT) for k, dtype in enumerate(dtypes)]
     held = [itemsize(d) for d in (*input_dtypes, *(s.dtype or out_dtype for s in steps))]
     fits = int(chip.sbuf.usable_bytes_per_partition / (SLOTS * sum(held)))
     free = max(1, min(int(tile_bytes / max(held)), fits, ceil(count / P)))
-    body = _Body(b, inputs, outs, steps, outputs, out_dtype, free)
+    body = _Body(b, inputs, outs, steps, outputs, out_dtype, free, single)
     full, rest = divmod(count, P * free)
     if full:
         with b.loop(full) as i:
@@ -122,10 +127,15 @@ class _Body:
         stored: Sequence[int],
         out_dtype: str,
         free: int,
+        single: Collection[int],
     ) -> None:
         self.b, self.inputs, self.outs = b, inputs, outs
         self.steps, self.stored, self.free = steps, stored, free
         self.tiles = [b.sbuf(f"{x.name} tile", free, x.dtype, slots=SLOTS) for x in inputs]
+        self.single = {self.tiles[k].name for k in single}
+        for k in single:
+            everywhere = Access(buffer=self.tiles[k], pattern=((free, P), (1, 1)))
+            b.load(everywhere, Access(buffer=inputs[k], pattern=((0, P), (1, 1))))
         self.results = [
             b.sbuf(f"step {k}", free, step.dtype or out_dtype, slots=SLOTS)
             for k, step in enumerate(steps)
@@ -135,14 +145,16 @@ class _Body:
         b = self.b
 
         def on_chip(buffer: Buffer) -> Access:
-            return Access(buffer=buffer, pattern=((self.free, rows), (1, free)))
+            step = 0 if buffer.name in self.single else 1
+            return Access(buffer=buffer, pattern=((self.free, rows), (step, free)))
 
         def in_hbm(buffer: Buffer) -> Access:
             return Access(buffer=buffer, offset=offset, pattern=((free, rows), (1, free)))
 
         for hbm, buffer in zip(self.inputs, self.tiles, strict=True):
-            b.fresh(buffer)
-            b.load(on_chip(buffer), in_hbm(hbm))
+            if buffer.name not in self.single:
+                b.fresh(buffer)
+                b.load(on_chip(buffer), in_hbm(hbm))
         done: list[Buffer] = []
         for step, result in zip(self.steps, self.results, strict=True):
             b.fresh(result)

@@ -1,25 +1,23 @@
-"""Reductions over the last dimension, or over everything, as engine programs.
-
-Rows lie on partitions and are reduced by the Vector engine; a sum over everything reduces the
-partial sums of the partitions with a matmul by ones, as compilers do.
+"""Reductions over the middle of [rows, columns, inner], with work on elements before and on results
+after, as programs over rows.
 """
 
-from math import ceil
+from collections.abc import Iterator
 
 from ..chip import Chip
-from ..isa import Access, Attribute, Builder, Program, Role, itemsize, rows_of
-from .limits import P
+from ..isa import Access, Attribute, Builder, Program
+from .row_values import Input, Kind, Output, RowStep, Values, reduced, step
+from .rows import row_program
 
 __all__ = ["Work", "apply", "reduce_rows"]
 
 Work = tuple[tuple[str, tuple[tuple[str, Attribute], ...]], ...]  # opcodes and attributes
 
-TILE_BYTES = 32 * 1024
-
 
 def reduce_rows(
     rows: int,
     columns: int,
+    inner: int = 1,
     *,
     op: str,
     chip: Chip,
@@ -29,33 +27,22 @@ def reduce_rows(
     before: Work = (),
     after: Work = (),
 ) -> Program:
-    """out[r] = after(reduction of before(in[r, :]) by `op`); rows are split over the cores."""
-    rows = ceil(rows / cores)
-    b = Builder(f"reduce_{op} {rows}x{columns}", cores=cores)
-    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-    out = b.hbm("out", (rows, 1), out_dtype, Role.OUTPUT)
-    width = min(columns, int(TILE_BYTES / (4 if before else itemsize(dtype))))
-    chunks = ceil(columns / width)
-    data = b.sbuf("data", width, dtype, slots=3)
-    made = b.sbuf("made", width, "float32", slots=2) if before else data
-    partial = b.sbuf("partial", chunks, "float32", slots=2)
-    result = b.sbuf("result", 1, out_dtype, slots=2)
+    """out[r, i] = after(reduction by `op` of before(in[r, :, i])), rows split over the cores."""
+    steps, value = list(_steps(before, "in", Kind.FULL)), "in"
+    if steps:
+        value = steps[-1].name
+    steps.append(reduced("total", value, op))
+    steps += _steps(after, "total", Kind.COLUMN)
+    values = Values([Input("in", dtype)], steps, [Output(steps[-1].name, out_dtype, "out")])
+    name = f"reduce_{op} {rows}x{columns}"
+    return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)
 
-    for r0, size in b.tiles(rows, P):
-        b.fresh(partial, result)
-        for c, c0, count in b.parts(columns, width):
-            b.fresh(data)
-            b.load(rows_of(data, size, count), rows_of(source, size, count, r0 * columns + c0))
-            if before:
-                b.fresh(made)
-                apply(b, before, rows_of(made, size, count), rows_of(data, size, count))
-            b.emit("tensor_reduce", rows_of(partial, size, 1, c), rows_of(made, size, count), op=op)
-        whole, one = rows_of(partial, size, chunks), rows_of(partial, size, 1)
-        to = one if after else rows_of(result, size, 1)
-        b.emit("tensor_reduce", to, whole, op=op)
-        apply(b, after, rows_of(result, size, 1), one)
-        b.store(rows_of(out, size, 1, r0), rows_of(result, size, 1))
-    return b.build()
+
+def _steps(work: Work, value: str, kind: Kind) -> Iterator[RowStep]:
+    for k, (opcode, attributes) in enumerate(work):
+        name = f"{kind.value} {k}"
+        yield step(name, opcode, value, kind=kind, **dict(attributes))  # type: ignore[arg-type]
+        value = name
 
 
 def apply(b: Builder, work: Work, to: Access, source: Access) -> None:

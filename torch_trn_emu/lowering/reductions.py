@@ -1,22 +1,23 @@
 """Rows of reductions and norms: which dimensions a call works along."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, prod
 from types import MappingProxyType
 from typing import Any
 
-from ..isa import Attribute
+from ..isa import Access, Attribute, Builder
 from .call import Call, Target, TensorArg
 from .columns import reduce_columns
 from .elementwise import flattened, lower_elementwise
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
 from .normalizing import row_op
-from .op import Lowered, Lowering, flat, row_by_row, rows_along
-from .pointwise import tensor_tensor
+from .op import Lowered, Lowering, around, flat, row_by_row
+from .pointwise import Step, tensor_tensor
 from .reduction import Work, reduce_rows
+from .row_layout import lies_in_rows
 from .selections import largest_of_rows
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
 
 # rms_norm's when none is given: the distance from 1 to the next number of the dtype.
 _EPS = MappingProxyType({"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10})
-_FEW = 8  # rows that are added like so many tensors
+_FEW, _RUN = 8, 128  # rows that are added like so many tensors, and elements of one (chosen)
 _SERIAL = 65536  # elements that one partition works through
 
 
@@ -127,7 +128,7 @@ def collapsed(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, int, 
     while kept and not kept[-1][1]:
         inner *= kept.pop()[0]
     outer = prod(n for n, r in kept if not r)
-    return outer, reduced, inner
+    return (outer, reduced, inner) if reduced > 1 else (outer * inner, 1, 1)
 
 
 def reduction(describe: Describe) -> Lowering:
@@ -143,26 +144,34 @@ def reduction(describe: Describe) -> Lowering:
             "op": how.op, "before": how.before, "after": how.after, "dtype": t.dtype,
             "out_dtype": call.out.dtype, "chip": target.chip,
         }  # fmt: skip
-        if inner > 1 and outer == 1 and 1 < rows <= _FEW and how == Reduction(op=how.op):
+        if inner >= _RUN and 1 < rows <= _FEW and not how.before:
             steps = [tensor_tensor(how.op, 0, 1)]
             steps += [tensor_tensor(how.op, -1, k) for k in range(2, rows)]
-            few = [flat(t, inner)] * rows
-            return (flattened(f"reduce_{how.op}", steps, few, flat(call.out, inner), target),)
-        if inner > 1:
-            return (reduce_columns(outer, rows, inner, cores=target.cores, **options),)
-        if outer == 1 and rows > 1024:  # everything: rows first, then the partitions
+            steps += [_on_last(*work) for work in how.after]
+            few, out = [flat(t, outer * inner)] * rows, flat(call.out, outer * inner)
+            return (flattened(f"reduce_{how.op}", steps, few, out, target),)
+        if outer == inner == 1 and rows > 1024:  # everything: rows first, then the partitions
             return (reduce_each(((rows, 1),), **options),)
-        return (reduce_rows(outer, rows, cores=target.cores, **options),)
+        if lies_in_rows(outer, rows, inner):
+            return (reduce_rows(outer, rows, inner, cores=target.cores, **options),)
+        return (reduce_columns(outer, rows, inner, cores=target.cores, **options),)
 
     return lower
+
+
+def _on_last(opcode: str, attributes: tuple[tuple[str, Attribute], ...]) -> Step:
+    """An instruction of `Work` on the step before."""
+
+    def emit(b: Builder, to: Access, reads: Sequence[Access]) -> None:
+        b.emit(opcode, to, *reads, **dict(attributes))  # type: ignore[arg-type]
+
+    return Step(emit=emit, reads=(-1,))
 
 
 def _along(call: Call) -> tuple[int, int, int]:
     t = call.tensors[0]
     outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
-    if rows == 1:
-        return outer * inner, 1, 1
-    if outer == 1 and inner == 1 and rows > _SERIAL:
+    if outer == inner == 1 and rows > _SERIAL:
         raise KeyError(f"{call.name} over {rows} elements at once")
     return outer, rows, inner
 
@@ -172,16 +181,16 @@ def moments(call: Call, target: Target) -> Lowered:
     t = call.tensors[0]
     if not t.numel:
         return ()
-    outer, rows, inner = _along(call)
+    outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
     less: Any = call.argument(2, 1) if "correction" in call.op else None
     if less is None:
         flags = [a for a in call.arguments[1:] if isinstance(a, bool)]
         less = float(flags[0]) if flags else 1.0
     options: dict[str, Any] = {"less": float(less), "root": "std" in call.name, "dtype": t.dtype,
                                "chip": target.chip, "cores": target.cores}  # fmt: skip
-    if inner > 1:
-        return (moments_of_columns(outer, rows, inner, **options),)
-    return (moments_of_rows(outer, rows, **options),)
+    if lies_in_rows(outer, rows, inner):
+        return (moments_of_rows(outer, rows, inner, **options),)
+    return (moments_of_columns(outer, rows, inner, **options),)
 
 
 def largest(sign: float) -> Lowering:
@@ -210,10 +219,13 @@ def along_rows(name: str, which: int = 0, dim_at: int | None = None) -> Lowering
         t = call.tensors[which]
         dim = call.argument(dim_at, -1) if dim_at is not None else -1
         dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
-        rows, columns = rows_along(t, dim if isinstance(dim, int) else -1)
         if not t.numel:
             return ()
-        return (row_op(name, rows, columns, t.dtype, chip=target.chip, cores=target.cores),)
+        rows, columns, inner = around(t, dim if isinstance(dim, int) else -1)
+        if not lies_in_rows(rows, columns, inner):  # as if the rows lay there
+            rows, inner = rows * inner, 1
+        options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "inner": inner}
+        return (row_op(name, rows, columns, t.dtype, **options),)
 
     return lower
 

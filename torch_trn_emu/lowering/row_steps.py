@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from ..chip import Chip
 from ..isa import OPCODES, Engine
-from .rows import Kind, RowStep, step
+from .row_values import Kind, RowStep, step
 
 __all__ = ["fused", "shared_out"]
 

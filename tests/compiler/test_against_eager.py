@@ -1,0 +1,111 @@
+"""What a graph is said to take, against its operators launched one by one."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torch_trn_emu
+from torch_trn_emu.chip import get_chip
+from torch_trn_emu.lowering.call import Target
+
+# torch 2.13 uses what it deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+META = torch.device("meta")
+TARGET = Target(get_chip("trn3"), 2)
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, device=META)
+        self.norm = nn.BatchNorm2d(channels, device=META)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.norm(self.first(x)))
+
+
+def classes(x: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(x, torch.empty(len(x), dtype=torch.long, device=META))
+
+
+def rows_of(table: torch.Tensor) -> torch.Tensor:
+    return F.embedding(torch.empty(4096, dtype=torch.long, device=META), table)
+
+
+CASES = {
+    "mlp": (
+        nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024)).to(META),
+        (2048, 1024),
+    ),
+    "layer norm": (nn.LayerNorm(1024, device=META), (4096, 1024)),
+    "rms norm": (nn.RMSNorm(1024, device=META), (4096, 1024)),
+    "softmax": (nn.Softmax(-1), (4096, 4096)),
+    "silu": (nn.SiLU(), (4096, 4096)),
+    "batch norm": (nn.BatchNorm2d(64, device=META), (32, 64, 56, 56)),
+    "convolution": (Block(64), (16, 64, 56, 56)),
+    "pooling": (nn.MaxPool2d(3, 2, 1), (16, 64, 112, 112)),
+    "cross entropy": (classes, (4096, 8192)),
+    "embedding": (rows_of, (32_000, 512)),
+}
+
+
+def device_us(name: str, mode: str, *, backward: bool) -> float:
+    call, shape = CASES[name]
+    x = torch.empty(shape, device=META, requires_grad=True)
+
+    def step(x: torch.Tensor) -> None:
+        result = call(x)
+        if backward:
+            result.backward(torch.empty_like(result))
+
+    torch._dynamo.reset()
+    if isinstance(call, nn.Module):
+        call.zero_grad()
+    return torch_trn_emu.estimate(step, x, mode=mode).device_us
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_graph_takes_no_longer_than_its_operators(name: str, backward: bool) -> None:
+    eager, compiled = (device_us(name, mode, backward=backward) for mode in ("eager", "compile"))
+    assert compiled <= 1.1 * eager
+
+
+def test_each_program_of_an_operator_is_priced() -> None:
+    """A convolution's gradients are three programs, which differ much."""
+    x = torch.empty(8, 16, 32, 32, device=META, requires_grad=True)
+    w = torch.empty(64, 16, 3, 3, device=META, requires_grad=True)
+    b = torch.empty(64, device=META, requires_grad=True)
+
+    def gradients(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        g = torch.empty(8, 64, 32, 32, device=META)
+        window = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True] * 3)
+        return torch.ops.aten.convolution_backward(g, x, w, [64], *window)
+
+    with torch.no_grad():
+        eager, compiled = (
+            torch_trn_emu.estimate(gradients, x, w, b, mode=mode).device_us
+            for mode in ("eager", "compile")
+        )
+    assert compiled == pytest.approx(eager, rel=0.05)
+
+
+def test_no_gradient_is_lost() -> None:
+    """Torch gives `meta` kernels of their own to composite operators, and those no gradient."""
+    from torch_trn_emu.compiler.estimate import composites_apart, pricing_backend
+
+    priced = []
+    backend = pricing_backend("bf16", TARGET, lambda price, run: priced.append(price) or run())
+    x = torch.empty(64, 32, device=META, requires_grad=True)
+    w = torch.empty(32, device=META, requires_grad=True)
+    torch._dynamo.reset()
+    with composites_apart():
+        y = F.dropout(F.rms_norm(x, (32,), w), 0.1)
+        torch.compile(classes, backend=backend)(y).backward()
+        torch.compile(lambda x, w: F.rms_norm(x, (32,), w).sum(), backend=backend)(x, w).backward()
+    assert x.grad is not None
+    assert w.grad is not None
+    assert [price.name.split()[-1] for price in priced] == ["forward", "backward"] * 2
+    assert all(price.price.seconds > 0 for price in priced)

@@ -1,0 +1,103 @@
+"""Puts operators together again that were decomposed for the host, for the engines.
+
+Inductor's decompositions spell an activation and its gradient out in arithmetic, which suits a CPU;
+the Scalar engine has each as one instruction. What a user spells out in arithmetic stays as it is.
+Checked on torch 2.13.0.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from types import MappingProxyType
+
+import torch
+from torch.fx import Graph, Node
+
+__all__ = ["recomposed"]
+
+aten = torch.ops.aten
+
+# An operator by its name, of which a copied graph has copies, and what its arithmetic ends with.
+_WHOLE = MappingProxyType(
+    {
+        "aten.silu.default": (aten.silu.default, aten.div.Tensor),
+        "aten.silu_backward.default": (aten.silu_backward.default, aten.mul.Tensor),
+        "aten.gelu.default": (aten.gelu.default, aten.mul.Tensor),
+        "aten.gelu_backward.default": (aten.gelu_backward.default, aten.mul.Tensor),
+    }
+)
+_CAST = torch.ops.prims.convert_element_type.default
+_FUNCTIONS = (aten.exp.default, aten.sigmoid.default, aten.erf.default, aten.tanh.default)
+
+
+def recomposed(graph: Graph) -> Graph:
+    """The graph with activations as one node each; itself if it has none, else a copy.
+
+    The nodes that one call became are put together if they read what the call reads and only the
+    last value is read by others: a forward pass may keep another one for the backward pass.
+    """
+    if not any(_call_of(node) for node in graph.nodes):
+        return graph
+    copy = Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    calls: dict[Hashable, list[Node]] = defaultdict(list)
+    for node in copy.nodes:
+        if (key := _call_of(node)) is not None:
+            calls[key].append(node)
+    for call in calls.values():
+        for backward in (False, True):
+            parts = [n for n in call if ("backward" in _made_of(n)) == backward]
+            if parts:
+                _join(copy, parts, call)
+    for node in reversed(copy.nodes):
+        if not node.users and _call_of(node) is not None:
+            copy.erase_node(node)
+    return copy
+
+
+def _call_of(node: Node) -> Hashable:
+    """Names the user's call that a node was made of, None for others.
+
+    A backward graph computes parts of the forward call again; both have its number in autograd.
+    """
+    made_of = _made_of(node)
+    if made_of not in _WHOLE or str(node.target) == made_of:
+        return None
+    number = node.meta.get("seq_nr", -1)
+    source = tuple(s.name for s in node.meta.get("from_node") or ()) if number < 0 else ()
+    return made_of.replace("_backward", ""), number, source
+
+
+def _made_of(node: Node) -> str:
+    return str(node.meta.get("original_aten"))
+
+
+def _join(graph: Graph, parts: Sequence[Node], call: Sequence[Node]) -> None:
+    """Put the forward or the backward nodes of a call together."""
+    own, last, x = set(call), parts[-1], _argument(call)
+    op, end = _WHOLE[_made_of(last)]
+    kept = [n for n in parts if any(user not in own for user in n.users) and _uncast(n) is not x]
+    read = {_uncast(n, last) for part in parts for n in part.all_input_nodes} - own
+    others = read - {x}  # the gradient
+    if kept != [last] or x not in read or len(others) != ("backward" in str(op)):
+        return
+    if _uncast(last).target is not end:
+        return
+    by_tanh = "gelu" in str(op) and any(n.target is aten.tanh.default for n in call)
+    with graph.inserting_after(last):
+        new = graph.call_function(op, (*others, x), {"approximate": "tanh"} if by_tanh else {})
+    new.meta = dict(last.meta)
+    last.replace_all_uses_with(new)
+
+
+def _argument(call: Sequence[Node]) -> Node | None:
+    """The tensor that the activation's function is taken of."""
+    node = next((n for n in call if n.target in _FUNCTIONS), None)
+    while node in call:
+        node = node.all_input_nodes[0]  # type: ignore[union-attr]  # it is a part's
+    return node
+
+
+def _uncast(node: Node, call: Node | None = None) -> Node:
+    """What a cast reads; of those of one call only, if one of its nodes is given."""
+    own = call is None or _call_of(node) == _call_of(call)
+    return node.all_input_nodes[0] if node.target is _CAST and own else node
