@@ -39,8 +39,9 @@ FORMATS = {"as_given": "", "bf16": "", "mxfp8": "float8_e4m3fn", "mxfp4": "float
 # Chosen: quantising costs a program about as much as multiplying by one tile of 128.
 REREADS = 4
 
-
-LARGE = 1024  # rows and columns from which on the library multiplies. Chosen.
+# Rows and columns from which on the library multiplies what was rounded before: it splits a long
+# contraction, a weight's gradient say, over the whole GPU, which the kernel here does not. Chosen.
+LARGE = 256
 
 
 class Operand(NamedTuple):
