@@ -35,7 +35,8 @@ CALLS: dict[str, list[Callable[[], Any]]] = {
     "matmul": [
         lambda: matmul.product(HALF, HALF.t(), "mxfp8", "mxfp8", torch.bfloat16),
         lambda: matmul.product(ONES, ONES.t(), "mxfp8", "mxfp4", torch.float32),
-        lambda: matmul.product(HALF, HALF.t(), "as_given", "as_given", torch.bfloat16),
+        lambda: matmul.mx_matmul(*CODES, *(t.t() for t in CODES)),
+        lambda: matmul.product(HALF[:128], HALF.t(), "as_given", "as_given", torch.bfloat16),
     ],
     "attention": [
         lambda: attention.attention(HEADS, HEADS, HEADS, True, None, None),

@@ -36,7 +36,7 @@ def test_exact_arithmetic_stays_exact(rows):
 
 def test_products_run_on_the_tensor_cores_in_bfloat16(rows):
     products = [row for row in rows if row["kernel"] == "gemm_kernel"]
-    assert len(products) == 3
+    assert len(products) == 4
     for row in products + [row for row in rows if "forward" in row["kernel"]]:
         assert row["matrix"], row
         assert all("wgmma" in name and name.endswith("f32.bf16.bf16") for name in row["matrix"])

@@ -28,7 +28,7 @@ from .bits import (
 )
 from .formats import named, packed, scale_count
 from .launch import raw
-from .matmul import FORMATS
+from .operands import FORMATS
 from .quantize import Spec, check_source
 
 __all__ = [

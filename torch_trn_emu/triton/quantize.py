@@ -46,6 +46,7 @@ from .launch import INTERPRETED, cdiv, launch, power_of_two, raw
 __all__ = [
     "Blocks",
     "Spec",
+    "check_codes",
     "check_source",
     "dequantize_mx",
     "is_column_major",
@@ -456,6 +457,13 @@ def _dequantized_size(codes: torch.Tensor, dim: int, element: Element, size: int
             f"dequantize_mx: size {size} does not fit {given} bytes of packed float4 codes"
         )
     return 2 * given if size is None else size
+
+
+def check_codes(codes: torch.Tensor, scales: torch.Tensor, dim: int, wrapped: bool) -> None:
+    """Raises TypeError or ValueError for what are no codes and scales along `dim`."""
+    dim = wrap(codes, dim, "dequantize_mx")
+    size = _dequantized_size(codes, dim, element_of(codes), None)
+    _check_scales(codes, scales, dim, size, wrapped)
 
 
 def _check_scales(
