@@ -8,6 +8,9 @@ from torch_trn_emu import estimate
 from torch_trn_emu.chip.calibration import error_bar
 from torch_trn_emu.errors import ChipLimit
 
+# torch 2.13 uses what it deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
 
 def _model(device: str) -> torch.nn.Module:
     return torch.nn.Sequential(
@@ -138,3 +141,28 @@ def test_an_estimate_prints_what_it_says() -> None:
     assert f"{found.time_us:,.1f} us on trn3 (LNC=2, eager): 1 launch," in text
     assert found.basis in text
     assert "counters" not in repr(found)
+
+
+@pytest.mark.parametrize("mode", ["eager", "compile"])
+def test_dropout_is_the_fused_one(mode: str) -> None:
+    """As on the device: an operator that draws and scales, with a gradient of its own."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Dropout(0.1))
+    took = {}
+    for device in ("trn", "meta"):
+        x = torch.empty(32, 64, device=device, requires_grad=True)
+        step = model.to(device)
+        step.zero_grad()
+        if device == "meta":
+            found = torch_trn_emu.estimate(
+                lambda x, step=step: step(x).sum().backward(), x, mode=mode
+            )
+            took[device] = found.counters["core_busy_time"]
+        else:
+            called = torch.compile(step, backend="trn") if mode == "compile" else step
+            called(x).sum().backward()
+            step.zero_grad()
+            x.grad = None
+            torch.trn.reset_counters()
+            called(x).sum().backward()
+            took[device] = torch.trn.counters()["core_busy_time"]
+    assert took["meta"] == pytest.approx(took["trn"], rel=0.3 if mode == "compile" else 0.01)

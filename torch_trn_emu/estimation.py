@@ -30,7 +30,7 @@ from .precision import current_precision
 from .pricing import OpRow, Price, price_call, report_rows
 from .settings import settings
 
-__all__ = ["MODES", "AttentionOfTheDevice", "Estimate", "Recorder", "estimate"]
+__all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "estimate"]
 
 MODES = ("eager", "compile")
 ATTENTION = functional.scaled_dot_product_attention
@@ -92,7 +92,7 @@ def estimate(
     cores = described.check_lnc(lnc)
     recorder = Recorder(Target(described, cores))
     with ExitStack() as stack:
-        stack.enter_context(AttentionOfTheDevice())
+        stack.enter_context(OperatorsOfTheDevice())
         stack.enter_context(recorder)
         recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         if mode == "compile":
@@ -139,11 +139,11 @@ class _Memory:
             finalizer.detach()
 
 
-class AttentionOfTheDevice(TorchFunctionMode):
-    """Gives `meta` tensors the fused attention that trn tensors take.
+class OperatorsOfTheDevice(TorchFunctionMode):
+    """Gives `meta` tensors the fused attention and dropout that trn tensors take.
 
-    `nn.MultiheadAttention` calls it inside of a function that a mode sees as a whole: there the
-    name is replaced.
+    `nn.MultiheadAttention` calls attention inside of a function that a mode sees as a whole: there
+    the name is replaced.
     """
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class AttentionOfTheDevice(TorchFunctionMode):
         self.policy = current_precision()
         self.name = mock.patch.object(functional, "scaled_dot_product_attention", self.attention)
 
-    def __enter__(self) -> "AttentionOfTheDevice":
+    def __enter__(self) -> "OperatorsOfTheDevice":
         self.name.start()
         return super().__enter__()  # type: ignore[no-any-return]
 
@@ -160,7 +160,8 @@ class AttentionOfTheDevice(TorchFunctionMode):
         self.name.stop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (self.attention if func is ATTENTION else func)(*args, **(kwargs or {}))
+        chosen = {ATTENTION: self.attention, functional.dropout: _fused_dropout}.get(func, func)
+        return chosen(*args, **(kwargs or {}))
 
     def attention(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Dynamo cannot trace the question; it traces graphs of one policy.
@@ -169,6 +170,15 @@ class AttentionOfTheDevice(TorchFunctionMode):
         if (self.policy if tracing else current_precision()) != "mxfp8_all":
             fused = _fused_attention(*args, **kwargs)
         return ATTENTION(*args, **kwargs) if fused is None else fused
+
+
+def _fused_dropout(
+    input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> torch.Tensor:
+    """The conditions of at::native::dropout."""
+    if input.device.type == "meta" and training and 0 < p < 1 and input.numel() and not inplace:
+        return torch.native_dropout(input, p, True)[0]
+    return functional.dropout(input, p, training, inplace)
 
 
 def _fused_attention(

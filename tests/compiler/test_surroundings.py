@@ -214,3 +214,29 @@ def test_autocast_switched_off_inside_and_scaled_gradients():
         scaler.step(optimizer)
         scaler.update()
     assert loss.isfinite()
+
+
+def test_a_constant_in_the_graph():
+    """Dynamo keeps tensors of lists as constants, on the device."""
+
+    def chosen(x):
+        return x[torch.tensor([0, 2])] + torch.signal.windows.hann(3, device=x.device)
+
+    x = torch.randn(4, 3).to("trn")
+    result = torch.compile(chosen, backend="trn", options={"strict": True})(x)
+    torch.testing.assert_close(result, chosen(x))
+
+
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam", "Adamax", "SGD"])
+def test_optimizers_that_count_on_the_host(name):
+    """Arithmetic of host numbers in a graph is the host's: the rest has a program."""
+    weights = [torch.nn.Parameter(torch.randn(4, 5).to("trn")) for _ in range(2)]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer = getattr(torch.optim, name)(weights, lr=1e-3, foreach=False)
+    torch._dynamo.reset()
+    compiler.reset()
+    torch.compile(optimizer.step, backend="trn")()
+    notes = [row.reason for row in compiler.report() if row.status == "note"]
+    assert notes == []
+    assert any(row.status == "compiled" for row in compiler.report())

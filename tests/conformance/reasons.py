@@ -66,12 +66,57 @@ REASONS = (
 
 COMPILED_REASONS = (
     Reason(
-        cases=r"^compiled_op/(allclose|broadcast_shapes|combinations|corrcoef|cov|equal|geqrf|item|masked_select"
-        r"|nonzero|sparse\.[a-z._]*|unique[a-z_]*|nn\.functional\.linear_cross_entropy\.chunked"
-        r"[a-z_]*)/",
+        cases=r"^compiled_op/(allclose|argwhere|bincount|broadcast_shapes|combinations|corrcoef|cov|equal"
+        r"|geqrf|index_fill|item|linalg\.lstsq[a-z._]*|masked_select|narrow|nn\.functional\.ctc_loss"
+        r"|nn\.functional\.gaussian_nll_loss|nn\.functional\.linear_cross_entropy\.chunked[a-z_]*"
+        r"|nonzero|repeat_interleave|resize_|resize_as_|sparse\.[a-z._]*|tensor_split|to_sparse"
+        r"|unique[a-z_]*)/|^compiled_foreach/_foreach_(max|mm)/",
         text="Dynamo makes no graph of it: no tensor comes out, the result's size depends on data,"
         " or torch asks for a break there.",
         refused=True,
+    ),
+    Reason(
+        cases=r"^compiled_optim/.*/fused$|^compiled_optim/(Adafactor|LBFGS|SparseAdam)/",
+        text="torch does not trace fused optimizers, nor those that read values of tensors: the"
+        " step runs eagerly.",
+        refused=True,
+    ),
+    Reason(
+        cases=r"^compiled_optim/.*/differentiable$|^compiled_foreach/_foreach_zero/.*/backward$",
+        text="Both refuse to change a leaf in place; Dynamo says it by an error of its own.",
+        refused=True,
+    ),
+    Reason(
+        cases=r"^compiled_op/linalg\.eig/",
+        text="Complex numbers have no engine program; the graph runs and its price is a note.",
+        refused=True,
+    ),
+    Reason(
+        cases=r"^compiled_op/(nn\.functional\.rrelu/|normal/bfloat16/)",
+        text="Random numbers: the decomposition draws them by another operator, or in float32.",
+        beyond=True,
+    ),
+    Reason(
+        cases=r"^compiled_op/nn\.functional\.max_unpool2d",
+        text="The values are equal; Inductor lays the result out in another order.",
+        beyond=True,
+    ),
+    Reason(
+        cases=r"^compiled_op/(pinverse|linalg\.pinv\.(singular|hermitian))/float32/",
+        text="The gradient of an ill-conditioned inverse multiplies the last bit of its operands.",
+        beyond=True,
+    ),
+    Reason(
+        cases=r"^compiled_op/(grid_sampler_2d|linalg\.matrix_norm)/bfloat16/",
+        text="Fused code keeps float32: a coordinate lies on the other side of a pixel, a number no"
+        " longer equals its rounded minimum, with or without trn.",
+        beyond=True,
+    ),
+    Reason(
+        cases=r"^compiled_optim/Muon/",
+        text="Five products of rounded operands in a row: a sum in another order moves an operand"
+        " to the next number of MXFP8.",
+        beyond=True,
     ),
     Reason(
         cases=r"^compiled_op/nn\.functional\.avg_pool2d/.*/backward$",

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 SUMMARY = HERE.parent.parent / "docs/conformance.json"
 COMPILED_SUMMARY = SUMMARY.with_name("conformance_compiled.json")
 GOAL = 0.999
-COMPILED_GOAL = 0.95  # the rest has its reasons
+COMPILED_GOAL = 0.9  # the rest has its reasons
 
 
 def walk(summary: Path, *arguments: str) -> dict:

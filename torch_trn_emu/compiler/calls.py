@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from ..lowering.call import Call, TensorArg
 from .operators import policy_of
@@ -82,9 +83,8 @@ def tensor_of(value: Any) -> TensorArg | None:
     if value.layout is not torch.strided:
         return TensorArg("sparse", (), ())
     dtype = str(value.dtype).removeprefix("torch.")
-    on_host = value.device.type == "cpu" and value.dim() == 0
     return TensorArg(
-        dtype, tuple(map(_size, value.shape)), tuple(map(_size, value.stride())), on_host
+        dtype, tuple(map(_size, value.shape)), tuple(map(_size, value.stride())), _on_host(value)
     )
 
 
@@ -107,7 +107,7 @@ def _schema(node: Node) -> Any:
 
 
 def is_free(node: Node) -> bool:
-    """Whether a node launches nothing: arguments, views, arithmetic of sizes."""
+    """Whether a node launches nothing: arguments, views, arithmetic of sizes or on the host."""
     schema = _schema(node)
     if node.op != "call_function" or schema is None:
         return not isinstance(node.target, torch._ops.HigherOrderOperator)
@@ -116,8 +116,14 @@ def is_free(node: Node) -> bool:
     value = node.meta.get("val")
     if isinstance(value, Tensor) and value.numel() == 1 and not node.all_input_nodes:
         return True  # a constant: an immediate of the instructions that read it
-    values = value if isinstance(value, (list, tuple)) else (value,)
-    return not any(isinstance(v, Tensor) for v in values)
+    values = [v for v in tree_leaves(value) if isinstance(v, Tensor)]
+    read = tree_leaves([n.meta.get("val") for n in node.all_input_nodes])
+    return not values or all(_on_host(v) for v in (*values, *read) if isinstance(v, Tensor))
+
+
+def _on_host(value: Tensor) -> bool:
+    """Numbers that the host keeps in tensors, such as an optimizer's step."""
+    return value.device.type == "cpu" and value.dim() == 0
 
 
 def call_of(node: Node, policy: str) -> Call | None:

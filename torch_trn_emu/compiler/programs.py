@@ -5,10 +5,12 @@ of one, its weights above all, begin while the other computes. Equal programs ar
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
+
+from torch.fx import Node
 
 from ..chip import Chip
 from ..isa import Engine, Memory, Program, Role
@@ -24,6 +26,9 @@ from .calls import base_of
 from .region import Region
 
 __all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
+
+# Operators that write entries of a copy of their first operand.
+FILLED = frozenset("scatter scatter_add scatter_reduce index_put index_add index_copy".split())
 
 # A step without names: opcode, attributes, operands and result by number, kind, engine.
 _Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None]
@@ -139,7 +144,7 @@ def _product(
 
 def _single(region: Region, target: Target) -> Iterator[Lowered]:
     """An operator by its row of OPS; where that takes no program, by its price."""
-    call = region.calls[0]
+    call = _in_place(region)
     row = OPS.get(call.name)
     try:
         programs = row.lower(call, target) if row is not None else None
@@ -150,6 +155,17 @@ def _single(region: Region, target: Target) -> Iterator[Lowered]:
         return
     for k, program in enumerate(programs):
         yield Lowered((call, k), program, _linked(region, program) if len(programs) == 1 else {})
+
+
+def _in_place(region: Region) -> Call:
+    """The call; in place, where it alone reads what the graph made for it to fill."""
+    call, node = region.calls[0], region.nodes[0]
+    first = node.args[0] if node.args else None
+    base = base_of(first)[0] if isinstance(first, Node) else None
+    if call.name not in FILLED or base is None or base.op != "call_function" or len(base.users) > 1:
+        return call
+    name, dot, overload = call.op.partition(".")
+    return replace(call, op=f"{name}_{dot}{overload}")
 
 
 def _linked(region: Region, program: Program) -> dict[str, str]:

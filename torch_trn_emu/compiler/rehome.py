@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_any, tree_map
 
@@ -109,7 +109,8 @@ def _rehome_constant(gm: GraphModule, node: Node) -> None:
     owner = gm.get_submodule(".".join(path))
     value = getattr(owner, name)
     if isinstance(value, Tensor) and is_trn(value):
-        lent = _on_host(value.detach())
+        with unset_fake_temporarily():  # the constant is a real tensor
+            lent = _on_host(value.detach())
         owner._parameters.pop(name, None)
         owner._buffers.pop(name, None)
         setattr(owner, name, lent)
