@@ -76,10 +76,18 @@ Operand silu_operand(const Tensor& x, const OptionalTensor& gate, Str format, bo
   return as_operand(gated(at::silu(x), gate), format, keep);
 }
 
+// In float32 and rounded once, where a parameter has not the input's format (autocast).
+Tensor rms_norm_of_mixed(const Tensor& x, const OptionalTensor& weight, double eps) {
+  if (!weight || weight->scalar_type() == x.scalar_type()) {
+    return at::rms_norm(x, {x.size(-1)}, weight, eps);
+  }
+  const Tensor wide = weight->to(at::kFloat);
+  return at::rms_norm(x.to(at::kFloat), {x.size(-1)}, wide, eps).to(x.scalar_type());
+}
+
 Produced rms_norm_operand(const Tensor& x, const OptionalTensor& weight, double eps,
                           bool round_before_weight, Str format, bool keep) {
-  const OptionalTensor within = round_before_weight ? std::nullopt : weight;
-  Tensor result = at::rms_norm(x, {x.size(-1)}, within, eps);
+  Tensor result = rms_norm_of_mixed(x, round_before_weight ? std::nullopt : weight, eps);
   if (round_before_weight && weight) result = (result * *weight).to(x.scalar_type());
   auto [operand, y] = as_operand(std::move(result), format, keep);
   Tensor rstd = (x.to(at::kFloat).square().mean(-1, /*keepdim=*/true) + eps).rsqrt();

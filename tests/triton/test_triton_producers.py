@@ -104,6 +104,17 @@ def test_operands_are_the_results_rounded(shape, dtype, format):
             torch.testing.assert_close(got.cpu(), wanted, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["rms_norm_operand", "layer_norm_operand"])
+def test_float32_parameters_of_a_16_bit_input(name):
+    """As autocast has them: float32 throughout, rounded once."""
+    x, w = draw(3, 70, dtype=torch.bfloat16, spread=1), draw(70, spread=1, seed=1)
+    kernel, operator = kernel_of(name), getattr(torch.ops.trn, name)
+    got, want = kernel(x.to(DEVICE), w.to(DEVICE)), operator(x, w)
+    assert [t.dtype for t in got] == [t.dtype for t in want]
+    assert got[1].dtype is torch.bfloat16
+    torch.testing.assert_close(got[1].cpu(), want[1], rtol=2.0**-7, atol=2.0**-7)
+
+
 @pytest.mark.parametrize("layout", ["chunked", "transposed", "expanded"])
 def test_strided_inputs_give_what_contiguous_ones_give(layout):
     made = {
