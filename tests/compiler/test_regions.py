@@ -68,8 +68,8 @@ def test_engines_read_a_short_input_without_a_copy():
     for function in (inside, outside):
         x = torch.randn(64, 128, dtype=torch.bfloat16)
         gm = make_fx(function, tracing_mode="fake")(x)
-        work = work_of(gm, "fp32", TARGET)
-        (part,) = work.parts
+        [piece] = pieces_of("cast", gm, "fp32", TARGET)
+        [part] = piece.work.parts
         opcodes.append({i.opcode for i in part.program.instructions()} - {"dma_copy"})
         values = Machine(TARGET.chip).run(part.program, {"v0": x.float().numpy()})
         results = [torch.from_numpy(value).reshape(x.shape) for value in values.values()]
