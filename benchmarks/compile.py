@@ -30,6 +30,11 @@ def compiled_step(device: str, backend: str) -> Timer:
     return training_step(device, torch.float32, backend)
 
 
+def whole_step(device: str, backend: str) -> Timer:
+    """The same with `optimizer.step` compiled too."""
+    return training_step(device, torch.float32, backend, optimizer_too=True)
+
+
 def tiny_call(device: str, backend: str) -> Timer:
     """A compiled call with 8 inputs and next to no work."""
     inputs = [torch.ones(2, device=device) for _ in range(8)]
@@ -108,6 +113,13 @@ ROWS = (
         "trn eager, mxfp8",
         0.90,
         lambda: compiled_step("trn", "trn"),
+        lambda: compiled_step("trn", ""),
+    ),
+    row(
+        f"whole step compiled: model and optimizer.step, {STEP_NAME}, mxfp8",
+        "trn eager, mxfp8",
+        0.90,
+        lambda: whole_step("trn", "trn"),
         lambda: compiled_step("trn", ""),
     ),
     row(

@@ -6,7 +6,7 @@ made them (*inferred*). One graph of the benchmark, a scan of 7168 steps, is a l
 has no row here. `calNN` and `outNN`: graphs of `torch.compile` on one logical core of trn2.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler.engine import GraphPrice
 from torch_trn_emu.compiler.estimate import pricing_backend
-from torch_trn_emu.estimation import AttentionOfTheDevice
+from torch_trn_emu.compiler.pieces import Launch
+from torch_trn_emu.estimation import OperatorsOfTheDevice
 from torch_trn_emu.lowering.call import Target
 
 __all__ = ["GRAPHS", "Graph", "graph_us", "launched_us"]
@@ -131,18 +131,18 @@ GRAPHS: Mapping[str, Graph] = MappingProxyType({
 def graph_us(name: str) -> float:
     """What the graph's engine program takes on its logical core, without its launch."""
     graph = GRAPHS[name]
-    launched: list[GraphPrice] = []
+    launched: list[Launch] = []
 
-    def launch(price: GraphPrice, run: Callable[[], Tensor]) -> Tensor:
-        launched.append(price)
-        return run()
+    def told(launches: Sequence[Launch], run: Callable[[], tuple[Tensor, object]]) -> Tensor:
+        launched.extend(launches)
+        return run()[0]
 
     torch._dynamo.reset()
-    backend = pricing_backend(graph.policy, Target(get_chip(graph.chip), graph.cores), launch)
+    backend = pricing_backend(graph.policy, Target(get_chip(graph.chip), graph.cores), told)
     inputs = (torch.empty(s, dtype=graph.dtype, device="meta") for s in graph.shapes)
-    with torch.no_grad(), AttentionOfTheDevice():
+    with torch.no_grad(), OperatorsOfTheDevice():
         torch.compile(graph.function, backend=backend)(*inputs)
-    return sum(price.price.seconds for price in launched) * 1e6
+    return sum(one.priced.price.seconds for one in launched) * 1e6
 
 
 def launched_us(name: str) -> float:

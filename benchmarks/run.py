@@ -81,19 +81,22 @@ class Result:
         return "reached" if self.value <= self.target else "missed"
 
 
-def training_step(device: str, dtype: torch.dtype, backend: str = "") -> Timer:
+def training_step(
+    device: str, dtype: torch.dtype, backend: str = "", *, optimizer_too: bool = False
+) -> Timer:
     """Forward, backward and optimizer; the model compiled, where a backend is named."""
     torch.manual_seed(0)
     model = GPT(VOCABULARY, STEP).to(device, dtype)
     call: Any = torch.compile(model, backend=backend) if backend else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    update = torch.compile(optimizer.step, backend=backend) if optimizer_too else optimizer.step
     x, y = torch.randint(VOCABULARY, (2, STEP.batch, STEP.context)).to(device)
 
     def step() -> None:
         loss = loss_of(call, x, y)
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        update()
         loss.item()  # waits for the device
 
     return Timer(step)

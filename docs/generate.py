@@ -61,9 +61,18 @@ def speed_table() -> str:
 
 
 def benchmark_table() -> str:
-    """Everything that was measured."""
-    if (results := recorded("results.json")) is None:
-        return "Not measured yet: `make bench`."
+    """Everything that `make bench` measured."""
+    return measured_table("results.json", "make bench")
+
+
+def compile_table() -> str:
+    """What benchmarks/compile.py measured."""
+    return measured_table("compile.json", "python benchmarks/compile.py")
+
+
+def measured_table(name: str, command: str) -> str:
+    if (results := recorded(name)) is None:
+        return f"Not measured yet: `{command}`."
     rows = [
         (
             row["name"],
@@ -209,6 +218,7 @@ SECTIONS = (
     Section(document="docs/timing.md", name="operators", text=operator_table),
     Section(document="README.md", name="speed", text=speed_table),
     Section(document="benchmarks/README.md", name="speed", text=benchmark_table),
+    Section(document="docs/performance.md", name="compile", text=compile_table),
     Section(document="benchmarks/README.md", name="convergence", text=convergence_table),
     Section(document="docs/conformance.md", name="conformance", text=conformance_table),
     Section(document="docs/conformance.md", name="compiled", text=compiled_conformance_table),

@@ -12,11 +12,13 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
 import torch
+from torch._C import DispatchKey
+from torch._ops import HigherOrderOperator
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,7 +35,17 @@ from .settings import settings
 __all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "estimate"]
 
 MODES = ("eager", "compile")
-ATTENTION = functional.scaled_dot_product_attention
+DEVICE_KEY = "PrivateUse1"
+_COMPOSITES = (
+    DispatchKey.CompositeExplicitAutograd,
+    DispatchKey.CompositeExplicitAutogradNonFunctional,
+)
+# Made of what has no kernel on `meta`, or of something else there. Checked on torch 2.13.0.
+_OTHERWISE_ON_META = frozenset(
+    "cummax cummin linspace logcumsumexp logspace masked_scatter masked_scatter_backward remainder "
+    "repeat".split()
+)
+ATTENTION, DROPOUT = functional.scaled_dot_product_attention, functional.dropout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +96,8 @@ def estimate(
           it, one launch a graph
 
     The matmul precision is the one in force if the process emulates this chip, else the chip's
-    default.
+    default. Flags of `torch.cond` and `while_loop` have no values here: the first branch is taken,
+    a loop makes one pass.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r} is neither 'eager' nor 'compile'")
@@ -104,6 +117,15 @@ def estimate(
     recorder.memory.close()
     del result
     return recorder.result(described, cores, mode)
+
+
+@cache
+def _composite_of(func: torch._ops.OpOverload) -> DispatchKey | None:
+    """The kernel of an operator for which the device has none: it runs what torch makes it of."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    if func.is_view or func._opname in _OTHERWISE_ON_META or has_kernel(func.name(), DEVICE_KEY):
+        return None
+    return next((key for key in _COMPOSITES if has_kernel(func.name(), key.name)), None)
 
 
 def _is_tensor(value: object) -> bool:
@@ -142,26 +164,27 @@ class _Memory:
 class OperatorsOfTheDevice(TorchFunctionMode):
     """Gives `meta` tensors the fused attention and dropout that trn tensors take.
 
-    `nn.MultiheadAttention` calls attention inside of a function that a mode sees as a whole: there
-    the name is replaced.
+    `nn.MultiheadAttention` calls them inside of a function that a mode sees as a whole: there the
+    names are replaced.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.policy = current_precision()
-        self.name = mock.patch.object(functional, "scaled_dot_product_attention", self.attention)
+        self.instead = {ATTENTION: self.attention, DROPOUT: _fused_dropout}
+        named: dict[str, Any] = {function.__name__: new for function, new in self.instead.items()}
+        self.names: Any = mock.patch.multiple(functional, **named)
 
     def __enter__(self) -> "OperatorsOfTheDevice":
-        self.name.start()
+        self.names.start()
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self.name.stop()
+        self.names.stop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        chosen = {ATTENTION: self.attention, functional.dropout: _fused_dropout}.get(func, func)
-        return chosen(*args, **(kwargs or {}))
+        return self.instead.get(func, func)(*args, **(kwargs or {}))
 
     def attention(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Dynamo cannot trace the question; it traces graphs of one policy.
@@ -178,7 +201,7 @@ def _fused_dropout(
     """The conditions of at::native::dropout."""
     if input.device.type == "meta" and training and 0 < p < 1 and input.numel() and not inplace:
         return torch.native_dropout(input, p, True)[0]
-    return functional.dropout(input, p, training, inplace)
+    return DROPOUT(input, p, training, inplace)
 
 
 def _fused_attention(
@@ -207,6 +230,8 @@ class Recorder(TorchDispatchMode):
     only  a device type: operators without a tensor there are the host's own
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, target: Target, only: str | None = None) -> None:
         super().__init__()
         self.target, self.memory, self.only = target, _Memory(), only
@@ -224,6 +249,12 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch._guards.TracingContext.try_get() is not None:
             return func(*args, **kwargs)  # the compiler looks at shapes
+        if isinstance(func, HigherOrderOperator):
+            return self._control(func, args, kwargs)
+        composite = None if self.in_graph or self.only else _composite_of(func)
+        if composite is not None:
+            with self:
+                return func._op_dk(composite, *args, **kwargs)
         self.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         result = func(*args, **kwargs)
         self.memory.hold(t for t in tree_leaves(result) if _is_tensor(t))
@@ -237,6 +268,19 @@ class Recorder(TorchDispatchMode):
                 price = price_call(call, self.target)
                 self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
         return result
+
+    def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+        """Control flow: what runs is recorded, and that the host waits for a flag."""
+        from .compiler.control import run_assuming
+
+        with self:
+            return run_assuming(func, args, kwargs, self._read)
+
+    def _read(self, flag: torch.Tensor) -> None:
+        if not self.in_graph:
+            call = Call("aten::_local_scalar_dense", (_plain(flag, real=False),), (None,))
+            price = price_call(call, self.target)
+            self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
 
     def _concerns(self, values: Any) -> bool:
         tensors = [t for t in tree_leaves(values) if _is_tensor(t)]
@@ -253,14 +297,18 @@ class Recorder(TorchDispatchMode):
         policy = self.policy or current_precision()
         return pricing_backend(policy, self.target, self.run_graph)(gm, example_inputs)
 
-    def run_graph(self, graph: Any, run: Callable[[], Any]) -> Any:
-        """One launch of a compiled graph; what it computes with shapes is not recorded again."""
-        self._launch(id(graph), graph.price, self.target.chip.launch.graph_launch_s)
+    def run_graph(self, launches: Any, run: Callable[[], Any]) -> Any:
+        """The launches of a compiled graph; what it computes with shapes is not recorded again."""
         self.in_graph = True
         try:
-            return run()
+            results, flags = run()
         finally:
             self.in_graph = False
+        for one in launches:
+            for _ in range(one.count(flags)):
+                dispatch_s = self.target.chip.launch.graph_launch_s
+                self._launch(id(one.priced), one.priced.price, dispatch_s)
+        return results
 
     def _launch(self, key: Hashable, price: Price, dispatch_s: float) -> None:
         if price.free:

@@ -280,7 +280,7 @@ at::Tensor HostCall::adopt(at::Tensor result, size_t holders) {
     if (c.alias.is_same(result)) return c.origin;
   }
   const c10::Device device(kTrn, device_);
-  if (is_sparse(result)) return adopt_sparse(*this, std::move(result), device);
+  if (is_sparse(result)) return adopt_sparse(*this, result, device);
   if (impl->has_storage()) {
     auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
     for (size_t i = first_storage_; i < stack.storage_top; ++i) {

@@ -135,14 +135,20 @@ void bind_graphs(py::module_& m) {
   m.def(
       "add_graph_row",
       [](int device, std::string name, std::string signature, uint64_t key, int64_t device_ns,
-         int64_t dispatch_ns, int64_t price_row) {
-        Price price{device_ns, price_row, false, false, dispatch_ns};
+         int64_t dispatch_ns, int64_t price_row, bool blocks) {
+        Price price{device_ns, price_row, false, blocks, dispatch_ns};
         return Ledger::of(c10::DeviceIndex(device))
             .add_priced(key, LaunchRow{std::move(name), std::move(signature), 0, price});
       },
       py::arg("device"), py::arg("name"), py::arg("signature"), py::arg("key"),
-      py::arg("device_ns"), py::arg("dispatch_ns"), py::arg("price_row"),
+      py::arg("device_ns"), py::arg("dispatch_ns"), py::arg("price_row"), py::arg("blocks"),
       py::return_value_policy::reference);
+  m.def(
+      "launch_graph",
+      [](int device, LaunchRow* row, int64_t times) {
+        for (int64_t i = 0; i < times; ++i) Ledger::of(c10::DeviceIndex(device)).launch(row);
+      },
+      py::arg("device"), py::arg("row"), py::arg("times"));
 }
 
 }  // namespace trn

@@ -111,7 +111,7 @@ void carry_composite(HostCall& call, const at::Tensor& origin, const at::Tensor&
 }
 
 // Members held only by the result are re-labelled in place; the tensor around them is made anew.
-at::Tensor adopt_sparse(HostCall& call, at::Tensor result, c10::Device device) {
+at::Tensor adopt_sparse(const at::Tensor& result, c10::Device device, Adopt adopt) {
   const DispatchKeySet keys = result.key_set().remove_backend(host().component) |
                               DispatchKeySet(c10::BackendComponent::PrivateUse1Bit);
   if (is_coo(result)) {
@@ -119,18 +119,22 @@ at::Tensor adopt_sparse(HostCall& call, at::Tensor result, c10::Device device) {
     const c10::DeviceGuard guard(device);  // a SparseTensorImpl begins on the current device
     at::Tensor made = at::detail::make_tensor<at::SparseTensorImpl>(keys, result.dtype());
     coo(made)->raw_resize_(from->sparse_dim(), from->dense_dim(), from->sizes());
-    coo(made)->set_indices_and_values_unsafe(call.adopt(from->indices(), kMemberHolders),
-                                             call.adopt(from->values(), kMemberHolders));
+    coo(made)->set_indices_and_values_unsafe(adopt(from->indices()), adopt(from->values()));
     coo(made)->set_coalesced(from->coalesced());
     return made;
   }
   auto* from = compressed(result);
   at::Tensor made = at::detail::make_tensor<at::SparseCsrTensorImpl>(keys, device, from->layout(),
                                                                      result.dtype());
-  compressed(made)->set_member_tensors(call.adopt(from->compressed_indices(), kMemberHolders),
-                                       call.adopt(from->plain_indices(), kMemberHolders),
-                                       call.adopt(from->values(), kMemberHolders), from->sizes());
+  compressed(made)->set_member_tensors(adopt(from->compressed_indices()),
+                                       adopt(from->plain_indices()), adopt(from->values()),
+                                       from->sizes());
   return made;
+}
+
+at::Tensor adopt_sparse(HostCall& call, const at::Tensor& result, c10::Device device) {
+  return adopt_sparse(result, device,
+                      [&](const at::Tensor& member) { return call.adopt(member, kMemberHolders); });
 }
 
 }  // namespace trn

@@ -1,6 +1,7 @@
 // See lend.h. The context of an alias's memory is a reference to the storage lent.
 #include "lend.h"
 
+#include "composite_alias.h"
 #include "runtime/hbm.h"
 
 #include <ATen/ops/clone.h>
@@ -52,6 +53,11 @@ at::Tensor lend(const at::Tensor& tensor, Access access) {
 
 at::Tensor take_back(at::Tensor result, c10::Device device) {
   if (!result.defined() || result.device().type() != host().type) return result;
+  if (is_sparse(result)) {
+    if (device.type() == kCpu) return at::clone(result);
+    return adopt_sparse(result, device,
+                        [&](const at::Tensor& member) { return take_back(member, device); });
+  }
   auto* impl = result.unsafeGetTensorImpl();
   TORCH_CHECK(impl->has_storage(), "a compiled graph returned a ", result.toString(),
               " without storage");

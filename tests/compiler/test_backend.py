@@ -4,10 +4,12 @@ import pytest
 import torch
 from comparing import leaf, results
 from torch import library, nn
+from torch._inductor.exc import InductorError
 from torch.nn import functional as F
 
 import torch_trn_emu
 from torch_trn_emu import compiler
+from torch_trn_emu.compiler.options import MODES
 from torch_trn_emu.precision import POLICIES
 
 # torch 2.13 uses what it deprecates, and looks at .grad while it traces
@@ -55,6 +57,7 @@ FUNCTIONS = {
     "bmm": (torch.bmm, (3, 4, 16), (3, 16, 8)),
     "mv and dot": (lambda a, x: torch.dot(a @ x, a @ x), (4, 40), (40,)),
     "inner size one": (lambda a, b: torch.addmm(a[:, :1].t(), a, b), (4, 1), (1, 4)),
+    "bilinear": (lambda a, b, w: F.bilinear(a, b, w / 55), (8, 64), (8, 48), (16, 64, 48)),
     "convolution": (lambda x, w, b: F.conv2d(x, w, b, padding=1), (2, 3, 8, 8), (4, 3, 3, 3), (4,)),
     "attention": (attention, (2, 2, 8, 16), (2, 2, 8, 16), (2, 2, 8, 16)),
     "embedding": (lambda w: F.embedding(torch.arange(6, device=w.device) % 4, w), (4, 8)),
@@ -103,6 +106,14 @@ def test_products_follow_the_policy_bit_for_bit(policy):
         assert_compiles(torch.mm, x, w, bound=0)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_bilinear_is_made_of_products_that_follow_the_policy(policy):
+    arguments = [leaf(2, 8, 64), leaf(2, 8, 48), leaf(16, 64, 48)]
+    with torch_trn_emu.precision(policy):
+        bound = 2e-5 if policy == "fp32" else 2e-6
+        assert_compiles(lambda a, b, w: F.bilinear(a, b, w / 55), *arguments, bound=bound)
+
+
 def test_a_change_of_policy_compiles_anew():
     x, w = leaf(16, 64), leaf(64, 16)
     compiled = torch.compile(torch.mm, backend="trn")
@@ -118,7 +129,7 @@ def test_bf16_products_equal_eager():
         assert_compiles(torch.mm, x, w, bound=0)
 
 
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+@pytest.mark.parametrize("mode", MODES)
 def test_modes(mode):
     assert_compiles(lambda x: (x @ x.t()).relu(), leaf(8, 8), mode=mode)
 
@@ -357,6 +368,19 @@ def test_two_devices():
     assert other.sum() == 16
 
 
+def test_a_sparse_gradient_lies_on_trn():
+    indices = torch.tensor([1, 2, 1], device="trn")
+    grads = []
+    for wrap in (lambda f: f, lambda f: torch.compile(f, backend="trn")):
+        layer = nn.Embedding(10, 4, sparse=True).to("trn")
+        wrap(layer)(indices).sum().backward()
+        grads.append(layer.weight.grad)
+    assert grads[1].is_sparse
+    assert grads[1].device.type == "trn"
+    assert grads[1]._values().device.type == "trn"
+    assert torch.equal(grads[1].to_dense(), grads[0].to_dense())
+
+
 def test_nested_compile_and_disable():
     inner = torch.compile(lambda x: x.sin(), backend="trn")
 
@@ -424,7 +448,7 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(monkeypatch):
     from torch_trn_emu.compiler import backend
 
     def broken(*_, **__):
-        raise NotImplementedError("no such loop")
+        raise InductorError(NotImplementedError("no such loop"), None)
 
     monkeypatch.setattr(backend, "compile_fx_inner", broken)
     x = leaf(4, 4)

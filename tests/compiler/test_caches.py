@@ -34,10 +34,10 @@ print(json.dumps({
 """
 
 
-def run(folder: Path, **environment: str) -> dict:
+def run(folder: Path, program: str = PROGRAM, **environment: str) -> dict:
     variables = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRN_EMU_MATMUL": "mxfp8"} | environment
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=os.environ | variables, capture_output=True, text=True
+        [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -52,6 +52,20 @@ def test_a_second_process_takes_code_and_price_from_the_cache(tmp_path):
     assert len(first["summary"]) == 2
     other = run(tmp_path, TRN_EMU_MATMUL="fp32")
     assert other["hits"] == 0
+
+
+def test_a_graph_of_any_size_is_priced_anew_by_the_process_that_finds_it(tmp_path):
+    dynamic = PROGRAM.replace('backend="trn")', 'backend="trn", dynamic=True)')
+    larger = dynamic.replace("16, 32", "700, 32")
+    first, again, other = (run(tmp_path / "one", p) for p in (dynamic, dynamic, larger))
+    assert [r["hits"] for r in (first, again, other)] == [0, 1, 1]
+    for key in ("loss", "counters", "graphs", "summary"):
+        assert first[key] == again[key], key
+    alone = run(tmp_path / "other", larger)
+    assert alone["hits"] == 0
+    for key in ("counters", "graphs", "summary"):
+        assert alone[key] == other[key], key
+    assert other["counters"]["hbm_read_bytes"] > first["counters"]["hbm_read_bytes"]
 
 
 def test_a_dump_holds_a_folder_for_each_graph(tmp_path):

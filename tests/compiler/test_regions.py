@@ -5,7 +5,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler.engine import price_graph, work_of
+from torch_trn_emu.compiler.engine import price_graph
+from torch_trn_emu.compiler.pieces import launches_of, pieces_of
 from torch_trn_emu.compiler.programs import windows
 from torch_trn_emu.compiler.regions import regions_of
 from torch_trn_emu.engines.machine import Machine
@@ -86,8 +87,8 @@ COMPUTED = [n for n in FUSED if n not in ("seen through a view", "bias and activ
 @pytest.mark.parametrize("name", COMPUTED)
 def test_the_machine_computes_a_region(name):
     gm, inputs = traced(*FUSED[name])
-    work = work_of(gm, "fp32", TARGET)
-    [part] = work.parts
+    [piece] = pieces_of("region", gm, "fp32", TARGET)
+    [part] = piece.work.parts
     validate(part.program, TARGET.chip)
     given = dict(
         zip((n.name for n in gm.graph.nodes if n.op == "placeholder"), inputs, strict=True)
@@ -118,7 +119,8 @@ def test_what_a_region_reads_crosses_hbm_once(function, tensors):
     x = torch.empty(512, 4096, device="meta")
     given = [torch.empty_like(x) for _ in range(tensors - 1)]
     gm = make_fx(function, tracing_mode="fake")(*given)
-    price = price_graph("rows", work_of(gm, "fp32", target), target).price
+    [launch] = launches_of("rows", gm, "fp32", target)
+    price = launch.priced.price
     moved = price.totals["hbm_read_bytes"] + price.totals["hbm_write_bytes"]
     assert moved == tensors * x.numel() * 4
 
@@ -128,7 +130,8 @@ def test_windows_fit_on_chip_and_save_time():
         return layer_norm((x @ w).tanh() @ v + x, g, g)
 
     gm, _ = traced(block, (512, 256), (256, 1024), (1024, 256), (256,))
-    work = work_of(gm, "mxfp8", TARGET)
+    [piece] = pieces_of("block", gm, "mxfp8", TARGET)
+    work = piece.work
     cut = windows(work.parts, TARGET.chip)
     for window in cut:
         validate(window.program(), TARGET.chip)

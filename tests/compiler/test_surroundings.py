@@ -216,6 +216,51 @@ def test_autocast_switched_off_inside_and_scaled_gradients():
     assert loss.isfinite()
 
 
+def broken(x, w):
+    y = x @ w
+    torch._dynamo.graph_break()
+    return y @ w
+
+
+class Broken(nn.Module):
+    def forward(self, x, w):
+        return broken(x, w)
+
+
+def in_a_block(x, w):
+    with torch_trn_emu.precision("bf16"):
+        y = x @ w
+        torch._dynamo.graph_break()
+        z = y @ w
+    return z @ w
+
+
+def around_a_call(x, w):
+    with torch_trn_emu.precision("bf16"):
+        y = broken(x, w)
+    return y @ w
+
+
+@pytest.mark.parametrize("place", ["block", "call", "decorator", "module", "child"])
+def test_a_precision_holds_across_a_graph_break(place):
+    module = Broken()
+    torch_trn_emu.set_precision(module, "bf16")
+    function = {
+        "block": in_a_block,
+        "call": around_a_call,
+        "decorator": torch_trn_emu.precision("bf16")(broken),
+        "module": module,
+        "child": lambda x, w: module(x, w) @ w,
+    }[place]
+    x, w = leaf(8, 64).detach(), leaf(64, 64).detach()
+    with torch_trn_emu.precision("mxfp8"):
+        expected = function(x, w)
+        assert torch.equal(torch.compile(function, backend="trn")(x, w), expected)
+        assert torch_trn_emu.current_precision() == "mxfp8"
+    with torch_trn_emu.precision("fp32"):
+        assert not torch.equal(broken(x, w), expected)
+
+
 def test_a_constant_in_the_graph():
     """Dynamo keeps tensors of lists as constants, on the device."""
 

@@ -125,12 +125,6 @@ COMPILED_REASONS = (
         refused=True,
     ),
     Reason(
-        cases=r"^compiled_op/nn\.functional\.bilinear/",
-        text="A compiled `_trilinear` is the host's kernel, which follows no policy; eager makes it"
-        " of products that do. With the policy `fp32` both agree.",
-        beyond=True,
-    ),
-    Reason(
         cases=r"^compiled_op/_?(native_)?(layer|batch)_norm(_legit|_with_update)?/bfloat16/",
         text="Mean and deviation, as results of their own, are float32 in Inductor's decomposition,"
         " as on GPUs.",

@@ -44,6 +44,25 @@ def test_one_tile_by_hand() -> None:
     assert run.total_s - OVERHEAD == pytest.approx(expected, rel=1e-6)
 
 
+def test_instructions_that_are_alike_are_one() -> None:
+    """Elsewhere in the same buffers: the same record. Another operation, or size: another."""
+    b = Builder("alike")
+    t, u = b.sbuf("t", 64, "float32"), b.sbuf("u", 64, "float32")
+    for buffer in (t, u):
+        b.emit("memset", tile(buffer, (0, 0), (128, 64)), value=1.0)
+    for start, size, op in ((0, 16, "add"), (16, 16, "add"), (32, 16, "multiply"), (32, 8, "add")):
+        here, there = (tile(x, (0, start), (128, size)) for x in (t, u))
+        b.emit("tensor_tensor", here, here, there, op=op)
+    run = price(b.build(), TRN2)
+    found = [(r.instruction.opcode, r.instruction.attributes.get("op"), r.count)
+             for r in run.retired]  # fmt: skip
+    assert found == [
+        ("memset", None, 1), ("memset", None, 1), ("tensor_tensor", "add", 2),
+        ("tensor_tensor", "multiply", 1), ("tensor_tensor", "add", 1),
+    ]  # fmt: skip
+    assert run.simulated_instructions == 6
+
+
 def test_dependent_scalar_instructions_are_as_far_apart_as_measured() -> None:
     # The NC-v2 guide: a chain of 1-element activations starts one every 189 ns.
     b = Builder("chain")

@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -97,7 +98,8 @@ def _compiling(recorder: Recorder) -> Iterator[None]:
 
     def outermost(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with patch.object(nn.Module, "__call__", call):
-            if isinstance(module, OptimizedModule) or not _on_device(module, (args, kwargs)):
+            known = recorder.in_graph or isinstance(module, OptimizedModule)
+            if known or not _on_device(module, (args, kwargs)):
                 return call(module, *args, **kwargs)
             if module not in compiled:
                 compiled[module] = torch.compile(module, backend="trn")
@@ -131,6 +133,8 @@ def _stopping_after(most: int, recorder: Recorder, steps: list[Step]) -> Iterato
 class ShapesOnly(TorchDispatchMode):
     """Gives operators on trn tensors results of the right shape whose memory is never written."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, compiles: bool = False) -> None:
         super().__init__()
         self._compiles = compiles
@@ -141,6 +145,8 @@ class ShapesOnly(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            return self._control(func, args, given)
         if self._must_run(func, args, given):
             return func(*args, **given)
         try:
@@ -148,6 +154,12 @@ class ShapesOnly(TorchDispatchMode):
         except Exception:  # no shapes without values: nonzero and its like, or no meta kernel
             return func(*args, **given)
         return _results(func, args, given, shapes)
+
+    def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+        from torch_trn_emu.compiler.control import run_assuming
+
+        with self:
+            return run_assuming(func, args, kwargs, torch.Tensor.item)
 
     def _must_run(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Views cost nothing; reading a value and what lies on the host are the script's own."""

@@ -18,20 +18,22 @@ from torch._dynamo import trace_rules
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-from torch.fx import Graph, GraphModule
+from torch.fx import GraphModule
 
 from .. import _C
 from ..host import host_name
 from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
+from .control import copy_of, put_flags
 from .decompositions import decompositions
 from .dump import write_dump
-from .engine import GraphPrice, price_graph, target_of_process, work_of
+from .engine import target_of_process
 from .fuse_producers import fuse_producers
 from .kernels import in_one_file
 from .operators import apply_precision, multiply_attention, policy_of
 from .options import Options, read_options
+from .pieces import Launch, pieces_of
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
@@ -61,7 +63,7 @@ def trn(
     _guard_on_precision()
     if settings().stochastic_rounding:
         note_once("fused code rounds to nearest: stochastic rounding applies to products only")
-    eager = _copy_of(gm)
+    eager = copy_of(gm)
     for part in graphs_of(gm):
         multiply_attention(part.graph, policy)
     with (
@@ -110,8 +112,9 @@ def compile_graph(
     kind = "backward" if kwargs.get("is_backward") else "inference"
     kind = "forward" if kind == "inference" and not kwargs.get("is_inference") else kind
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
-    nodes, eager = len(gm.graph.nodes), _copy_of(gm)
-    priced, fused = _priced(gm, eager, name, policy, options), 0
+    nodes, eager = len(gm.graph.nodes), copy_of(gm)
+    put_flags(gm)
+    priced, fused = _priced(gm, name, policy, options), 0
     try:
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
@@ -133,41 +136,31 @@ def compile_graph(
 
 
 def _priced(
-    gm: GraphModule, kept: GraphModule, name: str, policy: str, options: Options
-) -> GraphPrice | SizedPrice | None:
-    """What the graph costs; with symbolic sizes, by those of a call, from the copy that is kept."""
+    gm: GraphModule, name: str, policy: str, options: Options
+) -> tuple[Launch, ...] | SizedPrice:
+    """What the graph costs; with symbolic sizes, by those of a call, from a copy that is kept."""
     if not options.program:
-        return None
+        return ()
+    price = partial(_price, name=name, policy=policy, dump=options.dump or settings().dump)
     places = places_of(gm)
-    if not places:
-        return _price(gm, name, policy, options)
-    return SizedPrice(places, lambda sizes: _price(kept, f"{name} {sizes}", policy, options))
+    return SizedPrice(places, copy_of(gm), price) if places else price(gm)
 
 
-def _price(gm: GraphModule, name: str, policy: str, options: Options) -> GraphPrice | None:
-    """The graph's engine program and what it costs. Never raises: the graph must run anyhow."""
-    target = target_of_process()
+def _price(
+    gm: GraphModule, sizes: str = "", *, name: str, policy: str, dump: str
+) -> tuple[Launch, ...]:
+    """The graph's engine programs and what they cost. Never raises: the graph must run anyhow."""
+    target, launches = target_of_process(), []
     try:
-        work = work_of(gm, policy, target)
-        priced = price_graph(name, work, target)
-        if folder := options.dump or settings().dump:
-            write_dump(folder, gm, work, priced, target)
-        return priced
+        for piece in pieces_of(f"{name} {sizes}".rstrip(), gm, policy, target):
+            launches.append(piece.launch(target))
+            if dump:
+                write_dump(dump, piece.gm, piece.work, launches[-1].priced, target)
+        return tuple(launches)
     except Exception as error:
         reason = f"no engine program: {_reason(error)}"
         note(GraphRecord(name=name, kind="program", status="note", reason=reason))
-        return None
-
-
-def _copy_of(gm: GraphModule) -> GraphModule:
-    """The graph as it is now and those of its control flow, over the same tensors."""
-    graph = Graph()
-    graph.output(graph.graph_copy(gm.graph, {}))
-    copied = GraphModule(gm, graph)
-    for name, child in gm.named_children():
-        if isinstance(child, GraphModule):
-            setattr(copied, name, _copy_of(child))
-    return copied
+        return ()
 
 
 def _reason(error: Exception) -> str:
@@ -177,7 +170,8 @@ def _reason(error: Exception) -> str:
 
 def _is_dynamos(error: Exception) -> bool:
     """Errors by which the layers above steer: to trace again, to skip a frame."""
-    return isinstance(error, dynamo_errors.TorchDynamoException)
+    steers = isinstance(error, dynamo_errors.TorchDynamoException)
+    return steers and not isinstance(error, dynamo_errors.BackendCompilerFailed)
 
 
 # --- what holds around a compilation --------------------------------------------------------------

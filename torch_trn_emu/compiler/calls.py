@@ -16,9 +16,10 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from ..lowering.call import Call, TensorArg
+from .control import FLAG
 from .operators import policy_of
 
-__all__ = ["base_of", "call_of", "is_free", "is_in_order", "tensor_of", "with_sizes"]
+__all__ = ["base_of", "call_of", "is_free", "is_in_order", "is_true", "tensor_of", "with_sizes"]
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -36,7 +37,7 @@ _SAME_AS = MappingProxyType(
 )
 _FREE = frozenset(
     "inductor_seeds inductor_seed inductor_lookup_seed inductor_force_stride_order "
-    "inductor_reserve_rng_state expand permute getitem".split()
+    "inductor_reserve_rng_state expand permute getitem flag".split()
 )
 # Views whose elements keep their order: an elementwise step sees through them.
 _IN_ORDER = frozenset(
@@ -52,7 +53,8 @@ _IN_ORDER = frozenset(
         aten.detach.default,
     )
 )
-
+# No views to torch, but their argument's values.
+_SEEN_THROUGH = (aten._unsafe_view.default, FLAG)
 
 _SIZES: ContextVar[Mapping[Any, int]] = ContextVar("values of a graph's symbols")
 
@@ -74,6 +76,13 @@ def _size(value: Any) -> int:
     if chosen.is_number:
         return int(chosen)
     return int(torch.fx.experimental.symbolic_shapes.guarding_hint_or_throw(value))
+
+
+def is_true(condition: Any) -> bool:
+    """A condition of sizes."""
+    if isinstance(condition, bool):
+        return condition
+    return bool(condition.node.expr.subs(_SIZES.get({})))
 
 
 def tensor_of(value: Any) -> TensorArg | None:
@@ -114,7 +123,7 @@ def is_free(node: Node) -> bool:
     if getattr(node.target, "is_view", False) or schema.name.split("::")[1] in _FREE:
         return True
     value = node.meta.get("val")
-    if isinstance(value, Tensor) and value.numel() == 1 and not node.all_input_nodes:
+    if not node.all_input_nodes and (made := tensor_of(value)) is not None and made.numel == 1:
         return True  # a constant: an immediate of the instructions that read it
     values = [v for v in tree_leaves(value) if isinstance(v, Tensor)]
     read = tree_leaves([n.meta.get("val") for n in node.all_input_nodes])
@@ -158,7 +167,7 @@ def base_of(node: Node) -> tuple[Node, bool]:
     while (
         node.op == "call_function"
         and node.all_input_nodes
-        and (getattr(node.target, "is_view", False) or node.target is aten._unsafe_view.default)
+        and (getattr(node.target, "is_view", False) or node.target in _SEEN_THROUGH)
     ):
         in_order &= is_in_order(node)
         node = node.all_input_nodes[0]

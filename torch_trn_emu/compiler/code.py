@@ -15,9 +15,10 @@ from torch._inductor.output_code import OutputCode
 from torch.fx import GraphModule, Node
 
 from .. import _C
-from .engine import GraphPrice
+from .control import flags_read
 from .kernels import in_one_file
 from .launched import launch_row
+from .pieces import Launch
 from .records import GraphRecord, note
 from .rehome import is_trn
 from .sizes import SizedPrice
@@ -114,6 +115,9 @@ class EagerCode(OutputCode):
         pass
 
 
+_Rows = list[tuple[Launch, Any]]
+
+
 @dataclass
 class TrnCode(OutputCode):
     """Callable with a list of trn tensors, which it empties, as torch's compiled graphs do."""
@@ -122,7 +126,7 @@ class TrnCode(OutputCode):
         self,
         code: Any,  # a CompiledFxGraph
         placement: Placement,
-        priced: GraphPrice | SizedPrice | None,
+        priced: tuple[Launch, ...] | SizedPrice,
         record: GraphRecord,
     ) -> None:
         super().__init__()
@@ -130,30 +134,41 @@ class TrnCode(OutputCode):
         self.code, self.placement, self.priced, self.record = code, placement, priced, record
         self._time_taken_ns = code._time_taken_ns
         self._graph: Any = None
-        self._row: Any = None
-        self._rows: dict[tuple[int, ...], Any] = {}
+        self._row: Any = None  # of a graph that is one launch, whatever its arguments
+        self._rows: dict[tuple[int, ...], _Rows] = {}
 
     def __call__(self, inputs: Sequence[Any]) -> Any:
         if self._graph is None:
             self._graph = self.placement.host_graph()
-            if isinstance(self.priced, GraphPrice):
-                self._row = launch_row(self.priced, self.placement.device)
-        row = self._row
-        if isinstance(self.priced, SizedPrice):
-            row = self._row_of(self.priced, inputs)
-        return self._graph.run(self.code, inputs, row)
+            if self._is_one_launch():
+                ((_, self._row),) = self._rows_at(())
+        if self._row is not None or not self.priced:
+            return self._graph.run(self.code, inputs, self._row)
+        return self._run_and_see(inputs)
 
-    def _row_of(self, price: SizedPrice, inputs: Sequence[Any]) -> Any:
-        """The row of the call's sizes."""
-        sizes = price.sizes(inputs)
+    def _is_one_launch(self) -> bool:
+        launches = self.priced if isinstance(self.priced, tuple) else ()
+        return len(launches) == 1 and launches[0].once
+
+    def _run_and_see(self, inputs: Sequence[Any]) -> Any:
+        """Launch what has run: the flags that it read and the sizes of its results tell."""
+        sized = self.priced if isinstance(self.priced, SizedPrice) else None
+        given = sized.given(inputs) if sized else ()
+        with flags_read() as flags:
+            results = self._graph.run(self.code, inputs)
+        for launch, row in self._rows_at((*given, *sized.made(results)) if sized else ()):
+            _C.launch_graph(self.placement.device, row, launch.count(flags))
+        return results
+
+    def _rows_at(self, sizes: tuple[int, ...]) -> _Rows:
+        """The launches of a call with these sizes, each with its row."""
         if sizes not in self._rows:
-            priced = price.at(sizes)
-            self._rows[sizes] = priced and launch_row(priced, self.placement.device)
+            launches = self.priced.at(sizes) if isinstance(self.priced, SizedPrice) else self.priced
+            device = self.placement.device
+            self._rows[sizes] = [(one, launch_row(one.priced, device)) for one in launches]
         return self._rows[sizes]
 
     def prepare_for_serialization(self) -> None:
-        if isinstance(self.priced, SizedPrice):
-            raise BypassAOTAutogradCache("a graph of trn whose price depends on its sizes")
         self.code = copy.copy(self.code)
         self.code.prepare_for_serialization()
         self._graph = self._row = None

@@ -1,10 +1,13 @@
-"""What AOTAutograd decomposes: Inductor's table, less the operators that stay whole.
+"""What operators become before they are compiled: Inductor's table, less products, with our rows.
 
-Checked on torch 2.13.0.
+A row of `_OURS` makes products of an operator whose kernel on the host follows no policy. Checked
+on torch 2.13.0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from string import ascii_letters
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +18,8 @@ from torch._inductor.lowering import lowerings, make_fallback
 from .operators import PRECISE
 
 __all__ = ["decompositions"]
+
+aten = torch.ops.aten
 
 
 class _Decompositions(dict[Any, Any]):
@@ -35,7 +40,7 @@ def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]
 
     eager_numbers  random numbers are those of eager operators, which draw in kernels of their own
     """
-    table = {**select_decomp_table(), torch.ops.aten.addbmm.default: _addbmm}
+    table = {**select_decomp_table(), **_OURS}
     whole = {*PRECISE, *_WHOLE, *(_DRAWING if eager_numbers else ())}
     for op in whole:
         if op not in lowerings:
@@ -46,15 +51,15 @@ def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]
 
 
 _DRAWING = (
-    torch.ops.aten.bernoulli.p,
+    aten.bernoulli.p,
     *(
-        getattr(torch.ops.aten, name).default
+        getattr(aten, name).default
         for name in "native_dropout cauchy exponential geometric log_normal".split()
     ),
 )
 # Left to aten's kernels as well.
 _WHOLE = (
-    torch.ops.aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
+    aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
 )
 
 
@@ -67,3 +72,40 @@ def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any =
     if beta != 0:
         made = made + beta * addend.to(wide)
     return made.to(a.dtype)
+
+
+def _trilinear(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    without_a: Sequence[int],
+    without_b: Sequence[int],
+    without_c: Sequence[int],
+    summed: Sequence[int],
+    unrolled: int = 1,
+) -> Tensor:
+    """The sum of a * b * c over dimensions; each tensor lacks some.
+
+    Two products, as eager makes them. It goes through the unrolled dimension one by one: no product
+    contracts along that.
+    """
+    every = ascii_letters[: a.dim() + len(without_a)]
+    of_a, of_b, of_c = (
+        [x for d, x in enumerate(every) if d not in without]
+        for without in (without_a, without_b, without_c)
+    )
+    gone = {every[d] for d in summed if d != unrolled}
+    both = [x for x in every if x in (*of_a, *of_b) and (x in of_c or x not in gone)]
+    left = [x for x in every if x not in gone]
+    made = _product(_product(a, of_a, b, of_b, both), both, c, of_c, left)
+    return made.sum(left.index(every[unrolled])) if unrolled in summed else made
+
+
+def _product(a: Tensor, of_a: list[str], b: Tensor, of_b: list[str], made: list[str]) -> Tensor:
+    made_of = "".join((*of_a, ",", *of_b, "->", *made))
+    return torch.einsum(made_of, a, b)
+
+
+_OURS: MappingProxyType[Any, Callable[..., Any]] = MappingProxyType(
+    {aten.addbmm.default: _addbmm, aten._trilinear.default: _trilinear}
+)

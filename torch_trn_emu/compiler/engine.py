@@ -9,19 +9,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from torch.fx import GraphModule
-
 from .. import pricing
 from ..counters import combine
 from ..errors import EmulatorBug
 from ..isa import Program
-from ..lowering.call import Call, Target
+from ..lowering.call import Call, Target, TensorArg
 from ..pricing import Price, price_call
 from ..settings import settings
-from .programs import Lowered, Window, lowered, price_window, windows
-from .recompose import recomposed
+from .programs import Lowered, Window, price_window, windows
 from .region import Region
-from .regions import regions_of
 
 __all__ = [
     "GraphPrice",
@@ -30,7 +26,6 @@ __all__ = [
     "Work",
     "price_graph",
     "target_of_process",
-    "work_of",
 ]
 
 
@@ -85,6 +80,7 @@ class GraphPrice:
             dict(price.totals),
             price.note,
             price.narrowed,
+            price.blocks,
         )
         rest = (self.regions, self.windows, self.spilled_bytes, self.calls)
         return _restored, (self.name, plain, *rest)
@@ -114,8 +110,7 @@ def _restored(
     spilled_bytes: int,
     calls: tuple[Call, ...],
 ) -> GraphPrice:
-    op, engine, seconds, totals, note, narrowed = plain
-    price = _graph_price(op, engine, seconds, totals, note, narrowed)
+    price = _graph_price(*plain)
     return GraphPrice(
         name=name,
         price=price,
@@ -133,6 +128,7 @@ def _graph_price(
     totals: Mapping[str, float],
     note: str,
     narrowed: tuple[str, ...],
+    blocks: bool,
 ) -> Price:
     return Price(
         op=op,
@@ -143,21 +139,17 @@ def _graph_price(
         totals=MappingProxyType(dict(totals)),
         note=note,
         narrowed=narrowed,
+        blocks=blocks,
     )
 
 
 @dataclass(slots=True)
 class Work:
-    """A graph cut and lowered, before it is priced."""
+    """A graph, or a piece of one, cut and lowered before it is priced; `calls` are all it makes."""
 
     regions: list[Region]
     parts: list[Lowered]
-
-
-def work_of(gm: GraphModule, policy: str, target: Target) -> Work:
-    """Cut the graph into regions and lower each."""
-    regions = regions_of(recomposed(gm.graph), policy)
-    return Work(regions, [part for region in regions for part in lowered(region, target)])
+    calls: list[Call]
 
 
 def target_of_process() -> Target:
@@ -165,10 +157,15 @@ def target_of_process() -> Target:
     return Target(chosen.chip, chosen.lnc)
 
 
-def price_graph(name: str, work: Work, target: Target) -> GraphPrice:
-    """Schedule the graph's windows."""
+# A flag on its way to the host, which waits for it.
+_FLAG = Call("aten::_local_scalar_dense", (TensorArg("bool", (), ()),), (None,))
+
+
+def price_graph(name: str, work: Work, target: Target, *, reads_flag: bool = False) -> GraphPrice:
+    """Schedule the graph's windows; at the end the host may read a flag."""
     cut = windows(work.parts, target.chip)
     prices = [price_window(window, target) for window in cut]
+    prices += [price_call(_FLAG, target)] * reads_flag
     return GraphPrice(
         name=name,
         price=_joined(name, prices, target),
@@ -176,7 +173,7 @@ def price_graph(name: str, work: Work, target: Target) -> GraphPrice:
         windows=len(cut),
         cut=tuple(cut),
         spilled_bytes=sum(_left(r) for r in work.regions if r.full),
-        calls=tuple(call for region in work.regions for call in region.calls),
+        calls=tuple(work.calls),
     )
 
 
@@ -194,7 +191,8 @@ def _joined(name: str, prices: list[Price], target: Target) -> Price:
     busiest = max(engines, key=lambda e: engines[e]) if engines else "none"
     note = "; ".join(["one program of regions", *odd])
     narrowed = tuple(sorted({n for p in prices for n in p.narrowed}))
-    return _graph_price(name, busiest, totals["total_time"], totals, note, narrowed)
+    blocks = any(p.blocks for p in prices)
+    return _graph_price(name, busiest, totals["total_time"], totals, note, narrowed, blocks)
 
 
 def _left(region: Region) -> int:

@@ -17,35 +17,44 @@ from torch.fx import GraphModule
 
 from ..lowering.call import Target
 from .code import EagerCode
+from .control import Flags, flags_read, put_flags
 from .decompositions import decompositions
-from .engine import GraphPrice, price_graph, work_of
+from .pieces import Launch, launches_of
 
 __all__ = ["composites_apart", "pricing_backend"]
 
 # Inductor's folding of constants drops what makes a result on `meta`.
 _PATCHES = {"joint_graph_constant_folding": False}
 
-Launch = Callable[[GraphPrice, Callable[[], Any]], Any]
+Told = Callable[[Sequence[Launch], Callable[[], tuple[Any, Flags]]], Any]
 
 
 class _PricedCode(EagerCode):
     """A graph whose launches are told, with what makes its results' shapes."""
 
-    def __init__(self, gm: GraphModule, priced: GraphPrice, launch: Launch) -> None:
+    def __init__(self, gm: GraphModule, launches: Sequence[Launch], told: Told) -> None:
         super().__init__(gm)
-        self.priced, self.launch = priced, launch
+        self.launches, self.told = launches, told
 
     def __call__(self, inputs: Any) -> Any:
-        return self.launch(self.priced, partial(super().__call__, inputs))
+        return self.told(self.launches, partial(self._run, inputs))
+
+    def _run(self, inputs: Any) -> tuple[Any, Flags]:
+        with flags_read() as flags:
+            return super().__call__(inputs), flags
 
 
-def pricing_backend(policy: str, target: Target, launch: Launch) -> Callable[..., Any]:
-    """`launch(price, run)` is called for each launch of a graph; `run()` gives its results."""
+def pricing_backend(policy: str, target: Target, told: Told) -> Callable[..., Any]:
+    """`told(launches, run)` is called for each call of a graph.
+
+    `run()` gives the graph's results, and the flags that say how often each launch happens.
+    """
 
     def inner(gm: GraphModule, example_inputs: Sequence[Any], **kwargs: Any) -> Any:
         kind = "backward" if kwargs.get("is_backward") else "forward"
+        put_flags(gm)
         name = f"graph {kwargs.get('graph_id', 0)} {kind}"
-        return _PricedCode(gm, price_graph(name, work_of(gm, policy, target), target), launch)
+        return _PricedCode(gm, launches_of(name, gm, policy, target), told)
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
         with functorch_config.patch(enable_autograd_cache=False):

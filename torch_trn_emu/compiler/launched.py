@@ -52,6 +52,7 @@ def launch_row(priced: GraphPrice, device: int) -> object:
         device_ns=round(priced.price.seconds * 1e9),
         dispatch_ns=round(settings().chip.launch.graph_launch_s * 1e9),
         price_row=remember(priced.price, priced.programs),
+        blocks=priced.price.blocks,
     )
 
 

@@ -21,6 +21,7 @@ MODES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "reduce-overhead": {"size_asserts": False, "alignment_asserts": False},
         # Inductor measures candidates for what the policy leaves to the host's own kernels
         "max-autotune": {"max_autotune": True},
+        "max-autotune-no-cudagraphs": {"max_autotune": True},  # the same: there are none here
     }
 )
 

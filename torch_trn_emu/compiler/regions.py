@@ -70,7 +70,7 @@ class _Cutter:
 
     def take(self, node: Node) -> None:
         call = call_of(node, self.policy)
-        if call is None:  # control flow: its branches are priced as host work
+        if call is None:  # control flow; what else torch has without a schema is host work
             call = Call(str(node.target), (), ())
         self.calls[node] = call
         for region in self._candidates(node):

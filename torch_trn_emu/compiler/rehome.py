@@ -20,6 +20,7 @@ from ..settings import DEVICE_TYPE
 __all__ = ["device_of_graph", "graphs_of", "host_inputs", "rehome"]
 
 aten = torch.ops.aten
+_SHAPES = frozenset(("val", "eager_input_vals"))  # what a node's metadata has of fake tensors
 
 
 def is_trn(value: Any) -> bool:
@@ -74,15 +75,17 @@ def _on_host(value: Any) -> Any:
 
 def rehome(gm: GraphModule) -> None:
     """Rewrite the graph in place."""
-    for part in graphs_of(gm):
+    parts = list(graphs_of(gm))
+    for part in parts:
         for node in list(part.graph.nodes):
             _keep_copies(part, node)
             node.args, node.kwargs = tree_map(_host_device, (node.args, node.kwargs))
         for node in part.graph.nodes:
             if node.op == "get_attr":
                 _rehome_constant(part, node)
-            if part is not gm and "val" in node.meta:  # Inductor does it for the graph itself
-                node.meta["val"] = tree_map(_on_host, node.meta["val"])
+            if len(parts) > 1:  # Inductor does it for a graph without bodies
+                for key in _SHAPES & node.meta.keys():
+                    node.meta[key] = tree_map(_on_host, node.meta[key])
         part.recompile()
 
 

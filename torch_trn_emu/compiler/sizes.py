@@ -1,63 +1,104 @@
 """Graphs whose sizes change from call to call: a price for each tuple of sizes.
 
-A symbol of a graph stands for a size that is an argument, or one of a tensor argument. Checked on
-torch 2.13.0.
+A symbol of a graph stands for a size that is an argument, or one of a tensor argument; one that
+depends on data is a size of a result. Checked on torch 2.13.0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule, Node
+from torch.fx._graph_pickler import GraphPickler, Options
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .calls import with_sizes
-from .engine import GraphPrice
+from .pieces import Launch
 
 __all__ = ["SizedPrice", "places_of"]
+
+Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a call shows the value of a symbol: an argument, or a dimension of one."""
+    """Where a call shows the value of a symbol: an argument or result, or a dimension of one."""
 
     symbol: Any  # of sympy
-    argument: int
+    made: bool  # a result
+    index: int
     dimension: int | None
 
-    def read(self, arguments: Sequence[Any]) -> int:
-        value = arguments[self.argument]
+    def read(self, values: Sequence[Any]) -> int:
+        value = values[self.index]
         return int(value if self.dimension is None else value.shape[self.dimension])
 
 
 def places_of(gm: GraphModule) -> tuple[_Place, ...]:
     """The symbols of a graph; none where all sizes are fixed."""
     found: dict[Any, _Place] = {}
-    inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    for k, node in enumerate(inputs):
-        value = node.meta.get("val")
-        shown = enumerate(value.shape) if isinstance(value, Tensor) else ((None, value),)
-        for dimension, size in shown:
-            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
-                found.setdefault(size.node.expr, _Place(size.node.expr, k, dimension))
+    results: Any = gm.graph.output_node().args[0]
+    for made, nodes in ((False, gm.graph.find_nodes(op="placeholder")), (True, results)):
+        for k, node in enumerate(nodes):
+            for dimension, size in _sizes_of(node):
+                if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                    found.setdefault(size.node.expr, _Place(size.node.expr, made, k, dimension))
     return tuple(found.values())
 
 
+def _sizes_of(node: Any) -> Iterator[tuple[int | None, Any]]:
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    if isinstance(value, Tensor):
+        yield from enumerate(value.shape)
+    else:
+        yield None, value
+
+
 class SizedPrice:
-    """Prices of one graph by its sizes, each made at the first call that has them."""
+    """The launches of one graph by its sizes, each priced at the first call that has them."""
 
-    def __init__(self, places: tuple[_Place, ...], price: Callable[[str], GraphPrice | None]):
+    def __init__(
+        self,
+        places: tuple[_Place, ...],
+        gm: GraphModule,
+        price: Callable[[GraphModule, str], tuple[Launch, ...]],
+    ) -> None:
         self.places, self._price = places, price
-        self._known: dict[tuple[int, ...], GraphPrice | None] = {}
+        self._known: dict[Sizes, tuple[Launch, ...]] = {}
+        self._gm: GraphModule | bytes = gm
 
-    def sizes(self, arguments: Sequence[Any]) -> tuple[int, ...]:
-        return tuple(place.read(arguments) for place in self.places)
+    def given(self, arguments: Sequence[Any]) -> Sizes:
+        """The sizes that the arguments of a call show."""
+        return tuple(place.read(arguments) for place in self.places if not place.made)
 
-    def at(self, sizes: tuple[int, ...]) -> GraphPrice | None:
+    def made(self, results: Sequence[Any]) -> Sizes:
+        """The others, which its results show."""
+        return tuple(place.read(results) for place in self.places if place.made)
+
+    def at(self, sizes: Sizes) -> tuple[Launch, ...]:
         if sizes not in self._known:
             values = {p.symbol: size for p, size in zip(self.places, sizes, strict=True)}
             text = " ".join(f"{symbol}={size}" for symbol, size in values.items())
             with with_sizes(values):
-                self._known[sizes] = self._price(text)
+                self._known[sizes] = self._price(self._graph(), text)
         return self._known[sizes]
+
+    def _graph(self) -> GraphModule:
+        if isinstance(self._gm, bytes):
+            mode = FakeTensorMode(shape_env=ShapeEnv())
+            self._gm = GraphPickler.loads(self._gm, mode)  # type: ignore[assignment]
+        return self._gm  # type: ignore[return-value]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A graph with symbolic sizes takes torch's own way to be pickled."""
+        if isinstance(gm := self._gm, GraphModule):
+            gm = GraphPickler.dumps(gm, _PICKLED)
+        return self.__dict__ | {"_gm": gm}
+
+
+# Of a node's metadata what prices and reports read.
+_KEPT = frozenset(("val", "custom", "stack_trace", "original_aten", "seq_nr", "from_node"))
+_PICKLED = Options(ops_filter=None, node_metadata_key_filter=_KEPT.__contains__)

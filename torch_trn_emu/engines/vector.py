@@ -39,7 +39,8 @@ def alu(op: str, a: "Array", b: "Array", engine: Engine = Engine.VECTOR) -> "Arr
     if engine is not Engine.GPSIMD and not op.startswith(("bitwise", "left_", "right_")):
         a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     with np.errstate(all="ignore"):
-        return np.asarray(ALU[op](a, b))
+        value = np.asarray(ALU[op](a, b))
+    return value.astype(np.float32) if value.dtype == np.bool_ else value
 
 
 def _n(factor: float = 1.0) -> Callable[[Instruction, Chip], float]:
@@ -279,8 +280,8 @@ def _dropout(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequenc
 
 def _rng(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     # The chip's XORWOW states are not public; chosen: the murmur finalizer of seed and position.
-    seed = int(str(i.attributes["seed"]))
-    x = (np.arange(old.size, dtype=np.uint64) + np.uint64(seed * 0x9E3779B9)) & 0xFFFFFFFF
+    first = int(str(i.attributes["seed"])) * 0x9E3779B9 + int(reads[0])
+    x = (np.arange(old.size, dtype=np.uint64) + np.uint64(first)) & np.uint64(0xFFFFFFFF)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         x = ((x ^ (x >> np.uint64(shift))) * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
     return [x.astype(np.int64).reshape(old.shape)]
@@ -338,7 +339,7 @@ ROWS = (
     Behaviour("quantize_mx", _quantize_mx_cycles, _quantize_mx),
     Behaviour("memset", _memset_cycles, _memset),
     Behaviour("dropout", _n(), _dropout),  # [isa]
-    Behaviour("rng", _n(), _rng),  # inferred
+    Behaviour("rng", _n(), _rng, draws=True),  # inferred
     Behaviour("max8", _n(), _max8),  # [isa]
     Behaviour("nc_find_index8", _n(), _find_index8),  # [isa]
     Behaviour("nc_match_replace8", _n(), _match_replace8),  # [isa], which prints min for max

@@ -20,6 +20,7 @@ class Kind(str, Enum):
     FULL = "full"
     COLUMN = "column"
     ROW = "row"
+    ONE = "one"  # of the epilogue of a product: one value for all
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ The layout, one int64 each (csrc/timing/program.cpp reads it in this order):
   an instruction  queue, busy, latency, table, ports, engines, engine_busy, hbm_busy, accesses,
                 then per access: write, buffer, part, age, terms, then per term: loop, coefficient
   a node        kind (0 loop, 1 instruction, 2 fresh), index, trip, length of the body in nodes
+
+Instructions that differ only in where in their buffers they read and write cost the same and wait
+for the same: they are one, which stands at several nodes.
 """
 
 from array import array
@@ -27,7 +30,7 @@ _VECTOR_GPSIMD_SBUF, _VECTOR_SCALAR_PSUM = 1, 2  # bits of the ports
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The array, and what its indices stand for."""
+    """The array, and what its indices stand for: of instructions that are alike, the first."""
 
     words: "array[int]"
     instructions: tuple[Instruction, ...]
@@ -52,6 +55,7 @@ class _Encoder:
         self.queues = {engine.value: k for k, engine in enumerate(_ENGINES)}
         self.tables: dict[str, int] = {"": 0}
         self.instructions: list[Instruction] = []
+        self.numbers: dict[tuple[object, ...], int] = {}
         self.rows: list[int] = []
         self.nodes: list[int] = []
 
@@ -90,8 +94,18 @@ class _Encoder:
             elif isinstance(node, Fresh):
                 self.nodes += [2, self.buffers[id(node.buffer)], 0, 0]
             else:
-                self.nodes += [1, len(self.instructions), 0, 0]
-                self._instruction(node)
+                self.nodes += [1, self._number(node), 0, 0]
+
+    def _number(self, i: Instruction) -> int:
+        """That of the first one like it."""
+        accesses = [(id(a.buffer), a.pattern, a.part.const, a.part.terms, a.age)
+                    for tensors in (i.reads, i.writes) for a in tensors]  # fmt: skip
+        kind = (i.opcode, i.engine, i.queue, tuple(i.attributes.items()), *accesses)
+        known = self.numbers.get(kind)
+        if known is None:
+            known = self.numbers[kind] = len(self.instructions)
+            self._instruction(i)
+        return known
 
     def _instruction(self, i: Instruction) -> None:
         self.instructions.append(i)

@@ -1,0 +1,153 @@
+"""The launches of a graph: one, or with control flow one for each piece between two decisions.
+
+A piece is priced as a graph. Where a branch or a loop depends on data, the piece before it ends:
+the host reads the flag and launches a body, which is a graph of its own. A loop whose length is
+known when it is compiled stays in its piece, as often as it runs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from torch.fx import GraphModule
+
+from ..counters import combine
+from ..lowering.call import Target
+from ..pricing import Price
+from .calls import is_true, tensor_of
+from .control import Body, Flag, Flags, bodies_of, inlined
+from .engine import GraphPrice, Work, price_graph
+from .programs import Lowered, lowered
+from .recompose import recomposed
+from .region import Region
+from .regions import regions_of
+
+__all__ = ["Launch", "Piece", "launches_of", "pieces_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A program of a graph, and how often a run launches it.
+
+    when   as often as one of these flags is read; (): once
+    times  that many times over
+    """
+
+    priced: GraphPrice
+    when: tuple[Flag, ...] = ()
+    times: int = 1
+
+    @property
+    def once(self) -> bool:
+        return not self.when and self.times == 1
+
+    def count(self, flags: Flags) -> int:
+        """Launches in a run that read `flags`."""
+        return self.times * (sum(flags[flag] for flag in self.when) if self.when else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What one launch computes, before it is priced."""
+
+    name: str
+    gm: GraphModule  # that it is a piece of
+    work: Work
+    reads_flag: bool
+    when: tuple[Flag, ...]
+    times: int
+
+    def launch(self, target: Target) -> Launch:
+        priced = price_graph(self.name, self.work, target, reads_flag=self.reads_flag)
+        return Launch(priced=priced, when=self.when, times=self.times)
+
+
+def pieces_of(name: str, gm: GraphModule, policy: str, target: Target) -> Iterator[Piece]:
+    """The pieces of a graph and its bodies, in the order in which they run."""
+    yield from _Cut(policy, target).pieces(name, inlined(gm, is_true), Body("", gm), 1)
+
+
+def launches_of(name: str, gm: GraphModule, policy: str, target: Target) -> tuple[Launch, ...]:
+    return tuple(piece.launch(target) for piece in pieces_of(name, gm, policy, target))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    policy: str
+    target: Target
+
+    def pieces(self, name: str, gm: GraphModule, body: Body, times: int) -> Iterator[Piece]:
+        """Cut a body where its flags are read."""
+
+        def piece(held: Sequence[Region], reads_flag: bool) -> Piece:
+            called = f"{name} part {number}" if number > 1 else name
+            work = self._work(gm, held)
+            return Piece(
+                name=called,
+                gm=gm,
+                work=work,
+                reads_flag=reads_flag,
+                when=body.when,
+                times=times,
+            )
+
+        held: list[Region] = []
+        number = 1
+        for region in regions_of(recomposed(gm.graph), self.policy):
+            inner = bodies_of(gm, region.nodes[0])
+            if not _decides(inner):
+                held.append(region)
+                continue
+            reads_flag = inner[0].follows
+            if held or reads_flag:
+                yield piece(held, reads_flag)
+                number, held = number + 1, []
+            for one in inner:
+                runs = times * _passes(one) if one.elements is not None else 1
+                one = one if one.when else replace(one, when=body.when)
+                yield from self.pieces(f"{name} {one.name}", one.gm, one, runs)
+        if held or number == 1 or body.ends:
+            yield piece(held, body.ends)
+
+    def _work(self, gm: GraphModule, regions: Sequence[Region]) -> Work:
+        work = Work(list(regions), [], [])
+        for region in regions:
+            inner = bodies_of(gm, region.nodes[0])
+            if inner:
+                self._add_loop(work, region, inner[0])
+            else:
+                work.parts += lowered(region, self.target)
+                work.calls += region.calls
+        return work
+
+    def _add_loop(self, work: Work, region: Region, body: Body) -> None:
+        """All passes of a loop whose length is known."""
+        (piece,) = self.pieces(body.name, body.gm, body, 1)
+        priced, passes = piece.launch(self.target).priced, _passes(body)
+        looped = _looped(priced.price, passes, self.target)
+        work.parts.append(Lowered((region.calls[0], 0), None, {}, looped))
+        work.calls += priced.calls * passes
+
+
+def _decides(bodies: Sequence[Body]) -> bool:
+    """Whether the host has to read something before it knows what runs."""
+    return any(
+        body.when or any(_decides(bodies_of(body.gm, node)) for node in body.gm.graph.nodes)
+        for body in bodies
+    )
+
+
+def _passes(body: Body) -> int:
+    given = tensor_of(body.elements)
+    assert given is not None
+    return given.shape[0]
+
+
+def _looped(price: Price, passes: int, target: Target) -> Price:
+    """Passes one after the other in one launch: what starting costs is paid once."""
+    overhead = target.chip.launch.kernel_overhead_s
+    totals = combine([(price.totals, passes)])
+    totals["total_time"] -= max(0, passes - 1) * overhead
+    return replace(
+        price, seconds=totals["total_time"], totals=MappingProxyType(totals), status="modelled"
+    )
