@@ -166,3 +166,32 @@ def test_dropout_is_the_fused_one(mode: str) -> None:
             called(x).sum().backward()
             took[device] = torch.trn.counters()["core_busy_time"]
     assert took["meta"] == pytest.approx(took["trn"], rel=0.3 if mode == "compile" else 0.01)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x[:, 2:].sum().backward(),
+        lambda x: x[1].square().sum().backward(),
+        lambda x: x.masked_fill(x.detach() > 0, 0.0).sum().backward(),
+        lambda x: torch.nn.functional.pad(x, (1, 1)).sum().backward(),
+        lambda x: x.logsumexp(1).sum().backward(),
+        lambda x: torch.cat([torch.zeros_like(x), torch.ones_like(x)]),
+        lambda x: torch.nn.functional.huber_loss(x, x.detach()).backward(),
+        lambda x: torch.select_scatter(x, x[:, 0], 1, 1).sum().backward(),
+    ],
+    ids=["slice", "select", "masked_fill", "pad", "logsumexp", "factories", "huber", "scatter"],
+)
+def test_composites_are_what_they_call(operation) -> None:
+    """What has no kernel of the device is launched as what torch makes it of."""
+    took = {}
+    for device in ("trn", "meta"):
+        x = torch.empty(48, 64, device=device, requires_grad=True)
+        if device == "meta":
+            took[device] = dict(estimate(operation, x).counters)
+        else:
+            torch.trn.reset_counters()
+            operation(x)
+            took[device] = torch.trn.counters()
+    for name in ("launch_count", "core_busy_time"):
+        assert took["meta"][name] == pytest.approx(took["trn"][name], rel=0.01), name

@@ -12,11 +12,12 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
 import torch
+from torch._C import DispatchKey
 from torch._ops import HigherOrderOperator
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -34,7 +35,17 @@ from .settings import settings
 __all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "estimate"]
 
 MODES = ("eager", "compile")
-ATTENTION = functional.scaled_dot_product_attention
+DEVICE_KEY = "PrivateUse1"
+_COMPOSITES = (
+    DispatchKey.CompositeExplicitAutograd,
+    DispatchKey.CompositeExplicitAutogradNonFunctional,
+)
+# Made of what has no kernel on `meta`, or of something else there. Checked on torch 2.13.0.
+_OTHERWISE_ON_META = frozenset(
+    "cummax cummin linspace logcumsumexp logspace masked_scatter masked_scatter_backward remainder "
+    "repeat".split()
+)
+ATTENTION, DROPOUT = functional.scaled_dot_product_attention, functional.dropout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +119,15 @@ def estimate(
     return recorder.result(described, cores, mode)
 
 
+@cache
+def _composite_of(func: torch._ops.OpOverload) -> DispatchKey | None:
+    """The kernel of an operator for which the device has none: it runs what torch makes it of."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    if func.is_view or func._opname in _OTHERWISE_ON_META or has_kernel(func.name(), DEVICE_KEY):
+        return None
+    return next((key for key in _COMPOSITES if has_kernel(func.name(), key.name)), None)
+
+
 def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
@@ -144,26 +164,27 @@ class _Memory:
 class OperatorsOfTheDevice(TorchFunctionMode):
     """Gives `meta` tensors the fused attention and dropout that trn tensors take.
 
-    `nn.MultiheadAttention` calls attention inside of a function that a mode sees as a whole: there
-    the name is replaced.
+    `nn.MultiheadAttention` calls them inside of a function that a mode sees as a whole: there the
+    names are replaced.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.policy = current_precision()
-        self.name = mock.patch.object(functional, "scaled_dot_product_attention", self.attention)
+        self.instead = {ATTENTION: self.attention, DROPOUT: _fused_dropout}
+        named: dict[str, Any] = {function.__name__: new for function, new in self.instead.items()}
+        self.names: Any = mock.patch.multiple(functional, **named)
 
     def __enter__(self) -> "OperatorsOfTheDevice":
-        self.name.start()
+        self.names.start()
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self.name.stop()
+        self.names.stop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        chosen = {ATTENTION: self.attention, functional.dropout: _fused_dropout}.get(func, func)
-        return chosen(*args, **(kwargs or {}))
+        return self.instead.get(func, func)(*args, **(kwargs or {}))
 
     def attention(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Dynamo cannot trace the question; it traces graphs of one policy.
@@ -180,7 +201,7 @@ def _fused_dropout(
     """The conditions of at::native::dropout."""
     if input.device.type == "meta" and training and 0 < p < 1 and input.numel() and not inplace:
         return torch.native_dropout(input, p, True)[0]
-    return functional.dropout(input, p, training, inplace)
+    return DROPOUT(input, p, training, inplace)
 
 
 def _fused_attention(
@@ -230,6 +251,10 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)  # the compiler looks at shapes
         if isinstance(func, HigherOrderOperator):
             return self._control(func, args, kwargs)
+        composite = None if self.in_graph or self.only else _composite_of(func)
+        if composite is not None:
+            with self:
+                return func._op_dk(composite, *args, **kwargs)
         self.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         result = func(*args, **kwargs)
         self.memory.hold(t for t in tree_leaves(result) if _is_tensor(t))
