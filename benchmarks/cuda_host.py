@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.nn import functional as F
@@ -42,9 +43,13 @@ class Row:
     sides: Sides
 
 
-def training_step(device: str, dtype: torch.dtype) -> Step:
+def training_step(device: str, dtype: torch.dtype, fused: bool | None = None) -> Step:
+    """Eager, or compiled with the option `fuse_producers`."""
     torch.manual_seed(0)
-    model = GPT(SHAPE).to(device, dtype)
+    model: torch.nn.Module = GPT(SHAPE).to(device, dtype)
+    if fused is not None:
+        compiled = torch.compile(model, backend="trn", options={"fuse_producers": fused})
+        model = cast(torch.nn.Module, compiled)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     codes = torch.randint(SHAPE.vocabulary, (BATCH, SHAPE.context + 1)).to(device)
 
@@ -59,6 +64,22 @@ def training_step(device: str, dtype: torch.dtype) -> Step:
 
 def training(on_trn: torch.dtype, plain: torch.dtype) -> Sides:
     return lambda: (training_step("trn", on_trn), training_step("cuda", plain))
+
+
+def compiled_training() -> tuple[Step, Step]:
+    return training_step("trn", half, fused=True), training_step("trn", half, fused=False)
+
+
+def gelu(shape: tuple[int, int]) -> Sides:
+    def sides() -> tuple[Step, Step]:
+        x = torch.randn(shape, device="cuda").bfloat16()
+        ops = torch.ops.trn
+        return (
+            lambda: ops.gelu_operand(x, keep=False),
+            lambda: ops.round_operand(F.gelu(x), "mxfp8", -1),
+        )
+
+    return sides
 
 
 def quantize(dim: int, dtype: torch.dtype) -> Sides:
@@ -88,6 +109,10 @@ ROWS = (
         sides=training(half, half)),
     Row(name="training step, GPT 124M, mxfp8, bfloat16", against="float32 on CUDA", goal=0.70,
         sides=training(half, single)),
+    Row(name="training step, GPT 124M, mxfp8, bfloat16, compiled, producers fused",
+        against="producers apart", goal=1.0, sides=compiled_training),
+    Row(name="gelu_operand, 8192 x 8192 bfloat16", against="gelu, then round_operand", goal=0.6,
+        sides=gelu((8192, 8192))),
     Row(name="quantize_mx, 8192 x 8192 bfloat16, dim -1", against="copy of as many bytes",
         goal=1 / 0.75, sides=quantize(-1, half)),
     Row(name="quantize_mx, 8192 x 8192 bfloat16, dim 0", against="copy of as many bytes",

@@ -53,7 +53,8 @@ X, W, Y, ROWS, GATHERED = 128 * 256 * 4, 128 * 64 * 4, 64 * 256 * 2, 4 * 4, 4 * 
 MM, TURN = 2 * 128 * 64 * 256, 2 * 64 * 128 * 64
 PEAK = 2 * 128 * 128 * 2.4e9 * CORES
 STACK = 2.9e12 / 4
-TENSOR_S = TRIPS * (256 * 4 + max(64, 64)) / 2.4e9
+WORK_S = TRIPS * (256 * 4 + max(64, 64)) / 2.4e9
+TENSOR_S = 2 * WORK_S  # at half duty: its first microsecond
 SCALAR_S = TRIPS * 256 / 1.2e9 + 1.28e-6  # one table, loaded once
 VECTOR_S = TRIPS * 64 / 0.96e9  # 256 elements, four a cycle
 GPSIMD_S = TRIPS * (150 + 1) / 1.2e9
@@ -167,6 +168,8 @@ def _engines(run: Run) -> dict[str, float]:
         "activate_instruction_count": ALL,
         "activate_instruction_time": SCALAR_S,
         "activation_table_load_count": CORES,
+        "tensor_engine_throttled_time": TENSOR_S - WORK_S,
+        "throttle_avg_util_limit": 50.0,
         "event_count": ALL * 12,
     }
     for name, (seconds, instructions) in worked.items():

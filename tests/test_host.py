@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
+import torch_trn_emu
 from torch_trn_emu import host, host_device
 from torch_trn_emu.errors import Unsupported
 from torch_trn_emu.settings import read
@@ -138,6 +141,16 @@ def test_cuda_without_a_gpu_or_triton_says_what_is_missing(asked):
         asked("cuda", gpu=False)
     with pytest.raises(Unsupported, match=r"TRN_EMU_HOST=cuda needs Triton.*triton==3\.7\.1"):
         asked("cuda", gpu=True, triton=False)
+
+
+def test_one_library_serves_both_hosts():
+    root = Path(torch_trn_emu.__file__).parent.parent
+    sources = [*root.glob("csrc/**/*.[ch]*"), root / "CMakeLists.txt"]
+    assert len(sources) > 50
+    wanted = re.compile(r"#include.*cuda|find_package\(CUDA|cudart", re.IGNORECASE)
+    assert [path.name for path in sources if wanted.search(path.read_text())] == []
+    library = Path(torch_trn_emu._C.__file__).read_bytes()
+    assert not re.search(rb"libcuda|libcudart|libtorch_cuda|libc10_cuda", library)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

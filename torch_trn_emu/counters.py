@@ -19,6 +19,7 @@ from math import ceil, prod
 from types import MappingProxyType
 
 from .chip import Chip
+from .engines import clock_hz, cycles
 from .engines.dma import accessed_bytes
 from .engines.tensor import x4_of
 from .isa import Engine, Instruction, Memory, Role, itemsize
@@ -263,6 +264,17 @@ def _engine_rows(engine: Engine) -> tuple[Counter, ...]:
     )  # fmt: skip
 
 
+def _throttled(run: Run) -> float:
+    """Seconds that the Tensor engine took longer than at full duty."""
+    clock = clock_hz(Engine.TENSOR, run.chip)
+    full = sum(
+        r.count * round(cycles(r.instruction, run.chip) / clock * 1e12) * 1e-12
+        for r in run.retired
+        if r.instruction.engine is Engine.TENSOR
+    )
+    return max(0.0, run.engine_busy_s(Engine.TENSOR) - full)
+
+
 S, N, B, F, PC = Unit.SECONDS, Unit.COUNT, Unit.BYTES, Unit.FLOPS, Unit.PERCENT
 
 _TABLE = (
@@ -371,6 +383,11 @@ _TABLE = (
     # engines
     *(row for engine in (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, Engine.SYNC)
       for row in _engine_rows(engine)),
+    Counter("tensor_engine_throttled_time", S, "Of that what the Tensor engine lost at half duty."
+            " Ours.", _throttled),
+    Counter("throttle_avg_util_limit", PC, "Duty of the Tensor engine while it was active.",
+            derive=lambda t, chip, cores: 100.0 * (1.0 - _ratio(
+                t["tensor_engine_throttled_time"], t["tensor_engine_active_time"]))),
     Counter("matmul_instruction_count", N, "Matmul instructions; float32 as two.",
             _sum(lambda i: float(_is_matmul(i) and _profile_passes(i)))),
     Counter("activate_instruction_count", N, "Activation instructions.",

@@ -130,7 +130,7 @@ Encoded decode(std::span<const std::int64_t> code) {
   const std::size_t nodes = in.count();
   Constants& c = program.constants;
   for (auto* field : {&c.semaphore, &c.dma_issue, &c.dma_start, &c.dma_completion, &c.table_load,
-                      &c.dma_engines}) {
+                      &c.dma_engines, &c.warm_up}) {
     *field = in.next();
   }
   for (BufferSpec& buffer : program.buffers) {

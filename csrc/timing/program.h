@@ -7,12 +7,14 @@
 
 namespace trn::timing {
 
-constexpr std::int64_t kEncoding = 2;  // version of the layout
+constexpr std::int64_t kEncoding = 3;  // version of the layout
 constexpr int kPorts = 2;
+constexpr std::int64_t kTensorQueue = 0;
 constexpr std::size_t kMaxAccesses = 16;  // of one instruction
 
 struct Constants {
   std::int64_t semaphore, dma_issue, dma_start, dma_completion, table_load, dma_engines;
+  std::int64_t warm_up;  // of the Tensor engine, at half duty; 0 if it does not throttle
 };
 
 struct BufferSpec {

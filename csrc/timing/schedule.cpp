@@ -164,7 +164,8 @@ class Scheduler {
       totals[1] += i.engines * i.engine_busy;
     } else {
       start = ports(i, start);
-      const Time busy = i.busy + table(i);
+      const Time busy =
+          i.queue == kTensorQueue ? throttled(i.busy, start - ready) : i.busy + table(i);
       ready = read_done = end = start + busy;
       done = end + i.latency;
       totals[1] += busy;
@@ -208,6 +209,21 @@ class Scheduler {
       if (i.ports >> p & 1) state_.port_ready[p] = start + i.busy;
     }
     return start;
+  }
+
+  // How long the Tensor engine takes for `busy` after it was `idle`. It starts at half duty, is at
+  // full duty once it was busy for `warm_up` longer than idle, and falls back when idle made up
+  // for that: it must be used half of the time.
+  Time throttled(Time busy, Time idle) {
+    const Time warm_up = program_.constants.warm_up;
+    if (warm_up == 0) return busy;
+    state_.warmth = std::max<Time>(0, state_.warmth - idle);
+    if (state_.warmth == 0) state_.warm = false;
+    const Time cold = state_.warm ? 0 : std::min(2 * busy, warm_up - state_.warmth);
+    const Time taken = cold + busy - cold / 2;
+    state_.warmth = std::min(warm_up, state_.warmth + taken);
+    state_.warm = state_.warm || state_.warmth == warm_up;
+    return taken;
   }
 
   Time table(const InstructionSpec& i) {

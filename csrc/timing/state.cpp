@@ -70,6 +70,7 @@ void State::relative(const Encoded& program, const LoopFacts& facts,
   }
   for (std::int64_t ready : port_ready) out.push_back(ready <= early ? kEarly : ready - base);
   out.push_back(table);
+  out.push_back(warmth * 2 + (warm ? 1 : 0));
   out.push_back(engines_alike ? -1 : next_engine);
 }
 

@@ -30,6 +30,8 @@ struct State {
   std::vector<std::int64_t> slot;  // by buffer
   std::array<std::int64_t, kPorts> port_ready{};
   std::int64_t table = 0;
+  std::int64_t warmth = 0;  // of the Tensor engine: its busy time less its idle time, within bounds
+  bool warm = false;        // it runs at full duty
   bool engines_alike = true;  // then engines[0] stands for all
   std::int64_t next_engine = 0;
   std::vector<Timeline> engines;

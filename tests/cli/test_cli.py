@@ -180,6 +180,8 @@ def test_info_and_doctor(capsys):
     assert [f for f in findings if f["state"] != "ok" and not f["remedy"]] == []
     assert status == int(any(f["state"] == "wrong" for f in findings))
     assert {f["name"]: f["state"] for f in findings}["computes"] == "ok"
+    host = {f["name"]: f["found"] for f in findings}["host backend"]
+    assert "tested in the interpreter only" in host
 
 
 def test_doctor_reports_a_wrong_environment():

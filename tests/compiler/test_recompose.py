@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler import engine
+from torch_trn_emu.compiler import pieces, recompose
 from torch_trn_emu.lowering.call import Target
 
 # torch 2.13 uses what it deprecates
@@ -22,7 +22,12 @@ def priced(function, dtype, *, backward=False):
     prices = []
     torch._dynamo.reset()
     x = torch.empty(2048, 64, dtype=dtype, device="meta", requires_grad=backward)
-    backend = pricing_backend("bf16", TARGET, lambda price, run: prices.append(price) or run())
+
+    def told(launches, run):
+        prices.extend(one.priced for one in launches)
+        return run()[0]
+
+    backend = pricing_backend("bf16", TARGET, told)
     result = torch.compile(function, backend=backend)(x)
     if backward:
         result.float().sum().backward()
@@ -32,13 +37,13 @@ def priced(function, dtype, *, backward=False):
 def graphs_of(function, dtype, monkeypatch, *, backward=False):
     """The operators of each graph that is priced, by name."""
     found = []
-    regions_of = engine.regions_of
+    regions_of = pieces.regions_of
 
     def spy(graph, policy):
         found.append([n.target._opname for n in graph.nodes if n.op == "call_function"])
         return regions_of(graph, policy)
 
-    monkeypatch.setattr(engine, "regions_of", spy)
+    monkeypatch.setattr(pieces, "regions_of", spy)
     priced(function, dtype, backward=backward)
     return found
 
@@ -46,6 +51,8 @@ def graphs_of(function, dtype, monkeypatch, *, backward=False):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_a_call_is_one_node(dtype, approximate, monkeypatch):
+    torch.ones(2, requires_grad=True).sum().backward()  # autograd numbers calls from now on
+
     def function(x):
         return F.silu(F.silu(F.gelu(x * 2, approximate=approximate)))
 
@@ -89,7 +96,7 @@ def test_a_value_kept_for_the_backward_pass_keeps_the_call_apart():
     kept.output((result, next(n for n in kept.nodes if n.name.startswith("exp"))))
 
     def names(given):
-        recomposed = engine.recomposed(given)
+        recomposed = recompose.recomposed(given)
         recomposed.lint()
         return [n.target._opname for n in recomposed.nodes if n.op == "call_function"]
 
@@ -99,7 +106,7 @@ def test_a_value_kept_for_the_backward_pass_keeps_the_call_apart():
 
 def test_a_graph_without_activations_is_not_copied():
     gm = torch.fx.symbolic_trace(nn.Linear(2, 2))
-    assert engine.recomposed(gm.graph) is gm.graph
+    assert recompose.recomposed(gm.graph) is gm.graph
 
 
 def test_an_activation_takes_one_scalar_instruction():

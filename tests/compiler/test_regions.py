@@ -54,6 +54,31 @@ FUSED = {
 }  # fmt: skip
 
 
+def test_engines_read_a_short_input_without_a_copy():
+    """A cast that leaves the region is one instruction, one that does not is none."""
+
+    def inside(x):
+        return x.float().exp()
+
+    def outside(x):
+        wide = x.float()
+        return wide.exp(), wide
+
+    opcodes = []
+    for function in (inside, outside):
+        x = torch.randn(64, 128, dtype=torch.bfloat16)
+        gm = make_fx(function, tracing_mode="fake")(x)
+        [piece] = pieces_of("cast", gm, "fp32", TARGET)
+        [part] = piece.work.parts
+        opcodes.append({i.opcode for i in part.program.instructions()} - {"dma_copy"})
+        values = Machine(TARGET.chip).run(part.program, {"v0": x.float().numpy()})
+        results = [torch.from_numpy(value).reshape(x.shape) for value in values.values()]
+        assert any(torch.allclose(r, x.float().exp(), rtol=1e-6) for r in results)
+        assert any(torch.equal(r, x.float()) for r in results) == (function is outside)
+    exp = {"activation", "exponential"}  # on Scalar or on Vector
+    assert [o - exp for o in opcodes] == [set(), {"tensor_copy"}]
+
+
 @pytest.mark.parametrize("name", FUSED)
 def test_what_fuses_is_one_region(name):
     gm, _ = traced(*FUSED[name])

@@ -17,6 +17,13 @@ def _instruction(opcode: str, *shapes: tuple[str, int, int, str], **options: obj
     return b.emit(opcode, out, *ins, **options)  # type: ignore[arg-type]
 
 
+def _exponential_with_sum() -> Instruction:
+    b = Builder("exponential")
+    out, data = (tile(b.sbuf(n, 512, B2), (0, 0), (128, 512)) for n in ("out", "data"))
+    total = tile(b.sbuf("total", 1, F4), (0, 0), (128, 1))
+    return b.emit("exponential", (out, total), data)
+
+
 S, P, F4, B2 = "sbuf", "psum", "float32", "bfloat16"
 MM = [(P, 128, 512, F4), (S, 128, 128, B2), (S, 128, 512, B2)]
 MM4 = [(P, 128, 512, F4), (S, 128, 128, F4), (S, 128, 512, F4)]
@@ -37,6 +44,9 @@ HIDDEN = {"load": "background"}
             64,
         ),
         ("trn2", _instruction("nc_transpose", (P, 128, 128, B2), (S, 128, 128, B2)), 128),
+        ("trn3", _instruction("nc_transpose", (P, 128, 128, B2), (S, 128, 128, B2)), 64),
+        ("trn1", _instruction("nc_transpose", (P, 128, 128, F4), (S, 128, 128, F4)), 4 * 128),
+        ("trn2", _instruction("nc_transpose", (P, 128, 128, F4), (S, 128, 128, F4)), 2 * 128),
         ("trn2", _instruction("activation", (S, 128, 500, B2), (P, 128, 500, F4), op="exp"), 500),
         ("trn2", _instruction("activation", (S, 128, 8, B2), (P, 128, 8, F4), op="exp"), 64),
         ("trn2", _instruction("tensor_copy", (S, 128, 512, B2), (S, 128, 512, B2)), 128),
@@ -56,6 +66,22 @@ HIDDEN = {"load": "background"}
         ("trn2", _instruction("reciprocal", (S, 128, 512, F4), (S, 128, 512, F4)), 8 * 512),
         ("trn2", _instruction("bn_aggr", (S, 128, 2, F4), (S, 128, 60, F4)), 260),
         ("trn3", _instruction("exponential", (S, 128, 512, B2), (S, 128, 512, B2)), 128),
+        ("trn3", _instruction("exponential", (S, 128, 512, F4), (S, 128, 512, B2)), 256),
+        ("trn3", _exponential_with_sum(), 512 / 4 + 64),
+        (
+            "trn2",
+            _instruction(
+                "scalar_tensor_tensor",
+                *[(S, 128, 512, F4)] * 3,
+                op0="multiply",
+                imm0=2.0,
+                op1="add",
+            ),
+            1024,
+        ),
+        ("trn2", _instruction("rng", (S, 128, 512, "uint32"), seed=1), 512),
+        ("trn3", _instruction("rng", (S, 128, 512, "uint32"), seed=1), 128),
+        ("trn3", _instruction("rng", (S, 128, 512, "uint32"), seed=1, engine=Engine.GPSIMD), 662),
         ("trn2", _instruction("memset", (S, 128, 512, B2), value=0), 256),
         ("trn2", _instruction("iota", (S, 128, 512, "int32"), channel=1), 150 + 512),
         ("trn2", _instruction("nc_n_gather", *[(S, 128, 1000, F4)] * 3), 2 * 150 + 2 * 1000),

@@ -57,10 +57,10 @@ def test_compiled_operators_are_predicted_to_an_eighth(accuracy: ModuleType) -> 
     assert sum(errors) / len(errors) <= 0.12
 
 
-def test_compiled_graphs_are_predicted_to_a_fifth(compiled_rows: list[Any]) -> None:
+def test_compiled_graphs_are_predicted_to_a_sixth(compiled_rows: list[Any]) -> None:
     """Two thirds of them to 30 %; many of the measured kernels are wasteful."""
     errors = sorted(abs(row.error) for row in compiled_rows)
-    assert sum(errors) / len(errors) <= 0.20
+    assert sum(errors) / len(errors) <= 0.16
     assert errors[2 * len(errors) // 3] <= 0.31
 
 

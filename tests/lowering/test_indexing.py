@@ -159,3 +159,14 @@ def test_what_a_row_does_not_cover_says_so(cores: int) -> None:
     with pytest.raises(KeyError, match="apart"):
         OPS["index"].lower(apart, Target(CHIP, cores))
     assert indexed.at_flat(call_of(aten.take.default, X, _index(9, 2))).entries == 210
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("least", [0, 50])
+def test_bincount(weighted: bool, least: int) -> None:
+    index = torch.randint(0, 20, (700,), generator=GENERATOR)
+    weights = random(700) if weighted else None
+    expected = aten.bincount.default(index, weights, least)
+    feeds = {"index": index} | ({"in": weights} if weights is not None else {})
+    got = run(lowered(call_of(aten.bincount.default, index, weights, least)), feeds)["out"]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)

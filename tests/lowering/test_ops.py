@@ -14,7 +14,7 @@ from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Program, Role, validate
 from torch_trn_emu.lowering.call import Call, Target
 from torch_trn_emu.lowering.columns import reduce_columns
-from torch_trn_emu.lowering.elementwise import BINARY, SIMPLIFIED, TERNARY, UNARY
+from torch_trn_emu.lowering.elementwise import BINARY, CHOSEN, TERNARY, UNARY
 from torch_trn_emu.lowering.moving import copy_runs
 from torch_trn_emu.lowering.normalizing import ROW_OPS, row_op
 from torch_trn_emu.lowering.ops import OPS, dense
@@ -29,35 +29,22 @@ aten = torch.ops.aten
 # fmt: off
 CALLS: dict[str, Callable[..., torch.Tensor]] = {
     "atan": torch.atan, "log_sigmoid_forward": torch.nn.functional.logsigmoid,
-    "elu": torch.nn.functional.elu, "threshold": lambda x: torch.relu(x),
-    "clamp": lambda x: x.clamp(-1, 1), "clamp_min": lambda x: x.clamp_min(0),
-    "clamp_max": lambda x: x.clamp_max(0), "pow_scalar": lambda x: x**2,
-    "hardtanh": torch.nn.functional.hardtanh, "relu6": torch.nn.functional.relu6,
-    "mse_loss": lambda a, b: (a - b) ** 2, "l1_loss": lambda a, b: (a - b).abs(),
+    "clamp": lambda x: x.clamp(-1, 1), "clamp_min": lambda x, low=0: x.clamp_min(low),
+    "clamp_max": lambda x, high=0: x.clamp_max(high), "pow_scalar": lambda x: x**2,
+    "relu6": torch.nn.functional.relu6,
     "fmax": torch.fmax, "fmin": torch.fmin, "lerp": torch.lerp,
     "gelu_backward": lambda g, x: aten.gelu_backward(g, x),
-    "threshold_backward": lambda g, x: aten.threshold_backward(g, x, 0.0),
-    "softplus_backward": lambda g, x: aten.softplus_backward(g, x, 1.0, 20.0),
-    "leaky_relu_backward": lambda g, x: aten.leaky_relu_backward(g, x, 0.01, False),
-    "hardtanh_backward": lambda g, x: aten.hardtanh_backward(g, x, -1.0, 1.0),
     "native_dropout_backward": lambda g, m: g * m,
-    "mse_loss_backward": lambda g, x, y: aten.mse_loss_backward(g, x, y, 1),
-    "smooth_l1_loss_backward": lambda g, x, y: aten.smooth_l1_loss_backward(g, x, y, 1, 1.0),
     "log_sigmoid_backward": lambda g, x: g * torch.sigmoid(-x),
 }
 # fmt: on
-POSITIVE = {
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "sqrt",
-    "rsqrt",
-    "reciprocal",
-    "pow",
-    "addcdiv",
-    "xlogy",
-}
+POSITIVE = set("log log2 log10 log1p sqrt rsqrt reciprocal pow addcdiv xlogy".split())
+INSIDE_ONE = {"asin", "acos", "atanh"}
+STEEP: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tan": lambda x: 1 / x.cos() ** 2, "atanh": lambda x: 1 / (1 - x * x),
+    "asin": lambda x: (1 - x * x).rsqrt(), "acos": lambda x: (1 - x * x).rsqrt(),
+    "sinh": torch.cosh, "cosh": torch.cosh,
+}  # fmt: skip
 INTEGERS = {"bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"}
 GENERATOR = torch.Generator().manual_seed(3)
 
@@ -92,21 +79,22 @@ ELEMENTWISE = [
     (name, arity)
     for arity, table in ((1, UNARY), (2, BINARY), (3, TERNARY))
     for name in table
-    if name not in SIMPLIFIED
+    if name not in CHOSEN - {"pow_scalar"}
 ]
 
 
-@pytest.mark.parametrize(("name", "arity"), ELEMENTWISE)
-def test_elementwise(name: str, arity: int) -> None:
-    tensors = [_data(3, 129, 5) for _ in range(arity)]
+def _agrees(name: str, arity: int, shape: tuple[int, ...]) -> None:
+    tensors = [_data(*shape) for _ in range(arity)]
     if name in POSITIVE:
         tensors = [t.abs() + 0.1 for t in tensors]
+    if name in INSIDE_ONE:
+        tensors = [t.tanh() for t in tensors]
     if name == "where":
         tensors[0] = tensors[0] > 0
     if name in INTEGERS:
         tensors = [(100 * t).int() for t in tensors]
     if name == "xlogy":
-        tensors[0][0] = 0.0
+        tensors[0].reshape(-1)[0] = 0.0
     expected = _reference(name)(*tensors)
     if name == "pow_scalar":
         program = _lower("pow.Tensor_Scalar", tensors, expected, 2)
@@ -114,7 +102,24 @@ def test_elementwise(name: str, arity: int) -> None:
         program = _lower(name, tensors, expected)
     (out,) = _run(program, [t.reshape(-1) for t in tensors])
     # Each step rounds to float32 once, near zero relative to the operands: a few units of them.
-    np.testing.assert_allclose(out, expected.reshape(-1).numpy(), rtol=2e-6, atol=4e-6)
+    bound = {"rtol": 2e-6, "atol": 4e-6}
+    if name in STEEP:  # what is rounded near a pole, or near 1, counts as often as they are steep
+        bound = {"rtol": 2e-6, "atol": 4e-7 * STEEP[name](tensors[0]).abs().max().item()}
+    np.testing.assert_allclose(out, expected.reshape(-1).numpy(), **bound)
+
+
+@pytest.mark.parametrize(("name", "arity"), ELEMENTWISE)
+def test_elementwise(name: str, arity: int) -> None:
+    _agrees(name, arity, (3, 129, 5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    row=st.sampled_from(ELEMENTWISE),
+    shape=st.lists(st.integers(1, 140), max_size=2).map(tuple),
+)
+def test_elementwise_of_any_shape(row: tuple[str, int], shape: tuple[int, ...]) -> None:
+    _agrees(*row, shape)
 
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 150), st.integers(1, 40))
@@ -224,7 +229,7 @@ def test_runs() -> None:
     np.testing.assert_array_equal(out, x[:, :150].bfloat16().float())
 
 
-X, Y, ONE = _data(40, 9), _data(40, 9), torch.tensor(0.7)
+X, Y = _data(40, 9), _data(40, 9)
 ATTRIBUTES: list[tuple[Any, ...]] = [
     (aten.rsub.Tensor, (X, Y), {"alpha": 3}),
     (aten.rsub.Scalar, (X, 2.5, 3)),
@@ -232,10 +237,6 @@ ATTRIBUTES: list[tuple[Any, ...]] = [
     (aten.div.Scalar, (X, 3.0)),
     (aten.bitwise_not.default, (X > 0,)),
     (aten.native_dropout_backward.default, (X, Y > 0, 2.5)),
-    (aten.mse_loss_backward.default, (X, Y, X.abs(), 0)),
-    (aten.mse_loss_backward.default, (ONE, X, Y, 1)),
-    (aten.mse_loss_backward.default, (ONE, X, Y, 2)),
-    (aten.smooth_l1_loss_backward.default, (ONE, X, Y, 1, 0.5)),
     (aten.full.default, ([40, 9], 2.5)),
     (aten.full_like.default, (X, -1)),
     (aten.new_full.default, (X, [7, 300], 3)),

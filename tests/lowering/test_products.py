@@ -71,3 +71,31 @@ def test_addbmm() -> None:
     out = run(lowered(call), feeds, [{}, {"in": "out"}, {"in0": "out", "in1": "addend"}])["out"]
     expected = torch.addbmm(addend, a, b, beta=0.5, alpha=2)
     np.testing.assert_allclose(out.reshape(70, 33), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("sizes", [(16, 32, 48), (160, 64, 32), (32, 256, 624)], ids=str)
+def test_scaled(sizes: tuple[int, int, int], by_row: bool, biased: bool) -> None:
+    """8-bit operands are exact in the array; sums of k terms, and the scales' roundings."""
+    m, k, n = sizes
+    a, b = random(m, k).to(torch.float8_e4m3fn), random(n, k).to(torch.float8_e4m3fn).t()
+    scale_a, scale_b = (
+        (random(m, 1).abs() + 0.5, random(1, n).abs() + 0.5)
+        if by_row
+        else (torch.tensor(0.3), torch.tensor(1.7))
+    )
+    bias = random(n) if biased else None
+    exact = (a.double() @ b.double()) * scale_a.double() * scale_b.double()
+    exact = exact + (bias.double() if bias is not None else 0)
+    call = call_of(
+        aten._scaled_mm.default, a, b, scale_a, scale_b, bias=bias, out_dtype=torch.float32,
+        results=exact.float(),
+    )  # fmt: skip
+    feeds = {"lhs": a.float(), "rhs": b.t().float(), "operand 2": scale_a,
+             "operand 3": scale_b} | ({} if bias is None else {"operand 4": bias})  # fmt: skip
+    got = run(lowered(call), feeds)
+    (out,) = (x for name, x in got.items() if name.startswith("out"))
+    size = (a.double().abs() @ b.double().abs()) * scale_a.double() * scale_b.double()
+    bound = (k + 4) * 2.0**-24 * (size + (bias.abs() if bias is not None else 0))
+    assert (np.abs(out.reshape(m, n) - exact.numpy()) <= bound.numpy()).all()

@@ -74,3 +74,39 @@ def test_scatters_of_slices() -> None:
     _same(aten.slice_scatter.default, x, src, 1, 2, 8, 2, **{"in": x, "src": src})
     src = random(4, 3)
     _same(aten.select_scatter.default, x, src, 1, 5, **{"in": x, "src": src})
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    lead=st.integers(1, 3),
+    inner=st.integers(1, 4),
+    chunks=st.integers(1, 5),
+    dim=st.integers(0, 1),
+)
+def test_chunks_of_each_beside_each_other(
+    sizes: list[int], lead: int, inner: int, chunks: int, dim: int
+) -> None:
+    pieces = [random(lead, n, inner) if dim else random(n, inner) for n in sizes]
+    feeds = {f"in{k}": t for k, t in enumerate(pieces)}
+    _same(aten._chunk_cat.default, pieces, dim, chunks, **feeds)
+
+
+def test_scatter_to_strides() -> None:
+    x, src = random(6, 7), random(3, 4)
+    for offset in (0, 2):
+        op = aten.as_strided_scatter.default
+        _same(op, x, src, [3, 4], [7, 2], offset, **{"in": x, "src": src})
+
+
+def test_roll_of_a_flattened_tensor() -> None:
+    x = random(5, 7)
+    _same(aten.roll.default, x, [9], **{"in": x})
+
+
+@pytest.mark.parametrize("case", [([5, 12], 1, 3, 4), ([9, 4], 0, 2, 2), ([7], 0, 2, 3)], ids=str)
+def test_gradients_of_windows(case: tuple[list[int], int, int, int]) -> None:
+    sizes, dim, size, step = case
+    g = torch.zeros(sizes).unfold(dim, size, step)
+    g = random(*g.shape)
+    _same(aten.unfold_backward.default, g, sizes, dim, size, step, **{"in": g})

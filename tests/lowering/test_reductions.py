@@ -112,3 +112,36 @@ def test_places(name: str, columns: int, wide: int, monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(got["index"][:, 0], first)
     got = run(lowered(call_of(getattr(aten, f"arg{name}").default, x, 1)), {"in": x})
     np.testing.assert_array_equal(got["index"][:, 0], first)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (3, 300), (2000,)], ids=str)
+def test_both_extremes(shape: tuple[int, ...]) -> None:
+    x = random(*shape)
+    least, most = lowered(call_of(aten.aminmax.default, x))
+    np.testing.assert_array_equal(run((least,), {"in": x})["out"].reshape(()), x.min())
+    np.testing.assert_array_equal(run((most,), {"in": x})["out"].reshape(()), x.max())
+    both = lowered(call_of(aten.aminmax.default, x, dim=-1))
+    for program, expected in zip(both, aten.aminmax.default(x, dim=-1), strict=True):
+        np.testing.assert_array_equal(
+            run((program,), {"in": x})["out"].reshape(-1), expected.reshape(-1)
+        )
+
+
+def test_sums_leave_nan_out() -> None:
+    x = random(40, 30)
+    x[random(40, 30) > 0.5] = float("nan")
+    for rest, expected in (((), x.double().nansum()), (([1],), x.double().nansum(1))):
+        programs = lowered(call_of(aten.nansum.default, x, *rest))
+        got = run(programs, {"in0": x}, [{}, {"in": "out"}])["out"]
+        np.testing.assert_allclose(got.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("differ", [False, True])
+@pytest.mark.parametrize("shape", [(40, 30), (5,), (1500,)], ids=str)
+def test_equality_of_tensors(shape: tuple[int, ...], differ: bool) -> None:
+    x = random(*shape)
+    y = x.clone()
+    y.reshape(-1)[-1] += differ
+    programs = lowered(call_of(aten.equal.default, x, y, results=()))
+    got = run(programs, {"in0": x, "in1": y}, [{}, {"in": "out"}])["out"]
+    assert bool(got.reshape(-1)[0]) is not differ

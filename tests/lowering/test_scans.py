@@ -54,3 +54,13 @@ def test_a_scan_costs_two_cycles_an_element() -> None:
     busy = price(program, CHIP).engine_busy_s(Engine.VECTOR)
     # The constant, the first state, the scan, and the copy of the last column. [isa]
     assert busy * 1.2e9 == pytest.approx(4000 + 64 + 2 * 4000 + 64)
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("shape", [(130, 1100), (3, 1), (2500,)], ids=str)
+def test_logcumsumexp(shape: tuple[int, ...]) -> None:
+    """Terms that fall far behind the largest so far, and far ahead of it."""
+    x = 30 * random(*shape)
+    got = run(lowered(call_of(aten.logcumsumexp.default, x, -1)), {"in": x})["out"]
+    expected = x.double().logcumsumexp(-1)
+    np.testing.assert_allclose(got.reshape(shape), expected, rtol=1e-5, atol=2e-4)

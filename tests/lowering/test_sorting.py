@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.isa import Engine, validate
@@ -66,6 +68,47 @@ def test_network_in_one_tile(shape: tuple[int, int], descending: bool) -> None:
     _holds(run((program,), {"in": x}), x, x.sort(1, descending=descending).values)
 
 
+INF, NAN = float("inf"), float("nan")
+
+
+def _odd(rows: int, columns: int, *values: float) -> torch.Tensor:
+    """Rows in which a third of the elements are among `values`, and one row of nothing else."""
+    x = random(rows, columns)
+    chosen = torch.tensor(values)[torch.randint(len(values), x.shape, generator=GENERATOR)]
+    x = torch.where(torch.rand(x.shape, generator=GENERATOR) < 0.3, chosen, x)
+    x[0] = values[0]
+    return x
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("shape", [(140, 37), (3, 64), (2, 1)], ids=str)
+@pytest.mark.parametrize("chunk", [4096, 8])
+def test_sorts_have_torchs_order_of_nan(
+    shape: tuple[int, int], chunk: int, descending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("CHUNK", chunk), ("LEAST", chunk), ("PIECE", 4)):
+        monkeypatch.setattr(network, name, value)
+    x = _odd(*shape, INF, -INF, NAN)
+    program = sort_rows(*shape, shape[1], descending=descending, chip=CHIP, dtype="float32")
+    _holds(run((program,), {"in": x}), x, x.sort(1, descending=descending).values)
+
+
+@pytest.mark.parametrize("wide", [8192, 20])
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(("rows", "columns", "k"), [(140, 50, 9), (40, 5, 5), (3, 300, 12)])
+def test_the_largest_with_infinities(
+    rows: int, columns: int, k: int, largest: bool, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Infinities are found where they are, also after all others."""
+    monkeypatch.setattr(sorting, "WIDE", wide)
+    monkeypatch.setattr(sorting, "LEAST", 16)
+    x = _odd(rows, columns, -INF if largest else INF, INF, -INF)
+    program = select_largest(
+        rows, columns, k, sign=1.0 if largest else -1.0, chip=CHIP, dtype="float32"
+    )
+    _holds(run((program,), {"in": x}), x, x.topk(k, largest=largest).values)
+
+
 @pytest.mark.parametrize(("chunk", "piece"), [(8, 8), (16, 4)])
 @pytest.mark.parametrize(("shape", "count"), [((1, 300), 300), ((5, 130), 40), ((140, 33), 33)])
 def test_network_over_chunks(
@@ -124,3 +167,41 @@ def test_few_are_taken_by_eights_and_many_by_a_network() -> None:
     ]
     assert "max8" in opcodes[0]
     assert "max8" not in opcodes[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    cut=st.booleans(),
+    data=st.data(),
+)
+def test_one_of_each_row_by_rank(shape: list[int], cut: bool, data: st.DataObject) -> None:
+    """Kthvalue and median; of equal elements any place."""
+    with pytest.MonkeyPatch.context() as patch:
+        if cut:
+            for name, value in (("CHUNK", 8), ("LEAST", 8), ("PIECE", 4)):
+                patch.setattr(network, name, value)
+        dim, k = -1, data.draw(st.integers(1, shape[-1]))
+        x = random(*shape).round(decimals=1)
+        for op, rest in (
+            (aten.kthvalue.default, (k, dim)), (aten.median.dim, (dim,)),
+            (aten.nanmedian.dim, (dim,)), (aten.median.default, ()),
+        ):  # fmt: skip
+            values = op(x, *rest)
+            values = values if isinstance(values, torch.Tensor) else values[0]
+            got = run(lowered(call_of(op, x, *rest)), {"in": x})
+            np.testing.assert_array_equal(got["values"].reshape(values.shape), values)
+            if rest:
+                index = torch.from_numpy(got["index"].reshape(values.shape).astype(np.int64))
+                found = x.gather(dim, index.unsqueeze(dim)).squeeze(dim)
+                np.testing.assert_array_equal(found, values)
+
+
+def test_a_permutation_is_the_order_of_random_numbers() -> None:
+    call = call_of(aten.randperm.default, 3000)
+    got = run(lowered(call), {}, [{}, {"in": "out"}])
+    keys, index = got["out"], got["index"].reshape(-1).astype(int)
+    np.testing.assert_array_equal(np.sort(index), np.arange(3000))
+    assert (np.diff(keys[index]) >= 0).all()
+    # As many ascents as descents: each of 2,999 with a chance of a half, in six deviations.
+    assert abs((np.diff(index) > 0).sum() - 1499.5) < 6 * (3000 / 12) ** 0.5

@@ -68,10 +68,8 @@ def test_engine_lanes_add_up_to_the_counters(found, prof) -> None:
     for engine in ("tensor", "vector", "scalar"):
         mine = [e for e in found if e["ph"] == "X" and names[e["tid"]] == engine]
         executed = sum(e["args"]["executions"] for e in mine)
-        cores = prof.recording.lnc
-        # A float32 matmul counts as two instructions.
-        most = counters[f"{engine}_engine_instruction_count"] / cores
-        assert 0 < executed <= most
+        # Of all cores that run a program; a float32 matmul counts as two instructions.
+        assert 0 < executed <= counters[f"{engine}_engine_instruction_count"]
         busy_us = sum(e["args"].get("busy_ns", e["dur"] * 1e3) for e in mine) / 1e3
         assert busy_us == pytest.approx(counters[f"{engine}_engine_active_time"] * 1e6, rel=1e-3)
 

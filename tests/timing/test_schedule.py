@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_trn_emu.chip import CHIPS, get_chip
+from torch_trn_emu.chip import CHIPS, Chip, get_chip
 from torch_trn_emu.isa import Access, Builder, Engine, Program, Role, tile
 from torch_trn_emu.timing import Run, price
 from torch_trn_emu.timing.price import native, unrolled
@@ -42,6 +42,25 @@ def test_one_tile_by_hand() -> None:
     compute = (64 + vector.pipeline_latency_cycles) / vector.clock_hz
     expected = 2 * (latency + move) + compute + 2 * TRN2.launch.semaphore_latency_s
     assert run.total_s - OVERHEAD == pytest.approx(expected, rel=1e-6)
+
+
+def test_instructions_that_are_alike_are_one() -> None:
+    """Elsewhere in the same buffers: the same record. Another operation, or size: another."""
+    b = Builder("alike")
+    t, u = b.sbuf("t", 64, "float32"), b.sbuf("u", 64, "float32")
+    for buffer in (t, u):
+        b.emit("memset", tile(buffer, (0, 0), (128, 64)), value=1.0)
+    for start, size, op in ((0, 16, "add"), (16, 16, "add"), (32, 16, "multiply"), (32, 8, "add")):
+        here, there = (tile(x, (0, start), (128, size)) for x in (t, u))
+        b.emit("tensor_tensor", here, here, there, op=op)
+    run = price(b.build(), TRN2)
+    found = [(r.instruction.opcode, r.instruction.attributes.get("op"), r.count)
+             for r in run.retired]  # fmt: skip
+    assert found == [
+        ("memset", None, 1), ("memset", None, 1), ("tensor_tensor", "add", 2),
+        ("tensor_tensor", "multiply", 1), ("tensor_tensor", "add", 1),
+    ]  # fmt: skip
+    assert run.simulated_instructions == 6
 
 
 def test_dependent_scalar_instructions_are_as_far_apart_as_measured() -> None:
@@ -144,6 +163,8 @@ def programs(draw: st.DrawFn) -> Program:
         b.sbuf(f"t{k}", 64, "float32", slots=draw(st.integers(1, 3)), parts=2) for k in range(3)
     ]
 
+    psum, wide = b.psum("p", 512), b.sbuf("wide", 512, "float32")
+
     def access() -> Access:
         buffer = draw(st.sampled_from(pool))
         rows = draw(st.sampled_from([1, 3, 16, 100, 128]))
@@ -152,7 +173,7 @@ def programs(draw: st.DrawFn) -> Program:
 
     def block(depth: int) -> None:
         for _ in range(draw(st.integers(2, 5))):
-            kind = draw(st.sampled_from(["load", "store", "copy", "act", "fresh", "loop"]))
+            kind = draw(st.sampled_from(["load", "store", "copy", "act", "mm", "fresh", "loop"]))
             if kind == "loop" and depth < 3:
                 with b.loop(draw(st.sampled_from([1, 2, 7, 30]))):
                     block(depth + 1)
@@ -164,6 +185,11 @@ def programs(draw: st.DrawFn) -> Program:
                 b.load(a, there) if kind == "load" else b.store(there, a)
             elif kind == "copy":
                 b.emit("tensor_copy", access(), access(), engine=draw(ENGINES))
+            elif kind == "mm":
+                a, free = access(), draw(st.sampled_from([1, 64, 512]))
+                into = tile(psum, (0, 0), (64, free))
+                moving = tile(wide, (0, 0), (a.partitions, free))
+                b.emit("nc_matmul", into, a, moving, load="background")
             elif kind == "act":
                 b.emit("activation", access(), access(), op=draw(st.sampled_from(["exp", "gelu"])))
 
@@ -184,11 +210,46 @@ def test_drawn_programs_extrapolate_exactly(program: Program, chip: str) -> None
 
 
 @settings(max_examples=40, deadline=None)
-@given(program=programs())
-def test_drawn_programs_equal_the_twin(program: Program) -> None:
-    fast = price(program, TRN1)
+@given(program=programs(), chip=st.sampled_from([TRN1, TRN3]))
+def test_drawn_programs_equal_the_twin(program: Program, chip: Chip) -> None:
+    fast = price(program, chip)
     if sum(r.count for r in fast.retired) <= 3_000:
-        assert _same(fast, price(program, TRN1, scheduler=unrolled))
+        assert _same(fast, price(program, chip, scheduler=unrolled))
+
+
+def _products(count: int, *, between: int = 0) -> Program:
+    """`count` products of 512 columns, each after an activation of `between` elements."""
+    b = Builder("products")
+    a, x = b.sbuf("a", 128, "bfloat16"), b.sbuf("x", 512, "bfloat16")
+    t, psum = b.sbuf("t", max(1, between), "bfloat16"), b.psum("p", 512)
+    moving, out = tile(x, (0, 0), (128, 512)), tile(psum, (0, 0), (128, 512))
+    with b.loop(count):
+        if between:
+            wait = tile(t, (0, 0), (128, between))
+            b.emit("activation", wait, moving, op="copy")
+            b.emit("activation", moving, wait, op="copy")
+        b.emit("nc_matmul", out, tile(a, (0, 0), (128, 128)), moving, load="background")
+    return b.build()
+
+
+def _tensor_s(program: Program, chip: Chip) -> float:
+    return price(program, chip).engine_busy_s(Engine.TENSOR)
+
+
+def test_the_tensor_engine_starts_at_half_duty() -> None:
+    one, warm_up = 512 / 2.4e9, TRN2.tensor_engine.warm_up_s
+    assert _tensor_s(_products(1), TRN2) == pytest.approx(2 * one, rel=1e-5)
+    # 3 us at half duty do the work of 1.5 us, so 1.5 us are lost whatever follows.
+    assert _tensor_s(_products(1000), TRN2) == pytest.approx(1000 * one + warm_up / 2, rel=1e-5)
+    assert _tensor_s(_products(1000), TRN1) == pytest.approx(1000 * 512 / 2.8e9, rel=1e-5)
+
+
+def test_the_tensor_engine_stays_at_half_duty_where_it_is_idle() -> None:
+    one = 512 / 2.4e9
+    rare = _products(1000, between=4096)  # two activations of 3.4 us for each product
+    assert _tensor_s(rare, TRN2) == pytest.approx(1000 * 2 * one, rel=1e-5)
+    often = _products(1000, between=64)  # idle for less than it works
+    assert _tensor_s(often, TRN2) < 1000 * 2 * one
 
 
 def test_a_trace_keeps_the_first_records_in_program_order() -> None:
@@ -214,10 +275,10 @@ def test_long_loops_cost_no_time() -> None:
     [
         ([], "ends early"),
         ([1], "unknown encoding"),
-        ([2, 6, 1, 1, 1, 1] + [16] * 6 + [1, 1, 1] + [0] * 9 + [0, 0, 5, 7], "has no end"),
-        ([2, 6, 1, 1, 1, 1] + [16] * 6 + [1, 1, 1] + [0] * 9 + [1, 3, 0, 0], "out of range"),
-        ([2, 6, 1, 1, 1, 0] + [16] * 6 + [1, 1, 1] + [9] + [0] * 8, "out of range"),
-        ([2, 6, 1, 1, 1, 0] + [16] * 6 + [1, 1, 1] + [0] * 9 + [7], "too long"),
+        ([3, 6, 1, 1, 1, 1] + [16] * 7 + [1, 1, 1] + [0] * 9 + [0, 0, 5, 7], "has no end"),
+        ([3, 6, 1, 1, 1, 1] + [16] * 7 + [1, 1, 1] + [0] * 9 + [1, 3, 0, 0], "out of range"),
+        ([3, 6, 1, 1, 1, 0] + [16] * 7 + [1, 1, 1] + [9] + [0] * 8, "out of range"),
+        ([3, 6, 1, 1, 1, 0] + [16] * 7 + [1, 1, 1] + [0] * 9 + [7], "too long"),
     ],
 )
 def test_malformed_encodings_are_refused(words: list[int], text: str) -> None:

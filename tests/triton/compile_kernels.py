@@ -1,13 +1,17 @@
 """Compiles the kernels that given calls would launch, for a GPU that need not be there.
 
-`python compile_kernels.py 90 quantize ...` prints a JSON row for each: registers, spills and the
-matrix instructions in its PTX. Run in a process of its own, without TRITON_INTERPRET.
+`python compile_kernels.py 90 quantize ...` prints a JSON row for each: registers and spills as
+cuobjdump finds them, matrix instructions and stores of single bytes in its PTX. Run in a process of
+its own, without TRITON_INTERPRET.
 """
 
 import importlib
 import json
 import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +57,20 @@ def compiled(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any],
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
 
 
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers of a thread, and its bytes on the stack, where registers spill."""
+    tool = Path(triton.backends.__file__).parent / "nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(cubin)
+        command = [str(tool), "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
+    return {
+        "registers": int(found["REG"]),
+        "stack_bytes": int(found["STACK"]) + int(found["LOCAL"]),
+    }
+
+
 def rows(sm: int, names: list[str]) -> list[dict[str, Any]]:
     import compile_calls  # beside this file
 
@@ -64,8 +82,10 @@ def rows(sm: int, names: list[str]) -> list[dict[str, Any]]:
         made.append(
             {
                 "kernel": kernel.__name__,
+                "axes": len(grid),
                 "shared_bytes": result.metadata.shared,
-                "local_bytes": sum(map(int, re.findall(r"\.local .*\[(\d+)\]", ptx))),
+                **resources(result.asm["cubin"]),
+                "byte_stores": len(re.findall(r"st\.global\.b8", ptx)),
                 "flushes": ".ftz" in ptx,
                 "matrix": sorted(set(re.findall(r"(?:wgmma|mma)\S*\.m\d+n\d+k\d+\S*", ptx))),
                 "double": len(re.findall(r"\.f64", ptx)),

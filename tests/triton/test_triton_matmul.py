@@ -3,10 +3,11 @@
 import oracle
 import pytest
 import torch
-from oracles import DEVICE, DTYPES, assert_same_bits, draw
+from oracles import DEVICE, DTYPES, RULES, assert_same_bits, draw
 
 from torch_trn_emu.triton import matmul
 from torch_trn_emu.triton.matmul import mx_matmul, mx_mm, product, round_operand
+from torch_trn_emu.triton.operands import Operand, operand_of
 from torch_trn_emu.triton.quantize import quantize_mx
 
 PAIRS = (("mxfp8", "mxfp8"), ("mxfp8", "mxfp4"), ("bf16", "bf16"), ("as_given", "as_given"))
@@ -64,9 +65,12 @@ def test_strided_operands_give_what_contiguous_ones_give(layout):
         "expanded": near(1, 70).expand(24, 70),
     }[layout].to(DEVICE)
     b = near(70, 16, seed=1).to(DEVICE)
-    formats = ("mxfp8", "mxfp8")
-    got = product(a, b, *formats, torch.float32)
-    assert torch.equal(got, product(a.contiguous(), b, *formats, torch.float32))
+    for formats in (("mxfp8", "mxfp8"), ("mxfp8", "mxfp4"), ("bf16", "bf16")):
+        got = product(a, b, *formats, torch.float32)
+        assert torch.equal(got, product(a.contiguous(), b, *formats, torch.float32))
+        turned = product(b.t(), a.t(), *formats, torch.float32)  # as the second operand
+        want = product(b.t().contiguous(), a.t().contiguous(), *formats, torch.float32)
+        assert torch.equal(turned, want)
 
 
 def test_operands_of_different_dtypes():
@@ -82,7 +86,7 @@ def test_an_operand_rounded_beforehand_is_the_same_operand(monkeypatch):
         monkeypatch.setattr(matmul, "INTERPRETED", False)
         monkeypatch.setattr(matmul, "REREADS", 0)
         before = [
-            matmul._before(matmul._operand(x, f), 2, dim)
+            matmul._before(operand_of(x, f), 2, dim)
             for x, f, dim in zip((a, b), formats, (-1, -2), strict=True)
         ]
         monkeypatch.undo()
@@ -95,7 +99,7 @@ def test_an_operand_rounded_beforehand_is_the_same_operand(monkeypatch):
 def test_the_blas_takes_what_was_rounded_before(alpha, added):
     half = torch.bfloat16
     a, b, c = (near(*s, dtype=half).to(DEVICE) for s in ((40, 70), (70, 20), (20,)))
-    first, second = matmul.Operand(a), matmul.Operand(b)
+    first, second = Operand(a), Operand(b)
     flags = torch.backends.cuda.matmul
     before = flags.allow_bf16_reduced_precision_reduction
     assert matmul.blas_takes(first, second, half, c if added else None)
@@ -105,7 +109,7 @@ def test_the_blas_takes_what_was_rounded_before(alpha, added):
     torch.testing.assert_close(got, want, rtol=2.0**-7, atol=2.0**-7)
     assert not matmul.blas_takes(first, second, torch.float16, None)
     assert not matmul.blas_takes(first, second, half, c.float())
-    assert not matmul.blas_takes(matmul._operand(a, "mxfp8"), second, half, None)
+    assert not matmul.blas_takes(operand_of(a, "mxfp8"), second, half, None)
 
 
 @pytest.mark.parametrize("format", ["as_given", "bf16", "mxfp8", "mxfp4"])
@@ -128,6 +132,39 @@ def test_mx_products_of_values_and_of_codes(element, grouping):
     second = quantize_mx(b.to(DEVICE), 0, element, grouping=grouping)
     of_codes = mx_matmul(*first, *second, grouping=grouping)
     assert float((of_codes - got).abs().max()) <= bound
+
+
+@pytest.mark.parametrize("element", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"])
+@pytest.mark.parametrize("rule", RULES)
+def test_mx_products_by_every_rule(rule, element):
+    """Of operands that the C++ kernels have quantised: their values, in float64."""
+    a, b = near(9, 70), near(70, 7, seed=1)
+    got = mx_mm(a.to(DEVICE), b.to(DEVICE), element, element, scale_rule=rule)
+    x, y = (
+        torch.ops.trn.quantize_dequantize_mx(t, dim=dim, element=element, scale_rule=rule).double()
+        for t, dim in ((a, 1), (b, 0))
+    )
+    oracle.assert_product(got, x, y)
+
+
+@pytest.mark.parametrize("grouping", ["contiguous", "wrapped"])
+@pytest.mark.parametrize("element", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"])
+def test_codes_decoded_while_loaded_or_before_give_one_product(element, grouping):
+    """Of batches, strided codes and operands of two formats."""
+    a, b = near(2, 9, 600), near(2, 600, 7, seed=1)
+    first = quantize_mx(a.to(DEVICE), -1, "float8_e4m3fn", grouping=grouping)
+    second = quantize_mx(b.to(DEVICE).mT.contiguous(), -1, element, grouping=grouping)
+    turned = [t.mT for t in second]  # columns of b lie in rows
+    if element == "float4_e2m1fn":  # bytes of two codes along the contraction
+        assert turned[0].shape == (2, 300, 7)
+    x, y = (
+        torch.ops.trn.dequantize_mx(*(t.cpu() for t in codes), dim=dim, grouping=grouping)
+        for codes, dim in ((first, -1), ([t.contiguous() for t in turned], -2))
+    )
+    got = mx_matmul(*first, *turned, grouping=grouping)
+    oracle.assert_product(got, x.double(), y.double())
+    before = Operand(turned[0], scales=turned[1], wrapped=grouping == "wrapped").rounded(-2)
+    assert torch.equal(before.x.float().cpu(), y)
 
 
 def test_nan_and_infinity_poison_what_the_host_poisons():

@@ -41,8 +41,10 @@ sys.modules["triton"] = None
 import torch
 x = torch.ones(4, 64, device="trn")
 print(torch.ops.trn.mx_mm(x, x.t()).sum().item())
+function = torch.compile(lambda x: torch.nn.functional.gelu(x) @ x.t(), backend="trn")
+print(function(x - 1).sum().item())
 """
-    assert run(script) == "1024.0\n"
+    assert run(script) == "1024.0\n0.0\n"
 
 
 def test_every_kernel_takes_the_arguments_of_its_operator():
@@ -56,6 +58,17 @@ def test_every_kernel_takes_the_arguments_of_its_operator():
         assert set(list(taken)[len(positional) :]) == {
             a.name for a in schema.arguments if a.kwarg_only
         }, name
+
+
+def test_every_kernel_is_bound_to_the_key_of_a_cuda_host():
+    script = """
+import torch, torch_trn_emu
+from torch_trn_emu.triton import OPS, register
+register("CUDA")
+bound = torch._C._dispatch_has_kernel_for_dispatch_key
+print(sorted(n for n in OPS if not bound(f"trn::{n}", "CUDA")))
+"""
+    assert run(script) == "[]\n"
 
 
 def test_kernels_run_behind_the_operators_of_another_key():

@@ -47,7 +47,8 @@ def assert_all_alike(
 @pytest.mark.parametrize("element", ELEMENTS)
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_and_format(rule, element, dtype):
-    assert_all_alike(draw(5, 70, dtype=dtype), 1, element=element, scale_rule=rule)
+    for shape, dim in (((5, 70), 1), ((70, 5), 0)):
+        assert_all_alike(draw(*shape, dtype=dtype), dim, element=element, scale_rule=rule)
 
 
 @pytest.mark.parametrize("grouping", ["contiguous", "wrapped"])
@@ -78,6 +79,15 @@ def test_empty_axes(dim, shape):
 def test_stochastic_rounding_draws_the_same_bits(shape, dim, dtype, element):
     x = draw(*shape, dtype=dtype)
     assert_all_alike(x, dim, element=element, rounding="stochastic", seed=2**40 + 7)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layout", ["columns", "sliced"])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_stochastic_rounding_of_strided_values(dim, layout, rule):
+    for element in ("float8_e4m3fn", "float4_e2m1fn"):
+        x = strided(layout, torch.bfloat16)[:40]
+        assert_all_alike(x, dim, element=element, scale_rule=rule, rounding="stochastic", seed=3)
 
 
 @pytest.mark.parametrize("element", ELEMENTS)

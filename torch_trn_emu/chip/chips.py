@@ -46,6 +46,8 @@ _MIN_II = documented(64, "[isa] MIN_II")
 _GPSIMD_START = documented(150, "[isa] GpSimd start")
 _TENSOR_LATENCY = inferred(256, "128 rows and 128 columns of skew in the array")
 _SEMAPHORE = chosen(60e-9, "[guide] puts it inside 'about 100 cycles' of a dependent instruction")
+_WARM_UP = documented(3e-6, "[guide] half duty at first and below half use, full in about 3 us")
+_TRANSPOSE_MODE = documented(2, "[guide] transpose mode: 2x for float32")
 _EXPOSED_LOAD = calibrated(1.0, "LoadStationary in the vendor compiler's matmuls", "cal05")
 
 
@@ -94,6 +96,7 @@ _TRN1 = Chip(
             263, "[guide] 1-element dependent chain, 264 cycles apart"
         ),
         fast_elements_per_lane_cycle={},
+        runs_tensor_scalar=False,  # [guide] from NC-v4
     ),
     gpsimd_engine=ElementwiseEngine(
         clock_hz=documented(1.4e9, "[guide]"),
@@ -162,6 +165,8 @@ _TRN2 = Chip(
         stationary_columns_per_cycle=documented(4, "[guide] LoadStationary is up to 4x faster"),
         exposed_stationary_load=_EXPOSED_LOAD,
         moving_free_limit={"float32": 512},
+        warm_up_s=_WARM_UP,
+        float32_transpose_passes=_TRANSPOSE_MODE,
     ),
     vector_engine=ElementwiseEngine(
         clock_hz=documented(0.96e9, "[guide]"),
@@ -175,6 +180,7 @@ _TRN2 = Chip(
         # 0.291 us + N / 1.2 GHz for exp (cal09).
         pipeline_latency_cycles=measured(349, "[dma] overview screenshot, exp of 128 and of 4096"),
         fast_elements_per_lane_cycle={},
+        runs_tensor_scalar=False,  # [guide] from NC-v4
     ),
     gpsimd_engine=ElementwiseEngine(
         clock_hz=documented(1.2e9, "[guide]"),
@@ -250,6 +256,9 @@ _TRN3 = Chip(
         stationary_columns_per_cycle=documented(4, "[guide] LoadStationary is up to 4x faster"),
         exposed_stationary_load=inferred(_EXPOSED_LOAD, "as on trn2"),
         moving_free_limit={"float32": 4096, "bfloat16": 8192},
+        warm_up_s=_WARM_UP,
+        float32_transpose_passes=_TRANSPOSE_MODE,
+        transposes_at_once=documented(2, "[guide] close to double on long chains of transposes"),
     ),
     vector_engine=ElementwiseEngine(
         clock_hz=documented(1.2e9, "[guide]"),
@@ -258,6 +267,8 @@ _TRN3 = Chip(
         fast_elements_per_lane_cycle=dict.fromkeys(
             (*_16_BIT, "float8_e4m3", "float8_e4m3fn", "float8_e5m2", "float8_e3m4"), 4
         ),  # [guide] 512 a cycle
+        exponential_per_lane_cycle=documented(4, "[guide] 4x the Scalar engine's activation"),
+        random_per_lane_cycle=documented(4, "[guide] XORWOW, 4 numbers a lane and cycle"),
     ),
     scalar_engine=ElementwiseEngine(
         clock_hz=documented(1.2e9, "[guide]"),

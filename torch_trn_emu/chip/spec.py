@@ -37,6 +37,12 @@ class TensorEngine:
     exposed_stationary_load: float
     moving_free_limit: Mapping[str, int]  # by destination dtype, elements
     stationary_free_limit: int = 128
+    # Busy for so long at half duty before it runs at full duty; idle for so long, and it starts
+    # again. 0: it does not throttle.
+    warm_up_s: float = 0.0
+    transposes_at_once: float = 1.0
+    # Passes of the array for a transpose of float32: 4 as in a product, fewer in transpose mode.
+    float32_transpose_passes: float = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,10 @@ class ElementwiseEngine:
     pipeline_latency_cycles: float  # last element in to result visible to a semaphore
     # Elements per lane and cycle in the fastest mode, for formats that have one (1 for the others).
     fast_elements_per_lane_cycle: Mapping[str, int]
+    # Elements of `exponential` per lane and cycle, for formats as narrow as that; 0: it has none.
+    exponential_per_lane_cycle: float = 0.0
+    random_per_lane_cycle: float = 1.0  # 32-bit numbers of `rng`
+    runs_tensor_scalar: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

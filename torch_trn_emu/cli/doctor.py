@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 import torch
 
 from torch_trn_emu import precision, trn
-from torch_trn_emu.host import host_device, host_name
+from torch_trn_emu.host import host_device, host_name, missing_for_cuda
 from torch_trn_emu.settings import DEVICE_TYPE
 from torch_trn_emu.trn.registration import startup_error
 
@@ -88,7 +88,9 @@ def _settings() -> Finding:
 def _host() -> Finding:
     name = host_name()
     if name != "cuda":
-        return Finding(name="host backend", state="ok", found=name)
+        here = "is not possible here" if missing_for_cuda() else "is possible"
+        found = f"{name} (TRN_EMU_HOST=cuda {here}; it is tested in the interpreter only)"
+        return Finding(name="host backend", state="ok", found=found)
     found = f"cuda ({torch.cuda.get_device_name(host_device())}), tested in the interpreter only"
     remedy = "Compare with TRN_EMU_HOST=cpu where a value matters; see docs/cuda-host.md."
     return Finding(name="host backend", state="note", found=found, remedy=remedy)

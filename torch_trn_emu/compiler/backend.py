@@ -21,6 +21,7 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch.fx import GraphModule
 
 from .. import _C
+from ..host import host_name
 from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
@@ -28,6 +29,7 @@ from .control import copy_of, put_flags
 from .decompositions import decompositions
 from .dump import write_dump
 from .engine import target_of_process
+from .fuse_producers import fuse_producers
 from .kernels import in_one_file
 from .operators import apply_precision, multiply_attention, policy_of
 from .options import Options, read_options
@@ -112,15 +114,16 @@ def compile_graph(
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
     nodes, eager = len(gm.graph.nodes), copy_of(gm)
     put_flags(gm)
-    priced = _priced(gm, name, policy, options)
+    priced, fused = _priced(gm, name, policy, options), 0
     try:
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
             apply_precision(part.graph, policy)
+            fused += fuse_producers(part.graph) if options.fuse_producers else 0
             round_once(part.graph)
         inputs = host_inputs(example_inputs)
         rehome(gm)
-        record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes)
+        record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes, fused=fused)
         with in_one_file():
             code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
     except Exception as error:
@@ -211,7 +214,8 @@ def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None
     process = settings()
     nodes = (n for part in graphs_of(gm) for n in part.graph.nodes)
     marks = [(n.name, own) for n in nodes if (own := policy_of(n, policy)) != policy]
-    ours = (process.chip.name, process.lnc, policy, options.program, marks, _version())
+    chosen = (options.program, options.fuse_producers)
+    ours = (process.chip.name, process.lnc, host_name(), policy, *chosen, marks, _version())
     tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         yield

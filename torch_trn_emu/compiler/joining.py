@@ -17,6 +17,7 @@ __all__ = ["Attempt"]
 
 REPEATED = 64  # elements of a row from which on a value that repeats costs little (chosen)
 _EITHER_WAY = frozenset(("add", "multiply", "max", "min", "logical_and", "logical_or"))
+_SHORT = frozenset(("bfloat16", "float16"))
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
 
@@ -132,18 +133,23 @@ class Attempt:
     # --- what a node becomes ---
 
     def _cast(self) -> bool:
-        """Casts ride on the instruction before; copies are left out."""
+        """Casts ride on the instruction before or on those that read; copies are left out."""
         operands = list(operands_of(self.node))
         if self.call.out.numel != self.region.elements or len(operands) != 1:
             return False
         name = self._operand(operands[0])
         if name is None or self.made[name] is not Kind.FULL or not _same_place(self.call):
             return False
-        if name in self.inputs or name in self.region.inputs:
+        if (name in self.inputs or name in self.region.inputs) and not self._widens():
             self._add(self.node.name, "tensor_copy", (name,), Kind.FULL)
             name = self.node.name
         self.alias[self.node.name] = name
         return True
+
+    def _widens(self) -> bool:
+        """Whether the result holds every value of the operand: engines read either as float32."""
+        source, out = self.call.tensors[0].torch_dtype, self.call.out.torch_dtype
+        return source == out or (source in _SHORT and out == "float32")
 
     def _elementwise(self) -> bool:
         operands = [n for n in operands_of(self.node) if not call_tensor(n).on_host]

@@ -18,7 +18,7 @@ from .. import _C
 from ..annotation import ANNOTATION
 from ..precision import POLICIES
 
-__all__ = ["PRECISE", "apply_precision", "multiply_attention", "policy_of"]
+__all__ = ["PRECISE", "apply_precision", "multiply_attention", "policy_of", "register_shapes"]
 
 aten, trn = torch.ops.aten, torch.ops.trn
 
@@ -32,13 +32,13 @@ ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _shapes(name: str) -> Callable[[Function], Function]:
+def register_shapes(name: str) -> Callable[[Function], Function]:
     """Registers a function of fake tensors for an operator of ours."""
     register: Callable[[Function], Function] = library.register_fake(f"trn::{name}")
     return register
 
 
-@_shapes("product")
+@register_shapes("product")
 def _product(
     a: Tensor,
     b: Tensor,
@@ -53,30 +53,30 @@ def _product(
     return a.new_empty(shape, dtype=out_dtype)
 
 
-@_shapes("round_operand")
+@register_shapes("round_operand")
 def _round_operand(x: Tensor, format: str, dim: int) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.bfloat16)
 
 
-@_shapes("convolution")
+@register_shapes("convolution")
 def _convolution(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
     bias = bias.float() if bias is not None else None
     made: Tensor = aten.convolution(x.float(), w.float(), bias, *window).to(x.dtype)
     return made
 
 
-@_shapes("convolution_backward")
+@register_shapes("convolution_backward")
 def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
     made = aten.convolution_backward(g.float(), x.float(), w.float(), *rest)
     return tuple(t.to(x.dtype) if t is not None else None for t in made)
 
 
-@_shapes("attention")
+@register_shapes("attention")
 def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
-@_shapes("attention_backward")
+@register_shapes("attention_backward")
 def _attention_backward(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:

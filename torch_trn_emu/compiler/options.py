@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ..host import host_name
+
 __all__ = ["MODES", "OWN_OPTIONS", "Options", "read_options"]
 
 # What each mode sets in Inductor's configuration.
@@ -27,6 +29,8 @@ OWN_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "strict": "raise where a graph would run eagerly instead of compiled",
         "program": "make the engine program of each graph; without it a graph costs no time",
+        "fuse_producers": "activations and norms round their result as an operand of a product; "
+        "else the host decides: where it is a GPU",
         "dump": "a folder for what was made of each graph, as TRN_EMU_DUMP",
     }
 )
@@ -44,6 +48,7 @@ _DEFAULTS: Mapping[str, Any] = MappingProxyType(
 class Options:
     strict: bool = False
     program: bool = True
+    fuse_producers: bool = False
     dump: str = ""
     inductor: Mapping[str, Any]  # patches of Inductor's configuration
 
@@ -62,6 +67,7 @@ def read_options(mode: str | None, options: Mapping[str, Any] | None) -> Options
         wanted = str if name == "dump" else bool
         if not isinstance(value, wanted):
             raise TypeError(f"option {name!r} of backend 'trn' is a {wanted.__name__}: {value!r}")
+    own.setdefault("fuse_producers", host_name() == "cuda")  # memory bounds it there
     return Options(**own, inductor={**_DEFAULTS, **MODES[mode], **_of_inductor(given)})
 
 

@@ -15,12 +15,14 @@ from torch.fx import Node
 from ..chip import Chip
 from ..isa import Engine, Memory, Program, Role
 from ..isa.join import join
+from ..lowering.absorbing import absorbed
 from ..lowering.call import Call, Target
 from ..lowering.epilogue import Epilogue
 from ..lowering.ops import OPS, multiplied, product_of
-from ..lowering.row_steps import fused, shared_out
+from ..lowering.row_steps import fused
 from ..lowering.row_values import Input, Kind, Output, RowStep, Values
 from ..lowering.rows import flat_program, row_program
+from ..lowering.sharing import shared_out
 from ..pricing import Price, price_call, price_programs
 from .calls import base_of
 from .region import Region
@@ -119,6 +121,7 @@ def _program(shape: _Shape, target: Target) -> Program | None:
         for opcode, attributes, reads, to, kind, engine in shape.steps
     ]
     outputs = [Output(f"v{n}", dtype) for n, dtype in shape.outputs]
+    steps = absorbed(inputs, steps, [o.name for o in outputs])
     if shape.product is not None:
         steps = shared_out(steps, target.chip)
         return _product(shape.product, inputs, steps, outputs, target)

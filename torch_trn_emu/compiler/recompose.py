@@ -6,7 +6,7 @@ Checked on torch 2.13.0.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 
 import torch
@@ -26,6 +26,7 @@ _WHOLE = MappingProxyType(
     }
 )
 _CAST = torch.ops.prims.convert_element_type.default
+_Key = tuple[str, int, tuple[str, ...]]
 _FUNCTIONS = (aten.exp.default, aten.sigmoid.default, aten.erf.default, aten.tanh.default)
 
 
@@ -39,13 +40,9 @@ def recomposed(graph: Graph) -> Graph:
         return graph
     copy = Graph()
     copy.output(copy.graph_copy(graph, {}))
-    calls: dict[Hashable, list[Node]] = defaultdict(list)
-    for node in copy.nodes:
-        if (key := _call_of(node)) is not None:
-            calls[key].append(node)
-    for call in calls.values():
+    for call in _calls(copy):
         for backward in (False, True):
-            parts = [n for n in call if ("backward" in _made_of(n)) == backward]
+            parts = [n for n in call if _is_backward(n) == backward]
             if parts:
                 _join(copy, parts, call)
     for node in reversed(copy.nodes):
@@ -54,17 +51,40 @@ def recomposed(graph: Graph) -> Graph:
     return copy
 
 
-def _call_of(node: Node) -> Hashable:
-    """Names the user's call that a node was made of, None for others.
+def _calls(graph: Graph) -> list[list[Node]]:
+    """The nodes of each of the user's calls.
 
-    A backward graph computes parts of the forward call again; both have its number in autograd.
+    A backward graph computes parts of the forward call again; both have its number in autograd,
+    which calls without gradients share.
     """
+    found: dict[_Key, list[Node]] = defaultdict(list)
+    by_number: dict[tuple[str, int], set[_Key]] = defaultdict(set)
+    for node in graph.nodes:
+        if (key := _call_of(node)) is None:
+            continue
+        found[key].append(node)
+        if not _is_backward(node):
+            by_number[key[:2]].add(key)
+    for key in [k for k, nodes in found.items() if _is_backward(nodes[0])]:
+        forward = by_number[key[:2]]
+        if len(forward) == 1:
+            found[key] = [*found.pop(forward.pop()), *found[key]]
+    return list(found.values())
+
+
+def _call_of(node: Node) -> _Key | None:
+    """Operator, number in autograd and source of the call a node was made of, None for others."""
     made_of = _made_of(node)
     if made_of not in _WHOLE or str(node.target) == made_of:
         return None
-    number = node.meta.get("seq_nr", -1)
-    source = tuple(s.name for s in node.meta.get("from_node") or ()) if number < 0 else ()
-    return made_of.replace("_backward", ""), number, source
+    source = tuple(s.name for s in node.meta.get("from_node") or ())
+    if _is_backward(node):
+        made_of, source = made_of.replace("_backward", ""), ("gradient",)
+    return made_of, node.meta.get("seq_nr", -1), source
+
+
+def _is_backward(node: Node) -> bool:
+    return "backward" in _made_of(node)
 
 
 def _made_of(node: Node) -> str:
@@ -76,11 +96,12 @@ def _join(graph: Graph, parts: Sequence[Node], call: Sequence[Node]) -> None:
     own, last, x = set(call), parts[-1], _argument(call)
     op, end = _WHOLE[_made_of(last)]
     kept = [n for n in parts if any(user not in own for user in n.users) and _uncast(n) is not x]
-    read = {_uncast(n, last) for part in parts for n in part.all_input_nodes} - own
+    read = {_uncast(n, own) for part in parts for n in part.all_input_nodes} - own
     others = read - {x}  # the gradient
     if kept != [last] or x not in read or len(others) != ("backward" in str(op)):
         return
-    if _uncast(last).target is not end:
+    functions = sum(n.target in _FUNCTIONS for n in parts)
+    if _uncast(last).target is not end or functions > 1:  # two calls that nothing tells apart
         return
     by_tanh = "gelu" in str(op) and any(n.target is aten.tanh.default for n in call)
     with graph.inserting_after(last):
@@ -97,7 +118,7 @@ def _argument(call: Sequence[Node]) -> Node | None:
     return node
 
 
-def _uncast(node: Node, call: Node | None = None) -> Node:
-    """What a cast reads; of those of one call only, if one of its nodes is given."""
-    own = call is None or _call_of(node) == _call_of(call)
+def _uncast(node: Node, call: Collection[Node] | None = None) -> Node:
+    """What a cast reads; of those of one call only, if that is given."""
+    own = call is None or node in call
     return node.all_input_nodes[0] if node.target is _CAST and own else node

@@ -26,6 +26,7 @@ class GraphRecord:
     kind    forward, backward, inference or break
     status  compiled, eager or note
     reason  why it is not compiled, or what the compiled graph does otherwise; else empty
+    fused   producers that round their own result as an operand: `options={"fuse_producers": True}`
     """
 
     name: str
@@ -33,6 +34,7 @@ class GraphRecord:
     status: str
     nodes: int = 0
     reason: str = ""
+    fused: int = 0
 
 
 _lock = Lock()

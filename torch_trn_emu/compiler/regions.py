@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch.fx import Graph, Node
 
 from ..lowering.call import Call, TensorArg
-from ..lowering.row_values import Kind
+from ..lowering.row_values import Kind, step
 from .calls import base_of, call_of, is_free
 from .joining import Attempt
 from .region import KNOWN, REDUCTIONS, Region, Value, dtype_of, item_of, operands_of, users_of
@@ -253,7 +253,7 @@ class _Cutter:
             )
             if outside and self.calls[node].outputs:
                 out = self.calls[node].outputs[0]
-                made = region.alias.get(node.name, node.name)
+                made = self._made(region, node)
                 kind = region.made.get(made, Kind.FULL)
                 region.outputs[node.name] = Value(node.name, dtype_of(out), kind, out.numel)
             if region.kind in ("single", "product"):
@@ -264,6 +264,16 @@ class _Cutter:
                         region.inputs.setdefault(
                             base.name, Value(base.name, str(t.dtype), Kind.FULL, 0)
                         )
+
+    @staticmethod
+    def _made(region: Region, node: Node) -> str:
+        """What makes a value that leaves a region: for a cast that rode on its readers, a copy."""
+        made = region.alias.get(node.name, node.name)
+        if made in region.inputs and region.kind != "single":
+            region.steps.append(step(node.name, "tensor_copy", made))
+            region.alias[node.name] = made = node.name
+            region.made[made] = Kind.FULL
+        return made
 
 
 def _rows_shape(call: Call) -> tuple[int, int | None] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-__all__ = ["round_once"]
+__all__ = ["Use", "round_once", "rounded_operands", "take_as_given"]
 
 trn = torch.ops.trn
 Use = tuple[Node, int]  # a product and which of its operands
@@ -21,22 +21,32 @@ def round_once(graph: Graph, least_uses: int = 2) -> int:
 
     Returns the number of roundings that products no longer do.
     """
+    saved = 0
+    for (operand, form, dim), places in rounded_operands(graph).items():
+        if len(places) >= least_uses:
+            with graph.inserting_before(places[0][0]):
+                rounded = graph.call_function(trn.round_operand.default, (operand, form, dim))
+            rounded.meta = {"val": operand.meta["val"].to(torch.bfloat16)}
+            take_as_given(graph, operand, rounded, places)
+            saved += len(places) - 1
+    return saved
+
+
+def rounded_operands(graph: Graph) -> dict[tuple[Node, str, int], list[Use]]:
+    """What products round to MX: a tensor before transposition, its format, and the axis, negative.
+
+    The products that read it stand in the order of the graph.
+    """
     uses: dict[tuple[Node, str, int], list[Use]] = defaultdict(list)
     for node in graph.nodes:
         if node.op == "call_function" and node.target is trn.product.default:
             for position in (0, 1):
                 if (key := _rounded(node, position)) is not None:
                     uses[key].append((node, position))
-    saved = 0
-    for (operand, form, dim), places in uses.items():
-        if len(places) >= least_uses:
-            _share(graph, operand, form, dim, places)
-            saved += len(places) - 1
-    return saved
+    return uses
 
 
 def _rounded(node: Node, position: int) -> tuple[Node, str, int] | None:
-    """What an operand is rounded to, named by the tensor before transposition and its axis."""
     operand, form = node.args[position], node.args[2 + position]
     if not isinstance(operand, Node) or operand.meta["val"].dim() not in (2, 3):
         return None
@@ -58,11 +68,8 @@ def _untransposed(operand: Node) -> Node:
     return operand
 
 
-def _share(graph: Graph, operand: Node, form: str, dim: int, places: list[Use]) -> None:
-    first = min((node for node, _ in places), key=_order(graph))
-    with graph.inserting_before(first):
-        rounded = graph.call_function(trn.round_operand.default, (operand, form, dim))
-        rounded.meta = {"val": operand.meta["val"].to(torch.bfloat16)}
+def take_as_given(graph: Graph, operand: Node, rounded: Node, places: list[Use]) -> None:
+    """Products that rounded `operand`, straight or transposed, read `rounded` as it is."""
     for node, position in places:
         arguments: list[Any] = list(node.args)
         straight = node.args[position] is operand
@@ -78,8 +85,3 @@ def _transposed(graph: Graph, before: Node, rounded: Node) -> Node:
         node = graph.call_function(torch.ops.aten.permute.default, (rounded, swapped))
     node.meta = {"val": rounded.meta["val"].permute(swapped)}
     return node
-
-
-def _order(graph: Graph) -> Any:
-    position = {node: k for k, node in enumerate(graph.nodes)}
-    return lambda node: position[node]

@@ -51,11 +51,12 @@ class _Region:
 
 @dataclass(slots=True)
 class _State:
-    """Memories, current slots and loop counters of one run."""
+    """Memories, current slots, loop counters and random words drawn, of one run."""
 
     regions: dict[tuple[int, int, int], _Region] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)
     counters: dict[int, int] = field(default_factory=dict)
+    drawn: int = 0
 
 
 class Machine:
@@ -101,7 +102,11 @@ class Machine:
         self.executed += 1
         reads = [_read(state, i, access) for access in i.reads]
         old = _peek(state, i.writes[0]) if i.writes else np.empty(0)
-        results = BEHAVIOURS[i.opcode].run(i, reads, old)
+        behaviour = BEHAVIOURS[i.opcode]
+        if behaviour.draws:
+            reads.append(np.asarray(state.drawn))
+            state.drawn += old.size
+        results = behaviour.run(i, reads, old)
         for access, result in zip(i.writes, results, strict=True):
             _write(state, access, result)
 

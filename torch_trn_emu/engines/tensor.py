@@ -85,8 +85,11 @@ def _transpose_cycles(i: Instruction, chip: Chip) -> float:
     data = i.reads[0]
     if i.engine.value == "vector":  # [isa] max(MIN_II, N)
         return max(chip.vector_engine.min_interval_cycles, data.free)
-    # [isa] max(P, min(64, F)): the moving tensor is the identity
-    return max(data.partitions, min(64, data.free)) * passes_of(i, chip)
+    # [isa] max(P, min(64, F)): the moving tensor is the identity. A transpose in the background
+    # runs beside another one or a product [guide].
+    te, cycles = chip.tensor_engine, max(data.partitions, min(64, data.free))
+    passes = te.float32_transpose_passes if data.buffer.dtype == "float32" else 1.0
+    return cycles * passes / te.transposes_at_once
 
 
 def _transpose(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":

@@ -39,7 +39,8 @@ def alu(op: str, a: "Array", b: "Array", engine: Engine = Engine.VECTOR) -> "Arr
     if engine is not Engine.GPSIMD and not op.startswith(("bitwise", "left_", "right_")):
         a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     with np.errstate(all="ignore"):
-        return np.asarray(ALU[op](a, b))
+        value = np.asarray(ALU[op](a, b))
+    return value.astype(np.float32) if value.dtype == np.bool_ else value
 
 
 def _n(factor: float = 1.0) -> Callable[[Instruction, Chip], float]:
@@ -130,7 +131,8 @@ def _scalar_tensor_tensor_cycles(i: Instruction, chip: Chip) -> float:
 def _scalar_tensor_tensor(
     i: Instruction, reads: "Sequence[Array]", old: "Array"
 ) -> "Sequence[Array]":
-    data, scalar, tensor = (r.reshape(r.shape[0], -1) for r in reads)
+    data, *rest = (r.reshape(r.shape[0], -1) for r in reads)
+    scalar, tensor = rest if len(rest) > 1 else (np.asarray(i.attributes["imm0"]), rest[0])
     inner = alu(str(i.attributes["op0"]), data, scalar)
     return [alu(str(i.attributes["op1"]), inner, tensor).reshape(old.shape)]
 
@@ -228,15 +230,24 @@ def _reciprocal(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequ
 
 
 def _exponential_cycles(i: Instruction, chip: Chip) -> float:
-    # [isa4] 4 times the Scalar engine's rate of one element per lane and cycle, for 16 bits
-    fast = chip.vector_engine.fast_elements_per_lane_cycle
-    return interval(i, chip, elements(i) / fast.get(i.reads[0].buffer.dtype, 2))
+    # Documented for no format in particular. Inferred: the data path takes 256 elements a cycle of
+    # float32, two a lane; the sum costs what it costs tensor_scalar_reduce.
+    engine = chip.vector_engine
+    widths = (
+        engine.fast_elements_per_lane_cycle.get(a.buffer.dtype, 2)
+        for a in (i.reads[0], i.writes[0])
+    )
+    rate = min(engine.exponential_per_lane_cycle, *widths)
+    total = engine.min_interval_cycles * (len(i.writes) > 1)
+    return interval(i, chip, elements(i) / rate) + total
 
 
 def _exponential(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     data = reads[0].reshape(reads[0].shape[0], -1)
     shift = reads[1].reshape(reads[1].shape[0], 1) if len(reads) > 1 else np.float32(0)
-    return [np.exp((data - shift).astype(np.float64)).astype(np.float32).reshape(old.shape)]
+    value = np.exp((data - shift).astype(np.float64)).astype(np.float32)
+    total = value.sum(axis=1, dtype=np.float32, keepdims=True)
+    return [value.reshape(old.shape), total][: len(i.writes)]
 
 
 def _quantize_mx_cycles(i: Instruction, chip: Chip) -> float:
@@ -277,10 +288,16 @@ def _dropout(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequenc
     return [np.where(random >= threshold, data, 0).reshape(old.shape)]
 
 
+def _rng_cycles(i: Instruction, chip: Chip) -> float:
+    # [guide] on NC-v4; inferred before it, one number a lane and cycle
+    engine = elementwise_engine(i.engine, chip)
+    return interval(i, chip, elements(i) / engine.random_per_lane_cycle)
+
+
 def _rng(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     # The chip's XORWOW states are not public; chosen: the murmur finalizer of seed and position.
-    seed = int(str(i.attributes["seed"]))
-    x = (np.arange(old.size, dtype=np.uint64) + np.uint64(seed * 0x9E3779B9)) & 0xFFFFFFFF
+    first = int(str(i.attributes["seed"])) * 0x9E3779B9 + int(reads[0])
+    x = (np.arange(old.size, dtype=np.uint64) + np.uint64(first)) & np.uint64(0xFFFFFFFF)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         x = ((x ^ (x >> np.uint64(shift))) * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
     return [x.astype(np.int64).reshape(old.shape)]
@@ -338,7 +355,7 @@ ROWS = (
     Behaviour("quantize_mx", _quantize_mx_cycles, _quantize_mx),
     Behaviour("memset", _memset_cycles, _memset),
     Behaviour("dropout", _n(), _dropout),  # [isa]
-    Behaviour("rng", _n(), _rng),  # inferred
+    Behaviour("rng", _rng_cycles, _rng, draws=True),
     Behaviour("max8", _n(), _max8),  # [isa]
     Behaviour("nc_find_index8", _n(), _find_index8),  # [isa]
     Behaviour("nc_match_replace8", _n(), _match_replace8),  # [isa], which prints min for max

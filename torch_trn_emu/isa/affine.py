@@ -63,4 +63,7 @@ Index = int | Affine
 
 def affine(value: Index) -> Affine:
     """`value` as an expression."""
-    return value if isinstance(value, Affine) else Affine(value)
+    return value if isinstance(value, Affine) else Affine(value) if value else _ZERO
+
+
+_ZERO = Affine()

@@ -12,6 +12,7 @@ program = b.build()
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from math import prod
 from types import MappingProxyType
 
@@ -72,6 +73,7 @@ def tile(
     )
 
 
+@lru_cache(maxsize=4096)  # programs ask for the same tiles again and again
 def rows_of(
     buffer: Buffer, rows: int, columns: int, offset: Index = 0, *, part: Index = 0, age: int = 0
 ) -> Access:
@@ -214,6 +216,10 @@ class Builder:
         )
         self._bodies[-1].append(instruction)
         return instruction
+
+    def again(self, instructions: Sequence[Instruction]) -> None:
+        """Append instructions that were emitted before."""
+        self._bodies[-1].extend(instructions)
 
     def load(self, to: Access, source: Access) -> Instruction:
         """`dma_copy` on the queue of the tensor read."""

@@ -23,7 +23,10 @@ _ENGINES = {
 
 @dataclass(frozen=True, slots=True)
 class Opcode:
-    """What an instruction reads (a trailing `?` marks an optional operand) and who can run it."""
+    """What an instruction reads (a trailing `?` marks an optional operand) and who can run it.
+
+    It writes `writes` tiles, or `most_writes`.
+    """
 
     name: str
     engines: tuple[Engine, ...]
@@ -31,6 +34,7 @@ class Opcode:
     attributes: tuple[str, ...]
     since: int  # NeuronCore version
     writes: int
+    most_writes: int
 
     @property
     def required_reads(self) -> int:
@@ -38,7 +42,13 @@ class Opcode:
 
 
 def _row(
-    name: str, engines: str, reads: str, attributes: str = "", since: int = 2, writes: int = 1
+    name: str,
+    engines: str,
+    reads: str,
+    attributes: str = "",
+    since: int = 2,
+    writes: int = 1,
+    most_writes: int = 0,
 ) -> Opcode:
     return Opcode(
         name=name,
@@ -47,6 +57,7 @@ def _row(
         attributes=tuple(attributes.split()),
         since=since,
         writes=writes,
+        most_writes=most_writes or writes,
     )
 
 
@@ -58,12 +69,12 @@ _TABLE = (
     _row("nc_transpose",            "TV",  "data"),
     _row("activation",              "S",   "data bias?", "op scale"),
     _row("activation_reduce",       "S",   "data bias?", "op scale", writes=2),
-    _row("exponential",             "V",   "data max?", since=4),
+    _row("exponential",             "V",   "data max?", since=4, most_writes=2),  # and the sum
     _row("quantize_mx",             "V",   "data", "rule", since=4, writes=2),
     _row("tensor_tensor",           "VG",  "data1 data2", "op"),
     _row("tensor_scalar",           "VSG", "data operand0? operand1?",
                                            "op0 op1 imm0 imm1 reverse0 reverse1"),
-    _row("scalar_tensor_tensor",    "V",   "data operand0 operand1", "op0 op1"),
+    _row("scalar_tensor_tensor",    "V",   "data operand0 operand1?", "op0 op1 imm0"),
     _row("tensor_reduce",           "V",   "data", "op negate"),
     _row("tensor_scalar_reduce",    "V",   "data operand0?", "op0 imm0 op", writes=2),
     _row("tensor_partition_reduce", "G",   "data", "op"),

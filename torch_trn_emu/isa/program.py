@@ -21,6 +21,7 @@ the instructions carry `waits` and `signals`, and the machine reports what they 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache, lru_cache
 from math import prod
 from types import MappingProxyType
 
@@ -55,9 +56,16 @@ _INTEGER_BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "in
 }
 
 
+@cache
 def itemsize(dtype: str) -> float:
     """Bytes of one element; 0.5 for float4, which is packed two to a byte."""
     return FORMATS[dtype].storage_bytes if dtype in FORMATS else _INTEGER_BYTES[dtype]
+
+
+@lru_cache(maxsize=65536)
+def _count(dimensions: tuple[tuple[int, int], ...]) -> int:
+    """Elements of (stride, count) pairs."""
+    return prod(count for _, count in dimensions)
 
 
 class Memory(str, Enum):
@@ -136,11 +144,11 @@ class Access:
     @property
     def free(self) -> int:
         """Elements per partition."""
-        return prod(count for _, count in self.pattern[1:])
+        return _count(self.pattern[1:])
 
     @property
     def elements(self) -> int:
-        return self.partitions * self.free
+        return _count(self.pattern)
 
     @property
     def nbytes(self) -> int:

@@ -65,7 +65,8 @@ def _capacity(program: Program, chip: Chip) -> Complaints:
 
 def _well_formed(i: Instruction) -> None:
     row = OPCODES[i.opcode]
-    if not row.required_reads <= len(i.reads) <= len(row.reads) or len(i.writes) != row.writes:
+    read = row.required_reads <= len(i.reads) <= len(row.reads)
+    if not read or not row.writes <= len(i.writes) <= row.most_writes:
         raise EmulatorBug(f"{i.opcode}: {len(i.reads)} operands read, {len(i.writes)} written")
     unknown = set(i.attributes) - set(row.attributes)
     if unknown:
@@ -96,7 +97,8 @@ def _runs_there(i: Instruction, chip: Chip) -> Complaints:
     if i.engine not in row.engines:
         names = ", ".join(e.value for e in row.engines)
         yield f"the {i.engine.value} engine cannot run it [isa]. Use {names}."
-    if i.engine is Engine.SCALAR and i.opcode == "tensor_scalar" and chip.nc_version < 4:
+    scales = chip.scalar_engine.runs_tensor_scalar
+    if i.engine is Engine.SCALAR and i.opcode == "tensor_scalar" and not scales:
         yield f"on the Scalar engine from NC-v4, {chip.name} is NC-v{chip.nc_version} [guide]."
     if chip.nc_version < row.since:
         yield (

@@ -57,11 +57,14 @@ class Binding:
 
     results  one entry for each result of the call, None for what the programs do not make
     written  arguments that are written in place, by output buffer: tensors, or lists of them
+    links    for each program, what a buffer is fed with where that has another name, or is made
+             by a program before. What program k makes as "out" is also called "k out"
     """
 
     feeds: Mapping[str, Feed]
     results: tuple[Taken | None, ...] = ()
     written: Mapping[str, int] = field(default_factory=dict)
+    links: tuple[Mapping[str, str], ...] = ()
 
 
 # Of one call; they run one after the other, and buffers of one name hold the same.

@@ -9,6 +9,7 @@ from ..errors import Unimplemented
 from ..isa import Buffer, Memory
 from .binding import Bind, Binding, Feed, Programs, Taken, as_it_is
 from .call import Call, TensorArg
+from .elementwise import TAKES_NUMBERS
 from .limits import P
 from .moving import turned
 from .normalizing import ROW_OPS
@@ -28,6 +29,7 @@ __all__ = [
     "of_copy",
     "of_elementwise",
     "of_embedding_gradient",
+    "of_extreme",
     "of_moments",
     "of_names",
     "of_optimizer",
@@ -61,29 +63,17 @@ def _only_price(call: Call, why: str) -> Unimplemented:
 
 # Attributes that a recipe stands for, where it takes none from the call.
 _STANDS_FOR: MappingProxyType[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        "gelu": ("none",),
-        "gelu_backward": ("none",),
-        "leaky_relu": (0.01,),
-        "leaky_relu_backward": (0.01, False),
-        "elu": (1, 1, 1),
-        "softplus": (1, 20),
-        "softplus_backward": (1, 20),
-        "threshold": (0, 0),
-        "threshold_backward": (0,),
-        "hardtanh": (-1, 1),
-        "hardtanh_backward": (-1, 1),
-    }
+    {"gelu": ("none",), "gelu_backward": ("none",)}
 )
-_TAKES = frozenset(
-    "add sub mul div true_divide pow maximum minimum eq ne lt le gt ge logical_and logical_or "
-    "logical_xor lerp addcmul masked_fill clone copy _to_copy clamp clamp_min clamp_max".split()
+_TAKES = TAKES_NUMBERS | frozenset(
+    "add sub mul maximum minimum eq ne lt le gt ge logical_and logical_or logical_xor lerp addcmul "
+    "masked_fill clone copy _to_copy clamp clamp_min clamp_max".split()
 )
-_NAMES = ("none", "tanh", "trunc", "floor")  # strings that choose what is computed
+_NAMES = ("none", "tanh")  # strings that choose what is computed
 
 
 def _refuse_other_attributes(call: Call) -> None:
-    if call.name in _TAKES and not any(a in ("trunc", "floor") for a in call.arguments):
+    if call.name in _TAKES:
         return
     given = tuple(a for a in call.arguments if isinstance(a, (int, float)) or a in _NAMES)
     if call.name == "gelu" and given == ("tanh",):
@@ -235,6 +225,15 @@ def of_reduction(call: Call, programs: Programs) -> Binding:
 def of_moments(call: Call, programs: Programs) -> Binding:
     """A variance or deviation, and the mean where the call gives it."""
     return _reduced(call, programs, ("var", "mean")[: len(call.outputs)])
+
+
+def of_extreme(call: Call, programs: Programs) -> Binding:
+    """Of two tensors, of all elements, or the values along a dimension: places are integers."""
+    if len(call.tensors) > 1:
+        return of_elementwise(call, programs)
+    if "values" in _buffers(programs):
+        return Binding(feeds={"in": Feed(argument=(0,))}, results=(Taken(buffer="values"),))
+    return of_reduction(call, programs)
 
 
 def _reduced(call: Call, programs: Programs, names: tuple[str, ...]) -> Binding:

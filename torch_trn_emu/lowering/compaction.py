@@ -12,9 +12,10 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
 from .call import Call, Target, TensorArg
-from .elementwise import elementwise, select
+from .elementwise import elementwise
 from .limits import TILE_BYTES, P
 from .op import Lowered, dense
+from .pointwise import select
 from .runs import run_of, runs
 from .scans import Prefix
 

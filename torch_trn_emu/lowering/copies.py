@@ -10,7 +10,6 @@ from .op import HostTransfer, Lowered, flat
 __all__ = [
     "copied",
     "copy",
-    "rearranged",
 ]
 
 
@@ -44,13 +43,3 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
         program = copy_runs(to.numel, min(runs), source.dtype, to.dtype, strided=side, **options)  # type: ignore[arg-type]
         return (program,)
     return (elementwise("copy", [], [flat(source, to.numel)], flat(to, to.numel), target),)
-
-
-def rearranged(call: Call, target: Target) -> Lowered:
-    """Flips, rolls, repeats, pads, slices' gradients: runs of the last dimension."""
-    out, source = call.out, call.tensors[0]
-    run = max(1, source.shape[-1] if source.shape else 1)
-    if not out.numel:
-        return ()
-    options = {"chip": target.chip, "cores": target.cores, "strided": "out"}
-    return (copy_runs(out.numel, run, source.dtype, out.dtype, **options),)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Rows for elementwise operators: what they become on the Vector and Scalar engines.
 
 A recipe is a list of `pointwise.Step`s; operands are 0, 1, 2 for the tensors and -1, -2 for the
-results before. To add an operator, add a line to UNARY, BINARY, TERNARY or STEPS.
+results before. To add an operator, add a line to UNARY, BINARY or TERNARY.
 Sources: the functions of engines/arithmetic.py; where the engines lack one, it is composed here
 (`inferred`).
 """
@@ -11,56 +11,37 @@ from math import log
 from types import MappingProxyType
 from typing import Any
 
-from ..isa import Access, Builder, Engine, Program
-from .attributes import MADE_VALUES, READERS, made_value, rounded_down, whole
+from ..isa import Engine, Program
+from .activation_steps import ACTIVATIONS
+from .attributes import MADE_VALUES, READERS, Reader, made_value, rounded_down, whole
 from .broadcasting import broadcast, how_it_repeats
 from .call import Call, Target, TensorArg
-from .pointwise import Step, activation, copy, pointwise, tensor_scalar, tensor_tensor
+from .draws import DRAWS, parameters, steps_of
+from .loss_steps import GRADIENTS, LOSSES
+from .pointwise import (
+    Step,
+    activation,
+    constant,
+    copy,
+    pointwise,
+    select,
+    tensor_scalar,
+    tensor_tensor,
+)
+from .quotients import QUOTIENTS
 
 __all__ = [
     "BINARY",
-    "SIMPLIFIED",
-    "STEPS",
+    "CHOSEN",
+    "TAKES_NUMBERS",
     "TERNARY",
     "UNARY",
-    "constant",
     "elementwise",
     "flattened",
     "lower_elementwise",
 ]
 
 Recipe = Sequence[Step]
-
-
-def _emitting(opcode: str, engine: Engine, reads: tuple[int, ...], **attributes: Any) -> Step:
-    def emit(b: Builder, to: Access, operands: Sequence[Access]) -> None:
-        b.emit(opcode, to, *operands, engine=engine, **attributes)
-
-    return Step(emit=emit, reads=reads)
-
-
-def constant(value: float) -> Step:
-    """Every element is `value`."""
-    return _emitting("memset", Engine.VECTOR, (), value=value)
-
-
-def select(predicate: int, on_true: int, on_false: int) -> Step:
-    """`predicate ? on_true : on_false`."""
-    return _emitting("select", Engine.VECTOR, (predicate, on_true, on_false))
-
-
-def random_bits() -> Step:
-    """Uniform bits, whose quality the price does not see."""
-    return _emitting("rng", Engine.VECTOR, (), seed=1)
-
-
-def drop(data: int, random: int, threshold: float) -> Step:
-    """`data` where `random` reaches the threshold, else 0."""
-    return _emitting("dropout", Engine.VECTOR, (data, random), threshold=threshold)
-
-
-def iota() -> Step:
-    return _emitting("iota", Engine.GPSIMD, (), channel=0, step=1, base=0)
 
 
 def reciprocal(a: int = 0) -> Step:
@@ -85,7 +66,7 @@ HALF_PI, LN2, LN10 = 1.5707963267948966, log(2), log(10)
 UNARY: MappingProxyType[str, Recipe] = MappingProxyType({
     **{name: [A(name)] for name in (
         "exp", "sigmoid", "tanh", "relu", "silu", "gelu", "erf", "log", "sin", "sqrt", "rsqrt",
-        "reciprocal", "abs", "sign", "square", "softplus", "mish")},
+        "reciprocal", "abs", "sign", "square", "mish")},
     "atan":        [A("arctan")],
     "neg":         [_imm("multiply", -1.0)],
     "cos":         [_imm("add", HALF_PI), A("sin", -1)],
@@ -107,15 +88,10 @@ UNARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "trunc":       [A("abs"), *rounded_down(-1), A("sign"), T("multiply", -1, -2)],
     "frac":        [A("abs"), *rounded_down(-1), A("sign"), T("multiply", -1, -2),
                     T("subtract", 0, -1)],
-    "hardtanh":    [_pair("max", -1.0, "min", 1.0)],
     "relu6":       [_pair("max", 0.0, "min", 6.0)],
     "hardsigmoid": [_pair("multiply", 1 / 6, "add", 0.5), _pair("max", 0.0, "min", 1.0, -1)],
     "hardswish":   [_pair("multiply", 1 / 6, "add", 0.5), _pair("max", 0.0, "min", 1.0, -1),
                     T("multiply", 0, -1)],
-    "leaky_relu":  [_imm("multiply", 0.01), T("max", 0, -1)],
-    "elu":         [_imm("min", 0.0), A("exp", -1), _pair("add", -1.0, "multiply", 1.0, -1),
-                    A("relu"), T("add", -1, -2)],
-    "threshold":   [_imm("greater", 0.0), T("multiply", 0, -1)],
     "tan":         [A("sin"), _imm("add", HALF_PI), A("sin", -1), reciprocal(-1),
                     T("multiply", -1, -4)],
     "clamp":       [_pair("max", -1.0, "min", 1.0)],
@@ -123,6 +99,23 @@ UNARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "clamp_max":   [_imm("min", 0.0)],
     "pow_scalar":  [_imm("power", 2.0)],
     "signbit":     [_imm("less", 0.0)],
+    "sgn":         [A("sign")],
+    "isposinf":    [_imm("equal", float("inf"))],
+    "isneginf":    [_imm("equal", float("-inf"))],
+    "deg2rad":     [_imm("multiply", 2 * HALF_PI / 180)],
+    "rad2deg":     [_imm("multiply", 180 / (2 * HALF_PI))],
+    "sinh":        [A("exp"), A("exp", scale=-1.0), T("subtract", -2, -1),
+                    _imm("multiply", 0.5, -1)],
+    "cosh":        [A("exp"), A("exp", scale=-1.0), T("add", -2, -1), _imm("multiply", 0.5, -1)],
+    "asinh":       [A("square"), _imm("add", 1.0, -1), A("sqrt", -1), A("abs"), T("add", -1, -2),
+                    A("log", -1), A("sign"), T("multiply", -1, -2)],
+    "atanh":       [_imm("add", 1.0), A("log", -1), _pair("multiply", -1.0, "add", 1.0),
+                    A("log", -1), T("subtract", -3, -1), _imm("multiply", 0.5, -1)],
+    "asin":        [A("square"), _pair("multiply", -1.0, "add", 1.0, -1), A("rsqrt", -1),
+                    T("multiply", 0, -1), A("arctan", -1)],
+    "acos":        [A("square"), _pair("multiply", -1.0, "add", 1.0, -1), A("rsqrt", -1),
+                    T("multiply", 0, -1), A("arctan", -1),
+                    _pair("multiply", -1.0, "add", HALF_PI, -1)],
 })
 
 BINARY: MappingProxyType[str, Recipe] = MappingProxyType({
@@ -132,7 +125,6 @@ BINARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "mul":           [T("multiply")],
     "div":           [reciprocal(1), T("multiply", 0, -1)],
     "true_divide":   [reciprocal(1), T("multiply", 0, -1)],
-    "floor_divide":  [reciprocal(1), T("multiply", 0, -1), copy(-1), copy(-1)],
     "maximum":       [T("max")],
     "minimum":       [T("min")],
     "fmax":          [T("max")],
@@ -150,37 +142,32 @@ BINARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "bitwise_and":   [T("bitwise_and")],
     "bitwise_or":    [T("bitwise_or")],
     "bitwise_xor":   [T("bitwise_xor")],
-    "remainder":     [reciprocal(1), T("multiply", 0, -1), copy(-1), T("multiply", 1, -1),
-                      T("subtract", 0, -1)],
-    "fmod":          [reciprocal(1), T("multiply", 0, -1), copy(-1), T("multiply", 1, -1),
-                      T("subtract", 0, -1)],
-    "atan2":         [reciprocal(1), T("multiply", 0, -1), A("arctan", -1), _imm("less", 0.0, 1),
+    "atan2":         [reciprocal(1), T("multiply", 0, -1), A("arctan", -1),  # 0 / 0 is 0
+                      T("equal", -1, -1), constant(0.0), select(-2, -3, -1),
+                      _imm("less", 0.0, 1), _pair("greater_equal", 0.0, "multiply", 4 * HALF_PI),
+                      _imm("add", -2 * HALF_PI, -1), T("multiply", -1, -3), T("add", -1, -5)],
+    "logaddexp":     [T("subtract"), A("abs", -1), A("softplus", -1, scale=-1.0), T("max"),
                       T("add", -1, -2)],
+    "copysign":      [_pair("greater_equal", 0.0, "multiply", 2.0, 1), _imm("add", -1.0, -1),
+                      A("abs"), T("multiply", -1, -2)],
+    "heaviside":     [_imm("greater", 0.0), _imm("equal", 0.0), T("multiply", -1, 1),
+                      T("add", -1, -3)],
+    "clamp_min":     [T("max")],
+    "clamp_max":     [T("min")],
     "hypot":         [T("multiply", 0, 0), T("multiply", 1, 1), T("add", -1, -2), A("sqrt", -1)],
     "xlogy":         [A("log", 1), T("multiply", 0, -1), _imm("equal", 0.0), constant(0.0),
                       select(-2, -1, -3)],
-    "mse_loss":      [T("subtract"), A("square", -1)],
-    "l1_loss":       [T("subtract"), A("abs", -1)],
     "gelu_backward":       [A("gelu_dx", 1), T("multiply", 0, -1)],
     "silu_backward":       [A("silu_dx", 1), T("multiply", 0, -1)],
     "sigmoid_backward":    [_pair("multiply", -1.0, "add", 1.0, 1), T("multiply", 1, -1),
                             T("multiply", 0, -1)],
     "tanh_backward":       [A("square", 1), _pair("multiply", -1.0, "add", 1.0, -1),
                             T("multiply", 0, -1)],
-    "threshold_backward":  [_imm("greater", 0.0, 1), T("multiply", 0, -1)],
-    "relu_backward":       [_imm("greater", 0.0, 1), T("multiply", 0, -1)],
-    "hardtanh_backward":   [A("abs", 1), _imm("less", 1.0, -1), T("multiply", 0, -1)],
     "hardswish_backward":  [_pair("multiply", 1 / 3, "add", 0.5, 1), _imm("greater", -3.0, 1),
                             T("multiply", -1, -2), _imm("greater", 3.0, 1), constant(1.0),
                             select(-2, -1, -3), T("multiply", 0, -1)],
     "hardsigmoid_backward": [A("abs", 1), _pair("less", 3.0, "multiply", 1 / 6, -1),
                              T("multiply", 0, -1)],
-    "leaky_relu_backward": [_imm("greater", 0.0, 1), _pair("multiply", 0.99, "add", 0.01, -1),
-                            T("multiply", 0, -1)],
-    "elu_backward":        [_imm("min", 0.0, 1), A("exp", -1), T("multiply", 0, -1)],
-    "softplus_backward":   [A("sigmoid", 1), T("multiply", 0, -1)],
-    "mish_backward":       [A("mish", 1), A("sigmoid", 1), T("multiply", -1, -2),
-                            T("multiply", 0, -1)],
     "log_sigmoid_backward": [A("sigmoid", 1, scale=-1.0), T("multiply", 0, -1)],
     "native_dropout_backward": [_imm("multiply", 2.0, 1), T("multiply", 0, -1)],
     "masked_fill":         [constant(0.0), select(1, -1, 0)],
@@ -192,37 +179,10 @@ TERNARY: MappingProxyType[str, Recipe] = MappingProxyType({
     "lerp":          [T("subtract", 1, 0), T("multiply", 2, -1), T("add", 0, -1)],
     "where":         [select(0, 1, 2)],
     "clamp_tensor":  [T("max", 0, 1), T("min", -1, 2)],
-    "mse_loss_backward": [T("subtract", 1, 2), _imm("multiply", 2.0, -1), T("multiply", 0, -1)],
-    "smooth_l1_loss_backward": [T("subtract", 1, 2), _pair("max", -1.0, "min", 1.0, -1),
-                                T("multiply", 0, -1)],
 })
 
-# Quotients that are rounded, choices of attributes, what is composed of tables: the right number of
-# passes, but not held to torch's values.
-SIMPLIFIED = frozenset((
-    "atan2", "clamp_tensor", "elu_backward", "floor_divide", "fmod", "masked_fill",
-    "mish_backward", "relu_backward", "remainder", "tan",
-))  # fmt: skip
-
-
-def _alike(names: Sequence[str], recipe: Recipe) -> dict[str, Recipe]:
-    return dict.fromkeys(names, recipe)
-
-
-# Of no tensor: made on the core.
-STEPS: MappingProxyType[str, Recipe] = MappingProxyType({
-    **_alike(tuple(MADE_VALUES), [constant(0.0)]),
-    **_alike(("arange", "linspace", "range", "eye", "triu_indices", "tril_indices"),
-                    [iota()]),
-    **_alike(("uniform", "rand", "rand_like", "random", "randint", "randint_like",
-                     "bernoulli"),
-                    [random_bits(), _pair("multiply", 2.0**-32, "add", 0.0, -1)]),
-    **_alike(("normal", "randn", "randn_like", "log_normal", "exponential", "cauchy",
-                     "geometric"),  # Box and Muller's method
-                    [random_bits(), _imm("multiply", 2.0**-32, -1), A("log", -1),
-                     A("sqrt", -1, scale=-2.0), random_bits(), A("sin", -1),
-                     T("multiply", -1, -3)]),
-})
+# Recipes by another name than the operator's.
+CHOSEN = frozenset(("clamp_tensor", "masked_fill", "pow_scalar"))
 # fmt: on
 
 
@@ -291,17 +251,21 @@ def _immediate(call: Call) -> float:
     return 1.0 / value if value and call.name in ("div", "true_divide") else float(value)
 
 
+TAKES_NUMBERS = frozenset((*READERS, *QUOTIENTS, *ACTIVATIONS, *LOSSES, *GRADIENTS))
+_BY_CALL: MappingProxyType[str, Reader] = MappingProxyType(
+    {**READERS, **QUOTIENTS, **ACTIVATIONS, **LOSSES, **GRADIENTS, **dict.fromkeys(DRAWS, steps_of)}
+)
+
+
 def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
     """The steps for a call, by its name and number of tensors; None if there is no row."""
     name, count = call.name, len(operands)
     if name == "gelu" and "tanh" in call.arguments:
         return [A("gelu_apprx_tanh")]
-    if name in READERS and (found := READERS[name](call, operands)):
+    if name in _BY_CALL and (found := _BY_CALL[name](call, operands)):
         return found
     if name in MADE_VALUES:
         return [constant(made_value(call))]
-    if name in STEPS and (count == 0 or name not in UNARY):
-        return STEPS[name]
     if count == 1 and name in _WITH_SCALAR:
         return [_imm(_WITH_SCALAR[name], _immediate(call))]
     if name in ("add", "sub") and count == 2 and call.argument(2, 1) != 1:
@@ -319,7 +283,8 @@ def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
     if name in ("clamp", "clamp_min", "clamp_max") and count == 1:
         return _clamped(call)
     if name == "clamp" and count > 1:
-        return TERNARY["clamp_tensor"] if count == 3 else [T("max", 0, 1)]
+        bound = "min" if call.argument(1) is None else "max"
+        return TERNARY["clamp_tensor"] if count == 3 else [T(bound, 0, 1)]
     return {1: UNARY, 2: BINARY, 3: TERNARY}.get(count, UNARY).get(name)
 
 
@@ -341,7 +306,10 @@ BINARY_OP = MappingProxyType({"add": "add", "sub": "subtract"})
 
 def lower_elementwise(call: Call, target: Target) -> tuple[Program, ...]:
     """An elementwise call; tensors that steps make on the core are not loaded."""
-    operands = [] if call.name in STEPS else _device(call)
+    if not call.out.numel:
+        return ()
+    operands = parameters(call) if call.name in DRAWS else _device(call)
+    operands = [] if call.name in MADE_VALUES else operands
     steps = recipe_of(call, operands)
     if steps is None:
         raise KeyError(f"no recipe for {call.op} of {len(operands)} tensors")

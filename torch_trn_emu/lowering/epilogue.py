@@ -1,6 +1,7 @@
 """What a matrix product does with its results before they leave: steps on tiles from PSUM.
 
-Operands are FULL (as large as the result) or ROW (one value a column), steps as in `rows.py`.
+Operands are FULL (as large as the result), ROW (one value a column), COLUMN (one a row, of a single
+product) or ONE (for all), steps as in `rows.py`.
 """
 
 from collections.abc import Sequence
@@ -35,11 +36,11 @@ class Finisher:
         self, b: Builder, epilogue: Epilogue, shape: tuple[int, int, int], width: int
     ) -> None:
         n = shape[2]
+        shapes = {Kind.FULL: shape, Kind.ROW: (n,), Kind.COLUMN: (shape[1],), Kind.ONE: (1,)}
         self.b, self.epilogue, self.n, self.width = b, epilogue, n, width
         self.kinds = {i.name: i.kind for i in epilogue.inputs}
         self.hbm = {
-            i.name: b.hbm(i.name, shape if i.kind is Kind.FULL else (n,), i.dtype, Role.INPUT)
-            for i in epilogue.inputs
+            i.name: b.hbm(i.name, shapes[i.kind], i.dtype, Role.INPUT) for i in epilogue.inputs
         }
         self.stored = {
             o.name: b.hbm(f"out {o.name}", shape, o.dtype, Role.OUTPUT) for o in epilogue.outputs
@@ -51,7 +52,8 @@ class Finisher:
         }
 
     def _tile(self, name: str, dtype: str) -> Buffer:
-        return self.b.sbuf(f"{name} tile", self.width, dtype, slots=2)
+        narrow = self.kinds.get(name) in (Kind.COLUMN, Kind.ONE)
+        return self.b.sbuf(f"{name} tile", 1 if narrow else self.width, dtype, slots=2)
 
     def finish(
         self, result: Buffer, row: Affine, column: Affine, rows: int, columns: int, base: Index
@@ -61,8 +63,9 @@ class Finisher:
         self.tiles[self.epilogue.product] = result
 
         def on_chip(name: str) -> Access:
-            tile = self.tiles[name]
-            return Access(buffer=tile, pattern=((tile.row_elements, rows), (1, columns)))
+            tile, narrow = self.tiles[name], self.kinds.get(name) in (Kind.COLUMN, Kind.ONE)
+            step = 0 if narrow else 1
+            return Access(buffer=tile, pattern=((tile.row_elements, rows), (step, columns)))
 
         def in_hbm(buffer: Buffer) -> Access:
             offset = row * self.n + column + affine(base)
@@ -70,10 +73,14 @@ class Finisher:
 
         for name, buffer in self.hbm.items():
             b.fresh(self.tiles[name])
-            source = in_hbm(buffer)
-            if self.kinds[name] is Kind.ROW:
+            source, to, kind = in_hbm(buffer), on_chip(name), self.kinds[name]
+            if kind is Kind.ROW:
                 source = Access(buffer=buffer, offset=column, pattern=((0, rows), (1, columns)))
-            b.load(on_chip(name), source)
+            elif kind is not Kind.FULL:  # one value for each row, or the same
+                at, pitch = (row, 1) if kind is Kind.COLUMN else (Affine(), 0)
+                source = Access(buffer=buffer, offset=at, pattern=((pitch, rows), (1, 1)))
+                to = Access(buffer=to.buffer, pattern=((1, rows), (1, 1)))
+            b.load(to, source)
         for s in self.epilogue.steps:
             b.fresh(self.tiles[s.name])
             reads = [on_chip(r) for r in s.reads]

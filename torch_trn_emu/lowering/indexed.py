@@ -20,6 +20,7 @@ __all__ = [
     "at_elements",
     "at_flat",
     "at_tensors",
+    "counted",
     "embedding_gradient",
     "gathered",
     "rows_of_weights",
@@ -194,6 +195,19 @@ def _one_for_all(call: Call, source: Any, how: Indexed) -> bool:
 def _copied_first(call: Call, table: TensorArg, target: Target) -> tuple[Any, ...]:
     in_place = call.op.split("::")[-1].split(".")[0].endswith("_")
     return () if in_place else copied(table, call.out, target)
+
+
+def counted(call: Call, target: Target) -> Lowered:
+    """Bincount: ones, or weights, added into zeros by number."""
+    index, out = call.tensors[0], call.out
+    weighted = len(call.tensors) > 1
+    if not out.numel or not index.numel:
+        return ()
+    term = Term(size=out.numel)
+    how = Indexed(entries=out.numel, entry=1, count=index.numel, terms=(term,))
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
+    value = None if weighted else 1.0
+    return (scatter_entries(how, adds=True, zeroed=True, value=value, **options),)
 
 
 def embedding_gradient(call: Call, target: Target) -> Lowered:

@@ -4,15 +4,19 @@ Merges compare a block's first half with its second half backwards, then halves 
 so every comparison puts the smaller one first and partitions never differ. Rows that fit are sorted
 in SBUF. Longer ones are cut into chunks, one a partition: a comparison of elements at least a chunk
 apart is a pass over scratch memory, and what is closer is done in SBUF again.
+
+What is compared are keys (`keys.py`), in torch's order: NaN is larger than all.
 """
 
 from collections.abc import Iterator
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Instruction, Program, Role, affine, rows_of
+from .keys import PADDING, Keys
 from .limits import P
+from .pieces import Piece, pieces
 
 __all__ = ["network_cycles", "sort_rows"]
 
@@ -47,24 +51,28 @@ def network_cycles(rows: int, columns: int) -> float:
 
 
 def sort_rows(
-    rows: int, columns: int, count: int, *, descending: bool, chip: Chip, dtype: str, cores: int = 1
-) -> Program:
-    """values[r, :], index[r, :] = the first `count` of row r in order, and where they were."""
+    rows: int, columns: int, count: int, *, descending: bool, chip: Chip, dtype: str,
+    cores: int = 1, first: int = 0,
+) -> Program:  # fmt: skip
+    """values[r, :], index[r, :] = `first` to `count` of row r in order, and where they were."""
     rows = ceil(rows / cores)
     b = Builder(f"sort {rows}x{columns}", cores=cores)
-    return _Sort(b, rows, columns, count, -1.0 if descending else 1.0, dtype).build()
+    return _Sort(b, rows, columns, range(first, count), -1.0 if descending else 1.0, dtype).build()
 
 
 class _Sort:
     def __init__(
-        self, b: Builder, rows: int, columns: int, count: int, sign: float, dtype: str
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str
     ) -> None:
-        self.b, self.rows, self.columns, self.count, self.sign = b, rows, columns, count, sign
+        self.b, self.rows, self.columns = b, rows, columns
+        self.first, self.count = stored.start, len(stored)
+        self.keys = Keys(b, sign, dtype)
+        self.comparisons: dict[tuple[int, int, int, bool], list[Instruction]] = {}
         self.padded = _power(columns)
         self.chunk = _chunk(rows, self.padded)
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-        self.values = b.hbm("values", (rows, count), dtype, Role.OUTPUT)
-        self.index = b.hbm("index", (rows, count), "int32", Role.OUTPUT)
+        self.values = b.hbm("values", (rows, self.count), dtype, Role.OUTPUT)
+        self.index = b.hbm("index", (rows, self.count), "int32", Role.OUTPUT)
         wide = self.chunk
         self.raw = b.sbuf("raw", wide, dtype)
         self.tiles: tuple[Pair, Pair] = tuple(  # type: ignore[assignment]
@@ -79,9 +87,9 @@ class _Sort:
     def build(self) -> Program:
         if self.chunk == self.padded:
             for r0, size in self.b.tiles(self.rows, P):
-                self._bring(r0, Affine(), size, self.columns, Affine())
+                self._bring(Piece(row=r0, size=size, count=self.columns))
                 done = self._network(self.tiles, size)
-                self._store(r0, Affine(), size, self.count, done[0])
+                self._store(Piece(row=r0, size=size, count=self.count), done, self.first)
             return self.b.build()
         self.held = self._scratch()
         self._spread()
@@ -101,27 +109,36 @@ class _Sort:
 
     # --- between memory and SBUF ---
 
-    def _bring(self, r0: Affine, c0: Affine, size: int, count: int, number: Affine) -> None:
-        """Elements of rows with their sign and places; what a row lacks is larger than all."""
+    def _bring(self, piece: Piece) -> None:
+        """Keys of elements and their places; what a row lacks is larger than all."""
         b, (values, places) = self.b, self.tiles[0]
+        size, count = piece.size, piece.count
         if count < self.chunk:
-            b.emit("memset", rows_of(values, size, self.chunk), value=inf)
+            b.emit("memset", rows_of(values, size, self.chunk), value=PADDING)
         raw = rows_of(self.raw, size, count)
-        b.load(raw, rows_of(self.source, size, count, r0 * self.columns + c0))
-        b.emit("tensor_scalar", rows_of(values, size, count), raw, op0="multiply", imm0=self.sign)
-        b.emit("iota", rows_of(places, size, self.chunk), channel=0, step=1, base=0)
+        b.load(raw, self._there(self.source, self.columns, piece))
+        spare = rows_of(self.tiles[1][0], size, count)
+        self.keys.make(rows_of(values, size, count), raw, spare)
+        whole, channel = rows_of(places, size, self.chunk), self.chunk if piece.along else 0
+        b.emit("iota", whole, channel=channel, step=1, base=0)
         if self.chunk < self.padded:
-            whole, column = rows_of(places, size, self.chunk), rows_of(self.column, size, 1)
-            b.emit("tensor_scalar", whole, whole, column, op0="add")
+            b.emit("tensor_scalar", whole, whole, rows_of(self.column, size, 1), op0="add")
 
-    def _store(self, r0: Affine, c0: Affine, size: int, count: int, done: Pair) -> None:
-        b, at = self.b, r0 * self.count + c0
+    def _there(self, hbm: Buffer, length: int, piece: Piece) -> Access:
+        """A piece of rows of `length` elements in memory."""
+        pitch = self.chunk if piece.along else length
+        pattern = ((pitch, piece.size), (1, piece.count))
+        return Access(buffer=hbm, offset=piece.row * length + piece.at, pattern=pattern)
+
+    def _store(self, piece: Piece, tiles: tuple[Pair, Pair], first: int = 0) -> None:
+        """The first of the tiles from an element on; the second helps to turn back from keys."""
+        b, size, count = self.b, piece.size, piece.count
         raw, whole = rows_of(self.raw, size, count), rows_of(self.whole, size, count)
-        values, places = (rows_of(t, size, count) for t in done)
-        b.emit("tensor_scalar", raw, values, op0="multiply", imm0=self.sign)
+        values, places = (rows_of(t, size, count, first) for t in tiles[0])
+        self.keys.undo(raw, values, rows_of(tiles[1][0], size, count))
         b.emit("tensor_copy", whole, places)
-        b.store(rows_of(self.values, size, count, at), raw)
-        b.store(rows_of(self.index, size, count, at), whole)
+        b.store(self._there(self.values, self.count, piece), raw)
+        b.store(self._there(self.index, self.count, piece), whole)
 
     # --- in SBUF ---
 
@@ -144,8 +161,12 @@ class _Sort:
         self, tiles: tuple[Pair, Pair], size: int, apart: int, *, turned: bool
     ) -> tuple[Pair, Pair]:
         """Elements `apart` from each other, or mirrored in blocks of twice that, put in order."""
-        blocks = self.chunk // (2 * apart)
         source, to = tiles
+        kind = self.tiles.index(source), size, apart, turned
+        if kind in self.comparisons:
+            self.b.again(self.comparisons[kind])
+            return to, source
+        blocks = self.chunk // (2 * apart)
 
         def view(buffer: Buffer, upper: bool) -> Access:
             offset, step = (0, 1) if not upper else (2 * apart - 1, -1) if turned else (apart, 1)
@@ -154,18 +175,21 @@ class _Sort:
 
         lower, upper = ([view(t, u) for t in source] for u in (False, True))
         outs = [[view(t, u) for t in to] for u in (False, True)]
-        self._exchange(lower, upper, outs, rows_of(self.mask, size, self.chunk // 2))
+        mask = rows_of(self.mask, size, self.chunk // 2)
+        self.comparisons[kind] = self._exchange(lower, upper, outs, mask)
         return to, source
 
     def _exchange(
         self, lower: list[Access], upper: list[Access], outs: list[list[Access]], mask: Access
-    ) -> None:
+    ) -> list[Instruction]:
         b, ((low, low_place), (high, high_place)) = self.b, outs
-        b.emit("tensor_tensor", mask, lower[0], upper[0], op="greater")
-        b.emit("tensor_tensor", low, lower[0], upper[0], op="min")
-        b.emit("tensor_tensor", high, lower[0], upper[0], op="max")
-        b.emit("select", low_place, mask, upper[1], lower[1])
-        b.emit("select", high_place, mask, lower[1], upper[1])
+        return [
+            b.emit("tensor_tensor", mask, lower[0], upper[0], op="greater"),
+            b.emit("tensor_tensor", low, lower[0], upper[0], op="min"),
+            b.emit("tensor_tensor", high, lower[0], upper[0], op="max"),
+            b.emit("select", low_place, mask, upper[1], lower[1]),
+            b.emit("select", high_place, mask, lower[1], upper[1]),
+        ]
 
     # --- over scratch memory ---
 
@@ -185,29 +209,39 @@ class _Sort:
 
     def _spread(self) -> None:
         """The rows into scratch memory, filled up to a power of two."""
-        b, wide = self.b, self.chunk
-        for r0, size in b.tiles(self.rows, P):
-            column = rows_of(self.column, size, 1)
-            b.emit("memset", column, value=0.0)
-            for c0, count in b.tiles(self.columns, wide):
-                self._bring(r0, c0, size, count, c0)
-                b.emit("tensor_scalar", column, column, op0="add", imm0=float(wide))
-                self._keep(r0 * self.padded + c0, self.padded, size, self.tiles[0], self.held[0])
-            filled = ceil(self.columns / wide) * wide
-            if filled < self.padded:
-                for tile in self.tiles[0]:
-                    b.emit("memset", rows_of(tile, size, wide), value=inf)
-                with b.loop((self.padded - filled) // wide) as k:
-                    at = r0 * self.padded + filled + k * wide
-                    self._keep(at, self.padded, size, self.tiles[0], self.held[0])
+        b, column, held = self.b, rows_of(self.column, P, 1), self.held[0]
+        for piece in pieces(
+            b, self.rows, self.chunk, self.columns, lambda: self._fill(column, 0.0)
+        ):
+            self._bring(piece)
+            gone = piece.count * (piece.size if piece.along else 1)
+            b.emit("tensor_scalar", column, column, op0="add", imm0=float(gone))
+            self._keep(piece.row * self.padded + piece.at, self._pitch(piece), piece.size, held)
+        filled = ceil(self.columns / self.chunk) * self.chunk
+        if filled == self.padded:
+            return
+        for tile in self.tiles[0]:
+            self._fill(rows_of(tile, P, self.chunk), PADDING)
+        for piece in pieces(b, self.rows, self.chunk, self.padded - filled):
+            at = piece.row * self.padded + piece.at + filled
+            self._keep(at, self._pitch(piece), piece.size, held)
+
+    def _fill(self, to: Access, value: float) -> None:
+        self.b.emit("memset", to, value=value)
+
+    def _pitch(self, piece: Piece) -> int:
+        """From a partition's chunk to the next one's, in scratch memory."""
+        return self.chunk if piece.along else self.padded
 
     def _keep(
-        self, at: Affine, pitch: int, size: int, tiles: Pair, held: Pair, *, load: bool = False
-    ) -> None:
-        """Chunks, one a partition, between SBUF and scratch memory."""
-        for tile, hbm in zip(tiles, held, strict=True):
-            here = rows_of(tile, size, self.chunk)
-            there = Access(buffer=hbm, offset=at, pattern=((pitch, size), (1, self.chunk)))
+        self, at: Affine, pitch: int, size: int, held: Pair, *, tiles: Pair | None = None,
+        load: bool = False, count: int = 0,
+    ) -> None:  # fmt: skip
+        """Chunks, or `count` elements of each, one a partition, between SBUF and scratch memory."""
+        count = count or self.chunk
+        for tile, hbm in zip(tiles or self.tiles[0], held, strict=True):
+            here = rows_of(tile, size, count)
+            there = Access(buffer=hbm, offset=at, pattern=((pitch, size), (1, count)))
             if load:
                 self.b.load(here, there)
             else:
@@ -218,8 +252,8 @@ class _Sort:
         source, to = self.held
         for first, size in self.b.tiles(chunks, P):
             at = first * self.chunk
-            self._keep(at, self.chunk, size, self.tiles[0], source, load=True)
-            self._keep(at, self.chunk, size, work(self.tiles, size)[0], to)
+            self._keep(at, self.chunk, size, source, load=True)
+            self._keep(at, self.chunk, size, to, tiles=work(self.tiles, size)[0])
         self.held = to, source
 
     def _across(self, apart: int, *, turned: bool) -> None:
@@ -278,13 +312,11 @@ class _Sort:
                 b.store(there(hbm, upper), rows_of(tile, size, wide))
 
     def _gather(self) -> None:
-        """The first of every row from scratch memory into the results."""
-        b, wide = self.b, self.chunk
-        for r0, size in b.tiles(self.rows, P):
-            for c0, count in b.tiles(self.count, wide):
-                at = r0 * self.padded + c0
-                self._keep(at, self.padded, size, self.tiles[0], self.held[0], load=True)
-                self._store(r0, c0, size, count, self.tiles[0])
+        """What is asked of every row from scratch memory into the results."""
+        for piece in pieces(self.b, self.rows, self.chunk, self.count):
+            at, pitch = piece.row * self.padded + piece.at + self.first, self._pitch(piece)
+            self._keep(at, pitch, piece.size, self.held[0], load=True, count=piece.count)
+            self._store(piece, self.tiles)
 
 
 class _Place:

@@ -11,8 +11,11 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Program
+from .absorbing import absorbed
+from .row_steps import fused
 from .row_values import Input, Kind, Output, RowStep, Values, column_sum, reduced, step
 from .rows import row_program
+from .sharing import shared_out
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
 
@@ -212,5 +215,7 @@ def row_op(
         Output(n.lstrip("*"), "float32" if n.startswith("*") or kinds[n] is Kind.ROW else dtype)
         for n in entry.outputs.split()
     ]
-    values = Values(inputs, steps, outputs)
+    stored = [o.name for o in outputs]
+    shared = shared_out(fused(absorbed(inputs, steps, stored), stored), chip)
+    values = Values(inputs, shared, outputs)
     return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)

@@ -1,4 +1,4 @@
-"""Numbers in a row: arange and linspace, made by GpSimd on all partitions."""
+"""Numbers in a row: arange, range and linspace, made by GpSimd on all partitions."""
 
 from math import ceil
 from typing import Any
@@ -48,7 +48,7 @@ def _line(call: Call, count: int) -> tuple[float, float]:
         if len(given) < 3:
             raise KeyError("linspace between tensors")
         return float(given[0]), (given[1] - given[0]) / max(1, count - 1)
-    if not overload.startswith("start"):
+    if call.name == "arange" and not overload.startswith("start"):
         return 0.0, 1.0
     return float(given[0]), float(given[2]) if len(given) > 2 else 1.0
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from ..isa import itemsize
+from .activation_steps import ACTIVATIONS
 from .attentions import ATTENTION, ATTENTION_BACKWARD
 from .attributes import MADE_VALUES
 from .binding import Bind
@@ -22,6 +23,7 @@ from .bindings import (
     of_copy,
     of_elementwise,
     of_embedding_gradient,
+    of_extreme,
     of_moments,
     of_names,
     of_optimizer,
@@ -33,29 +35,17 @@ from .bindings import (
 from .call import Call, Target
 from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
-from .copies import (
-    copied,
-    copy,
-    rearranged,
-)
-from .elementwise import (
-    BINARY,
-    SIMPLIFIED,
-    STEPS,
-    TERNARY,
-    UNARY,
-    constant,
-    drop,
-    elementwise,
-    lower_elementwise,
-    random_bits,
-    select,
-)
+from .copies import copied, copy
+from .distinct import distinct
+from .draws import DRAWS, uniform_steps
+from .elementwise import BINARY, CHOSEN, TERNARY, UNARY, elementwise, lower_elementwise
+from .gates import glu, glu_backward, prelu_backward
 from .indexed import (
     along,
     at_elements,
     at_flat,
     at_tensors,
+    counted,
     embedding_gradient,
     gathered,
     rows_of_weights,
@@ -63,51 +53,78 @@ from .indexed import (
     unmasked,
 )
 from .likelihood import nll, nll_backward
+from .linked import (
+    of_chosen,
+    of_foreach,
+    of_foreach_reduction,
+    of_group_norm_backward,
+    of_index,
+    of_made,
+    of_memory,
+    of_scatter,
+    of_sorted,
+    of_two,
+    through,
+)
 from .lists import foreach, foreach_reduction
+from .loss_steps import GRADIENTS, LOSSES
+from .losses import loss
+from .made import eye, repeated_places, triangle_indices
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .numbering import numbers
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
 from .optimizers import fused, unscale
 from .patches import fold, unfold
-from .pointwise import pointwise, tensor_scalar
+from .placements import (
+    chunked,
+    diagonal_backward,
+    pixel_shuffle,
+    strided,
+    unfold_backward,
+    upsample_nearest,
+)
+from .pointwise import constant, drop, pointwise, select, tensor_scalar
 from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import (
     Product,
     compute_format,
     lower_addbmm,
     lower_matmul,
+    lower_scaled,
     multiplied,
     product_of,
 )
+from .ranks import kth, middle, randperm, ranked
 from .rearrangements import (
     concatenate,
-    diagonal_backward,
     exact,
     flipped,
     padding,
-    pixel_shuffle,
     repeated,
-    rolled,
+    roll,
     scatter_slice,
     select_backward,
     sliced_backward,
-    upsample_nearest,
 )
 from .reductions import (
+    all_equal,
     along_rows,
     average,
     extreme,
     largest,
     moments,
     nonzeros,
+    one_after_the_other,
     over_normalized,
     p_norm,
     reduction,
     simple,
     truth,
+    without_nan,
 )
 from .resampling import resampling
-from .scans import extremes, scan
+from .scans import extremes, logarithms, scan
+from .searches import multinomial, search
 from .sorting import flat_sort, sort, topk
 from .triangles import triangle
 
@@ -137,13 +154,12 @@ def _dropout(call: Call, target: Target) -> Lowered:
     if not trains:
         return copied(x, call.out, target)
     steps = [
-        random_bits(),
-        tensor_scalar(-1, op0="multiply", imm0=2.0**-32),
+        *uniform_steps(),
         drop(0, -1, p),
         tensor_scalar(-1, op0="multiply", imm0=1 / (1 - p) if p < 1 else 0.0),
         replace(tensor_scalar(-3, op0="greater_equal", imm0=p), dtype="bool"),
     ]
-    steps[:2] = [replace(s, dtype="float32") for s in steps[:2]]
+    steps[:3] = [replace(s, dtype=s.dtype or "float32") for s in steps[:3]]
     program = pointwise(
         "dropout",
         x.numel,
@@ -204,24 +220,33 @@ def _row(
     )
 
 
-_LINES = ("arange", "linspace")
+_LINES = ("arange", "linspace", "range")
 MADE, BITS = "modelled", "rounded once to the result's dtype"
 
 # fmt: off
 _ELEMENTWISE = (
-    *(_row(n, "vector", lower_elementwise, "inferred" if n in SIMPLIFIED else MADE, BITS,
-           None if n in SIMPLIFIED else of_elementwise)
-      for recipes in (UNARY, BINARY, TERNARY) for n in recipes
-      if n not in ("pow_scalar", "clamp_tensor", "masked_fill")),
+    *(_row(n, "vector", lower_elementwise, MADE, BITS, of_elementwise)
+      for recipes in (UNARY, BINARY, TERNARY, ACTIVATIONS) for n in recipes if n not in CHOSEN),
     _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
-         "the value of a tensor is taken as 0"),
-    _row(" ".join(n for n in STEPS if n not in (*MADE_VALUES, *_LINES)), "vector",
-         lower_elementwise, "inferred", "made on the core, not these values"),
-    _row(" ".join(_LINES), "vector", numbers, MADE),
+         "the value of a tensor is taken as 0", of_made),
+    _row(" ".join(DRAWS), "vector", lower_elementwise, MADE,
+         "the numbers are the host generator's"),
+    _row("floor_divide remainder fmod", "vector", lower_elementwise, MADE,
+         "quotients below 2^23, and no divisor of 0", of_elementwise),
+    _row(" ".join(_LINES), "vector", numbers, MADE, bind=of_made),
+    _row("glu", "vector", glu, MADE),
+    _row("glu_backward", "vector", glu_backward, MADE),
+    _row("_prelu_kernel_backward", "vector", prelu_backward, MADE),
+    _row("eye", "gpsimd", eye, MADE, bind=of_made),
+    _row("tril_indices triu_indices", "dma", triangle_indices, MADE, "on one core"),
+    _row("multinomial", "vector", multinomial, MADE, "the numbers are the host generator's"),
+    _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum",
+         of_elementwise),
+    _row(" ".join(GRADIENTS), "vector", lower_elementwise, MADE, BITS, of_elementwise),
     _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
-    _row("_scaled_mm", "tensor", lower_matmul, "inferred", "the scales are not loaded"),
+    _row("_scaled_mm", "tensor", lower_scaled, MADE, "of blocks: by its class"),
     _row("mm bmm mv dot vdot linear", "tensor", lower_matmul, MADE,
          "the precision policy's operands", of_product),
     _row("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, MADE,
@@ -233,18 +258,20 @@ _REDUCTIONS = (
     _row("mean", "vector", reduction(average), MADE, bind=of_reduction),
     _row("amax", "vector", reduction(simple("max")), MADE, bind=of_reduction),
     _row("amin", "vector", reduction(simple("min")), MADE, bind=of_reduction),
-    _row("max", "vector", extreme("max", 1.0), MADE, _PLACES),
-    _row("min", "vector", extreme("min", -1.0), MADE, _PLACES),
+    _row("max", "vector", extreme("max", 1.0), MADE, _PLACES, of_extreme),
+    _row("min", "vector", extreme("min", -1.0), MADE, _PLACES, of_extreme),
     _row("argmax", "vector", largest(1.0), MADE, _PLACES),
     _row("argmin", "vector", largest(-1.0), MADE, _PLACES),
-    _row("aminmax median kthvalue mode", "vector", reduction(simple("max")), "inferred",
-         "as the maximum"),
+    _row("aminmax", "vector", one_after_the_other(reduction(simple("min")),
+                                                  reduction(simple("max"))), MADE, bind=of_two),
+    _row("mode", "vector", reduction(simple("max")), "inferred", "as the maximum"),
     _row("prod", "vector", reduction(simple("multiply")), MADE, bind=of_reduction),
     _row("all", "vector", reduction(truth("min")), MADE, bind=of_reduction),
     _row("any", "vector", reduction(truth("max")), MADE, bind=of_reduction),
-    _row("equal", "vector", reduction(truth("min")), "inferred", "as a reduction of the first"),
+    _row("equal", "vector", all_equal, MADE),
     _row("count_nonzero", "vector", reduction(nonzeros), MADE, bind=of_reduction),
-    _row("nansum", "vector", reduction(simple("add")), "inferred", "as the sum"),
+    _row("nansum", "vector", without_nan(reduction(simple("add"))), MADE,
+         bind=through("out", first={"in0": 0})),
     _row("var std var_mean std_mean", "vector", moments, MADE, bind=of_moments),
     _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE,
          bind=of_reduction),
@@ -276,24 +303,31 @@ _NORMALIZATIONS = (
          _NCHW, of_batch_norm_backward),
     _row("native_group_norm", "vector", group_norm, MADE, _NCHW,
          of_names(_CHANNELS, "y", "mean", "rstd")),
-    _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW),
+    _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW,
+         of_group_norm_backward),
 )
 _SCANS_AND_SORTS = (
     _row("cumsum", "vector", scan("add"), MADE, bind=of_names({"in": 0}, "out")),
-    _row("logcumsumexp", "vector", scan("add"), "inferred", "as cumsum"),
-    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
-    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
-    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
-    _row("topk", "vector", topk, MADE, "the places of equal elements may differ"),
-    _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
-    _row("_unique2 unique_dim unique_consecutive randperm", "vector", flat_sort, "inferred",
-         "as sorting all elements"),
+    _row("logcumsumexp", "vector", logarithms, MADE, _COLUMNS, of_names({"in": 0}, "out")),
+    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS, of_names({"in": 0}, "out")),
+    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS, of_names({"in": 0}, "values")),
+    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS, of_names({"in": 0}, "values")),
+    _row("topk", "vector", topk, MADE, "the places of equal elements may differ", of_sorted),
+    _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept",
+         of_sorted),
+    _row("kthvalue", "vector", ranked(kth, 2), MADE, "the places of equal elements may differ",
+         of_sorted),
+    _row("median nanmedian", "vector", ranked(middle, 1), MADE, "of rows without NaN", of_sorted),
+    _row("randperm", "vector", randperm, MADE, "the numbers are the host generator's"),
+    _row("_unique2 unique_consecutive", "dma", distinct, MADE,
+         "as if all were moved; on one core; along a dimension: by its class"),
+    _row("unique_dim", "vector", flat_sort, "inferred", "as sorting all elements"),
 )
 _MOVEMENT = (
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
          "_pin_memory", "dma", copy, MADE, bind=of_copy),
     _row("cat stack _cat", "dma", concatenate, MADE, bind=of_pieces),
-    _row("_chunk_cat", "dma", rearranged),
+    _row("_chunk_cat", "dma", chunked, MADE),
     _row("constant_pad_nd", "dma", exact(padding("constant"), constant_at=2), MADE,
          bind=of_pieces),
     _row("reflection_pad1d reflection_pad2d", "dma", exact(padding("reflect")), MADE,
@@ -301,12 +335,14 @@ _MOVEMENT = (
     _row("replication_pad1d replication_pad2d", "dma", exact(padding("edge")), MADE,
          bind=of_pieces),
     _row("flip", "dma", exact(flipped), MADE, bind=of_pieces),
-    _row("roll", "dma", exact(rolled), MADE, "of a flattened tensor: by its class"),
+    _row("roll", "dma", roll, MADE, bind=of_pieces),
     _row("repeat", "dma", exact(repeated), MADE, bind=of_pieces),
     _row("slice_backward", "dma", exact(sliced_backward), MADE, bind=of_pieces),
-    _row("select_backward", "dma", select_backward, MADE),
-    _row("slice_scatter select_scatter", "dma", scatter_slice, MADE),
-    _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE),
+    _row("select_backward", "dma", select_backward, MADE, bind=of_pieces),
+    _row("slice_scatter select_scatter", "dma", scatter_slice, MADE,
+         bind=of_memory({"in": 0, "src": 1})),
+    _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE,
+         bind=of_names({"in": 0}, "out")),
     _row("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, MADE),
     _row("upsample_nearest2d_backward _upsample_nearest_exact2d upsample_nearest1d_backward "
          "_upsample_nearest_exact2d_backward", "tensor", resampling(1), MADE),
@@ -317,11 +353,14 @@ _MOVEMENT = (
          "_upsample_bicubic2d_aa_backward", "tensor", resampling(2), MADE),
     _row("tril", "dma", triangle(lower=True), MADE, bind=of_names({"in": 0}, "out")),
     _row("triu", "dma", triangle(lower=False), MADE, bind=of_names({"in": 0}, "out")),
-    _row("diagonal_backward", "dma", diagonal_backward, MADE),
-    _row("im2col", "vector", unfold, MADE),
-    _row("col2im", "vector", fold, MADE),
-    _row("unfold_backward as_strided_scatter repeat_interleave", "dma", rearranged, "inferred",
-         "as a copy in runs of the last dimension"),
+    _row("diagonal_backward", "dma", diagonal_backward, MADE, bind=of_pieces),
+    _row("im2col", "vector", unfold, MADE, bind=of_names({"in": 0}, "patches")),
+    _row("col2im", "vector", fold, MADE, bind=of_names({"patches": 0}, "out")),
+    _row("as_strided_scatter", "dma", strided, MADE, bind=of_memory({"in": 0, "src": 1})),
+    _row("unfold_backward", "dma", unfold_backward, MADE,
+         "windows that overlap are priced by their class", of_pieces),
+    _row("repeat_interleave", "dma", repeated_places, MADE,
+         "as if all were moved: how often is data; on one core"),
 )
 _INDEXING = (
     _row("embedding", "dma", gathered(rows_of_weights), MADE,
@@ -330,26 +369,31 @@ _INDEXING = (
          bind=of_names({"table": 0, "index": 2}, "out")),
     _row("gather", "dma", gathered(at_elements), MADE, _PARTS,
          of_names({"table": 0, "index": 2}, "out")),
-    _row("index _unsafe_index", "dma", gathered(at_tensors), MADE, _APART),
+    _row("index _unsafe_index", "dma", gathered(at_tensors), MADE, _APART, of_index),
     _row("take", "dma", gathered(at_flat), MADE, bind=of_names({"table": 0, "index": 1}, "out")),
     _row("embedding_dense_backward", "dma", embedding_gradient, MADE,
          bind=of_embedding_gradient),
-    _row("index_add", "dma", scattered(along, 3, adds=True), MADE),
-    _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE),
-    _row("scatter_add", "dma", scattered(at_elements, 3, adds=True), MADE, _PARTS),
+    _row("bincount", "dma", counted, MADE),
+    _row("searchsorted bucketize", "vector", search, MADE, "of a number, or by a sorter: by class"),
+    _row("index_add", "dma", scattered(along, 3, adds=True), MADE, bind=of_scatter(2, 3)),
+    _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE,
+         bind=of_scatter(2, 3)),
+    _row("scatter_add", "dma", scattered(at_elements, 3, adds=True), MADE, _PARTS,
+         of_scatter(2, 3)),
     _row("scatter scatter_reduce", "dma", scattered(at_elements, 3), MADE,
-         "other reductions than sums, and " + _PARTS),
+         "other reductions than sums, and " + _PARTS, of_scatter(2, 3)),
     _row("index_put _index_put_impl _unsafe_index_put", "dma", scattered(at_tensors, 2), MADE,
-         _APART),
+         _APART, of_scatter(1, 2)),
     _row("_unsafe_masked_index", "dma", unmasked("aten::index", gathered(at_tensors)),
          "inferred", _UNMASKED),
     _row("_unsafe_masked_index_put_accumulate", "dma",
          unmasked("aten::index_put_", scattered(at_tensors, 2), True), "inferred",
          _UNMASKED + ", in place"),
-    _row("put", "dma", scattered(at_flat, 2), MADE),
-    _row("masked_select", "dma", select_masked, MADE, _MASKED),
+    _row("put", "dma", scattered(at_flat, 2), MADE, bind=of_scatter(1, 2)),
+    _row("masked_select", "dma", select_masked, MADE, _MASKED, of_chosen),
     _row("nonzero", "dma", nonzero, MADE, _MASKED),
-    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED),
+    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED,
+         of_names({"in": 0, "mask": 1, "source": 2}, "out")),
     _row("nll_loss_forward nll_loss nll_loss2d_forward nll_loss2d", "dma", nll, MADE,
          bind=of_names({"x": 0, "target": 1, "weight": 2}, "out", "total_weight")),
     _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward, MADE,
@@ -395,7 +439,8 @@ _TRAINING = (
          "tensors as one run of elements; one step count for all", of_optimizer),
 )
 _LISTS_AND_HOST = (
-    _row("_foreach_norm _foreach_max", "vector", foreach_reduction, MADE, _LISTS),
+    _row("_foreach_norm _foreach_max", "vector", foreach_reduction, MADE, _LISTS,
+         of_foreach_reduction),
     _row("_amp_foreach_non_finite_check_and_unscale", "vector", unscale, MADE,
          "tensors as one run of elements"),
     _row("_local_scalar_dense item", "dma", _item, MADE, "the host waits for the value"),
@@ -432,7 +477,7 @@ def _table() -> dict[str, Op]:
     """All rows by name; a later family's row stands for an earlier one's."""
     table = {row.name: row for family in _FAMILIES for rows in family for row in rows}
     for name in _FOREACH.split():  # as sure as the operator on one tensor
-        (row,) = _row(f"_foreach_{name}", "vector", foreach, table[name].status, _LISTS)
+        (row,) = _row(f"_foreach_{name}", "vector", foreach, table[name].status, _LISTS, of_foreach)
         table[row.name] = row
     return table
 

@@ -12,7 +12,17 @@ from ..chip import Chip
 from ..isa import Access, Affine, Attribute, Buffer, Builder, Engine, Program, Role, itemsize
 from .limits import SLOTS, TILE_BYTES, P
 
-__all__ = ["Step", "activation", "pointwise", "tensor_scalar", "tensor_tensor"]
+__all__ = [
+    "Step",
+    "activation",
+    "constant",
+    "copy",
+    "drop",
+    "pointwise",
+    "select",
+    "tensor_scalar",
+    "tensor_tensor",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +70,30 @@ def copy(a: int = 0) -> Step:
         emit=lambda builder, to, reads: _emit(builder, "tensor_copy", to, reads, Engine.VECTOR),
         reads=(a,),
     )
+
+
+def _emitting(opcode: str, reads: tuple[int, ...], **attributes: Attribute) -> Step:
+    return Step(
+        emit=lambda builder, to, operands: _emit(
+            builder, opcode, to, operands, Engine.VECTOR, **attributes
+        ),
+        reads=reads,
+    )
+
+
+def constant(value: float) -> Step:
+    """Every element is `value`."""
+    return _emitting("memset", (), value=value)
+
+
+def select(predicate: int, on_true: int, on_false: int) -> Step:
+    """`predicate ? on_true : on_false`."""
+    return _emitting("select", (predicate, on_true, on_false))
+
+
+def drop(data: int, random: int, threshold: float) -> Step:
+    """`data` where `random` reaches the threshold, else 0."""
+    return _emitting("dropout", (data, random), threshold=threshold)
 
 
 def _emit(

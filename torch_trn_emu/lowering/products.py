@@ -16,6 +16,7 @@ from .evacuation import Leaving
 from .matmul import matmul
 from .op import Lowered, dense
 from .pointwise import tensor_scalar, tensor_tensor
+from .row_values import Input, Kind, Output, RowStep, step
 
 __all__ = [
     "Product",
@@ -23,6 +24,7 @@ __all__ = [
     "format_of",
     "lower_addbmm",
     "lower_matmul",
+    "lower_scaled",
     "multiplied",
     "product_of",
 ]
@@ -143,6 +145,29 @@ def lower_addbmm(call: Call, target: Target) -> Lowered:
              tensor_tensor("add", -1, -2)]  # fmt: skip
     added = elementwise("add", steps, [dense((m, n), "Float"), addend], call.out, target)
     return (each, total, added)
+
+
+def lower_scaled(call: Call, target: Target) -> Lowered:
+    """_scaled_mm: a product times a scale for all, or for each row and each column, and a bias."""
+    product = product_of(call, target)
+    _, m, _, n = product.sizes
+    inputs: list[Input] = []
+    steps: list[RowStep] = []
+    last = "product"
+    for at, many, kind in ((2, m, Kind.COLUMN), (3, n, Kind.ROW), (4, n, Kind.ROW)):
+        scale, name = call.argument(at), f"operand {at}"
+        if scale is None:
+            continue
+        if scale.numel not in (1, many):
+            raise KeyError("scales of blocks")
+        inputs.append(Input(name, scale.dtype, kind if scale.numel > 1 else Kind.ONE))
+        op = "add" if at == 4 else "multiply"
+        steps.append(step(f"by {at}", "tensor_tensor", last, name, op=op))
+        last = f"by {at}"
+    options = MappingProxyType({**product.options, "out_dtype": "float32"})
+    made = Output(last, product.options["out_dtype"])
+    epilogue = Epilogue(product="product", inputs=inputs, steps=steps, outputs=[made])
+    return multiplied(Product(product.sizes, options), target, epilogue)
 
 
 def _float(t: TensorArg) -> str:

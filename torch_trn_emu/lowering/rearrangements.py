@@ -4,14 +4,12 @@ Each reader of a call gives, for every dimension of the result, the segments it 
 """
 
 from collections.abc import Callable
-from math import prod
 
 from .call import Call, Target, TensorArg
-from .op import Lowered, Lowering, dense
+from .op import Lowered, Lowering, dense, flat
 from .relayout import Box, Segment, boxes_of, relayout
-from .resampling import resampling
 
-__all__ = ["concatenate", "diagonal_backward", "exact", "scatter_slice"]
+__all__ = ["concatenate", "exact", "placed", "roll", "scatter_slice", "whole"]
 
 Segments = list[list[Segment]]
 Reader = Callable[[Call, TensorArg, TensorArg], Segments]
@@ -22,11 +20,11 @@ def _span(t: TensorArg) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True))
 
 
-def _copied(size: int) -> list[Segment]:
+def whole(size: int) -> list[Segment]:
     return [Segment(0, size, 0)]
 
 
-def _program(
+def placed(
     call: Call, target: Target, sources: dict[str, TensorArg], boxes: list[Box], constant: float = 0
 ) -> Lowered:
     out = call.out
@@ -58,11 +56,11 @@ def concatenate(call: Call, target: Target) -> Lowered:
     to_strides = dense(out.shape, out.torch_dtype).strides
     boxes, at = [], 0
     for k, t in enumerate(pieces):
-        segments = [_copied(n) for n in t.shape]
+        segments = [whole(n) for n in t.shape]
         segments[dim] = [Segment(at, t.shape[dim], 0)]
         boxes += boxes_of(f"in{k}", t.strides, to_strides, segments)
         at += t.shape[dim]
-    return _program(call, target, {f"in{k}": t for k, t in enumerate(pieces)}, boxes)
+    return placed(call, target, {f"in{k}": t for k, t in enumerate(pieces)}, boxes)
 
 
 def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
@@ -80,7 +78,7 @@ def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
         segments = reader(call, padded, out)
         boxes = boxes_of("in", padded.strides, to_strides, segments)
         constant = call.argument(constant_at, 0) if constant_at is not None else 0
-        return _program(call, target, {"in": padded}, boxes, constant)
+        return placed(call, target, {"in": padded}, boxes, constant)
 
     return lower
 
@@ -93,7 +91,7 @@ def padding(kind: str) -> Reader:
 
     def read(call: Call, x: TensorArg, out: TensorArg) -> Segments:
         pads = call.argument(1, ())
-        segments = [_copied(n) for n in x.shape]
+        segments = [whole(n) for n in x.shape]
         for k in range(len(pads) // 2):
             dim = len(x.shape) - 1 - k
             before, after = pads[2 * k], pads[2 * k + 1]
@@ -117,21 +115,27 @@ def padding(kind: str) -> Reader:
 
 def flipped(call: Call, x: TensorArg, out: TensorArg) -> Segments:
     dims = {d % len(x.shape) for d in call.argument(1, ())}
-    return [[Segment(0, n, n - 1, -1)] if d in dims else _copied(n) for d, n in enumerate(x.shape)]
+    return [[Segment(0, n, n - 1, -1)] if d in dims else whole(n) for d, n in enumerate(x.shape)]
 
 
 def rolled(call: Call, x: TensorArg, out: TensorArg) -> Segments:
+    """Without dimensions the tensor is one long run."""
     shifts, dims = call.argument(1, ()), call.argument(2, ())
-    if not dims:
-        if len(x.shape) > 1:
-            raise KeyError("roll of a flattened tensor")
-        dims = (0,)
-    segments = [_copied(n) for n in x.shape]
-    for shift, dim in zip(shifts, dims, strict=True):
+    segments = [whole(n) for n in x.shape]
+    for shift, dim in zip(shifts, dims or (0,), strict=True):
         size = x.shape[dim]
         by = shift % size
         segments[dim] = [Segment(0, by, size - by), Segment(by, size - by, 0)]
     return segments
+
+
+def roll(call: Call, target: Target) -> Lowered:
+    x = call.tensors[0]
+    if call.argument(2, ()) or len(x.shape) < 2 or not x.contiguous:
+        return exact(rolled)(call, target)
+    run = flat(x, x.numel)
+    one = Call(call.op, (run, *call.arguments[1:]), (run,), call.policy)
+    return exact(rolled)(one, target)
 
 
 def repeated(call: Call, x: TensorArg, out: TensorArg) -> Segments:
@@ -155,14 +159,14 @@ def sliced_backward(call: Call, g: TensorArg, out: TensorArg) -> Segments:
     dim, start, _, step = (call.argument(k, 0) for k in range(2, 6))
     size = out.shape[dim]
     start = min(max(start + size if start < 0 else start, 0), size)
-    segments = [_copied(n) for n in g.shape]
+    segments = [whole(n) for n in g.shape]
     segments[dim] = _within(size, start, step or 1, g.shape[dim])
     return segments
 
 
 def selected_backward(call: Call, g: TensorArg, out: TensorArg) -> Segments:
     dim, index = call.argument(2, 0) % len(out.shape), call.argument(3, 0)
-    segments = [_copied(n) for n in out.shape]
+    segments = [whole(n) for n in out.shape]
     segments[dim] = _within(out.shape[dim], index % out.shape[dim], 1, 1)
     return segments
 
@@ -191,74 +195,9 @@ def scatter_slice(call: Call, target: Target) -> Lowered:
     size = out.shape[dim]
     start = min(max(start + size if start < 0 else start, 0), size)
     to_strides = dense(out.shape, out.torch_dtype).strides
-    segments = [_copied(n) for n in out.shape]
-    placed, *rest = _within(size, start, step, src.shape[dim])
+    segments = [whole(n) for n in out.shape]
+    put, *rest = _within(size, start, step, src.shape[dim])
     kept = [Segment(s.to, s.count, s.to, s.to_step, s.to_step) for s in rest]
-    boxes = boxes_of(
-        "src", src.strides, to_strides, [*segments[:dim], [placed], *segments[dim + 1 :]]
-    )
+    boxes = boxes_of("src", src.strides, to_strides, [*segments[:dim], [put], *segments[dim + 1 :]])
     boxes += boxes_of("in", x.strides, to_strides, [*segments[:dim], kept, *segments[dim + 1 :]])
-    return _program(call, target, {"in": x, "src": src}, boxes)
-
-
-def diagonal_backward(call: Call, target: Target) -> Lowered:
-    """Zeros with the gradient on a diagonal."""
-    g, out = call.tensors[0], call.out
-    if not out.numel:
-        return ()
-    offset, one, two = (int(call.argument(k, d)) for k, d in ((2, 0), (3, 0), (4, 1)))
-    to_strides = dense(out.shape, out.torch_dtype).strides
-    down, across = to_strides[one], to_strides[two]
-    kept = [
-        k for k in range(len(out.shape)) if k not in (one % len(out.shape), two % len(out.shape))
-    ]
-    zeros = Box(source="", counts=out.shape, to=0, to_strides=to_strides, strides=to_strides)
-    line = Box(
-        source="in",
-        counts=g.shape,
-        to=max(0, offset) * across + max(0, -offset) * down,
-        to_strides=(*(to_strides[k] for k in kept), down + across),
-        strides=g.strides,
-    )
-    return _program(call, target, {"in": g}, [zeros, line] if g.numel else [zeros])
-
-
-def _split(
-    call: Call, target: Target, t: TensorArg, shape: tuple[int, ...], strides: tuple[int, ...],
-    to_strides: tuple[int, ...],
-) -> Lowered:  # fmt: skip
-    boxes = boxes_of("in", strides, to_strides, [_copied(n) for n in shape])
-    return _program(call, target, {"in": t}, boxes)
-
-
-def pixel_shuffle(call: Call, target: Target) -> Lowered:
-    """[.., c r r, h, w] to [.., c, h r, w r], or back."""
-    x, out, r = call.tensors[0], call.out, int(call.argument(1, 1))
-    if not out.numel:
-        return ()
-    small, big = (x, out) if call.name == "pixel_shuffle" else (out, x)
-    c, h, w = big.shape[-3], small.shape[-2], small.shape[-1]
-    n = prod(small.shape[:-3])
-    shape = (n, c, r, r, h, w)
-    packed = (c * r * r * h * w, r * r * h * w, r * h * w, h * w, w, 1)
-    spread = (c * r * r * h * w, r * r * h * w, w * r, 1, r * w * r, r)
-    ways = (packed, spread) if small is x else (spread, packed)
-    return _split(call, target, dense(x.shape, x.torch_dtype), shape, *ways)
-
-
-def upsample_nearest(call: Call, target: Target) -> Lowered:
-    """Every element repeated; to sizes that are no multiples, as any resampling."""
-    x, out = call.tensors[0], call.out
-    rank = len(x.shape) - 2
-    if not out.numel:
-        return ()
-    factors = [b // a for a, b in zip(x.shape[2:], out.shape[2:], strict=True)]
-    if any(a * f != b for a, f, b in zip(x.shape[2:], factors, out.shape[2:], strict=True)):
-        return resampling(1)(call, target)
-    to = dense(out.shape, out.torch_dtype).strides
-    shape, strides, to_strides = [*x.shape[:2]], [*x.strides[:2]], [*to[:2]]
-    for d in range(rank):
-        shape += [x.shape[2 + d], factors[d]]
-        strides += [x.strides[2 + d], 0]
-        to_strides += [to[2 + d] * factors[d], to[2 + d]]
-    return _split(call, target, x, tuple(shape), tuple(strides), tuple(to_strides))
+    return placed(call, target, {"in": x, "src": src}, boxes)

@@ -10,17 +10,18 @@ from typing import Any
 from ..isa import Access, Attribute, Builder
 from .call import Call, Target, TensorArg
 from .columns import reduce_columns
-from .elementwise import flattened, lower_elementwise
+from .elementwise import elementwise, flattened, lower_elementwise
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
 from .normalizing import row_op
-from .op import Lowered, Lowering, around, flat, row_by_row
-from .pointwise import Step, tensor_tensor
+from .op import Lowered, Lowering, around, dense, flat, row_by_row
+from .pointwise import Step, constant, select, tensor_tensor
 from .reduction import Work, reduce_rows
 from .row_layout import lies_in_rows
 from .selections import largest_of_rows
 
 __all__ = [
+    "all_equal",
     "along_rows",
     "average",
     "collapsed",
@@ -28,12 +29,14 @@ __all__ = [
     "largest",
     "moments",
     "nonzeros",
+    "one_after_the_other",
     "over_normalized",
     "p_norm",
     "reduced_dims",
     "reduction",
     "simple",
     "truth",
+    "without_nan",
 ]
 
 # rms_norm's when none is given: the distance from 1 to the next number of the dtype.
@@ -115,7 +118,7 @@ def reduced_dims(call: Call, t: TensorArg) -> tuple[int, ...]:
 
 
 _BY_DIM = frozenset(
-    "amax amin argmax argmin logsumexp cumsum cumprod cummax _softmax _log_softmax aminmax "
+    "amax amin argmax argmin logsumexp cumsum cumprod cummax _softmax _log_softmax aminmax nansum "
     "all any median kthvalue mode var std var_mean std_mean count_nonzero max min prod".split()
 )
 
@@ -157,6 +160,40 @@ def reduction(describe: Describe) -> Lowering:
         return (reduce_columns(outer, rows, inner, cores=target.cores, **options),)
 
     return lower
+
+
+def one_after_the_other(*lowerings: Lowering) -> Lowering:
+    """The programs of several, each of which reads its operands."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        parts = [lowering(call, target) for lowering in lowerings]
+        return tuple(program for part in parts if isinstance(part, tuple) for program in part)
+
+    return lower
+
+
+def without_nan(lowering: Lowering) -> Lowering:
+    """Zeros for NaN, then another lowering."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        x = call.tensors[0]
+        steps = [tensor_tensor("equal", 0, 0), constant(0.0), select(-2, 0, -1)]
+        cleaned = elementwise("nan to zero", steps, [flat(x, x.numel)], flat(x, x.numel), target)
+        done = lowering(call, target)
+        return (cleaned, *done) if isinstance(done, tuple) and done else done
+
+    return lower
+
+
+def all_equal(call: Call, target: Target) -> Lowered:
+    """Whether no element of two tensors differs."""
+    x, y = call.tensors[:2]
+    if x.shape != y.shape or not x.numel:
+        return ()
+    same, result = dense(x.shape, "bool"), dense((), "bool")
+    compared = lower_elementwise(Call("aten::eq", (x, y), (same,)), target)
+    reduced = reduction(truth("min"))(Call("aten::all", (same,), (result,)), target)
+    return (*compared, *reduced) if isinstance(reduced, tuple) else reduced
 
 
 def _on_last(opcode: str, attributes: tuple[tuple[str, Attribute], ...]) -> Step:

@@ -136,6 +136,14 @@ def _bias_apart(s: RowStep) -> Iterator[RowStep]:
     yield step(s.name, "activation", first, kind=s.kind, op=s.attributes["op"])
 
 
+def _shift_apart(s: RowStep) -> Iterator[RowStep]:
+    """exp(x - c)"""
+    value, shift = s.reads
+    first = f"{s.name} first"
+    yield step(first, "tensor_tensor", value, shift, kind=s.kind, op="subtract")
+    yield step(s.name, s.opcode, first, kind=s.kind)
+
+
 _SPREAD: Mapping[str, Callable[[RowStep], Iterator[RowStep]]] = MappingProxyType(
-    {"tensor_scalar": _scalars_apart, "activation": _bias_apart}
+    {"tensor_scalar": _scalars_apart, "activation": _bias_apart, "exponential": _shift_apart}
 )

@@ -1,17 +1,17 @@
-"""Steps of a row program rewritten before they are emitted: fewer instructions, on two engines.
+"""Steps of a row program put together before they are emitted: fewer instructions.
 
 A graph's operators become a step each. What the vendor's kernels do in one instruction is put
 together here: two operations with one value a row each, and the bias of an activation.
+`sharing.py` then shares them out between the engines.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
-from ..chip import Chip
-from ..isa import OPCODES, Engine
+from ..isa import Engine
 from .row_values import Kind, RowStep, step
 
-__all__ = ["fused", "shared_out"]
+__all__ = ["bias_of", "fused"]
 
 
 def fused(steps: Sequence[RowStep], stored: Collection[str]) -> list[RowStep]:
@@ -61,41 +61,14 @@ def _takes(s: RowStep, first: RowStep, kinds: dict[str, Kind]) -> bool:
     )
 
 
+def bias_of(s: RowStep) -> str:
+    """The name of the step that makes the bias of an activation put together here."""
+    return f"{s.name} bias"
+
+
 def _with_bias(s: RowStep, first: RowStep) -> Iterator[RowStep]:
     """f(scale * (x - c)) as f(scale * x + b): b is -scale * c."""
     x, c = first.reads
-    scale, bias = float(s.attributes.get("scale", 1.0)), f"{s.name} bias"
+    scale, bias = float(s.attributes.get("scale", 1.0)), bias_of(s)
     yield step(bias, "tensor_scalar", c, kind=Kind.COLUMN, op0="multiply", imm0=-scale)
     yield step(s.name, "activation", x, bias, engine=s.engine, **s.attributes)
-
-
-def shared_out(steps: Sequence[RowStep], chip: Chip) -> list[RowStep]:
-    """Multiplications by constants on Scalar instead of Vector, while that shortens what both do.
-
-    An element of a tile is taken to cost each of them one cycle.
-    """
-    cycle_s = {
-        Engine.VECTOR: 1 / chip.vector_engine.clock_hz,
-        Engine.SCALAR: 1 / chip.scalar_engine.clock_hz,
-    }
-    busy_s = dict.fromkeys(cycle_s, 0.0)
-    for s in steps:
-        engine = s.engine or (OPCODES[s.opcode].engines[0] if s.opcode in OPCODES else None)
-        if engine in busy_s and (s.reduces or s.kind is Kind.FULL):
-            busy_s[engine] += cycle_s[engine]
-    made = []
-    for s in steps:
-        after_s = busy_s[Engine.SCALAR] + cycle_s[Engine.SCALAR]
-        if _scales(s) and after_s <= busy_s[Engine.VECTOR] - cycle_s[Engine.VECTOR]:
-            busy_s[Engine.SCALAR] = after_s
-            busy_s[Engine.VECTOR] -= cycle_s[Engine.VECTOR]
-            s = step(s.name, "activation", *s.reads, op="copy", scale=s.attributes["imm0"])
-        made.append(s)
-    return made
-
-
-def _scales(s: RowStep) -> bool:
-    """Whether a step multiplies all of a tile by a constant, and does nothing else."""
-    plain = s.opcode == "tensor_scalar" and s.engine in (None, Engine.VECTOR) and len(s.reads) == 1
-    multiplies = set(s.attributes) == {"op0", "imm0"} and s.attributes["op0"] == "multiply"
-    return plain and multiplies and s.kind is Kind.FULL

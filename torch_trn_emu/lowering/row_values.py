@@ -13,13 +13,29 @@ from typing import Any, NamedTuple
 
 from ..isa import Engine
 
-__all__ = ["Input", "Kind", "Output", "RowStep", "Values", "column_sum", "reduced", "step"]
+__all__ = [
+    "MOST_SUMMED",
+    "SUMMING",
+    "Input",
+    "Kind",
+    "Output",
+    "RowStep",
+    "Values",
+    "column_sum",
+    "reduced",
+    "step",
+]
+
+# Instructions that also add up what they make, by those that do not. [isa] 16384 elements at most
+SUMMING = MappingProxyType({"activation": "activation_reduce", "exponential": "exponential"})
+MOST_SUMMED = 16384
 
 
 class Kind(str, Enum):
     FULL = "full"
     COLUMN = "column"
     ROW = "row"
+    ONE = "one"  # of the epilogue of a product: one value for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,11 @@ class RowStep:
     @property
     def reduces(self) -> bool:
         return self.opcode == "tensor_reduce"
+
+    def is_sum_of(self, other: "RowStep") -> bool:
+        """Whether the instruction that makes `other` adds its rows up as well."""
+        adds = self.reduces and self.attributes == {"op": "add"}
+        return adds and self.reads == (other.name,) and other.opcode in SUMMING
 
 
 def step(

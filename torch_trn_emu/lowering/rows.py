@@ -12,7 +12,7 @@ from ..isa import Access, Affine, Builder, Program
 from .limits import BANK, P
 from .row_layout import Layout, layout_of
 from .row_tiles import RowTiles, box
-from .row_values import Kind, RowStep, Values
+from .row_values import MOST_SUMMED, SUMMING, Kind, RowStep, Values
 
 __all__ = ["flat_program", "row_program"]
 
@@ -90,8 +90,10 @@ class _RowProgram(RowTiles):
                     b.load(*self.column(self.tiles[n], self.hbm[n], r0, h, size))
         last = max((self.phase(n) for n in self.steps), default=0)
         done: set[str] = set()
+        self.small: set[tuple[str, int]] = set()  # COLUMN values that are there
         for phase in range(last + 1):
-            self._columns(phase, halves)
+            if self.chunks > 1:
+                self._columns(phase, halves)
             ends = [
                 s.name
                 for s in self.steps.values()
@@ -106,24 +108,45 @@ class _RowProgram(RowTiles):
         for n in self.outputs:
             if self.steps[n].kind is Kind.COLUMN:
                 for h, size in halves:
+                    self._column(n, h, size)
                     here, to = self.column(self.tiles[n], self.stored[n], r0, h, size, once=True)
                     b.store(to, here)
 
     def _columns(self, phase: int, halves: list[tuple[int, int]]) -> None:
         """COLUMN steps whose operands are complete now."""
         for s in self.steps.values():
-            if s.kind is not Kind.COLUMN or s.reduces or self.phase(s.name) != phase:
-                continue
-            for h, size in halves:
-                reads = [self.values(self.tiles[r], h, size) for r in s.reads]
-                to = self.values(self.tiles[s.name], h, size)
-                self.b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+            if s.kind is Kind.COLUMN and not s.reduces and self.phase(s.name) == phase:
+                for h, size in halves:
+                    self._column(s.name, h, size)
+
+    def _column(self, name: str, h: int, size: int) -> None:
+        """A COLUMN step and those it reads, if they were not made yet.
+
+        Late, before what reads them: an engine that takes its instructions in order would wait for
+        the second tile's sum where the first one's has work for it.
+        """
+        s = self.steps.get(name)
+        if s is None or s.kind is not Kind.COLUMN or s.reduces or (name, h) in self.small:
+            return
+        self.small.add((name, h))
+        for read in s.reads:
+            self._column(read, h, size)
+        reads = [self.values(self.tiles[r], h, size) for r in s.reads]
+        to = self.values(self.tiles[name], h, size)
+        self.b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+
+    def _follow(self, reduction: str, h: int, size: int) -> None:
+        """What the engine that reduced a row can make of that at once: it need not wait."""
+        for s in self.steps.values():
+            if s.kind is Kind.COLUMN and s.reads == (reduction,) and s.opcode == "tensor_scalar":
+                self._column(s.name, h, size)
 
     def _chunks(
         self, r0: Affine, halves: list[tuple[int, int]], ends: list[str], done: set[str]
     ) -> None:
         reductions = [s for n in ends if (s := self.steps[n]).reduces]
         for part, c0, count in self.b.parts(self.columns, self.width):
+            summed: set[str] = set()
             for n in self.needed([r for e in ends for r in (e, *self.steps[e].reads)]):
                 if n in done:
                     continue
@@ -133,17 +156,18 @@ class _RowProgram(RowTiles):
                     if self.inputs[n].kind is Kind.FULL:
                         self._load(n, r0, c0, count, halves)
                 elif self.steps[n].kind is not Kind.COLUMN:
-                    self._full(self.steps[n], part, count, halves)
+                    total = self._sum_of(self.steps[n], reductions, count)
+                    self._full(self.steps[n], part, count, halves, total)
+                    summed.add(total)
             for s in reductions:
+                if s.name in summed:
+                    continue
                 for h, size in halves:
                     data = self.by_row(self.tiles[s.reads[0]], h, size, count)
-                    target = self.partial.get(s.name)
-                    to = (
-                        box(target, size, self.layout.values, offset=part, part=h)
-                        if target
-                        else self.values(self.tiles[s.name], h, size)
-                    )
+                    to = self._reduced(s.name, part, h, size)
                     self.b.emit("tensor_reduce", to, data, **s.attributes)
+                    if s.name not in self.partial:
+                        self._follow(s.name, h, size)
             for n in ends:
                 if n in self.outputs and self.steps[n].kind is Kind.FULL:
                     for h, size in halves:
@@ -175,6 +199,17 @@ class _RowProgram(RowTiles):
             parts = Access(buffer=together, pattern=by_value)
             b.emit("tensor_reduce", box(to, size, how.values), parts, **s.attributes)
 
+    def _sum_of(self, made: RowStep, reductions: list[RowStep], count: int) -> str:
+        """The reduction that the instruction which makes a value does as well, or ""."""
+        fits = made.kind is Kind.FULL and count <= MOST_SUMMED and self.layout.values == 1
+        return next((s.name for s in reductions if fits and s.is_sum_of(made)), "")
+
+    def _reduced(self, name: str, chunk: Affine, h: int, size: int) -> Access:
+        """Where a reduction of a chunk goes."""
+        if name in self.partial:
+            return box(self.partial[name], size, self.layout.values, offset=chunk, part=h)
+        return self.values(self.tiles[name], h, size)
+
     def _load(
         self, n: str, r0: Affine, c0: Affine, count: int, halves: list[tuple[int, int]]
     ) -> None:
@@ -183,18 +218,27 @@ class _RowProgram(RowTiles):
             source = self.memory(self.hbm[n], r0, h, size, c0, count)
             self.b.load(box(self.tiles[n], size, count, part=h), source)
 
-    def _full(self, s: RowStep, chunk: Affine, count: int, halves: list[tuple[int, int]]) -> None:
+    def _full(
+        self, s: RowStep, chunk: Affine, count: int, halves: list[tuple[int, int]], total: str
+    ) -> None:
+        """A value of a chunk, and the sum `total` of its rows if that has a name."""
         b = self.b
         if s.kind is Kind.FULL and s.name not in self.places:
             b.fresh(self.tiles[s.name])
         for h, size in halves:
+            for r in s.reads:
+                self._column(r, h, size)
             reads = [self._operand(r, s.opcode, chunk, count, h, size) for r in s.reads]
             if s.kind is Kind.ROW:
                 to = box(self.tiles[s.name], size, count, part=chunk)
                 b.emit("tensor_tensor", to, to, *reads, op="add")
                 continue
             to = box(self.tiles[s.name], size, count, part=h)
-            b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+            if total:
+                both = (to, self._reduced(total, chunk, h, size))
+                b.emit(SUMMING[s.opcode], both, *reads, engine=s.engine, **s.attributes)
+            else:
+                b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
 
     def _operand(self, n: str, opcode: str, chunk: Affine, count: int, h: int, size: int) -> Access:
         kind = (self.steps.get(n) or self.inputs[n]).kind

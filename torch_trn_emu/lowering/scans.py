@@ -14,7 +14,7 @@ from .limits import BANK, WIDE, P
 from .op import Lowered, Lowering, row_by_row
 from .runs import run_of, runs
 
-__all__ = ["Prefix", "extremes", "scan"]
+__all__ = ["Prefix", "extremes", "logarithms", "scan"]
 
 TOGETHER = 2048  # of a partition, where one run lies on all of them (chosen)
 LONG = 1024  # elements of a single row from which on all partitions share it (chosen)
@@ -99,6 +99,48 @@ def cumulate_rows(
     return b.build()
 
 
+def logarithms_of_rows(
+    rows: int, columns: int, *, chip: Chip, dtype: str = "float32", cores: int = 1
+) -> Program:
+    """out[r, c] = log(exp(in[r, 0]) + ... + exp(in[r, c])).
+
+    With m the largest so far, sums of exp(x - m) are scanned, each times exp(the m before - m).
+    """
+    rows = ceil(rows / cores)
+    b = Builder(f"cumulate_exp {rows}x{columns}", cores=cores)
+    source, out = (b.hbm(n, (rows, columns), dtype, role)
+                   for n, role in (("in", Role.INPUT), ("out", Role.OUTPUT)))  # fmt: skip
+    wide = min(columns, WIDE // 2)
+    data, done = (b.sbuf(n, wide, dtype, slots=2) for n in ("data", "done"))
+    power, fade = (b.sbuf(n, wide, "float32") for n in ("power", "fade"))
+    top = b.sbuf("top", wide + 1, "float32", slots=2)  # the first is that of the chunk before
+    zeros, last = b.sbuf("zeros", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
+    ops, _, start = STEPS["max"]
+    b.emit("memset", rows_of(zeros, P, wide), value=0.0)
+    for r0, size in b.tiles(rows, P):
+        b.fresh(last, top)
+        total, before = rows_of(last, size, 1), rows_of(top, size, 1)
+        b.emit("memset", total, value=0.0)
+        b.emit("memset", before, value=start)
+        for c0, count in b.tiles(columns, wide):
+            b.fresh(data, done)
+            x, to, p, f, zero = (rows_of(t, size, count) for t in (data, done, power, fade, zeros))
+            now, then = rows_of(top, size, count, 1), rows_of(top, size, count)
+            b.load(x, rows_of(source, size, count, r0 * columns + c0))
+            b.emit("tensor_tensor_scan", now, x, zero, before, **ops)  # type: ignore[arg-type]
+            b.emit("tensor_tensor", p, x, now, op="subtract")
+            b.emit("activation", p, p, op="exp")
+            b.emit("tensor_tensor", f, then, now, op="subtract")
+            b.emit("activation", f, f, op="exp")
+            b.emit("tensor_tensor_scan", p, f, p, total, op0="multiply", op1="add")
+            b.emit("tensor_copy", total, rows_of(power, size, 1, count - 1))
+            b.emit("activation", p, p, op="log")
+            b.emit("tensor_tensor", to, p, now, op="add")
+            b.emit("tensor_copy", before, rows_of(top, size, 1, count))
+            b.store(rows_of(out, size, count, r0 * columns + c0), to)
+    return b.build()
+
+
 def extremes_of_rows(
     rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32", cores: int = 1
 ) -> Program:
@@ -141,14 +183,16 @@ def extremes_of_rows(
     return b.build()
 
 
-def cumulate_run(count: int, *, chip: Chip, dtype: str = "float32", out_dtype: str = "") -> Program:
-    """out[i] = the sum of in[: i + 1], on all partitions of one core."""
+def cumulate_run(
+    count: int, *, chip: Chip, dtype: str = "float32", out_dtype: str = "", start: float = 0.0
+) -> Program:
+    """out[i] = start + the sum of in[: i + 1], on all partitions of one core."""
     b = Builder(f"cumulate_add {count}")
     source = b.hbm("in", (count,), dtype, Role.INPUT)
     out = b.hbm("out", (count,), out_dtype or dtype, Role.OUTPUT)
     q = min(TOGETHER, ceil(count / P))
     data = b.sbuf("data", q, dtype, slots=2)
-    prefix = Prefix(b, q)
+    prefix = Prefix(b, q, start)
     for at, rows, wide in runs(b, count, q):
         b.fresh(data)
         values = rows_of(data, rows, wide)
@@ -223,6 +267,11 @@ def scan(op: str) -> Lowering:
         return (cumulate_rows(outer, count, op=op, cores=target.cores, **options),)
 
     return lower
+
+
+def logarithms(call: Call, target: Target) -> Lowered:
+    """Logcumsumexp along rows."""
+    return row_by_row(_around, logarithms_of_rows)(call, target)
 
 
 def extremes(op: str) -> Lowering:

@@ -1,7 +1,9 @@
 """The largest of every row in order, eight at a time, or by a sorting network where that is faster.
 
 max8 finds the eight largest and nc_match_replace8 takes them out and says where they were. Rows
-longer than a tile give their largest chunk by chunk, which are then worked on as one row.
+longer than a tile give their largest chunk by chunk, which are then worked on as one row. What is
+compared is half the number, so that infinity is finite and more than what was taken out; NaN is
+found as the engines order it, which is not public.
 """
 
 from math import ceil, inf, prod
@@ -11,11 +13,12 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target, TensorArg
 from .copies import copied
+from .keys import INFINITE, PADDING
 from .limits import WIDE, P
 from .network import network_cycles, sort_rows
 from .op import Lowered, dense
 
-__all__ = ["flat_sort", "select_largest", "sort", "topk"]
+__all__ = ["along_dimension", "flat_sort", "ordered", "select_largest", "sort", "topk"]
 
 FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
 MOST = 4096  # candidates of all chunks together
@@ -31,15 +34,18 @@ def _by_eights(rows: int, columns: int, k: int) -> bool:
 
 
 def select_largest(
-    rows: int, columns: int, k: int, *, sign: float, chip: Chip, dtype: str, cores: int = 1
-) -> Program:
-    """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where."""
+    rows: int, columns: int, k: int, *, sign: float, chip: Chip, dtype: str, cores: int = 1,
+    first: int = 0,
+) -> Program:  # fmt: skip
+    """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where, without
+    the `first` largest.
+    """
     rows = ceil(rows / cores)
     b = Builder(f"top {k} of {rows}x{columns}", cores=cores)
     wide = _segment(rows, columns, k)
     if wide < columns and rows <= FEW:
-        return _LargestOfFew(b, rows, columns, k, sign, dtype, wide).build()
-    return _Largest(b, rows, columns, k, sign, dtype, wide).build()
+        return _LargestOfFew(b, rows, columns, range(first, k), sign, dtype, wide).build()
+    return _Largest(b, rows, columns, range(first, k), sign, dtype, wide).build()
 
 
 def _segment(rows: int, columns: int, k: int) -> int:
@@ -52,14 +58,15 @@ def _segment(rows: int, columns: int, k: int) -> int:
 
 class _Largest:
     def __init__(
-        self, b: Builder, rows: int, columns: int, k: int, sign: float, dtype: str, wide: int
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
     ) -> None:
         """A partition works on `wide` columns at once."""
-        self.b, self.rows, self.columns, self.k, self.sign = b, rows, columns, k, sign
+        self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
+        self.first, self.k = stored.start, len(stored)
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-        self.values = b.hbm("values", (rows, k), dtype, Role.OUTPUT)
-        self.index = b.hbm("index", (rows, k), "int32", Role.OUTPUT)
-        self.each, self.wide = _eights(k), wide
+        self.values = b.hbm("values", (rows, self.k), dtype, Role.OUTPUT)
+        self.index = b.hbm("index", (rows, self.k), "int32", Role.OUTPUT)
+        self.each, self.wide = _eights(stored.stop), wide
         self.chunks = ceil(columns / self.wide)
         self.held = max(self.wide, self.each)
         self.raw = b.sbuf("raw", self.wide, dtype, slots=2)
@@ -74,7 +81,7 @@ class _Largest:
                 b.sbuf(n, self.each, "int32", slots=2) for n in ("of", "picked")
             )
             self.column = b.sbuf("first column", 1, "float32", slots=2)
-        self.stored = b.sbuf("stored", k, dtype, slots=2)
+        self.stored = b.sbuf("stored", self.k, dtype, slots=2)
 
     def build(self) -> Program:
         b = self.b
@@ -91,10 +98,10 @@ class _Largest:
     def _store(self, r0: Affine, size: int) -> None:
         b, at = self.b, r0 * self.k
         best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
-        to = rows_of(self.stored, size, self.k)
-        b.emit("tensor_scalar", to, rows_of(best, size, self.k), op0="multiply", imm0=self.sign)
+        to, found = rows_of(self.stored, size, self.k), rows_of(best, size, self.k, self.first)
+        b.emit("tensor_scalar", to, found, op0="multiply", imm0=2 * self.sign)
         b.store(rows_of(self.values, size, self.k, at), to)
-        b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k))
+        b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k, self.first))
 
     def _chunk(self, r0: Affine, number: Affine, c0: Affine, size: int, count: int) -> None:
         """The largest of a chunk, counted in columns of the row."""
@@ -103,9 +110,8 @@ class _Largest:
         raw = rows_of(self.raw, size, count)
         b.load(raw, rows_of(self.source, size, count, r0 * self.columns + c0))
         if held > count:
-            b.emit("memset", rows_of(self.data, size, held), value=-inf)
-        b.emit("tensor_scalar", rows_of(self.data, size, count), raw, op0="multiply",
-               imm0=self.sign)  # fmt: skip
+            b.emit("memset", rows_of(self.data, size, held), value=-PADDING)
+        self._key(rows_of(self.data, size, count), raw)
         start = number * self.each
         self._rounds(self.data, held, size, self.found, self.places, start)
         if self.chunks > 1:
@@ -116,6 +122,10 @@ class _Largest:
             b.emit("tensor_scalar", found, found, column, op0="add")
             b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
 
+    def _key(self, to: Access, source: Access) -> None:
+        self.b.emit("tensor_scalar", to, source, op0="multiply", imm0=self.sign / 2, op1="max",
+                    imm1=-INFINITE)  # fmt: skip
+
     def _rounds(
         self, data: Buffer, count: int, size: int, found: Buffer, places: Buffer, start: Affine
     ) -> None:
@@ -125,7 +135,7 @@ class _Largest:
             eight = rows_of(found, size, 8, start + turn * 8)
             b.emit("max8", eight, whole)
             where = rows_of(places, size, 8, start + turn * 8)
-            b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-inf)
+            b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-PADDING)
 
     def _merge(self, size: int) -> tuple[Buffer, Buffer]:
         """The largest of what the chunks gave, and the columns that those came from."""
@@ -142,9 +152,9 @@ class _LargestOfFew(_Largest):
     """Few rows: each is cut over several partitions, whose largest come together in one."""
 
     def __init__(
-        self, b: Builder, rows: int, columns: int, k: int, sign: float, dtype: str, wide: int
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
     ) -> None:
-        super().__init__(b, rows, columns, k, sign, dtype, wide)
+        super().__init__(b, rows, columns, stored, sign, dtype, wide)
         self.of_parts = b.sbuf("of parts", self.each, "float32", slots=2)
         self.places_there = b.sbuf("places there", self.each, "int32", slots=2)
 
@@ -156,15 +166,18 @@ class _LargestOfFew(_Largest):
             self._load(r0, size)
             raw, data = (rows_of(t, size * pieces, self.wide) for t in (self.raw, self.data))
             if self.held > self.wide:
-                b.emit("memset", rows_of(self.data, size * pieces, self.held), value=-inf)
-            b.emit("tensor_scalar", data, raw, op0="multiply", imm0=self.sign)
+                b.emit("memset", rows_of(self.data, size * pieces, self.held), value=-PADDING)
+            self._key(data, raw)
             self._rounds(self.data, self.held, size * pieces, *parts, Affine())
             self._join(size)
             self._store(r0, size)
         return b.build()
 
     def _load(self, r0: Affine, size: int) -> None:
-        """Pieces of rows on partitions; what the last lacks is smaller than all."""
+        """Pieces of rows on partitions; what the last lacks is as small as all can be.
+
+        Of equal numbers the first are found, which are in the pieces before.
+        """
         b, (full, rest) = self.b, divmod(self.columns, self.wide)
         if rest:
             b.emit(
@@ -200,9 +213,13 @@ class _LargestOfFew(_Largest):
 # --- from calls ---
 
 
-def _ordered(rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target) -> Program:
+def ordered(
+    rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target, first: int = 0
+) -> Program:
     """By eights or by a network, whichever works fewer cycles."""
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": dtype}
+    options: dict[str, Any] = {
+        "chip": target.chip, "cores": target.cores, "dtype": dtype, "first": first,
+    }  # fmt: skip
     share = ceil(rows / target.cores)
     wide = _segment(share, columns, k)
     passed = ceil(share / P) * columns if share > FEW else wide + ceil(columns / wide) * _eights(k)
@@ -212,17 +229,19 @@ def _ordered(rows: int, columns: int, k: int, largest: bool, dtype: str, target:
     return sort_rows(rows, columns, k, descending=largest, **options)
 
 
-def _along(x: TensorArg, dim: int, outs: tuple[TensorArg, ...], target: Target, k: int,
-           largest: bool) -> Lowered:  # fmt: skip
+def along_dimension(x: TensorArg, dim: int, outs: tuple[TensorArg, ...], target: Target, k: int,
+           largest: bool, first: int = 0) -> Lowered:  # fmt: skip
     """Along a dimension; one that is not the last is turned to be it, and the results back."""
     shape = x.shape or (1,)
     dim %= len(shape)
     rows, columns = prod(shape) // shape[dim], shape[dim]
-    program = _ordered(rows, columns, k, largest, x.dtype, target)
+    program = ordered(rows, columns, k, largest, x.dtype, target, first)
     if prod(shape[dim + 1 :]) == 1:
         return (program,)
     made = [program]
     made[:0] = copied(_last(x, dim), dense(_last(x, dim).shape, x.torch_dtype), target)
+    if k - first == 1:  # one of each row: in the same order without the dimension
+        return tuple(made)
     for out in outs:
         turned = _last(out, dim)
         made += copied(dense(turned.shape, out.torch_dtype), turned, target)
@@ -242,7 +261,7 @@ def topk(call: Call, target: Target) -> Lowered:
     if not x.numel or not k:
         return ()
     largest = call.argument(3, True) is not False
-    return _along(x, dim, call.outputs, target, k, largest)
+    return along_dimension(x, dim, call.outputs, target, k, largest)
 
 
 def sort(call: Call, target: Target) -> Lowered:
@@ -256,12 +275,12 @@ def sort(call: Call, target: Target) -> Lowered:
     descending = any(a is True for a in rest)
     dim = (0 if call.name == "msort" else -1) if dim is None else dim
     columns = x.shape[dim] if x.shape else 1
-    return _along(x, dim, call.outputs, target, columns, descending)
+    return along_dimension(x, dim, call.outputs, target, columns, descending)
 
 
 def flat_sort(call: Call, target: Target) -> Lowered:
-    """All elements of a tensor, or as many random keys."""
+    """All elements of a tensor."""
     x = (call.tensors or call.outputs)[0]
     if not x.numel:
         return ()
-    return (_ordered(1, x.numel, x.numel, False, x.dtype, target),)
+    return (ordered(1, x.numel, x.numel, False, x.dtype, target),)

@@ -3,11 +3,15 @@
 The layout, one int64 each (csrc/timing/program.cpp reads it in this order):
 
   header        encoding, queues, loops, buffers, instructions, nodes,
-                semaphore, dma_issue, dma_start, dma_completion, table_load, dma_engines
+                semaphore, dma_issue, dma_start, dma_completion, table_load, dma_engines,
+                warm_up
   a buffer      parts, slots, ordered
   an instruction  queue, busy, latency, table, ports, engines, engine_busy, hbm_busy, accesses,
                 then per access: write, buffer, part, age, terms, then per term: loop, coefficient
   a node        kind (0 loop, 1 instruction, 2 fresh), index, trip, length of the body in nodes
+
+Instructions that differ only in where in their buffers they read and write cost the same and wait
+for the same: they are one, which stands at several nodes.
 """
 
 from array import array
@@ -20,14 +24,14 @@ from ..isa import Access, Engine, Fresh, Instruction, Loop, Memory, Node, Progra
 
 __all__ = ["Encoded", "encode"]
 
-ENCODING = 2
+ENCODING = 3
 _ENGINES = (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, Engine.SYNC)
 _VECTOR_GPSIMD_SBUF, _VECTOR_SCALAR_PSUM = 1, 2  # bits of the ports
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The array, and what its indices stand for."""
+    """The array, and what its indices stand for: of instructions that are alike, the first."""
 
     words: "array[int]"
     instructions: tuple[Instruction, ...]
@@ -52,6 +56,7 @@ class _Encoder:
         self.queues = {engine.value: k for k, engine in enumerate(_ENGINES)}
         self.tables: dict[str, int] = {"": 0}
         self.instructions: list[Instruction] = []
+        self.numbers: dict[tuple[object, ...], int] = {}
         self.rows: list[int] = []
         self.nodes: list[int] = []
 
@@ -71,6 +76,7 @@ class _Encoder:
             picoseconds(dma.completion_latency_s),
             picoseconds(launch.activation_table_load_s),
             dma.engines,
+            picoseconds(self.chip.tensor_engine.warm_up_s),
         ]
         buffers = [
             word
@@ -90,8 +96,18 @@ class _Encoder:
             elif isinstance(node, Fresh):
                 self.nodes += [2, self.buffers[id(node.buffer)], 0, 0]
             else:
-                self.nodes += [1, len(self.instructions), 0, 0]
-                self._instruction(node)
+                self.nodes += [1, self._number(node), 0, 0]
+
+    def _number(self, i: Instruction) -> int:
+        """That of the first one like it."""
+        accesses = [(id(a.buffer), a.pattern, a.part.const, a.part.terms, a.age)
+                    for tensors in (i.reads, i.writes) for a in tensors]  # fmt: skip
+        kind = (i.opcode, i.engine, i.queue, tuple(i.attributes.items()), *accesses)
+        known = self.numbers.get(kind)
+        if known is None:
+            known = self.numbers[kind] = len(self.instructions)
+            self._instruction(i)
+        return known
 
     def _instruction(self, i: Instruction) -> None:
         self.instructions.append(i)

@@ -10,6 +10,7 @@ __all__ = ["schedule"]
 
 REORDER_WINDOW = 32
 GAPS = 16
+TENSOR_QUEUE = 0
 NOBODY, SEVERAL = -1, -2
 
 Raw = tuple[
@@ -95,7 +96,7 @@ class _Scheduler:
         words = iter(code)
         (_, queues, _, buffers, instructions, nodes) = _take(words, 6)
         (self.semaphore, self.dma_issue, self.dma_start) = _take(words, 3)
-        (self.dma_completion, self.table_load, engines) = _take(words, 3)
+        (self.dma_completion, self.table_load, engines, self.warm_up) = _take(words, 4)
         self.buffers = [_take(words, 3) for _ in range(buffers)]
         self.instructions = [_read_instruction(words) for _ in range(instructions)]
         self.nodes = [_take(words, 4) for _ in range(nodes)]
@@ -109,6 +110,7 @@ class _Scheduler:
         self.hbm, self.hbm_busy = _Timeline(), 0
         self.ports = {1: 0, 2: 0}
         self.table, self.table_loads = 0, 0
+        self.warmth, self.warm = 0, False
         self.total, self.simulated = 0, 0
         self.counters: dict[int, int] = {}
         self.records: list[tuple[int, int, int]] = []
@@ -170,7 +172,7 @@ class _Scheduler:
             start = max([start] + [self.ports[p] for p in held])
             for p in held:
                 self.ports[p] = start + i.busy
-            busy = i.busy + self._table(i)
+            busy = self._throttled(i, start - ready) + self._table(i)
             self.queue_ready[i.queue] = read_done = end = start + busy
             done = end + i.latency
             i.totals[1] += busy
@@ -190,6 +192,18 @@ class _Scheduler:
         r.writer = queue if ordered or r.writer in (NOBODY, queue) else SEVERAL
         r.write_done = max(r.write_done, done)
         r.reader, r.read_done = NOBODY, 0
+
+    def _throttled(self, i: _Instruction, idle: int) -> int:
+        if i.queue != TENSOR_QUEUE or self.warm_up == 0:
+            return i.busy
+        self.warmth = max(0, self.warmth - idle)
+        if self.warmth == 0:
+            self.warm = False
+        cold = 0 if self.warm else min(2 * i.busy, self.warm_up - self.warmth)
+        taken = cold + i.busy - cold // 2  # half of the time at half duty
+        self.warmth = min(self.warm_up, self.warmth + taken)
+        self.warm = self.warm or self.warmth == self.warm_up
+        return taken
 
     def _table(self, i: _Instruction) -> int:
         if i.table in (0, self.table):

@@ -10,7 +10,8 @@ __all__ = ["Record", "Retired", "Run"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retired:
-    """All executions of one instruction of a Program.
+    """All executions of one instruction of a Program, and of those that differ from it only in
+    where in their buffers they read and write.
 
     busy_s  its engine was taken, or its DMA engines, added up
     wait_s  its engine or queue stood still until its operands were there

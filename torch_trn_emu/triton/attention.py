@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .bits import bf16_bits, float_bits, store_rounded
+from .bits import bf16_bits, float_bits, store_rounded, tile_and_batch
 from .launch import INTERPRETED, cdiv, launch, power_of_two, raw
 
 __all__ = ["attention", "attention_backward"]
@@ -67,12 +67,13 @@ def scores_of(
 
 @triton.jit
 def place_of(heads, length, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Batch, head, rows and columns of this program, and which of its elements there are."""
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = (tl.program_id(1) % heads).to(tl.int64)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """Batch, head, first row, rows and columns of this program, and which elements there are."""
+    tile, at = tile_and_batch(tl.cdiv(length, ROWS))
+    first = tile * ROWS
+    rows = first + tl.arange(0, ROWS)
     wide = tl.arange(0, WIDTH)
-    return batch, head, rows, wide, (rows[:, None] < length) & (wide[None, :] < width)
+    inside = (rows[:, None] < length) & (wide[None, :] < width)
+    return at // heads, at % heads, first, rows, wide, inside
 
 
 @triton.jit
@@ -83,10 +84,10 @@ def tile_at(start, batch, head, rows, wide, batch_stride, head_stride, row_strid
 
 
 @triton.jit
-def visible_columns(kv_length, ROWS: tl.constexpr, CAUSAL: tl.constexpr):
+def visible_columns(first, kv_length, ROWS: tl.constexpr, CAUSAL: tl.constexpr):
     """How many columns the rows of this program see."""
     if CAUSAL:
-        return tl.minimum(kv_length, (tl.program_id(0) + 1) * ROWS)
+        return tl.minimum(kv_length, first + ROWS)
     else:
         return kv_length
 
@@ -105,7 +106,7 @@ def forward_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """out and logsumexp of ROWS queries of one head."""
-    batch, head, rows, wide, in_q = place_of(heads, q_length, width, ROWS, WIDTH)
+    batch, head, first_row, rows, wide, in_q = place_of(heads, q_length, width, ROWS, WIDTH)
     q_at = tile_at(q, batch, head, rows, wide, q_batch, q_head, q_row, q_col)
     queries = load_operand(q_at, in_q, INTERPRETED)
     k_at = k + batch * k_batch + head // group * k_head + wide[None, :] * k_col
@@ -114,7 +115,7 @@ def forward_kernel(
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
-    for first in range(0, visible_columns(kv_length, ROWS, CAUSAL), COLS):
+    for first in range(0, visible_columns(first_row, kv_length, ROWS, CAUSAL), COLS):
         cols = first + tl.arange(0, COLS)
         in_k = (cols[:, None] < kv_length) & (wide[None, :] < width)
         keys = load_operand(k_at + cols[:, None].to(tl.int64) * k_row, in_k, INTERPRETED)
@@ -136,7 +137,7 @@ def forward_kernel(
     result = sums * tl.where(seen, 1.0 / total, 0.0)[:, None]
     store_rounded(out_at, result.to(tl.uint32, bitcast=True), in_q)
     sum_log = tl.where(seen, tl.where(top == float("-inf"), 0.0, top) + tl.log(total), 0.0)
-    at = logsumexp + tl.program_id(1).to(tl.int64) * q_length + rows
+    at = logsumexp + (batch * heads + head) * q_length + rows
     tl.store(at, sum_log, mask=rows < q_length)
 
 
@@ -148,12 +149,12 @@ def dot_rows_kernel(
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """y[batch, head, row] = sum of a * b over a row, in float32."""
-    batch, head, rows, wide, inside = place_of(heads, length, width, ROWS, WIDTH)
+    batch, head, _, rows, wide, inside = place_of(heads, length, width, ROWS, WIDTH)
     a_at = tile_at(a, batch, head, rows, wide, a_batch, a_head, a_row, a_col)
     b_at = tile_at(b, batch, head, rows, wide, b_batch, b_head, b_row, b_col)
     x = float_bits(tl.load(a_at, mask=inside, other=0)).to(tl.float32, bitcast=True)
     z = float_bits(tl.load(b_at, mask=inside, other=0)).to(tl.float32, bitcast=True)
-    to = y + tl.program_id(1).to(tl.int64) * length + rows
+    to = y + (batch * heads + head) * length + rows
     tl.store(to, tl.sum(x * z, 1), mask=rows < length)
 
 
@@ -189,19 +190,19 @@ def grad_q_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ROWS queries of one head."""
-    batch, head, rows, wide, in_q = place_of(heads, q_length, width, ROWS, WIDTH)
+    batch, head, first_row, rows, wide, in_q = place_of(heads, q_length, width, ROWS, WIDTH)
     q_at = tile_at(q, batch, head, rows, wide, q_batch, q_head, q_row, q_col)
     g_at = tile_at(grad_out, batch, head, rows, wide, g_batch, g_head, g_row, g_col)
     queries = load_operand(q_at, in_q, INTERPRETED)
     grads = load_operand(g_at, in_q, INTERPRETED)
-    row_at = tl.program_id(1).to(tl.int64) * q_length + rows
+    row_at = (batch * heads + head) * q_length + rows
     sum_log = tl.load(logsumexp + row_at, mask=rows < q_length, other=0)
     products = tl.load(inner + row_at, mask=rows < q_length, other=0)
     k_at = k + batch * k_batch + head // group * k_head + wide[None, :] * k_col
     v_at = v + batch * v_batch + head // group * v_head + wide[None, :] * v_col
     mask_at = mask + batch * mask_batch + head * mask_head
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
-    for first in range(0, visible_columns(kv_length, ROWS, CAUSAL), COLS):
+    for first in range(0, visible_columns(first_row, kv_length, ROWS, CAUSAL), COLS):
         cols = first + tl.arange(0, COLS)
         in_k = (cols[:, None] < kv_length) & (wide[None, :] < width)
         keys = load_operand(k_at + cols[:, None].to(tl.int64) * k_row, in_k, INTERPRETED)
@@ -231,7 +232,8 @@ def grad_kv_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of COLS keys and values of one head, over all query heads that read them."""
-    batch, kv_head, cols, wide, in_k = place_of(heads // group, kv_length, width, COLS, WIDTH)
+    place = place_of(heads // group, kv_length, width, COLS, WIDTH)
+    batch, kv_head, first_col, cols, wide, in_k = place
     k_at = tile_at(k, batch, kv_head, cols, wide, k_batch, k_head, k_row, k_col)
     v_at = tile_at(v, batch, kv_head, cols, wide, v_batch, v_head, v_row, v_col)
     keys = load_operand(k_at, in_k, INTERPRETED)
@@ -240,7 +242,7 @@ def grad_kv_kernel(
     sums_v = tl.zeros([COLS, WIDTH], tl.float32)
     begin = 0
     if CAUSAL:
-        begin = tl.program_id(0) * COLS // ROWS * ROWS
+        begin = first_col // ROWS * ROWS
     for member in range(group):
         head = kv_head * group + member
         row_base = (batch * heads + head) * q_length
@@ -330,7 +332,7 @@ def attention(
     masks = _mask(mask, raw(q), [batch, heads, q_length, k.shape[2]])
     launch(
         forward_kernel,
-        (cdiv(q_length, sides["ROWS"]), batch * heads),
+        (cdiv(q_length, sides["ROWS"]) * batch * heads,),
         raw(q), raw(k), raw(v), masks, raw(out), logsumexp,
         heads, heads // k.shape[1], q_length, k.shape[2], width,
         *q.stride(), *k.stride(), *v.stride(), *masks.stride(), *out.stride(),
@@ -360,10 +362,10 @@ def attention_backward(
     grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
     sides = _tile(width, True)
     inner = torch.empty_like(logsumexp)
-    row_tiles = cdiv(q_length, sides["ROWS"])
+    row_grid = (cdiv(q_length, sides["ROWS"]) * batch * heads,)
     launch(
         dot_rows_kernel,
-        (row_tiles, batch * heads),
+        row_grid,
         raw(grad_out), raw(out), inner, heads, q_length, width,
         *grad_out.stride(), *out.stride(),
         ROWS=sides["ROWS"], WIDTH=sides["WIDTH"],
@@ -376,12 +378,12 @@ def attention_backward(
     forms = {"CAUSAL": is_causal, "MASKED": mask is not None, "INTERPRETED": INTERPRETED, **sides}
     launch(
         grad_q_kernel,
-        (row_tiles, batch * heads),
+        row_grid,
         *inputs, raw(grad_q), *sizes, *strides, *grad_q.stride(), factor, **forms,
     )  # fmt: skip
     launch(
         grad_kv_kernel,
-        (cdiv(kv_length, sides["COLS"]), batch * kv_heads),
+        (cdiv(kv_length, sides["COLS"]) * batch * kv_heads,),
         *inputs, raw(grad_k), raw(grad_v), *sizes, *strides, *grad_k.stride(), *grad_v.stride(),
         factor, **forms,
     )  # fmt: skip

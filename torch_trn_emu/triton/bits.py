@@ -10,6 +10,7 @@ import triton.language as tl
 
 __all__ = [
     "bf16_bits",
+    "byte_index",
     "decode",
     "encode_nearest",
     "encode_stochastic",
@@ -18,17 +19,28 @@ __all__ = [
     "in_units_of",
     "mx_value",
     "random_word",
+    "random_words",
     "round_stochastic",
     "scale_code",
     "scale_value",
     "store_rounded",
     "through_bf16",
+    "tile_and_batch",
 ]
 
 INFINITY = tl.constexpr(0x7F800000)
 MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 SIGN = tl.constexpr(0x80000000)
 QUIET_NAN = tl.constexpr(0x7FC00000)
+
+
+@triton.jit
+def tile_and_batch(tiles):
+    """Which of `tiles` this program works on, and in which member of the batch, int64.
+
+    All programs lie on the first axis of the grid: the others end at 65535.
+    """
+    return tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
 
 
 @triton.jit
@@ -71,6 +83,18 @@ def group_index(group, member, WRAPPED: tl.constexpr):
         return group // 16 * 512 + group % 16 * 8 + member // 8 * 128 + member % 8
     else:
         return group * 32 + member
+
+
+@triton.jit
+def byte_index(group, member, WRAPPED: tl.constexpr):
+    """Index along the axis of a byte (0..15) of a group of 4-bit codes: `group_index` halved.
+
+    Without a division of what is contiguous, so that bytes are stored several at once.
+    """
+    if WRAPPED:
+        return group // 16 * 256 + group % 16 * 4 + member // 4 * 64 + member % 4
+    else:
+        return group * 16 + member
 
 
 @triton.jit
@@ -177,16 +201,21 @@ def mx_value(
 
 
 @triton.jit
-def random_word(seed, offset, index):
-    """The random word of an element: Philox4x32-10, 64 elements to 16 counters (rounding.cpp).
-
-    seed and offset are int64, index is an int64 tensor that is not negative.
-    """
-    counter = index // 64 * 16 + index % 16
-    word = (index % 64 // 16).to(tl.int32)
+def random_words(seed, offset, counter):
+    """The four words of Philox4x32-10 for a counter; seed and offset int64, counter int64 >= 0."""
     low = counter.to(tl.uint32)
     high = (counter >> 32).to(tl.uint32)
     c2 = (low * 0) + (offset & 0xFFFFFFFF).to(tl.uint32)
     c3 = (low * 0) + ((offset >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox(seed, low, high, c2, c3)
+    return tl.philox(seed, low, high, c2, c3)
+
+
+@triton.jit
+def random_word(seed, offset, index):
+    """The random word of an element, as rounding.cpp numbers them: 64 elements to 16 counters.
+
+    seed and offset are int64, index is an int64 tensor that is not negative.
+    """
+    word = (index % 64 // 16).to(tl.int32)
+    w0, w1, w2, w3 = random_words(seed, offset, index // 64 * 16 + index % 16)
     return tl.where(word < 2, tl.where(word == 0, w0, w1), tl.where(word == 2, w2, w3))

@@ -44,8 +44,11 @@ def _on(device: torch.device) -> Iterator[None]:
             yield
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run `kernel` over `grid` on the device of its first argument; nothing for an empty grid."""
+def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> None:
+    """Run `kernel` over `grid` on the device of its first argument; nothing for an empty grid.
+
+    A grid has one axis, which holds 2^31 - 1 programs: the others hold 65535.
+    """
     if 0 not in grid:
         with _on(arguments[0].device):
             kernel[grid](*arguments, **constants)

@@ -1,4 +1,4 @@
-"""Products of operands that are rounded, or quantised to MX, while their tiles are loaded.
+"""Products of operands that are rounded, quantised to MX or decoded while their tiles are loaded.
 
 The contract is that of csrc/numerics/gemm.h: exact products, float32 sums, one rounding. An MX or
 bfloat16 value is exact in bfloat16, so a tensor core multiplies what the chip would multiply.
@@ -8,122 +8,46 @@ product of two such operands is the library's, cuBLAS, told to sum in float32 th
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 from .bits import (
-    MAGNITUDE,
-    QUIET_NAN,
-    SIGN,
-    bf16_bits,
     float_bits,
     group_index,
-    mx_value,
     store_rounded,
-    through_bf16,
+    tile_and_batch,
 )
-from .formats import named
+from .formats import GROUPINGS, named
 from .launch import INTERPRETED, cdiv, launch, power_of_two, raw
-from .quantize import Spec, check_source, dequantize_mx, is_column_major, plain, values
+from .operands import Operand, load_operand, operand_of, quantize_values
+from .quantize import Spec, check_codes, check_source
 
-__all__ = ["FORMATS", "Operand", "mx_matmul", "mx_mm", "product", "round_operand"]
-
-# The names of csrc/aten/policy.cpp's operand formats, and the elements of those that are MX.
-FORMATS = {"as_given": "", "bf16": "", "mxfp8": "float8_e4m3fn", "mxfp4": "float4_e2m1fn"}
+__all__ = ["mx_matmul", "mx_mm", "product", "round_operand"]
 
 # An operand is rounded beforehand when more programs than this would read each of its tiles.
 # Chosen: quantising costs a program about as much as multiplying by one tile of 128.
 REREADS = 4
 
-
-LARGE = 1024  # rows and columns from which on the library multiplies. Chosen.
-
-
-class Operand(NamedTuple):
-    """[batch, rows, cols], and what becomes of its values on the way into a product."""
-
-    x: torch.Tensor
-    mx: Spec | None = None  # blocks along the contraction
-    to_bf16: bool = False  # float32 is rounded to bfloat16
-
-    @property
-    def multiplied(self) -> torch.dtype:
-        """The dtype of the values that are multiplied."""
-        return torch.bfloat16 if self.kind else self.x.dtype
-
-    @property
-    def kind(self) -> int:
-        return 2 if self.mx is not None else int(self.to_bf16)
-
-    def constants(self, prefix: str) -> dict[str, Any]:
-        spec = self.mx or Spec.of("float8_e4m3fn", "trn3", "nearest_even", "contiguous", 0)
-        kind = {f"{prefix}KIND": self.kind, f"{prefix}WIDE": self.x.dtype is torch.float32}
-        return kind | {f"{prefix}{name}": value for name, value in spec.constants().items()}
-
-
-@triton.jit
-def load_operand(
-    pointers,
-    inside,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    K_AXIS: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-    KIND: tl.constexpr,
-    WIDE: tl.constexpr,
-    M: tl.constexpr,
-    MIN_FIELD: tl.constexpr,
-    MAX_BITS: tl.constexpr,
-    FACTOR: tl.constexpr,
-    ROUND: tl.constexpr,
-    SUBTRACT: tl.constexpr,
-):
-    """A tile as dot takes it: KIND 0 as it is stored, 1 rounded to bfloat16, 2 quantised to MX."""
-    loaded = tl.load(pointers, mask=inside, other=0)
-    if KIND == 0 and not INTERPRETED:
-        if loaded.dtype == tl.int16:
-            value = loaded.to(tl.bfloat16, bitcast=True)
-        else:
-            value = loaded
-    else:
-        bits = float_bits(loaded)
-        if KIND == 2:
-            if WIDE:  # a NaN may carry beyond the sign: any NaN does
-                magnitude = tl.minimum(through_bf16(bits & MAGNITUDE), QUIET_NAN)
-                bits = magnitude | (bits & SIGN)
-            if K_AXIS == 1:
-                blocks = tl.reshape(bits, [ROWS, COLS // 32, 32])
-            else:
-                blocks = tl.reshape(bits, [ROWS // 32, 32, COLS])
-            AXIS: tl.constexpr = 2 if K_AXIS == 1 else 1
-            blocks = mx_value(blocks, AXIS, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT)
-            bits = tl.reshape(blocks, [ROWS, COLS])
-        rounded = bf16_bits(bits)
-        if INTERPRETED:  # its dot reads bfloat16 as integers: multiply the same values in float32
-            if KIND == 0:
-                value = bits.to(tl.float32, bitcast=True)
-            else:
-                value = (rounded.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-        else:
-            value = rounded.to(tl.bfloat16, bitcast=True)
-    return value
+# Rows and columns from which on the library multiplies what was rounded before: it splits a long
+# contraction, a weight's gradient say, over the whole GPU, which the kernel here does not. Chosen.
+LARGE = 256
 
 
 @triton.jit
 def tile_of(m, n, BM: tl.constexpr, BN: tl.constexpr, BAND: tl.constexpr):
-    """Rows and columns of the result that this program computes.
+    """Batch, rows and columns of the result that this program computes.
 
     Programs that run together read BAND rows of tiles of a, which stay in the second-level cache.
     """
     down, across = tl.cdiv(m, BM), tl.cdiv(n, BN)
-    band = tl.program_id(0) // (BAND * across)
-    in_band = tl.program_id(0) % (BAND * across)
+    tile, batch = tile_and_batch(down * across)
+    band = tile // (BAND * across)
+    in_band = tile % (BAND * across)
     tall = tl.minimum(down - band * BAND, BAND)
     rows = (band * BAND + in_band % tall) * BM + tl.arange(0, BM)
-    return rows, (in_band // tall) * BN + tl.arange(0, BN)
+    return batch, rows, (in_band // tall) * BN + tl.arange(0, BN)
 
 
 @triton.jit
@@ -137,11 +61,22 @@ def lanes_of(first, BK: tl.constexpr, WRAPPED: tl.constexpr):
 
 
 @triton.jit
+def stored_at(at_k, KIND: tl.constexpr, BITS: tl.constexpr):
+    """Where along the contraction elements are stored: 4-bit codes two in a byte."""
+    if KIND == 3 and BITS == 4:
+        return (at_k // 2).to(tl.int64)
+    else:
+        return at_k.to(tl.int64)
+
+
+@triton.jit
 def gemm_kernel(
-    a, b, c, addend,
+    a, a_scales, b, b_scales, c, addend,
     m, n, k,
     a_batch, a_row, a_col,
+    as_batch, as_row, as_col,
     b_batch, b_row, b_col,
+    bs_batch, bs_row, bs_col,
     c_batch,
     addend_batch, addend_row, addend_col,
     alpha, beta,
@@ -149,33 +84,44 @@ def gemm_kernel(
     WRAPPED: tl.constexpr, ADDS: tl.constexpr, INTERPRETED: tl.constexpr,
     A_KIND: tl.constexpr, A_WIDE: tl.constexpr, A_M: tl.constexpr, A_MIN_FIELD: tl.constexpr,
     A_MAX_BITS: tl.constexpr, A_FACTOR: tl.constexpr, A_ROUND: tl.constexpr,
-    A_SUBTRACT: tl.constexpr,
+    A_SUBTRACT: tl.constexpr, A_BITS: tl.constexpr, A_BIAS: tl.constexpr,
+    A_NAN: tl.constexpr, A_INF: tl.constexpr,
     B_KIND: tl.constexpr, B_WIDE: tl.constexpr, B_M: tl.constexpr, B_MIN_FIELD: tl.constexpr,
     B_MAX_BITS: tl.constexpr, B_FACTOR: tl.constexpr, B_ROUND: tl.constexpr,
-    B_SUBTRACT: tl.constexpr,
+    B_SUBTRACT: tl.constexpr, B_BITS: tl.constexpr, B_BIAS: tl.constexpr,
+    B_NAN: tl.constexpr, B_INF: tl.constexpr,
 ):  # fmt: skip
     """c = alpha (a b) + beta addend, a tile [BM, BN] a program; c is contiguous."""
-    batch = tl.program_id(1).to(tl.int64)
-    rows, cols = tile_of(m, n, BM, BN, BAND)
+    batch, rows, cols = tile_of(m, n, BM, BN, BAND)
     a_rows = a + batch * a_batch + rows[:, None].to(tl.int64) * a_row
     b_cols = b + batch * b_batch + cols[None, :].to(tl.int64) * b_col
+    as_rows = a_scales + batch * as_batch + rows[:, None].to(tl.int64) * as_row
+    bs_cols = b_scales + batch * bs_batch + cols[None, :].to(tl.int64) * bs_col
     sums = tl.zeros([BM, BN], tl.float32)
     padded = k
     if WRAPPED:
         padded = tl.cdiv(k, 512) * 512
     for first in range(0, padded, BK):
         at_k = lanes_of(first, BK, WRAPPED)
+        group = first // 32 + tl.arange(0, BK // 32)
+        a_k, b_k = at_k[None, :], at_k[:, None]
         x = load_operand(
-            a_rows + at_k[None, :].to(tl.int64) * a_col,
-            (rows[:, None] < m) & (at_k[None, :] < k),
-            BM, BK, 1, INTERPRETED,
+            a_rows + stored_at(a_k, A_KIND, A_BITS) * a_col,
+            (rows[:, None] < m) & (a_k < k),
+            as_rows + group[None, :].to(tl.int64) * as_col,
+            (rows[:, None] < m) & (group[None, :] * 32 < padded),
+            a_k, BM, BK, 1, INTERPRETED,
             A_KIND, A_WIDE, A_M, A_MIN_FIELD, A_MAX_BITS, A_FACTOR, A_ROUND, A_SUBTRACT,
+            A_BITS, A_BIAS, A_NAN, A_INF,
         )  # fmt: skip
         y = load_operand(
-            b_cols + at_k[:, None].to(tl.int64) * b_row,
-            (cols[None, :] < n) & (at_k[:, None] < k),
-            BK, BN, 0, INTERPRETED,
+            b_cols + stored_at(b_k, B_KIND, B_BITS) * b_row,
+            (cols[None, :] < n) & (b_k < k),
+            bs_cols + group[:, None].to(tl.int64) * bs_row,
+            (cols[None, :] < n) & (group[:, None] * 32 < padded),
+            b_k, BK, BN, 0, INTERPRETED,
             B_KIND, B_WIDE, B_M, B_MIN_FIELD, B_MAX_BITS, B_FACTOR, B_ROUND, B_SUBTRACT,
+            B_BITS, B_BIAS, B_NAN, B_INF,
         )  # fmt: skip
         sums = tl.dot(x, y, sums, input_precision="ieee")
     sums = sums * alpha
@@ -186,6 +132,11 @@ def gemm_kernel(
         sums = sums + beta * float_bits(added).to(tl.float32, bitcast=True)
     to = c + batch * c_batch + rows[:, None].to(tl.int64) * n + cols[None, :]
     store_rounded(to, sums.to(tl.uint32, bitcast=True), inside)
+
+
+def _computes(a: Operand, b: Operand) -> bool:
+    """Whether the product's program quantises or decodes what it loads."""
+    return max(a.kind, b.kind) >= 2
 
 
 def _tiles(m: int, n: int, k: int, quantises: bool) -> dict[str, int]:
@@ -205,33 +156,18 @@ def _tiles(m: int, n: int, k: int, quantises: bool) -> dict[str, int]:
 
 def _before(operand: Operand, readers: int, k_dim: int) -> Operand:
     """The operand with its rounding done beforehand, where that is less work."""
-    return operand if INTERPRETED or readers <= REREADS else _rounded(operand, k_dim)
+    return operand if INTERPRETED or readers <= REREADS else operand.rounded(k_dim)
 
 
-def _rounded(operand: Operand, k_dim: int) -> Operand:
-    if operand.mx is not None:
-        return Operand(quantize_values(operand.x, operand.mx, k_dim))
-    return Operand(operand.x.to(torch.bfloat16)) if operand.to_bf16 else operand
-
-
-def quantize_values(x: torch.Tensor, spec: Spec, dim: int) -> torch.Tensor:
-    """[.., k, ..] -> the same values as MX gives, in bfloat16, which holds them exactly."""
-    x = plain(x)
-    dim %= x.dim()
-    if is_column_major(x):
-        return values(x.t(), spec, 1 - dim, torch.bfloat16).t()
-    return values(x, spec, dim, torch.bfloat16)
-
-
-def product_shape(a: torch.Tensor, b: torch.Tensor, what: str) -> list[int]:
+def product_shape(a: list[int], b: list[int], what: str) -> list[int]:
     """[m, n] or [batch, m, n]; raises RuntimeError for what cannot be multiplied."""
-    fits = a.dim() in (2, 3) and a.dim() == b.dim() and a.shape[-1] == b.shape[-2]
-    if not fits or a.shape[:-2] != b.shape[:-2]:
+    fits = len(a) in (2, 3) and len(a) == len(b) and a[-1] == b[-2]
+    if not fits or a[:-2] != b[:-2]:
         raise RuntimeError(
-            f"{what}: shapes {list(a.shape)} and {list(b.shape)} cannot be multiplied; give "
+            f"{what}: shapes {a} and {b} cannot be multiplied; give "
             "[m, k] x [k, n], or both with the same batch in front"
         )
-    return [*a.shape[:-1], b.shape[-1]]
+    return [*a[:-1], b[-1]]
 
 
 def multiply(
@@ -244,44 +180,46 @@ def multiply(
     what: str = "gemm",
 ) -> torch.Tensor:
     """alpha a b + beta addend; a [m, k] or [batch, m, k], b likewise, addend broadcast to it."""
-    shape = product_shape(a.x, b.x, what)
-    m, n, k = shape[-2], shape[-1], a.x.shape[-1]
+    shape = product_shape(a.shape(-1), b.shape(-2), what)
+    m, n, k = shape[-2], shape[-1], a.shape(-1)[-1]
     if 0 in shape:
         return torch.empty(shape, dtype=out_dtype, device=a.x.device)
-    wrapped = any(o.mx is not None and o.mx.wrapped for o in (a, b))
-    quantises = a.kind == 2 or b.kind == 2
-    sides = _tiles(m, n, k, quantises)
+    sides = _tiles(m, n, k, _computes(a, b))
     a = _before(a, cdiv(n, sides["BN"]), -1)
     b = _before(b, cdiv(m, sides["BM"]), -2)
     if a.multiplied != b.multiplied:  # nothing narrower holds both
-        a, b = (Operand(_rounded(o, dim).x.float()) for o, dim in ((a, -1), (b, -2)))
+        a, b = (Operand(o.rounded(dim).x.float()) for o, dim in ((a, -1), (b, -2)))
     if not INTERPRETED and min(m, n) >= LARGE and blas_takes(a, b, out_dtype, addend):
         return blas_product(a.x, b.x, out_dtype, addend, alpha, beta)
-    quantises = a.kind == 2 or b.kind == 2
-    sides = _tiles(m, n, k, quantises)
-    wrapped = wrapped and quantises
+    sides = _tiles(m, n, k, _computes(a, b))
     c = torch.empty(shape, dtype=out_dtype, device=a.x.device)
     added = c if addend is None else addend.expand(shape)
-    x, y = (o.x[None] if o.x.dim() == 2 else o.x for o in (a, b))
+    (x, x_scales, x_strides, xs_strides), (y, y_scales, y_strides, ys_strides) = (
+        o.arguments() for o in (a, b)
+    )
     added3 = added[None] if added.dim() == 2 else added
     launch(
         gemm_kernel,
-        (cdiv(m, sides["BM"]) * cdiv(n, sides["BN"]), x.shape[0]),
-        raw(x),
-        raw(y),
+        (cdiv(m, sides["BM"]) * cdiv(n, sides["BN"]) * x.shape[0],),
+        x,
+        x_scales,
+        y,
+        y_scales,
         raw(c),
         raw(added),
         m,
         n,
         k,
-        *x.stride(),
-        *y.stride(),
+        *x_strides,
+        *xs_strides,
+        *y_strides,
+        *ys_strides,
         m * n,
         *added3.stride(),
         float(alpha),
         float(beta),
         **sides,
-        WRAPPED=wrapped,
+        WRAPPED=a.groups_wrapped or b.groups_wrapped,
         ADDS=addend is not None and beta != 0.0,
         INTERPRETED=INTERPRETED,
         **a.constants("A_"),
@@ -331,13 +269,6 @@ def _sums_in_float32() -> Iterator[None]:
         flags.allow_bf16_reduced_precision_reduction = before
 
 
-def _operand(x: torch.Tensor, format: str) -> Operand:
-    x = x.resolve_neg()
-    if element := named(FORMATS, format, "trn: operand format"):
-        return Operand(x, Spec.of(element, "trn3", "nearest_even", "contiguous", 0))
-    return Operand(x, to_bf16=format == "bf16" and x.dtype is torch.float32)
-
-
 def product(
     a: torch.Tensor,
     b: torch.Tensor,
@@ -355,9 +286,9 @@ def product(
     addend   broadcasts to the result
     """
     row, column = a.dim() == 1, b.dim() == 1
-    first = _operand(a[None] if row else a, a_format)
-    second = _operand(b[:, None] if column else b, b_format)
-    shape = product_shape(first.x, second.x, "trn::product")
+    first = operand_of(a[None] if row else a, a_format)
+    second = operand_of(b[:, None] if column else b, b_format)
+    shape = product_shape(first.shape(-1), second.shape(-2), "trn::product")
     squeezed = shape[row : len(shape) - column]
     if addend is not None:
         addend = addend.resolve_neg().expand(squeezed)
@@ -369,7 +300,7 @@ def product(
 
 def round_operand(x: torch.Tensor, format: str, dim: int) -> torch.Tensor:
     """x as an operand that contracts along `dim`, in bfloat16; contract of `trn::round_operand`."""
-    operand = _operand(x, format)
+    operand = operand_of(x, format)
     return x.to(torch.bfloat16) if operand.mx is None else quantize_values(x, operand.mx, dim)
 
 
@@ -404,6 +335,10 @@ def mx_matmul(
 
     Their values are multiplied in bfloat16: below 2^-126 they round to its subnormals.
     """
-    x = dequantize_mx(a_codes, a_scales, -1, torch.bfloat16, grouping)
-    y = dequantize_mx(b_codes, b_scales, -2, torch.bfloat16, grouping)
-    return multiply(Operand(x), Operand(y), out_dtype, what="mx_matmul")
+    wrapped = named(GROUPINGS, grouping, "grouping")
+    for codes, scales, dim in ((a_codes, a_scales, -1), (b_codes, b_scales, -2)):
+        check_codes(codes, scales, dim, wrapped)
+    first = Operand(a_codes, scales=a_scales, wrapped=wrapped)
+    return multiply(
+        first, Operand(b_codes, scales=b_scales, wrapped=wrapped), out_dtype, what="mx_matmul"
+    )

@@ -29,10 +29,14 @@ OPS = MappingProxyType(
         "stochastic_round": "rounding.stochastic_round",
         "attention": "attention.attention",
         "attention_backward": "attention.attention_backward",
-        "gelu_mx": "producers.gelu_mx",
-        "silu_mx": "producers.silu_mx",
-        "rms_norm_mx": "producers.rms_norm_mx",
-        "layer_norm_mx": "producers.layer_norm_mx",
+        "gelu_mx": "activations.gelu_mx",
+        "gelu_operand": "activations.gelu_operand",
+        "silu_mx": "activations.silu_mx",
+        "silu_operand": "activations.silu_operand",
+        "rms_norm_mx": "norms.rms_norm_mx",
+        "rms_norm_operand": "norms.rms_norm_operand",
+        "layer_norm_mx": "norms.layer_norm_mx",
+        "layer_norm_operand": "norms.layer_norm_operand",
     }
 )
 

@@ -15,6 +15,7 @@ from .bits import (
     MAGNITUDE,
     QUIET_NAN,
     SIGN,
+    byte_index,
     decode,
     encode_nearest,
     encode_stochastic,
@@ -26,6 +27,7 @@ from .bits import (
     scale_value,
     store_rounded,
     through_bf16,
+    tile_and_batch,
 )
 from .formats import (
     ELEMENTS,
@@ -44,6 +46,7 @@ from .launch import INTERPRETED, cdiv, launch, power_of_two, raw
 __all__ = [
     "Blocks",
     "Spec",
+    "check_codes",
     "check_source",
     "dequantize_mx",
     "is_column_major",
@@ -148,25 +151,25 @@ def resized(x: torch.Tensor, dim: int, size: int) -> list[int]:
     return shape
 
 
-def tiles(blocks: Blocks, wrapped: bool) -> tuple[tuple[int, int], dict[str, int]]:
+def tiles(blocks: Blocks, wrapped: bool) -> tuple[tuple[int], dict[str, int]]:
     """Grid and tile of a pass over all groups: 4096 elements a program, where memory runs."""
     groups, elements = scale_count(blocks.k, wrapped), 1 << 19 if INTERPRETED else 4096
     wide = 128 if blocks.other_stride == 1 else 8
     others = min(elements // 32 if INTERPRETED else wide, power_of_two(blocks.others))
     depth = min(elements // 32 // others, power_of_two(groups))
-    grid = (cdiv(groups, depth) * cdiv(blocks.others, others), blocks.batch)
-    return grid, {"GROUPS": depth, "OTHERS": others}
+    programs = cdiv(groups, depth) * cdiv(blocks.others, others) * blocks.batch
+    return (programs,), {"GROUPS": depth, "OTHERS": others}
 
 
 @triton.jit
-def locate(k, others, GROUPS: tl.constexpr, OTHERS: tl.constexpr, WRAPPED: tl.constexpr):
-    """Of this program: groups [GROUPS, 1, 1], indices along k [GROUPS, 32, 1], others [1, 1, *]."""
+def locate(groups, others, GROUPS: tl.constexpr, OTHERS: tl.constexpr, WRAPPED: tl.constexpr):
+    """Of this program: batch, groups [GROUPS, 1, 1], indices along k [GROUPS, 32, 1], others."""
     across = tl.cdiv(others, OTHERS)
-    first = (tl.program_id(0) // across) * GROUPS
-    group = (first + tl.arange(0, GROUPS))[:, None, None]
+    tile, batch = tile_and_batch(tl.cdiv(groups, GROUPS) * across)
+    group = (tile // across * GROUPS + tl.arange(0, GROUPS))[:, None, None]
     at_k = group_index(group, tl.arange(0, 32)[None, :, None], WRAPPED).to(tl.int64)
-    other = (tl.program_id(0) % across) * OTHERS + tl.arange(0, OTHERS)
-    return group.to(tl.int64), at_k, other[None, None, :].to(tl.int64)
+    other = tile % across * OTHERS + tl.arange(0, OTHERS)
+    return batch, group.to(tl.int64), at_k, other[None, None, :].to(tl.int64)
 
 
 @triton.jit
@@ -191,17 +194,17 @@ def encode(
 
 @triton.jit
 def store_codes(
-    to, code, group, at_k, other, k, others, y_k, y_other,
+    to, code, group, at_k, other, y_size, others, y_k, y_other,
     GROUPS: tl.constexpr, OTHERS: tl.constexpr, WRAPPED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """A byte for each code, or PACKED, for two."""
+    """A byte for each code, or PACKED, for two; y_size of them along the axis."""
     if PACKED:
-        byte_k = group_index(group, tl.arange(0, 16)[None, :, None] * 2, WRAPPED).to(tl.int64)
+        at = byte_index(group, tl.arange(0, 16)[None, :, None], WRAPPED).to(tl.int64)
         bytes_ = pairs(code, GROUPS, OTHERS)
-        inside = (byte_k < k) & (other < others)
-        tl.store(to + byte_k // 2 * y_k + other * y_other, bytes_.to(tl.uint8), mask=inside)
+        inside = (at < y_size) & (other < others)
+        tl.store(to + at * y_k + other * y_other, bytes_.to(tl.uint8), mask=inside)
     else:
-        inside = (at_k < k) & (other < others)
+        inside = (at_k < y_size) & (other < others)
         tl.store(to + at_k * y_k + other * y_other, code.to(tl.uint8), mask=inside)
 
 
@@ -210,7 +213,7 @@ def quantize_kernel(
     x, y, scales,
     k, others, groups,
     x_batch, x_k, x_other,
-    y_batch, y_k, y_other,
+    y_size, y_batch, y_k, y_other,
     scales_batch, scales_k, scales_other,
     index_k, index_other, seed,
     GROUPS: tl.constexpr, OTHERS: tl.constexpr, WRAPPED: tl.constexpr,
@@ -220,8 +223,7 @@ def quantize_kernel(
     FACTOR: tl.constexpr, ROUND: tl.constexpr, SUBTRACT: tl.constexpr,
 ):  # fmt: skip
     """Codes and scales of x (CODES), or the values they have (y then is of a float dtype)."""
-    batch = tl.program_id(1).to(tl.int64)
-    group, at_k, other = locate(k, others, GROUPS, OTHERS, WRAPPED)
+    batch, group, at_k, other = locate(groups, others, GROUPS, OTHERS, WRAPPED)
     inside = (at_k < k) & (other < others)
     from_ = x + batch * x_batch + at_k * x_k + other * x_other
     bits = float_bits(tl.load(from_, mask=inside, other=0))
@@ -237,8 +239,9 @@ def quantize_kernel(
     if CODES:
         code = tl.where(scale == 255, NAN, code | (sign >> (32 - BITS))).to(tl.uint32)
         store_codes(
-            to, code, group, at_k, other, k, others, y_k, y_other, GROUPS, OTHERS, WRAPPED, PACKED
-        )
+            to, code, group, at_k, other, y_size, others, y_k, y_other,
+            GROUPS, OTHERS, WRAPPED, PACKED,
+        )  # fmt: skip
         scale_at = scales + batch * scales_batch + group * scales_k + other * scales_other
         tl.store(scale_at, scale.to(tl.uint8), mask=(group < groups) & (other < others))
     else:
@@ -275,8 +278,7 @@ def dequantize_kernel(
     INF: tl.constexpr,
 ):
     """The values of codes and scales."""
-    batch = tl.program_id(1).to(tl.int64)
-    group, at_k, other = locate(k, others, GROUPS, OTHERS, WRAPPED)
+    batch, group, at_k, other = locate(groups, others, GROUPS, OTHERS, WRAPPED)
     inside = (at_k < k) & (other < others)
     stored_k = at_k
     if PACKED:
@@ -298,7 +300,7 @@ def dequantize_kernel(
 def _run(
     x: torch.Tensor, y: torch.Tensor, scales: torch.Tensor | None, spec: Spec, dim: int
 ) -> None:
-    blocks = Blocks.of(x, dim)
+    blocks, stored = Blocks.of(x, dim), Blocks.of(y, dim)
     grid, tile = tiles(blocks, spec.wrapped)
     if blocks.k == 0:
         return
@@ -314,7 +316,8 @@ def _run(
         blocks.others,
         scale_count(blocks.k, spec.wrapped),
         *blocks.strides(),
-        *Blocks.of(y, dim).strides(),
+        stored.k,
+        *stored.strides(),
         *scale_strides,
         *along_k,
         spec.seed,
@@ -454,6 +457,13 @@ def _dequantized_size(codes: torch.Tensor, dim: int, element: Element, size: int
             f"dequantize_mx: size {size} does not fit {given} bytes of packed float4 codes"
         )
     return 2 * given if size is None else size
+
+
+def check_codes(codes: torch.Tensor, scales: torch.Tensor, dim: int, wrapped: bool) -> None:
+    """Raises TypeError or ValueError for what are no codes and scales along `dim`."""
+    dim = wrap(codes, dim, "dequantize_mx")
+    size = _dequantized_size(codes, dim, element_of(codes), None)
+    _check_scales(codes, scales, dim, size, wrapped)
 
 
 def _check_scales(

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .bits import MAGNITUDE, SIGN, float_bits, random_word, round_stochastic
+from .bits import MAGNITUDE, SIGN, float_bits, random_words, round_stochastic
 from .formats import ELEMENTS
 from .launch import INTERPRETED, cdiv, launch, raw
 
@@ -43,30 +43,40 @@ ROUNDED = {
 
 
 @triton.jit
-def round_kernel(
-    x,
-    y,
-    count,
-    seed,
-    offset,
-    BLOCK: tl.constexpr,
-    BITS: tl.constexpr,
-    M: tl.constexpr,
-    MIN_FIELD: tl.constexpr,
-    MAX_CODE: tl.constexpr,
-    OVER: tl.constexpr,
-    NAN: tl.constexpr,
-):
-    """y[i] = x[i] rounded stochastically; x float32, y raw codes."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def round_at(
+    x, y, count, i, random,
+    BITS: tl.constexpr, M: tl.constexpr, MIN_FIELD: tl.constexpr, MAX_CODE: tl.constexpr,
+    OVER: tl.constexpr, NAN: tl.constexpr,
+):  # fmt: skip
+    """y[i] = x[i] rounded with these random words."""
     bits = float_bits(tl.load(x + i, mask=i < count, other=0))
     magnitude = bits & MAGNITUDE
-    random = random_word(seed, tl.full([], 0, tl.int64) + offset, i)
     code = round_stochastic(magnitude, random, M, MIN_FIELD)
     code = tl.where((code > MAX_CODE) | (magnitude == 0x7F800000), OVER, code)
     code = tl.where(magnitude > 0x7F800000, NAN, code).to(tl.uint32)
     code = code | ((bits & SIGN) >> (32 - BITS))
     tl.store(y + i, code.to(y.dtype.element_ty), mask=i < count)
+
+
+@triton.jit
+def round_kernel(
+    x, y, count, seed, offset,
+    GROUPS: tl.constexpr, BITS: tl.constexpr, M: tl.constexpr, MIN_FIELD: tl.constexpr,
+    MAX_CODE: tl.constexpr, OVER: tl.constexpr, NAN: tl.constexpr,
+):  # fmt: skip
+    """y = x rounded stochastically; x float32, y raw codes.
+
+    The four words of a counter belong to elements 16 apart, of a group of 64: none is drawn twice.
+    """
+    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)[:, None]
+    lane = tl.arange(0, 16)[None, :]
+    at = tl.full([], 0, tl.int64) + offset
+    w0, w1, w2, w3 = random_words(seed, at, group * 16 + lane)
+    i = group * 64 + lane
+    round_at(x, y, count, i, w0, BITS, M, MIN_FIELD, MAX_CODE, OVER, NAN)
+    round_at(x, y, count, i + 16, w1, BITS, M, MIN_FIELD, MAX_CODE, OVER, NAN)
+    round_at(x, y, count, i + 32, w2, BITS, M, MIN_FIELD, MAX_CODE, OVER, NAN)
+    round_at(x, y, count, i + 48, w3, BITS, M, MIN_FIELD, MAX_CODE, OVER, NAN)
 
 
 def stochastic_round(
@@ -88,18 +98,18 @@ def stochastic_round(
         )
     x = x.resolve_neg().contiguous()
     y = torch.empty(x.shape, dtype=dtype, device=x.device)
-    block = 1 << 18 if INTERPRETED else 1024
+    groups = 1 << 12 if INTERPRETED else 64  # of 64 elements, 32 a thread
     target = ROUNDED[dtype]
     stored = raw(y).view(torch.int16) if target.bits == 16 else raw(y)
     launch(
         round_kernel,
-        (cdiv(x.numel(), block),),
+        (cdiv(x.numel(), 64 * groups),),
         x,
         stored,
         x.numel(),
         seed,
         offset,
-        BLOCK=block,
+        GROUPS=groups,
         BITS=target.bits,
         M=target.mantissa_bits,
         MIN_FIELD=target.min_field,

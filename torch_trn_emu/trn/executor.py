@@ -75,7 +75,10 @@ class MachineExecutor(TorchDispatchMode):
         kwargs = kwargs or {}
         row = OPS.get(Call(func._schema.name, (), ()).name)
         values = _in_order(func, args, kwargs)
-        if (row is not None and row.status == "free") or not any(map(_on_trn, _flat(values))):
+        tensors = [v for v in _flat(values) if isinstance(v, Tensor)]
+        if (row is not None and row.status == "free") or (
+            tensors and not any(map(_on_trn, tensors))
+        ):
             return func(*args, **kwargs)
         held = _held(values) if row is not None and row.bind is not None else ()
         described = _describe(values)
@@ -113,9 +116,15 @@ class MachineExecutor(TorchDispatchMode):
         machine, buffers = _machine(), _in_hbm(programs)
         before = machine.executed
         known = {n: _fed(feed, buffers[n], call, held) for n, feed in binding.feeds.items()}
-        for program in programs:
-            names = _in_hbm((program,))
-            known |= machine.run(program, {n: x for n, x in known.items() if n in names})
+        for k, program in enumerate(programs):
+            links = binding.links[k] if k < len(binding.links) else {}
+            names = {
+                n: links.get(n, n)
+                for n, b in _in_hbm((program,)).items()
+                if b.role.value != "output" or n in links or n in binding.feeds
+            }
+            made = machine.run(program, {n: known[x] for n, x in names.items() if x in known})
+            known |= made | {f"{k} {n}": x for n, x in made.items()}
         for taken, result in zip(binding.results, results, strict=False):
             if taken is not None and isinstance(result, Tensor):
                 _put(counted, taken.view(torch.from_numpy(known[taken.buffer])), [result])
@@ -218,7 +227,10 @@ def _bound(call: Call, row: Op | None) -> tuple[Programs, Binding]:
 
 
 def _in_hbm(programs: Programs) -> dict[str, "Buffer"]:
-    return {b.name: b for p in programs for b in p.buffers if b.memory.value == "hbm"}
+    """By name, and by the program's number and name."""
+    named = [(k, b) for k, p in enumerate(programs) for b in p.buffers if b.memory.value == "hbm"]
+    numbered = {f"{k} {b.name}": b for k, b in named} if len(programs) > 1 else {}
+    return {b.name: b for _, b in named} | numbered
 
 
 def _same_dtype(

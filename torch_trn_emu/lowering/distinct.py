@@ -1,0 +1,87 @@
+"""The distinct elements of a tensor: in order, those that differ from the one before are chosen.
+
+How often each occurs is the distance of the chosen; which of them an element is, is how many were
+chosen up to it, put where the element was before sorting. On one core.
+"""
+
+from math import ceil
+
+from ..chip import Chip
+from ..isa import Affine, Builder, Program, Role, rows_of
+from .call import Call, Target, TensorArg
+from .compaction import Masked, choose, coordinates
+from .indexing import Indexed, Term, scatter_entries
+from .limits import WIDE, P
+from .op import Lowered
+from .runs import run_of, runs
+from .scans import cumulate_run
+from .sorting import flat_sort
+
+__all__ = ["distinct"]
+
+
+def neighbours(
+    name: str, count: int, op: str, dtype: str, out_dtype: str, *, first: float | None = None,
+    last: float | None = None, chip: Chip,
+) -> Program:  # fmt: skip
+    """out[i + 1] = in[i + 1] op in[i], after out[0] = `first`; or out[i] the same, before
+    out[count - 1] = `last` op in[count - 1].
+    """
+    b = Builder(f"{name} of {count}")
+    source = b.hbm("in", (count,), dtype, Role.INPUT)
+    out = b.hbm("out", (count,), out_dtype, Role.OUTPUT)
+    shift, q = int(first is not None), max(1, min(WIDE // 2, ceil((count - 1) / P)))
+    tiles = [b.sbuf(n, q, d, slots=2) for n, d in (("one", dtype), ("next", dtype),
+                                                   ("made", out_dtype))]  # fmt: skip
+    for at, rows, wide in runs(b, count - 1, q):
+        b.fresh(*tiles)
+        one, following, made = (rows_of(t, rows, wide) for t in tiles)
+        b.load(one, run_of(source, at, rows, wide, q))
+        b.load(following, run_of(source, at + 1, rows, wide, q))
+        b.emit("tensor_tensor", made, following, one, op=op)
+        b.store(run_of(out, at + shift, rows, wide, q), made)
+    b.fresh(*tiles)
+    edge, made = rows_of(tiles[0], 1, 1), rows_of(tiles[2], 1, 1)
+    if first is not None:
+        b.emit("memset", made, value=first)
+    else:
+        b.load(edge, run_of(source, Affine(count - 1), 1, 1, 1))
+        b.emit("tensor_scalar", made, edge, op0=op, imm0=float(last or 0), reverse0=True)
+    b.store(run_of(out, Affine(0 if shift else count - 1), 1, 1, 1), made)
+    return b.build()
+
+
+def distinct(call: Call, target: Target) -> Lowered:
+    """_unique2, which sorts first, and unique_consecutive."""
+    x, kept, chip = call.tensors[0], call.out.numel, target.chip
+    if not x.numel:
+        return ()
+    sorts = call.name == "_unique2"
+    if not sorts and call.argument(3) is not None:
+        raise KeyError("unique_consecutive along a dimension")
+    inverse, counts = (call.argument(k, False) is True for k in ((2, 3) if sorts else (1, 2)))
+    ordered = flat_sort(call, target) if sorts else ()
+    flags = neighbours("changes", x.numel, "not_equal", x.dtype, "bool", first=1.0, chip=chip)
+    how = Masked(count=x.numel, entry=1, kept=kept, dtype=x.dtype)
+    made = [*_programs(ordered), flags, choose(how, chip=chip)]
+    if inverse:
+        made += _ranks(x, sorts, chip)
+    if counts:
+        places = Masked(count=x.numel, entry=1, kept=kept, dtype="int32")
+        made.append(coordinates(places, (x.numel,), chip=chip))
+        made.append(neighbours("gaps", kept, "subtract", "int32", "int32", last=x.numel, chip=chip))
+    return tuple(made)
+
+
+def _programs(lowered: Lowered) -> tuple[Program, ...]:
+    return lowered if isinstance(lowered, tuple) else ()
+
+
+def _ranks(x: TensorArg, sorts: bool, chip: Chip) -> list[Program]:
+    """How many flags are set before and at each element, less one, where it was."""
+    n = x.numel
+    made = [cumulate_run(n, chip=chip, dtype="bool", out_dtype="int32", start=-1.0)]
+    if sorts:
+        how = Indexed(entries=n, entry=1, count=n, terms=(Term(size=n),))
+        made.append(scatter_entries(how, chip=chip, dtype="int32", adds=False))
+    return made

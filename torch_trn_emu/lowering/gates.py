@@ -1,0 +1,66 @@
+"""Elementwise operators with several results, or with halves of a tensor as operands.
+
+Halves are read as if each lay in one run: they are as long as all dimensions after the one cut.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..isa import Program
+from .call import Call, Target, TensorArg
+from .elementwise import elementwise
+from .op import Lowered, dense
+from .pointwise import Step, activation, pointwise, tensor_scalar, tensor_tensor
+
+__all__ = ["glu", "glu_backward", "prelu_backward"]
+
+T, S, A = tensor_tensor, tensor_scalar, activation
+
+
+def _several(
+    name: str, steps: Sequence[Step], operands: Sequence[TensorArg], outputs: Sequence[int],
+    dtype: str, target: Target,
+) -> Program:  # fmt: skip
+    """Operands in0, in1, ...; the steps that are stored are out, out1, ..."""
+    kept = {k % len(steps) for k in outputs}
+    typed = [s if k in kept else replace(s, dtype="float32") for k, s in enumerate(steps)]
+    return pointwise(
+        name, operands[0].numel, [t.dtype for t in operands], dtype, typed,
+        chip=target.chip, cores=target.cores, outputs=outputs,
+    )  # fmt: skip
+
+
+def glu(call: Call, target: Target) -> Lowered:
+    """The first half times the sigmoid of the second."""
+    out = call.out
+    half = dense(out.shape, call.tensors[0].torch_dtype)
+    if not out.numel:
+        return ()
+    return (elementwise("glu", [A("sigmoid", 1), T("multiply", 0, -1)], [half, half], out, target),)
+
+
+def glu_backward(call: Call, target: Target) -> Lowered:
+    """With s the sigmoid of the second half: g s, and g a s (1 - s)."""
+    g = call.tensors[0]
+    half = dense(g.shape, g.torch_dtype)
+    if not g.numel:
+        return ()
+    steps = [
+        A("sigmoid", 2), T("multiply", 0, -1), T("multiply", -1, 1),
+        S(-3, op0="multiply", imm0=-1.0, op1="add", imm1=1.0), T("multiply", -1, -2),
+    ]  # fmt: skip
+    return (_several("glu_backward", steps, [half] * 3, (1, -1), call.out.dtype, target),)
+
+
+def prelu_backward(call: Call, target: Target) -> Lowered:
+    """Of x: g where it is above 0, else g w. Of the weight: g x where x is not above 0."""
+    g, x, weight = call.tensors[:3]
+    if not x.numel:
+        return ()
+    full = dense(x.shape, weight.torch_dtype)
+    steps = [
+        S(1, op0="greater", imm0=0.0), S(-1, op0="multiply", imm0=-1.0, op1="add", imm1=1.0),
+        T("multiply", -1, 2), T("add", -1, -3), T("multiply", -1, 0),
+        T("multiply", -4, 1), T("multiply", -1, 0),
+    ]  # fmt: skip
+    return (_several("prelu_backward", steps, [g, x, full], (4, -1), call.out.dtype, target),)

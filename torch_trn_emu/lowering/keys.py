@@ -1,0 +1,54 @@
+"""Numbers as keys that the engines order as torch does: NaN is larger than infinity.
+
+A key is half the number, so that there is room for what is not finite above all that is; rows are
+filled up with more than that. Halving is exact but for numbers below 2^-125. What the engines'
+maximum of NaN and a number is, is not public, so NaN must not meet it.
+"""
+
+from math import nan
+
+from ..formats import FORMATS
+from ..isa import Access, Builder
+
+__all__ = ["INFINITE", "PADDING", "Keys"]
+
+INFINITE, NOT_A_NUMBER, PADDING = 2.0e38, 2.5e38, 3.0e38  # the largest finite key is 1.7e38
+
+
+class Keys:
+    """Keys of numbers times `sign`; the larger number has the larger key, for sign -1 the smaller.
+
+    Integers are their own keys.
+    """
+
+    def __init__(self, b: Builder, sign: float, dtype: str) -> None:
+        self.b, self.sign, self.floats = b, sign, dtype in FORMATS
+        if self.floats:
+            self.key, self.value = (b.sbuf(n, 1, "float32") for n in ("key of NaN", "NaN"))
+            for column, value in ((self.key, sign * NOT_A_NUMBER), (self.value, nan)):
+                whole = Access(buffer=column, pattern=((1, column.shape[0]), (1, 1)))
+                b.emit("memset", whole, value=value)
+
+    def make(self, to: Access, source: Access, spare: Access) -> None:
+        b = self.b
+        if not self.floats:
+            b.emit("tensor_scalar", to, source, op0="multiply", imm0=self.sign)
+            return
+        b.emit("tensor_scalar", to, source, op0="multiply", imm0=self.sign / 2, op1="min",
+               imm1=INFINITE)  # fmt: skip
+        b.emit("tensor_scalar", to, to, op0="max", imm0=-INFINITE)
+        b.emit("tensor_tensor", spare, source, source, op="equal")
+        of_all = Access(buffer=self.key, pattern=((1, to.partitions), (0, to.free)))
+        b.emit("select", to, spare, to, of_all)
+
+    def undo(self, to: Access, source: Access, spare: Access) -> None:
+        b = self.b
+        if not self.floats:
+            b.emit("tensor_scalar", to, source, op0="multiply", imm0=self.sign)
+            return
+        between = (INFINITE + NOT_A_NUMBER) / 2
+        b.emit("tensor_scalar", spare, source, op0="multiply", imm0=self.sign, op1="greater",
+               imm1=between)  # fmt: skip
+        b.emit("tensor_scalar", to, source, op0="multiply", imm0=2 * self.sign)
+        of_all = Access(buffer=self.value, pattern=((1, to.partitions), (0, to.free)))
+        b.emit("select", to, spare, of_all, to)
