@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import ChipLimit
+from .provenance import inferred
 
 __all__ = [
     "AnnouncedChip",
@@ -39,10 +40,10 @@ class TensorEngine:
     stationary_free_limit: int = 128
     # Busy for so long at half duty before it runs at full duty; idle for so long, and it starts
     # again. 0: it does not throttle.
-    warm_up_s: float = 0.0
-    transposes_at_once: float = 1.0
+    warm_up_s: float = inferred(0.0, "no guide of the generation names one")
+    transposes_at_once: float = inferred(1.0, "in the background from NC-v4 alone [guide]")
     # Passes of the array for a transpose of float32: 4 as in a product, fewer in transpose mode.
-    float32_transpose_passes: float = 4.0
+    float32_transpose_passes: float = inferred(4.0, "the passes of a product")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +56,9 @@ class ElementwiseEngine:
     # Elements per lane and cycle in the fastest mode, for formats that have one (1 for the others).
     fast_elements_per_lane_cycle: Mapping[str, int]
     # Elements of `exponential` per lane and cycle, for formats as narrow as that; 0: it has none.
-    exponential_per_lane_cycle: float = 0.0
-    random_per_lane_cycle: float = 1.0  # 32-bit numbers of `rng`
+    exponential_per_lane_cycle: float = inferred(0.0, "Vector engine from NC-v4 alone [guide]")
+    # 32-bit numbers of `rng`.
+    random_per_lane_cycle: float = inferred(1.0, "as other instructions")
     runs_tensor_scalar: bool = True
 
 
