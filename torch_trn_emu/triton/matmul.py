@@ -70,6 +70,21 @@ def stored_at(at_k, KIND: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
+def finish_tile(
+    sums, c, addend, rows, cols, m, n, addend_row, addend_col, alpha, beta, ADDS: tl.constexpr,
+):  # fmt: skip
+    """Store alpha sums + beta addend at `rows` [BM, 1] and `cols` [1, BN] of c, rounded once."""
+    sums = sums * alpha
+    inside = (rows < m) & (cols < n)
+    if ADDS:
+        at = addend + rows.to(tl.int64) * addend_row + cols.to(tl.int64) * addend_col
+        added = tl.load(at, mask=inside, other=0)
+        sums = sums + beta * float_bits(added).to(tl.float32, bitcast=True)
+    to = c + rows.to(tl.int64) * n + cols
+    store_rounded(to, sums.to(tl.uint32, bitcast=True), inside)
+
+
+@triton.jit
 def gemm_kernel(
     a, a_scales, b, b_scales, c, addend,
     m, n, k,
@@ -124,14 +139,10 @@ def gemm_kernel(
             B_BITS, B_BIAS, B_NAN, B_INF,
         )  # fmt: skip
         sums = tl.dot(x, y, sums, input_precision="ieee")
-    sums = sums * alpha
-    inside = (rows[:, None] < m) & (cols[None, :] < n)
-    if ADDS:
-        at = addend + batch * addend_batch + rows[:, None].to(tl.int64) * addend_row
-        added = tl.load(at + cols[None, :].to(tl.int64) * addend_col, mask=inside, other=0)
-        sums = sums + beta * float_bits(added).to(tl.float32, bitcast=True)
-    to = c + batch * c_batch + rows[:, None].to(tl.int64) * n + cols[None, :]
-    store_rounded(to, sums.to(tl.uint32, bitcast=True), inside)
+    finish_tile(
+        sums, c + batch * c_batch, addend + batch * addend_batch, rows[:, None], cols[None, :],
+        m, n, addend_row, addend_col, alpha, beta, ADDS,
+    )  # fmt: skip
 
 
 def _computes(a: Operand, b: Operand) -> bool:
@@ -191,9 +202,24 @@ def multiply(
         a, b = (Operand(o.rounded(dim).x.float()) for o, dim in ((a, -1), (b, -2)))
     if not INTERPRETED and min(m, n) >= LARGE and blas_takes(a, b, out_dtype, addend):
         return blas_product(a.x, b.x, out_dtype, addend, alpha, beta)
-    sides = _tiles(m, n, k, _computes(a, b))
     c = torch.empty(shape, dtype=out_dtype, device=a.x.device)
-    added = c if addend is None else addend.expand(shape)
+    _launch(c, a, b, (m, n, k), addend, alpha, beta)
+    return c
+
+
+def _launch(
+    c: torch.Tensor,
+    a: Operand,
+    b: Operand,
+    sizes: tuple[int, int, int],
+    addend: torch.Tensor | None,
+    alpha: float,
+    beta: float,
+) -> None:
+    """`gemm_kernel` over the tiles of c, [m, n] or [batch, m, n]; `sizes` are m, n and k."""
+    m, n, k = sizes
+    sides = _tiles(m, n, k, _computes(a, b))
+    added = c if addend is None else addend.expand(c.shape)
     (x, x_scales, x_strides, xs_strides), (y, y_scales, y_strides, ys_strides) = (
         o.arguments() for o in (a, b)
     )
@@ -201,31 +227,16 @@ def multiply(
     launch(
         gemm_kernel,
         (cdiv(m, sides["BM"]) * cdiv(n, sides["BN"]) * x.shape[0],),
-        x,
-        x_scales,
-        y,
-        y_scales,
-        raw(c),
-        raw(added),
-        m,
-        n,
-        k,
-        *x_strides,
-        *xs_strides,
-        *y_strides,
-        *ys_strides,
-        m * n,
-        *added3.stride(),
-        float(alpha),
-        float(beta),
+        x, x_scales, y, y_scales, raw(c), raw(added), m, n, k,
+        *x_strides, *xs_strides, *y_strides, *ys_strides, m * n, *added3.stride(),
+        float(alpha), float(beta),
         **sides,
         WRAPPED=a.groups_wrapped or b.groups_wrapped,
         ADDS=addend is not None and beta != 0.0,
         INTERPRETED=INTERPRETED,
         **a.constants("A_"),
         **b.constants("B_"),
-    )
-    return c
+    )  # fmt: skip
 
 
 def blas_takes(a: Operand, b: Operand, out_dtype: torch.dtype, addend: torch.Tensor | None) -> bool:

@@ -52,6 +52,42 @@ def scale_columns(
 
 
 @triton.jit
+def store_normalised(
+    value, rstd, y, to, scales, weight, bias, rows, first, m, k, width,
+    WEIGHTED: tl.constexpr, BIASED: tl.constexpr, ROUND_FIRST: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, KEEP: tl.constexpr, CODES: tl.constexpr,
+    BITS: tl.constexpr, NAN: tl.constexpr, M: tl.constexpr, MIN_FIELD: tl.constexpr,
+    MAX_BITS: tl.constexpr, FACTOR: tl.constexpr, ROUND: tl.constexpr, SUBTRACT: tl.constexpr,
+):  # fmt: skip
+    """Deviations [ROWS, COLS] from column `first` on, scaled by row and by column, and stored."""
+    value = value * rstd[:, None]
+    at_k = first + tl.arange(0, COLS)
+    value = scale_columns(value, y, weight, bias, at_k, k, WEIGHTED, BIASED, ROUND_FIRST)
+    store_produced(
+        value, y, to, scales, rows, first, m, k, width, ROWS, COLS, KEEP, CODES,
+        BITS, NAN, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT,
+    )  # fmt: skip
+
+
+@triton.jit
+def moments_of_long_rows(
+    x, x_row, rows, m, k, CENTRED: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """(mean, 0 unless CENTRED, and the sum of squares about it) of rows read for each sum."""
+    cols = tl.arange(0, COLS)
+    mean = tl.zeros([ROWS], tl.float32)
+    squares = tl.zeros([ROWS], tl.float32)
+    if CENTRED:
+        for first in range(0, k, COLS):
+            mean += tl.sum(load_rows(x, x_row, rows, first + cols, m, k), 1)
+        mean = mean / k
+    for first in range(0, k, COLS):
+        value = deviation(x, x_row, mean, rows, first + cols, m, k)
+        squares += tl.sum(value * value, 1)
+    return mean, squares
+
+
+@triton.jit
 def norm_kernel(
     x, weight, bias, y, to, scales, means, rstds, m, k, width, x_row, eps,
     CENTRED: tl.constexpr, WEIGHTED: tl.constexpr, BIASED: tl.constexpr, WHOLE: tl.constexpr,
@@ -66,45 +102,32 @@ def norm_kernel(
     """
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     cols = tl.arange(0, COLS)
-    mean = tl.zeros([ROWS], tl.float32)
-    squares = tl.zeros([ROWS], tl.float32)
     if WHOLE:
+        mean = tl.zeros([ROWS], tl.float32)
         value = load_rows(x, x_row, rows, cols, m, k)
         if CENTRED:
             mean = tl.sum(value, 1) / k
             value = tl.where(cols[None, :] < k, value - mean[:, None], 0.0)
         squares = tl.sum(value * value, 1)
     else:
-        if CENTRED:
-            for first in range(0, k, COLS):
-                mean += tl.sum(load_rows(x, x_row, rows, first + cols, m, k), 1)
-            mean = mean / k
-        for first in range(0, k, COLS):
-            value = deviation(x, x_row, mean, rows, first + cols, m, k)
-            squares += tl.sum(value * value, 1)
+        mean, squares = moments_of_long_rows(x, x_row, rows, m, k, CENTRED, ROWS, COLS)
     rstd = 1.0 / tl.sqrt_rn(squares / k + eps)
     if STATS:
         tl.store(rstds + rows, rstd, mask=rows < m)
         if CENTRED:
             tl.store(means + rows, mean, mask=rows < m)
     if WHOLE:
-        value = value * rstd[:, None]
-        value = scale_columns(
-            value, y, weight, bias, cols, k, WEIGHTED, BIASED, ROUND_FIRST
-        )  # fmt: skip
-        store_produced(
-            value, y, to, scales, rows, 0, m, k, width, ROWS, COLS, KEEP, CODES,
+        store_normalised(
+            value, rstd, y, to, scales, weight, bias, rows, 0, m, k, width,
+            WEIGHTED, BIASED, ROUND_FIRST, ROWS, COLS, KEEP, CODES,
             BITS, NAN, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT,
         )  # fmt: skip
     else:
         for first in range(0, k, COLS):
-            at_k = first + cols
-            value = deviation(x, x_row, mean, rows, at_k, m, k) * rstd[:, None]
-            value = scale_columns(
-                value, y, weight, bias, at_k, k, WEIGHTED, BIASED, ROUND_FIRST
-            )  # fmt: skip
-            store_produced(
-                value, y, to, scales, rows, first, m, k, width, ROWS, COLS, KEEP, CODES,
+            store_normalised(
+                deviation(x, x_row, mean, rows, first + cols, m, k),
+                rstd, y, to, scales, weight, bias, rows, first, m, k, width,
+                WEIGHTED, BIASED, ROUND_FIRST, ROWS, COLS, KEEP, CODES,
                 BITS, NAN, M, MIN_FIELD, MAX_BITS, FACTOR, ROUND, SUBTRACT,
             )  # fmt: skip
 
