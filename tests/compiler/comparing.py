@@ -1,6 +1,13 @@
 """Leaves on trn, and what a function of them gives: for the tests of compiled code."""
 
+import pytest
 import torch
+
+# torch 2.13 uses what it deprecates, and looks at .grad while it traces.
+TORCHS_OWN = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 
 def leaf(*shape, dtype=torch.float32):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comparing import leaf, results
+from comparing import TORCHS_OWN, leaf, results
 from torch import library, nn
 from torch._inductor.exc import InductorError
 from torch.nn import functional as F
@@ -12,20 +12,7 @@ from torch_trn_emu import compiler
 from torch_trn_emu.compiler.options import MODES
 from torch_trn_emu.precision import POLICIES
 
-# torch 2.13 uses what it deprecates, and looks at .grad while it traces
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
-]
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compiler.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = TORCHS_OWN
 
 
 def assert_compiles(function, *arguments, bound=2e-5, broken=False, **options):

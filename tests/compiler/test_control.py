@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from comparing import leaf, results
+from comparing import TORCHS_OWN, leaf, results
 from torch.compiler import nested_compile_region
 
 import torch_trn_emu
@@ -14,20 +14,13 @@ from torch_trn_emu.chip import get_chip
 while_loop, scan = torch._higher_order_ops.while_loop, torch._higher_order_ops.scan
 map_over = torch._higher_order_ops.map
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
-]
+pytestmark = TORCHS_OWN
 
 
 @pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compiler.reset()
+def in_float32():
     with torch_trn_emu.precision("fp32"):
         yield
-    torch._dynamo.reset()
 
 
 def compiled(function, **given):

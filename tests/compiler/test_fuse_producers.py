@@ -7,16 +7,13 @@ import sys
 
 import pytest
 import torch
-from comparing import leaf, results
+from comparing import TORCHS_OWN, leaf, results
 from torch.nn import functional as F
 
 from torch_trn_emu import compiler, precision
 from torch_trn_emu.host import host_name
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
-]
+pytestmark = TORCHS_OWN
 FUSED, PLAIN = ({"fuse_producers": on, "strict": True} for on in (True, False))
 
 

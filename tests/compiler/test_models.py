@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from comparing import TORCHS_OWN
 
 from torch_trn_emu import compiler, precision
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    *TORCHS_OWN,
     pytest.mark.filterwarnings("ignore:Dynamo detected a call"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

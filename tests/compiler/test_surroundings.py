@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from comparing import leaf, results
+from comparing import TORCHS_OWN, leaf, results
 from torch import nn
 from torch.nn import functional as F
 from torch.testing._internal.two_tensor import TwoTensor
@@ -12,20 +12,10 @@ from torch.testing._internal.two_tensor import TwoTensor
 import torch_trn_emu
 from torch_trn_emu import compiler
 
-# torch 2.13 uses what it deprecates, and looks at .grad while it traces
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    *TORCHS_OWN,
     pytest.mark.filterwarnings("ignore:.*does not know how to trace:UserWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    compiler.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def compiled(function, **options):
