@@ -20,7 +20,8 @@ __all__ = ["nll", "nll_backward"]
 
 TOGETHER = 512  # rows that a partition takes at once (chosen)
 NONE, MEAN = 0, 1  # at::Reduction
-LEAST = 1e-30  # weight to divide a gradient by: where all rows are ignored it is 0, not NaN
+# Weight to divide a gradient by (chosen): where all rows are ignored it is 0, not NaN.
+LEAST = 1e-30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ __all__ = ["GRADIENTS", "LOSSES", "Loss", "reduction_of"]
 
 NONE, MEAN = 0, 1  # at::Reduction
 LEAST_LOGARITHM = -100.0  # of binary cross entropy, as torch cuts it
-LEAST_VARIANCE = 1e-12  # in its gradient
+LEAST_VARIANCE = 1e-12  # in its gradient, as in torch
 T, S, A = tensor_tensor, tensor_scalar, activation
 Steps = list[Step]
 

@@ -11,7 +11,8 @@ from .planes import Chunk, Planes, columns
 
 __all__ = ["Norm", "NormTiles"]
 
-RESIDENT_BYTES = 40 * 1024  # of an operand that is kept between two passes
+# Of an operand that is kept between two passes, per partition (chosen).
+RESIDENT_BYTES = 40 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

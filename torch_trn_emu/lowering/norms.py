@@ -17,7 +17,7 @@ _EVALUATES = frozenset(("_native_batch_norm_legit_no_training", "_batch_norm_no_
 _TRAINS = frozenset(("_batch_norm_with_update",))
 
 
-_BACKWARD_WIDE = 2048  # two operands and two values on the way
+_BACKWARD_WIDE = 2048  # elements of each of two operands and two values on the way (chosen)
 
 
 def _channels(x: TensorArg, target: Target, **options: int) -> tuple[Planes, int]:

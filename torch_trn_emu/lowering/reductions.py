@@ -42,7 +42,7 @@ __all__ = [
 # rms_norm's when none is given: the distance from 1 to the next number of the dtype.
 _EPS = MappingProxyType({"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10})
 _FEW, _RUN = 8, 128  # rows that are added like so many tensors, and elements of one (chosen)
-_SERIAL = 65536  # elements that one partition works through
+_SERIAL = 65536  # elements that one partition works through at most (chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from .limits import P
 __all__ = ["Box", "Segment", "boxes_of", "relayout"]
 
 MOST_BOXES = 256
-CONSTANT = 2048  # elements of a run of the constant
+CONSTANT = 2048  # elements of a run of the constant (chosen)
 
 
 @dataclass(frozen=True, slots=True)

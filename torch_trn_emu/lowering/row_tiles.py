@@ -11,7 +11,8 @@ from .row_values import Kind, Values
 
 __all__ = ["RowTiles", "box"]
 
-SMALL_BYTES = 8192  # of a partition, for tiles of one column and sums on their way from PSUM
+# Of a partition, for tiles of one column and sums on their way from PSUM (chosen).
+SMALL_BYTES = 8192
 
 
 class RowTiles(Order):

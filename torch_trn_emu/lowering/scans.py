@@ -3,7 +3,7 @@ with a triangle of ones, and of one long run by both.
 """
 
 from functools import partial
-from math import ceil, prod
+from math import ceil
 from typing import Any
 
 from ..chip import Chip
@@ -11,7 +11,7 @@ from ..isa import Access, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target
 from .columns import share_of
 from .limits import BANK, WIDE, P
-from .op import Lowered, Lowering, row_by_row
+from .op import Lowered, Lowering, around, row_by_row
 from .runs import run_of, runs
 
 __all__ = ["Prefix", "extremes", "logarithms", "scan"]
@@ -242,10 +242,8 @@ def cumulate_columns(
 
 
 def _around(call: Call) -> tuple[int, int, int]:
-    """Elements before, along and after the dimension."""
-    shape = call.tensors[0].shape or (1,)
-    dim = call.argument(1, -1) % len(shape)
-    outer, count, inner = prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])
+    """Elements before, along and after the dimension; a single one is a row of its own."""
+    outer, count, inner = around(call.tensors[0], call.argument(1, -1))
     return (outer, count, inner) if count > 1 else (outer * inner, 1, 1)
 
 

@@ -20,7 +20,8 @@ from .sorting import topk
 __all__ = ["multinomial", "search"]
 
 TOGETHER = 1024  # numbers of a partition that are brought together (chosen)
-LEAST = 1e-30  # that an exponential number is taken to be: its inverse stays finite
+# That an exponential number is taken to be (chosen): its inverse stays finite.
+LEAST = 1e-30
 
 
 def counted(

@@ -19,7 +19,7 @@ from .row_values import Kind, RowStep, step
 
 __all__ = ["shared_out"]
 
-LONG = 4096  # elements a partition, beside which an instruction's fixed costs vanish
+LONG = 4096  # elements a partition, beside which fixed costs vanish (chosen)
 GAIN = 0.01  # chosen: the share of the busier engine's time that a choice saves at least
 
 _Move = tuple[int, int, float, float]  # step, choice, what it adds to Vector and to Scalar

@@ -21,7 +21,7 @@ from .op import Lowered, dense
 __all__ = ["along_dimension", "flat_sort", "ordered", "select_largest", "sort", "topk"]
 
 FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
-MOST = 4096  # candidates of all chunks together
+MOST = 4096  # candidates of all chunks together (chosen)
 
 
 def _eights(k: int) -> int:

@@ -14,7 +14,7 @@ from .op import Lowered, Lowering
 
 __all__ = ["triangle"]
 
-ROW_BYTES = 64 * 1024
+ROW_BYTES = 64 * 1024  # of a row that a partition holds whole (chosen)
 
 
 def triangular(
