@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..precision import current_precision
+from ..settings import DEVICE_TYPE
 from .examine import Examiner, OpError
 from .measure import Distance, distance
 from .place import place
 from .run import Model, RunResult, execute
 from .tables import html_page, html_table, number, text_table
+from .unaware import OtherComputation, Stream, find_other_computation
 
 __all__ = ["Comparison", "ModuleError", "compare"]
 
@@ -42,6 +44,8 @@ class Comparison:
     outputs    of the model; `gradients` by parameter, and "input 0" for inputs that ask for one
     loss       in a and b; None without gradients
     unexamined operators that could not run again, with the reason
+    other      the first module that computes something else on b than on the host, if one does:
+               it asks for the device, and no format explains what differs
     """
 
     a: str
@@ -54,6 +58,7 @@ class Comparison:
     loss: tuple[float, float] | None
     values: tuple[RunResult, RunResult]
     unexamined: Mapping[str, str]
+    other: OtherComputation | None = None
 
     @property
     def first_divergent(self) -> OpError | None:
@@ -93,6 +98,7 @@ class Comparison:
             "outputs": self.outputs.to_dict(),
             "loss": list(self.loss) if self.loss else None,
             "first_divergent": first.to_dict() if first else None,
+            "other_computation": self.other.to_dict() if self.other else None,
             "ops": [op.to_dict() for op in self.ops],
             "modules": [
                 {"module": m.module, "kind": m.kind, "calls": m.calls, **m.distance.to_dict()}
@@ -113,6 +119,8 @@ class Comparison:
             if first
             else "no operator diverges"
         )
+        if self.other is not None:
+            lines.append(f"not explained by formats: {self.other.name}: {self.other.text}")
         lines += [f"not examined: {name}: {why}" for name, why in self.unexamined.items()]
         return "\n".join(lines)
 
@@ -155,7 +163,7 @@ def _figures(found: Distance) -> str:
 def compare(
     model: Model, inputs: Any, a: str = "cpu", b: str = "trn", *, grads: bool = True, seed: int = 0
 ) -> Comparison:
-    """Run `model` in two places and measure where their values part.
+    """Run `model` in two places and measure where their values diverge.
 
     model   a module, of which each place gets a copy, or a function of its inputs
     inputs  a tensor, a tuple of positional or a mapping of keyword arguments, on any device
@@ -171,7 +179,13 @@ def compare(
     first, second = place(a), place(b)
     examiner = Examiner(first, second)
     ours = execute(model, inputs, first, grads=grads, seed=seed)
-    theirs = execute(model, inputs, second, grads=grads, seed=seed, around=examiner.around)
+    seen = Stream(examiner.around)
+    theirs = execute(model, inputs, second, grads=grads, seed=seed, around=seen.around)
+    other = None
+    if second.device.type == DEVICE_TYPE:
+        other = find_other_computation(
+            model, inputs, second, grads=grads, seed=seed, ran=theirs, seen=seen
+        )
     losses = (ours.loss, theirs.loss)
     return Comparison(
         a=a,
@@ -188,6 +202,7 @@ def compare(
         loss=None if losses[0] is None or losses[1] is None else (losses[0], losses[1]),
         values=(ours, theirs),
         unexamined=examiner.unexamined,
+        other=other,
     )
 
 

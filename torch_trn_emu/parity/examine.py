@@ -185,6 +185,7 @@ def _again(call: Call, args: Any, kwargs: Any) -> Call:
         module=call.module,
         phase=call.phase,
         ordinal=call.ordinal,
+        returned=call.returned,
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +71,16 @@ def _to_wave(output: torch.Tensor) -> torch.Tensor:
 
 
 def execute(
-    model: Model, inputs: Any, where: Place, *, grads: bool, seed: int, around: Around | None = None
+    model: Model,
+    inputs: Any,
+    where: Place,
+    *,
+    grads: bool,
+    seed: int,
+    around: Around | None = None,
+    inside: AbstractContextManager[Any] | None = None,
 ) -> RunResult:
-    """Run a copy of the model there, from the same seed."""
+    """Run a copy of the model there, from the same seed; `inside` a context, if given."""
     copied = own_copy(model, where)
     asking = _asking(inputs)
     given = where.move(inputs)
@@ -84,11 +92,12 @@ def execute(
 
     torch.manual_seed(seed)
     module = copied if isinstance(copied, torch.nn.Module) else None
-    with where.under_policy(), Tracer(module, around or (lambda call, run: run()), keep):
+    tracer = Tracer(module, around or (lambda call, run: run()), keep)
+    with where.under_policy(), tracer, inside or nullcontext():
         output = call_with(copied, given)
         loss = loss_of(output) if grads else None
         if loss is not None and loss.requires_grad:
-            loss.backward()
+            torch.autograd.backward(loss)  # a method would leave the modes that are active
     named = {f"input {i}": leaf for i, leaf in leaves.items()}
     named |= dict(module.named_parameters()) if module is not None else {}
     return RunResult(

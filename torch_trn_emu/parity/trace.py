@@ -20,7 +20,9 @@ __all__ = ["Call", "Tracer"]
 class Call:
     """One operator as it was dispatched.
 
-    module  path in the model, "" for the model itself; ordinal counts this operator's calls there
+    module    path in the model, "" for the model itself
+    ordinal   counts this operator's calls there
+    returned  how often the module has returned before
     """
 
     func: Any
@@ -29,6 +31,7 @@ class Call:
     module: str
     phase: str  # forward or backward
     ordinal: int
+    returned: int = 0
 
     @property
     def name(self) -> str:
@@ -110,5 +113,6 @@ class Tracer(TorchDispatchMode):
             module=module,
             phase=phase,
             ordinal=self._ordinals[key] - 1,
+            returned=self._ordinals[module, "", ""],
         )
         return self._around(call, lambda: func(*args, **given))

@@ -43,17 +43,20 @@ def assert_parity(
                force: a half ulp of each operand and result, independent from operator to operator
     optimizer  called with the parameters; plain SGD unless given, which adds no error of its own
 
-    Each operator is also held to its own tolerance, from equal inputs. Outputs that are no floating
+    Each operator is also held to its own tolerance, from equal inputs, and the model to what it
+    computes on trn when its tensors say that they are on the CPU. Outputs that are no floating
     tensors must be equal. Returns the comparison.
 
-    Raises AssertionError that names the first operator and module where the two part, the error
-    there, and the format that caused it.
+    Raises AssertionError that names the first operator or module whose error its formats do not
+    explain; where only `tolerance` is exceeded, the format that caused the error.
     """
+    __tracebackhide__ = True  # pytest shows the caller's line instead of this function
     policy = precision or current_precision()
     given = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], dict) else inputs
     there = f"trn@{policy}"
     found = compare(module_or_fn, given, "cpu", there, grads=grads, seed=seed)
     failures = [
+        *_other_computation(found),
         *_wrong_operators(found),
         *_wrong_outputs(found, tolerance or found.tolerance("forward")),
         *_wrong_gradients(found, tolerance or found.tolerance()),
@@ -67,7 +70,13 @@ def assert_parity(
     if failures:
         limit = tolerance or found.tolerance()
         raise AssertionError(
-            "\n".join((f"cpu and {there} part:", *failures, *_blame(found, limit)))
+            "\n".join(
+                (
+                    f"cpu and {there} diverge:",
+                    *failures,
+                    *_blame(found, limit, derived=tolerance is None),
+                )
+            )
         )
     return found
 
@@ -145,34 +154,86 @@ def _wrong_losses(curves: list[list[float]], limit: float) -> list[str]:
     ][:3]
 
 
-def _blame(found: Comparison, limit: float) -> list[str]:
-    wrong = next((op for op in found.ops if op.excess > 1), None)
-    first = wrong or found.first_divergent
+def _other_computation(found: Comparison) -> list[str]:
+    if found.other is None:
+        return []
+    return [f"  {found.other.name} computes something else on trn, not explained by formats"]
+
+
+def _blame(found: Comparison, limit: float, *, derived: bool) -> list[str]:
+    """Whose error it is: a model that asks for the device, a wrong operator, or the formats."""
+    if found.other is not None:
+        return [
+            "no operator's error explains it: the model itself does something else on trn",
+            f"first module not explained by formats: {found.other.name}",
+            f"  {found.other.text}",
+        ]
     module = next((m for m in found.modules if m.distance.relative > limit), None)
-    return [*(_about(first) if first else _AGREES), *_about_module(module)]
+    wrong = next((op for op in found.ops if op.excess > 1), None)
+    if wrong is None and not derived:
+        wrong = next((op for op in found.ops if op.distance.relative > limit), None)
+    if wrong is not None:
+        return [*_about(wrong, found), *_about_module(module)]
+    if not derived:
+        return [*(_about(op, found) if (op := found.first_divergent) else _AGREES)]
+    if found.first_divergent is None:
+        return [*_AGREES]
+    return [
+        "no operator exceeds the error that its formats explain, but the result is not explained "
+        "by formats: errors within them are amplified",
+        *_about_amplifier(found),
+    ]
+
+
+def _about_amplifier(found: Comparison) -> list[str]:
+    """The module whose output is off by more than formats explain, or that adds most to it."""
+    limit = found.tolerance("forward")
+    before: list[tuple[float, ModuleError]] = []
+    last = 0.0
+    for m in found.modules:
+        if last and m.module:
+            before.append((last, m))
+        last = m.distance.relative
+    if not before:
+        return []
+    beyond = next(((x, m) for x, m in before if m.distance.relative > max(limit, 2 * x)), None)
+    x, module = beyond or max(before, key=lambda pair: pair[1].distance.relative / pair[0])
+    return [
+        f"first module not explained by formats: {_named(module)}: relative error {x:.3g} before "
+        f"it and {module.distance.relative:.3g} after it, tolerance {limit:.3g}"
+    ]
 
 
 _AGREES = (
-    "no operator differs from equal inputs: the model itself does something else on trn, "
-    "for example after asking for a tensor's device.",
+    "no operator differs from equal inputs, and what differs is not explained by formats: the "
+    "model itself does something else on trn, for example after asking for a tensor's device.",
 )
 
 
-def _about(op: OpError) -> list[str]:
+def _about(op: OpError, found: Comparison) -> list[str]:
+    kind = next((m.kind for m in found.modules if m.module == op.module), "")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in op.causes.shares.items())
+    explained = op.excess <= 1 or op.causes.main in ("computation", "accumulation", "rounding")
+    cause = op.cause if explained and op.cause else "not explained by formats"
     return [
-        f"first operator where they part: {op.where}, policy {op.policy}",
+        f"first operator where they diverge: {op.where}, policy {op.policy}",
+        *([f"  its module is a {kind}"] if kind else []),
         f"  error there, from equal inputs: max {op.distance.max_abs:.3g}, relative "
         f"{op.distance.relative:.3g}, SQNR {op.distance.sqnr_db:.1f} dB",
-        f"  caused by {op.cause} ({shares})",
+        f"  caused by {cause} ({shares})"
+        if cause == op.cause
+        else f"  {cause}: {op.excess:.3g} times what they predict",
     ]
+
+
+def _named(module: ModuleError) -> str:
+    return f"{module.module or 'the model'} ({module.kind})"
 
 
 def _about_module(module: ModuleError | None) -> list[str]:
     if module is None:
         return []
-    name = module.module or "the model"
     return [
-        f"first module beyond the tolerance: {name} ({module.kind}), relative error "
+        f"first module beyond the tolerance: {_named(module)}, relative error "
         f"{module.distance.relative:.3g}, errors before it included"
     ]
