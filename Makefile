@@ -10,13 +10,23 @@ STAMPS := $(VENV)/stamps
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test build lint format bench docs conformance asan clean
+.PHONY: demo test build lint format bench docs conformance asan clean wheel sdist test-torch aarch64
 
 demo: build $(STAMPS)/group-demo
 	$(BIN)/python -m torch_trn_emu.report --profile out/demo examples/char_gpt.py $(ARGS)
 
-test: build $(STAMPS)/group-test
-	$(BIN)/python -m pytest $(ARGS)
+# JOBS=4 runs the tests in four processes, JOBS=auto in one for each core. Named tests install the
+# small group unless they are among WIDE, which tests/test_house.py keeps complete.
+JOBS ?= 1
+WIDE := tests/compiler/test_models.py tests/integrations tests/profiler/test_exports.py \
+  tests/test_examples.py tests/test_host.py tests/testing/test_vectors.py tests/triton
+NAMED := $(foreach name,$(filter tests/%,$(ARGS)),$(firstword $(subst ::, ,$(name))))
+NEEDS_ALL := $(or $(filter $(addsuffix %,$(WIDE)),$(NAMED)),$(filter $(addsuffix %,$(NAMED)),$(WIDE)))
+TEST_GROUP := $(if $(NAMED),$(if $(NEEDS_ALL),test,test-core),test)
+STYLE := tests/test_house.py tests/test_layers.py
+test: build $(STAMPS)/group-$(TEST_GROUP)
+	$(BIN)/python -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS)) \
+	  $(if $(NAMED),,$(addprefix --ignore=,$(STYLE))) $(ARGS)
 
 build: $(STAMPS)/built
 
@@ -26,6 +36,7 @@ lint: $(STAMPS)/group-lint $(STAMPS)/group-build $(STAMPS)/group-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/python -m pytest -q -p no:torch_trn_emu $(STYLE)
 
 format: $(STAMPS)/group-lint
 	$(BIN)/ruff check --fix .
@@ -71,23 +82,62 @@ ASAN_TESTS := tests/numerics tests/test_tiny.py $(addprefix tests/trn/test_,$(ad
 # Keeps .venv, which takes minutes to download: remove it by hand.
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMPS)/built
-	find torch_trn_emu -name '*.so' -delete
+	find torch_trn_emu -name '*.so' -delete -o -name built_for.txt -delete
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "$(PYTHON) is missing or older than 3.10; name another: make PYTHON=python3.11"; exit 1; }
+	@echo "== Creating $(VENV) with $(PYTHON)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet pip==26.3
 	mkdir -p $(STAMPS)
 	touch $@
 
-# The dependency groups of pyproject.toml.
+# The dependency groups of pyproject.toml. What comes, measured with the CPU wheels of torch 2.13.0;
+# those of PyPI bring CUDA, about 2.5 GB more: docs/installation.md says how to choose.
+SIZE_build := torch 2.13.0, CMake: 1 GB on disk; 0.3 GB to download, with CUDA 2.5 GB more
+SIZE_demo := numpy, tqdm: 0.1 GB on disk
+SIZE_test-core := pytest, numpy, hypothesis: 0.1 GB on disk
+SIZE_test := the libraries of all tests and examples: 1.7 GB on disk, 0.5 GB to download
+SIZE_docs := Sphinx, matplotlib: 0.1 GB on disk
+SIZE_lint := ruff, mypy, clang-format: 0.1 GB on disk
 $(STAMPS)/group-%: pyproject.toml | $(STAMPS)/venv
-	$(BIN)/python -m pip install --quiet --group $*
-	touch $@
+	@echo "== Installing the group $* ($(or $(SIZE_$*),small))"
+	$(BIN)/python -m pip install --group $*
+	@touch $@
 
 # Autoload is off: the package about to be built must not be imported by the torch that builds it.
+# The first command shows ninja's progress; the second finds everything built.
 $(STAMPS)/built: $(NATIVE) | $(STAMPS)/group-build
+	@echo "== Compiling the C++ library: 60 files, about 6 minutes of processor time the first time"
+	TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(BIN)/python setup.py --quiet build_ext --inplace
 	TORCH_DEVICE_BACKEND_AUTOLOAD=0 \
 	  $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
-	touch $@
+	@touch $@
+
+# dist/*.whl for other machines, and its checks; the sdist builds and tests without git.
+wheel: $(STAMPS)/group-wheel | $(STAMPS)/group-build
+	rm -rf build/wheel
+	TORCH_DEVICE_BACKEND_AUTOLOAD=0 \
+	  $(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(BIN)/python build_support/repair_wheel.py build/wheel dist
+
+sdist: $(STAMPS)/group-wheel | $(STAMPS)/group-build
+	TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(BIN)/python -m build --sdist --no-isolation --outdir dist
+
+# The suite against another torch, in an environment of its own: make test-torch TORCH=2.14.1
+TORCH ?= 2.14.1
+test-torch: $(STAMPS)/venv
+	$(PYTHON) build_support/other_torch.py $(TORCH) $(ARGS)
+
+# numerics and timing include no torch header: a cross compiler shows that they build for ARM.
+# Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu
+AARCH64_CXX ?= aarch64-linux-gnu-g++
+AARCH64_OBJECTS := $(patsubst csrc/%.cpp,build/aarch64/%.o,$(filter-out %/bind.cpp,\
+  $(wildcard csrc/numerics/*.cpp csrc/timing/*.cpp)))
+aarch64: $(AARCH64_OBJECTS)
+	@echo "$(words $^) files of csrc/numerics and csrc/timing compile for aarch64"
+build/aarch64/%.o: csrc/%.cpp $(shell find csrc/numerics csrc/timing -name '*.h' -o -name '*.inc')
+	@mkdir -p $(@D)
+	$(AARCH64_CXX) -std=c++20 -O1 -ffp-contract=off -fno-trapping-math -fPIC \
+	  -Wall -Wextra -Wconversion -Werror -Icsrc -c $< -o $@

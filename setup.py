@@ -1,7 +1,10 @@
-"""Builds the C++ side with CMake; everything else stands in pyproject.toml."""
+"""Builds the C++ library with CMake and requires the torch that it is built against.
 
-import hashlib
+Everything else stands in pyproject.toml.
+"""
+
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,23 +13,48 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+sys.path.insert(0, str(ROOT / "build_support"))
+
+from presentation import long_description, project_urls  # noqa: E402
+from torch_choice import SUPPORTED, Torch, dependency, found  # noqa: E402
+
 # The package under construction must not be imported by the torch that builds it.
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 
 
+def chosen_torch() -> Torch:
+    if not sys.platform.startswith("linux"):
+        raise SystemExit(
+            f"torch_trn_emu builds on Linux only, not on {sys.platform}: docs/installation.md"
+        )
+    torch = found()
+    if torch is None:
+        raise SystemExit(f"no {SUPPORTED} to build against: pip install 'torch==2.13.0'")
+    return torch
+
+
+def linked(folder: Path, name: str, target: Path) -> Path:
+    """A link of a fixed name: an isolated build finds its packages in another folder each time."""
+    link = folder / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(target, target_is_directory=True)
+    return link
+
+
 class CMakeBuild(build_ext):
-    """Configures once, then builds what changed."""
+    """Configures, then builds what changed: isolated builds share one folder for each torch."""
 
     def build_extension(self, ext: Extension) -> None:
         import pybind11
-        import torch
 
-        target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        # One folder for each torch: an isolated build must not disturb the editable one.
-        place = hashlib.sha256(torch.__file__.encode()).hexdigest()[:8]
-        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{place}"
+        torch = chosen_torch()
+        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-torch{torch.version}"
         build.mkdir(parents=True, exist_ok=True)
-        prefixes = f"{torch.utils.cmake_prefix_path};{pybind11.get_cmake_dir()}"
+        prefixes = (
+            linked(build, "torch", torch.folder) / "share/cmake",
+            linked(build, "pybind11", Path(pybind11.__file__).parent) / "share/cmake/pybind11",
+        )
         configure = [
             "cmake",
             "-S",
@@ -35,10 +63,12 @@ class CMakeBuild(build_ext):
             str(build),
             "-G",
             "Ninja",
-            f"-DCMAKE_PREFIX_PATH={prefixes}",
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+            f"-DCMAKE_PREFIX_PATH={';'.join(map(str, prefixes))}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
         ]
+        print(f"compiling for torch {torch.version} in {torch.folder}", flush=True)
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
 
@@ -46,4 +76,12 @@ class CMakeBuild(build_ext):
 setup(
     ext_modules=[Extension("torch_trn_emu._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
+    long_description=long_description(ROOT / "README.md"),
+    long_description_content_type="text/markdown",
+    project_urls=project_urls(),
+    install_requires=[
+        dependency(),
+        "numpy>=2,<3",  # torch warns without it at each import
+        "rich>=13.7,<16",  # tables on a terminal
+    ],
 )

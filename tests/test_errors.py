@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +12,6 @@ from torch_trn_emu.compatibility import BUILT_FOR, check_torch
 from torch_trn_emu.integrations.lightning import _accelerator
 from torch_trn_emu.isa.builder import Builder
 from torch_trn_emu.settings import read
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ROOT = Path(__file__).parent.parent
 
 
 def too_many_cores():
@@ -64,14 +56,13 @@ def test_the_list_is_closed():
 
 
 def test_another_torch_is_refused_with_both_versions():
-    with pytest.raises(ImportError, match=r"built for torch 2\.13\.0, but torch 2\.12\.1\+cpu"):
+    with pytest.raises(ImportError, match=rf"for torch {BUILT_FOR}, but torch 2\.12\.1\+cpu"):
         check_torch("2.12.1+cpu")
     check_torch(f"{BUILT_FOR}+cu130")
 
 
-def test_the_version_is_the_pinned_one():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert f"torch=={BUILT_FOR}" in project["dependencies"]
+def test_the_version_is_that_of_the_headers():
+    assert torch.__version__.partition("+")[0] == BUILT_FOR
 
 
 def test_import_refuses_another_torch():
@@ -81,7 +72,7 @@ def test_import_refuses_another_torch():
         env=os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode != 0
-    assert "built for torch 2.13.0, but torch 2.12.0 is installed" in done.stderr
+    assert f"built for torch {BUILT_FOR}, but torch 2.12.0 is installed" in done.stderr

@@ -44,7 +44,7 @@ def test_every_example_is_listed():
 
 def run(command, name, folder):
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=300
+        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert SAID.get(name, "") in done.stdout

@@ -73,7 +73,7 @@ def run(**environ: str) -> dict:
         env=CLEAN | {"TRITON_INTERPRET": "1"} | environ,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -161,7 +161,7 @@ def test_import_torch_survives_and_the_first_tensor_says_why():
         env=CLEAN | {"TRN_EMU_HOST": "cuda"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 1
     assert done.stdout == "0\n"

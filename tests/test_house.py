@@ -102,7 +102,20 @@ def test_the_tree_holds_no_foreign_links_and_no_private_paths():
 
 def test_the_build_requirements_are_written_twice_alike():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["build-system"]["requires"] == project["dependency-groups"]["build"]
+    group = [r for r in project["dependency-groups"]["build"] if not r.startswith("torch")]
+    assert project["build-system"]["requires"] == group
+
+
+def test_the_torch_of_development_is_the_one_that_is_fetched():
+    sys.path.insert(0, str(ROOT / "build_support"))
+    try:
+        import torch_choice
+    finally:
+        sys.path.pop(0)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert torch_choice.DEFAULT in project["dependency-groups"]["build"]
+    assert torch_choice.supported(torch_choice.DEFAULT.partition("==")[2])
+    assert [torch_choice.supported(v) for v in ("2.12.1", "2.14.1", "2.15.0")] == [0, 1, 0]
 
 
 def test_every_requirement_is_pinned():
@@ -110,3 +123,40 @@ def test_every_requirement_is_pinned():
     for name, group in project["dependency-groups"].items():
         loose = [r for r in group if isinstance(r, str) and "==" not in r]
         assert loose == [], name
+
+
+def test_the_makefile_knows_the_tests_that_need_all_libraries():
+    """A named test outside of WIDE installs the group `test-core` only."""
+    wide = re.search(r"^WIDE := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert wide is not None
+    known = wide[1].replace("\\\n", " ").split()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    names = [r for g in ("examples", "ecosystem", "sklearn") for r in groups[g]]
+    more = {re.split("[=;]", r)[0].replace("-", "_") for r in names if isinstance(r, str)}
+    more = (more - {"scikit_learn"}) | {"sklearn", "triton", "pyarrow"}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        imported = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
+        }
+        place = str(path.relative_to(ROOT))
+        assert not imported & more or place.startswith(tuple(known)), (place, imported & more)
+
+
+def test_limits_of_wall_time_only_end_what_hangs():
+    """A busy machine is ten times slower: counts and processor time measure, seconds do not."""
+    short = [
+        (path.name, node.value.value)
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.keyword) and node.arg == "timeout"
+        if isinstance(node.value, ast.Constant) and node.value.value < 600
+    ]
+    assert short == []

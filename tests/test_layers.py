@@ -11,7 +11,7 @@ PACKAGE = "torch_trn_emu"
 
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
-    ("errors", "files", "compatibility", "_C"),
+    ("errors", "files", "compatibility", "_library", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
     ("host",),

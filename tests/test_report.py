@@ -8,7 +8,7 @@ import sys
 
 def report(*arguments, cwd):
     command = [sys.executable, "-m", "torch_trn_emu.report", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def test_a_script_runs_with_its_arguments_and_its_neighbours(tmp_path):

@@ -7,7 +7,7 @@
 
 
 def _autoload() -> None:
-    """Called at the end of `import torch`. The work is done by importing this package."""
+    """The entry point of installations that are older than `torch_trn_emu_autoload`."""
 
 
 # `_autoload` stands first: this import of torch may call it while the package is half imported.
@@ -15,6 +15,11 @@ def _autoload() -> None:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._library import use_library
+
+use_library(__path__)
+
+# isort: split
 from . import compatibility  # first: it refuses a torch that the C++ library does not fit
 
 # isort: split

@@ -172,7 +172,7 @@ def run_as_cuda(folder, script, **environment):
     warnings = ["-W", "error", "-W", "ignore::DeprecationWarning"]  # torch's own, as it compiles
     command = [sys.executable, *warnings, "-m", "torch_trn_emu", "run", "--as-cuda", str(path)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=os.environ | environment
+        command, capture_output=True, text=True, timeout=600, env=os.environ | environment
     )
 
 

@@ -62,7 +62,7 @@ def process(*arguments, **environment):
         [sys.executable, "-m", "torch_trn_emu", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         env=os.environ | environment,
     )
 

@@ -40,7 +40,7 @@ def test_trainer_in_bfloat16(tmp_path, option, device):
     command = [sys.executable, "-m", "torch_trn_emu", "run", *option, str(script)]
     # Trainer takes all GPUs that it sees. A process that was given another name came before.
     environment = os.environ | {"NEURON_RT_NUM_CORES": "1", "ACCELERATE_TORCH_DEVICE": "trn"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     seen, loss = json.loads(done.stdout.splitlines()[-1])
     assert seen == [["torch.bfloat16", device]]

@@ -27,7 +27,7 @@ def run(tmp_path: Path, source: str, *options: str) -> subprocess.CompletedProce
     (tmp_path / "test_it.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [*command, "-s", *options], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [*command, "-s", *options], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
 
 

@@ -263,10 +263,10 @@ def test_a_trace_keeps_the_first_records_in_program_order() -> None:
     assert run.total_s == price(_copies(100), TRN2).total_s
 
 
-def test_long_loops_cost_no_time() -> None:
-    start = time.perf_counter()
+def test_long_loops_cost_no_processor_time() -> None:
+    start = time.process_time()
     run = price(_copies(1_000_000), TRN2)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert run.retired[0].count == 1_000_000
 
 

@@ -21,7 +21,7 @@ def rows(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -13,7 +13,7 @@ CLEAN = {
 }
 
 
-def python(code: str, *, timeout: float = 120, **environ: str) -> str:
+def python(code: str, *, timeout: float = 600, **environ: str) -> str:
     """What the code prints in a process of its own, and its errors."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -146,6 +146,6 @@ x.to(torch.float8_e5m2)
 """
     environment = os.environ | {"TRN_EMU_CHIP": "trn2"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr

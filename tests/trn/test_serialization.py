@@ -29,7 +29,9 @@ def through(value, *, map_location=None, weights_only=True, zip_format=True):
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("weights_only", [True, False], ids=["weights", "all"])
-@pytest.mark.parametrize(("location", "lands"), LOADS, ids=str)
+@pytest.mark.parametrize(
+    ("location", "lands"), LOADS, ids=lambda value: "function" if callable(value) else str(value)
+)
 def test_tensors_land_where_map_location_says(location, lands, weights_only, zip_format):
     value = {
         "x": torch.arange(6.0, device="trn:1").view(2, 3),

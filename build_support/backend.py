@@ -1,0 +1,20 @@
+"""The PEP 517 backend: setuptools, which builds against the torch that is installed already.
+
+In an isolated build, pip hides the packages of the environment. A torch among them that the
+sources support is used where it lies: nothing is downloaded twice, and the library fits it. Only
+where there is none is the version of `DEFAULT` fetched.
+"""
+
+from typing import Any
+
+from setuptools import build_meta
+from setuptools.build_meta import *  # noqa: F403  the other hooks, as they are
+from torch_choice import requirement
+
+
+def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
+    return [*build_meta.get_requires_for_build_wheel(config_settings), *requirement()]
+
+
+def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
+    return [*build_meta.get_requires_for_build_editable(config_settings), *requirement()]
