@@ -32,14 +32,17 @@ from .precision import current_precision
 from .pricing import OpRow, Price, price_call, report_rows
 from .settings import settings
 
-__all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "estimate"]
+__all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "composite_of", "estimate"]
 
 MODES = ("eager", "compile")
 DEVICE_KEY = "PrivateUse1"
 _COMPOSITES = (
     DispatchKey.CompositeExplicitAutograd,
     DispatchKey.CompositeExplicitAutogradNonFunctional,
+    DispatchKey.CompositeImplicitAutograd,
 )
+# Called by this key, its kernel gets a number where it takes a tensor. Checked on torch 2.13.0.
+_NOT_BY_KEY = frozenset(("remainder",))
 # Made of what has no kernel on `meta`, or of something else there. Checked on torch 2.13.0.
 _OTHERWISE_ON_META = frozenset(
     "cummax cummin linspace logcumsumexp logspace masked_scatter masked_scatter_backward remainder "
@@ -119,11 +122,15 @@ def estimate(
     return recorder.result(described, cores, mode)
 
 
+def _composite_on_meta(func: torch._ops.OpOverload) -> DispatchKey | None:
+    return None if func._opname in _OTHERWISE_ON_META else composite_of(func)
+
+
 @cache
-def _composite_of(func: torch._ops.OpOverload) -> DispatchKey | None:
+def composite_of(func: torch._ops.OpOverload) -> DispatchKey | None:
     """The kernel of an operator for which the device has none: it runs what torch makes it of."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    if func.is_view or func._opname in _OTHERWISE_ON_META or has_kernel(func.name(), DEVICE_KEY):
+    if func.is_view or func._opname in _NOT_BY_KEY or has_kernel(func.name(), DEVICE_KEY):
         return None
     return next((key for key in _COMPOSITES if has_kernel(func.name(), key.name)), None)
 
@@ -251,15 +258,20 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)  # the compiler looks at shapes
         if isinstance(func, HigherOrderOperator):
             return self._control(func, args, kwargs)
-        composite = None if self.in_graph or self.only else _composite_of(func)
+        composite = None if self.in_graph or self.only else _composite_on_meta(func)
         if composite is not None:
             with self:
                 return func._op_dk(composite, *args, **kwargs)
         self.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         result = func(*args, **kwargs)
-        self.memory.hold(t for t in tree_leaves(result) if _is_tensor(t))
+        self.note(func, args, kwargs, result)
+        return result
+
+    def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """An operator has run, or would have, with this result."""
+        self.memory.hold(t for t in tree_leaves((args, kwargs, result)) if _is_tensor(t))
         if self.only is not None and not self._concerns((args, kwargs, result)):
-            return result
+            return
         if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
             policy = self.policy or current_precision()
             call = _call(func, args, kwargs, result, policy, real=self.only is not None)
@@ -267,7 +279,6 @@ class Recorder(TorchDispatchMode):
             if not tensors or not all(t.on_host for t in tensors):
                 price = price_call(call, self.target)
                 self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
-        return result
 
     def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
         """Control flow: what runs is recorded, and that the host waits for a flag."""

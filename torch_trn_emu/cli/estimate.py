@@ -22,9 +22,10 @@ from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import _disable_current_modes as disable_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torch_trn_emu.estimation import MODES, Estimate, Recorder
+from torch_trn_emu.estimation import MODES, Estimate, Recorder, composite_of
 from torch_trn_emu.lowering.call import Target
 from torch_trn_emu.settings import DEVICE_TYPE, settings
 
@@ -75,7 +76,7 @@ def execute(options: Namespace) -> int:
         _stopping_after(options.steps, recorder, steps),
         _compiling(recorder) if options.mode == "compile" else contextlib.nullcontext(),
         recorder,
-        ShapesOnly(compiles=options.mode == "compile"),
+        ShapesOnly(recorder, compiles=options.mode == "compile"),
     ):
         run_script(options)
     found = recorder.result(chosen.chip, chosen.lnc, options.mode)
@@ -131,13 +132,17 @@ def _stopping_after(most: int, recorder: Recorder, steps: list[Step]) -> Iterato
 
 
 class ShapesOnly(TorchDispatchMode):
-    """Gives operators on trn tensors results of the right shape whose memory is never written."""
+    """Gives operators on trn tensors results of the right shape whose memory is never written.
+
+    Composite operators (`aten::isclose`) are decomposed as on the device, so that `recorder` notes
+    the launches of a run.
+    """
 
     supports_higher_order_operators = True
 
-    def __init__(self, compiles: bool = False) -> None:
+    def __init__(self, recorder: Recorder, compiles: bool = False) -> None:
         super().__init__()
-        self._compiles = compiles
+        self._recorder, self._compiles = recorder, compiles
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
 
     def ignore_compile_internals(self) -> bool:  # type: ignore[override]
@@ -149,11 +154,17 @@ class ShapesOnly(TorchDispatchMode):
             return self._control(func, args, given)
         if self._must_run(func, args, given):
             return func(*args, **given)
+        composite = None if self._recorder.in_graph else composite_of(func)
+        if composite is not None:
+            with self:
+                return func._op_dk(composite, *args, **given)
         try:
-            shapes = self._shapes(func, args, given)
+            with disable_modes():
+                result = _results(func, args, given, self._shapes(func, args, given))
         except Exception:  # no shapes without values: nonzero and its like, or no meta kernel
             return func(*args, **given)
-        return _results(func, args, given, shapes)
+        self._recorder.note(func, args, given, result)
+        return result
 
     def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
         from torch_trn_emu.compiler.control import run_assuming
@@ -207,8 +218,15 @@ def _results(func: Any, args: Any, kwargs: Any, shapes: Any) -> Any:
     for declared, part in zip(schema.returns, parts, strict=True):
         alias = declared.alias_info
         aliased = [written[s] for s in (alias.before_set if alias else ()) if s in written]
-        made.append(aliased[0] if aliased else tree_map(_reserved, part))
+        made.append(_resized(aliased[0], part) if aliased else tree_map(_reserved, part))
     return made[0] if single else tuple(made)
+
+
+def _resized(out: Any, shape: Any) -> Any:
+    """An `out=` of another size becomes what the operator makes of it."""
+    if isinstance(out, torch.Tensor) and out.shape != shape.shape:
+        out.resize_(shape.shape)
+    return out
 
 
 def _reserved(value: Any) -> Any:
