@@ -60,6 +60,17 @@ py::dict memory_stats(int device) {
   return out;
 }
 
+// (address, bytes, bytes of a block, [whether each block is live]) of what the pool holds.
+py::list memory_segments(int device) {
+  py::list rows;
+  for (const HbmSegment& segment : hbm(device).segments()) {
+    py::list live;
+    for (const bool block : segment.live) live.append(block);
+    rows.append(py::make_tuple(segment.address, segment.bytes, segment.block_bytes, live));
+  }
+  return rows;
+}
+
 void bind_device(py::module_& m) {
   m.def(
       "configure",
@@ -83,6 +94,9 @@ void bind_device(py::module_& m) {
   m.def("hbm_in_use", &hbm_in_use);
   m.def("memory_stats", &memory_stats);
   m.def("live_blocks", [](int device, size_t limit) { return hbm(device).live_blocks(limit); });
+  m.def("memory_segments", &memory_segments);
+  m.def("memory_limit", [](int device) { return hbm(device).limit(); });
+  m.def("set_memory_limit", [](int device, size_t bytes) { hbm(device).set_limit(bytes); });
   m.def("reset_peak", [](int device) { hbm(device).reset_peak(); });
   m.def("reset_accumulated", [](int device) { hbm(device).reset_accumulated(); });
   m.def("empty_cache", [] { device_allocator()->emptyCache(); });

@@ -211,7 +211,21 @@ def coverage_table() -> str:
     return markdown_table(("operator", *names[1:]), sorted(rows))
 
 
+def device_list_table() -> str:
+    """Where other libraries list devices by name, and what each bridge makes work."""
+    from torch_trn_emu.integrations.device_lists import PLACES
+
+    twins = ("pytorch_lightning", "lightning_fabric")  # the same modules under another name
+    rows = [
+        (f"`{place.module}.{place.name}`", place.does)
+        for place in PLACES
+        if place.module.partition(".")[0] not in twins
+    ]
+    return markdown_table(("place", "what it makes work"), rows)
+
+
 SECTIONS = (
+    Section(document="docs/ecosystem.md", name="device lists", text=device_list_table),
     Section(document="docs/counters.md", name="counters", text=counter_table),
     Section(document="docs/coverage.md", name="coverage", text=coverage_table),
     Section(document="docs/fidelity.md", name="accuracy", text=accuracy_table),

@@ -1,8 +1,6 @@
 """Hugging Face: train a small GPT-2 with Trainer, store it as safetensors, generate with a cache.
 
-trn-emu run examples/hf_trainer.py --steps 60
-
-`trn-emu run` sets ACCELERATE_TORCH_DEVICE=trn, by which accelerate and Trainer find the device.
+python examples/hf_trainer.py --steps 60
 """
 
 import argparse

@@ -1,8 +1,6 @@
 """Lightning and torchmetrics: handwritten digits with Trainer(accelerator="trn").
 
-trn-emu run examples/lightning_digits.py --epochs 5
-
-Outside `trn-emu run`, import torch_trn_emu.integrations.lightning first.
+python examples/lightning_digits.py --epochs 5
 """
 
 import argparse

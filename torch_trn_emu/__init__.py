@@ -23,7 +23,7 @@ use_library(__path__)
 from . import compatibility  # first: it refuses a torch that the C++ library does not fit
 
 # isort: split
-from . import aliases, trn
+from . import aliases, integrations, trn
 from .host import host_device
 from .precision import current_precision, precision, set_precision
 from .trn.launches import launches, op_counts, op_report, reset_op_counts
@@ -31,7 +31,7 @@ from .trn.launches import launches, op_counts, op_report, reset_op_counts
 if TYPE_CHECKING:
     from . import compiler
     from .estimation import estimate
-    from .integrations import tensorboard_callback
+    from .integrations.tensorboard import tensorboard_callback
     from .parity import compare, sensitivity
     from .profiler import profile
     from .trn.executor import executor_report
@@ -64,6 +64,7 @@ if trn.is_available() and host_device().type == "cuda":
 __version__ = "0.1.0.dev0"
 
 aliases.install()
+integrations.prepare()
 
 
 # Names that a program which only trains may never need, by the module that has them.
@@ -73,7 +74,7 @@ _LAZY = {
     "executor_report": "trn.executor",
     "profile": "profiler",
     "sensitivity": "parity",
-    "tensorboard_callback": "integrations",
+    "tensorboard_callback": "integrations.tensorboard",
 }
 
 

@@ -7,7 +7,6 @@
 #include "runtime/shadow.h"
 
 #include <ATen/ops/empty_like.h>
-#include <c10/core/AutogradState.h>
 #include <c10/core/impl/COW.h>
 
 namespace trn {
@@ -121,14 +120,6 @@ c10::DispatchKeySet host_keys(c10::DispatchKeySet keys) {
          c10::DispatchKeySet(host().component);
 }
 
-// Backward runs on the thread that asks for it, as on the CPU: the thread-local precision policy
-// holds there too, and one OpenMP pool works, not two. torch would otherwise start a thread for
-// each accelerator device.
-void keep_backward_on_this_thread() {
-  auto& state = c10::AutogradState::get_tls_state();
-  if (state.get_multithreading_enabled()) state.set_multithreading_enabled(false);
-}
-
 HostCall::HostCall(c10::DeviceIndex device, const char* op, bool host_tensors_allowed)
     : device_(device),
       op_(op),
@@ -137,7 +128,6 @@ HostCall::HostCall(c10::DeviceIndex device, const char* op, bool host_tensors_al
       first_storage_(slots().storage_top),
       in_hbm_(device) {
   if (in_forked_child()) throw_forked_child();
-  keep_backward_on_this_thread();
 }
 
 HostCall::~HostCall() { release(); }

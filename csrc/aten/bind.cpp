@@ -35,7 +35,6 @@ class HostGraph {
   // do, and gives the results on their devices. One launch of `row` on success.
   py::list run(const py::object& host_code, const py::list& inputs, LaunchRow* row) const {
     if (in_forked_child()) throw_forked_child();
-    keep_backward_on_this_thread();
     const std::vector<py::object> originals = inputs_returned(inputs);
     py::list lent = lend_all(inputs);
     const std::vector<py::object> aliases = inputs_returned(lent);

@@ -15,6 +15,7 @@
 #include <fstream>
 #include <map>
 #include <sstream>
+#include <unordered_set>
 
 namespace trn {
 namespace {
@@ -113,7 +114,8 @@ HbmPool::HbmPool(int device, char* base, size_t virtual_bytes, size_t capacity)
       base_(base),
       granule_count_(uint32_t(virtual_bytes / kGranule)),
       granules_(static_cast<Granule*>(std::calloc(granule_count_, sizeof(Granule)))),
-      small_free_(classes().bytes.size()) {
+      small_free_(classes().bytes.size()),
+      limit_(capacity) {
   TORCH_CHECK(granules_ != nullptr, "trn: no host memory for the HBM tables");
   stats_.capacity = capacity;
   mark(0, granule_count_, Kind::kFree);
@@ -204,13 +206,13 @@ void* HbmPool::take_small(uint8_t size_class, size_t asked) {
 void* HbmPool::allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
   std::unique_lock<std::mutex> lock(mutex_);
-  if (bytes > stats_.capacity) throw_hbm_full(bytes);
+  if (bytes > limit_) throw_hbm_full(bytes);
   const bool small = bytes <= kSmallLimit;
   const uint8_t size_class =
       small ? classes().of_quanta[(bytes + kQuantum - 1) / kQuantum] : uint8_t{0};
   const uint32_t length = uint32_t((bytes + kGranule - 1) / kGranule);
   const size_t block = small ? classes().bytes[size_class] : length * kGranule;
-  if (stats_.allocated + block > stats_.capacity) throw_hbm_full(bytes);
+  if (stats_.allocated + block > limit_) throw_hbm_full(bytes);
   void* pointer = small ? take_small(size_class, bytes)
                         : base_ + size_t{take_run(length, Kind::kLarge, bytes)} * kGranule;
   stats_.allocated += block;
@@ -312,6 +314,41 @@ void HbmPool::reset_accumulated() {
   stats_.allocations = stats_.frees = stats_.ooms = stats_.retries = 0;
 }
 
+void HbmPool::set_limit(size_t bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  limit_ = std::min(bytes, stats_.capacity);
+}
+
+size_t HbmPool::limit() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return limit_;
+}
+
+std::vector<HbmSegment> HbmPool::segments() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::unordered_set<const void*> unused;
+  for (const auto& list : small_free_) unused.insert(list.begin(), list.end());
+  std::vector<HbmSegment> found;
+  for (uint32_t g = 0; g < granule_count_; g += granules_[g].run) {
+    const Granule& granule = granules_[g];
+    const char* const begin = base_ + size_t{g} * kGranule;
+    HbmSegment segment{uintptr_t(begin), granule.run * kGranule, 0, {}};
+    if (granule.kind == Kind::kLarge) {
+      segment.block_bytes = segment.bytes;
+      segment.live = {true};
+    } else if (granule.kind == Kind::kSlab) {
+      segment.block_bytes = classes().bytes[granule.size_class];
+      for (size_t n = 0; n < segment.bytes / segment.block_bytes; ++n) {
+        segment.live.push_back(unused.count(begin + n * segment.block_bytes) == 0);
+      }
+    } else {
+      segment.bytes -= unbacked(g, granule.run);  // what is cached of a free run
+    }
+    if (segment.bytes > 0) found.push_back(std::move(segment));
+  }
+  return found;
+}
+
 std::vector<std::pair<size_t, int64_t>> HbmPool::live_blocks(size_t limit) const {
   std::map<size_t, int64_t, std::greater<>> count;
   for (uint32_t g = 0; g < granule_count_; g += granules_[g].run) {
@@ -332,8 +369,10 @@ void HbmPool::throw_hbm_full(size_t asked) {
   out << "trn:" << device_ << " is out of memory. Tried to allocate " << human(asked)
       << ". The logical core has " << human(stats_.capacity) << " of HBM (" << config().name
       << "), of which " << human(stats_.allocated) << " is allocated by PyTorch in "
-      << stats_.blocks << " blocks and " << human(stats_.capacity - stats_.allocated)
-      << " is free. Largest blocks:";
+      << stats_.blocks << " blocks and " << human(stats_.capacity - stats_.allocated) << " is free";
+  if (limit_ < stats_.capacity)
+    out << "; set_per_process_memory_fraction allows " << human(limit_) << " of it";
+  out << ". Largest blocks:";
   for (const auto& [bytes, count] : live_blocks(5))
     out << " " << count << " x " << human(bytes) << ";";
   out << " use a smaller batch, activation checkpointing or another device index. "

@@ -27,6 +27,14 @@ struct HbmStats {
   int64_t allocations = 0, frees = 0, ooms = 0, retries = 0;
 };
 
+// A run of memory that the pool holds of the host: equal blocks, each handed out or not.
+struct HbmSegment {
+  uintptr_t address;
+  size_t bytes;
+  size_t block_bytes;
+  std::vector<bool> live;  // by block; empty for a run that is only cached
+};
+
 class HbmPool {
  public:
   HbmPool(int device, char* base, size_t virtual_bytes, size_t capacity);
@@ -39,6 +47,9 @@ class HbmPool {
   HbmStats stats() const;
   void reset_peak();
   void reset_accumulated();
+  void set_limit(size_t bytes);  // of what may be allocated in sum; the capacity at first
+  size_t limit() const;
+  std::vector<HbmSegment> segments() const;  // in order of address
   // Live blocks as (bytes, count), largest first, at most `limit` rows.
   std::vector<std::pair<size_t, int64_t>> live_blocks(size_t limit) const;
 
@@ -77,7 +88,8 @@ class HbmPool {
   std::unique_ptr<Granule[], CFree> granules_;
   std::set<std::pair<uint32_t, uint32_t>> free_runs_;  // (length, first): best fit, lowest address
   std::vector<std::vector<void*>> small_free_;         // by size class
-  bool warned_ = false;                                // that it is nearly full
+  size_t limit_;
+  bool warned_ = false;      // that it is nearly full
   size_t host_checked_ = 0;  // reserved bytes when host memory was last read
   HbmStats stats_;
 };

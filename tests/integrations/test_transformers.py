@@ -45,14 +45,3 @@ def test_trainer_in_bfloat16(tmp_path, option, device):
     seen, loss = json.loads(done.stdout.splitlines()[-1])
     assert seen == [["torch.bfloat16", device]]
     assert 0 < loss < 2
-
-
-def test_it_can_be_imported_after_transformers():
-    from transformers import training_args
-    from transformers.utils import import_utils
-
-    import torch_trn_emu.integrations.transformers
-
-    assert training_args.is_torch_bf16_gpu_available()
-    assert import_utils.is_torch_bf16_gpu_available()
-    assert torch_trn_emu.integrations.transformers.__doc__

@@ -60,18 +60,18 @@ def test_mixed_arguments_are_promoted():
         assert (b + b).dtype == torch.bfloat16  # on no list
 
 
-def test_the_default_is_that_of_cuda_and_the_state_is_restored():
-    assert torch.get_autocast_dtype("trn") == torch.float16
+def test_the_default_is_bfloat16_and_the_state_is_restored():
+    assert torch.get_autocast_dtype("trn") == torch.bfloat16
     assert not torch.is_autocast_enabled("trn")
     with torch.autocast("trn"):
         assert torch.is_autocast_enabled("trn")
         assert not torch.is_autocast_enabled("cpu")
-        assert (square() @ square()).dtype == torch.float16
-        with torch.autocast("trn", dtype=torch.bfloat16):
-            assert (square() @ square()).dtype == torch.bfloat16
+        assert (square() @ square()).dtype == torch.bfloat16
+        with torch.autocast("trn", dtype=torch.float16):
+            assert (square() @ square()).dtype == torch.float16
         with torch.autocast("trn", enabled=False):
             assert (square() @ square()).dtype == torch.float32
-        assert (square() @ square()).dtype == torch.float16
+        assert (square() @ square()).dtype == torch.bfloat16
     assert (square() @ square()).dtype == torch.float32
 
 

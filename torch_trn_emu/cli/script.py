@@ -5,8 +5,6 @@ import sys
 from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
 
-from torch_trn_emu.integrations import prepare
-
 __all__ = ["add_script_arguments", "command_of", "run_script"]
 
 
@@ -22,7 +20,6 @@ def command_of(options: Namespace) -> list[str]:
 
 def run_script(options: Namespace) -> None:
     """Raises FileNotFoundError for a script that is not there, and what the script raises."""
-    prepare()
     if options.as_module:
         sys.argv = command_of(options)
         sys.path.insert(0, "")

@@ -1,7 +1,7 @@
-"""`Trainer(accelerator="trn")`: importing this registers the device with Lightning.
+"""Registers the device with Lightning: `Trainer(accelerator="trn")`, `Fabric(accelerator="trn")`.
 
 Checked on lightning 2.6.6, whose connector gives one device of an accelerator that it does not know
-the CPU, and mixed precision the type "cuda": both are put right when the trainer starts.
+the CPU: that is put right when the trainer starts. device_lists.py has the rest.
 """
 
 import importlib
@@ -18,9 +18,10 @@ __all__ = ["register"]
 
 
 def register(package: ModuleType) -> None:
-    """Add the accelerator to `lightning.pytorch` or `pytorch_lightning`, if it is not there."""
+    """Add the accelerator to a package of Lightning, its PyTorch or Fabric half, if not there."""
     accelerators = importlib.import_module(f"{package.__name__}.accelerators")
-    registry = accelerators.AcceleratorRegistry
+    is_fabric = package.__name__.endswith("fabric")
+    registry = getattr(accelerators, "ACCELERATOR_REGISTRY" if is_fabric else "AcceleratorRegistry")
     if DEVICE_TYPE not in registry:
         kind = _accelerator(accelerators.Accelerator)
         registry.register(DEVICE_TYPE, kind, description="an emulated logical NeuronCore")
@@ -35,14 +36,13 @@ def _accelerator(base: Any) -> Any:
             self._device = torch.device(DEVICE_TYPE, 0)
 
         def setup_device(self, device: torch.device) -> None:
-            trn.init()
+            if device.type == DEVICE_TYPE:
+                trn.set_device(device)
 
         def setup(self, trainer: Any) -> None:
             (self._device,) = trainer._accelerator_connector._parallel_devices
             trn.set_device(self._device)
             trainer.strategy._root_device = self._device
-            if getattr(trainer.precision_plugin, "device", None) == "cuda":
-                trainer.precision_plugin.device = DEVICE_TYPE
 
         def get_device_stats(self, device: Any) -> dict[str, Any]:
             """Memory of the core, and all counters."""
@@ -86,15 +86,3 @@ def _indices(devices: Any) -> list[int]:
         return list(range(devices))
     parts = devices.split(",") if isinstance(devices, str) else devices
     return [int(part) for part in parts if str(part).strip()]
-
-
-def _register_installed() -> None:
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        try:
-            register(importlib.import_module(name))
-        except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
-                raise
-
-
-_register_installed()

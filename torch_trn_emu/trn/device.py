@@ -7,24 +7,33 @@ from typing import Any
 import torch
 
 from .. import _C
+from ..errors import Unsupported
 from ..host import host_device
 from ..settings import DEVICE_TYPE, settings
 from .registration import startup_error
 
 __all__ = [
     "DeviceProperties",
+    "can_device_access_peer",
     "current_device",
     "device",
     "device_count",
     "device_of",
+    "get_arch_list",
     "get_device_capability",
     "get_device_name",
     "get_device_properties",
+    "get_gencode_flags",
+    "get_sync_debug_mode",
     "index_of",
     "init",
+    "ipc_collect",
     "is_available",
+    "is_current_stream_capturing",
     "is_initialized",
+    "is_tf32_supported",
     "set_device",
+    "set_sync_debug_mode",
     "synchronize",
 ]
 
@@ -200,3 +209,47 @@ def synchronize(device: Device = None) -> None:
     _C.synchronize(index_of(device))
     if host_device().type == "cuda":
         torch.cuda.synchronize(host_device())
+
+
+def can_device_access_peer(device: Device, peer_device: Device) -> bool:
+    """Whether one core can read the other's HBM: all cores are on one chip. Not for itself."""
+    _lazy_init()
+    return index_of(device) != index_of(peer_device)
+
+
+def is_tf32_supported() -> bool:
+    """False: the formats of products are those of the policy, docs/precision.md."""
+    return False
+
+
+def is_current_stream_capturing() -> bool:
+    """False: graphs are compiled, not captured from a stream."""
+    return False
+
+
+def get_arch_list() -> list[str]:
+    """Empty: no kernels are compiled ahead for a generation of the chip."""
+    return []
+
+
+def get_gencode_flags() -> str:
+    """Empty, likewise."""
+    return ""
+
+
+def ipc_collect() -> None:
+    """Nothing to do: tensors that other processes share are freed with their last owner."""
+
+
+def get_sync_debug_mode() -> int:
+    """0: synchronizing calls are not reported."""
+    return 0
+
+
+def set_sync_debug_mode(debug_mode: int | str) -> None:
+    """Accepts "default" or 0. Raises Unsupported for others: waits are not watched here."""
+    if debug_mode not in (0, "default"):
+        raise Unsupported(
+            f"torch.{DEVICE_TYPE}.set_sync_debug_mode({debug_mode!r}): calls that wait for the "
+            "device are not watched. torch_trn_emu.profile() shows the waits."
+        )

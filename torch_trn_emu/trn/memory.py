@@ -1,23 +1,36 @@
 """The emulated HBM of a logical core, in bytes."""
 
+import os
 from typing import Any
 
 import torch
 
 from .. import _C
+from ..settings import DEVICE_TYPE
 from .device import Device, _lazy_init, index_of
 
 __all__ = [
+    "device_memory_used",
     "empty_cache",
+    "get_allocator_backend",
+    "get_per_process_memory_fraction",
+    "list_gpu_processes",
     "max_memory_allocated",
+    "max_memory_cached",
     "max_memory_reserved",
     "mem_get_info",
     "memory_allocated",
+    "memory_cached",
     "memory_reserved",
+    "memory_snapshot",
     "memory_stats",
+    "memory_stats_as_nested_dict",
     "memory_summary",
     "reset_accumulated_memory_stats",
+    "reset_max_memory_allocated",
+    "reset_max_memory_cached",
     "reset_peak_memory_stats",
+    "set_per_process_memory_fraction",
 ]
 
 
@@ -59,6 +72,102 @@ def memory_stats(device: Device = None) -> dict[str, Any]:
     return torch.accelerator.memory_stats(index_of(device))
 
 
+def memory_stats_as_nested_dict(device: Device = None) -> dict[str, Any]:
+    """`memory_stats` as a dictionary of dictionaries."""
+    nested: dict[str, Any] = {}
+    for name, value in memory_stats(device).items():
+        *path, last = name.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return nested
+
+
+def memory_snapshot(
+    mempool_id: tuple[int, int] | None = None, include_traces: bool = True
+) -> list[dict[str, Any]]:
+    """What the pools of all cores in use hold, a dictionary for each segment, as torch.cuda gives.
+
+    The total sizes add up to `memory_reserved`, the allocated ones to `memory_allocated`. There are
+    no traces. Raises ValueError for a memory pool: there is one for each core.
+    """
+    if mempool_id is not None:
+        raise ValueError(
+            f"torch.trn.memory_snapshot: no memory pool {mempool_id!r}. trn has one pool for each "
+            "core: leave mempool_id out."
+        )
+    used = [index for index in range(_C.device_count()) if _C.hbm_in_use(index)]
+    return [_segment(index, *row) for index in used for row in _C.memory_segments(index)]
+
+
+def _segment(device: int, address: int, size: int, block: int, live: list[bool]) -> dict[str, Any]:
+    allocated = block * sum(live)
+    blocks: list[dict[str, Any]] = [
+        {
+            "address": address + i * block,
+            "size": block,
+            "requested_size": block,
+            "state": "active_allocated" if alive else "inactive",
+            "frames": [],
+        }
+        for i, alive in enumerate(live)
+    ]
+    cached: dict[str, Any] = {"address": address, "size": size, "frames": []}
+    return {
+        "device": device,
+        "address": address,
+        "total_size": size,
+        "allocated_size": allocated,
+        "active_size": allocated,
+        "requested_size": allocated,
+        "stream": 0,
+        "segment_type": "large" if len(live) < 2 else "small",
+        "segment_pool_id": (0, 0),
+        "is_expandable": False,
+        "frames": [],
+        "blocks": blocks or [cached | {"requested_size": 0, "state": "inactive"}],
+    }
+
+
+def set_per_process_memory_fraction(fraction: float, device: Device = None) -> None:
+    """Let this process allocate at most this fraction of the core's HBM; more is out of memory.
+
+    Raises TypeError for what is no float and ValueError outside of 0 to 1.
+    """
+    _lazy_init()
+    if not isinstance(fraction, float):
+        raise TypeError("Invalid type for fraction argument, must be `float`")
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
+    index = index_of(device)
+    _C.set_memory_limit(index, int(fraction * _stats(index)["capacity_bytes"]))
+
+
+def get_per_process_memory_fraction(device: Device = None) -> float:
+    """The fraction of the core's HBM that this process may allocate."""
+    _lazy_init()
+    index = index_of(device)
+    return float(_C.memory_limit(index) / _stats(index)["capacity_bytes"])
+
+
+def device_memory_used(device: Device = None) -> int:
+    """Bytes of the core's HBM in use: what this process reserves, as nothing else runs there."""
+    return memory_reserved(device)
+
+
+def list_gpu_processes(device: Device = None) -> str:
+    """The processes on the core and their memory: this one, as each process emulates its own."""
+    index = index_of(device)
+    mib = memory_reserved(index) / (1 << 20)
+    return f"{DEVICE_TYPE}:{index}\nprocess {os.getpid():>10d} uses {mib:>12.3f} MB HBM"
+
+
+def get_allocator_backend() -> str:
+    """The pool is this package's own: "native"."""
+    return "native"
+
+
 def reset_peak_memory_stats(device: Device = None) -> None:
     """Set the peaks to the present values."""
     _lazy_init()
@@ -69,6 +178,11 @@ def reset_accumulated_memory_stats(device: Device = None) -> None:
     """Set the totals and counts to zero."""
     _lazy_init()
     _C.reset_accumulated(index_of(device))
+
+
+# Older names of torch.cuda.
+memory_cached, max_memory_cached = memory_reserved, max_memory_reserved
+reset_max_memory_allocated = reset_max_memory_cached = reset_peak_memory_stats
 
 
 def empty_cache() -> None:

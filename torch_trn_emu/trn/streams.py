@@ -8,7 +8,15 @@ import torch
 from ..settings import DEVICE_TYPE
 from .device import Device, _lazy_init, index_of
 
-__all__ = ["Event", "Stream", "current_stream", "default_stream", "set_stream", "stream"]
+__all__ = [
+    "Event",
+    "Stream",
+    "StreamContext",
+    "current_stream",
+    "default_stream",
+    "set_stream",
+    "stream",
+]
 
 
 class Stream(torch.Stream):
@@ -69,7 +77,7 @@ def set_stream(stream: torch.Stream | None) -> None:
         torch.accelerator.set_stream(stream)
 
 
-class stream:
+class StreamContext:
     """Context manager that makes `stream` and its device current. None does nothing."""
 
     def __init__(self, stream: torch.Stream | None) -> None:
@@ -87,3 +95,8 @@ class stream:
     ) -> None:
         if self.stream is not None:
             self.stream.__exit__(kind, error, trace)
+
+
+def stream(stream: torch.Stream | None) -> StreamContext:
+    """A context manager that makes `stream` and its device current. None does nothing."""
+    return StreamContext(stream)

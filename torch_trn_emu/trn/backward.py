@@ -1,0 +1,25 @@
+"""Runs backward on the thread that asks for it: docs/decisions/0004. Checked on torch 2.13.0."""
+
+from typing import Any
+
+import torch
+from torch.autograd.variable import Variable
+
+__all__ = ["keep_backward_on_the_calling_thread"]
+
+
+class _OneThread(torch._C._ImperativeEngine):
+    """torch's engine, with its own threads off while it runs; the user's setting stays."""
+
+    def run_backward(self, *args: Any, **kwargs: Any) -> Any:
+        before = torch._C._is_multithreading_enabled()
+        torch._C._set_multithreading_enabled(False)
+        try:
+            return super().run_backward(*args, **kwargs)
+        finally:
+            torch._C._set_multithreading_enabled(before)
+
+
+def keep_backward_on_the_calling_thread() -> None:
+    """Replace the engine that `Tensor.backward` and `torch.autograd.grad` call."""
+    Variable._execution_engine = _OneThread()
