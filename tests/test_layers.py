@@ -11,9 +11,10 @@ PACKAGE = "torch_trn_emu"
 
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
-    ("errors", "files", "compatibility", "_library", "_C"),
+    ("errors", "files", "importing", "compatibility", "_library", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
+    ("collectives",),
     ("host",),
     ("formats",),
     ("isa",),

@@ -12,10 +12,12 @@ from .spec import (
     OnChipMemory,
     TensorEngine,
 )
+from .systems import SYSTEMS, Level, System, get_system
 
 __all__ = [
     "ANNOUNCED",
     "CHIPS",
+    "SYSTEMS",
     "AnnouncedChip",
     "Chip",
     "Dma",
@@ -23,13 +25,16 @@ __all__ = [
     "Figure",
     "Hbm",
     "Launch",
+    "Level",
     "OnChipMemory",
     "Status",
+    "System",
     "TensorEngine",
     "calibrated",
     "chosen",
     "documented",
     "get_chip",
+    "get_system",
     "inferred",
     "measured",
 ]
