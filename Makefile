@@ -10,7 +10,7 @@ STAMPS := $(VENV)/stamps
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test build lint format bench docs conformance asan clean wheel sdist test-torch aarch64
+.PHONY: demo test build lint format bench docs conformance golden asan clean wheel sdist test-torch aarch64
 
 demo: build $(STAMPS)/group-demo
 	$(BIN)/python -m torch_trn_emu.report --profile out/demo examples/char_gpt.py $(ARGS)
@@ -57,6 +57,11 @@ docs: build $(STAMPS)/group-test $(STAMPS)/group-docs
 conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m conformance $(ARGS)
 	$(BIN)/python docs/generate.py
+
+# Every price of PyTorch's operator samples against tests/golden; ARGS=record writes them anew.
+golden: build $(STAMPS)/group-test
+	cd tests/golden && TRN_EMU_MATMUL=fp32 PYTHONWARNINGS=ignore \
+	  ../../$(BIN)/python golden.py $(or $(ARGS),compare)
 
 # AddressSanitizer and UndefinedBehaviorSanitizer. The package under build/asan is that of the sources
 # with a library of its own. libstdc++ comes first too, so that exceptions of torch are known; leaks
