@@ -320,6 +320,46 @@ def test_the_machines_values_are_the_results(
         assert not tensor.cpu().any()
 
 
+# Calls of which a program was once wrong: each with another kind of operand than the plain one.
+EVERY = torch.tensor([True, False, True, False, True, False, True, False, True])
+OPERANDS_OF_A_KIND = {
+    "a number first": lambda a: (torch.sub(1, a), 2 / (a.abs() + 1), 2 < a),
+    "alpha with a number": lambda a: (a.add(2, alpha=3), a.sub(2, alpha=3)),
+    "numbers in where": lambda a: (torch.where(a > 0, a, 3.0), torch.where(a > 0, 3.0, a)),
+    "a tensor that fills": lambda a: a.masked_fill(a > 0, a.amax()),
+    "a truth value": lambda a: (a.bool(), (a * 0.2).bool()),
+    "zero divisors": lambda a: (a / 0.0, a / -0.0, a / (a > 0), a.fmod(2.5)),
+    "decimals": lambda a: (a * 10).round(decimals=1),
+    "thresholds": lambda a: F.softplus(a, 2.0, 1.5),
+    "gelu by tanh": lambda a: aten.gelu_backward(a, a, approximate="tanh"),
+    "one row of places": lambda a: a.gather(0, torch.zeros(1, 9, dtype=torch.long).to("trn")),
+    "places of a vector": lambda a: a[0].gather(0, torch.tensor([3, 1]).to("trn")),
+    "a mask that is broadcast": lambda a: a.masked_select(EVERY.to("trn")),
+    "rows of -inf": lambda a: aten._safe_softmax((a.relu() - a.relu() + a / 0.0 * -1), -1),
+    "maxima of -inf": lambda a: ((a * 0 - torch.inf).amax(0), (a * 0 - torch.inf).amax(1)),
+    "an empty slice": lambda a: aten.slice_backward(a[:, :0], [4, 9], 1, 0, 0, 1),
+    "a copy into part of a tensor": lambda a: torch.zeros(4, 18).to("trn")[:, ::2].copy_(a),
+}
+
+
+@pytest.mark.parametrize("name", OPERANDS_OF_A_KIND)
+def test_every_kind_of_operand(name: str, machine: MachineExecutor) -> None:
+    OPERANDS_OF_A_KIND[name](_data(4, 9).to("trn"))
+    assert all(row.difference <= FLOAT32 for row in machine.rows.values()), machine.rows
+    assert any(row.machine for row in machine.rows.values())
+
+
+def test_a_nan_of_any_tile_reaches_the_product(machine: MachineExecutor) -> None:
+    """The contraction has several tiles; each of them may hold a NaN, or infinities that cancel."""
+    for first, second in ((torch.nan, 1.0), (torch.inf, -torch.inf)):
+        a = torch.ones(3, 300)
+        a[0, 5], a[0, 200] = first, second
+        made = a.to("trn") @ torch.ones(300, 2).to("trn")
+        assert made[0].isnan().all()
+        assert (made[1:] == 300).all()
+    assert _rows(machine)["mm.default"].machine == 2
+
+
 def test_an_operator_reads_what_it_writes_in_place(machine: MachineExecutor) -> None:
     a = _data(4, 9)
     b = a.to("trn")
@@ -333,7 +373,6 @@ def test_an_operator_reads_what_it_writes_in_place(machine: MachineExecutor) -> 
         (lambda a: torch.cummax(a, 0).values, "cummax along columns"),
         (lambda a: F.dropout(a), "its row has the cost only"),
         (lambda a: torch.special.bessel_j0(a), "it has no row"),
-        (lambda a: aten.gelu_backward(a, a, approximate="tanh"), "stands for other attributes"),
         (lambda a: a.double() + 1, "float64 is float32 in the program's"),
     ],
 )

@@ -67,7 +67,7 @@ _ACTIVATIONS = (
     Activation("square", lambda x: x * x),
     Activation("relu", lambda x: np.maximum(x, 0.0)),
     Activation("abs", lambda x: np.abs(x)),
-    Activation("sign", lambda x: np.sign(x)),
+    Activation("sign", lambda x: np.where(x > 0, 1.0, np.where(x < 0, -1.0, 0.0))),  # NaN: chosen
     Activation("exp", lambda x: np.exp(x), "exp"),
     Activation("sigmoid", _sigmoid, "sigmoid"),
     Activation("silu", lambda x: x * _sigmoid(x), "sigmoid"),

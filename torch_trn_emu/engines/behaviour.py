@@ -20,13 +20,15 @@ class Behaviour:
     """One opcode. `run` takes what was read, float32 or int64 [P, F...], and what the destination
     held (NaN where nothing was written), and gives what is written, before rounding.
 
-    draws  it reads how many random words the program has drawn before: the generator's state
+    draws        it reads how many random words the program has drawn before: the generator's state
+    accumulates  it reads which elements of the destination were written, last of all [P, F...]
     """
 
     opcode: str
     cycles: Callable[[Instruction, Chip], float]  # of the engine, until it can take the next one
     run: Callable[[Instruction, "Sequence[Array]", "Array"], "Sequence[Array]"]
     draws: bool = False
+    accumulates: bool = False
 
 
 def elementwise_engine(engine: Engine, chip: Chip) -> ElementwiseEngine:

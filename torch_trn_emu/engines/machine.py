@@ -81,7 +81,8 @@ class Machine:
                 region = _region(state, b, 0)
                 region.values[:] = _rounded(np.asarray(inputs[b.name]).reshape(-1), b.dtype)
                 region.written[:] = True
-        self._body(program.body, state, races)
+        with np.errstate(all="ignore"):  # the engines' arithmetic has NaN and infinities
+            self._body(program.body, state, races)
         outputs = (b for b in program.buffers if b.role is Role.OUTPUT)
         return {b.name: _whole(state, b) for b in outputs}
 
@@ -106,6 +107,8 @@ class Machine:
         if behaviour.draws:
             reads.append(np.asarray(state.drawn))
             state.drawn += old.size
+        if behaviour.accumulates:
+            reads.append(_was_written(state, i.writes[0]))
         results = behaviour.run(i, reads, old)
         for access, result in zip(i.writes, results, strict=True):
             _write(state, access, result)
@@ -178,6 +181,11 @@ def _peek(state: _State, access: Access) -> "Array":
     """What a destination holds, NaN where nothing was written."""
     region = _region(state, access.buffer, access.part.at(state.counters), access.age)
     return region.values[_positions(access, state.counters)]
+
+
+def _was_written(state: _State, access: Access) -> "npt.NDArray[np.bool_]":
+    region = _region(state, access.buffer, access.part.at(state.counters), access.age)
+    return region.written[_positions(access, state.counters)]
 
 
 def _write(state: _State, access: Access, result: "Array") -> None:

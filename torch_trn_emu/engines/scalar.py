@@ -36,11 +36,12 @@ def _reduce_cycles(i: Instruction, chip: Chip) -> float:
 
 def _activation(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     data = reads[0].reshape(reads[0].shape[0], -1)
-    bias = reads[1].reshape(reads[1].shape[0], -1) if len(reads) > 1 else np.float32(0)
     scale = np.float32(str(i.attributes.get("scale", 1.0)))
-    with np.errstate(all="ignore"):
-        argument = (data * scale + bias).astype(np.float32).astype(np.float64)
-        value = ACTIVATIONS[str(i.attributes["op"])].function(argument)
+    argument = data * scale
+    if len(reads) > 1:  # adding a bias of 0 would lose the sign of a zero
+        argument = argument + reads[1].reshape(reads[1].shape[0], -1)
+    argument = argument.astype(np.float32).astype(np.float64)
+    value = ACTIVATIONS[str(i.attributes["op"])].function(argument)
     return [value.astype(np.float32).reshape(old.shape)]
 
 

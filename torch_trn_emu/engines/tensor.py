@@ -56,18 +56,18 @@ def _matmul_cycles(i: Instruction, chip: Chip) -> float:
     return max(floor, moving) * passes_of(i, chip) + stationary_load_cycles(i, chip)
 
 
-def _accumulated(i: Instruction, product: "Array", old: "Array") -> "Array":
+def _accumulated(i: Instruction, product: "Array", old: "Array", written: "Array") -> "Array":
     accumulate = i.attributes.get("accumulate", "auto")
     if accumulate == "auto":  # overwrite what was not written since the tile is fresh
-        return np.where(np.isnan(old), product, old + product)
+        return np.where(written, old + product, product)
     return old + product if accumulate else product
 
 
 def _matmul(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
     # Products of 16-bit or narrower operands are exact in float32; so is the sum's type [guide].
-    stationary, moving = (r.reshape(r.shape[0] * x4_of(i), -1) for r in reads)
+    stationary, moving = (r.reshape(r.shape[0] * x4_of(i), -1) for r in reads[:2])
     product = (stationary.T @ moving).astype(np.float32)
-    return [_accumulated(i, product.reshape(old.shape), old)]
+    return [_accumulated(i, product.reshape(old.shape), old, reads[-1])]
 
 
 def _matmul_mx(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
@@ -78,7 +78,7 @@ def _matmul_mx(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Seque
         scales = np.repeat(scale.reshape(scale.shape[0], -1), 8, axis=0)[..., None]
         scaled.append((packed * scales).astype(np.float32))
     product = np.einsum("pmj,pnj->mn", *scaled).astype(np.float32)
-    return [_accumulated(i, product.reshape(old.shape), old)]
+    return [_accumulated(i, product.reshape(old.shape), old, reads[-1])]
 
 
 def _transpose_cycles(i: Instruction, chip: Chip) -> float:
@@ -98,7 +98,8 @@ def _transpose(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Seque
 
 
 ROWS = (
-    Behaviour("nc_matmul", _matmul_cycles, _matmul),
-    Behaviour("nc_matmul_mx", _matmul_cycles, _matmul_mx),  # rate [guide], formula inferred
+    Behaviour("nc_matmul", _matmul_cycles, _matmul, accumulates=True),
+    # rate [guide], formula inferred
+    Behaviour("nc_matmul_mx", _matmul_cycles, _matmul_mx, accumulates=True),
     Behaviour("nc_transpose", _transpose_cycles, _transpose),
 )

@@ -38,8 +38,7 @@ def alu(op: str, a: "Array", b: "Array", engine: Engine = Engine.VECTOR) -> "Arr
     """
     if engine is not Engine.GPSIMD and not op.startswith(("bitwise", "left_", "right_")):
         a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
-    with np.errstate(all="ignore"):
-        value = np.asarray(ALU[op](a, b))
+    value = np.asarray(ALU[op](a, b))
     return value.astype(np.float32) if value.dtype == np.bool_ else value
 
 
@@ -225,8 +224,7 @@ def _reciprocal_cycles(i: Instruction, chip: Chip) -> float:
 
 
 def _reciprocal(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
-    with np.errstate(divide="ignore"):
-        return [(np.float32(1) / reads[0]).reshape(old.shape)]
+    return [(np.float32(1) / reads[0]).reshape(old.shape)]
 
 
 def _exponential_cycles(i: Instruction, chip: Chip) -> float:

@@ -13,6 +13,7 @@ from .pointwise import Step, activation, constant, select, tensor_scalar, tensor
 
 __all__ = ["ACTIVATIONS"]
 
+LINEAR = 17.0  # where log(1 + exp(x)) is x in float32
 T, S, A = tensor_tensor, tensor_scalar, activation
 Steps = list[Step]
 _LARGEST = MappingProxyType({"bfloat16": 3.3895313892515355e38, "float16": 65504.0})
@@ -84,14 +85,22 @@ def _threshold_backward(call: Call) -> Steps:
 
 
 def _softplus(call: Call) -> Steps:
-    """Beyond the threshold it is x, to float32's last bit."""
-    beta = _number(call, 1, 1.0)
+    """Beyond the threshold it is x, as it is to float32's last bit from `LINEAR` on."""
+    beta, most = _number(call, 1, 1.0), _number(call, 2, 20.0)
     steps = [A("softplus", 0, scale=beta)]
-    return steps if beta == 1 else [*steps, S(-1, op0="multiply", imm0=1 / beta)]
+    if beta != 1:
+        steps.append(S(-1, op0="multiply", imm0=1 / beta))
+    if most >= LINEAR:
+        return steps
+    return [*steps, S(0, op0="multiply", imm0=beta, op1="greater", imm1=most), select(-1, 0, -2)]
 
 
 def _softplus_backward(call: Call) -> Steps:
-    return [A("sigmoid", 1, scale=_number(call, 2, 1.0)), T("multiply", 0, -1)]
+    beta, most = _number(call, 2, 1.0), _number(call, 3, 20.0)
+    steps = [A("sigmoid", 1, scale=beta), T("multiply", 0, -1)]
+    if most >= LINEAR:
+        return steps
+    return [*steps, S(1, op0="multiply", imm0=beta, op1="greater", imm1=most), select(-1, 0, -2)]
 
 
 def _softshrink(call: Call) -> Steps:

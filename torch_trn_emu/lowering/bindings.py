@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import Unimplemented
 from ..isa import Buffer, Memory
 from .binding import Bind, Binding, Feed, Programs, Taken, as_it_is
 from .call import Call, TensorArg
-from .elementwise import TAKES_NUMBERS
 from .limits import P
 from .moving import turned
 from .normalizing import ROW_OPS
@@ -61,33 +60,12 @@ def _only_price(call: Call, why: str) -> Unimplemented:
 
 # --- elementwise ---------------------------------------------------------------------------------
 
-# Attributes that a recipe stands for, where it takes none from the call.
-_STANDS_FOR: MappingProxyType[str, tuple[Any, ...]] = MappingProxyType(
-    {"gelu": ("none",), "gelu_backward": ("none",)}
-)
-_TAKES = TAKES_NUMBERS | frozenset(
-    "add sub mul maximum minimum eq ne lt le gt ge logical_and logical_or logical_xor lerp addcmul "
-    "masked_fill clone copy _to_copy clamp clamp_min clamp_max".split()
-)
-_NAMES = ("none", "tanh")  # strings that choose what is computed
-
-
-def _refuse_other_attributes(call: Call) -> None:
-    if call.name in _TAKES:
-        return
-    given = tuple(a for a in call.arguments if isinstance(a, (int, float)) or a in _NAMES)
-    if call.name == "gelu" and given == ("tanh",):
-        return
-    if given != _STANDS_FOR.get(call.name, ()):
-        raise _only_price(call, f"the program stands for other attributes than {given}")
-
 
 def of_elementwise(call: Call, programs: Programs) -> Binding:
     """Operands in0, in1, ... in the result's shape, or as they repeat."""
     given = _tensors(call)
     if any(t.on_host and not t.shape for _, t in given):
         raise _only_price(call, "a number in a tensor of the host is not in the program")
-    _refuse_other_attributes(call)
     if call.name in ("copy", "_copy_from"):
         given = given[1:]
     buffers, shape = _buffers(programs), call.out.shape
@@ -296,7 +274,10 @@ def _of_runs(place: tuple[int, ...], source: Buffer, out: Buffer, count: int) ->
         return held
 
     taken = Taken(buffer="out", view=lambda y: y[:, :run].reshape(-1)[:count])
-    return Binding(feeds={"in": Feed(argument=place, view=apart)}, results=(taken,))
+    feeds = {"in": Feed(argument=place, view=apart)}
+    if out.shape[1] > run:  # what lies between the runs is not written
+        feeds["out"] = Feed(constant=0.0)
+    return Binding(feeds=feeds, results=(taken,))
 
 
 def of_pieces(call: Call, programs: Programs) -> Binding:

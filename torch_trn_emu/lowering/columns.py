@@ -5,7 +5,7 @@ Vector engine and the partitions on GpSimd.
 """
 
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, inf
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
@@ -108,11 +108,11 @@ class _Tiles:
 
 NEUTRAL = {
     "add": 0.0,
-    "max": -3.0e38,
-    "min": 3.0e38,
+    "max": -inf,
+    "min": inf,
     "multiply": 1.0,
     "logical_and": 1.0,
     "logical_or": 0.0,
     "abs_max": 0.0,
-    "abs_min": 3.0e38,
+    "abs_min": inf,
 }

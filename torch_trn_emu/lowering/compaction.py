@@ -6,7 +6,7 @@ everything, what is not chosen to one entry past the end.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from ..chip import Chip
@@ -19,7 +19,9 @@ from .pointwise import select
 from .runs import run_of, runs
 from .scans import Prefix
 
-__all__ = ["nonzero", "put_masked", "select_masked", "spread_masked"]
+__all__ = ["BROADCAST", "broadcast_size", "nonzero", "put_masked", "select_masked", "spread_masked"]
+
+BROADCAST = frozenset(("masked_select", "masked_scatter"))  # the others' masks lead
 
 MOST = 1024  # flags of a partition that are scanned together (chosen)
 
@@ -188,17 +190,29 @@ def spread(how: Masked, *, adds: bool, chip: Chip) -> Program:
 # --- from calls ---
 
 
-def _described(x: TensorArg, mask: TensorArg, moved: int) -> Masked:
-    """A mask over the leading dimensions of x, `moved` elements of which are chosen; operands that
-    repeat are read in full.
+def _described(call: Call, moved: int) -> Masked:
+    """`moved` elements are chosen by a mask: over the leading dimensions of what is indexed, or
+    broadcast together with it, where operands that repeat are read in full.
     """
-    count = max(mask.numel, x.numel) if len(mask.shape) >= len(x.shape) else mask.numel
-    entry = max(1, x.numel // count)
+    x, mask = call.tensors[:2]
+    if call.name in BROADCAST:
+        count = broadcast_size(x, mask)
+        return Masked(count=count, entry=1, kept=moved, dtype=x.dtype, mask=mask.dtype)
+    entry = max(1, x.numel // mask.numel)
     if entry * itemsize(x.dtype) > TILE_BYTES:
         raise KeyError(f"entries of {entry} elements chosen by a mask")
     if moved < entry:
         raise KeyError("a value that repeats inside an entry")
-    return Masked(count=count, entry=entry, kept=moved // entry, dtype=x.dtype, mask=mask.dtype)
+    return Masked(
+        count=mask.numel, entry=entry, kept=moved // entry, dtype=x.dtype, mask=mask.dtype
+    )
+
+
+def broadcast_size(*tensors: TensorArg) -> int:
+    """Elements of tensors broadcast together."""
+    rank = max(len(t.shape) for t in tensors)
+    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
+    return prod(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def select_masked(call: Call, target: Target) -> Lowered:
@@ -206,7 +220,7 @@ def select_masked(call: Call, target: Target) -> Lowered:
     x, mask = call.tensors[:2]
     if not x.numel or not mask.numel or not call.out.numel:
         return ()
-    return (choose(_described(x, mask, call.out.numel), chip=target.chip),)
+    return (choose(_described(call, call.out.numel), chip=target.chip),)
 
 
 def nonzero(call: Call, target: Target) -> Lowered:
@@ -220,11 +234,11 @@ def nonzero(call: Call, target: Target) -> Lowered:
 
 def spread_masked(call: Call, target: Target) -> Lowered:
     """masked_scatter, and x[mask] = values."""
-    x, mask, source = call.tensors[:3]
+    x, _, source = call.tensors[:3]
     if not x.numel or not source.numel:
         return ()
     adds = call.name != "masked_scatter" and call.argument(3) is True
-    return (spread(_described(x, mask, source.numel), adds=adds, chip=target.chip),)
+    return (spread(_described(call, source.numel), adds=adds, chip=target.chip),)
 
 
 def put_masked(call: Call, target: Target) -> Lowered:

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from .call import Call, Target, TensorArg
-from .compaction import put_masked, select_masked
+from .compaction import broadcast_size, put_masked, select_masked
 from .copies import copied
 from .indexing import Indexed, Term, gather_entries, pick_in_rows, picks_in_sbuf, scatter_entries
 from .limits import P
@@ -100,14 +100,7 @@ def at_tensors(call: Call) -> Indexed:
     sizes = table.shape[dims[0] : dims[-1] + 1]
     terms = tuple(Term(size=n, step=prod(sizes[k + 1 :]), wraps=True) for k, n in enumerate(sizes))
     lead, entry = prod(table.shape[: dims[0]]), prod(table.shape[dims[-1] + 1 :])
-    return _repeated_rows(lead, prod(sizes), entry, _together(tensors), terms)
-
-
-def _together(tensors: list[TensorArg]) -> int:
-    """Elements of tensors broadcast together."""
-    rank = max(len(t.shape) for t in tensors)
-    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
-    return prod(max(sizes) for sizes in zip(*shapes, strict=True))
+    return _repeated_rows(lead, prod(sizes), entry, broadcast_size(*tensors), terms)
 
 
 def _by_mask(call: Call) -> bool:
@@ -133,6 +126,7 @@ def gathered(read: Reader) -> Lowering:
             "chip": target.chip, "cores": target.cores, "dtype": table.dtype,
         }  # fmt: skip
         plain = how.entry == how.lead == len(how.terms) == 1 and not how.terms[0].wraps
+        plain = plain and how.terms[0].step == 1 and not how.column_step
         columns = how.terms[0].size
         if plain and how.rows > 1 and picks_in_sbuf(columns, how.count, table.dtype, target.chip):
             shared = how.places[1] == 0

@@ -110,6 +110,8 @@ class _Entries:
         self.index = [b.hbm(n, (how.indices,), "int32", Role.INPUT) for n in names]
         self.loaded = [b.sbuf(f"{n} tile", self.together, "int32", slots=2) for n in names]
         self.values = b.sbuf("entries", self.together * self.wide, dtype, slots=2)
+        # A single row is cut over the partitions, which then are so many columns apart.
+        self.row_step = how.row_step if how.rows > 1 else how.column_step * self.together
         self.number = b.sbuf("numbers", self.together, "int32", slots=2) if self._made else None
         self.wrapped = b.sbuf("wrapped", self.together, "int32", slots=2)
         self.start = self._starts()
@@ -119,16 +121,16 @@ class _Entries:
         """Whether an entry's number is more than its index."""
         how, first = self.how, self.how.terms[0]
         plain = len(how.terms) == 1 and first.step == 1 and not first.wraps
-        return not plain or bool(how.row_step or how.column_step)
+        return not plain or bool(self.row_step or how.column_step)
 
     def _starts(self) -> Buffer | None:
         """The numbers of a tile's entries without their indices."""
         how = self.how
-        if not (how.row_step or how.column_step):
+        if not (self.row_step or how.column_step):
             return None
         start = self.b.sbuf("starts", self.together, "int32")
         whole = rows_of(start, P, self.together)
-        self.b.emit("iota", whole, channel=how.row_step, step=how.column_step, base=0)
+        self.b.emit("iota", whole, channel=self.row_step, step=how.column_step, base=0)
         return start
 
     def tiles(self) -> Iterator[_Tile]:
@@ -160,7 +162,8 @@ class _Entries:
         q = self.together
         for at, rows, count in runs(self.b, self.how.count, q):
             index = (at, ((q, rows), (1, count)))
-            yield _Tile(base=Affine(), at=at, rows=rows, count=count, pitch=q, index=index)
+            base = at * self.how.column_step
+            yield _Tile(base=base, at=at, rows=rows, count=count, pitch=q, index=index)
 
     def numbers(self, tile: _Tile) -> Access:
         """What DMA makes its descriptors from."""
@@ -204,7 +207,7 @@ class _Entries:
     def table(self, hbm: Buffer, tile: _Tile, e0: Affine, wide: int) -> Access:
         """The entries that the numbers of a tile count in."""
         how = self.how
-        reach = how.reach + (tile.rows - 1) * how.row_step + (tile.count - 1) * how.column_step
+        reach = how.reach + (tile.rows - 1) * self.row_step + (tile.count - 1) * how.column_step
         offset = tile.base * how.entry + e0
         return Access(buffer=hbm, offset=offset, pattern=((how.entry, reach), (1, wide)))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from ..errors import Unimplemented
 from .binding import Bind, Binding, Feed, Programs, Taken
 from .call import Call, TensorArg
+from .compaction import BROADCAST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +21,7 @@ __all__ = [
     "of_memory",
     "of_scatter",
     "of_sorted",
+    "of_spread",
     "of_two",
     "through",
 ]
@@ -56,10 +58,13 @@ def through(*results: str, first: Mapping[str, int]) -> Bind:
 
 def of_made(call: Call, programs: Programs) -> Binding:
     """A tensor that is made on the core, from numbers of the call."""
-    after = call.arguments[1:] if isinstance(call.argument(0), TensorArg) else call.arguments
-    if any(isinstance(a, TensorArg) for a in after):
-        raise _refused(call, "the value of a tensor is taken as 0")
-    return Binding(feeds={}, results=(Taken(buffer="out"),))
+    start = int(isinstance(call.argument(0), TensorArg))
+    after = [k for k in range(start, len(call.arguments))
+             if isinstance(call.arguments[k], TensorArg)]  # fmt: skip
+    if any(call.arguments[k].on_host for k in after) or len(after) > 1:
+        raise _refused(call, "the value of a tensor of the host is taken as 0")
+    feeds = {"in0": Feed(argument=(after[0],))} if after else {}
+    return Binding(feeds=feeds, results=(Taken(buffer="out"),))
 
 
 def of_two(call: Call, programs: Programs) -> Binding:
@@ -79,13 +84,33 @@ def of_sorted(call: Call, programs: Programs) -> Binding:
     return Binding(feeds={"in": Feed(argument=(0,))}, results=(Taken(buffer="values"),))
 
 
+def _masked(call: Call) -> dict[str, Feed]:
+    """What a mask chooses from, and the mask, which may be broadcast together."""
+    at = (1, 0) if isinstance(call.argument(1), tuple) else (1,)
+    if call.name not in BROADCAST:
+        return {"in": Feed(argument=(0,)), "mask": Feed(argument=at)}
+    shapes = [t.shape for t in call.tensors[:2]]
+    rank = max(map(len, shapes))
+    wide = [(1,) * (rank - len(s)) + s for s in shapes]
+    shape = tuple(max(sizes) for sizes in zip(*wide, strict=True))
+
+    def repeated(x: "Tensor") -> "Tensor":
+        return x.expand(shape)
+
+    return {"in": Feed(argument=(0,), view=repeated), "mask": Feed(argument=at, view=repeated)}
+
+
 def of_chosen(call: Call, programs: Programs) -> Binding:
     """What a mask chooses; one entry more is past the end."""
     count = call.out.numel
-    at = (1, 0) if isinstance(call.argument(1), tuple) else (1,)
-    feeds = {"in": Feed(argument=(0,)), "mask": Feed(argument=at)}
     taken = Taken(buffer="out", view=lambda y: y.reshape(-1)[:count])
-    return Binding(feeds=feeds, results=(taken,))
+    return Binding(feeds=_masked(call), results=(taken,))
+
+
+def of_spread(call: Call, programs: Programs) -> Binding:
+    """The next of the source's elements where a mask is set."""
+    feeds = {**_masked(call), "source": Feed(argument=(2,))}
+    return Binding(feeds=feeds, results=(Taken(buffer="out"),))
 
 
 # --- indices -------------------------------------------------------------------------------------

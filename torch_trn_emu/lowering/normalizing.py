@@ -5,7 +5,7 @@ float32 between load and store.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -50,6 +50,19 @@ def _softmax(n: int, eps: float) -> list[RowStep]:
         inverse,
         step("y", "tensor_scalar", "e", "inverse", op0="multiply"),
     ]
+
+
+def _safe_softmax(n: int, eps: float) -> list[RowStep]:
+    """Of a row without a number above -inf it is 0."""
+    bounds = {"top": -3.0e38, "total": 1.0e-30}  # the total of other rows is 1 at least
+    steps = []
+    for s in _softmax(n, eps):
+        reads = tuple(f"{r} bounded" if r in bounds else r for r in s.reads)
+        steps.append(replace(s, reads=reads))
+        if s.name in bounds:
+            steps.append(step(f"{s.name} bounded", "tensor_scalar", s.name, kind=COLUMN, op0="max",
+                              imm0=bounds[s.name]))  # fmt: skip
+    return steps
 
 
 def _log_softmax(n: int, eps: float) -> list[RowStep]:
@@ -174,6 +187,7 @@ def _logsumexp(n: int, eps: float) -> list[RowStep]:
 # fmt: off
 ROW_OPS = MappingProxyType({
     "softmax":              RowOp(inputs="x", steps=_softmax, outputs="y"),
+    "safe_softmax":         RowOp(inputs="x", steps=_safe_softmax, outputs="y"),
     "log_softmax":          RowOp(inputs="x", steps=_log_softmax, outputs="y"),
     "softmax_backward":     RowOp(inputs="g y", steps=_softmax_backward, outputs="dx"),
     "log_softmax_backward": RowOp(inputs="g y", steps=_log_softmax_backward, outputs="dx"),

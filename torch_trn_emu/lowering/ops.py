@@ -38,7 +38,7 @@ from .convolutions import convolution, convolution_backward
 from .copies import copied, copy
 from .distinct import distinct
 from .draws import DRAWS, uniform_steps
-from .elementwise import BINARY, CHOSEN, TERNARY, UNARY, elementwise, lower_elementwise
+from .elementwise import BINARY, CHOSEN, TERNARY, UNARY, lower_elementwise
 from .gates import glu, glu_backward, prelu_backward
 from .indexed import (
     along,
@@ -63,6 +63,7 @@ from .linked import (
     of_memory,
     of_scatter,
     of_sorted,
+    of_spread,
     of_two,
     through,
 )
@@ -83,7 +84,7 @@ from .placements import (
     unfold_backward,
     upsample_nearest,
 )
-from .pointwise import constant, drop, pointwise, select, tensor_scalar
+from .pointwise import drop, pointwise, tensor_scalar
 from .pools import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import (
     Product,
@@ -181,13 +182,6 @@ def _nothing(call: Call, target: Target) -> Lowered:
     return ()
 
 
-def _masked_fill(call: Call, target: Target) -> Lowered:
-    tensors = [t for t in call.tensors if t.shape or not t.on_host][:2]
-    value = call.argument(2)  # one in a tensor is not known
-    steps = [constant(float(value) if isinstance(value, (int, float)) else 0.0), select(1, -1, 0)]
-    return (elementwise("masked_fill", steps, tensors, call.out, target),)
-
-
 # --- the table -----------------------------------------------------------------------------------
 
 
@@ -228,7 +222,7 @@ _ELEMENTWISE = (
     *(_row(n, "vector", lower_elementwise, MADE, BITS, of_elementwise)
       for recipes in (UNARY, BINARY, TERNARY, ACTIVATIONS) for n in recipes if n not in CHOSEN),
     _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
-         "the value of a tensor is taken as 0", of_made),
+         "the value of a tensor of the host is taken as 0", of_made),
     _row(" ".join(DRAWS), "vector", lower_elementwise, MADE,
          "the numbers are the host generator's"),
     _row("floor_divide remainder fmod", "vector", lower_elementwise, MADE,
@@ -243,7 +237,7 @@ _ELEMENTWISE = (
     _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum",
          of_elementwise),
     _row(" ".join(GRADIENTS), "vector", lower_elementwise, MADE, BITS, of_elementwise),
-    _row("masked_fill", "vector", _masked_fill, MADE, bind=of_elementwise),
+    _row("where masked_fill", "vector", lower_elementwise, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
     _row("_scaled_mm", "tensor", lower_scaled, MADE, "of blocks: by its class"),
@@ -279,8 +273,10 @@ _REDUCTIONS = (
 _NORMALIZATIONS = (
     _row("logsumexp", "scalar", along_rows("logsumexp", 0, 1), MADE, _AHEAD,
          bind=of_rows("logsumexp", {"x": 0}, dim_at=1)),
-    _row("_softmax softmax _safe_softmax", "scalar", along_rows("softmax", 0, 1), MADE, _AHEAD,
+    _row("_softmax softmax", "scalar", along_rows("softmax", 0, 1), MADE, _AHEAD,
          bind=of_rows("softmax", {"x": 0}, dim_at=1)),
+    _row("_safe_softmax", "scalar", along_rows("safe_softmax", 0, 1), MADE, _AHEAD,
+         bind=of_rows("safe_softmax", {"x": 0}, dim_at=1)),
     _row("_log_softmax log_softmax", "scalar", along_rows("log_softmax", 0, 1), MADE, _AHEAD,
          bind=of_rows("log_softmax", {"x": 0}, dim_at=1)),
     _row("_softmax_backward_data", "vector", along_rows("softmax_backward", 0, 2), MADE, _AHEAD,
@@ -317,7 +313,8 @@ _SCANS_AND_SORTS = (
          of_sorted),
     _row("kthvalue", "vector", ranked(kth, 2), MADE, "the places of equal elements may differ",
          of_sorted),
-    _row("median nanmedian", "vector", ranked(middle, 1), MADE, "of rows without NaN", of_sorted),
+    _row("median", "vector", ranked(middle, 1), MADE, "of rows without NaN", of_sorted),
+    _row("nanmedian", "vector", ranked(middle, 1), MADE, "of rows without NaN"),
     _row("randperm", "vector", randperm, MADE, "the numbers are the host generator's"),
     _row("_unique2 unique_consecutive", "dma", distinct, MADE,
          "as if all were moved; on one core; along a dimension: by its class"),
@@ -392,8 +389,7 @@ _INDEXING = (
     _row("put", "dma", scattered(at_flat, 2), MADE, bind=of_scatter(1, 2)),
     _row("masked_select", "dma", select_masked, MADE, _MASKED, of_chosen),
     _row("nonzero", "dma", nonzero, MADE, _MASKED),
-    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED,
-         of_names({"in": 0, "mask": 1, "source": 2}, "out")),
+    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED, of_spread),
     _row("nll_loss_forward nll_loss nll_loss2d_forward nll_loss2d", "dma", nll, MADE,
          bind=of_names({"x": 0, "target": 1, "weight": 2}, "out", "total_weight")),
     _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward, MADE,

@@ -3,7 +3,8 @@
 from math import prod
 
 from .call import Call, Target, TensorArg
-from .op import Lowered, dense
+from .copies import copied
+from .op import Lowered, dense, flat
 from .rearrangements import placed, whole
 from .relayout import Box, boxes_of
 from .resampling import resampling
@@ -111,9 +112,11 @@ def unfold_backward(call: Call, target: Target) -> Lowered:
         raise KeyError("windows that overlap")
     if not out.numel:
         return ()
+    if not out.shape:
+        return copied(flat(g, 1), flat(out, 1), target)
     to_strides = dense(out.shape, out.torch_dtype).strides
-    dim %= max(1, len(out.shape))
-    along = to_strides[dim] if out.shape else 1
+    dim %= len(out.shape)
+    along = to_strides[dim]
     zeros = Box(source="", counts=out.shape, to=0, to_strides=to_strides, strides=to_strides)
     steps = (*to_strides[:dim], step * along, *to_strides[dim + 1 :], along)
     windows = Box(source="in", counts=g.shape, to=0, to_strides=steps, strides=g.strides)

@@ -6,7 +6,9 @@ Each reader of a call gives, for every dimension of the result, the segments it 
 from collections.abc import Callable
 
 from .call import Call, Target, TensorArg
+from .elementwise import elementwise
 from .op import Lowered, Lowering, dense, flat
+from .pointwise import constant as made
 from .relayout import Box, Segment, boxes_of, relayout
 
 __all__ = ["concatenate", "exact", "placed", "roll", "scatter_slice", "whole"]
@@ -70,6 +72,9 @@ def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
         source, out = call.tensors[0], call.out
         if not out.numel:
             return ()
+        constant = call.argument(constant_at, 0) if constant_at is not None else 0
+        if not source.numel:
+            return (elementwise(call.name, [made(float(constant))], [], out, target),)
         rank = len(out.shape)
         lead = rank - len(source.shape)
         padded = TensorArg(source.torch_dtype, (1,) * lead + source.shape,
@@ -77,7 +82,6 @@ def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
         to_strides = dense(out.shape, out.torch_dtype).strides
         segments = reader(call, padded, out)
         boxes = boxes_of("in", padded.strides, to_strides, segments)
-        constant = call.argument(constant_at, 0) if constant_at is not None else 0
         return placed(call, target, {"in": padded}, boxes, constant)
 
     return lower

@@ -3,7 +3,7 @@ with a triangle of ones, and of one long run by both.
 """
 
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from ..chip import Chip
@@ -23,9 +23,12 @@ LONG = 1024  # elements of a single row from which on all partitions share it (c
 STEPS = {
     "add": ({"op0": "multiply", "op1": "add"}, 1.0, 0.0),
     "multiply": ({"op0": "multiply", "op1": "add"}, 0.0, 1.0),
-    "max": ({"op0": "max", "op1": "add"}, 0.0, -3.0e38),
-    "min": ({"op0": "min", "op1": "add"}, 0.0, 3.0e38),
+    "max": ({"op0": "max", "op1": "add"}, 0.0, -inf),
+    "min": ({"op0": "min", "op1": "add"}, 0.0, inf),
 }
+
+
+LEAST = -3.0e38  # where sums of exponentials start: finite, so that x - m is a number
 
 
 def triangle(b: Builder, *, inclusive: bool, dtype: str = "float32") -> tuple[Buffer, Buffer]:
@@ -115,7 +118,7 @@ def logarithms_of_rows(
     power, fade = (b.sbuf(n, wide, "float32") for n in ("power", "fade"))
     top = b.sbuf("top", wide + 1, "float32", slots=2)  # the first is that of the chunk before
     zeros, last = b.sbuf("zeros", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
-    ops, _, start = STEPS["max"]
+    ops, start = STEPS["max"][0], LEAST
     b.emit("memset", rows_of(zeros, P, wide), value=0.0)
     for r0, size in b.tiles(rows, P):
         b.fresh(last, top)
