@@ -11,12 +11,19 @@ project = "torch_trn_emu"
 author = "the torch_trn_emu authors"
 copyright = "the torch_trn_emu authors, Apache License 2.0"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["generate.py"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["*.py"]
 html_theme = "furo"
 html_title = "torch_trn_emu"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["attrs_block", "colon_fence"]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True

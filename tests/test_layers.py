@@ -33,7 +33,7 @@ LAYERS = (
     ("aliases", "integrations"),
     ("",),  # torch_trn_emu/__init__.py, what `import torch_trn_emu` gives
     ("testing",),
-    ("cli", "report", "__main__"),
+    ("cli", "report", "stubs", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))
