@@ -33,7 +33,7 @@ toc_object_entries = False
 
 def as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are plain text: aligned columns and examples stay as they are written."""
-    text = "\n".join(lines).strip()
+    text = re.sub(r":\w+:`([^`<]+?)\s*(<[^`]*>)?`", r"`\1`", "\n".join(lines)).strip()
     paragraphs = re.split(r"\n\s*\n", text)
     lines[:] = "\n\n".join(map(_paragraph, paragraphs)).split("\n")
 
