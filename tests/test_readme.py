@@ -17,7 +17,7 @@ def test_the_readme_has_an_example():
 
 
 def test_the_output_shown_is_that_of_the_example(tmp_path):
-    """Numbers may differ in the last bits of a sum, which other instruction sets order otherwise."""
+    """Numbers may differ a little: other instruction sets add in another order."""
     code, shown = re.search(
         r"```python\n(.*?)```\n\n```\n(.*?)```", README.read_text(), re.S
     ).groups()
