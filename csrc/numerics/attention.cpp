@@ -60,11 +60,11 @@ PackedOperand packed_b(const Kernels& kernel, bool pairs, const Lines& x) {
 // c[lines of a, panels] (+)= a * b over the k's of a, which is packed into `words`.
 void multiply(const Kernels& kernel, bool pairs, const Lines& a, const PackedOperand& b,
               int64_t panels, uint32_t* words, float* c, int64_t ldc, bool accumulate) {
-  const Packing p(kernel, pairs, a.k);
+  const Packing p(kernel, pairs, a.k, packs_a_across(a));
   if (a.k == 0 && !accumulate) std::fill(c, c + a.count * ldc, 0.0f);
   pack_a(p, a, 0, ceil_div(a.count, kernel.tile_rows), words);
-  multiply_panels(p, a.count, words, panels, b.words.get(), b.packing.b_panel_words(), c, ldc,
-                  accumulate);
+  multiply_panels(p, a.count, words, p.a_panel_words(), panels, b.words.get(),
+                  b.packing.b_panel_words(), c, ldc, accumulate);
 }
 
 size_t a_words(const Packing& p, int64_t count) {

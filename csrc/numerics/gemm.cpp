@@ -74,66 +74,126 @@ void finish(const Kernels& kernel, const Problem& q, int64_t i0, int64_t rows, i
 constexpr int64_t most_tile_rows = 96;
 constexpr int64_t most_tile_columns = 256;
 
-// Rows of panels [a_first, a_last) times columns of panels [b_first, b_last); a and b point at the
-// first of them.
-void compute_tile(const Packing& p, const Problem& q, int64_t a_first, int64_t a_last,
-                  const uint32_t* a, int64_t b_first, int64_t b_last, const uint32_t* b) {
-  const Kernels& kernel = *p.kernel;
-  const int64_t columns = kernel.panel_columns;
-  const int64_t i0 = a_first * kernel.tile_rows;
-  const int64_t rows = std::min(a_last * kernel.tile_rows, q.m) - i0;
-  const int64_t j_end = std::min(b_last * columns, q.n);
-  // Whole panels go straight to c where that is all there is to do; the rest through sums.
-  const int64_t direct = q.plain_result ? std::max(b_first, j_end / columns) : b_first;
-  if (direct > b_first)
-    multiply_panels(p, rows, a, direct - b_first, b, p.b_panel_words(),
-                    static_cast<float*>(q.c.data) + i0 * q.c.row_stride + b_first * columns,
-                    q.c.row_stride, false);
-  if (direct == b_last) return;
-
-  alignas(64) float sums[most_tile_rows * most_tile_columns];
-  const int64_t stride = (b_last - direct) * columns, j0 = direct * columns;
-  if (p.steps == 0) std::fill(sums, sums + rows * stride, 0.0f);
-  multiply_panels(p, rows, a, b_last - direct, b + (direct - b_first) * p.b_panel_words(),
-                  p.b_panel_words(), sums, stride, false);
-  finish(kernel, q, i0, rows, j0, j_end - j0, sums, stride);
-}
-
 // Packed bfloat16 pairs to packed float32, where subnormals forbid the bfloat16 product.
-void widen_a(const Packing& pairs, const Packing& words, int64_t panels, const uint32_t* from,
+void widen_a(const Packing& words, int64_t panels, const uint32_t* from, int64_t from_panel_words,
              uint32_t* to) {
-  const int64_t rows = pairs.kernel->tile_rows;
+  const int64_t rows = words.kernel->tile_rows;
   for (int64_t panel = 0; panel < panels; ++panel)
     for (int64_t k = 0; k < words.steps; ++k)
       for (int64_t r = 0; r < rows; ++r) {
-        const int64_t s = k / 2;
-        const uint32_t pair =
-            from[panel * pairs.a_panel_words() + s / 16 * 16 * rows + r * 16 + s % 16];
-        to[panel * words.a_panel_words() + k / 16 * 16 * rows + r * 16 + k % 16] =
+        const uint32_t pair = from[panel * from_panel_words + words.a_word(r, k / 2)];
+        to[panel * words.a_panel_words() + words.a_word(r, k)] =
             k % 2 == 0 ? pair << 16 : pair & 0xffff0000;
       }
 }
 
-void widen_b(const Packing& pairs, const Packing& words, int64_t panels, const uint32_t* from,
+void widen_b(const Packing& words, int64_t panels, const uint32_t* from, int64_t from_panel_words,
              uint32_t* to) {
-  const int64_t columns = pairs.kernel->panel_columns;
+  const int64_t columns = words.kernel->panel_columns;
   for (int64_t panel = 0; panel < panels; ++panel)
     for (int64_t k = 0; k < words.steps; ++k)
       for (int64_t j = 0; j < columns; ++j) {
-        const uint32_t pair = from[panel * pairs.b_panel_words() + k / 2 * columns + j];
+        const uint32_t pair = from[panel * from_panel_words + k / 2 * columns + j];
         to[panel * words.b_panel_words() + k * columns + j] =
             k % 2 == 0 ? pair << 16 : pair & 0xffff0000;
       }
 }
 
-void compute_tile_widened(const Packing& p, const Problem& q, int64_t a_first, int64_t a_last,
-                          const uint32_t* a, int64_t b_first, int64_t b_last, const uint32_t* b) {
-  const Packing words(*p.kernel, false, q.k);
-  Scratch<uint32_t> wide_a(static_cast<size_t>((a_last - a_first) * words.a_panel_words()));
-  Scratch<uint32_t> wide_b(static_cast<size_t>((b_last - b_first) * words.b_panel_words()));
-  widen_a(p, words, a_last - a_first, a, wide_a.get());
-  widen_b(p, words, b_last - b_first, b, wide_b.get());
-  compute_tile(words, q, a_first, a_last, wide_a.get(), b_first, b_last, wide_b.get());
+// Panels of one operand, from `first` on.
+struct Panels {
+  const uint32_t* words;
+  int64_t first, panel_words;
+
+  const uint32_t* at(int64_t panel) const { return words + (panel - first) * panel_words; }
+  Panels from(int64_t offset) const { return {words + offset, first, panel_words}; }
+};
+
+// Rows of panels [a_first, a_last) of a by columns of panels [b_first, b_last) of b.
+struct Region {
+  int64_t a_first, a_last, b_first, b_last;
+
+  int64_t first_row(const Packing& p) const { return a_first * p.kernel->tile_rows; }
+  int64_t rows(const Packing& p, int64_t m) const {
+    return std::min(a_last * p.kernel->tile_rows, m) - first_row(p);
+  }
+};
+
+// c (+)= a * b over the k's of the packing.
+void multiply_region(const Packing& p, bool subnormal, const Region& r, int64_t rows,
+                     const Panels& a, const Panels& b, float* c, int64_t ldc, bool accumulate) {
+  const int64_t a_panels = r.a_last - r.a_first, b_panels = r.b_last - r.b_first;
+  if (!subnormal || !p.pairs)
+    return multiply_panels(p, rows, a.at(r.a_first), a.panel_words, b_panels, b.at(r.b_first),
+                           b.panel_words, c, ldc, accumulate);
+  const Packing words(*p.kernel, false, p.k, p.a_by_steps);
+  Scratch<uint32_t> wide_a(static_cast<size_t>(a_panels * words.a_panel_words()));
+  Scratch<uint32_t> wide_b(static_cast<size_t>(b_panels * words.b_panel_words()));
+  widen_a(words, a_panels, a.at(r.a_first), a.panel_words, wide_a.get());
+  widen_b(words, b_panels, b.at(r.b_first), b.panel_words, wide_b.get());
+  multiply_panels(words, rows, wide_a.get(), words.a_panel_words(), b_panels, wide_b.get(),
+                  words.b_panel_words(), c, ldc, accumulate);
+}
+
+// Where the sums of a region are kept until all of k is added: whole panels of columns in c itself
+// where that is all there is to do, the others in a buffer.
+class Sums {
+ public:
+  Sums(const Problem& q, const Packing& p, const Region& region)
+      : q_(q), p_(p), region_(region), direct_(region.b_first) {
+    if (q.plain_result)
+      direct_ = std::clamp(q.n / p.kernel->panel_columns, region.b_first, region.b_last);
+    stride_ = (region.b_last - direct_) * p.kernel->panel_columns;
+    const size_t words = static_cast<size_t>(region.rows(p, q.m) * stride_);
+    buffer_ = Scratch<float>(words);
+    if (q.k == 0) std::fill_n(buffer_.get(), words, 0.0f);
+  }
+
+  // What one chunk of k adds to a tile of the region.
+  void add(const Packing& chunk, bool subnormal, const Region& tile, const Panels& a,
+           const Panels& b, bool accumulate) const {
+    const int64_t columns = p_.kernel->panel_columns, i0 = tile.first_row(p_);
+    const int64_t rows = tile.rows(p_, q_.m);
+    const int64_t cut = std::clamp(direct_, tile.b_first, tile.b_last);
+    if (tile.b_first < cut)
+      multiply_region(
+          chunk, subnormal, {tile.a_first, tile.a_last, tile.b_first, cut}, rows, a, b,
+          static_cast<float*>(q_.c.data) + i0 * q_.c.row_stride + tile.b_first * columns,
+          q_.c.row_stride, accumulate);
+    if (cut < tile.b_last)
+      multiply_region(
+          chunk, subnormal, {tile.a_first, tile.a_last, cut, tile.b_last}, rows, a, b,
+          buffer_.get() + (i0 - region_.first_row(p_)) * stride_ + (cut - direct_) * columns,
+          stride_, accumulate);
+  }
+
+  // Rounds what lies in the buffer to c.
+  void finish() const {
+    const int64_t columns = p_.kernel->panel_columns, j0 = direct_ * columns;
+    const int64_t count = std::min(region_.b_last * columns, q_.n) - j0;
+    if (count > 0)
+      trn::numerics::finish(*p_.kernel, q_, region_.first_row(p_), region_.rows(p_, q_.m), j0,
+                            count, buffer_.get(), stride_);
+  }
+
+ private:
+  const Problem& q_;
+  const Packing& p_;
+  Region region_;
+  int64_t direct_, stride_;
+  Scratch<float> buffer_;
+};
+
+// k's that are packed and multiplied at a time: what is packed of the streamed operand, a tile of
+// the other and their sums take three quarters of a core's second-level cache. Chunks are alike.
+int64_t chunk_of(int64_t k) {
+  static const int64_t most = [] {
+    const int64_t cache = std::max<int64_t>(second_level_cache_bytes(), 256 << 10);
+    const int64_t words = (most_tile_rows + most_tile_columns) * int64_t{sizeof(uint32_t)};
+    return std::clamp<int64_t>(cache * 3 / 4 / words / 256, 1, 4) * 256;
+  }();
+  constexpr int64_t whole_blocks = 64;
+  const int64_t chunks = std::max<int64_t>(1, ceil_div(k, most));
+  return std::max<int64_t>(1, ceil_div(ceil_div(k, chunks), whole_blocks)) * whole_blocks;
 }
 
 // Panels an item of the streamed operand takes: all threads busy, tiles no larger than `most`.
@@ -148,7 +208,7 @@ int64_t panels_an_item(int64_t panels, int64_t most, int64_t threads) {
 void multiply_thin(const Problem& q, int64_t threads) {
   const Kernels& kernel = kernels();
   const int64_t k_at_once = q.b.line_stride == 1 ? 64 : 256;
-  const Packing whole(kernel, false, q.k), piece(kernel, false, k_at_once);
+  const Packing whole(kernel, false, q.k, packs_a_across(q.a)), piece(kernel, false, k_at_once);
   const int64_t columns = kernel.panel_columns;
   Scratch<uint32_t> a(static_cast<size_t>(whole.a_panel_words()));
   pack_a(whole, q.a, 0, 1, a.get());
@@ -165,7 +225,7 @@ void multiply_thin(const Problem& q, int64_t threads) {
         const int64_t count = std::min(k_at_once, q.k - k0);
         pack_b(piece, q.b.part(k0, count), first, last, b.get());
         for (int64_t j = 0; j < last - first; ++j)
-          kernel.gemm_float32(q.m, count, a.get() + k0 * kernel.tile_rows,
+          kernel.gemm_float32(q.m, count, a.get() + k0 * kernel.tile_rows, whole.a_by_steps,
                               b.get() + j * piece.b_panel_words(), sums + j * columns, stride,
                               k0 > 0);
       }
@@ -215,64 +275,101 @@ void multiply_lines(const Problem& q, int64_t threads) {
   parallel_for(0, ceil_div(q.n, each), 1, body);
 }
 
-// One matrix. The smaller operand is packed once for all; the larger in pieces, each by the thread
-// that then multiplies it with the whole of the other while it is in cache.
+// One operand whole, packed by all threads.
+struct Kept {
+  Panels panels;
+  Scratch<uint32_t> words;
+  bool subnormal;
+};
+
+template <class Loop>
+Kept packed_whole(const Packing& p, const Lines& x, bool is_a, int64_t panels, int64_t threads,
+                  const Loop& loop) {
+  const int64_t panel_words = is_a ? p.a_panel_words() : p.b_panel_words();
+  Scratch<uint32_t> words(static_cast<size_t>(panels * panel_words));
+  std::atomic<bool> subnormal = false;
+  const int64_t share = ceil_div(panels, threads);
+  loop(ceil_div(panels, share), [&](int64_t lo, int64_t hi) {
+    const int64_t first = lo * share, last = std::min(hi * share, panels);
+    uint32_t* to = words.get() + first * panel_words;
+    if (is_a ? pack_a(p, x, first, last, to) : pack_b(p, x, first, last, to)) subnormal = true;
+  });
+  const Panels at{words.get(), 0, panel_words};
+  return {at, std::move(words), subnormal};
+}
+
+// The smaller operand is packed once for all; the larger in pieces, each by the thread that then
+// multiplies it with the whole of the other while it is in cache.
+struct Streaming {
+  const Problem& q;
+  const Packing p;
+  bool streams_b;
+  int64_t kept_panels, streamed_panels, chunk;
+
+  Streaming(const Problem& problem, const Packing& packing)
+      : q(problem), p(packing), streams_b(problem.m <= problem.n), chunk(chunk_of(problem.k)) {
+    const int64_t a_panels = ceil_div(q.m, p.kernel->tile_rows);
+    const int64_t b_panels = ceil_div(q.n, p.kernel->panel_columns);
+    kept_panels = streams_b ? a_panels : b_panels;
+    streamed_panels = streams_b ? b_panels : a_panels;
+  }
+
+  int64_t most(bool of_a) const {
+    return of_a ? most_tile_rows / p.kernel->tile_rows
+                : most_tile_columns / p.kernel->panel_columns;
+  }
+  Packing part(int64_t k) const { return {*p.kernel, p.pairs, k, p.a_by_steps}; }
+  int64_t streamed_words(const Packing& packing) const {
+    return streams_b ? packing.b_panel_words() : packing.a_panel_words();
+  }
+  Region region(int64_t kept_first, int64_t kept_last, int64_t first, int64_t last) const {
+    return streams_b ? Region{kept_first, kept_last, first, last}
+                     : Region{first, last, kept_first, kept_last};
+  }
+
+  // Panels [first, last) of the streamed operand, packed into `words` chunk by chunk.
+  void item(const Kept& kept, int64_t first, int64_t last, uint32_t* words) const {
+    // With a single chunk the sums of a tile are done at once, and a buffer for it is enough.
+    const int64_t at_once = q.k <= chunk ? most(streams_b) : kept_panels;
+    bool subnormal = false;
+    for (int64_t at = 0; at < kept_panels; at += at_once) {
+      const int64_t end = std::min(at + at_once, kept_panels);
+      const Sums sums(q, p, region(at, end, first, last));
+      for (int64_t k0 = 0; k0 < q.k; k0 += chunk) {
+        const Packing here = part(std::min(chunk, q.k - k0));
+        if (at == 0)
+          subnormal = streams_b ? pack_b(here, q.b.part(k0, here.k), first, last, words)
+                                : pack_a(here, q.a.part(k0, here.k), first, last, words);
+        const Panels streamed{words, first, streamed_words(here)};
+        const Panels whole = kept.panels.from(p.words(k0) * p.step_words(streams_b));
+        for (int64_t tile = at; tile < end; tile += most(streams_b))
+          sums.add(here, subnormal || kept.subnormal,
+                   region(tile, std::min(tile + most(streams_b), end), first, last),
+                   streams_b ? whole : streamed, streams_b ? streamed : whole, k0 > 0);
+      }
+      sums.finish();
+    }
+  }
+};
+
 void multiply(const Problem& q, int64_t threads) {
   const Kernels& kernel = kernels();
   if (q.m <= most_dots && q.b.k_stride == 1) return multiply_lines(q, threads);
   if (q.m <= kernel.tile_rows) return multiply_thin(q, threads);
   const bool pairs = kernel.gemm_bf16 != nullptr && fits_bf16(q.a) && fits_bf16(q.b);
-  const Packing p(kernel, pairs, q.k);
-  const int64_t a_panels = ceil_div(q.m, kernel.tile_rows);
-  const int64_t b_panels = ceil_div(q.n, kernel.panel_columns);
-  const int64_t a_most = most_tile_rows / kernel.tile_rows;
-  const int64_t b_most = most_tile_columns / kernel.panel_columns;
+  const Streaming s(q, Packing(kernel, pairs, q.k, packs_a_across(q.a)));
   const auto loop = [threads](int64_t count, auto&& body) {
     if (threads == 1) return body(int64_t{0}, count);
     parallel_for(0, count, 1, body);
   };
-  const auto compute = [&](bool subnormal, auto... tile) {
-    subnormal&& pairs ? compute_tile_widened(p, q, tile...) : compute_tile(p, q, tile...);
-  };
-  std::atomic<bool> shared_subnormal = false;
-
-  if (q.m <= q.n) {
-    Scratch<uint32_t> a(static_cast<size_t>(a_panels * p.a_panel_words()));
-    const int64_t share = ceil_div(a_panels, threads);
-    loop(ceil_div(a_panels, share), [&](int64_t lo, int64_t hi) {
-      const int64_t first = lo * share, last = std::min(hi * share, a_panels);
-      if (pack_a(p, q.a, first, last, a.get() + first * p.a_panel_words())) shared_subnormal = true;
-    });
-    const int64_t each = panels_an_item(b_panels, b_most, threads);
-    loop(ceil_div(b_panels, each), [&](int64_t lo, int64_t hi) {
-      Scratch<uint32_t> b(static_cast<size_t>(each * p.b_panel_words()));
-      for (int64_t item = lo; item < hi; ++item) {
-        const int64_t first = item * each, last = std::min(first + each, b_panels);
-        const bool subnormal = pack_b(p, q.b, first, last, b.get()) || shared_subnormal;
-        for (int64_t i = 0; i < a_panels; i += a_most)
-          compute(subnormal, i, std::min(i + a_most, a_panels), a.get() + i * p.a_panel_words(),
-                  first, last, b.get());
-      }
-    });
-    return;
-  }
-
-  Scratch<uint32_t> b(static_cast<size_t>(b_panels * p.b_panel_words()));
-  const int64_t share = ceil_div(b_panels, threads);
-  loop(ceil_div(b_panels, share), [&](int64_t lo, int64_t hi) {
-    const int64_t first = lo * share, last = std::min(hi * share, b_panels);
-    if (pack_b(p, q.b, first, last, b.get() + first * p.b_panel_words())) shared_subnormal = true;
-  });
-  const int64_t each = panels_an_item(a_panels, a_most, threads);
-  loop(ceil_div(a_panels, each), [&](int64_t lo, int64_t hi) {
-    Scratch<uint32_t> a(static_cast<size_t>(each * p.a_panel_words()));
-    for (int64_t item = lo; item < hi; ++item) {
-      const int64_t first = item * each, last = std::min(first + each, a_panels);
-      const bool subnormal = pack_a(p, q.a, first, last, a.get()) || shared_subnormal;
-      for (int64_t j = 0; j < b_panels; j += b_most)
-        compute(subnormal, first, last, a.get(), j, std::min(j + b_most, b_panels),
-                b.get() + j * p.b_panel_words());
-    }
+  const Kept kept =
+      packed_whole(s.p, s.streams_b ? q.a : q.b, s.streams_b, s.kept_panels, threads, loop);
+  const int64_t each = panels_an_item(s.streamed_panels, s.most(!s.streams_b), threads);
+  loop(ceil_div(s.streamed_panels, each), [&](int64_t lo, int64_t hi) {
+    const Packing longest = s.part(std::min(s.chunk, q.k));
+    Scratch<uint32_t> words(static_cast<size_t>(each * s.streamed_words(longest)));
+    for (int64_t item = lo; item < hi; ++item)
+      s.item(kept, item * each, std::min(item * each + each, s.streamed_panels), words.get());
   });
 }
 

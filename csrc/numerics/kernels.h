@@ -97,10 +97,10 @@ struct Kernels {
                float* sums);
 
   // Matmul microkernels: c[rows, panel_columns] (+)= a * b in float32. A step is one k in float32
-  // words, two in bf16_pairs. A packed panel of A is [steps / 16][tile_rows][16] words, one of B
-  // [steps][panel_columns].
-  using GemmRun = void (*)(int64_t rows, int64_t steps, const uint32_t* a, const uint32_t* b,
-                           float* c, int64_t ldc, bool accumulate);
+  // words, two in bf16_pairs. A packed panel of A is [steps / 16][tile_rows][16] words, or
+  // [steps][tile_rows] where it is kept by steps; one of B is [steps][panel_columns].
+  using GemmRun = void (*)(int64_t rows, int64_t steps, const uint32_t* a, bool a_by_steps,
+                           const uint32_t* b, float* c, int64_t ldc, bool accumulate);
   int64_t panel_columns;
   int64_t tile_rows;
   GemmRun gemm_float32;
@@ -120,8 +120,8 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 namespace avx512_bf16 {
-void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, const uint32_t* b, float* c,
-               int64_t ldc, bool accumulate);
+void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, bool a_by_steps, const uint32_t* b,
+               float* c, int64_t ldc, bool accumulate);
 }
 #endif
 

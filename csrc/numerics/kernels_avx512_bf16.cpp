@@ -35,9 +35,9 @@ namespace {
 
 }  // namespace
 
-void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, const uint32_t* b, float* c,
-               int64_t ldc, bool accumulate) {
-  gemm_run<Bf16PairProduct>(rows, steps, a, b, c, ldc, accumulate);
+void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, bool a_by_steps, const uint32_t* b,
+               float* c, int64_t ldc, bool accumulate) {
+  gemm_run<Bf16PairProduct>(rows, steps, a, a_by_steps, b, c, ldc, accumulate);
 }
 
 }  // namespace trn::numerics::avx512_bf16

@@ -1,7 +1,10 @@
 // Rounds operands into panels: along lines of k, or across them, whichever is contiguous.
 #include "packing.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstring>
 
 namespace trn::numerics {
 namespace {
@@ -35,6 +38,20 @@ bool round_across(const Packing& p, const Lines& x, const MxConstants& mx, int64
                                  std::min<int64_t>(32, x.k - k0), width, p.column_output(), d);
 }
 
+// Words of neighbouring lines, a row of `block` for each step, to panels of `rows` lines by steps.
+template <int64_t rows>
+void spread(const uint32_t* block, int64_t stride, int64_t steps, int64_t panels, uint32_t* words,
+            int64_t panel_words) {
+  for (int64_t s = 0; s < steps; ++s)
+    for (int64_t i = 0; i < panels; ++i)
+      std::memcpy(words + i * panel_words + s * rows, block + s * stride + i * rows,
+                  rows * sizeof(uint32_t));
+}
+
+decltype(&spread<6>) spread_of(int64_t tile_rows) {
+  return tile_rows == 12 ? spread<12> : spread<6>;
+}
+
 // Steps of k at a time: a panel of b and a tile of a stay in the first-level cache.
 constexpr int64_t steps_at_once = 256;
 
@@ -63,6 +80,14 @@ bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t
                           nullptr);
 }
 
+int64_t second_level_cache_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  return std::max<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
+#else
+  return 0;
+#endif
+}
+
 bool fits_bf16(const Lines& x) {
   return x.dtype == DType::bfloat16 || x.rounding.kind == OperandRounding::Kind::bfloat16 ||
          x.is_mx();
@@ -74,23 +99,19 @@ bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint3
   const int64_t line0 = first * tile_rows, line_end = std::min(last * tile_rows, a.count);
   bool subnormal = false;
 
-  if (packs_a_across(a)) {
+  if (p.a_by_steps) {
     constexpr int64_t strip = 128;
     const int64_t panels = strip / tile_rows;
-    uint32_t block[32 * strip];
+    const auto spread_panels = spread_of(tile_rows);
+    uint32_t block[32 * strip] = {};
     for (int64_t k0 = 0; k0 < a.k; k0 += 32) {
       const int64_t block_words = p.words(std::min<int64_t>(32, a.k - k0));
       for (int64_t line = line0; line < line_end; line += panels * tile_rows) {
         const int64_t width = std::min(panels * tile_rows, line_end - line);
         subnormal |= round_across(p, a, mx, line, width, k0, {block, strip, 0, 0});
-        for (int64_t r = 0; r < width; r += tile_rows)
-          for (int64_t w = 0; w < block_words; w += 16)
-            p.kernel->transpose(block + w * strip + r, strip,
-                                std::min<int64_t>(16, block_words - w),
-                                std::min(tile_rows, width - r),
-                                words + (line - line0 + r) / tile_rows * panel_words +
-                                    (p.words(k0) + w) * tile_rows,
-                                16);
+        spread_panels(block, strip, block_words, ceil_div(width, tile_rows),
+                      words + (line - line0) / tile_rows * panel_words + p.words(k0) * tile_rows,
+                      panel_words);
       }
     }
     return subnormal;
@@ -143,18 +164,17 @@ bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint3
   return subnormal;
 }
 
-void multiply_panels(const Packing& p, int64_t rows, const uint32_t* a, int64_t panels,
-                     const uint32_t* b, int64_t b_panel_words, float* c, int64_t ldc,
-                     bool accumulate) {
+void multiply_panels(const Packing& p, int64_t rows, const uint32_t* a, int64_t a_panel_words,
+                     int64_t panels, const uint32_t* b, int64_t b_panel_words, float* c,
+                     int64_t ldc, bool accumulate) {
   const Kernels::GemmRun run = p.pairs ? p.kernel->gemm_bf16 : p.kernel->gemm_float32;
   const int64_t tile_rows = p.kernel->tile_rows, columns = p.kernel->panel_columns;
   for (int64_t s = 0; s < p.steps; s += steps_at_once) {
     const int64_t steps = std::min(steps_at_once, p.steps - s);
     for (int64_t j = 0; j < panels; ++j)
       for (int64_t i = 0; i < rows; i += tile_rows)
-        run(std::min(tile_rows, rows - i), steps,
-            a + i / tile_rows * p.a_panel_words() + s * tile_rows,
-            b + j * b_panel_words + s * columns, c + i * ldc + j * columns, ldc,
+        run(std::min(tile_rows, rows - i), steps, a + i / tile_rows * a_panel_words + s * tile_rows,
+            p.a_by_steps, b + j * b_panel_words + s * columns, c + i * ldc + j * columns, ldc,
             accumulate || s > 0);
   }
 }

@@ -98,6 +98,21 @@ def test_exact_where_sums_are_exact(each_isa: Numerics) -> None:
         assert np.array_equal(each_isa.gemm(a, b), a @ b)
 
 
+@pytest.mark.parametrize("layouts", list(product(range(4), range(4))), ids=str)
+def test_long_contractions_in_chunks(each_isa: Numerics, layouts: tuple[int, int]) -> None:
+    # Longer than a chunk of any cache, with whole numbers: every order of the sums is exact.
+    rng = np.random.default_rng(6)
+    for (m, n), op in product([(30, 70), (200, 33)], [OPS["none"], OPS["bfloat16"]]):
+        a, b = (
+            np.rint(2 * operand(rng, (1, *shape), DTYPES[0], layout)).astype(np.float32)
+            for shape, layout in zip([(m, 2101), (2101, n)], layouts, strict=True)
+        )
+        addend = rng.integers(-9, 10, (1, 1, n)).astype(np.float32)
+        assert np.array_equal(each_isa.gemm(a, b, a_op=op, b_op=op), a @ b)
+        got = each_isa.gemm(a, b, a_op=op, b_op=op, alpha=0.5, addend=addend)
+        assert np.array_equal(got, 0.5 * (a @ b) + addend)
+
+
 @pytest.mark.parametrize("out", DTYPES, ids=str)
 @pytest.mark.parametrize("addend", ["none", "row", "column", "full", "scalar", "transposed"])
 def test_epilogue(each_isa: Numerics, out: np.dtype, addend: str) -> None:
