@@ -228,7 +228,20 @@ def device_list_table() -> str:
     return markdown_table(("place", "what it makes work"), rows)
 
 
+def cuda_name_table() -> str:
+    """Every public name of torch.cuda, joined by what it is under --as-cuda."""
+    from torch_trn_emu.aliases.cuda_names import SAME, rows
+
+    joined: dict[tuple[str, str], list[str]] = {("mapped", "the same name in `torch.trn`"): []}
+    for name, how, why in rows():
+        kind = "the same name in `torch.trn`" if name in SAME else why
+        joined.setdefault((how, kind), []).append(f"`{name}`")
+    rows_ = [(" ".join(names), how, why) for (how, why), names in joined.items()]
+    return markdown_table(("names", "", "to what, or why"), rows_)
+
+
 SECTIONS = (
+    Section(document="docs/cuda.md", name="cuda names", text=cuda_name_table),
     Section(document="docs/ecosystem.md", name="device lists", text=device_list_table),
     Section(document="docs/counters.md", name="counters", text=counter_table),
     Section(document="docs/coverage.md", name="coverage", text=coverage_table),

@@ -95,7 +95,7 @@ def run(script, *arguments, **environment):
     command = [sys.executable, "-c", script, *arguments]
     without = {k: v for k, v in os.environ.items() if k != "ACCELERATE_TORCH_DEVICE"}
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=without | environment
+        command, capture_output=True, text=True, timeout=600, env=without | environment
     )
 
 

@@ -15,7 +15,8 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
-from types import ModuleType
+from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -26,28 +27,32 @@ from .. import trn
 from ..errors import Unsupported
 from ..host import host_device
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
+from ..trn.legacy import TensorType, tensor_types
+from .cuda_names import MODULES, PARTS, REFUSED, SAME, SPECIAL
 
 __all__ = ["CudaIsTrn", "install", "to_trn"]
 
 _CUDA = re.compile(r"cuda(:\d+)?")
+_TRN = re.compile(r"trn(:\d+)?")
 _TOLD = "TRN_EMU_AS_TOLD"  # set once said, so that child processes stay silent
 
-# Of torch.cuda without a namesake in torch.trn: what they give here.
-_EXTRA: dict[str, Callable[..., Any]] = {
-    "is_current_stream_capturing": lambda: False,
-    "is_tf32_supported": lambda: False,
-    "get_arch_list": list,
-    "ipc_collect": lambda: None,
-    "max_memory_cached": trn.max_memory_reserved,
-    "memory_cached": trn.memory_reserved,
-    "reset_max_memory_allocated": trn.reset_peak_memory_stats,
-    "reset_max_memory_cached": trn.reset_peak_memory_stats,
-    "StreamContext": trn.stream,
+# Of torch.cuda without a public namesake in torch.trn: what they give here.
+_PRIVATE: dict[str, Callable[..., Any]] = {
     "_lazy_init": trn.init,
+    "_lazy_call": lambda function, **kwargs: function(),
     "_is_in_bad_fork": is_in_bad_fork,
+    "_sleep": lambda cycles: None,
+    "_record_memory_history": trn.memory._record_memory_history,
+    "_snapshot": trn.memory._snapshot,
+    "_dump_snapshot": trn.memory._dump_snapshot,
 }
-# Types and errors, which isinstance and except may name.
-_KEPT = re.compile(r".*(Tensor|Storage|Error)$")
+_FALSE = (
+    "amp.common.amp_definitely_not_available",
+    "nccl.is_available",
+    "tunable.is_enabled",
+    "tunable.tuning_is_enabled",
+    "tunable.record_untuned_is_enabled",
+)
 
 
 def to_trn(value: Any) -> Any:
@@ -64,6 +69,15 @@ def to_trn(value: Any) -> Any:
 def _device(kind: str, index: int | None) -> torch.device:
     with torch._C.DisableTorchFunction():
         return torch.device(kind) if index is None else torch.device(kind, index)
+
+
+def to_cuda(value: Any) -> Any:
+    """A trn device, or its name, as that of cuda. The rest as it is."""
+    if isinstance(value, torch.device):
+        return _device("cuda", value.index) if value.type == "trn" else value
+    if isinstance(value, str):
+        return "cuda" + value[3:] if _TRN.fullmatch(value) else value
+    return value
 
 
 class CudaIsTrn(TorchFunctionMode):
@@ -103,10 +117,26 @@ def _is_cuda(self: torch.Tensor) -> bool:
     return real.type == "trn"
 
 
+def _type(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+    if dtype is None:
+        return self.type().replace("torch.trn.", "torch.cuda.")
+    name = f"{dtype.__module__}.{dtype.__qualname__}" if isinstance(dtype, TensorType) else dtype
+    if isinstance(name, str) and name.startswith("torch.cuda."):
+        dtype = "torch.trn." + name.removeprefix("torch.cuda.")
+    return self.type(dtype, *args, **kwargs)
+
+
+def _repr(self: torch.Tensor, **kwargs: Any) -> str:
+    return _NAMED.sub(r"device='cuda\1'", self.__repr__(**kwargs))
+
+
+_NAMED = re.compile(r"device='trn(:\d+)?'")
 _SPECIAL: dict[Any, Callable[..., Any]] = {
     torch.Tensor.cuda: _cuda,
     torch.Tensor.device.__get__: _says_device,
     torch.Tensor.is_cuda.__get__: _is_cuda,  # type: ignore[attr-defined]
+    torch.Tensor.type: _type,
+    torch.Tensor.__repr__: _repr,
 }
 
 
@@ -120,20 +150,20 @@ def _translated(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _refusing(name: str) -> Callable[..., Any]:
+def _refusing(name: str, why: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise Unsupported(
-            f"torch.cuda.{name} has no counterpart on trn, so --as-cuda cannot map it. Leave it "
-            "out where torch.cuda.get_device_name() is not a GPU's."
+            f"torch.cuda.{name} has no counterpart on trn, so --as-cuda cannot map it: {why}. "
+            "Leave it out where torch.cuda.get_device_name() is not a GPU's."
         )
 
     refuse.__name__ = name
     return refuse
 
 
-def _refusing_class(name: str) -> type:
+def _refusing_class(name: str, why: str) -> type:
     """A class that can be named, as in annotations and isinstance, and not be made."""
-    return type(name, (), {"__new__": _refusing(name)})
+    return type(name, (), {"__new__": _refusing(name, why)})
 
 
 def _class_told_trn(kind: Any) -> Any:
@@ -150,26 +180,43 @@ def _class_told_trn(kind: Any) -> Any:
     return Meta(kind.__name__, (kind,), {})
 
 
+def _place_of(name: str) -> list[Any]:
+    """The modules of torch.cuda that have the name."""
+    path, _, last = name.rpartition(".")
+    cuda: Any = torch.cuda
+    if path:
+        return [attrgetter(path)(cuda)]
+    modules = [cuda, *(getattr(cuda, part) for part in PARTS)]
+    return [module for module in modules if hasattr(module, last)]
+
+
+def _put(name: str, value: Any) -> None:
+    for module in _place_of(name):
+        setattr(module, name.rpartition(".")[2], value)
+
+
 def _map_functions() -> tuple[int, int]:
     """Numbers of names of torch.cuda that were mapped and that refuse."""
-    cuda: Any = torch.cuda
-    mapped = {name: getattr(trn, name) for name in trn.__all__ if hasattr(cuda, name)} | _EXTRA
-    mapped = {name: value for name, value in mapped.items() if not isinstance(value, ModuleType)}
-    places = (cuda, cuda.memory, cuda.random, cuda.streams)
-    for name, value in mapped.items():
-        told = _class_told_trn(value) if inspect.isclass(value) else _translated(value)
-        for module in places:
-            if hasattr(module, name):
-                setattr(module, name, told)
-    refused = [
-        name
-        for name in cuda.__all__
-        if name not in mapped and callable(getattr(cuda, name)) and not _KEPT.match(name)
-    ]
-    for name in refused:
-        is_class = inspect.isclass(getattr(cuda, name))
-        setattr(cuda, name, _refusing_class(name) if is_class else _refusing(name))
-    return sum(not name.startswith("_") for name in mapped), len(refused)
+    for module in MODULES:
+        import_module(f"torch.cuda.{module}")
+    for name in SAME:
+        value = attrgetter(name)(trn)
+        if inspect.isclass(value):
+            value = _class_told_trn(value)
+        elif callable(value):
+            value = _translated(value)
+        _put(name, value)
+    for name, value in _PRIVATE.items():
+        _put(name, _translated(value))
+    for name in _FALSE:
+        _put(name, lambda *args: False)
+    for name, kind in tensor_types("torch.cuda").items():
+        _put(name, kind)
+    for why, names in REFUSED.items():
+        for name in names:
+            there = attrgetter(name)(torch.cuda)
+            _put(name, (_refusing_class if inspect.isclass(there) else _refusing)(name, why))
+    return len(SAME) + len(SPECIAL), sum(map(len, REFUSED.values()))
 
 
 def _map_constructors() -> None:
@@ -192,6 +239,12 @@ def _map_constructors() -> None:
     torch.compile = _compile(torch.compile)
     torch.backends.cudnn.is_acceptable = lambda tensor: False  # asked for every tensor that is_cuda
     torch.Generator = _class_told_trn(torch.Generator)  # type: ignore[misc]
+    torch.jit.load = _translated(torch.jit.load)
+    asked = torch.get_default_device
+    torch.get_default_device = lambda: to_cuda(asked())
+    trn.Stream.device = property(  # type: ignore[assignment]
+        lambda self: _device("cuda", self.device_index)
+    )
 
 
 def _translated_init(init: Callable[..., None]) -> Callable[..., None]:
@@ -264,9 +317,43 @@ def _map_threads() -> None:
     threading.Thread.start = start_mapped  # type: ignore[assignment]
 
 
+def _map_storages() -> None:
+    """Storages say cuda of their device, take it, and are saved as a GPU machine saves them."""
+    kind: Any = torch.UntypedStorage
+    real = torch._C.StorageBase.device  # type: ignore[attr-defined]
+    make = kind.__new__
+    kind.device = property(lambda self: to_cuda(real.__get__(self)))
+
+    def new(cls: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:
+        named = {} if device is None else {"device": to_trn(device)}
+        return make(cls, *args, **named, **kwargs)
+
+    kind.__new__ = staticmethod(new)
+    torch.serialization.register_package(9, _tag, _load)
+    where = torch.serialization._get_restore_location
+
+    @wraps(where)
+    def restore_location(map_location: Any) -> Any:
+        """Files saved without the alias say trn: what a script maps has the name of cuda."""
+        if isinstance(map_location, dict):
+            map_location = {to_cuda(k): v for k, v in map_location.items()}
+        found = where(map_location)
+        return lambda storage, location: found(storage, to_cuda(location))
+
+    torch.serialization._get_restore_location = restore_location
+
+
+def _tag(storage: Any) -> str | None:
+    device: torch.device = storage.device
+    return f"cuda:{device.index}" if device.type == "cuda" else None
+
+
 def _load(storage: Any, location: str) -> Any:
-    """torch.load with map_location="cuda", and files that were saved from a GPU."""
-    return storage.to(device=to_trn(location)) if _CUDA.fullmatch(location) else None
+    """Moves to a core what a file has of a GPU. Raises RuntimeError for one that is not there."""
+    if not _CUDA.fullmatch(location := to_cuda(location)):
+        return None
+    torch.serialization._validate_device(location, "cuda")
+    return storage.to(device=_device("trn", torch.device(location).index or 0))
 
 
 def install() -> None:
@@ -278,7 +365,7 @@ def install() -> None:
         )
     mapped, refused = _map_functions()
     _map_constructors()
-    torch.serialization.register_package(19, lambda storage: None, _load)
+    _map_storages()
     _map_data_parallel()
     _map_threads()
     CudaIsTrn().__enter__()  # for good

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..settings import DEVICE_TYPE
+from ..settings import ALIAS, DEVICE_TYPE
 
-__all__ = ["SPARSE", "STORAGES", "TENSORS", "TensorType", "dense_of"]
+__all__ = ["SPARSE", "STORAGES", "TENSORS", "TensorType", "dense_of", "tensor_types"]
 
 _MODULE = f"torch.{DEVICE_TYPE}"
 _DTYPES = {
@@ -59,8 +59,10 @@ class TensorType(type):
         return made.to(device)
 
 
-def _tensor_type(name: str, dtype: torch.dtype, layout: torch.layout) -> TensorType:
-    module = _MODULE if layout == torch.strided else f"{_MODULE}.sparse"
+def _tensor_type(
+    name: str, dtype: torch.dtype, layout: torch.layout, module: str = _MODULE
+) -> TensorType:
+    module = module if layout == torch.strided else f"{module}.sparse"
     space = {"dtype": dtype, "layout": layout, "__module__": module, "__qualname__": name}
     # Tensor.type(a type) reads the type's C name, which is the first argument here.
     return TensorType(f"{module}.{name}", (), space)
@@ -71,21 +73,29 @@ def _storage_type(name: str, dtype: torch.dtype) -> type:
     return type(name, (base,), {"dtype": dtype, "_dtype": dtype, "__module__": _MODULE})
 
 
-TENSORS: Mapping[str, TensorType] = MappingProxyType(
-    {
-        f"{name}Tensor": _tensor_type(f"{name}Tensor", dtype, torch.strided)
+def tensor_types(module: str = _MODULE) -> dict[str, TensorType]:
+    """The types under the name that they have in `module`: "FloatTensor", "sparse.FloatTensor"."""
+    dense = {
+        f"{name}Tensor": _tensor_type(f"{name}Tensor", dtype, torch.strided, module)
         for name, dtype in _DTYPES.items()
     }
+    sparse = {
+        f"sparse.{name}": _tensor_type(name, kind.dtype, torch.sparse_coo, module)
+        for name, kind in dense.items()
+        if name != "BoolTensor"
+    }
+    return dense | sparse
+
+
+_TYPES = tensor_types()
+TENSORS: Mapping[str, TensorType] = MappingProxyType(
+    {name: kind for name, kind in _TYPES.items() if "." not in name}
 )
 STORAGES: Mapping[str, type] = MappingProxyType(
     {f"{name}Storage": _storage_type(f"{name}Storage", dtype) for name, dtype in _STORED.items()}
 )
 SPARSE = SimpleNamespace(
-    **{
-        f"{name}Tensor": _tensor_type(f"{name}Tensor", dtype, torch.sparse_coo)
-        for name, dtype in _DTYPES.items()
-        if name != "Bool"
-    }
+    **{name.partition(".")[2]: kind for name, kind in _TYPES.items() if "." in name}
 )
 
 
@@ -93,5 +103,7 @@ def dense_of(kind: object) -> torch.dtype | None:
     """The dtype of a dense tensor type of trn, or of its name; None for anything else."""
     if isinstance(kind, str):
         prefix, _, name = kind.rpartition(".")
-        kind = TENSORS.get(name) if prefix == _MODULE else None
-    return kind.dtype if isinstance(kind, TensorType) and kind in TENSORS.values() else None
+        kind = TENSORS.get(name) if prefix in (_MODULE, f"torch.{ALIAS}") else None
+    if isinstance(kind, TensorType) and kind.layout == torch.strided:
+        return kind.dtype
+    return None

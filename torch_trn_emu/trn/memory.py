@@ -1,7 +1,9 @@
 """The emulated HBM of a logical core, in bytes."""
 
 import os
+import pickle
 from typing import Any
+from warnings import warn
 
 import torch
 
@@ -178,6 +180,39 @@ def reset_accumulated_memory_stats(device: Device = None) -> None:
     """Set the totals and counts to zero."""
     _lazy_init()
     _C.reset_accumulated(index_of(device))
+
+
+def _record_memory_history(*args: Any, **kwargs: Any) -> None:
+    """Accepted: snapshots have no history, which `torch_trn_emu.profile` records instead."""
+    global _told
+    if not _told and (args[:1] or ("all",))[0] is not None:
+        _told = True
+        warn(
+            f"torch.{DEVICE_TYPE} keeps no history of allocations, so snapshots show what is "
+            "allocated, not who did it. torch_trn_emu.profile() shows memory over time.",
+            stacklevel=3,
+        )
+
+
+_told = False
+
+
+def _snapshot(device: Device = None, augment_with_fx_traces: bool = False) -> dict[str, Any]:
+    """What `_dump_snapshot` stores: the segments, and no traces."""
+    return {
+        "segments": memory_snapshot(),
+        "device_traces": [[] for _ in range(_C.device_count())],
+        "allocator_settings": {},
+        "external_annotations": [],
+    }
+
+
+def _dump_snapshot(
+    filename: str = "dump_snapshot.pickle", augment_with_fx_traces: bool = False
+) -> None:
+    """Store a snapshot in the form that PyTorch's memory viewer reads."""
+    with open(filename, "wb") as file:
+        pickle.dump(_snapshot(), file)
 
 
 # Older names of torch.cuda.

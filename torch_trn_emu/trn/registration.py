@@ -7,7 +7,7 @@ import torch
 from .. import _C
 from ..host import host_name
 from ..precision import install
-from ..settings import DEVICE_TYPE, ISAS, settings
+from ..settings import ALIAS, DEVICE_TYPE, ISAS, settings
 from .amp import lower_to_bfloat16
 from .backward import keep_backward_on_the_calling_thread
 from .distributed import refuse_collectives
@@ -33,7 +33,8 @@ def register(module_name: str) -> None:
     torch.utils.generate_methods_for_privateuse1_backend(  # type: ignore[attr-defined]
         for_storage=True
     )
-    lower_to_bfloat16()
+    if ALIAS != "cuda":  # whose default is float16
+        lower_to_bfloat16()
     keep_backward_on_the_calling_thread()
     register_reductions()
     refuse_collectives()

@@ -18,7 +18,9 @@ def register_reductions() -> None:
 
 
 def _reduce_storage(storage: torch.UntypedStorage) -> Any:
-    if storage.device.type == DEVICE_TYPE:
+    base: Any = torch._C.StorageBase  # an alias may change what the class itself says
+    device: torch.device = base.device.__get__(storage)
+    if device.type == DEVICE_TYPE:
         raise Unsupported(
             "The emulated HBM belongs to one process: a trn tensor cannot be shared with another. "
             'Send tensor.cpu(), and move it with .to("trn") where it arrives.'

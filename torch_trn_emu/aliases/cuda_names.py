@@ -1,0 +1,173 @@
+"""Every public name of `torch.cuda` and its modules, and what each is under `--as-cuda`.
+
+A name is in one of four tables: SAME, which `torch.trn` has too; SPECIAL, which aliases/cuda.py
+makes; KEPT, which stay as they are; REFUSED, by the reason. A name of `memory`, `random`, `streams`
+and `graphs` is that of torch.cuda itself. tests/aliases/test_cuda_names.py walks torch.cuda, so a
+version of torch with a new name fails it: add the name to a table. Checked on torch 2.13.0.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+__all__ = ["KEPT", "MODULES", "REFUSED", "SAME", "SPECIAL", "TENSOR_WORDS", "reason", "rows"]
+
+# Modules of torch.cuda whose public names are in the tables, as "module.name".
+MODULES = ("amp", "comm", "gds", "nccl", "nvtx", "profiler", "sparse", "tunable")
+# Modules with the names of torch.cuda itself.
+PARTS = ("graphs", "memory", "random", "streams")
+
+SAME = tuple(
+    """
+    Event Stream StreamContext can_device_access_peer current_device current_stream
+    default_generators default_stream device device_count device_memory_used device_of empty_cache
+    get_allocator_backend get_arch_list get_device_capability get_device_name get_device_properties
+    get_gencode_flags get_per_process_memory_fraction get_rng_state get_rng_state_all
+    get_sync_debug_mode has_half has_magma init initial_seed ipc_collect is_available
+    is_bf16_supported is_current_stream_capturing is_initialized is_tf32_supported
+    list_gpu_processes manual_seed manual_seed_all max_memory_allocated max_memory_cached
+    max_memory_reserved mem_get_info memory_allocated memory_cached memory_reserved memory_snapshot
+    memory_stats memory_stats_as_nested_dict memory_summary reset_accumulated_memory_stats
+    reset_max_memory_allocated reset_max_memory_cached reset_peak_memory_stats seed seed_all
+    set_device set_per_process_memory_fraction set_rng_state set_rng_state_all set_stream
+    set_sync_debug_mode stream synchronize
+    nvtx.mark nvtx.range nvtx.range_end nvtx.range_pop nvtx.range_push nvtx.range_start
+    profiler.profile profiler.start profiler.stop
+    """.split()
+)
+
+SPECIAL = MappingProxyType(
+    {
+        **dict.fromkeys(
+            [
+                f"{prefix}{kind}Tensor"
+                for prefix in ("", "sparse.")
+                for kind in "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
+                if prefix + kind != "sparse.Bool"
+            ],
+            "tensors on trn of that dtype: constructor, `isinstance`, `Tensor.type`",
+        ),
+        **dict.fromkeys(
+            [
+                f"{kind}Storage"
+                for kind in "BFloat16 Bool Byte Char ComplexDouble ComplexFloat Double Float Half "
+                "Int Long Short".split()
+            ],
+            "storages on trn of that dtype",
+        ),
+        **dict.fromkeys(
+            ["amp.GradScaler", "amp.autocast", "amp.custom_bwd", "amp.custom_fwd"],
+            "through `torch.amp`",
+        ),
+        "amp.amp_definitely_not_available": "False",
+        "nccl.is_available": "False",
+        **dict.fromkeys(
+            "tunable.is_enabled tunable.record_untuned_is_enabled "
+            "tunable.tuning_is_enabled".split(),
+            "False",
+        ),
+    }
+)
+
+KEPT = MappingProxyType(
+    {
+        **dict.fromkeys(
+            "AcceleratorError CudaError DeferredCudaCallError OutOfMemoryError".split(),
+            "an error that `except` may name",
+        ),
+        "cudaStatus": "numbers",
+        **dict.fromkeys(
+            ["graphs", "jiterator", "nccl", "nvtx", "profiler", "sparse", "tunable", "amp", "comm",
+             "gds", "memory", "random", "streams", "green_contexts"],
+            "a module",
+        ),
+    }
+)  # fmt: skip
+
+REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        reason: tuple(names.split())
+        for reason, names in {
+            "graphs are compiled, not captured: use torch.compile": (
+                "CUDAGraph graph graph_pool_handle make_graphed_callables"
+            ),
+            "there is one pool for each core": (
+                "MemPool use_mem_pool CUDAPluggableAllocator change_current_allocator "
+                "caching_allocator_alloc caching_allocator_delete caching_allocator_disabled "
+                "caching_allocator_enable"
+            ),
+            "pinned host memory is not counted": (
+                "host_memory_stats host_memory_stats_as_nested_dict "
+                "reset_accumulated_host_memory_stats reset_peak_host_memory_stats"
+            ),
+            "there is no management library to ask: torch.trn.counters() has what the cores did": (
+                "clock_rate memory_usage power_draw temperature utilization"
+            ),
+            "it reaches into a library of CUDA": (
+                "check_error cudart current_blas_handle current_solver_handle ExternalStream "
+                "GreenContext get_stream_from_external nccl.version nccl.unique_id nccl.init_rank"
+            ),
+            "copies among devices by CUDA's own collectives: torch.distributed is planned": (
+                "comm.broadcast comm.broadcast_coalesced comm.gather comm.reduce_add "
+                "comm.reduce_add_coalesced comm.scatter nccl.all_gather nccl.all_reduce "
+                "nccl.broadcast nccl.reduce nccl.reduce_scatter"
+            ),
+            "kernels written in CUDA do not run on trn": (
+                "jiterator._create_jit_fn jiterator._create_multi_output_jit_fn"
+            ),
+            "tensors are not read from storage by the device": (
+                "gds.GdsFile gds.gds_deregister_buffer gds.gds_register_buffer"
+            ),
+            "products are not tuned by trying kernels: leave it out": (
+                "tunable.enable tunable.tuning_enable tunable.record_untuned_enable "
+                "tunable.set_max_tuning_duration tunable.get_max_tuning_duration "
+                "tunable.set_max_tuning_iterations tunable.get_max_tuning_iterations "
+                "tunable.set_filename tunable.get_filename tunable.get_results "
+                "tunable.get_validators tunable.read_file tunable.tune_gemm_in_file "
+                "tunable.mgpu_tune_gemm_in_file tunable.set_rotating_buffer_size "
+                "tunable.get_rotating_buffer_size tunable.set_numerical_check_tolerances"
+            ),
+        }.items()
+    }
+)
+
+# What a tensor says of devices, or takes: by what makes it speak of cuda.
+TENSOR_WORDS = MappingProxyType(
+    {
+        **dict.fromkeys(["device", "is_cuda", "cuda", "type", "__repr__"], "says cuda for trn"),
+        **dict.fromkeys(
+            "to new new_empty new_empty_strided new_full new_ones new_tensor new_zeros "
+            "pin_memory is_pinned type_as record_stream".split(),
+            "takes cuda for trn",
+        ),
+        **dict.fromkeys(
+            "storage untyped_storage storage_type is_shared share_memory_".split(),
+            "through the storage, whose device says cuda",
+        ),
+        **dict.fromkeys(["cpu", "get_device", "is_cpu"], "the same on every device"),
+        "__dlpack_device__": "an extension device, not CUDA: the memory is the host's",
+        **dict.fromkeys(
+            "ipu is_ipu is_maia is_meta is_mps is_mtia is_vulkan is_xla is_xpu mtia xpu "
+            "is_mkldnn".split(),
+            "another device or format: False, or raises as on a GPU",
+        ),
+        **dict.fromkeys(["is_trn", "trn"], "the device's own name, which stays"),
+    }
+)
+
+
+def reason(name: str) -> str | None:
+    """Why the name is refused; None if it is not."""
+    return next((why for why, names in REFUSED.items() if name in names), None)
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """(name, "mapped", "kept" or "refused", how or why) for the documentation."""
+    for name in SAME:
+        yield name, "mapped", f"`torch.trn.{name}`"
+    for name, how in SPECIAL.items():
+        yield name, "mapped", how
+    for name, how in KEPT.items():
+        yield name, "kept", how
+    for why, names in REFUSED.items():
+        for name in names:
+            yield name, "refused", why
