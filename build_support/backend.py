@@ -5,6 +5,7 @@ sources support is used where it lies: nothing is downloaded twice, and the libr
 where there is none is the version of `DEFAULT` fetched.
 """
 
+import os
 from typing import Any
 
 from setuptools import build_meta
@@ -18,3 +19,9 @@ def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
     return [*build_meta.get_requires_for_build_editable(config_settings), *requirement()]
+
+
+def build_sdist(sdist_directory: str, config_settings: Any = None) -> str:
+    """A source archive fits every supported torch, whatever is installed where it is made."""
+    os.environ["TRN_ANY_TORCH"] = "1"
+    return build_meta.build_sdist(sdist_directory, config_settings)

@@ -1,6 +1,6 @@
 """Train a character GPT on the Python standard library's own sources, then sample from it.
 
-python examples/char_gpt.py --device trn --steps 800
+python examples/char_gpt.py --device trn --steps 800 --compile
 """
 
 import argparse
@@ -178,9 +178,25 @@ def cosine_with_warmup(step: int, steps: int, floor: float = 0.01) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train(model: nn.Module, corpus: Corpus, config: Config) -> float:
+def simulated_shares() -> str:
+    """How busy the emulated chip was so far, in simulated time."""
+    run = torch.trn.counters()
+    elapsed = (run["core_busy_time"] + run["core_idle_time"]) or 1.0
+    busy, tensor = (
+        100 * run[name] / elapsed for name in ("core_busy_time", "tensor_engine_active_time")
+    )
+    return f"simulated {elapsed:.2f} s: core {busy:.0f}% busy, Tensor engine {tensor:.0f}%"
+
+
+def compiled_for(model: nn.Module, device: torch.device) -> nn.Module:
+    backend = device.type if device.type in ("trn", "neuron") else "inductor"
+    return torch.compile(model, backend=backend)
+
+
+def train(model: nn.Module, corpus: Corpus, config: Config, *, compiled: bool = False) -> float:
     """Train in place and return the validation loss."""
     device = next(model.parameters()).device
+    run = compiled_for(model, device) if compiled else model
     optimizer = make_optimizer(model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: cosine_with_warmup(step, config.steps)
@@ -190,7 +206,7 @@ def train(model: nn.Module, corpus: Corpus, config: Config) -> float:
     began = time.perf_counter()
     for step in progress:
         x, y = (t.to(device, non_blocking=True) for t in next(source))
-        loss = loss_of(model, x, y)
+        loss = loss_of(run, x, y)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -198,9 +214,10 @@ def train(model: nn.Module, corpus: Corpus, config: Config) -> float:
         schedule.step()
         if step % 10 == 0 or step == config.steps:
             rate = step * config.batch * config.context / (time.perf_counter() - began)
-            progress.set_postfix_str(
-                f"loss {loss.item():.3f}, {rate:,.0f} tokens/s", refresh=step == config.steps
-            )
+            text = f"loss {loss.item():.3f}, {rate:,.0f} tokens/s"
+            if device.type == "trn":
+                text += f"; {simulated_shares()}"
+            progress.set_postfix_str(text, refresh=step == config.steps)
     return validation_loss(model, corpus, config)
 
 
@@ -213,10 +230,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="trn")
     parser.add_argument("--sample", type=int, default=400, help="characters to sample at the end")
+    parser.add_argument("--compile", action="store_true", help="compile the model")
     for name, value in vars(Config()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = vars(parser.parse_args())
     device, sample = options.pop("device"), options.pop("sample")
+    compiled = options.pop("compile")
     config = Config(**options)
 
     corpus = Corpus(standard_library_text())
@@ -224,7 +243,8 @@ def main() -> None:
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters on {device}, {len(corpus.training):,} characters to train on")
     print(f"validation loss before training: {validation_loss(model, corpus, config):.3f}")
-    print(f"validation loss after training:  {train(model, corpus, config):.3f}\n")
+    loss = train(model, corpus, config, compiled=compiled)
+    print(f"validation loss after training:  {loss:.3f}\n")
 
     model.eval()
     prompt = corpus.encode("def ").to(device)

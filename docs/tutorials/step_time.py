@@ -1,4 +1,4 @@
-"""Where does my step time go? Profiles a training step three ways and prices larger batches.
+"""Where does my step time go? Profiles a step, changes one thing at a time, prices batches.
 
 python docs/tutorials/step_time.py --figures docs/tutorials/figures
 
@@ -6,6 +6,7 @@ The page step_time.md shows this code and what it wrote.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,23 +24,39 @@ def make_model() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(WIDTH, WIDTH))
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> torch.Tensor:
-    loss = (model(x) - x).square().mean()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss
-
-
-def profiled(batch: int, *, fused: bool) -> torch_trn_emu.profile:
-    """One step after a first one that makes the optimizer's state."""
+def profiled(
+    batch: int, *, fused: bool | None = None, compiled: bool = False
+) -> torch_trn_emu.profile:
+    """One step after a first one, which compiles and makes the optimizer's state."""
     model = make_model().to("trn")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
     x = torch.randn(batch, WIDTH, device="trn")
-    train_step(model, optimizer, x)
+
+    def step() -> None:
+        loss = (model(x) - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    run = torch.compile(step, backend="trn") if compiled else step
+    run()
     with torch_trn_emu.profile() as found:
-        train_step(model, optimizer, x)
+        run()
     return found
+
+
+def milliseconds(found: torch_trn_emu.profile) -> float:
+    return found.recording.elapsed_ns / 1e6
+
+
+def variants(batch: int) -> dict[str, float]:
+    """The step's simulated time in ms as it is, and with one change after another."""
+    cases: dict[str, Callable[[], torch_trn_emu.profile]] = {
+        "as it is": lambda: profiled(batch),
+        "`AdamW(fused=True)`": lambda: profiled(batch, fused=True),
+        "and `torch.compile` of the step": lambda: profiled(batch, fused=True, compiled=True),
+    }
+    return {name: milliseconds(run()) for name, run in cases.items()}
 
 
 def estimated(batch: int) -> Estimate:
@@ -51,6 +68,12 @@ def estimated(batch: int) -> Estimate:
         (model(x) - x).square().mean().backward()
 
     return torch_trn_emu.estimate(step)
+
+
+def table(times: dict[str, float]) -> str:
+    first = next(iter(times.values()))
+    rows = [f"| {name} | {ms:.2f} | {first / ms:.2f} x |" for name, ms in times.items()]
+    return "\n".join(["| the step | simulated ms | faster by |", "|---|---|---|", *rows])
 
 
 def draw(folder: Path, found: torch_trn_emu.profile, batches: list[int]) -> None:
@@ -65,14 +88,14 @@ def draw(folder: Path, found: torch_trn_emu.profile, batches: list[int]) -> None
     axes.barh(list(bounds), [100 * share for share in bounds.values()])
     axes.invert_yaxis()
     axes.set(xlabel="% of the step's time")
-    figure.savefig(folder / "bounds.svg", bbox_inches="tight")
+    figure.savefig(folder / "bounds.svg", bbox_inches="tight", transparent=True)
 
     estimates = [estimated(batch) for batch in batches]
     figure, axes = pyplot.subplots(figsize=(7, 3.5))
     rows = [batch / e.time_us * 1e6 for batch, e in zip(batches, estimates, strict=True)]
     axes.loglog(batches, rows, marker="o")
     axes.set(xlabel="batch", ylabel="rows per simulated second")
-    figure.savefig(folder / "batches.svg", bbox_inches="tight")
+    figure.savefig(folder / "batches.svg", bbox_inches="tight", transparent=True)
 
 
 def main() -> None:
@@ -80,18 +103,15 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="write figures and tables there")
     options = parser.parse_args()
 
-    several, one = profiled(64, fused=False), profiled(64, fused=True)
-    print(several.summary(rows=6))
-    lines = [several.verdict().sentence, *(f"- {c.text}" for c in several.verdict().changes)]
-    elapsed = [1e-6 * sum(r.elapsed_ns for r in (p.recording,)) for p in (several, one)]
-    lines.append(
-        f"\nWith `fused=True` the step takes {elapsed[1]:.2f} ms instead of {elapsed[0]:.2f}."
-    )
-    print("\n".join(lines))
+    found, times = profiled(64), variants(64)
+    print(found.summary(rows=6))
+    verdict = [found.verdict().sentence, *(f"- {c.text}" for c in found.verdict().changes)]
+    print("\n".join([*verdict, "", table(times)]))
     if options.figures:
-        draw(options.figures, several, [2**n for n in range(5, 15)])
-        (options.figures / "verdict.md").write_text("\n".join(lines) + "\n")
-        (options.figures / "summary.txt").write_text(several.summary(rows=8, width=92) + "\n")
+        draw(options.figures, found, [2**n for n in range(5, 15)])
+        (options.figures / "verdict.md").write_text("\n".join(verdict) + "\n")
+        (options.figures / "variants.md").write_text(table(times) + "\n")
+        (options.figures / "summary.txt").write_text(found.summary(rows=8, width=92) + "\n")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def draw(
         axes.plot(smoothed(losses), label=policy)
     axes.set(xlabel="step", ylabel="training loss, mean of 10 steps")
     axes.legend()
-    figure.savefig(folder / "loss_curves.svg", bbox_inches="tight")
+    figure.savefig(folder / "loss_curves.svg", bbox_inches="tight", transparent=True)
 
     products = [op for op in comparison.ops if op.diverges and op.phase == "forward"]
     figure, axes = pyplot.subplots(figsize=(7, 0.35 * len(products) + 1))
@@ -100,7 +100,7 @@ def draw(
     axes.barh(names, [op.distance.sqnr_db for op in products])
     axes.invert_yaxis()
     axes.set(xlabel="SQNR in dB of the operator alone; more is better")
-    figure.savefig(folder / "operators.svg", bbox_inches="tight")
+    figure.savefig(folder / "operators.svg", bbox_inches="tight", transparent=True)
 
     last = {policy: smoothed(losses)[-1] for policy, losses in curves.items()}
     rows = [f"| `{p}` | {v:.4f} | {v / last['fp32'] - 1:+.2%} |" for p, v in last.items()]

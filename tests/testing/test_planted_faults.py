@@ -175,7 +175,7 @@ def test_it():
 def test_pytest_shows_the_line_of_the_test_alone(tmp_path):
     (tmp_path / "test_it.py").write_text(FAILING)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     text = done.stdout
     assert "1 failed" in text
     assert "does something else on trn" in text
