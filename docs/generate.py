@@ -240,7 +240,32 @@ def cuda_name_table() -> str:
     return markdown_table(("names", "", "to what, or why"), rows_)
 
 
+def neuron_name_table() -> str:
+    """TorchNeuron's names under --as-neuron, by module, and what is refused."""
+    from torch_trn_emu.aliases.neuron_names import REFUSED, SERVED
+
+    rows = [(f"`{m}`", " ".join(f"`{n}`" for n in names), "") for m, names in SERVED.items()]
+    whys: dict[str, list[str]] = {}
+    for name, why in REFUSED.items():
+        whys.setdefault(why, []).append(f"`{name}`")
+    rows += [("refused", " ".join(names), why) for why, names in whys.items()]
+    return markdown_table(("module", "names", "why"), rows)
+
+
+def neuron_variable_table() -> str:
+    """The vendor's variables, and what each does here."""
+    from torch_trn_emu.aliases.neuron_names import VARIABLES
+
+    rows = [
+        (f"`{name}`", "honoured" if known.honoured else "no effect", str(known))
+        for name, known in VARIABLES.items()
+    ]
+    return markdown_table(("variable", "", "what it does, or why it has none"), rows)
+
+
 SECTIONS = (
+    Section(document="docs/vendor.md", name="neuron names", text=neuron_name_table),
+    Section(document="docs/vendor.md", name="neuron variables", text=neuron_variable_table),
     Section(document="docs/cuda.md", name="cuda names", text=cuda_name_table),
     Section(document="docs/ecosystem.md", name="device lists", text=device_list_table),
     Section(document="docs/counters.md", name="counters", text=counter_table),

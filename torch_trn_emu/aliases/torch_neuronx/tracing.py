@@ -1,7 +1,7 @@
-"""What `import torch_neuronx` gives under --as-neuron: the vendor's inference functions.
+"""The inference functions of `torch_neuronx` under --as-neuron.
 
 Of [api] Neuron SDK, torch-neuronx API reference. A traced module takes and returns host tensors, as
-the vendor's does. What is not here raises on access.
+the vendor's does.
 """
 
 import copy
@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from .. import trn
-from ..errors import Unimplemented, Unsupported
-from ..settings import DEVICE_TYPE
+from ... import trn
+from ...errors import Unsupported
+from ...settings import DEVICE_TYPE
 
-__path__: list[str] = []  # a package, so that imports of its parts can be refused by name
 __all__ = ["DataParallel", "async_load", "dynamic_batch", "lazy_load", "replace_weights", "trace"]
 
 
@@ -132,12 +131,3 @@ def _on_core(model: torch.nn.Module, core: int) -> torch.nn.Module:
     stored.seek(0)
     loaded: torch.nn.Module = torch.jit.load(stored, map_location=f"{DEVICE_TYPE}:{core}")
     return loaded
-
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise Unimplemented(
-        f"torch_neuronx.{name} is not served by the emulator: "
-        f"torch_trn_emu/aliases/torch_neuronx.py has {', '.join(__all__)}."
-    )
