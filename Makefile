@@ -16,7 +16,7 @@ CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc
 DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150
 demo: build $(STAMPS)/group-demo
 	@echo "== Training a GPT of 7 million parameters on the emulated chip: about 2 minutes on 2 cores"
-	$(BIN)/python -m torch_trn_emu.report --profile out/demo examples/char_gpt.py $(DEMO) $(ARGS)
+	$(BIN)/python -m torch_trn_emu run --profile out/demo examples/char_gpt.py $(DEMO) $(ARGS)
 
 # JOBS=4 runs the tests in four processes, JOBS=auto in one for each core. Named tests install the
 # small group unless they are among WIDE, which tests/test_house.py keeps complete.

@@ -82,6 +82,8 @@ setup(
     install_requires=[
         dependency(),
         "numpy>=2,<3",  # torch warns without it at each import
-        "rich>=13.7,<16",  # tables on a terminal
+        "jinja2>=3.1,<4",  # the pages, every value escaped; torch needs it too
+        "rich>=13.7,<16",  # tables and progress on a terminal
+        "shtab>=1.7,<2",  # completion in shells
     ],
 )

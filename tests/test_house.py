@@ -26,6 +26,7 @@ ALLOWED_HOSTS = {
     "keepachangelog.com",
     "pytorch.org",
     "semver.org",
+    "ui.perfetto.dev",  # the report's button opens a trace there
     "www.apache.org",
     "www.opencompute.org",
     "www.w3.org",  # the namespace of SVG

@@ -11,7 +11,7 @@ PACKAGE = "torch_trn_emu"
 
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
-    ("errors", "files", "importing", "compatibility", "_library", "_C"),
+    ("errors", "files", "importing", "pages", "compatibility", "_library", "_C"),
     ("chip",),
     ("settings",),  # checked against the chip
     ("collectives",),
@@ -33,7 +33,7 @@ LAYERS = (
     ("aliases", "integrations"),
     ("",),  # torch_trn_emu/__init__.py, what `import torch_trn_emu` gives
     ("testing",),
-    ("cli", "report", "stubs", "__main__"),
+    ("cli", "stubs", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))

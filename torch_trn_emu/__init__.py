@@ -12,8 +12,14 @@ def _autoload() -> None:
 
 # `_autoload` stands first: this import of torch may call it while the package is half imported.
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.argv[:1] == ["-m"] and " -m torch_trn_emu " in f"{' '.join(sys.orig_argv)} ":
+    from torch_trn_emu_cli import prepare  # help and wrong usage must not wait for torch
+
+    prepare()
 
 from ._library import use_library
 

@@ -1,8 +1,8 @@
-"""`python -m torch_trn_emu`: the command line."""
+"""`python -m torch_trn_emu`: the command line, as `trn-emu`."""
 
 import sys
 
-from .cli import main
+from torch_trn_emu_cli import main
 
 __all__: list[str] = []
 

@@ -28,6 +28,7 @@ from .chip import Chip, get_chip
 from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
 from .counters import combine, derive
 from .lowering.call import Call, Target, TensorArg
+from .pages import HtmlTable, render
 from .precision import current_precision
 from .pricing import OpRow, Price, price_call, report_rows
 from .settings import settings
@@ -81,6 +82,15 @@ class Estimate:
             f"{self.device_us:,.1f} us of programs, at most {self.memory_peak_bytes / 2**20:,.1f} "
             f"MiB of HBM; error bar {self.error_bar:.1%}, {self.basis}"
         )
+
+    def _repr_html_(self) -> str:
+        head = ("operator", "calls", "us", "share", "engine", "price")
+        rows = [
+            (op.op, f"{op.calls:,}", f"{op.device_s * 1e6:,.1f}", f"{op.share:.1%}", op.engine,
+             op.status)
+            for op in self.ops
+        ]  # fmt: skip
+        return render("notebook.html", lines=[str(self)], tables=[HtmlTable("", head, rows, 10)])
 
 
 def estimate(

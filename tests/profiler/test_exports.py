@@ -1,15 +1,20 @@
 """Summary, JSON, Parquet and HTML."""
 
+import base64
 import builtins
 import json
+import re
 import shutil
 import subprocess
+import zlib
 from html.parser import HTMLParser
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
 from torch_trn_emu.profiler.export import TABLES
+from torch_trn_emu.profiler.timeline import canonical
 
 
 def test_summary_has_its_parts(prof) -> None:
@@ -60,6 +65,9 @@ def test_parquet_without_pyarrow_names_the_remedy(prof, tmp_path, monkeypatch) -
         prof.export_parquet(tmp_path)
 
 
+_VOID = ("line", "rect", "circle", "polyline", "input")
+
+
 class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -68,17 +76,20 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "br", "line", "rect", "circle"):
+        if tag not in (*_VOID, "meta", "link", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag) -> None:
-        if tag in ("line", "rect", "circle"):
+        if tag in _VOID:
             return
         assert self.open.pop() == tag
 
 
 SECTIONS = {
+    "about",
     "verdict",
+    "timeline",
+    "steps",
     "engines",
     "roofline",
     "memory",
@@ -95,12 +106,66 @@ def test_html_is_self_contained(prof, tmp_path) -> None:
     page = _Page()
     page.feed(text)
     assert not page.open
-    assert not [tag for tag, _ in page.tags if tag in ("script", "img", "iframe")]
+    assert not [tag for tag, _ in page.tags if tag in ("img", "iframe")]
+    assert not [a for tag, a in page.tags if tag == "script" and "src" in a]
     for _, attributes in page.tags:
         for name in ("src", "href"):
             assert attributes.get(name, "data:,").startswith("data:")
-    assert "http" not in text
+    assert set(re.findall(r"https?://[^/\s\"'<]+", text)) == {"https://ui.perfetto.dev"}
     assert {a["id"] for tag, a in page.tags if tag == "section"} == SECTIONS
+
+
+def timeline_of(text: str) -> dict:
+    packed = re.search(r'id="timeline-data">([^<]*)<', text)
+    assert packed is not None
+    return json.loads(zlib.decompress(base64.b64decode(packed[1])))
+
+
+def test_the_timeline_holds_every_launch(prof, tmp_path) -> None:
+    prof.export_html(tmp_path / "r.html")
+    data = timeline_of((tmp_path / "r.html").read_text())
+    launches = prof.recording.launches
+    device = data["devices"]["0"]
+    assert len(device["kind"]) == len(launches)
+    begin = min(min(x.host_ns, x.start_ns) for x in launches)
+    starts = list(accumulate(device["start"]))
+    assert starts == [x.start_ns - begin for x in launches]
+    kinds = [data["kinds"][k] for k in device["kind"]]
+    assert [k[1] for k in kinds] == [x.duration_ns for x in launches]
+    assert [data["words"][k[3]] for k in kinds] == [canonical(x.op) for x in launches]
+    assert [data["words"][k[5]] for k in kinds] == [x.module for x in launches]
+    assert len(data["steps"]) == 3
+    assert {"tensor", "vector"} <= set(data["lanes"])
+    assert all(len(spans) % 6 == 0 for spans in data["prices"].values())
+
+
+def test_the_page_says_of_the_run_and_escapes_it(prof, tmp_path) -> None:
+    evil = "<script>alert(1)</script>"
+    about = {
+        "title": evil,
+        "facts": {"script": evil},
+        "values": [{"where": evil, "value": v} for v in (2.0, 1.0)],
+    }
+    prof.export_html(tmp_path / "r.html", about=about)
+    text = (tmp_path / "r.html").read_text()
+    assert evil not in text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 4
+    assert 'class="curve"' in text
+    assert "expect about ±" in text
+
+
+def test_operators_have_shapes_and_canonical_names(prof, tmp_path) -> None:
+    assert canonical("aten::_flash_for_cpu_backward") == "aten::_flash_backward"
+    prof.export_html(tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "Float[64, 32]" in text
+    assert "_for_cpu" not in text
+
+
+def test_a_notebook_gets_tables(prof) -> None:
+    text = prof._repr_html_()
+    assert "aten::addmm" in text
+    assert "<script" not in text
 
 
 def test_html_of_nothing(tmp_path) -> None:
@@ -137,6 +202,8 @@ def test_the_page_in_a_browser(prof, tmp_path: Path) -> None:
     for tag, _ in page.tags:
         if tag in drawn:
             drawn[tag] += 1
+    body = next(attributes for tag, attributes in page.tags if tag == "body")
+    assert body["data-timeline"] == f"{len(prof.recording.launches)} launches"
     assert drawn["svg"] >= 4  # verdict, utilization, roofline, memory of each device in use
     assert drawn["circle"] >= 2
     assert drawn["rect"] > 50

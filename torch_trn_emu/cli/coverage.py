@@ -1,6 +1,6 @@
 """`trn-emu coverage`: each operator's contract, the status of its price, its calls in a run."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,18 +11,10 @@ from torch_trn_emu.parity.noise import matmul_kind
 from .output import Report, Table, show
 from .record import read_record
 
-__all__ = ["HELP", "add_arguments", "coverage", "execute"]
+__all__ = ["coverage", "execute"]
 
 # Of a price: by the operator's own row, by its class, nothing to pay, or unknown: docs/coverage.md.
 STATUSES = ("modelled", "inferred", "free", "not modelled")
-HELP = "each operator's contract and price, and its calls in a run"
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--run", metavar="RUN", help="run.json: list the operators of that run only"
-    )
-    parser.add_argument("--status", choices=STATUSES, help="only what is priced like this")
 
 
 def execute(options: Namespace) -> int:

@@ -1,30 +1,20 @@
 """`trn-emu diff`: two recorded runs side by side, in values, time and counters."""
 
 import math
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from .arguments import positive, tolerance
+from torch_trn_emu.profiler.values import curves
+
 from .output import Report, Table, show
 from .record import Record, read_record
 from .tables import count, unit_of
 
-__all__ = ["HELP", "add_arguments", "difference", "execute"]
+__all__ = ["DIVERGES", "difference", "execute"]
 
-HELP = "two recorded runs side by side, in values, time and counters"
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("a", metavar="A", help="run.json, or the folder it is in")
-    parser.add_argument("b", metavar="B")
-    parser.add_argument("--rows", type=positive, default=20, help="operators to list")
-    parser.add_argument(
-        "--tolerance",
-        type=tolerance,
-        help="exit with 1 if a number the script read differs by more, relative to A's",
-    )
+DIVERGES = 1e-3  # chosen: more than another order of float32 sums explains, less than bfloat16 does
 
 
 def execute(options: Namespace) -> int:
@@ -42,7 +32,7 @@ def difference(a: Record, b: Record) -> dict[str, Any]:
     ours, theirs = _by_place(a), _by_place(b)
     if not ours.keys() & theirs.keys():
         ours, theirs = _by_order(a), _by_order(b)
-    values = [
+    values: list[dict[str, Any]] = [
         {
             "where": where,
             "ordinal": i,
@@ -55,10 +45,12 @@ def difference(a: Record, b: Record) -> dict[str, Any]:
     ]
     finite = [v["relative"] for v in values if v["relative"] is not None]
     endless = any(v["relative"] is None for v in values)
+    first = next((v for v in values if v["relative"] is None or v["relative"] > DIVERGES), None)
     return {
         "a": _about(a),
         "b": _about(b),
         "values": values,
+        "first_divergence": first,
         "values_missing": len(ours.keys() ^ theirs.keys()),
         "worst_relative": math.inf if endless else max(finite, default=0.0),
         "ops": list(_ops(a, b)),
@@ -94,7 +86,7 @@ def _relative(a: float, b: float) -> float | None:
         return 0.0
     if not (math.isfinite(a) and math.isfinite(b)):
         return None
-    return abs(a - b) / abs(a) if a else None
+    return abs(a - b) / abs(a) if a else None  # no relative difference from zero
 
 
 def _ops(a: Record, b: Record) -> Iterator[dict[str, Any]]:
@@ -133,6 +125,18 @@ def _report(data: dict[str, Any], rows: int) -> Report:
         f"{len(data['values'])} numbers that both scripts read, relative difference up to "
         f"{data['worst_relative']:.3g}; {data['values_missing']} in one run only"
     )
+    if (first := data["first_divergence"]) is not None:
+        lines.append(
+            f"first divergence (relative difference over {DIVERGES:g}): {first['where']} "
+            f"#{first['ordinal'] + 1}, {first['a']:.6g} in A and {first['b']:.6g} in B"
+        )
+    elif data["values"]:
+        lines.append(f"no number diverges (relative difference over {DIVERGES:g})")
+    lines += [
+        f"{name} {line}"
+        for name in ("A", "B")
+        for line in curves([v | {"value": v[name.lower()]} for v in data["values"]])
+    ]
     return Report(
         data=data | {"worst_relative": _finite(data["worst_relative"])},
         lines=lines,

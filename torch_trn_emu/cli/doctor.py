@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
@@ -21,9 +21,7 @@ from torch_trn_emu.trn.registration import startup_error
 
 from .output import Report, Table, show
 
-__all__ = ["CHECKS", "HELP", "Finding", "add_arguments", "execute"]
-
-HELP = "check this installation"
+__all__ = ["CHECKS", "Finding", "execute"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +32,6 @@ class Finding:
     state: str
     found: str
     remedy: str = ""
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """None of its own."""
 
 
 def execute(options: Namespace) -> int:

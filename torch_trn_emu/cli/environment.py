@@ -5,20 +5,14 @@ The environment is set as well, so that processes which the script starts see th
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 import torch
 
-__all__ = ["add_chip_options", "apply"]
+__all__ = ["apply"]
 
 # Read once, when torch is imported.
 _AT_IMPORT = {"chip": "TRN_EMU_CHIP", "lnc": "NEURON_LOGICAL_NC_CONFIG", "alias": "TRN_EMU_AS"}
-
-
-def add_chip_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--chip", help="trn1, trn2 or trn3")
-    parser.add_argument("--lnc", help="physical cores per logical core")
-    parser.add_argument("--matmul", help="precision policy: mxfp8, mxfp8_all, mxfp4, bf16, fp32")
 
 
 def apply(options: Namespace) -> None:

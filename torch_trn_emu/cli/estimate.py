@@ -9,9 +9,10 @@ is what the script itself compiles for trn: their graphs are priced, no code is 
 
 import contextlib
 import json
+import logging
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 from unittest.mock import patch
@@ -25,32 +26,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as disable_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torch_trn_emu.estimation import MODES, Estimate, Recorder, composite_of
+from torch_trn_emu.estimation import Estimate, Recorder, composite_of
 from torch_trn_emu.lowering.call import Target
 from torch_trn_emu.settings import DEVICE_TYPE, settings
 
-from .arguments import positive
-from .environment import add_chip_options, apply
-from .output import Report, Table, show
-from .script import add_script_arguments, command_of, run_script
+from .environment import apply
+from .output import Report, Table, progress, show
+from .script import command_of, run_script
 from .tables import bytes_of, count, microseconds, op_table
 
-__all__ = ["HELP", "ShapesOnly", "add_arguments", "execute"]
-
-HELP = "price the first steps of a script without computing them"
+__all__ = ["ShapesOnly", "execute"]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    add_chip_options(parser)
-    parser.add_argument("--steps", type=positive, default=3, help="optimizer steps to price")
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        default="eager",
-        help="eager: each operator is a launch; compile: each graph, as torch.compile makes them",
-    )
-    parser.add_argument("--rows", type=positive, default=15, help="operators to list")
-    add_script_arguments(parser)
+NOT_COMPUTED = (
+    "trn-emu estimate: operators are priced, not computed; numbers that the script prints below "
+    "are not computed"
+)
 
 
 class _Enough(BaseException):
@@ -66,14 +57,17 @@ class Step:
 
 
 def execute(options: Namespace) -> int:
+    """Price the script; what it prints goes to stderr, since its numbers are not computed."""
     apply(options)
     chosen = settings()
+    print(NOT_COMPUTED, file=sys.stderr)
     recorder = Recorder(Target(chosen.chip, chosen.lnc), only=DEVICE_TYPE)
     steps: list[Step] = []
     with (
         contextlib.redirect_stdout(sys.stderr),
         contextlib.suppress(_Enough),
-        _stopping_after(options.steps, recorder, steps),
+        progress(options.steps, "steps priced") as advance,
+        _stopping_after(options.steps, recorder, steps, advance),
         _compiling(recorder) if options.mode == "compile" else contextlib.nullcontext(),
         recorder,
         ShapesOnly(recorder, compiles=options.mode == "compile"),
@@ -116,11 +110,14 @@ def _on_device(module: nn.Module, inputs: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _stopping_after(most: int, recorder: Recorder, steps: list[Step]) -> Iterator[None]:
+def _stopping_after(
+    most: int, recorder: Recorder, steps: list[Step], advance: Callable[[], None]
+) -> Iterator[None]:
     def note(*_: Any) -> None:
         seconds = max(recorder.host_s, recorder.ready_s) - sum(s.seconds for s in steps)
         launches = recorder.launches - sum(s.launches for s in steps)
         steps.append(Step(seconds=seconds, launches=launches))
+        advance()
         if len(steps) >= most:
             raise _Enough
 
@@ -158,13 +155,13 @@ class ShapesOnly(TorchDispatchMode):
         if composite is not None:
             with self:
                 return func._op_dk(composite, *args, **given)
-        try:
+        # nonzero and its like, operators without a kernel on meta, wrong operands: these run.
+        with contextlib.suppress(Exception), _silent():
             with disable_modes():
                 result = _results(func, args, given, self._shapes(func, args, given))
-        except Exception:  # no shapes without values: nonzero and its like, or no meta kernel
-            return func(*args, **given)
-        self._recorder.note(func, args, given, result)
-        return result
+            self._recorder.note(func, args, given, result)
+            return result
+        return func(*args, **given)
 
     def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
         from torch_trn_emu.compiler.control import run_assuming
@@ -191,6 +188,11 @@ class ShapesOnly(TorchDispatchMode):
 
         with self._fake:
             return func(*tree_map(fake, args), **tree_map(fake, kwargs))
+
+
+def _silent() -> Any:
+    """What torch logs of an operator without shapes: that operator runs, and says so itself."""
+    return patch.object(logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True)
 
 
 _CHEAP = frozenset(
@@ -244,10 +246,10 @@ def _report(command: list[str], found: Estimate, steps: list[Step], rows: int) -
     }
     lines = [
         f"{' '.join(command)} on {found.chip}, {found.lnc} physical core(s) per logical one",
-        f"{found.time_us:,.1f} us from the first dispatch to the last result, of which the core "
-        f"works {found.device_us:,.1f} us",
-        f"HBM at its peak: {bytes_of(found.memory_peak_bytes)}",
-        f"error of about {found.error_bar:.0%}: {found.basis}",
+        f"{found.time_us:,.1f} us from the first dispatch to the last result; the core works "
+        f"{found.device_us:,.1f} us of it",
+        f"peak HBM: {bytes_of(found.memory_peak_bytes)}",
+        f"expect about ±{100 * found.error_bar:.0f} % ({found.basis})",
     ]
     cells = [
         (str(i), microseconds(step.seconds), count(step.launches, "count"))
@@ -260,4 +262,11 @@ def _report(command: list[str], found: Estimate, steps: list[Step], rows: int) -
             Table(title="Steps", head=("step", "us", "launches"), rows=cells),
             op_table([asdict(op) for op in found.ops], rows),
         ],
+        ending=_ending(steps, found),
     )
+
+
+def _ending(steps: list[Step], found: Estimate) -> str:
+    if not steps:
+        return f"about {found.time_us / 1e3:.3g} ms in all; no optimizer step was seen"
+    return f"about {steps[-1].seconds * 1e3:.3g} ms a step once settled"

@@ -2,24 +2,18 @@
 
 import os
 import platform
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 import torch
 
 from torch_trn_emu import current_precision, trn
 from torch_trn_emu.settings import settings
 
-from .environment import add_chip_options, apply
+from .environment import apply
 from .output import Report, Table, show
 from .record import versions
 
-__all__ = ["HELP", "add_arguments", "execute"]
-
-HELP = "chip, cores, memory, policy, host and versions"
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    add_chip_options(parser)
+__all__ = ["execute"]
 
 
 def execute(options: Namespace) -> int:

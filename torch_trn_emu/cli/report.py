@@ -1,31 +1,24 @@
 """`trn-emu report`: a recorded run as tables or as a page."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from typing import Any
 
 from torch_trn_emu.files import write_text
+from torch_trn_emu.profiler.values import curves, drawn
 
-from .arguments import positive
 from .output import Report, Table, show
-from .record import read_record
+from .record import ENDINGS, read_record
 from .tables import bytes_of, counter_table, microseconds, op_table
 
-__all__ = ["HELP", "add_arguments", "execute", "report"]
-
-HELP = "a recorded run as tables or as a page"
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run.json, or the folder it is in")
-    parser.add_argument("--html", metavar="FILE", help="write a page that needs nothing else")
-    parser.add_argument("--rows", type=positive, default=20, help="operators to list")
+__all__ = ["execute", "report"]
 
 
 def execute(options: Namespace) -> int:
     record = read_record(options.run)
     found = report(record, options.rows)
     if options.html:
-        write_text(options.html, found.html(" ".join(record["command"])))
+        page = found.html(" ".join(record["command"]), drawn(record["values"]))
+        write_text(options.html, page)
         print(f"wrote {options.html}")
     else:
         show(found, as_json=options.json)
@@ -38,13 +31,14 @@ def report(record: dict[str, Any], rows: int) -> Report:
     memory = ", ".join(f"trn:{i} {bytes_of(n)}" for i, n in peaks.items())
     verdict = record["verdict"]
     lines = [
-        f"{' '.join(record['command'])}, ended {record['ended']}",
+        f"{' '.join(record['command'])}: {ENDINGS.get(record['ended'], record['ended'])}",
         f"{record['chip']}, {record['lnc']} physical core(s) per logical one, "
         f"matmul policy {record['matmul']}",
-        f"simulated time {elapsed:.6f} s, of which the cores worked {busy:.6f} s",
-        f"HBM at its peak: {memory or 'none'}",
+        f"simulated time {elapsed:.6f} s; the cores worked {busy:.6f} s of it",
+        f"peak HBM: {memory or 'none'}",
         verdict["sentence"],
         *(change["text"] for change in verdict["changes"]),
+        *curves(record["values"]),
     ]
     values = [(v["where"], f"{v['value']:.6g}") for v in record["values"]]
     tables = [

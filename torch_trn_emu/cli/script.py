@@ -2,16 +2,10 @@
 
 import runpy
 import sys
-from argparse import REMAINDER, ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
-__all__ = ["add_script_arguments", "command_of", "run_script"]
-
-
-def add_script_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("-m", dest="as_module", action="store_true", help="SCRIPT names a module")
-    parser.add_argument("script", metavar="SCRIPT")
-    parser.add_argument("arguments", metavar="ARGUMENT", nargs=REMAINDER)
+__all__ = ["command_of", "run_script"]
 
 
 def command_of(options: Namespace) -> list[str]:
@@ -27,7 +21,7 @@ def run_script(options: Namespace) -> None:
         return
     path = Path(options.script)
     if not path.exists():
-        raise FileNotFoundError(f"no script {options.script}: give a path, or -m and a module.")
+        raise FileNotFoundError(f"{path} not found. Give a script path, or -m MODULE.")
     sys.argv = command_of(options)
     sys.path.insert(0, str(path.resolve().parent))
     runpy.run_path(str(path), run_name="__main__")

@@ -1,16 +1,10 @@
 """`trn-emu vectors`: golden vectors for every format, scale rule and rounding."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
-from .output import Report, show
+from .output import Report, progress, show
 
-__all__ = ["HELP", "add_arguments", "execute"]
-
-HELP = "write golden vectors for every format, scale rule and rounding"
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER")
+__all__ = ["execute"]
 
 
 def execute(options: Namespace) -> int:
@@ -23,7 +17,8 @@ def execute(options: Namespace) -> int:
         raise ImportError(
             f"golden vectors need {error.name}: pip install 'torch_trn_emu[vectors]'"
         ) from error
-    manifest = write_vectors(options.folder)
+    with progress(None, "sets of vectors") as advance:
+        manifest = write_vectors(options.folder, advance)
     data = {
         "folder": options.folder,
         "entries": len(manifest["entries"]),

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..pages import HtmlTable, render
 from ..precision import current_precision
 from ..settings import DEVICE_TYPE
 from .examine import Examiner, OpError
 from .measure import Distance, distance
 from .place import place
 from .run import Model, RunResult, execute
-from .tables import html_page, html_table, number, text_table
+from .tables import number, text_table
 from .unaware import OtherComputation, Stream, find_other_computation
 
 __all__ = ["Comparison", "ModuleError", "compare"]
@@ -85,8 +86,15 @@ class Comparison:
 
     def to_html(self) -> str:
         """A page of its own, without scripts."""
-        tables = (html_table(head, rows, title) for title, head, rows in self._tables())
-        return html_page(f"{self.a} against {self.b}", f"<pre>{self._summary()}</pre>", *tables)
+        tables = [HtmlTable(*t) for t in self._tables()]
+        lines = self._summary().splitlines()
+        return render(
+            "tables.html", title=f"{self.a} against {self.b}", lines=lines, tables=tables, curves=()
+        )
+
+    def _repr_html_(self) -> str:
+        tables = [HtmlTable(*t, most=10) for t in self._tables()]
+        return render("notebook.html", lines=self._summary().splitlines(), tables=tables)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; figures that are not finite are None."""

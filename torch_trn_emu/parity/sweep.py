@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from ..errors import Unsupported
+from ..pages import HtmlTable, render
 from ..precision import POLICIES, set_precision
 from .measure import Distance, distance
 from .noise import matmul_kind, operand_formats, product_noise
 from .place import Place, place
 from .run import call_with, own_copy
-from .tables import html_page, html_table, number, text_table
+from .tables import number, text_table
 from .trace import Call, Tracer
 
 __all__ = ["ModuleCost", "Sensitivity", "sensitivity"]
@@ -64,10 +65,17 @@ class Sensitivity:
 
     def to_html(self) -> str:
         """A page of its own, without scripts."""
-        tables = (html_table(head, rows, title) for title, head, rows in self._tables())
-        return html_page(
-            "Sensitivity to the matmul policy", f"<pre>{self._summary()}</pre>", *tables
+        return render(
+            "tables.html",
+            title="Sensitivity to the matmul policy",
+            lines=self._summary().splitlines(),
+            tables=[HtmlTable(*t) for t in self._tables()],
+            curves=(),
         )
+
+    def _repr_html_(self) -> str:
+        tables = [HtmlTable(*t, most=10) for t in self._tables()]
+        return render("notebook.html", lines=self._summary().splitlines(), tables=tables)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; figures that are not finite are None."""

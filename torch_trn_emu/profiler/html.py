@@ -1,179 +1,198 @@
-"""A recording as one self-contained page: no script, no font, no picture from elsewhere."""
+"""A recording as one self-contained page: nothing is loaded from elsewhere.
 
-from collections.abc import Iterable, Sequence
-from html import escape
+The template is pages/profile.html; here is what it shows. To add a section, add a value and its
+place in the template.
+"""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from ..chip.calibration import CALIBRATION, HELD_OUT, error_bar
 from ..counters import COUNTERS
-from ..pricing import report_rows
+from ..pages import HtmlTable, render
+from ..pricing import Price, report_rows
 from . import charts
+from .flame import flame
 from .hooks import CATEGORIES
 from .modules import module_rows, source_rows
 from .recording import Recording
+from .steps import settled_s, steps
 from .summary import engine_rows, gib, seconds
+from .timeline import canonical, packed, timeline
+from .values import drawn
 from .verdict import judge
 
-__all__ = ["page"]
-
-_STYLE = """
-:root { --ink: #1b1f24; --dim: #6a737d; --paper: #ffffff; --line: #d8dee4; --box: #f6f8fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --dim: #8b949e; --paper: #0d1117; --line: #30363d; --box: #161b22; }
-}
-body { font: 14px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 960px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
-.verdict { background: var(--box); border: 1px solid var(--line); border-radius: 6px;
-           padding: .8em 1.2em; }
-.verdict b { font-size: 1.1em; }
-.dim, .key { color: var(--dim); }
-.key { margin-right: 1em; } .key i { display: inline-block; width: .8em; height: .8em;
-       margin-right: .4em; border-radius: 2px; }
-svg { width: 100%; height: auto; display: block; margin: .5em 0; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--ink); }
-svg .axis { stroke: var(--line); } svg .roof { stroke: var(--dim); stroke-dasharray: 4 3; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid var(--line); }
-th { color: var(--dim); font-weight: 500; } td:first-child, th:first-child { text-align: left; }
-td.word, th.word { text-align: left; } td { white-space: nowrap; }
-td.word { white-space: normal; } #operators td:last-child { min-width: 22em; }
-code { font: 12px ui-monospace, monospace; }
-"""
+__all__ = ["notebook", "page"]
 
 
-def page(recording: Recording, rows: int = 30) -> str:
-    """The page as text; tables have `rows` rows at most and say what they leave out."""
+def page(recording: Recording, about: Mapping[str, Any]) -> str:
+    """The page as text; `about` says of the run its "title", "facts" and "values"."""
     r = recording
-    title = f"{r.chip.name}: {seconds(r.elapsed_ns * 1e-9)} simulated, {len(r.launches):,} launches"
-    body = "".join(_sections(r, rows)) if r.launches else "<p>Nothing was launched.</p>"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title>"
-        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+    found = steps(r)
+    head = f"{r.chip.name}: {seconds(r.elapsed_ns * 1e-9)} simulated, {len(r.launches):,} launches"
+    if found:
+        head += f", {seconds(settled_s(found))} a step"
+    title = f"{about['title']} on {head}" if about.get("title") else head
+    facts = dict(about.get("facts", {})) | _facts(r)
+    if not r.launches:
+        return render("profile.html", title=title, facts=facts, verdict=None)
+    return render(
+        "profile.html",
+        title=title,
+        facts=facts,
+        curves=drawn(about.get("values", ())),
+        **_verdict(r),
+        **_timeline(r),
+        **_tables(r),
+        **_charts(r),
     )
 
 
-def _sections(r: Recording, rows: int) -> Iterable[str]:
-    c = r.counters
-    yield (
-        f'<p class="dim">{len(r.devices)} logical core(s) of {r.lnc} physical one(s). All times '
-        "are simulated, from a schedule of engine instructions; docs/timing.md says what they are "
-        f"worth. mfu {c['mfu_estimated_percent']:.1f} %, hfu {c['hfu_estimated_percent']:.1f} %, "
-        f"mbu {c['mbu_estimated_percent']:.1f} % of the time that programs ran.</p>"
-    )
-    if r.left_out:
-        yield f"<p>{r.left_out:,} launches after them are not recorded (max_launches).</p>"
-    yield _verdict(r)
-    yield _section("engines", "Engines", _engines(r))
-    yield _section(
-        "roofline",
-        "Roofline",
-        '<p class="dim">Operators that multiply; the area is their time, the colour the engine '
-        "that was busiest.</p>" + charts.roofline(r) + charts.legend(_colors(r)),
-    )
-    yield _section("memory", "Memory", _memory(r))
-    yield _section("operators", "Operators", _operators(r, rows))
-    yield _section("modules", "Modules and optimizers", _modules(r, rows))
-    if sources := source_rows(r):
-        cells = [(x.source, f"{x.calls:,}", seconds(x.device_s), f"{x.share:.1%}") for x in sources]
-        table = _table(("source line", "calls", "time", "share"), cells, rows)
-        yield _section("sources", "Source lines", table)
-    yield _section("counters", "Counters", _counters(r))
-
-
-def _section(name: str, title: str, content: str) -> str:
-    return f'<section id="{name}"><h2>{title}</h2>{content}</section>'
-
-
-def _colors(r: Recording) -> dict[str, str]:
-    used = {price.engine for _, _, price in r.groups}
-    return {name: color for name, color in charts.COLORS.items() if name in used}
-
-
-def _verdict(r: Recording) -> str:
+def notebook(recording: Recording) -> str:
+    """The short form that a notebook shows."""
+    r = recording
+    if not r.launches:
+        return render("notebook.html", lines=["Nothing was launched."], tables=[])
     verdict = judge(r)
-    changes = "".join(f"<li>{escape(change.text)}</li>" for change in verdict.changes)
-    named = {name: charts.COLORS[name] for name, share in verdict.bounds.items() if share > 0}
-    return (
-        f'<section id="verdict" class="verdict"><b>{escape(verdict.sentence)}</b>'
-        f"{charts.bounds(verdict)}{charts.legend(named)}"
-        f"<p>What would help most; the shares are upper bounds and overlap:</p><ol>{changes}</ol>"
-        "</section>"
-    )
+    lines = [f"{name}: {text}" for name, text in _facts(r).items()]
+    lines += [verdict.sentence, *(change.text for change in verdict.changes)]
+    made = _tables(r)
+    tables = [made["engine_table"], made["operator_table"], made["module_table"]]
+    short = [HtmlTable(t.title, t.head, t.rows, most=10) for t in tables]
+    return render("notebook.html", lines=lines, tables=short)
 
 
-def _engines(r: Recording) -> str:
-    cells = [(n, seconds(s), f"{p:.1f} %", f"{k:,.0f}") for n, s, p, k in engine_rows(r)]
-    table = _table(("engine", "active", "of elapsed", "instructions"), cells)
-    drawn = [f"<p>trn:{d}</p>{charts.utilization(r, d)}" for d in r.devices]
-    note = (
-        '<p class="dim">Share of each slice of time that an engine was active; within one launch '
-        "it is spread evenly.</p>"
-    )
-    return table + note + "".join(drawn)
-
-
-def _memory(r: Recording) -> str:
-    out = [charts.legend({name: charts.COLORS[name] for name in CATEGORIES})]
-    for device, use in r.memory.items():
-        out.append(f"<p>HBM of trn:{device}, {gib(use.capacity_bytes)}</p>")
-        out.append(charts.memory(r, device))
-        whole = use.capacity_bytes
-        cells = [(name, gib(n), f"{n / whole:.1%}") for name, n in use.peak.items()]
-        cells.append(("together", gib(use.peak_bytes), f"{use.peak_bytes / whole:.1%}"))
-        out.append(_table(("at the peak", "bytes", "of capacity"), cells))
+def _facts(r: Recording) -> dict[str, str]:
     c = r.counters
-    out.append(
-        f"<p>SBUF {gib(c['sbuf_high_water_bytes'])} and PSUM {gib(c['psum_high_water_bytes'])} of "
-        "one core at the most.</p>"
-    )
-    return "".join(out)
+    extrapolated = "trn3 is extrapolated from trn2; " if r.chip.name == "trn3" else ""
+    left_out = f"; {r.left_out:,} more are not recorded (max_launches)" if r.left_out else ""
+    return {
+        "chip": f"{r.chip.name}, {r.lnc} physical core(s) a logical core, "
+        f"{len(r.devices)} logical core(s) in use",
+        "simulated time": f"{seconds(r.elapsed_ns * 1e-9)} for {len(r.launches):,} launches"
+        f"{left_out}; the cores worked {seconds(c['core_busy_time'])}",
+        "utilization": f"mfu {c['mfu_estimated_percent']:.1f} %, hfu "
+        f"{c['hfu_estimated_percent']:.1f} %, mbu {c['mbu_estimated_percent']:.1f} % of the time "
+        "that programs ran",
+        "accuracy": f"expect about ±{100 * error_bar():.0f} % ({extrapolated}mean error "
+        f"{CALIBRATION.mean_error:.1%} on {CALIBRATION.rows} measurements used for calibration, "
+        f"{HELD_OUT.mean_error:.1%} on {HELD_OUT.rows} held-out ones); see docs/timing.md",
+    }
 
 
-def _operators(r: Recording, rows: int) -> str:
-    head = ("operator", "calls", "time", "share", "engine", "status", "not native", "advice")
-    cells = [
-        (x.op, f"{x.calls:,}", seconds(x.device_s), f"{x.share:.1%}", x.engine, x.status,
-         ", ".join(x.narrowed), x.advice.split("; ")[0])
-        for x in report_rows(r.groups)
-    ]  # fmt: skip
-    return _table(head, cells, rows)
+def _verdict(r: Recording) -> dict[str, Any]:
+    verdict = judge(r)
+    named = {name: charts.COLORS[name] for name, share in verdict.bounds.items() if share > 0}
+    return {
+        "verdict": verdict,
+        "verdict_chart": Markup(charts.bounds(verdict)),
+        "verdict_legend": Markup(charts.legend(named)),
+    }
 
 
-def _modules(r: Recording, rows: int) -> str:
-    head = ("module", "calls", "own", "total", "forward", "backward", "share")
-    found = sorted(module_rows(r), key=lambda x: -x.own_s)
-    cells = [
-        (x.module or "(outside modules)", f"{x.calls:,}",
-         *(seconds(t) for t in (x.own_s, x.total_s, x.forward_s, x.backward_s)), f"{x.share:.1%}")
-        for x in found
-    ]  # fmt: skip
-    return _table(head, cells, rows)
+def _timeline(r: Recording) -> dict[str, Any]:
+    data = timeline(r)
+    boxes = flame(module_rows(r))
+    return {
+        "timeline": packed(data),
+        "left_out": data["leftOut"],
+        "devices": r.devices,
+        "colors": charts.COLORS,
+        "flame": boxes,
+        "flame_depth": 1 + max((box.depth for box in boxes), default=0),
+    }
 
 
-def _counters(r: Recording) -> str:
-    cells = [
-        (name, f"{value:,.6g}", COUNTERS[name].unit.value if name in COUNTERS else "")
-        for name, value in r.counters.items()
-    ]
-    return (
-        f"<details><summary>all {len(cells)}</summary>{_table(('', '', 'unit'), cells)}</details>"
-    )
+def _charts(r: Recording) -> dict[str, Any]:
+    used = {price.engine for _, _, price in r.groups}
+    c = r.counters
+    return {
+        "utilization": [(f"trn:{d}", Markup(charts.utilization(r, d))) for d in r.devices],
+        "roofline": Markup(charts.roofline(r)),
+        "roofline_legend": Markup(
+            charts.legend({name: color for name, color in charts.COLORS.items() if name in used})
+        ),
+        "memory": [
+            (f"HBM of trn:{d}, {gib(use.capacity_bytes)}", Markup(charts.memory(r, d)), table)
+            for (d, use), table in zip(r.memory.items(), _memory_tables(r), strict=True)
+        ],
+        "memory_legend": Markup(charts.legend({name: charts.COLORS[name] for name in CATEGORIES})),
+        "sbuf": gib(c["sbuf_high_water_bytes"]),
+        "psum": gib(c["psum_high_water_bytes"]),
+    }
 
 
-_WORDS = {"engine", "status", "not native", "advice", "unit"}
+def _memory_tables(r: Recording) -> Iterable[HtmlTable]:
+    for use in r.memory.values():
+        whole = use.capacity_bytes
+        rows = [(name, gib(n), f"{n / whole:.1%}") for name, n in use.peak.items()]
+        rows.append(("together", gib(use.peak_bytes), f"{use.peak_bytes / whole:.1%}"))
+        yield HtmlTable("", ("at the peak", "bytes", "of capacity"), rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], most: int = 10_000) -> str:
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=word' if name in _WORDS else ''}>{escape(cell)}</{tag}>"
-            for name, cell in zip(head, row, strict=True)
-        )
+def _tables(r: Recording) -> dict[str, HtmlTable]:
+    modules = sorted(module_rows(r), key=lambda x: -x.own_s)
+    return {
+        "step_table": HtmlTable(
+            "",
+            ("step", "time", "launches"),
+            [(str(i), seconds(s.seconds), f"{s.launches:,}") for i, s in enumerate(steps(r), 1)],
+            most=200,
+        ),
+        "engine_table": HtmlTable(
+            "",
+            ("engine", "active", "of elapsed", "instructions"),
+            [(n, seconds(s), f"{p:.1f} %", f"{k:,.0f}") for n, s, p, k in engine_rows(r)],
+        ),
+        "operator_table": HtmlTable(
+            "",
+            ("operator", "shapes", "calls", "each", "time", "share", "engine", "price",
+             "not native", "advice"),
+            list(_operators(r)),
+        ),
+        "module_table": HtmlTable(
+            "",
+            ("module", "calls", "own", "total", "forward", "backward", "share"),
+            [
+                (x.module or "(outside modules)", f"{x.calls:,}",
+                 *(seconds(t) for t in (x.own_s, x.total_s, x.forward_s, x.backward_s)),
+                 f"{x.share:.1%}")
+                for x in modules
+            ],
+        ),
+        "source_table": HtmlTable(
+            "",
+            ("source line", "calls", "time", "share"),
+            [
+                (x.source, f"{x.calls:,}", seconds(x.device_s), f"{x.share:.1%}")
+                for x in source_rows(r)
+            ],
+        ),
+        "counter_table": HtmlTable(
+            "",
+            ("counter", "value", "unit"),
+            [
+                (name, f"{value:,.6g}", COUNTERS[name].unit.value if name in COUNTERS else "")
+                for name, value in r.counters.items()
+            ],
+        ),
+    }  # fmt: skip
 
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows[:most])
-    left_out = len(rows) - most
-    more = f'<p class="dim">and {left_out:,} more rows</p>' if left_out > 0 else ""
-    table = f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>{more}'
+
+def _operators(r: Recording) -> Iterable[tuple[str, ...]]:
+    """A row for each operator and its shapes, longest first."""
+    found: dict[tuple[str, str, int], tuple[int, Price]] = {}
+    for x in r.launches:
+        key = (x.op, x.signature, x.number)
+        found[key] = found.get(key, (0, x.price))[0] + 1, x.price
+    busy_s = sum(calls * price.seconds for calls, price in found.values()) or 1.0
+    ranked = sorted(found.items(), key=lambda item: (-item[1][0] * item[1][1].seconds, item[0]))
+    for (op, signature, _), (calls, price) in ranked:
+        row = report_rows([(op, calls, price)])[0]
+        yield (
+            canonical(op), signature, f"{calls:,}", seconds(price.seconds),
+            seconds(calls * price.seconds), f"{calls * price.seconds / busy_s:.1%}", row.engine,
+            row.status, ", ".join(row.narrowed), row.advice,
+        )  # fmt: skip

@@ -6,11 +6,12 @@ print(prof.summary())
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -169,6 +170,9 @@ class profile:
         """The profile as text for a terminal: engines, memory, verdict, top `rows`."""
         return summary.text(self.recording, rows, width)
 
+    def _repr_html_(self) -> str:
+        return html.notebook(self.recording) if not self._running else ""
+
     # --- files -----------------------------------------------------------------------------------
 
     def export_chrome_trace(
@@ -185,9 +189,13 @@ class profile:
         """
         trace.write(self.recording, Path(path), max_events, skip_launches)
 
-    def export_html(self, path: str | Path) -> None:
-        """Write one self-contained page: verdict, roofline, utilization, memory, top ops."""
-        Path(path).write_text(html.page(self.recording), encoding="utf-8")
+    def export_html(self, path: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
+        """Write one self-contained page: verdict, timeline, modules, memory, operators.
+
+        about  what it says of the run: "title", "facts" (name to text) and "values"
+        """
+        text = html.page(self.recording, about=about or {})
+        Path(path).write_text(text, encoding="utf-8")
 
     def export_json(self, path: str | Path) -> None:
         """Write counters, verdict, memory and all tables as one JSON object."""

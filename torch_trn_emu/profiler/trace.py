@@ -15,13 +15,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..chip import Chip
 from ..isa import Engine
 from ..pricing import programs
 from ..timing import Span, lanes
 from .hooks import CATEGORIES
 from .recording import Launch, Recording
 
-__all__ = ["DETAIL", "events", "write"]
+__all__ = ["DETAIL", "Slice", "events", "merged", "slices_of", "write"]
 
 Event = dict[str, Any]
 DETAIL = 64  # spans of a lane in one launch, at most twice as many
@@ -167,7 +168,7 @@ def _memory(device: int, shown: "_Shown") -> Iterator[Event]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slice:
+class Slice:
     lane: str
     name: str
     start_ns: float
@@ -187,11 +188,13 @@ class _Shown:
         self.end = min(count, self.begin + max(1, max_events // (2 * _EVENTS_OF_A_LAUNCH)))
         self.limit = DETAIL
         calls = Counter(launch.number for _, launch in self.launches)
-        self.slices = {number: self._slices(number) for number in calls}
+        self.slices = {
+            number: slices_of(number, self.recording.chip, self.limit) for number in calls
+        }
         room = max_events - _EVENTS_OF_A_LAUNCH * (self.end - self.begin)
         while self.limit > 1 and self._total(calls) > room:
             self.limit //= 2
-            self.slices = {number: _merged(s, self.limit) for number, s in self.slices.items()}
+            self.slices = {number: merged(s, self.limit) for number, s in self.slices.items()}
         self.detailed = self._launches_within(room)
 
     @property
@@ -234,18 +237,6 @@ class _Shown:
             text += f"; launches {self.begin} to {self.end} of {len(self.recording.launches)}"
         return text
 
-    def _slices(self, number: int) -> list[_Slice]:
-        chip = self.recording.chip
-        out: list[_Slice] = []
-        start_ns = chip.launch.kernel_overhead_s * 1e9  # shown before the first instruction
-        for program in programs(number):
-            found = lanes(program, chip, self.limit)
-            for lane, spans in found.items():
-                out += _in_order(lane, spans, start_ns)
-            ends = [spans[-1].end_s for spans in found.values()]
-            start_ns += max(ends, default=0.0) * 1e9
-        return out
-
     def engines(self, number: int, launch: Launch) -> Iterator[Event]:
         """The engine lanes of one launch, and the end of its arrow."""
         if number >= self.detailed:
@@ -262,14 +253,27 @@ class _Shown:
                 yield _flow("f", number, launch.device, lane, start_ns)
 
 
-def _in_order(lane: str, spans: Sequence[Span], offset_ns: float) -> Iterator[_Slice]:
+def slices_of(number: int, chip: Chip, limit: int) -> list[Slice]:
+    """The engine lanes of a price's programs, from the beginning of its launch."""
+    out: list[Slice] = []
+    start_ns = chip.launch.kernel_overhead_s * 1e9  # shown before the first instruction
+    for program in programs(number):
+        found = lanes(program, chip, limit)
+        for lane, spans in found.items():
+            out += _in_order(lane, spans, start_ns)
+        ends = [spans[-1].end_s for spans in found.values()]
+        start_ns += max(ends, default=0.0) * 1e9
+    return out
+
+
+def _in_order(lane: str, spans: Sequence[Span], offset_ns: float) -> Iterator[Slice]:
     """Slices of one lane. Transfers of a queue overlap; each is shown from the end of the last."""
     shown_until = 0.0
     for span in spans:
         start_s, end_s = max(span.start_s, shown_until), max(span.end_s, shown_until)
         shown_until = end_s
         written = sum(a.nbytes for a in span.instruction.writes)
-        yield _Slice(
+        yield Slice(
             lane=lane,
             name=span.instruction.opcode + ("" if span.alike else " and others"),
             start_ns=offset_ns + start_s * 1e9,
@@ -280,9 +284,9 @@ def _in_order(lane: str, spans: Sequence[Span], offset_ns: float) -> Iterator[_S
         )
 
 
-def _merged(slices: Sequence[_Slice], limit: int) -> list[_Slice]:
+def merged(slices: Sequence[Slice], limit: int) -> list[Slice]:
     """At most twice `limit` slices a lane: neighbours are merged in pairs until they fit."""
-    out: list[_Slice] = []
+    out: list[Slice] = []
     for _, group in groupby(slices, key=lambda s: s.lane):
         run = list(group)
         while len(run) > 2 * limit:
@@ -292,10 +296,10 @@ def _merged(slices: Sequence[_Slice], limit: int) -> list[_Slice]:
     return out
 
 
-def _join(a: _Slice, b: _Slice) -> _Slice:
+def _join(a: Slice, b: Slice) -> Slice:
     one = a.name == b.name and not a.name.endswith(" and others")
     first = a.name.removesuffix(" and others")
-    return _Slice(
+    return Slice(
         a.lane,
         first if one else f"{first} and others",
         a.start_ns,

@@ -8,7 +8,7 @@ against, so that others can hold silicon or another emulator to them. Needs nump
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ Entry = dict[str, Any]
 _INFERRED = ("trn3", "float4_e2m1fn")
 
 
-def write_vectors(folder: Path | str) -> dict[str, Any]:
-    """Write the vectors and return the manifest.
+def write_vectors(folder: Path | str, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Write the vectors and return the manifest; `advance` is called after each set.
 
     Rounding "nearest_even" has `codes`. Rounding "stochastic" has `codes_toward_zero`,
     `codes_away` and `probability_away` (float32): a result is one of the two codes, and over many
@@ -47,6 +47,7 @@ def write_vectors(folder: Path | str) -> dict[str, Any]:
         for entry, vectors in made:
             key = "/".join(str(entry[k]) for k in _KEYS if k in entry)
             tensors |= {f"{key}/{part}": np.ascontiguousarray(v) for part, v in vectors.items()}
+            advance()
             entries.append(entry | {"file": f"{name}.safetensors", "prefix": key + "/"})
         path = Path(folder) / f"{name}.safetensors"
         with replacing(path) as draft:
