@@ -48,13 +48,13 @@ import torch
 try: torch.ones(1, device="trn")
 except ValueError as error: print(error)
 """
-    assert "'fp7' is none of fp32, bf16" in run(code, TRN_EMU_MATMUL="fp7")
+    assert "unknown precision 'fp7'; choose from fp32, bf16" in run(code, TRN_EMU_MATMUL="fp7")
 
 
 def test_the_process_wide_switch_holds_for_every_thread():
     torch.backends.trn.matmul.precision = "fp32"
     assert torch_trn_emu.current_precision() == "fp32"
-    with pytest.raises(ValueError, match="is none of"):
+    with pytest.raises(ValueError, match="choose from"):
         torch.backends.trn.matmul.precision = "fp16"
 
 

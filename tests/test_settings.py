@@ -108,5 +108,5 @@ def test_a_wrong_value_is_named(environ, kind, named):
 def test_the_instruction_set_may_be_limited():
     assert read({}).isa is None
     assert read({"TRN_EMU_ISA": "avx2"}).isa == "avx2"
-    with pytest.raises(ValueError, match="TRN_EMU_ISA='sse' is none of plain, avx2"):
+    with pytest.raises(ValueError, match="TRN_EMU_ISA='sse' is unknown; choose from plain, avx2"):
         read({"TRN_EMU_ISA": "sse"})

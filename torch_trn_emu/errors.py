@@ -1,4 +1,4 @@
-"""The errors this package raises: a closed list, each kind saying whose turn it is.
+"""The errors this package raises: a closed list; the class tells you who has to act.
 
 Users catch `TrnEmuError`, or `RuntimeError` as they do with torch.
 """

@@ -113,7 +113,7 @@ def estimate(
     a loop makes one pass.
     """
     if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is neither 'eager' nor 'compile'")
+        raise ValueError(f"unknown mode {mode!r}; choose from eager, compile")
     described = get_chip(chip)
     cores = described.check_lnc(lnc)
     recorder = Recorder(Target(described, cores))

@@ -28,7 +28,7 @@ _OWNED = "trn_precision"  # key in a backward node's metadata: an inner module h
 
 def _code(policy: str) -> int:
     if policy not in POLICIES:
-        raise ValueError(f"precision {policy!r} is none of {', '.join(POLICIES)}")
+        raise ValueError(f"unknown precision {policy!r}; choose from {', '.join(POLICIES)}")
     return POLICIES.index(policy)
 
 

@@ -67,7 +67,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     and Unsupported for a chip that is not emulated. The text names the variable.
     """
     if (asked := environ.get("TRN_EMU_AS", "")) not in _ALIASES:
-        raise ValueError(f"TRN_EMU_AS={asked!r}: the device can answer to cuda or to neuron.")
+        raise ValueError(f"TRN_EMU_AS={asked!r}: the alias must be cuda or neuron.")
     chip = _chip(*_agreed(environ, "TRN_EMU_CHIP", "NEURON_PLATFORM_TARGET_OVERRIDE"))
     # [lnc] the runtime's and the compiler's variable must agree.
     name, text = _agreed(environ, "NEURON_RT_VIRTUAL_CORE_SIZE", "NEURON_LOGICAL_NC_CONFIG")
@@ -94,7 +94,7 @@ def settings() -> Settings:
 
 def _host(name: str) -> str:
     if name not in HOSTS:
-        raise ValueError(f"TRN_EMU_HOST={name!r} is none of cpu, cuda and auto.")
+        raise ValueError(f"TRN_EMU_HOST={name!r} is unknown; choose from cpu, cuda, auto.")
     return name
 
 
@@ -102,14 +102,14 @@ def _agreed(environ: Mapping[str, str], first: str, second: str) -> tuple[str, s
     """The one of two variables that is set, and its value; "" when neither is."""
     a, b = environ.get(first, ""), environ.get(second, "")
     if a and b and a != b:
-        raise ValueError(f"{first}={a!r} and {second}={b!r} disagree: set one, or both alike.")
+        raise ValueError(f"{first}={a!r} and {second}={b!r} disagree: set only one, or both to the same value.")
     return (first, a) if a else (second, b)
 
 
 def _one_of(environ: Mapping[str, str], name: str, known: tuple[str, ...]) -> str | None:
     text = environ.get(name) or None
     if text is not None and text not in known:
-        raise ValueError(f"{name}={text!r} is none of {', '.join(known)}.")
+        raise ValueError(f"{name}={text!r} is unknown; choose from {', '.join(known)}.")
     return text
 
 
@@ -142,7 +142,7 @@ def _visible_cores(environ: Mapping[str, str], cores: int, chip: str) -> tuple[i
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(cores)):
         raise ValueError(
             f"{name}={text!r}: {chip} has the logical cores 0 to {cores - 1}; "
-            "name each at most once, and at least one."
+            "list at least one, and each at most once."
         )
     return chosen
 
@@ -155,6 +155,6 @@ def _range(part: str, text: str) -> range:
         end = int(last) if dash else begin
     except ValueError:
         raise ValueError(
-            f"NEURON_RT_VISIBLE_CORES={text!r} is no list of cores such as 0,2 or 0-3."
+            f"NEURON_RT_VISIBLE_CORES={text!r} is not a list of cores; write, for example, 0,2 or 0-3."
         ) from None
     return range(begin, end + 1)

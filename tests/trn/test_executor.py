@@ -419,5 +419,5 @@ def test_the_setting() -> None:
     done = _python(SCRIPT, "machine")
     assert "machine 60.0" in done.stdout, done.stderr
     wrong = _python("import torch; torch.ones(1).to('trn')", "slow")
-    assert "TRN_EMU_EXECUTOR='slow' is none of fast, machine" in wrong.stderr
+    assert "TRN_EMU_EXECUTOR='slow' is unknown; choose from fast, machine" in wrong.stderr
     assert torch_trn_emu.executor_report() == []

@@ -60,7 +60,7 @@ def read_options(mode: str | None, options: Mapping[str, Any] | None) -> Options
     """
     mode = mode or "default"
     if mode not in MODES:
-        raise ValueError(f"mode {mode!r} of backend 'trn' is none of {', '.join(MODES)}")
+        raise ValueError(f"unknown mode {mode!r} of backend 'trn'; choose from {', '.join(MODES)}")
     given = dict(options or {})
     own = {name: given.pop(name) for name in tuple(given) if name in OWN_OPTIONS}
     for name, value in own.items():

@@ -138,7 +138,7 @@ def sensitivity(
     """
     unknown = {*policies, baseline} - set(POLICIES)
     if unknown or not policies:
-        raise ValueError(f"policies {sorted(unknown)}: choose of {', '.join(POLICIES)}.")
+        raise ValueError(f"unknown policies {sorted(unknown)}; choose from {', '.join(POLICIES)}.")
     sweep = _Sweep(model, batch, baseline, seed)
     expected = sweep.output({})
     rows = [
