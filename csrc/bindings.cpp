@@ -1,4 +1,5 @@
 // What Python sees of the C++ side. The only file that includes Python.
+#include "aten/accelerated.h"
 #include "aten/host_pool.h"
 #include "aten/missing_dtypes.h"
 #include "aten/policy.h"
@@ -6,14 +7,18 @@
 #include "runtime/allocator.h"
 #include "runtime/device.h"
 #include "runtime/generator.h"
+#include "runtime/graph.h"
 #include "runtime/hbm.h"
 #include "runtime/hooks.h"
 #include "runtime/host.h"
 #include "runtime/ledger.h"
+#include "runtime/listing.h"
+#include "runtime/profiler_stubs.h"
 #include "runtime/stream.h"
 
 #include "numerics/isa.h"
 
+#include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
@@ -82,6 +87,17 @@ void bind_device(py::module_& m) {
       py::arg("name"), py::arg("device_count"), py::arg("hbm_bytes"), py::arg("dispatch_ns"),
       py::arg("host") = "cpu");
   m.def("set_missing_dtypes", &set_missing_dtypes);
+  m.def("register_accelerated", &register_accelerated, py::arg("names"));
+  m.def("answer_to_cuda_profiler", &answer_to_cuda_profiler);
+  m.def(
+      "set_graph_hooks",
+      [](std::function<void(int64_t)> begin, std::function<void(int64_t)> end,
+         std::function<void(int64_t)> replay, std::function<void(int64_t)> reset,
+         std::function<void(int64_t, const std::string&)> dump) {
+        set_graph_hooks({std::move(begin), std::move(end), std::move(replay), std::move(reset),
+                         std::move(dump)});
+      },
+      py::arg("begin"), py::arg("end"), py::arg("replay"), py::arg("reset"), py::arg("dump"));
   m.def("limit_isa", [](int level) { numerics::limit_isa(numerics::Isa(level)); });
   m.def("isa", [] { return int(numerics::isa()); });
   m.def("device_count", &device_count);
@@ -144,6 +160,13 @@ void bind_ledger(py::module_& m) {
     return out;
   });
   m.def("pause_ledger", [](bool paused) { return Ledger::pause(paused); });
+  m.def("list_launches", [](bool listing) {
+    std::vector<std::tuple<std::string, int64_t, int64_t>> out;
+    for (const LaunchRow& row : list_launches(listing)) {
+      if (!row.price.free) out.emplace_back(row.op, row.price.device_ns, row.price.row);
+    }
+    return out;
+  });
   m.def("core_times", [](int device) {
     const CoreTimes times = Ledger::of(c10::DeviceIndex(device)).times();
     return std::tuple(times.dispatch_ns, times.busy_ns, times.idle_ns);

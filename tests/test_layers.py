@@ -22,6 +22,7 @@ LAYERS = (
     ("timing",),
     ("counters",),
     ("precision", "annotation"),
+    ("accelerated",),
     ("lowering",),
     ("pricing", "advice"),
     ("compiler",),

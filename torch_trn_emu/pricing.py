@@ -5,7 +5,7 @@ reads a clock, so equal calls have equal prices.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 from types import MappingProxyType
@@ -23,6 +23,7 @@ __all__ = [
     "NOT_MODELLED",
     "OpRow",
     "Price",
+    "combined",
     "host_seconds",
     "price_call",
     "price_programs",
@@ -31,6 +32,7 @@ __all__ = [
     "record",
     "remember",
     "report_rows",
+    "scaled",
 ]
 
 NOT_MODELLED = "not modelled"
@@ -136,6 +138,34 @@ def price_programs(name: str, programs: list[Program], chip: Chip) -> Price:
         seconds=totals["total_time"],
         totals=totals,
     )
+
+
+def combined(name: str, parts: list[Price], chip: Chip) -> Price:
+    """The price of several launches as one: their programs in a row, started once."""
+    started = sum(1 for part in parts if part.totals and not part.free)
+    totals = dict(combine((part.totals, 1) for part in parts)) if parts else dict(_NOTHING)
+    saved = max(0, started - 1) * chip.launch.kernel_overhead_s
+    seconds = max(0.0, sum(part.seconds for part in parts) - saved)
+    totals["total_time"] = seconds
+    busiest = max(parts, key=lambda part: part.seconds, default=None)
+    return Price(
+        op=name,
+        row=name,
+        engine=busiest.engine if busiest else "",
+        status="modelled" if all(part.status == "modelled" for part in parts) else "inferred",
+        seconds=seconds,
+        totals=MappingProxyType(totals),
+    )
+
+
+def scaled(price: Price, name: str, share: float, chip: Chip) -> Price:
+    """The price of a part of the work of a launch; starting it costs the same."""
+    started = min(price.seconds, chip.launch.kernel_overhead_s)
+    seconds = started + (price.seconds - started) * share
+    totals = {key: value * share for key, value in price.totals.items()}
+    totals["total_time"] = seconds
+    fixed = MappingProxyType(totals)
+    return replace(price, op=name, row=name, status="inferred", seconds=seconds, totals=fixed)
 
 
 def _scheduled(program: object, chip: Chip) -> Run:

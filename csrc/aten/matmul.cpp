@@ -165,11 +165,6 @@ Tensor mm(const Tensor& a, const Tensor& b) {
   return HostOp<at::_ops::mm>::kernel(a, b);
 }
 
-Tensor mm_dtype(const Tensor& a, const Tensor& b, at::ScalarType dtype) {
-  if (auto made = product("aten::mm.dtype", a, b, nullptr, 0, 1, dtype)) return *made;
-  return HostOp<at::_ops::mm_dtype>::kernel(a, b, dtype);
-}
-
 Tensor& mm_out(const Tensor& a, const Tensor& b, Tensor& out) {
   if (auto made = product("aten::mm.out", a, b)) return store(*made, out);
   return HostOp<at::_ops::mm_out>::kernel(a, b, out);
@@ -302,7 +297,6 @@ Tensor host_product(const Tensor& a, const Tensor& b, OperandFormats formats,
 void register_matmul(Registrar& registrar) {
   registrar.add("mm", &mm);
   registrar.add("mm.out", &mm_out);
-  registrar.add("mm.dtype", &mm_dtype);
   registrar.add("bmm", &bmm);
   registrar.add("bmm.out", &bmm_out);
   registrar.add("mv", &mv);

@@ -3,6 +3,7 @@
 // themselves.
 #include "redispatch.h"
 
+#include "accelerated.h"
 #include "alias.h"
 #include "foreach.h"
 #include "policy.h"
@@ -168,11 +169,21 @@ std::vector<c10::IValue> copy_of(const c10::IValue* begin, size_t count) {
   return std::vector<c10::IValue>(begin, begin + count);
 }
 
-void call_host(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
+// A plan, and the operator that runs on the host in its operator's place (accelerated.h).
+struct Planned {
+  explicit Planned(const c10::OperatorHandle& op) : plan(op), twin(twin_of(op.operator_name())) {}
+  OpPlan plan;
+  std::optional<c10::OperatorHandle> twin;
+};
+
+void call_host(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet keys,
                torch::jit::Stack* stack, c10::DeviceIndex device) {
+  const OpPlan& plan = planned.plan;
   std::optional<DefaultGeneratorSwap> swap;
   if (plan.draws_unseen) swap.emplace(device);
-  if (stochastic_rounding() && plan.rounds) {
+  if (planned.twin.has_value()) {
+    planned.twin->callBoxed(stack);
+  } else if (stochastic_rounding() && plan.rounds) {
     call_rounding_stochastically(plan, op, keys, stack);
   } else if (plan.foreach_list) {
     call_foreach(plan, op, keys, stack);
@@ -191,8 +202,9 @@ void check_indices(const at::Tensor& indexed, const c10::IValue& indices) {
   }
 }
 
-void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
+void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet keys,
          torch::jit::Stack* stack) {
+  const OpPlan& plan = planned.plan;
   const size_t count = plan.arguments.size();
   const size_t first = stack->size() - count;
   c10::IValue* arguments = stack->data() + first;
@@ -219,7 +231,7 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
     arguments[i] = host_argument(call, plan.arguments[i], arguments[i]);
   }
   BelowAutograd guard;
-  call_host(plan, op, host().counterpart(keys), stack, call.device());
+  call_host(planned, op, host().counterpart(keys), stack, call.device());
   if (C10_UNLIKELY(row == nullptr)) {
     const CallText results(copy_of(stack->data() + first, stack->size() - first));
     row = ledger.add(signature, plan.name.c_str(), *given, results, policy);
@@ -233,20 +245,20 @@ void run(const OpPlan& plan, const c10::OperatorHandle& op, DispatchKeySet keys,
 class HostKernel final : public c10::OperatorKernel {
  public:
   void operator()(const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
-    const OpPlan* plan = plan_.load(std::memory_order_acquire);
-    if (plan == nullptr) plan = make(op);
-    run(*plan, op, keys, stack);
+    const Planned* planned = planned_.load(std::memory_order_acquire);
+    if (planned == nullptr) planned = make(op);
+    run(*planned, op, keys, stack);
   }
 
  private:
-  const OpPlan* make(const c10::OperatorHandle& op) {
-    auto* made = new OpPlan(op);  // kernels live as long as the process
-    const OpPlan* expected = nullptr;
-    if (plan_.compare_exchange_strong(expected, made)) return made;
+  const Planned* make(const c10::OperatorHandle& op) {
+    auto* made = new Planned(op);  // kernels live as long as the process
+    const Planned* expected = nullptr;
+    if (planned_.compare_exchange_strong(expected, made)) return made;
     delete made;
     return expected;
   }
-  std::atomic<const OpPlan*> plan_{nullptr};
+  std::atomic<const Planned*> planned_{nullptr};
 };
 
 }  // namespace
@@ -278,7 +290,7 @@ torch::CppFunction host_kernel() {
 }
 
 void run_on_host(const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
-  run(OpPlan(op), op, keys, stack);
+  run(Planned(op), op, keys, stack);
 }
 
 }  // namespace trn

@@ -18,7 +18,6 @@ InHbm::InHbm(c10::DeviceIndex device) noexcept : previous_(target) {
 
 namespace {
 void report(void* pointer, int64_t bytes, const HbmPool& pool, c10::DeviceIndex device) {
-  if (!c10::memoryProfilingEnabled()) return;
   const HbmStats stats = pool.stats();
   c10::reportMemoryUsageToProfiler(pointer, bytes, stats.allocated, stats.reserved,
                                    c10::Device(kTrn, device));
@@ -29,7 +28,9 @@ void report(void* pointer, int64_t bytes, const HbmPool& pool, c10::DeviceIndex 
 void* take_block(c10::DeviceIndex device, size_t bytes) {
   HbmPool& pool = hbm(device);
   void* pointer = pool.allocate(bytes);
-  report(pointer, int64_t(bytes), pool, device);
+  // The block, not what was asked for: what is freed later is the block.
+  if (pointer != nullptr && c10::memoryProfilingEnabled())
+    report(pointer, int64_t(pool.block_bytes(pointer)), pool, device);
   return pointer;
 }
 

@@ -1,6 +1,8 @@
 // One ledger and one clock for each logical core, both behind a short lock.
 #include "ledger.h"
 
+#include "listing.h"
+
 #include "device.h"
 #include "stream.h"
 
@@ -20,6 +22,8 @@ namespace {
 std::mutex pricer_mutex;
 Pricer pricer;
 thread_local bool paused = false;
+thread_local bool listing_launches = false;
+thread_local std::vector<const LaunchRow*> listed;
 
 std::array<std::atomic<LaunchListener*>, kListeners> listeners{};
 
@@ -232,9 +236,20 @@ LaunchRow* Ledger::add_priced(uint64_t key, LaunchRow row) {
 
 bool Ledger::pause(bool pause) noexcept { return std::exchange(paused, pause); }
 
+std::vector<LaunchRow> list_launches(bool listing) {
+  std::vector<LaunchRow> out;
+  for (const LaunchRow* row : std::exchange(listed, {})) out.push_back(*row);
+  listing_launches = listing;
+  return out;
+}
+
 void Ledger::launch(LaunchRow* row) noexcept {
   if constexpr (!kPricing) return;
   if (paused) return;
+  if (listing_launches) {
+    listed.push_back(row);
+    return;
+  }
   const int64_t dispatch_ns =
       row->price.dispatch_ns >= 0 ? row->price.dispatch_ns : config().dispatch_ns;
   Launched launch{row, core_.device, current_stream(core_.device).id(), 0, dispatch_ns, 0, 0};

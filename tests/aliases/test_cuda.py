@@ -195,3 +195,30 @@ def test_threads_of_the_script_see_cuda_too(tmp_path):
     done = run_as_cuda(tmp_path, THREADS)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
+
+
+PROFILED = """
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+x = torch.randn(64, 64, device="cuda")
+for activities in ([ProfilerActivity.CPU, ProfilerActivity.CUDA], [ProfilerActivity.CUDA]):
+    with profile(activities=activities, profile_memory=True) as run:
+        x @ x
+    rows = run.key_averages()
+    assert sum(row.device_time_total for row in rows) > 0
+    assert rows.table(sort_by="cuda_time_total")
+with torch.autograd.profiler.profile(use_device="cuda") as run:
+    x @ x
+assert {row.key: row.device_time_total for row in run.key_averages()}["aten::mm"] > 0
+with torch.autograd.profiler.emit_nvtx():
+    x @ x
+print("done")
+"""
+
+
+def test_profilers_asked_for_cuda_have_device_time(tmp_path):
+    done = run_as_cuda(tmp_path, PROFILED)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"
+    assert "Exception in RecordFunction callback" not in done.stderr

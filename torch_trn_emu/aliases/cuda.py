@@ -29,6 +29,7 @@ from ..host import host_device
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 from ..trn.legacy import TensorType, tensor_types
 from .cuda_names import MODULES, PARTS, REFUSED, SAME, SPECIAL
+from .cuda_profiler import map_profilers
 
 __all__ = ["CudaIsTrn", "install", "to_trn"]
 
@@ -368,6 +369,7 @@ def install() -> None:
     _map_storages()
     _map_data_parallel()
     _map_threads()
+    map_profilers()
     CudaIsTrn().__enter__()  # for good
     if _TOLD not in os.environ:
         os.environ[_TOLD] = "1"

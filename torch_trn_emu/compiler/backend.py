@@ -29,10 +29,12 @@ from .control import copy_of, put_flags
 from .decompositions import decompositions
 from .dump import write_dump
 from .engine import target_of_process
+from .flex import open_flex_attention
 from .fuse_producers import fuse_producers
 from .kernels import in_one_file
-from .operators import apply_precision, multiply_attention, policy_of
+from .operators import apply_precision, multiply_attention, policy_of, to_twins
 from .options import Options, read_options
+from .overlaps import separate_overlaps
 from .pieces import Launch, pieces_of
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
@@ -66,6 +68,7 @@ def trn(
     eager = copy_of(gm)
     for part in graphs_of(gm):
         multiply_attention(part.graph, policy)
+        open_flex_attention(part.graph)
     with (
         _uncounted(),
         _cache_keys(gm, policy, chosen),
@@ -119,8 +122,10 @@ def compile_graph(
         placement = placement_of(gm, device)
         for part in graphs_of(gm):
             apply_precision(part.graph, policy)
+            to_twins(part.graph)
             fused += fuse_producers(part.graph) if options.fuse_producers else 0
             round_once(part.graph)
+            separate_overlaps(part.graph)
         inputs = host_inputs(example_inputs)
         rehome(gm)
         record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes, fused=fused)

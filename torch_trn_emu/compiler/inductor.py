@@ -1,5 +1,6 @@
-"""What `torch.compile` without a backend meets on trn tensors: an error that names the right one.
+"""What Inductor finds where it keeps the code generators of a device: an error with the remedy.
 
+Graphs of `torch.compile` never come here (`plain.py`); what calls Inductor by other ways does.
 Inductor looks for these names in `torch.trn`. Checked on torch 2.13.0.
 """
 
@@ -22,8 +23,8 @@ class _Refusal:
     @staticmethod
     def create(*_: Any) -> NoReturn:
         raise Unsupported(
-            "Inductor alone makes no code for trn tensors. Use torch.compile(..., backend='trn'), "
-            "or torch._dynamo.set_default_backend('trn') once for the whole program."
+            "Inductor alone makes no code for trn tensors, AOTInductor's libraries included. Use "
+            "torch.compile(model), or torch.compile(model, backend='trn')."
         )
 
 

@@ -15,10 +15,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from .. import _C
+from ..accelerated import KERNELS, twin_of
 from ..annotation import ANNOTATION
 from ..precision import POLICIES
 
-__all__ = ["PRECISE", "apply_precision", "multiply_attention", "policy_of", "register_shapes"]
+__all__ = [
+    "PRECISE",
+    "apply_precision",
+    "multiply_attention",
+    "policy_of",
+    "register_shapes",
+    "to_twins",
+]
 
 aten, trn = torch.ops.aten, torch.ops.trn
 
@@ -238,3 +246,29 @@ def apply_precision(graph: Graph, policy: str) -> int:
         graph.erase_node(node)
         count += 1
     return count
+
+
+def to_twins(graph: Graph) -> int:
+    """Operators that the host has no kernel for become those that compute them there."""
+    count = 0
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and (twin := twin_of(node.target)):
+            node.target = twin
+            count += 1
+    return count
+
+
+def _shapes_of(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    """A twin's shapes are those of its operator of aten."""
+
+    def shapes(*arguments: Any, **keywords: Any) -> Any:
+        return op(*arguments, **keywords)
+
+    return shapes
+
+
+for _name in KERNELS:
+    _op, _, _overload = _name.partition(".")
+    _aten = getattr(getattr(aten, _op), _overload or "default")
+    if not _aten._schema.is_mutable:
+        library.register_fake(f"trn::{_name}")(_shapes_of(_aten))

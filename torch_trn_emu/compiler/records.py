@@ -47,13 +47,14 @@ def note(record: GraphRecord) -> None:
         _records.append(record)
 
 
-def note_once(reason: str) -> None:
-    """Record something that holds for all graphs."""
+def note_once(reason: str) -> bool:
+    """Record something that holds for all graphs. Whether it was new."""
     with _lock:
         known = reason in _said
         _said.add(reason)
     if not known:
         note(GraphRecord(name="all graphs", kind="note", status="note", reason=reason))
+    return not known
 
 
 def fall_back(name: str, kind: str, nodes: int, reason: str) -> None:

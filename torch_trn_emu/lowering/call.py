@@ -35,6 +35,7 @@ DTYPES = MappingProxyType(
         "Float8_e4m3fn": "float8_e4m3fn",
         "Float8_e5m2": "float8_e5m2",
         "Float8_e8m0fnu": "float8_e8m0fnu",
+        "Float4_e2m1fn_x2": "uint8",  # two codes in a byte
         "float32": "float32",
         "bfloat16": "bfloat16",
         "float16": "float16",
@@ -51,6 +52,7 @@ DTYPES = MappingProxyType(
         "float8_e4m3fn": "float8_e4m3fn",
         "float8_e5m2": "float8_e5m2",
         "float8_e8m0fnu": "float8_e8m0fnu",
+        "float4_e2m1fn_x2": "uint8",
     }
 )
 NARROWED = frozenset(("Double", "Long", "UInt64", "float64", "int64", "uint64"))

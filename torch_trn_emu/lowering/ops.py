@@ -91,10 +91,10 @@ from .products import (
     compute_format,
     lower_addbmm,
     lower_matmul,
-    lower_scaled,
     multiplied,
     product_of,
 )
+from .quantized import grouped, lower_scaled_mm, of_codes, scaled_grouped, with_packed_weight
 from .ranks import kth, middle, randperm, ranked
 from .rearrangements import (
     concatenate,
@@ -194,6 +194,7 @@ _MASKED = "as if all were moved: how much is chosen is data; on one core"
 _COLUMNS = "along columns: by its class"
 _AHEAD = "along a dimension before many elements: as if its rows lay in memory"
 _UNMASKED = "as without the mask"
+_EQUAL = "groups of equal size: how they share the rows is data"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _CHANNELS = {"x": 0, "weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
 _LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
@@ -240,7 +241,14 @@ _ELEMENTWISE = (
     _row("where masked_fill", "vector", lower_elementwise, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
-    _row("_scaled_mm", "tensor", lower_scaled, MADE, "of blocks: by its class"),
+    _row("_scaled_mm _scaled_mm_v2", "tensor", lower_scaled_mm, "inferred",
+         "MX codes lie as the array reads them; scales of 128 as those of rows"),
+    _row("mx_matmul", "tensor", of_codes, "inferred", "codes lie as the array reads them"),
+    _row("_grouped_mm", "tensor", grouped, "inferred", _EQUAL),
+    _row("_scaled_grouped_mm", "tensor", scaled_grouped(2, 4), "inferred", _EQUAL),
+    _row("_scaled_grouped_mm_v2", "tensor", scaled_grouped(2, 8), "inferred", _EQUAL),
+    _row("_weight_int4pack_mm _weight_int8pack_mm _mixed_dtypes_linear", "tensor",
+         with_packed_weight, "inferred", "the weight is read as bfloat16"),
     _row("mm bmm mv dot vdot linear", "tensor", lower_matmul, MADE,
          "the precision policy's operands", of_product),
     _row("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, MADE,

@@ -176,7 +176,7 @@ def _float(t: TensorArg) -> str:
 
 def _factors(call: Call) -> tuple[float, float]:
     """Beta and alpha, which follow the three tensors (and a dtype, in that overload)."""
-    at = 4 if call.op.endswith(".dtype") else 3
+    at = 4 if ".dtype" in call.op else 3
     return float(call.argument(at, 1)), float(call.argument(at + 1, 1))
 
 

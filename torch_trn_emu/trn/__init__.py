@@ -25,13 +25,14 @@ from .device import (
     init,
     ipc_collect,
     is_available,
-    is_current_stream_capturing,
     is_initialized,
     is_tf32_supported,
     set_device,
     set_sync_debug_mode,
     synchronize,
 )
+from .graphs import Graph, graph, graph_pool_handle, is_current_stream_capturing
+from .graphs import install as _install_graphs
 from .launches import counters, reset_counters
 from .memory import (
     device_memory_used,
@@ -83,6 +84,7 @@ from .streams import (
 __all__ = [
     "DeviceProperties",
     "Event",
+    "Graph",
     "Stream",
     "StreamContext",
     "amp",
@@ -108,6 +110,8 @@ __all__ = [
     "get_rng_state",
     "get_rng_state_all",
     "get_sync_debug_mode",
+    "graph",
+    "graph_pool_handle",
     "has_half",
     "has_magma",
     "init",
@@ -162,6 +166,7 @@ globals().update(legacy.TENSORS, **legacy.STORAGES)  # torch.trn.FloatTensor, Fl
 _CODE_GENERATORS = ("Scheduling", "PythonWrapperCodegen", "CppWrapperCodegen", "WrapperFxCodegen")
 
 register(__name__)
+_install_graphs()
 
 
 def __getattr__(name: str) -> Any:

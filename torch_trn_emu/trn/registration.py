@@ -4,10 +4,11 @@ import sys
 
 import torch
 
-from .. import _C
+from .. import _C, accelerated
 from ..host import host_name
 from ..precision import install
 from ..settings import ALIAS, DEVICE_TYPE, ISAS, settings
+from . import late
 from .amp import lower_to_bfloat16
 from .backward import keep_backward_on_the_calling_thread
 from .distributed import refuse_collectives
@@ -55,6 +56,8 @@ def register(module_name: str) -> None:
         host=host,
     )
     _C.set_missing_dtypes(chosen.chip.name, sorted(_LATER_DTYPES - chosen.chip.native_dtypes))
+    accelerated.register()
+    late.install()
     install_pricer()
     if chosen.executor == "machine":
         from .executor import install as install_machine  # needs more of torch than most runs

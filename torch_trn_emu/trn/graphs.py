@@ -1,0 +1,243 @@
+"""Captured graphs: `torch.accelerator.Graph` on trn, and `graph` as in torch.cuda.
+
+A capture runs each operator to know what it gives, then puts back what was written: as on CUDA,
+nothing has happened until `replay`. A replay runs the operators again into the same tensors and is
+one launch, whose time is that of its kernels without the dispatches. Checked on torch 2.13.0.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .. import _C
+from ..settings import DEVICE_TYPE, settings
+from .device import current_device, synchronize
+
+__all__ = ["Graph", "graph", "graph_pool_handle", "install", "is_current_stream_capturing"]
+
+_HANDLES = count(1)
+_READS_ON_HOST = ("aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::nonzero")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One operator of a capture and the tensors that hold its results."""
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Tensor, ...]
+
+
+@dataclass(slots=True)
+class _Capture:
+    device: int
+    steps: list[_Step] = field(default_factory=list)
+    saved: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    row: Any = None  # of the ledger, where replays are counted
+    mode: "_Recorder | None" = None
+    random: Tensor | None = None
+
+
+def _on_trn(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.device.type == DEVICE_TYPE
+
+
+def _tensors(*values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if _on_trn(leaf)]
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps every operator that touches trn, and what it overwrites."""
+
+    def __init__(self, capture: _Capture) -> None:
+        super().__init__()
+        self.capture = capture
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = _tensors(args, kwargs)
+        self._refuse_reads(func, args, kwargs, given)
+        if func._schema.is_mutable:
+            for tensor in _written(func, args, kwargs):
+                self._save(tensor)
+        results = func(*args, **kwargs)
+        made = _tensors(results)
+        if (given or made) and not _is_free(func, given, made):
+            self.capture.steps.append(_Step(func, args, kwargs, tuple(made)))
+        return results
+
+    def _refuse_reads(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> None:
+        name = func._schema.name
+        leaves = name == "aten::copy_" and _on_trn(args[1]) and not _on_trn(args[0])
+        target = kwargs.get("device") if name == "aten::_to_copy" else None
+        leaves |= bool(given) and target is not None and target.type != DEVICE_TYPE
+        if given and (name in _READS_ON_HOST or leaves):
+            raise RuntimeError(
+                f"{name} waits for values of the device, which a captured graph cannot: operation "
+                "not permitted when stream is capturing. Do it before or after the capture."
+            )
+
+    def _save(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.capture.saved:
+            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+            with uncounted():
+                self.capture.saved[storage.data_ptr()] = (whole, whole.clone())
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    found = []
+    for k, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found += _tensors(args[k] if k < len(args) else kwargs.get(argument.name))
+    return found
+
+
+def _is_free(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
+    """Whether all results are views of what was given: they need no second run."""
+    if func._schema.is_mutable or not made:
+        return False
+    known = {t.untyped_storage().data_ptr() for t in given}
+    return all(t.untyped_storage().data_ptr() in known for t in made)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """What the emulator does for itself is no launch."""
+    previous = _C.pause_ledger(True)
+    try:
+        yield
+    finally:
+        _C.pause_ledger(previous)
+
+
+def _row(number: int, device: int, listed: list[tuple[str, int, int]]) -> Any:
+    """A row of the ledger for replays: the kernels one after the other, started once."""
+    from ..pricing import Price, combined, prices, remember
+
+    launch = settings().chip.launch
+    found = [price for price in prices(number for _, _, number in listed) if price is not None]
+    price: Price = combined(f"trn::graph_{number}", found, settings().chip)
+    return _C.add_graph_row(
+        device=device,
+        name=price.op,
+        signature=f"({len(listed)} kernels)",
+        key=(1 << 62) + number,
+        device_ns=round(price.seconds * 1e9),
+        dispatch_ns=round(launch.graph_launch_s * 1e9),
+        price_row=remember(price),
+        blocks=False,
+    )
+
+
+# --- what csrc/runtime/graph.cpp calls ------------------------------------------------------------
+
+_captures: dict[int, _Capture] = {}
+_open: list[int] = []
+
+
+def _begin(number: int) -> None:
+    if _open:
+        raise RuntimeError("a graph is being captured already: end that capture first")
+    from .random import get_rng_state
+
+    capture = _Capture(current_device(), random=get_rng_state())
+    capture.mode = _Recorder(capture)
+    _captures[number] = capture
+    _open.append(number)
+    capture.mode.__enter__()
+    _C.list_launches(True)
+
+
+def _end(number: int) -> None:
+    from .random import set_rng_state
+
+    capture = _captures[number]
+    assert capture.mode is not None
+    capture.mode.__exit__(None, None, None)
+    _open.remove(number)
+    capture.row = _row(number, capture.device, _C.list_launches(False))
+    with uncounted():
+        for whole, kept in capture.saved.values():
+            whole.copy_(kept)
+    capture.saved.clear()
+    if capture.random is not None:
+        set_rng_state(capture.random)
+    capture.mode = None
+
+
+def _replay(number: int) -> None:
+    capture = _captures[number]
+    with uncounted(), torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+        for step in capture.steps:
+            _run(step)
+    _C.launch_graph(capture.device, capture.row, 1)
+
+
+def _run(step: _Step) -> None:
+    made = _tensors(step.op(*step.args, **step.kwargs))
+    for fresh, kept in zip(made, step.results, strict=True):
+        if fresh is not kept and fresh.data_ptr() != kept.data_ptr():
+            kept.copy_(fresh)
+
+
+def _reset(number: int) -> None:
+    _captures.pop(number, None)
+
+
+def _dump(number: int, path: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("digraph trn {\n")
+        for k, step in enumerate(_captures[number].steps):
+            file.write(f'  n{k} [label="{step.op}"];\n')
+            if k:
+                file.write(f"  n{k - 1} -> n{k};\n")
+        file.write("}\n")
+
+
+def install() -> None:
+    """Make `torch.accelerator.Graph` work on trn."""
+    _C.set_graph_hooks(begin=_begin, end=_end, replay=_replay, reset=_reset, dump=_dump)
+
+
+# --- torch.cuda's names ---------------------------------------------------------------------------
+
+
+class Graph(torch.accelerator.Graph):
+    """A captured graph, as `torch.cuda.CUDAGraph`: `capture_begin`, `capture_end`, `replay`."""
+
+
+def graph_pool_handle() -> tuple[int, int]:
+    """A name for a memory pool that graphs may share. Pools are one here."""
+    return (1, next(_HANDLES))
+
+
+def is_current_stream_capturing() -> bool:
+    """Whether a graph is being captured on this thread's stream."""
+    return bool(_open)
+
+
+@contextmanager
+def graph(
+    trn_graph: torch.accelerator.Graph,
+    pool: tuple[int, int] | None = None,
+    stream: Any = None,
+    capture_error_mode: str = "global",
+) -> Iterator[None]:
+    """Capture what the block launches into `trn_graph`, as `torch.cuda.graph` does."""
+    if pool is not None:
+        trn_graph.graph_pool = pool
+    synchronize()
+    trn_graph.capture_begin()
+    try:
+        yield
+    finally:
+        trn_graph.capture_end()
