@@ -85,9 +85,13 @@ def may_be_named(graph: torch.cuda.CUDAGraph | None, weight: object) -> bool:
     return isinstance(graph, torch.cuda.CUDAGraph)
 
 assert not may_be_named(None, weight)
+graph, held = torch.cuda.CUDAGraph(), torch.zeros(2).cuda()
+with torch.cuda.graph(graph):
+    held.add_(1)
+graph.replay()
+assert held.tolist() == [1, 1]
 several = lambda: nn.DataParallel(nn.Linear(2, 2).cuda())
 for refused, reason in (
-    (torch.cuda.CUDAGraph, "--as-cuda cannot map it"),
     (torch.cuda.cudart, "--as-cuda cannot map it"),
     (several, "NEURON_RT_NUM_CORES=1"),
 ):

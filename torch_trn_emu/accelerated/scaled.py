@@ -228,7 +228,8 @@ def scaled_mm_v2(
     if kinds in _HOST:
         first: Any = (scale_a, recipe_a, swizzle_a)
         second: Any = (scale_b, recipe_b, swizzle_b)
-        return torch._scaled_mm_v2(self, mat2, *first, *second, bias, out_dtype)
+        made: Tensor = torch.ops.aten._scaled_mm_v2(self, mat2, *first, *second, bias, out_dtype)
+        return made
     swizzles = swizzles_of(swizzle_a, swizzle_b)
     product = RECIPES[kinds](self, mat2, scale_a[0], scale_b[0], swizzles)
     return finish(product, bias, out_dtype or self.dtype)

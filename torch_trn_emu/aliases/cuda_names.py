@@ -18,11 +18,11 @@ PARTS = ("graphs", "memory", "random", "streams")
 
 SAME = tuple(
     """
-    Event Stream StreamContext can_device_access_peer current_device current_stream
+    CUDAGraph Event Stream StreamContext can_device_access_peer current_device current_stream
     default_generators default_stream device device_count device_memory_used device_of empty_cache
     get_allocator_backend get_arch_list get_device_capability get_device_name get_device_properties
     get_gencode_flags get_per_process_memory_fraction get_rng_state get_rng_state_all
-    get_sync_debug_mode has_half has_magma init initial_seed ipc_collect is_available
+    get_sync_debug_mode graph graph_pool_handle has_half has_magma init initial_seed ipc_collect is_available
     is_bf16_supported is_current_stream_capturing is_initialized is_tf32_supported
     list_gpu_processes manual_seed manual_seed_all max_memory_allocated max_memory_cached
     max_memory_reserved mem_get_info memory_allocated memory_cached memory_reserved memory_snapshot
@@ -87,8 +87,8 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         reason: tuple(names.split())
         for reason, names in {
-            "graphs are compiled, not captured: use torch.compile": (
-                "CUDAGraph graph graph_pool_handle make_graphed_callables"
+            "it captures both passes: use torch.compile, or torch.cuda.graph for a whole step": (
+                "make_graphed_callables"
             ),
             "there is one pool for each core": (
                 "MemPool use_mem_pool CUDAPluggableAllocator change_current_allocator "

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch_trn_emu.accelerated import KERNELS
 from torch_trn_emu.lowering.call import Call
 from torch_trn_emu.lowering.ops import OPS
 from torch_trn_emu.parity.noise import matmul_kind
@@ -15,6 +16,7 @@ __all__ = ["coverage", "execute"]
 
 # Of a price: by the operator's own row, by its class, nothing to pay, or unknown: docs/coverage.md.
 STATUSES = ("modelled", "inferred", "free", "not modelled")
+_NOT_ON_HOST = frozenset(name.partition(".")[0] for name in KERNELS)
 
 
 def execute(options: Namespace) -> int:
@@ -49,7 +51,12 @@ def _of_run(calls: Mapping[str, tuple[int, str, str]]) -> Iterator[dict[str, Any
 
 def _row(op: str, engine: str, status: str, note: str, calls: int | str) -> dict[str, Any]:
     kind = matmul_kind(Call(op, (), ()).name)
-    contract = f"operands as the policy says ({kind})" if kind else "the host's values, bit for bit"
+    if kind:
+        contract = f"operands as the policy says ({kind})"
+    elif op.partition("::")[2].partition(".")[0] in _NOT_ON_HOST or op in _NOT_ON_HOST:
+        contract = "a kernel of its own: docs/fidelity.md"
+    else:
+        contract = "the host's values, bit for bit"
     return {
         "op": op,
         "contract": contract,

@@ -194,6 +194,7 @@ _MASKED = "as if all were moved: how much is chosen is data; on one core"
 _COLUMNS = "along columns: by its class"
 _AHEAD = "along a dimension before many elements: as if its rows lay in memory"
 _UNMASKED = "as without the mask"
+_CODES = "MX codes as the array reads them, inferred; scales of 128 as those of rows"
 _EQUAL = "groups of equal size: how they share the rows is data"
 _NCHW = "memory as if contiguous, [N, C, ...]"
 _CHANNELS = {"x": 0, "weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
@@ -241,8 +242,8 @@ _ELEMENTWISE = (
     _row("where masked_fill", "vector", lower_elementwise, MADE, bind=of_elementwise),
 )
 _PRODUCTS = (
-    _row("_scaled_mm _scaled_mm_v2", "tensor", lower_scaled_mm, "inferred",
-         "MX codes lie as the array reads them; scales of 128 as those of rows"),
+    _row("_scaled_mm", "tensor", lower_scaled_mm, MADE, _CODES),
+    _row("_scaled_mm_v2", "tensor", lower_scaled_mm, "inferred", _CODES),
     _row("mx_matmul", "tensor", of_codes, "inferred", "codes lie as the array reads them"),
     _row("_grouped_mm", "tensor", grouped, "inferred", _EQUAL),
     _row("_scaled_grouped_mm", "tensor", scaled_grouped(2, 4), "inferred", _EQUAL),

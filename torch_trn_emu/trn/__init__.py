@@ -31,7 +31,7 @@ from .device import (
     set_sync_debug_mode,
     synchronize,
 )
-from .graphs import Graph, graph, graph_pool_handle, is_current_stream_capturing
+from .graphs import CUDAGraph, Graph, graph, graph_pool_handle, is_current_stream_capturing
 from .graphs import install as _install_graphs
 from .launches import counters, reset_counters
 from .memory import (
@@ -82,6 +82,7 @@ from .streams import (
 )
 
 __all__ = [
+    "CUDAGraph",
     "DeviceProperties",
     "Event",
     "Graph",

@@ -29,7 +29,6 @@ __all__ = [
     "init",
     "ipc_collect",
     "is_available",
-    "is_current_stream_capturing",
     "is_initialized",
     "is_tf32_supported",
     "set_device",
@@ -219,11 +218,6 @@ def can_device_access_peer(device: Device, peer_device: Device) -> bool:
 
 def is_tf32_supported() -> bool:
     """False: the formats of products are those of the policy, docs/precision.md."""
-    return False
-
-
-def is_current_stream_capturing() -> bool:
-    """False: graphs are compiled, not captured from a stream."""
     return False
 
 

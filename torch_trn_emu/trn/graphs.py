@@ -20,7 +20,14 @@ from .. import _C
 from ..settings import DEVICE_TYPE, settings
 from .device import current_device, synchronize
 
-__all__ = ["Graph", "graph", "graph_pool_handle", "install", "is_current_stream_capturing"]
+__all__ = [
+    "CUDAGraph",
+    "Graph",
+    "graph",
+    "graph_pool_handle",
+    "install",
+    "is_current_stream_capturing",
+]
 
 _HANDLES = count(1)
 _READS_ON_HOST = ("aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::nonzero")
@@ -213,6 +220,9 @@ def install() -> None:
 
 class Graph(torch.accelerator.Graph):
     """A captured graph, as `torch.cuda.CUDAGraph`: `capture_begin`, `capture_end`, `replay`."""
+
+
+CUDAGraph = Graph  # torch.cuda's name
 
 
 def graph_pool_handle() -> tuple[int, int]:
