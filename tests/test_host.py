@@ -109,7 +109,7 @@ def test_a_cuda_host_has_the_counters_of_a_cpu_host(name):
 def test_the_cpu_is_the_host_unless_asked_otherwise():
     assert read({}).host == "cpu"
     assert read({"TRN_EMU_HOST": "auto"}).host == "auto"
-    with pytest.raises(ValueError, match="TRN_EMU_HOST='gpu' is unknown; choose from cpu, cuda, auto"):
+    with pytest.raises(ValueError, match="TRN_EMU_HOST='gpu' is unknown; choose from cpu"):
         read({"TRN_EMU_HOST": "gpu"})
     assert host_device().type == ("cuda" if host.host_name() == "cuda" else "cpu")
 

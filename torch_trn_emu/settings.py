@@ -102,7 +102,9 @@ def _agreed(environ: Mapping[str, str], first: str, second: str) -> tuple[str, s
     """The one of two variables that is set, and its value; "" when neither is."""
     a, b = environ.get(first, ""), environ.get(second, "")
     if a and b and a != b:
-        raise ValueError(f"{first}={a!r} and {second}={b!r} disagree: set only one, or both to the same value.")
+        raise ValueError(
+            f"{first}={a!r} and {second}={b!r} disagree: set only one, or both to the same value."
+        )
     return (first, a) if a else (second, b)
 
 
@@ -155,6 +157,6 @@ def _range(part: str, text: str) -> range:
         end = int(last) if dash else begin
     except ValueError:
         raise ValueError(
-            f"NEURON_RT_VISIBLE_CORES={text!r} is not a list of cores; write, for example, 0,2 or 0-3."
+            f"NEURON_RT_VISIBLE_CORES={text!r} is not a list of cores such as 0,2 or 0-3."
         ) from None
     return range(begin, end + 1)
