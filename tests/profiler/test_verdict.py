@@ -36,7 +36,7 @@ def test_small_operators_are_bound_by_dispatch() -> None:
     assert verdict.bounds["dispatch"] > 0.9
     assert names(verdict)[0] == "compile"
     assert "50 launches of 55 us" in verdict.changes[0].text
-    assert verdict.sentence.startswith("Bound by dispatch")
+    assert verdict.sentence.startswith("Dispatch-bound: for ")
 
 
 def recording_of(*calls: tuple[Call, int]) -> Recording:

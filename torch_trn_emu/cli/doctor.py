@@ -126,10 +126,14 @@ def _computes() -> Finding:
         error = float(((_on_device(a) @ _on_device(a)).cpu() - a @ a).norm() / (a @ a).norm())
     if same and 0 < error < 0.1:
         return Finding(
-            name="computes", state="ok", found=f"fp32 as the host, MXFP8 {error:.1%} off"
+            name="computes",
+            state="ok",
+            found=f"fp32 matches the CPU bit for bit; MXFP8 differs by {100 * error:.1f} % "
+            "(expected below 10 %)",
         )
     remedy = "Build it again: make clean build. If it stays, please report it with this table."
-    found = f"fp32 {'as' if same else 'not as'} the host, MXFP8 {error:.1%} off"
+    matches = "matches" if same else "does not match"
+    found = f"fp32 {matches} the CPU; MXFP8 differs by {100 * error:.1f} % (expected below 10 %)"
     return Finding(name="computes", state="wrong", found=found, remedy=remedy)
 
 

@@ -16,7 +16,7 @@ from .recording import Launch, Recording
 
 __all__ = ["BOUNDS", "CHANGES", "Change", "Verdict", "judge"]
 
-# What can bound a run: as a sentence says it.
+# What can bound a run, for legends.
 BOUNDS = {
     "tensor": "the Tensor engine",
     "vector": "the Vector engine",
@@ -26,6 +26,17 @@ BOUNDS = {
     "dma": "DMA and HBM",
     "host": "transfers to and from the host",
     "dispatch": "dispatch: the core waits for the host, or starts and ends programs",
+}
+_SENTENCES = {
+    "tensor": "Tensor-engine-bound: for {share} of the time the Tensor engine is the bottleneck.",
+    "vector": "Vector-engine-bound: for {share} of the time the Vector engine is the bottleneck.",
+    "scalar": "Scalar-engine-bound: for {share} of the time the Scalar engine is the bottleneck.",
+    "gpsimd": "GpSimd-bound: for {share} of the time the GpSimd engine is the bottleneck.",
+    "sync": "Sync-bound: for {share} of the time the Sync engine is the bottleneck.",
+    "dma": "Memory-bound: for {share} of the time DMA and HBM are the bottleneck.",
+    "host": "Host-bound: for {share} of the time tensors move between host and device.",
+    "dispatch": "Dispatch-bound: for {share} of the time the core waits for the host or starts and "
+    "ends programs.",
 }
 
 
@@ -59,9 +70,13 @@ def judge(recording: Recording, most: int = 3) -> Verdict:
     return Verdict(
         bound=bound,
         bounds=bounds,
-        sentence=f"Bound by {BOUNDS[bound]}: {bounds[bound]:.0%} of the time.",
+        sentence=_SENTENCES[bound].format(share=_percent(bounds[bound])),
         changes=tuple(useful[:most]),
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _overhead_ns(launch: Launch, recording: Recording) -> float:
@@ -130,13 +145,13 @@ def _compile(r: Recording) -> Change:
     share = _share(waits + starts, r)
     dispatch_us = sum(x.dispatch_ns for x in r.launches) / (len(r.launches) or 1) / 1e3
     compiled = sum(x.price.row == "graph" for x in r.launches) > len(r.launches) / 2
-    cure = "" if compiled else "torch.compile launches a whole graph at once, "
+    cure = "" if compiled else "torch.compile launches a whole graph at once. "
     return Change(
         name="compile",
         share=share,
-        text=f"{share:.0%} of the time is dispatch ({len(r.launches):,} launches of "
+        text=f"Dispatch takes {_percent(share)} of the time ({len(r.launches):,} launches of "
         f"{dispatch_us:.0f} us on the host, {r.chip.launch.kernel_overhead_s * 1e6:.0f} us to "
-        f"start and end a program): {cure}larger batches make each launch longer.",
+        f"start and end a program). {cure}Larger batches make each launch longer.",
     )
 
 
@@ -153,8 +168,9 @@ def _reads(r: Recording) -> Change:
     return Change(
         name="reads",
         share=share,
-        text=f"{share:.0%} of the time the core is empty after the host read a value ({reads:,} "
-        "times): call item(), cpu() and print less often, or copy with non_blocking=True.",
+        text=f"For {_percent(share)} of the time the core is idle after the host read a value "
+        f"({reads:,} times). Call item(), cpu() and print less often, or copy with "
+        "non_blocking=True.",
     )
 
 
@@ -165,8 +181,8 @@ def _fuse(r: Recording) -> Change:
     return Change(
         name="fuse",
         share=share,
-        text=f"{share:.0%} of the time element-wise operators move their operands from and to HBM "
-        f"({_names(found)}): fused by torch.compile they stay in SBUF.",
+        text=f"Element-wise operators spend {_percent(share)} of the time moving operands to and "
+        f"from HBM ({_names(found)}). torch.compile fuses them and keeps the operands in SBUF.",
     )
 
 
@@ -187,8 +203,8 @@ def _narrow(r: Recording, source: float, target: str, advice: str, name: str) ->
     return Change(
         name=name,
         share=share,
-        text=f"{share:.0%} of the time the Tensor engine multiplies {now} where {target} is "
-        f"{1 / factor:.0f} times as fast ({_names(found)}): {advice}",
+        text=f"For {_percent(share)} of the time the Tensor engine multiplies {now}; {target} is "
+        f"{1 / factor:.0f} times as fast ({_names(found)}). Set {advice}",
     )
 
 
@@ -211,8 +227,8 @@ def _optimizer(r: Recording) -> Change:
     return Change(
         name="optimizer",
         share=share,
-        text=f"{share:.0%} of the time is the optimizer's {len(found):,} launches "
-        f"({_names(found)}): fused=True makes one pass over parameters and state.",
+        text=f"The optimizer's {len(found):,} launches take {_percent(share)} of the time "
+        f"({_names(found)}). fused=True makes one pass over parameters and state.",
     )
 
 
@@ -222,8 +238,8 @@ def _host(r: Recording) -> Change:
     return Change(
         name="host",
         share=share,
-        text=f"{share:.0%} of the time is in operators without a program for the chip, priced as "
-        f"host work ({_names(found)}): write them with others.",
+        text=f"Operators without a program for the chip take {_percent(share)} of the time, priced "
+        f"as host work ({_names(found)}). Use other operators instead.",
     )
 
 
@@ -233,8 +249,8 @@ def _transfers(r: Recording) -> Change:
     return Change(
         name="transfers",
         share=share,
-        text=f"{share:.0%} of the time tensors move between host and device ({_names(found)}): "
-        "keep them on the device, or overlap the copies on a stream of their own.",
+        text=f"For {_percent(share)} of the time tensors move between host and device "
+        f"({_names(found)}). Keep them on the device, or overlap the copies on another stream.",
     )
 
 
@@ -253,8 +269,8 @@ def _copies(r: Recording) -> Change:
     return Change(
         name="copies",
         share=share,
-        text=f"{share:.0%} of the time is copying on the device ({_names(found)}): avoid casts and "
-        "changes of layout, or let torch.compile fuse them.",
+        text=f"Copies on the device take {_percent(share)} of the time ({_names(found)}). Avoid "
+        "casts and layout changes, or let torch.compile fuse them.",
     )
 
 
@@ -269,8 +285,8 @@ def _small_transfers(r: Recording) -> Change:
     return Change(
         name="small transfers",
         share=share,
-        text=f"{share:.0%} of the time is DMA in transfers below 32 KiB ({_names(found)}): larger, "
-        "contiguous tensors use its bandwidth.",
+        text=f"DMA transfers below 32 KiB take {_percent(share)} of the time ({_names(found)}). "
+        "Larger, contiguous tensors use the bandwidth.",
     )
 
 
@@ -280,8 +296,8 @@ def _hbm_matmul(r: Recording) -> Change:
     return Change(
         name="batch",
         share=share,
-        text=f"{share:.0%} of the time matrix products and attention wait for HBM "
-        f"({_names(found)}): larger batches use each byte more often.",
+        text=f"Matrix multiplies and attention wait for HBM for {_percent(share)} of the time "
+        f"({_names(found)}). Larger batches reuse each byte more often.",
     )
 
 
