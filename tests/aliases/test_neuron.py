@@ -65,7 +65,7 @@ def refuses(call, kind, text):
 
 refuses(lambda: torch_neuronx.analyze, NotImplementedError, "torch_neuronx.analyze is not served")
 refuses(lambda: torch_neuronx.trace(model, x, partitioner_config={}), NotImplementedError, "partit")
-refuses(lambda: __import__("torch_neuronx.distributed"), ModuleNotFoundError, "which has: DataPar")
+refuses(lambda: __import__("torch_neuronx.distributed"), ModuleNotFoundError, "It has: DataPar")
 refuses(lambda: torch.ones(1, device="trn"), RuntimeError, "device string: trn")
 assert torch_trn_emu.compare(model, x, b="trn@mxfp8").first_divergent.op == "aten.addmm.default"
 print("done")
