@@ -22,7 +22,7 @@ from ..pricing import Price, price_call, remember, scaled
 from ..settings import DEVICE_TYPE
 from .engine import target_of_process
 
-__all__ = ["open_flex_attention", "register", "share_of_blocks"]
+__all__ = ["autocast", "backward", "forward", "open_flex_attention", "share_of_blocks"]
 
 _FORWARD = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _ROW_KEYS = 1 << 61  # apart from those of compiled and of captured graphs
@@ -101,21 +101,25 @@ def _module() -> Any:
     return importlib.import_module("torch._higher_order_ops.flex_attention")
 
 
-def _forward(query: Tensor, key: Tensor, value: Tensor, score: Any, mask: Any, *rest: Any) -> Any:
+def forward(query: Tensor, key: Tensor, value: Tensor, score: Any, mask: Any, *rest: Any) -> Any:
+    """Attention on trn, in one launch."""
+
     def run() -> Any:
         return _module().sdpa_dense(query, key, value, score, mask, *rest)
 
     return _launched("flex_attention", query, key, value, mask, run)
 
 
-def _backward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
+def backward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
+    """Its gradients, likewise."""
+
     def run() -> Any:
         return _module().sdpa_dense_backward(query, key, value, *rest)
 
     return _launched("flex_attention_backward", query, key, value, rest[6], run)
 
 
-def _autocast(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
+def autocast(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     """Operands in the dtype of autocast, as on CUDA."""
     dtype = torch.get_autocast_dtype(DEVICE_TYPE)
     cast = [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
@@ -123,14 +127,6 @@ def _autocast(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     keys = torch._C.DispatchKeySet(_AUTOCAST)
     with torch._C._ExcludeDispatchKeyGuard(keys):
         return _module().flex_attention(*cast, *rest)
-
-
-def register() -> None:
-    """Give torch's operator its kernels for trn; called once, when FlexAttention is imported."""
-    module = _module()
-    module.flex_attention.py_impl(DispatchKey.PrivateUse1)(_forward)
-    module.flex_attention_backward.py_impl(DispatchKey.PrivateUse1)(_backward)
-    module.flex_attention.py_impl(_AUTOCAST)(_autocast)
 
 
 def open_flex_attention(graph: Graph) -> int:

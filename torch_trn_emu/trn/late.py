@@ -14,6 +14,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from ..settings import DEVICE_TYPE
 
 __all__ = ["ADAPTED", "install"]
@@ -29,7 +31,22 @@ def _flex_attention(module: Any) -> None:
             checked(query, key, value)
 
     module._validate_device = validate
-    importlib.import_module("torch_trn_emu.compiler.flex").register()
+    operators = importlib.import_module("torch._higher_order_ops.flex_attention")
+    keys: Any = torch._C.DispatchKey
+    operators.flex_attention.py_impl(keys.PrivateUse1)(_later("compiler.flex", "forward"))
+    operators.flex_attention.py_impl(keys.AutocastPrivateUse1)(_later("compiler.flex", "autocast"))
+    backward = operators.flex_attention_backward
+    backward.py_impl(keys.PrivateUse1)(_later("compiler.flex", "backward"))
+
+
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """A function of this package, whose module is imported by the first call."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        found = importlib.import_module(f"torch_trn_emu.{module}")
+        return getattr(found, name)(*arguments, **named)
+
+    return call
 
 
 def _compile_fx(module: Any) -> None:
