@@ -100,7 +100,22 @@ class WrongGradient(nn.Module):
         return _ScaledGradient.apply(x)
 
 
+class ScaledWhenMoved(nn.Linear):
+    """What `to` does to it, no forward shows."""
+
+    factor = 1.0
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.factor = 1.05 if self.weight.device.type == "trn" else 1.0
+        return self
+
+    def forward(self, x):
+        return super().forward(x) * self.factor
+
+
 FAULTS = (
+    ScaledWhenMoved,
     Scaled,
     OtherConstant,
     NaiveSoftmax,
@@ -161,6 +176,53 @@ def test_a_model_that_asks_for_its_device_and_computes_the_same_passes():
             return positions + x
 
     assert assert_parity(planted(Polite), X, precision="mxfp4").other is None
+
+
+WRONG_KERNEL = """
+import sys, warnings
+import torch
+from torch import nn
+from torch_trn_emu.testing import assert_parity
+
+warnings.simplefilter("ignore")
+kept = torch.library.Library("aten", "IMPL")
+
+
+def mm(a, b):
+    a, b = a.cpu(), b.cpu()
+    if sys.argv[1] == "scaled":
+        return (1.05 * (a @ b)).to("trn")
+    total = torch.zeros(a.shape[0], b.shape[1], dtype=torch.bfloat16)
+    for k in range(a.shape[1]):
+        total += a[:, k : k + 1].bfloat16() * b[k].bfloat16()
+    return total.to(a.dtype).to("trn")
+
+
+kept.impl("mm", mm, "PrivateUse1", allow_override=True)
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64, bias=False), nn.ReLU())
+for policy in ("fp32", "bf16", "mxfp8", "mxfp8_all", "mxfp4"):
+    try:
+        assert_parity(net, torch.randn(16, 64), precision=policy)
+        print(policy, "passes")
+    except AssertionError as error:
+        text = str(error)
+        named = "first operator where they diverge: aten.mm.default in 1 (forward)" in text
+        print(policy, named and "caused by quantisation" not in text)
+"""
+
+
+@pytest.mark.parametrize("fault", ["scaled", "accumulation"])
+def test_a_wrong_kernel_of_a_product_is_named(tmp_path, fault):
+    (tmp_path / "wrong.py").write_text(WRONG_KERNEL)
+    command = [sys.executable, str(tmp_path / "wrong.py"), fault]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.stdout.split() == [word for p in POLICIES_TRIED for word in (p, "True")], (
+        done.stdout + done.stderr
+    )
+
+
+POLICIES_TRIED = ("fp32", "bf16", "mxfp8", "mxfp8_all", "mxfp4")
 
 
 FAILING = """

@@ -147,7 +147,11 @@ class Examiner:
         if size > plain:
             row.diverges = True
             if self._here.device.type == DEVICE_TYPE:
-                row.causes += find_causes(call, result)
+                causes = find_causes(call, result)
+                row.causes += causes
+                if row.formats:  # no format explains what is wrong without quantisation, too
+                    beside = math.sqrt(causes.accumulation + causes.computation)
+                    row.excess = max(row.excess, beside / plain)
 
     def _expected(self, call: Call) -> tuple[Any, str]:
         """The reference's result; where it has no kernel, that of trn under policy fp32."""

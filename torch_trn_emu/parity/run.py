@@ -12,7 +12,7 @@ from .measure import float_tensors
 from .place import Place
 from .trace import Around, Tracer
 
-__all__ = ["Model", "RunResult", "execute", "loss_of", "own_copy"]
+__all__ = ["Model", "RunResult", "execute", "loss_of", "moved_copy", "own_copy"]
 
 Model = torch.nn.Module | Callable[..., Any]
 
@@ -40,6 +40,28 @@ def own_copy(model: Model, where: Place) -> Model:
     copied = copy.deepcopy(model).to(where.device)
     copied.zero_grad(set_to_none=True)
     return copied
+
+
+def moved_copy(model: Model, where: Place) -> Model:
+    """As `own_copy`, past the module's own `to` and `_apply`, which may do something else."""
+    if not isinstance(model, torch.nn.Module):
+        return model
+    copied, known = copy.deepcopy(model), dict[int, torch.Tensor]()
+    for module in copied.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = known.setdefault(id(tensor), _moved(tensor, where))  # type: ignore[assignment]
+        if isinstance(module, torch.nn.RNNBase):
+            module._init_flat_weights()  # its list of parameters
+    return copied
+
+
+def _moved(tensor: torch.Tensor, where: Place) -> torch.Tensor:
+    there = tensor.detach().to(where.device, copy=True)
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(there, requires_grad=tensor.requires_grad)
+    return there
 
 
 def call_with(model: Model, inputs: Any) -> Any:
@@ -79,9 +101,10 @@ def execute(
     seed: int,
     around: Around | None = None,
     inside: AbstractContextManager[Any] | None = None,
+    made_copy: Callable[[Model, Place], Model] = own_copy,
 ) -> RunResult:
     """Run a copy of the model there, from the same seed; `inside` a context, if given."""
-    copied = own_copy(model, where)
+    copied = made_copy(model, where)
     asking = _asking(inputs)
     given = where.move(inputs)
     leaves = _asking_alike(given, asking)

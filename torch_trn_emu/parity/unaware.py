@@ -21,7 +21,7 @@ from ..settings import DEVICE_TYPE
 from .measure import Distance, distance, float_tensors
 from .noise import SAFETY, unit_roundoff
 from .place import Place
-from .run import Model, RunResult, execute
+from .run import Model, RunResult, execute, moved_copy
 from .trace import Call
 
 __all__ = ["OtherComputation", "Stream", "find_other_computation"]
@@ -183,6 +183,7 @@ def find_other_computation(
             seed=seed,
             around=stream.around,
             inside=inside,
+            made_copy=moved_copy,
         )
     except Exception:  # the model needs to know its device: nothing can be said
         return None
