@@ -62,7 +62,7 @@ def of_made(call: Call, programs: Programs) -> Binding:
     after = [k for k in range(start, len(call.arguments))
              if isinstance(call.arguments[k], TensorArg)]  # fmt: skip
     if any(call.arguments[k].on_host for k in after) or len(after) > 1:
-        raise _refused(call, "the value of a tensor of the host is taken as 0")
+        raise _refused(call, "the value of a host tensor is assumed to be 0")
     feeds = {"in0": Feed(argument=(after[0],))} if after else {}
     return Binding(feeds=feeds, results=(Taken(buffer="out"),))
 

@@ -185,20 +185,23 @@ def _nothing(call: Call, target: Target) -> Lowered:
 # --- the table -----------------------------------------------------------------------------------
 
 
-_CONV = "the precision policy's operands; memory as if contiguous; one channel a group: Vector"
-_PLACES = "with places: along rows; otherwise by its class"
-_EVEN = "windows of several sizes are priced by their class"
-_PARTS = "parts of the table or the source are priced by their class"
-_APART = "memory as if contiguous; by dimensions that are apart: by its class"
-_MASKED = "as if all were moved: how much is chosen is data; on one core"
-_COLUMNS = "along columns: by its class"
-_AHEAD = "along a dimension before many elements: as if its rows lay in memory"
+_CONV = (
+    "operands follow the precision policy; assumes contiguous memory; one channel per group "
+    "runs on the Vector engine"
+)
+_PLACES = "with indices: along rows; otherwise priced by class"
+_EVEN = "windows of unequal size are priced by class"
+_PARTS = "parts of the table or the source are priced by class"
+_APART = "assumes contiguous memory; dimensions that are not adjacent are priced by class"
+_MASKED = "assumes that every element is moved: the selection is data; on one core"
+_COLUMNS = "along columns: priced by class"
+_AHEAD = "over a non-last dimension: priced as if that dimension were contiguous"
 _UNMASKED = "as without the mask"
 _CODES = "MX codes as the array reads them, inferred; scales of 128 as those of rows"
-_EQUAL = "groups of equal size: how they share the rows is data"
-_NCHW = "memory as if contiguous, [N, C, ...]"
+_EQUAL = "assumes groups of equal size: the actual sizes are data"
+_NCHW = "assumes contiguous memory, [N, C, ...]"
 _CHANNELS = {"x": 0, "weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
-_LISTS = "tensors as one run of elements; of a list of scalars the first is for all"
+_LISTS = "priced as one contiguous tensor; the first of several scalars stands for all"
 
 
 def _row(
@@ -224,18 +227,19 @@ _ELEMENTWISE = (
     *(_row(n, "vector", lower_elementwise, MADE, BITS, of_elementwise)
       for recipes in (UNARY, BINARY, TERNARY, ACTIVATIONS) for n in recipes if n not in CHOSEN),
     _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
-         "the value of a tensor of the host is taken as 0", of_made),
+         "the value of a host tensor is assumed to be 0", of_made),
     _row(" ".join(DRAWS), "vector", lower_elementwise, MADE,
-         "the numbers are the host generator's"),
+         "the random numbers come from the host's generator"),
     _row("floor_divide remainder fmod", "vector", lower_elementwise, MADE,
-         "quotients below 2^23, and no divisor of 0", of_elementwise),
+         "assumes quotients below 2^23 and divisors other than 0", of_elementwise),
     _row(" ".join(_LINES), "vector", numbers, MADE, bind=of_made),
     _row("glu", "vector", glu, MADE),
     _row("glu_backward", "vector", glu_backward, MADE),
     _row("_prelu_kernel_backward", "vector", prelu_backward, MADE),
     _row("eye", "gpsimd", eye, MADE, bind=of_made),
     _row("tril_indices triu_indices", "dma", triangle_indices, MADE, "on one core"),
-    _row("multinomial", "vector", multinomial, MADE, "the numbers are the host generator's"),
+    _row("multinomial", "vector", multinomial, MADE,
+         "the random numbers come from the host's generator"),
     _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum",
          of_elementwise),
     _row(" ".join(GRADIENTS), "vector", lower_elementwise, MADE, BITS, of_elementwise),
@@ -244,16 +248,16 @@ _ELEMENTWISE = (
 _PRODUCTS = (
     _row("_scaled_mm", "tensor", lower_scaled_mm, MADE, _CODES),
     _row("_scaled_mm_v2", "tensor", lower_scaled_mm, "inferred", _CODES),
-    _row("mx_matmul", "tensor", of_codes, "inferred", "codes lie as the array reads them"),
+    _row("mx_matmul", "tensor", of_codes, "inferred", "codes are stored as the array reads them"),
     _row("_grouped_mm", "tensor", grouped, "inferred", _EQUAL),
     _row("_scaled_grouped_mm", "tensor", scaled_grouped(2, 4), "inferred", _EQUAL),
     _row("_scaled_grouped_mm_v2", "tensor", scaled_grouped(2, 8), "inferred", _EQUAL),
     _row("_weight_int4pack_mm _weight_int8pack_mm _mixed_dtypes_linear", "tensor",
          with_packed_weight, "inferred", "the weight is read as bfloat16"),
     _row("mm bmm mv dot vdot linear", "tensor", lower_matmul, MADE,
-         "the precision policy's operands", of_product),
+         "operands follow the precision policy", of_product),
     _row("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, MADE,
-         "the precision policy's operands", of_product),
+         "operands follow the precision policy", of_product),
     _row("addbmm", "tensor", lower_addbmm, MADE, "the batch's products are stored, then summed"),
 )
 _REDUCTIONS = (
@@ -317,16 +321,16 @@ _SCANS_AND_SORTS = (
     _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS, of_names({"in": 0}, "out")),
     _row("cummax", "vector", extremes("max"), MADE, _COLUMNS, of_names({"in": 0}, "values")),
     _row("cummin", "vector", extremes("min"), MADE, _COLUMNS, of_names({"in": 0}, "values")),
-    _row("topk", "vector", topk, MADE, "the places of equal elements may differ", of_sorted),
+    _row("topk", "vector", topk, MADE, "indices of equal elements may differ", of_sorted),
     _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept",
          of_sorted),
-    _row("kthvalue", "vector", ranked(kth, 2), MADE, "the places of equal elements may differ",
+    _row("kthvalue", "vector", ranked(kth, 2), MADE, "indices of equal elements may differ",
          of_sorted),
-    _row("median", "vector", ranked(middle, 1), MADE, "of rows without NaN", of_sorted),
-    _row("nanmedian", "vector", ranked(middle, 1), MADE, "of rows without NaN"),
-    _row("randperm", "vector", randperm, MADE, "the numbers are the host generator's"),
+    _row("median", "vector", ranked(middle, 1), MADE, "assumes rows without NaN", of_sorted),
+    _row("nanmedian", "vector", ranked(middle, 1), MADE, "assumes rows without NaN"),
+    _row("randperm", "vector", randperm, MADE, "the random numbers come from the host's generator"),
     _row("_unique2 unique_consecutive", "dma", distinct, MADE,
-         "as if all were moved; on one core; along a dimension: by its class"),
+         "assumes that every element is moved; on one core; along a dimension: priced by class"),
     _row("unique_dim", "vector", flat_sort, "inferred", "as sorting all elements"),
 )
 _MOVEMENT = (
@@ -364,9 +368,9 @@ _MOVEMENT = (
     _row("col2im", "vector", fold, MADE, bind=of_names({"patches": 0}, "out")),
     _row("as_strided_scatter", "dma", strided, MADE, bind=of_memory({"in": 0, "src": 1})),
     _row("unfold_backward", "dma", unfold_backward, MADE,
-         "windows that overlap are priced by their class", of_pieces),
+         "overlapping windows are priced by class", of_pieces),
     _row("repeat_interleave", "dma", repeated_places, MADE,
-         "as if all were moved: how often is data; on one core"),
+         "assumes that every element is moved: the counts are data; on one core"),
 )
 _INDEXING = (
     _row("embedding", "dma", gathered(rows_of_weights), MADE,
@@ -380,7 +384,8 @@ _INDEXING = (
     _row("embedding_dense_backward", "dma", embedding_gradient, MADE,
          bind=of_embedding_gradient),
     _row("bincount", "dma", counted, MADE),
-    _row("searchsorted bucketize", "vector", search, MADE, "of a number, or by a sorter: by class"),
+    _row("searchsorted bucketize", "vector", search, MADE,
+         "for a number, or with a sorter: priced by class"),
     _row("index_add", "dma", scattered(along, 3, adds=True), MADE, bind=of_scatter(2, 3)),
     _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE,
          bind=of_scatter(2, 3)),
@@ -412,7 +417,7 @@ _WINDOWS = (
     _row("max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices",
          "vector", max_pool, MADE, bind=of_names({"x": 0}, "y")),
     _row("_low_memory_max_pool_with_offsets", "vector", max_pool, "inferred",
-         "places in the input as offsets in the window"),
+         "indices into the input are stored as offsets in the window"),
     _row("max_pool2d_with_indices_backward max_pool3d_with_indices_backward", "vector", max_pool,
          MADE, bind=of_names({"g": 0, "indices": 7}, "dx")),
     _row("avg_pool2d avg_pool1d avg_pool3d", "vector", average_pool, MADE,
@@ -431,23 +436,23 @@ _ATTENTION = (
     _row("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention "
          "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
          "_scaled_dot_product_fused_attention_overrideable", "tensor", ATTENTION, MADE,
-         "head_dim beyond 128 as several heads", of_attention),
+         "head_dim above 128 is priced as several heads", of_attention),
     _row("_scaled_dot_product_flash_attention_for_cpu_backward "
          "_scaled_dot_product_flash_attention_backward "
          "_scaled_dot_product_fused_attention_overrideable_backward", "tensor",
-         ATTENTION_BACKWARD, MADE, "head_dim beyond 128 as several heads",
+         ATTENTION_BACKWARD, MADE, "head_dim above 128 is priced as several heads",
          of_attention_backward),
 )
 _TRAINING = (
-    _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are ours"),
+    _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are the emulator's"),
     _row("_fused_adamw _fused_adam _fused_sgd _fused_adagrad", "vector", fused, MADE,
-         "tensors as one run of elements; one step count for all", of_optimizer),
+         "priced as one contiguous tensor, with one step count", of_optimizer),
 )
 _LISTS_AND_HOST = (
     _row("_foreach_norm _foreach_max", "vector", foreach_reduction, MADE, _LISTS,
          of_foreach_reduction),
     _row("_amp_foreach_non_finite_check_and_unscale", "vector", unscale, MADE,
-         "tensors as one run of elements"),
+         "priced as one contiguous tensor"),
     _row("_local_scalar_dense item", "dma", _item, MADE, "the host waits for the value"),
     _row("empty empty_strided empty_like new_empty new_empty_strided resize set view as_strided "
          "_reshape_alias detach alias expand t transpose permute select slice squeeze unsqueeze "
