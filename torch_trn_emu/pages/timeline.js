@@ -56,9 +56,9 @@
     return rows;
   }
 
-  function time(ns) {
-    for (const [unit, size] of [["s", 1e9], ["ms", 1e6], ["us", 1e3]])
-      if (Math.abs(ns) >= size) return `${(ns / size).toFixed(2)} ${unit}`;
+  function time(ns, step = 0) { // as fine as steps of an axis need
+    for (const [unit, size] of [["s", 1e9], ["ms", 1e6], ["us", 1e3]]) if (Math.abs(ns) >= size)
+      return `${(ns / size).toFixed(step ? Math.max(0, Math.ceil(-Math.log10(step / size))) : 2)} ${unit}`;
     return `${Math.round(ns)} ns`;
   }
 
@@ -141,7 +141,7 @@
     const tick = [1, 2, 5, 10].find(n => n * power >= raw) * power;
     pen.fillStyle = style("--dim"); pen.strokeStyle = style("--line");
     for (let t = Math.ceil(begin / tick) * tick; t < begin + span; t += tick) {
-      pen.fillText(time(t), x(t) + 3, 12);
+      pen.fillText(time(t, tick), x(t) + 3, 12);
       pen.beginPath(); pen.moveTo(x(t), 0); pen.lineTo(x(t), canvas.height); pen.stroke();
     }
   }

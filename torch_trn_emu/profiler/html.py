@@ -20,7 +20,7 @@ from .modules import module_rows, source_rows
 from .recording import Recording
 from .steps import settled_s, steps
 from .summary import engine_rows, gib, seconds
-from .timeline import canonical, packed, timeline
+from .timeline import canonical, packed, shapes, timeline
 from .values import drawn
 from .verdict import judge
 
@@ -192,7 +192,7 @@ def _operators(r: Recording) -> Iterable[tuple[str, ...]]:
     for (op, signature, _), (calls, price) in ranked:
         row = report_rows([(op, calls, price)])[0]
         yield (
-            canonical(op), signature, f"{calls:,}", seconds(price.seconds),
+            canonical(op), shapes(signature), f"{calls:,}", seconds(price.seconds),
             seconds(calls * price.seconds), f"{calls * price.seconds / busy_s:.1%}", row.engine,
             row.status, ", ".join(row.narrowed), row.advice,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from .recording import Launch, Recording
 from .steps import steps
 from .trace import DETAIL, merged, slices_of
 
-__all__ = ["canonical", "packed", "timeline"]
+__all__ = ["canonical", "packed", "shapes", "timeline"]
 
 MOST_LAUNCHES = 150_000  # the last ones, of a loop that has settled
 MOST_SLICES = 40_000  # kinds of spans in the engine lanes, all prices together
@@ -24,6 +24,11 @@ MOST_SLICES = 40_000  # kinds of spans in the engine lanes, all prices together
 def canonical(op: str) -> str:
     """The name of an operator without what is the host kernel's: "_for_cpu"."""
     return op.replace("_for_cpu", "")
+
+
+def shapes(signature: str, most: int = 200) -> str:
+    """A signature for people: a list of hundreds of tensors is cut."""
+    return signature if len(signature) <= most else signature[:most].rstrip(", ") + ", ..."
 
 
 def packed(data: dict[str, Any]) -> str:
@@ -73,7 +78,15 @@ class _Numbers(dict[Any, int]):
 def _kind(x: Launch, words: _Numbers) -> tuple[int, ...]:
     """As timeline.js reads it."""
     engine = x.price.engine or "host"
-    texts = (canonical(x.op), x.signature, x.module, x.phase, x.source, engine, x.price.status)
+    texts = (
+        canonical(x.op),
+        shapes(x.signature),
+        x.module,
+        x.phase,
+        x.source,
+        engine,
+        x.price.status,
+    )
     return (x.number, x.duration_ns, x.dispatch_ns, *(words[text] for text in texts))
 
 
