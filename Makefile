@@ -10,7 +10,7 @@ STAMPS := $(VENV)/stamps
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test build lint format bench docs conformance golden asan clean wheel sdist test-torch aarch64
+.PHONY: demo test build lint format bench docs conformance distributed-conformance golden asan clean wheel sdist test-torch aarch64
 
 # A size at which the Tensor engine matters, compiled; ARGS="--steps 20" comes after and wins.
 DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150
@@ -66,6 +66,9 @@ golden: build $(STAMPS)/group-test
 	cd tests/golden && TRN_EMU_MATMUL=fp32 PYTHONWARNINGS=ignore \
 	  ../../$(BIN)/python golden.py $(or $(ARGS),compare)
 
+distributed-conformance: build $(STAMPS)/group-test
+	$(BIN)/python -m pytest -m distributed_conformance tests/distributed $(ARGS)
+
 # AddressSanitizer and UndefinedBehaviorSanitizer. The package under build/asan is that of the sources
 # with a library of its own. libstdc++ comes first too, so that exceptions of torch are known; leaks
 # are not looked for, since Python and torch have theirs.
@@ -77,7 +80,7 @@ asan: build $(STAMPS)/group-test
 	TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(BIN)/cmake -S . -B $(ASAN) -G Ninja -DTRN_SANITIZE=ON \
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	  -DCMAKE_PREFIX_PATH="$$(TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(BIN)/python -c \
-	    'import pybind11, torch; print(torch.utils.cmake_prefix_path, pybind11.get_cmake_dir(), sep=";")')" \
+	    'import torch; print(torch.utils.cmake_prefix_path)')" \
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(ASAN)/package/torch_trn_emu
 	$(BIN)/cmake --build $(ASAN)
 	PYTHONPATH=$(ASAN)/package PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \

@@ -45,16 +45,11 @@ class CMakeBuild(build_ext):
     """Configures, then builds what changed: isolated builds share one folder for each torch."""
 
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
-
         torch = chosen_torch()
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-torch{torch.version}"
         build.mkdir(parents=True, exist_ok=True)
-        prefixes = (
-            linked(build, "torch", torch.folder) / "share/cmake",
-            linked(build, "pybind11", Path(pybind11.__file__).parent) / "share/cmake/pybind11",
-        )
+        prefix = linked(build, "torch", torch.folder) / "share/cmake"
         configure = [
             "cmake",
             "-S",
@@ -64,7 +59,7 @@ class CMakeBuild(build_ext):
             "-G",
             "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
-            f"-DCMAKE_PREFIX_PATH={';'.join(map(str, prefixes))}",
+            f"-DCMAKE_PREFIX_PATH={prefix}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
         ]

@@ -32,8 +32,9 @@ void bind_timing(py::module_& m);  // timing/bind.cpp
 }
 
 namespace trn {
-void bind_recorder(py::module_& m);  // runtime/bind.cpp
-void bind_graphs(py::module_& m);    // aten/bind.cpp
+void bind_recorder(py::module_& m);     // runtime/bind.cpp
+void bind_graphs(py::module_& m);       // aten/bind.cpp
+void bind_distributed(py::module_& m);  // distributed/bind.cpp
 namespace {
 
 // torch's errors become the Python exceptions that torch's own functions raise, without the C++
@@ -209,5 +210,6 @@ PYBIND11_MODULE(_C, m) {
   trn::bind_recorder(m);
   trn::bind_policy(m);
   trn::bind_graphs(m);
+  trn::bind_distributed(m);
   trn::timing::bind_timing(m);
 }

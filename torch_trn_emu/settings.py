@@ -8,16 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from .chip import Chip, get_chip
+from .chip import Chip, System, get_chip, get_system
 from .errors import Unsupported
 
 __all__ = [
     "ALIAS",
+    "CALLERS",
     "DEVICE_TYPE",
     "EXECUTORS",
     "HOSTS",
     "ISAS",
     "NAMES",
+    "TRANSPORTS",
     "Settings",
     "read",
     "settings",
@@ -28,6 +30,10 @@ _ALIASES = ("", "cuda", "neuron")
 ISAS = ("plain", "avx2", "avx512", "avx512_bf16")
 # "auto" is cuda where there is a GPU; "foreign" is the CPU by the paths of a CUDA host, for tests.
 HOSTS = ("cpu", "cuda", "auto", "foreign")
+# How ranks communicate: in shared memory if they are on one host, over gloo if not.
+TRANSPORTS = ("auto", "shm", "gloo")
+# Who starts a collective: the host, one by one, or the program of a graph.
+CALLERS = ("eager", "graph")
 # The host's kernels, or the programs that are priced, run literally (trn/executor.py).
 EXECUTORS = ("fast", "machine")
 
@@ -38,7 +44,7 @@ class Settings:
 
     chip: Chip
     lnc: int  # physical cores per logical core
-    visible_cores: tuple[int, ...]  # logical cores of the chip that become device indices
+    visible_cores: tuple[int, ...]  # logical cores that become device indices
     matmul_precision: str | None  # None: the chip's default
     stochastic_rounding: bool
     stochastic_rounding_seed: int
@@ -46,6 +52,10 @@ class Settings:
     host: str  # a name of HOSTS: what holds the tensors and computes
     dump: str  # a folder for what the compiler makes of each graph
     executor: str  # a name of EXECUTORS: what computes the values of eager operators
+    transport: str  # a name of TRANSPORTS: what carries the bytes of collectives
+    system: System  # the server, and what connects it to others
+    collectives: str  # a name of CALLERS: whose base latency and algorithms apply
+    ranks_per_server: int  # as torchrun says; 0: it did not start this process
 
 
 def _alias(environ: Mapping[str, str]) -> str:
@@ -72,10 +82,13 @@ def read(environ: Mapping[str, str]) -> Settings:
     # [lnc] the runtime's and the compiler's variable must agree.
     name, text = _agreed(environ, "NEURON_RT_VIRTUAL_CORE_SIZE", "NEURON_LOGICAL_NC_CONFIG")
     lnc = chip.check_lnc(_integer(name, text) if text else None)
+    system = _system(environ.get("TRN_EMU_SYSTEM", ""), chip)
+    # torchrun numbers the ranks of a server: each is to find the core of its number.
+    chips = system.chips_per_server if environ.get("LOCAL_WORLD_SIZE") else 1
     return Settings(
         chip=chip,
         lnc=lnc,
-        visible_cores=_visible_cores(environ, chip.logical_cores(lnc), chip.name),
+        visible_cores=_visible_cores(environ, chips * chip.logical_cores(lnc), chip.name),
         matmul_precision=environ.get("TRN_EMU_MATMUL") or None,
         stochastic_rounding=bool(_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_EN")),
         stochastic_rounding_seed=_integer_in(environ, "NEURON_RT_STOCHASTIC_ROUNDING_SEED"),
@@ -83,6 +96,10 @@ def read(environ: Mapping[str, str]) -> Settings:
         host=_host(environ.get("TRN_EMU_HOST") or "cpu"),
         dump=environ.get("TRN_EMU_DUMP", ""),
         executor=_one_of(environ, "TRN_EMU_EXECUTOR", EXECUTORS) or EXECUTORS[0],
+        transport=_one_of(environ, "TRN_EMU_TRANSPORT", TRANSPORTS) or TRANSPORTS[0],
+        system=system,
+        collectives=_one_of(environ, "TRN_EMU_COLLECTIVES", CALLERS) or CALLERS[0],
+        ranks_per_server=_integer_in(environ, "LOCAL_WORLD_SIZE"),
     )
 
 
@@ -120,6 +137,13 @@ def _chip(variable: str, name: str) -> Chip:
         return get_chip(name or "trn3")
     except Unsupported as error:
         raise Unsupported(f"{variable}={name!r}: {error}") from None
+
+
+def _system(name: str, chip: Chip) -> System:
+    try:
+        return get_system(name, chip.name)
+    except ValueError as error:
+        raise ValueError(f"TRN_EMU_SYSTEM={name!r}: {error}") from None
 
 
 def _integer(name: str, text: str) -> int:

@@ -1,4 +1,5 @@
 // torch's device guard for trn: current device, streams and events in simulated time.
+#include "collective_clock.h"
 #include "device.h"
 #include "ledger.h"
 #include "stream.h"
@@ -11,6 +12,7 @@ namespace {
 struct EventState {
   int64_t ns = 0;  // simulated time at which the recorded work ends
   c10::DeviceIndex device = 0;
+  CollectiveSpan collective{};  // that it is the end of, if any
 };
 
 class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
@@ -59,10 +61,18 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
   void record(void** event, const c10::Stream& stream, c10::DeviceIndex,
               c10::EventFlag) const override {
     if (*event == nullptr) *event = new EventState;
-    *static_cast<EventState*>(*event) = {SimulatedClock::stream_ns(stream), stream.device_index()};
+    const c10::DeviceIndex device = stream.device_index();
+    EventState state{SimulatedClock::stream_ns(stream), device, {}};
+    if (stream == collective_stream(device)) state.collective = CollectiveClock::get(device);
+    *static_cast<EventState*>(*event) = state;
   }
   void block(void* event, const c10::Stream& stream) const override {
-    if (event != nullptr) SimulatedClock::wait(stream, static_cast<EventState*>(event)->ns);
+    if (event == nullptr) return;
+    const auto* state = static_cast<EventState*>(event);
+    if (state->collective.start_ns >= 0)
+      CollectiveClock::wait(stream, state->collective);
+    else
+      SimulatedClock::wait(stream, state->ns);
   }
   bool queryEvent(void* event) const override {
     if (event == nullptr) return true;

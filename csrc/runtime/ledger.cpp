@@ -1,9 +1,9 @@
 // One ledger and one clock for each logical core, both behind a short lock.
 #include "ledger.h"
 
-#include "listing.h"
-
+#include "collective_clock.h"
 #include "device.h"
+#include "listing.h"
 #include "stream.h"
 
 #include <algorithm>
@@ -181,6 +181,9 @@ struct Ledger::Core {
   std::unordered_map<uint64_t, LaunchRow> rows;  // rows never move
   int64_t host_ns = 0;                           // simulated time of the threads that launch
   CoreTimes times;
+  CollectiveTimes collectives;
+  std::map<int64_t, CollectiveTimes> collective_rows;
+  CollectiveSpan collective;  // what the collectives' stream stands for
   std::array<int64_t, kMaxStreams> ready_ns{};
 
   int64_t& ready(c10::StreamId stream) { return ready_ns[size_t(stream)]; }
@@ -293,6 +296,8 @@ void Ledger::reset() {
   std::lock_guard<std::mutex> lock(core_.mutex);
   for (auto& [key, row] : core_.rows) row.launches = 0;
   core_.times = {};
+  core_.collectives = {};
+  core_.collective_rows.clear();
 }
 
 void set_pricer(Pricer price) {
@@ -321,7 +326,8 @@ void SimulatedClock::synchronize(c10::Stream stream) noexcept {
 void SimulatedClock::synchronize(c10::DeviceIndex device) noexcept {
   Ledger::Core& core = Ledger::Core::of(device);
   std::lock_guard<std::mutex> lock(core.mutex);
-  for (int64_t ready : core.ready_ns) core.host_ns = std::max(core.host_ns, ready);
+  for (size_t i = 0; i + 1 < core.ready_ns.size(); ++i)  // without that of the collectives
+    core.host_ns = std::max(core.host_ns, core.ready_ns[i]);
 }
 
 bool SimulatedClock::reached(c10::DeviceIndex device, int64_t ns) noexcept {
@@ -334,6 +340,59 @@ int64_t SimulatedClock::host_ns(c10::DeviceIndex device) noexcept {
   Ledger::Core& core = Ledger::Core::of(device);
   std::lock_guard<std::mutex> lock(core.mutex);
   return core.host_ns;
+}
+
+int64_t CollectiveClock::issue(c10::Stream stream) noexcept {
+  Ledger::Core& core = Ledger::Core::of(stream.device_index());
+  std::lock_guard<std::mutex> lock(core.mutex);
+  core.host_ns += config().dispatch_ns;
+  core.times.dispatch_ns += config().dispatch_ns;
+  return std::max(core.ready(stream.id()), core.host_ns);
+}
+
+void CollectiveClock::count(c10::DeviceIndex device, int64_t row, int64_t ns) noexcept {
+  Ledger::Core& core = Ledger::Core::of(device);
+  std::lock_guard<std::mutex> lock(core.mutex);
+  for (CollectiveTimes* times : {&core.collectives, &core.collective_rows[row]}) {
+    ++times->count;
+    times->active_ns += ns;
+  }
+}
+
+void CollectiveClock::wait(c10::Stream stream, const CollectiveSpan& span) noexcept {
+  Ledger::Core& core = Ledger::Core::of(stream.device_index());
+  std::lock_guard<std::mutex> lock(core.mutex);
+  int64_t& ready = core.ready(stream.id());
+  const int64_t now = std::max({ready, core.host_ns, span.start_ns});
+  const int64_t exposed = std::max(span.end_ns - now, int64_t{0});
+  core.collectives.exposed_ns += exposed;
+  if (span.row >= 0) core.collective_rows[span.row].exposed_ns += exposed;
+  ready = std::max(ready, span.end_ns);
+}
+
+void CollectiveClock::set(c10::DeviceIndex device, const CollectiveSpan& span) noexcept {
+  Ledger::Core& core = Ledger::Core::of(device);
+  std::lock_guard<std::mutex> lock(core.mutex);
+  core.collective = span;
+  core.ready(collective_stream(device).id()) = span.end_ns;
+}
+
+CollectiveSpan CollectiveClock::get(c10::DeviceIndex device) noexcept {
+  Ledger::Core& core = Ledger::Core::of(device);
+  std::lock_guard<std::mutex> lock(core.mutex);
+  return core.collective;
+}
+
+CollectiveTimes CollectiveClock::times(c10::DeviceIndex device) {
+  Ledger::Core& core = Ledger::Core::of(device);
+  std::lock_guard<std::mutex> lock(core.mutex);
+  return core.collectives;
+}
+
+std::map<int64_t, CollectiveTimes> CollectiveClock::rows(c10::DeviceIndex device) {
+  Ledger::Core& core = Ledger::Core::of(device);
+  std::lock_guard<std::mutex> lock(core.mutex);
+  return core.collective_rows;
 }
 
 }  // namespace trn

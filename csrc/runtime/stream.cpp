@@ -1,5 +1,8 @@
-// Stream 0 is the default stream; new streams are taken in turn from a fixed pool, as on CUDA.
+// Stream 0 is the default stream; new streams are taken in turn from a fixed pool, as on CUDA. The
+// last is that of the collectives.
 #include "stream.h"
+
+#include "collective_clock.h"
 
 #include <array>
 #include <atomic>
@@ -28,7 +31,11 @@ c10::Stream new_stream(c10::DeviceIndex device) {
   check_index(device);
   const uint32_t turn = handed_out[size_t(device)].fetch_add(1);
   return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device),
-                     1 + c10::StreamId(turn % (kMaxStreams - 1)));
+                     1 + c10::StreamId(turn % (kMaxStreams - 2)));
+}
+
+c10::Stream collective_stream(c10::DeviceIndex device) {
+  return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device), kMaxStreams - 1);
 }
 
 }  // namespace trn

@@ -28,6 +28,7 @@ from ..errors import Unsupported
 from ..host import host_device
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 from ..trn.legacy import TensorType, tensor_types
+from . import cuda_distributed
 from .cuda_names import MODULES, PARTS, REFUSED, SAME, SPECIAL
 from .cuda_profiler import map_profilers
 
@@ -110,7 +111,9 @@ def _cuda(
 
 def _says_device(self: torch.Tensor) -> torch.device:
     real: torch.device = torch.Tensor.device.__get__(self)
-    return _device("cuda", real.index) if real.type == "trn" else real
+    if real.type != "trn" or cuda_distributed.asked_by_torch(2):
+        return real
+    return _device("cuda", real.index)
 
 
 def _is_cuda(self: torch.Tensor) -> bool:
@@ -368,6 +371,7 @@ def install() -> None:
     _map_constructors()
     _map_storages()
     _map_data_parallel()
+    cuda_distributed.install(_translated)
     _map_threads()
     map_profilers()
     CudaIsTrn().__enter__()  # for good

@@ -31,6 +31,7 @@ from .device import (
     set_sync_debug_mode,
     synchronize,
 )
+from .distributed import collectives
 from .graphs import CUDAGraph, Graph, graph, graph_pool_handle, is_current_stream_capturing
 from .graphs import install as _install_graphs
 from .launches import counters, reset_counters
@@ -90,6 +91,7 @@ __all__ = [
     "StreamContext",
     "amp",
     "can_device_access_peer",
+    "collectives",
     "counters",
     "current_device",
     "current_stream",

@@ -1,59 +1,153 @@
-"""torch.distributed on trn: every collective says that it is not there yet.
+"""torch.distributed on trn: the backend `trn` of process groups. Checked on torch 2.13.0.
 
-DistributedDataParallel, FSDP and DTensor import and build; what they send between processes ends
-here. The kernels lie above those of c10d, which look for a backend and do not find one. Checked on
-torch 2.13.0.
+The backend is C++ (csrc/distributed). Here it is registered, and what torch decides by the names of
+the backends that it knows is decided for this one too.
 """
 
-from collections.abc import Callable
+import atexit
+import copy
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import library
 
-from ..errors import Unimplemented
+from .. import _C
+from ..collectives import duration
+from ..settings import DEVICE_TYPE, Settings, settings
+from .dtensor import install_dtensor
 
-__all__ = ["COLLECTIVES", "refuse_collectives"]
+__all__ = ["BACKENDS", "bound", "collectives", "install_backend"]
 
-COLLECTIVES = (
-    "_allgather_base_",
-    "_reduce_scatter_base_",
-    "allgather_",
-    "allgather_coalesced_",
-    "allgather_into_tensor_coalesced_",
-    "allreduce_",
-    "allreduce_coalesced_",
-    "alltoall_",
-    "alltoall_base_",
-    "broadcast_",
-    "gather_",
-    "recv_",
-    "recv_any_source_",
-    "reduce_",
-    "reduce_scatter_",
-    "reduce_scatter_tensor_coalesced_",
-    "scatter_",
-    "send",
-)
-_KEPT: list[library.Library] = []  # a library's kernels go with it
+# What init_process_group calls the backend; the first is the default.
+BACKENDS = ("neuron", "xla") if DEVICE_TYPE == "neuron" else ("trn",)
+
+# The classes Options and ProcessGroupTrn, once they are there.
+bound: Any = ModuleType(f"{__name__}.bound")
 
 
-def refuse_collectives() -> None:
-    """Register the kernels, once."""
-    if _KEPT or not torch.distributed.is_available():
+# The operations priced so far; a row of the C++ side names one by its place.
+_PRICED: list[dict[str, Any]] = []
+
+
+def install_backend(transport: str) -> None:
+    """Register the backend with torch.distributed, if this torch has that."""
+    if not torch.distributed.is_available():
         return
-    made = library.Library("c10d", "IMPL")
-    for name in COLLECTIVES:
-        made.impl(name, _refusing(name), "AutogradPrivateUse1")
-    _KEPT.append(made)
-
-
-def _refusing(name: str) -> Callable[..., Any]:
-    def refuse(*args: Any) -> Any:
-        raise Unimplemented(
-            f"torch.distributed: {name.strip('_')} of trn tensors needs a backend for the device, "
-            "which is planned: torch_trn_emu/trn/distributed.py. Train in one process, or "
-            "communicate copies on the host: dist.all_reduce(tensor.cpu())."
+    _C.bind_backend(bound)
+    _C.set_transport(transport)
+    _C.set_gloo_maker(_gloo)
+    _C.set_collective_pricer(_price)
+    install_dtensor()
+    for name in BACKENDS:
+        torch.distributed.Backend.register_backend(
+            name, _create, extended_api=True, devices=[DEVICE_TYPE]
         )
+    atexit.register(_say_why_this_rank_ends)
 
-    return refuse
+
+def _create(given: Any, options: Any) -> Any:
+    """The backend of a new group: called by torch on each member."""
+    _make_default(sys._getframe(1).f_locals)
+    mine = copy.copy(options) if isinstance(options, bound.Options) else bound.Options()
+    mine._timeout = _as_timedelta(given.timeout)
+    mine.group_name = given.group_id
+    mine.global_ranks_in_group = list(given.global_ranks_in_group)
+    return bound.ProcessGroupTrn(given.store, given.group_rank, given.group_size, mine)
+
+
+def _as_timedelta(timeout: Any) -> timedelta:
+    return timeout if isinstance(timeout, timedelta) else timedelta(seconds=float(timeout))
+
+
+def _make_default(caller: dict[str, Any]) -> None:
+    """Make this backend the default of the group that torch is building.
+
+    For a group whose backend was not named, or named for several devices, torch takes NCCL if it is
+    there and gloo otherwise, though no gloo was made: DistributedDataParallel then finds none.
+    """
+    group, asked = caller.get("pg"), str(caller.get("backend"))
+    if isinstance(group, torch.distributed.ProcessGroup) and (
+        asked == torch.distributed.Backend.UNDEFINED or ":" in asked
+    ):
+        group._set_default_backend(torch.distributed.ProcessGroup.BackendType.CUSTOM)
+
+
+def _price(op: str, size_bytes: int, ranks: list[int]) -> tuple[int, int]:
+    """Nanoseconds of an operation among global ranks, and its row of the table."""
+    chosen = settings()
+    cores = tuple(_core_of(rank, chosen) for rank in ranks)
+    per_chip = chosen.chip.logical_cores(chosen.lnc)
+    found = duration(op, size_bytes, cores, chosen.system, per_chip, chosen.collectives)
+    _PRICED.append(
+        {
+            "operation": op,
+            "bytes": size_bytes,
+            "ranks": len(ranks),
+            "algorithm": found.algorithm,
+            "level": found.level,
+            "duration_ns": round(found.seconds * 1e9),
+        }
+    )
+    return round(found.seconds * 1e9), len(_PRICED) - 1
+
+
+def _core_of(rank: int, chosen: Settings) -> int:
+    """The core of a rank: torchrun fills servers one after another."""
+    if not chosen.ranks_per_server:
+        return rank
+    server, local = divmod(rank, chosen.ranks_per_server)
+    cores = chosen.system.chips_per_server * chosen.chip.logical_cores(chosen.lnc)
+    return server * cores + local
+
+
+def collectives(device: Any = None) -> list[dict[str, Any]]:
+    """What collectives the device has taken part in since the last reset: a row for each size.
+
+    count, active_ns (from the last rank's arrival to the end), exposed_ns (of these, a stream
+    waited), algorithm_bandwidth and bus_bandwidth in bytes/s. The times are simulated.
+    """
+    from .device import index_of
+
+    rows = []
+    for number, count, active_ns, exposed_ns in _C.collective_rows(index_of(device)):
+        row = _PRICED[number]
+        seconds = row["duration_ns"] / 1e9
+        algorithm = row["bytes"] / seconds if seconds else 0.0
+        rows.append(
+            row
+            | {
+                "count": count,
+                "active_ns": active_ns,
+                "exposed_ns": exposed_ns,
+                "algorithm_bandwidth": algorithm,
+                "bus_bandwidth": algorithm * _bus_factor(row["operation"], row["ranks"]),
+            }
+        )
+    return rows
+
+
+def _bus_factor(op: str, ranks: int) -> float:
+    """What each link carries of the buffer, as nccl-tests define it."""
+    if op.startswith("all_reduce"):
+        return 2 * (ranks - 1) / ranks
+    return (ranks - 1) / ranks if ranks > 1 and op not in ("broadcast", "reduce", "send") else 1.0
+
+
+def _gloo(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+    return torch.distributed.ProcessGroupGloo(store, rank, size, timeout)
+
+
+def _say_why_this_rank_ends() -> None:
+    """Tell ranks that wait for this one which error ended it."""
+    error = getattr(sys, "last_value", None)
+    _C.end_groups(_reason(error))
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "has ended (its script is through, or called sys.exit)"
+    lines: Sequence[str] = str(error).strip().splitlines() or [""]
+    return f"ended with {type(error).__name__}: {lines[0]}"

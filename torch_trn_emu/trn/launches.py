@@ -70,6 +70,9 @@ def counters(device: Device = None) -> dict[str, float]:
     The names, units and formulas of `counters.COUNTERS`, and four of ours: `launch_count`,
     `host_dispatch_time`, `core_busy_time` and `core_idle_time` (the core waited for the host), in
     simulated seconds. `total_time` is that of the programs, one after the other.
+
+    Of collectives: `cc_op_count`, `cc_op_active_time` (from the last rank's arrival to the end) and
+    `cc_exposed_time` (of these, a stream waited). `torch.trn.collectives()` has them by size.
     """
     from ..counters import combine, derive
 
@@ -78,11 +81,16 @@ def counters(device: Device = None) -> dict[str, float]:
     totals = combine((price.totals, calls) for _, calls, price in priced)
     times = [_C.core_times(index) for index in _indices(device)]
     dispatch, busy, idle = (sum(t[k] for t in times) * 1e-9 for k in range(3))
+    collectives = [_C.collective_times(index) for index in _indices(device)]
+    count, active, exposed = (sum(t[k] for t in collectives) for k in range(3))
     return derive(totals, chosen.chip, chosen.lnc) | {
         "launch_count": float(sum(calls for _, calls, _ in priced)),
         "host_dispatch_time": dispatch,
         "core_busy_time": busy,
         "core_idle_time": idle,
+        "cc_op_count": float(count),
+        "cc_op_active_time": active * 1e-9,
+        "cc_exposed_time": exposed * 1e-9,
     }
 
 

@@ -11,7 +11,7 @@ from ..settings import ALIAS, DEVICE_TYPE, ISAS, settings
 from . import late
 from .amp import lower_to_bfloat16
 from .backward import keep_backward_on_the_calling_thread
-from .distributed import refuse_collectives
+from .distributed import install_backend
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -38,11 +38,11 @@ def register(module_name: str) -> None:
         lower_to_bfloat16()
     keep_backward_on_the_calling_thread()
     register_reductions()
-    refuse_collectives()
     global _startup_error
     try:
         chosen, host = settings(), host_name()
         install()
+        install_backend(chosen.transport)
     except Exception as error:
         _startup_error = error
         return

@@ -1,0 +1,101 @@
+// Point to point. Each peer, direction and tag has a lane of its own, so that no send waits for a
+// receive that was posted after it.
+#include "backend.h"
+#include "memory.h"
+#include "runtime/collective_clock.h"
+#include "runtime/stream.h"
+
+#include <algorithm>
+
+namespace trn {
+
+Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, int tag) {
+  check_usable();
+  const bool sending = op == c10d::OpType::SEND;
+  const char* name = sending ? "send" : "recv";
+  TORCH_CHECK(tensors.size() == 1, name, ": one tensor, got ", tensors.size());
+  TORCH_CHECK_VALUE(op == c10d::OpType::RECVANYSOURCE || (peer >= 0 && peer < size_), name,
+                    ": rank ", peer, " is none of the ", size_, " ranks of the group");
+  TORCH_CHECK_VALUE(peer != rank_, name, ": a rank cannot send to itself or receive from itself");
+  const at::Tensor& tensor = tensors[0];
+  const at::Tensor memory =
+      borrow_contiguous(tensor, sending ? Access::kRead : Access::kWrite, name);
+  const c10::Device device = tensor.device();
+  const CollectivePrice cost =
+      peer < 0
+          ? CollectivePrice{}
+          : price("send", int64_t(tensor.nbytes()),
+                  {std::min(global(rank_), global(peer)), std::max(global(rank_), global(peer))});
+  auto work = c10::make_intrusive<Work>(rank_, op, ++messages_, device, tensors);
+  if (estimated_ns_) {
+    *estimated_ns_ += cost.ns;
+    work->done({0, 0, -1});
+    return keep(std::move(work));
+  }
+  const int64_t arrival_ns = CollectiveClock::issue(current_stream(device.index()));
+  const std::string what = std::string(name) + " of " +
+                           std::string(c10::getDtypeNames(tensor.scalar_type()).first) + "[" +
+                           std::to_string(tensor.numel()) + "] " + (sending ? "to" : "from") + " " +
+                           (peer < 0 ? "any rank" : "rank " + std::to_string(global(peer))) +
+                           ", tag " + std::to_string(tag);
+  Lane* lane = nullptr;
+  {
+    std::lock_guard<std::mutex> lock(lanes_mutex_);
+    // A mailbox keeps its sender's order; a gloo send waits for the receiver of its tag.
+    const bool one_lane = sending && transport_->name() == std::string("shm");
+    lane = &(sending ? senders_ : receivers_)[{peer, one_lane ? 0 : tag}];
+  }
+  lane->post([this, op, peer, tag, memory, arrival_ns, cost, work, what] {
+    try {
+      deliver(op, peer, tag, memory, arrival_ns, cost, *work, what);
+    } catch (...) {
+      work->failed(std::current_exception());
+    }
+  });
+  return keep(std::move(work));
+}
+
+void Backend::deliver(c10d::OpType op, int peer, int tag, const at::Tensor& memory,
+                      int64_t arrival_ns, CollectivePrice cost, Work& work,
+                      const std::string& what) {
+  const auto wait = patience(c10d::kUnsetTimeout, false);
+  int64_t start_ns = arrival_ns;
+  int source = peer;
+  try {
+    if (broken_) throw collectives::Failure("an earlier operation of the group failed");
+    if (op == c10d::OpType::SEND) {
+      collectives::Message message;
+      message.tag = tag;
+      message.dtype = int32_t(memory.scalar_type());
+      message.arrival_ns = arrival_ns;
+      transport_->send(in(memory), peer, message, wait);
+    } else {
+      const auto got = transport_->receive(out(memory), peer, tag, wait);
+      if (got.dtype != int32_t(memory.scalar_type()))
+        throw collectives::Failure(
+            "rank " + std::to_string(global(got.source)) + " sent " +
+            std::string(c10::getDtypeNames(c10::ScalarType(got.dtype)).first) +
+            ": give both sides tensors of one size and dtype");
+      start_ns = std::max(start_ns, got.arrival_ns);
+      source = got.source;
+    }
+  } catch (const collectives::Failure& failure) {
+    fail(what + " in group " + options_->group_name, failure.what());
+  }
+  CollectiveClock::count(work.device().index(), cost.row, cost.ns);
+  work.done({start_ns, start_ns + cost.ns, cost.row}, source);
+}
+
+Backend::WorkPtr Backend::send(Tensors& tensors, int to, int tag) {
+  return message(c10d::OpType::SEND, tensors, to, tag);
+}
+
+Backend::WorkPtr Backend::recv(Tensors& tensors, int from, int tag) {
+  return message(c10d::OpType::RECV, tensors, from, tag);
+}
+
+Backend::WorkPtr Backend::recvAnysource(Tensors& tensors, int tag) {
+  return message(c10d::OpType::RECVANYSOURCE, tensors, -1, tag);
+}
+
+}  // namespace trn

@@ -1,0 +1,141 @@
+// See work.h.
+#include "work.h"
+
+#include "hooks.h"
+#include "runtime/collective_clock.h"
+#include "runtime/ledger.h"
+#include "runtime/stream.h"
+
+#include <ATen/core/ivalue.h>
+#include <ATen/core/jit_type.h>
+#include <c10/core/StreamGuard.h>
+
+#include <algorithm>
+#include <mutex>
+
+namespace trn {
+namespace {
+
+constexpr auto kLook = std::chrono::milliseconds(100);
+
+}  // namespace
+
+void Work::done(const CollectiveSpan& span, int source) {
+  span_ = span;
+  source_ = source;
+  finish();
+}
+
+bool Work::isCompleted() {
+  if (parts_.empty()) return c10d::Work::isCompleted();
+  return std::all_of(parts_.begin(), parts_.end(), [](auto& part) { return part->isCompleted(); });
+}
+
+bool Work::isSuccess() const {
+  if (parts_.empty()) return c10d::Work::isSuccess();
+  return std::all_of(parts_.begin(), parts_.end(), [](auto& part) { return part->isSuccess(); });
+}
+
+std::exception_ptr Work::exception() const {
+  for (const auto& part : parts_) {
+    if (auto error = part->exception()) return error;
+  }
+  return parts_.empty() ? c10d::Work::exception() : nullptr;
+}
+
+void Work::await_values(std::chrono::milliseconds timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  for (const auto& part : parts_) part->await_values(timeout);
+  if (!parts_.empty()) return;
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (!completed_) {
+    cv_.wait_for(lock, kLook);
+    if (completed_) break;
+    if (timeout > kNoTimeout && std::chrono::steady_clock::now() >= deadline) {
+      C10_THROW_ERROR(DistBackendError,
+                      c10::str(c10d::opTypeToString(opType_), " #", sequence_,
+                               " has not ended within the ", timeout.count(), " ms of wait()"));
+    }
+    lock.unlock();
+    if (auto& check = collective_hooks().check_interrupt) check();
+    lock.lock();
+  }
+  if (exception_) std::rethrow_exception(exception_);
+}
+
+bool Work::wait(std::chrono::milliseconds timeout) {
+  collective_hooks().without_python([&] { await_values(timeout); });
+  synchronize();
+  return true;
+}
+
+CollectiveSpan Work::span() const {
+  CollectiveSpan last = span_;
+  for (const auto& part : parts_) {
+    if (const CollectiveSpan span = part->span(); span.end_ns > last.end_ns) last = span;
+  }
+  return last;
+}
+
+void Work::synchronize() {
+  if (!device_.is_privateuseone()) return;
+  const c10::Stream stream = current_stream(device_.index());
+  CollectiveClock::wait(stream, span());
+  if (opType_ == c10d::OpType::BARRIER) SimulatedClock::synchronize(stream);
+}
+
+std::vector<at::Tensor> Work::result() {
+  if (parts_.empty()) return results_;
+  std::vector<at::Tensor> all;
+  for (const auto& part : parts_) {
+    const auto some = part->result();
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return all;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture() {
+  std::vector<c10::Device> devices;
+  if (device_.is_privateuseone()) devices.push_back(device_);
+  auto future = c10::make_intrusive<c10::ivalue::Future>(
+      c10::ListType::create(c10::TensorType::get()), devices);
+  try {
+    collective_hooks().without_python([&] { await_values(kNoTimeout); });
+  } catch (...) {
+    future->setError(std::current_exception());
+    return future;
+  }
+  if (!device_.is_privateuseone()) {
+    future->markCompleted(c10::IValue(result()));
+    return future;
+  }
+  // The future notes the time of the current stream: that of the collectives, set to this one's
+  // end.
+  static auto* mutex = new std::mutex;
+  std::lock_guard<std::mutex> lock(*mutex);
+  const c10::Stream queue = collective_stream(device_.index());
+  CollectiveClock::set(device_.index(), span());
+  const c10::Stream previous = exchange_stream(queue);
+  future->markCompleted(c10::IValue(result()));
+  exchange_stream(previous);
+  return future;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> Work::getFutureResult() {
+  auto future = c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get());
+  bool failed = false;
+  try {
+    collective_hooks().without_python([&] { await_values(kNoTimeout); });
+  } catch (...) {
+    failed = true;
+  }
+  future->markCompleted(
+      c10::IValue(int64_t(failed ? c10d::WorkResult::COMM_ERROR : c10d::WorkResult::SUCCESS)));
+  return future;
+}
+
+float Work::getDuration() const {
+  return float(double(span_.end_ns - std::max(span_.start_ns, int64_t{0})) / 1e6);
+}
+
+}  // namespace trn

@@ -1,0 +1,56 @@
+// One collective or message under way, or several of them together.
+#pragma once
+
+#include "runtime/collective_clock.h"
+
+#include <c10/core/Device.h>
+#include <torch/csrc/distributed/c10d/Work.hpp>
+
+#include <chrono>
+#include <vector>
+
+namespace trn {
+
+class Work final : public c10d::Work {
+ public:
+  Work(int rank, c10d::OpType op, uint64_t sequence, c10::Device device,
+       std::vector<at::Tensor> results)
+      : c10d::Work(rank, op), sequence_(sequence), device_(device), results_(std::move(results)) {}
+  // Ends when all of `parts` have ended.
+  Work(int rank, c10::Device device, std::vector<c10::intrusive_ptr<Work>> parts)
+      : c10d::Work(rank, c10d::OpType::COALESCED), device_(device), parts_(std::move(parts)) {}
+
+  bool isCompleted() override;
+  bool isSuccess() const override;
+  std::exception_ptr exception() const override;
+  // Blocks the host until the values are there, then the current stream in simulated time.
+  bool wait(std::chrono::milliseconds timeout = kNoTimeout) override;
+  void synchronize() override;
+  void blockCurrentStream() override { synchronize(); }
+  std::vector<at::Tensor> result() override;
+  // The future is complete when it is given: what waits for it need no other thread.
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
+  c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override;
+  float getDuration() const override;  // simulated milliseconds
+  uint64_t getSequencenumber() const override { return sequence_; }
+  int sourceRank() const override { return source_; }
+
+  // By who runs it, once.
+  void done(const CollectiveSpan& span, int source = -1);
+  void failed(std::exception_ptr error) { finish(std::move(error)); }
+
+  CollectiveSpan span() const;  // of parts: the one that ends last
+  c10::Device device() const { return device_; }
+
+ private:
+  void await_values(std::chrono::milliseconds timeout);
+
+  const uint64_t sequence_ = 0;
+  const c10::Device device_;
+  std::vector<at::Tensor> results_;
+  std::vector<c10::intrusive_ptr<Work>> parts_;
+  CollectiveSpan span_;
+  int source_ = -1;
+};
+
+}  // namespace trn

@@ -1,0 +1,27 @@
+"""Values of every collective, on both transports; a spawn of each runs all checks."""
+
+import ast
+from functools import cache
+
+import launch
+import pytest
+
+RUNS = {"shm": 3, "gloo": 2}  # ranks
+
+
+def checks_of(program: str) -> list[str]:
+    tree = ast.parse((launch.PROGRAMS / program).read_text())
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [name for name in functions if name.startswith("check_")]
+
+
+@cache
+def outcomes(program: str, transport: str, ranks: int) -> dict[str, str]:
+    return launch.outcomes(launch.run(program, ranks=ranks, TRN_EMU_TRANSPORT=transport))
+
+
+@pytest.mark.parametrize("transport", RUNS)
+@pytest.mark.parametrize("check", checks_of("values.py"))
+def test_collective(check, transport):
+    found = outcomes("values.py", transport, RUNS[transport])
+    assert found.get(check, found.get("", "did not run")) == ""

@@ -1,0 +1,65 @@
+"""`TRN_EMU_AS=cuda` in torch.distributed: "nccl" is the backend of trn, and cuda its device.
+
+torch compares "nccl" by name and never looks it up among the registered backends, so the class of
+trn's groups stands where torch has NCCL's. Only under the option, as docs/decisions/0007 has it.
+Checked on torch 2.13.0.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+
+__all__ = ["asked_by_torch", "install"]
+
+_OWN = re.compile(r"torch\.(distributed|nn\.parallel|_utils)(\.|$)")
+
+
+def asked_by_torch(depth: int) -> bool:
+    """Whether torch.distributed or a parallel wrapper asks: it must hear the real device."""
+    name = sys._getframe(depth + 1).f_globals.get("__name__", "")
+    return _OWN.match(name) is not None
+
+
+def install(translated: Callable[..., Any]) -> None:
+    """`translated` makes a function that is told trn where it is told cuda."""
+    if not torch.distributed.is_available():
+        return
+    from torch.distributed import device_mesh, distributed_c10d
+
+    from ..trn.distributed import bound
+
+    c10d: Any = distributed_c10d
+    dist: Any = torch.distributed
+    group = bound.ProcessGroupTrn
+    group.Options = bound.Options
+    for module in (c10d, dist):
+        module.ProcessGroupNCCL = group
+    c10d._NCCL_AVAILABLE = True
+    if c10d.default_pg_nccl_timeout is None:
+        c10d.default_pg_nccl_timeout = c10d.default_pg_timeout
+    c10d.Backend.backend_capability["nccl"] = ["trn"]
+    c10d.Backend.default_device_backend_map["trn"] = "nccl"
+    _translate_config(c10d.BackendConfig)
+    for name in ("init_process_group", "new_group", "split_group"):
+        told = translated(getattr(c10d, name))
+        for module in (c10d, dist):
+            setattr(module, name, told)
+    mesh = translated(device_mesh.init_device_mesh)
+    device_mesh.init_device_mesh = dist.init_device_mesh = mesh
+    kind: Any = device_mesh.DeviceMesh
+    kind.__init__ = translated(kind.__init__)
+
+
+def _translate_config(config: Any) -> None:
+    init = config.__init__
+
+    @wraps(init)
+    def call(self: Any, backend: Any) -> None:
+        text = str(backend)
+        init(self, backend if ":" not in text else re.sub(r"\bcuda:", "trn:", text))
+
+    config.__init__ = call

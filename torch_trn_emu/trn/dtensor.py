@@ -1,0 +1,146 @@
+"""DTensor on trn: random operators of sharded tensors, and attention. Checked on torch 2.13.0.
+
+torch's tracker of random state takes a generator's state for the seed and offset of CUDA, and its
+strategies for attention name CUDA's kernels. Both learn of this device when DTensor is imported.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from .. import _C
+from ..importing import when_imported
+from ..settings import DEVICE_TYPE
+
+__all__ = ["install_dtensor"]
+
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def install_dtensor() -> None:
+    """Act on DTensor's modules once a program imports them."""
+    when_imported("torch.distributed.tensor._random", _track_random_state)
+    when_imported("torch.distributed.tensor", _shard_attention)
+    when_imported(
+        "torch.distributed.tensor.experimental._context_parallel._attention", _ring_attention
+    )
+
+
+def _track_random_state(module: Any) -> None:
+    base: Any = module._RNGStateTracker
+
+    class Tracker(base):
+        """Replicas draw the same numbers; shards draw their own, from one number that all draw."""
+
+        def __init__(self) -> None:
+            self._device = torch.device(DEVICE_TYPE)
+            self._use_distribute_region = True
+
+        @contextlib.contextmanager
+        def _distribute_region(self, spec: Any, generator: Any = None) -> Iterator[None]:
+            shard = _shard_of(spec)
+            if spec.mesh.device_type != DEVICE_TYPE or shard is None:
+                yield
+                return
+            source = generator or _C.default_generator(_C.current_device())
+            number = _drawn(source)
+            kept = source.get_state()
+            source.manual_seed((number + shard * 0x9E3779B97F4A7C15) % 2**63)
+            try:
+                yield
+            finally:
+                source.set_state(kept)
+
+    if module._rng_tracker is None:
+        module._rng_tracker = Tracker()
+
+
+def _shard_of(spec: Any) -> int | None:
+    """The number of this rank's shard; None if every rank holds the whole."""
+    index, count = 0, 1
+    coordinate = spec.mesh.get_coordinate() or [0] * spec.mesh.ndim
+    for size, mine, placement in zip(spec.mesh.shape, coordinate, spec.placements, strict=True):
+        if hasattr(placement, "dim"):  # Shard and _StridedShard
+            index, count = index * size + mine, count * size
+    return index if count > 1 else None
+
+
+def _drawn(source: torch.Generator) -> int:
+    paused = _C.pause_ledger(True)  # a draw of the emulator, not of the program
+    try:
+        return int(torch.randint(2**62, (), generator=source, device=source.device))
+    finally:
+        _C.pause_ledger(paused)
+
+
+def _shard_attention(_: ModuleType) -> None:
+    """Batches and heads are independent; a mask may tell them apart."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.experimental import register_sharding
+
+    def forward(query, key, value, dropout_p=0.0, is_causal=False, *, attn_mask=None, scale=None):  # type: ignore[no-untyped-def]
+        places = [Replicate()] if attn_mask is not None else [Replicate(), Shard(0), Shard(1)]
+        return [([p] * 2, [p] * 3 + [None] * 2) for p in places]
+
+    def backward(*args: Any, attn_mask: Any = None, scale: Any = None) -> Any:
+        places = [Replicate()] if attn_mask is not None else [Replicate(), Shard(0), Shard(1)]
+        return [([p] * 3, [p] * 6 + [None] * 2) for p in places]
+
+    register_sharding(_FORWARD.default)(forward)
+    register_sharding(_BACKWARD.default)(backward)
+
+
+def _ring_attention(module: Any) -> None:
+    """Under context parallelism, torch's own ring around this device's kernel."""
+    sequence = 2  # the dimension that is sharded, as torch has it
+
+    def wrapped(results: Any, like: Any) -> Any:
+        from torch.distributed.tensor import DTensor
+
+        mesh, places = like.device_mesh, like.placements
+        return tuple(DTensor.from_local(x, mesh, places, run_check=False) for x in results)
+
+    def local(tensor: Any) -> Any:
+        return tensor._local_tensor
+
+    def forward(op: Any, args: Any, kwargs: Any) -> Any:
+        query, key, value, *rest = args
+        dropout_p = rest[0] if rest else 0.0
+        is_causal = rest[1] if len(rest) > 1 else False
+        results = module._templated_ring_attention(
+            query.device_mesh.get_group(),
+            sequence,
+            _FORWARD,
+            query=local(query),
+            key=local(key),
+            value=local(value),
+            is_causal=is_causal,
+            dropout_p=dropout_p,
+            scale=kwargs.get("scale"),
+        )
+        return wrapped(results[:2], query)
+
+    def backward(op: Any, args: Any, kwargs: Any) -> Any:
+        grad_out, query, key, value, out, logsumexp, dropout_p, is_causal = args
+        results = module._templated_ring_attention_backward(
+            query.device_mesh.get_group(),
+            sequence,
+            _BACKWARD.default,
+            grad_out=local(grad_out),
+            grad_out_name="grad_out",
+            query=local(query),
+            key=local(key),
+            value=local(value),
+            out=local(out),
+            logsumexp=local(logsumexp),
+            is_causal=is_causal,
+            dropout_p=dropout_p,
+            scale=kwargs.get("scale"),
+        )
+        return wrapped(results[:3], query)
+
+    module.custom_ops.update({_FORWARD.default: forward, _BACKWARD.default: backward})
