@@ -260,11 +260,17 @@ def to_twins(graph: Graph) -> int:
 
 def _shapes_of(op: torch._ops.OpOverload) -> Callable[..., Any]:
     """A twin's shapes are those of its operator of aten."""
+    named = {argument.name: k for k, argument in enumerate(op._schema.arguments)}
+
+    def scaled(*arguments: Any, **keywords: Any) -> Any:  # aten's own checks what CPUs take
+        given = dict(zip(named, arguments, strict=False)) | keywords
+        a, b = given["self"], given["mat2"]
+        return a.new_empty((a.shape[0], b.shape[1]), dtype=given.get("out_dtype") or a.dtype)
 
     def shapes(*arguments: Any, **keywords: Any) -> Any:
         return op(*arguments, **keywords)
 
-    return shapes
+    return scaled if op._opname.startswith("_scaled_mm") else shapes
 
 
 for _name in KERNELS:
