@@ -141,6 +141,7 @@ def test_an_estimate_prints_what_it_says() -> None:
     assert f"{found.time_us:,.1f} us on trn3 (LNC=2, eager): 1 launch," in text
     assert found.basis in text
     assert "counters" not in repr(found)
+    assert "aten::mm" in found._repr_html_()
 
 
 @pytest.mark.parametrize("mode", ["eager", "compile"])

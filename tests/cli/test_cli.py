@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -137,6 +138,14 @@ def test_a_terminal_gets_the_same_words(monkeypatch, capsys):
     text = capsys.readouterr().out
     for word in ("[bold] is a word", "Counters", "a[b]", "value"):
         assert word in text
+
+
+def test_no_color_leaves_no_colour(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    show(Report(data={}, tables=[Table(title="T", head=("a",), rows=[("1",)])]), as_json=False)
+    assert re.findall(r"\x1b\[(?:3|4|9)\d", capsys.readouterr().out) == []
 
 
 def test_what_is_no_number_is_the_worst_difference(runs):

@@ -178,6 +178,7 @@ def test_reports_hold_the_same_figures():
         assert "aten.addmm.default in 0 (forward)" in text
         assert f"{found.outputs.sqnr_db:.1f}" in text
     assert "<script" not in page
+    assert "aten.addmm.default in 0 (forward)" in found._repr_html_()
 
 
 @pytest.mark.parametrize("name", ["cuda", "trn@fp7", "cpu@bf16"])
