@@ -68,7 +68,7 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build)], check=True)
 
     def copy_extensions_to_source(self) -> None:
-        """For an editable installation; setuptools knows nothing of the record beside the library."""
+        """For an editable installation: setuptools does not know of the file beside the library."""
         super().copy_extensions_to_source()
         package = Path(self.build_lib) / "torch_trn_emu"
         shutil.copy(package / "built_for.txt", ROOT / "torch_trn_emu")
