@@ -25,14 +25,19 @@ std::set<collectives::Transport*>& all_transports() {
   return *all;
 }
 
+// Cheap, since every call does it: no streams.
 std::string describe(const char* name, uint64_t sequence, int32_t dtype, uint64_t elements,
                      int32_t reduce, int32_t root) {
-  std::ostringstream out;
-  out << name << " #" << sequence << " " << c10::getDtypeNames(c10::ScalarType(dtype)).first << "["
-      << elements << "]";
-  if (reduce >= 0) out << " " << name_of(c10d::ReduceOp::RedOpType(reduce));
-  if (root >= 0) out << " root " << root;
-  return out.str();
+  char text[160];
+  const std::string_view type = c10::getDtypeNames(c10::ScalarType(dtype)).first;
+  int length = std::snprintf(text, sizeof text, "%s #%llu %.*s[%llu]", name,
+                             static_cast<unsigned long long>(sequence), int(type.size()),
+                             type.data(), static_cast<unsigned long long>(elements));
+  if (reduce >= 0)
+    length += std::snprintf(text + length, sizeof text - size_t(length), " %s",
+                            name_of(c10d::ReduceOp::RedOpType(reduce)));
+  if (root >= 0) std::snprintf(text + length, sizeof text - size_t(length), " root %d", root);
+  return text;
 }
 
 }  // namespace
@@ -272,7 +277,7 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
 
 void Backend::run(const Call& call, uint64_t sequence, int64_t arrival_ns, CollectivePrice cost,
                   const Move& move, Work& work, bool here) {
-  const std::string what = title(call.name, sequence);
+  const auto what = [&] { return title(call.name, sequence); };
   const int32_t reduce = call.reduces ? int32_t(call.reduce.op_) : -1;
   const std::string mine = describe(call.name, sequence, int32_t(call.dtype),
                                     uint64_t(call.elements), reduce, call.root);
@@ -294,17 +299,17 @@ void Backend::run(const Call& call, uint64_t sequence, int64_t arrival_ns, Colle
       CollectiveClock::count(call.device->index(), cost.row, cost.ns);
     work.done({start_ns, queue_ns_, cost.row});
   } catch (const collectives::Mismatch& mismatch) {
-    fail(what, mismatch.what(), true);
+    fail(what(), mismatch.what(), true);
   } catch (const collectives::Failure& failure) {
-    fail(what, failure.what());
+    fail(what(), failure.what());
   } catch (const c10::Error&) {
     broken_ = true;
-    transport_->abort("stopped: " + what + " failed on rank " + std::to_string(global(rank_)));
+    transport_->abort("stopped: " + what() + " failed on rank " + std::to_string(global(rank_)));
     throw;
   } catch (...) {  // an interrupt
     broken_ = true;
     transport_->abort("stopped: rank " + std::to_string(global(rank_)) + " was interrupted in " +
-                      what);
+                      what());
     throw;
   }
 }

@@ -340,6 +340,25 @@ def check_checkpoint():
             same(theirs.to_local(), mine.to_local().cpu())
 
 
+def check_sync_batch_norm():
+    def run(device):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 16))
+        if device == "cpu":  # all of the batch in one process
+            data = [
+                tuple(torch.cat(parts) for parts in zip(*by_rank, strict=True))
+                for by_rank in zip(*(batches(r) for r in range(WORLD)), strict=True)
+            ]
+            return train(model, "cpu", data)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model).to("trn")
+        model = DistributedDataParallel(model, device_ids=[RANK])
+        losses = train(model, "trn", batches()).to(DEVICE)
+        dist.all_reduce(losses, op=dist.ReduceOp.AVG)
+        return losses.cpu()
+
+    assert torch.allclose(run("trn"), run("cpu"), rtol=1e-4)
+
+
 def check_compiled_collectives():
     from torch.distributed import _functional_collectives as fc
 
