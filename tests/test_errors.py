@@ -37,7 +37,7 @@ def an_unknown_opcode():
 REACHED = {
     errors.ChipLimit: (too_many_cores, r"Set NEURON_LOGICAL_NC_CONFIG to 1 or 2"),
     errors.Unsupported: (shared_memory, r"Send tensor\.cpu\(\)"),
-    errors.Unimplemented: (a_collective, r"torch_trn_emu/trn/distributed\.py"),
+    errors.Unimplemented: (a_collective, r"torch_trn_emu/integrations/lightning\.py"),
     errors.EmulatorBug: (an_unknown_opcode, r"please report it"),
 }
 

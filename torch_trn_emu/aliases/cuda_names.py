@@ -106,7 +106,7 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
                 "check_error cudart current_blas_handle current_solver_handle ExternalStream "
                 "GreenContext get_stream_from_external nccl.version nccl.unique_id nccl.init_rank"
             ),
-            "copies among devices by CUDA's own collectives: torch.distributed is planned": (
+            "copies among devices by CUDA's own collectives: use torch.distributed": (
                 "comm.broadcast comm.broadcast_coalesced comm.gather comm.reduce_add "
                 "comm.reduce_add_coalesced comm.scatter nccl.all_gather nccl.all_reduce "
                 "nccl.broadcast nccl.reduce nccl.reduce_scatter"

@@ -66,7 +66,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
             ("torch_neuronx.nki", "torch_neuronx.nki_op", "torch_neuronx.wrap_nki"),
             "kernels written in NKI do not run here",
         ),
-        "torch_neuronx.distributed": "collectives are planned",
+        "torch_neuronx.distributed": "use torch.distributed: its backends are neuron and xla",
         "torch_neuronx.python_ops": "its operators are the emulator's own",
         "torch_neuronx.experimental": "it belongs to the XLA release; profiling is "
         "torch_neuronx.profiling",
@@ -96,7 +96,7 @@ class Variable(str):
 
 
 _CACHE = "there is no NEFF cache; compiled graphs are in torch's own caches"
-_COLLECTIVE = "collectives are planned"
+_COLLECTIVE = "collectives are modelled without it"
 VARIABLES: Mapping[str, Variable] = MappingProxyType(
     {
         "TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION": Variable(

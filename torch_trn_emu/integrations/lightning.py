@@ -29,7 +29,7 @@ def register(package: ModuleType) -> None:
 
 def _accelerator(base: Any) -> Any:
     class TrnAccelerator(base):
-        """One logical core. Several need collectives, which are planned."""
+        """One logical core. Lightning's strategies for several are planned."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -57,8 +57,9 @@ def _accelerator(base: Any) -> Any:
             chosen = [0] if devices in ("auto", 1, "1", -1, "-1", None) else _indices(devices)
             if len(chosen) != 1:
                 raise Unimplemented(
-                    f"Trainer(accelerator={DEVICE_TYPE!r}, devices={devices!r}): several devices "
-                    "need collectives: torch_trn_emu/trn/distributed.py. Use devices=1."
+                    f"Trainer(accelerator={DEVICE_TYPE!r}, devices={devices!r}): Lightning's "
+                    "strategies for several devices: torch_trn_emu/integrations/lightning.py. Use "
+                    "devices=1, or torchrun and DistributedDataParallel without Lightning."
                 )
             return chosen
 
