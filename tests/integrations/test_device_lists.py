@@ -166,6 +166,7 @@ assert torch_trn_emu.compiler.report()
 """
 
 
+@pytest.mark.slow
 def test_the_backend_of_accelerate_can_be_trn():
     done = run(COMPILED)
     assert done.returncode == 0, done.stderr
@@ -206,7 +207,14 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "fp16",
+        pytest.param("fp32", marks=pytest.mark.slow),
+        pytest.param("bf16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_trainer_repeats_the_unbroken_one(tmp_path, precision):
     done = run(TRAINER, str(tmp_path), precision)
     assert done.returncode == 0, done.stderr
@@ -327,7 +335,10 @@ print("done")
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("lightning.pytorch", "16-mixed"), ("pytorch_lightning", "32-true")],
+    [
+        ("lightning.pytorch", "16-mixed"),
+        pytest.param("pytorch_lightning", "32-true", marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_lightning_trainer_repeats_the_unbroken_one(tmp_path, name, precision):
     done = run(LIGHTNING, name, precision, str(tmp_path))
