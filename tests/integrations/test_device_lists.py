@@ -166,7 +166,6 @@ assert torch_trn_emu.compiler.report()
 """
 
 
-@pytest.mark.slow
 def test_the_backend_of_accelerate_can_be_trn():
     done = run(COMPILED)
     assert done.returncode == 0, done.stderr
@@ -207,16 +206,8 @@ print("done")
 """
 
 
-@pytest.mark.parametrize(
-    "precision",
-    [
-        "fp16",
-        pytest.param("fp32", marks=pytest.mark.slow),
-        pytest.param("bf16", marks=pytest.mark.slow),
-    ],
-)
-def test_a_resumed_trainer_repeats_the_unbroken_one(tmp_path, precision):
-    done = run(TRAINER, str(tmp_path), precision)
+def test_a_resumed_trainer_repeats_the_unbroken_one(tmp_path):
+    done = run(TRAINER, str(tmp_path), "fp16")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("done\n")
 
@@ -333,15 +324,8 @@ print("done")
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"),
-    [
-        ("lightning.pytorch", "16-mixed"),
-        pytest.param("pytorch_lightning", "32-true", marks=pytest.mark.slow),
-    ],
-)
-def test_a_resumed_lightning_trainer_repeats_the_unbroken_one(tmp_path, name, precision):
-    done = run(LIGHTNING, name, precision, str(tmp_path))
+def test_a_resumed_lightning_trainer_repeats_the_unbroken_one(tmp_path):
+    done = run(LIGHTNING, "lightning.pytorch", "16-mixed", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("done\n")
 
