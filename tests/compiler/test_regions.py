@@ -106,6 +106,68 @@ def test_a_cycle_between_regions_is_not_made():
         assert all(order[n] < order[region.number] for n in region.above)
 
 
+def masked(x, m):
+    return x.masked_fill(m > 0, 10) * 2
+
+
+# What a region once computed otherwise, each with the operands that showed it.
+ONCE_WRONG = {
+    "floor": (lambda x: (x * 3).floor() + 1, (32, 64)),
+    "round": (lambda x: (x * 3).round() * x, (32, 64)),
+    "one element": (lambda x, s: x * 2 + s, (32, 64), (1,)),
+    "one element first": (lambda x, s: s - x * 2, (32, 64), (1,)),
+    "a function of one element": (lambda x, s: x + s.exp(), (32, 64), (1,)),
+    "a number first": (lambda x: torch.sub(1, x * 2), (32, 64)),
+    "a number divided": (lambda x: 2 / (x * x + 1), (32, 64)),
+    "masked_fill": (masked, (32, 64), (32, 64)),
+    "where with numbers": (lambda x: torch.where(x > 0, 3.0, x) + 1, (32, 64)),
+    "alpha with a number": (lambda x: torch.add(x * 2, 2, alpha=3), (32, 64)),
+    "truth values": (lambda x: (x * 0.3).bool().float() + x, (32, 64)),
+    "whole numbers": (lambda x: (x * 3).int().float() + x, (32, 64)),
+    "variance and mean": (
+        lambda x: (lambda v, m: (x - m) * v)(*torch.var_mean(x, -1, keepdim=True)), (32, 64)
+    ),
+    "expanded": (lambda x, b: x * 2 + b.expand(32, 64), (32, 64), (64,)),
+    "expanded along rows": (
+        lambda x, s: (s.expand(32, 64) / 4) * x + 1, (32, 64), (32, 1)
+    ),
+    "an expanded result": (
+        lambda x, s: (s.expand(32, 64) / 4, x + s.expand(32, 64) / 4), (32, 64), (32, 1)
+    ),
+    "a product and one element": (lambda x, w, s: x @ w * s, (64, 128), (128, 128), (1,)),
+    "gelu by tanh": (
+        lambda g, x: aten.gelu_backward(g, x, approximate="tanh") * 2, (32, 64), (32, 64)
+    ),
+}  # fmt: skip
+
+
+def computed_by_the_machine(gm, inputs):
+    """The graph's placeholders through the programs of its parts, by the values' names."""
+    names = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
+    known = {n: t.numpy().reshape(-1) for n, t in zip(names, inputs, strict=True)}
+    [piece] = pieces_of("region", gm, "fp32", TARGET)
+    for part in piece.work.parts:
+        fed = {b: known[v] for b, v in part.tensors.items() if v in known}
+        sizes = {b.name: b.elements for b in part.program.buffers}
+        assert all(value.size == sizes[b] for b, value in fed.items()), part.tensors
+        made = Machine(TARGET.chip).run(part.program, fed)
+        known |= {part.tensors[b]: value.reshape(-1) for b, value in made.items()}
+    return known
+
+
+@pytest.mark.parametrize("name", ONCE_WRONG)
+def test_a_region_computes_what_the_graph_says(name):
+    gm, inputs = traced(*ONCE_WRONG[name])
+    known = computed_by_the_machine(gm, inputs)
+    [output] = (n for n in gm.graph.nodes if n.op == "output")
+    results = list(torch.utils._pytree.tree_leaves(output.args))
+    expected = torch.utils._pytree.tree_leaves(gm(*inputs))
+    assert results
+    for node, e in zip(results, expected, strict=True):
+        got = torch.as_tensor(known[node.name]).reshape(e.shape)
+        torch.testing.assert_close(got.to(e.dtype), e, rtol=1e-5, atol=1e-5)
+
+
 COMPUTED = [n for n in FUSED if n not in ("seen through a view", "bias and activation")]
 
 

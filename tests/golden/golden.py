@@ -205,12 +205,29 @@ def differences(before: Lines, after: Lines) -> Iterator[tuple[str, str, str]]:
             yield key, before[key], after[key]
 
 
+ALONE = "what two cores both did whole is priced as one core's"
+
+
+def _is_alone(old: str, new: str) -> bool:
+    """Whether only prices for two cores differ, and are now those for one core."""
+    old_parts, new_parts = old.split(" | "), new.split(" | ")
+    if not len(old_parts) == len(new_parts) == len(TARGETS):
+        return False
+    ones = [k for k, target in enumerate(TARGETS) if target.cores == 1]
+    return all(
+        new_parts[k] == old_parts[k] and new_parts[k + 1] in (old_parts[k + 1], new_parts[k])
+        for k in ones
+    )
+
+
 def compare(before: Lines, after: Lines) -> int:
     """Prints what differs; the number of differences that nothing explains."""
     reasons: dict[str, int] = {}
+    patterns = explained()
     unexplained = 0
     for key, old, new in differences(before, after):
-        why = next((reason for pattern, reason in explained() if pattern.search(key)), None)
+        why = next((reason for pattern, reason in patterns if pattern.search(key)), None)
+        why = why or (ALONE if _is_alone(old, new) else None)
         if why is None:
             unexplained += 1
             print(f"{key}\n  - {old}\n  + {new}")

@@ -337,6 +337,8 @@ OPERANDS_OF_A_KIND = {
     "a mask that is broadcast": lambda a: a.masked_select(EVERY.to("trn")),
     "rows of -inf": lambda a: aten._safe_softmax((a.relu() - a.relu() + a / 0.0 * -1), -1),
     "maxima of -inf": lambda a: ((a * 0 - torch.inf).amax(0), (a * 0 - torch.inf).amax(1)),
+    "logsumexp of two dimensions": lambda a: a.expand(3, 4, 9).logsumexp((0, 2)),
+    "logsumexp of leading dimensions": lambda a: a.expand(3, 4, 9).logsumexp((0, 1)),
     "an empty slice": lambda a: aten.slice_backward(a[:, :0], [4, 9], 1, 0, 0, 1),
     "a copy into part of a tensor": lambda a: torch.zeros(4, 18).to("trn")[:, ::2].copy_(a),
 }
@@ -347,6 +349,16 @@ def test_every_kind_of_operand(name: str, machine: MachineExecutor) -> None:
     OPERANDS_OF_A_KIND[name](_data(4, 9).to("trn"))
     assert all(row.difference <= FLOAT32 for row in machine.rows.values()), machine.rows
     assert any(row.machine for row in machine.rows.values())
+
+
+def test_operands_that_repeat_with_other_rows(machine: MachineExecutor) -> None:
+    """[300, 40, 64], [40, 64] and [64]: the last one repeats with rows of its own."""
+    a, b, c = (_data(*shape).to("trn") for shape in ((300, 4, 16), (4, 16), (16,)))
+    torch.addcmul(a, b, c)
+    torch.addcmul(a, _data(300, 1, 1).to("trn"), _data(300, 4, 1).to("trn"))
+    (row,) = machine.rows.values()
+    assert row.machine == 2
+    assert row.difference <= FLOAT32
 
 
 def test_a_nan_of_any_tile_reaches_the_product(machine: MachineExecutor) -> None:

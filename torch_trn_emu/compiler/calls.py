@@ -19,7 +19,16 @@ from ..lowering.call import Call, TensorArg
 from .control import FLAG
 from .operators import policy_of
 
-__all__ = ["base_of", "call_of", "is_free", "is_in_order", "is_true", "tensor_of", "with_sizes"]
+__all__ = [
+    "base_of",
+    "call_of",
+    "constant_of",
+    "is_free",
+    "is_in_order",
+    "is_true",
+    "tensor_of",
+    "with_sizes",
+]
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -53,6 +62,8 @@ _IN_ORDER = frozenset(
         aten.detach.default,
     )
 )
+# What makes a tensor of one value, and which of the arguments that is.
+_NUMBERS = MappingProxyType({aten.scalar_tensor.default: 0, aten.full.default: 1})
 # No views to torch, but their argument's values.
 _SEEN_THROUGH = (aten._unsafe_view.default, FLAG)
 
@@ -128,6 +139,16 @@ def is_free(node: Node) -> bool:
     values = [v for v in tree_leaves(value) if isinstance(v, Tensor)]
     read = tree_leaves([n.meta.get("val") for n in node.all_input_nodes])
     return not values or all(_on_host(v) for v in (*values, *read) if isinstance(v, Tensor))
+
+
+def constant_of(node: Node) -> float | None:
+    """The number that a node makes a tensor of no dimensions from; None for any other node."""
+    made = _NUMBERS.get(node.target)  # type: ignore[call-overload]
+    if made is None or not isinstance(node.meta.get("val"), Tensor):
+        return None
+    value = node.args[made]
+    plain = isinstance(value, (bool, int, float)) and node.meta["val"].numel() == 1
+    return value if plain else None
 
 
 def _on_host(value: Tensor) -> bool:

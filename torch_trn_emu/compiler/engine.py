@@ -12,7 +12,7 @@ from typing import Any
 from .. import pricing
 from ..counters import combine
 from ..errors import EmulatorBug
-from ..isa import Program
+from ..isa import Program, itemsize
 from ..lowering.call import Call, Target, TensorArg
 from ..pricing import Price, price_call
 from ..settings import settings
@@ -196,7 +196,7 @@ def _joined(name: str, prices: list[Price], target: Target) -> Price:
 
 
 def _left(region: Region) -> int:
-    return sum(v.elements * 4 for v in region.outputs.values())
+    return sum(int(v.elements * itemsize(v.dtype)) for v in region.outputs.values())
 
 
 def _row(region: Region) -> RegionRow:
@@ -206,7 +206,7 @@ def _row(region: Region) -> RegionRow:
         operators=tuple(call.op for call in region.calls),
         modules=_distinct(_module(n) for n in region.nodes),
         sources=_distinct(_source(n) for n in region.nodes),
-        read_bytes=sum(v.elements * 4 for v in region.inputs.values()),
+        read_bytes=sum(int(v.elements * itemsize(v.dtype)) for v in region.inputs.values()),
         written_bytes=_left(region),
     )
 

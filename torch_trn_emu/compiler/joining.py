@@ -1,16 +1,19 @@
 """Whether a node can run in a region, and the steps it becomes there."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import prod
+from dataclasses import replace
+from math import inf, prod
 from typing import Any
 
 from torch.fx import Node
 
+from ..errors import Unimplemented
 from ..lowering.call import Call, TensorArg
-from ..lowering.elementwise import recipe_of
+from ..lowering.elementwise import conversion, recipe_of
 from ..lowering.pointwise import Step
+from ..lowering.reductions import correction_of, reduced_dims
 from ..lowering.row_values import Kind, RowStep, column_sum, reduced, step
-from .calls import base_of
+from .calls import base_of, constant_of
 from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
 
 __all__ = ["Attempt"]
@@ -18,19 +21,22 @@ __all__ = ["Attempt"]
 REPEATED = 64  # elements of a row from which on a value that repeats costs little (chosen)
 _EITHER_WAY = frozenset(("add", "multiply", "max", "min", "logical_and", "logical_or"))
 _SHORT = frozenset(("bfloat16", "float16"))
+_SCALARS = (Kind.COLUMN, Kind.ONE)
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
 
 class _Recorder:
     """Takes what a recipe's step emits, as a step over rows."""
 
-    def __init__(self, name: str, kind: Kind) -> None:
-        self.name, self.kind = name, kind
+    def __init__(self, name: str, kind: Kind, dtype: str) -> None:
+        self.name, self.kind, self.dtype = name, kind, dtype
 
     def emit(
         self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any
     ) -> None:
-        self.made = step(self.name, opcode, *reads, kind=self.kind, engine=engine, **attributes)
+        self.made = step(
+            self.name, opcode, *reads, kind=self.kind, engine=engine, dtype=self.dtype, **attributes
+        )
 
 
 def _by_row(s: RowStep, kinds: Mapping[str, Kind]) -> RowStep:
@@ -39,11 +45,11 @@ def _by_row(s: RowStep, kinds: Mapping[str, Kind]) -> RowStep:
         return s
     a, b = s.reads
     attributes = {"op0": s.attributes["op"]}
-    if kinds[a] is Kind.COLUMN:
+    if kinds[a] in _SCALARS:
         a, b = b, a
         if s.attributes["op"] not in _EITHER_WAY:
             attributes["reverse0"] = True
-    if kinds[b] is not Kind.COLUMN or kinds[a] is not Kind.FULL:
+    if kinds[b] not in _SCALARS or kinds[a] is not Kind.FULL:
         return s
     return step(s.name, "tensor_scalar", a, b, engine=s.engine, **attributes)
 
@@ -86,25 +92,24 @@ class Attempt:
         if self.home.get(maker) is self.region:
             key = base.name
             known = self.region.alias.get(key) or self.alias.get(key)
-            return known if known and in_order and self.made[known] is kind else None
+            suits = (kind, Kind.COLUMN) if kind is Kind.FULL else (kind,)
+            return known if known and in_order and self.made[known] in suits else None
         key = base.name if in_order else f"{base.name} turned"
         if key in self.made:
             return key if self.made[key] is kind else None
-        self.inputs[key] = Value(maker.name, dtype_of(t), kind, t.numel)
+        held = prod(n for n, s in zip(t.shape, t.strides, strict=True) if s)
+        self.inputs[key] = Value(maker.name, dtype_of(t), kind, held)
         self.made[key] = kind
         return key
 
     def _kind(self, t: TensorArg) -> Kind | None:
         """How a tensor lies over the region; fixes the columns if that is what it takes."""
-        region = self.region
-        if t.numel == region.elements:
+        shape = tuple(n if s else 1 for n, s in zip(t.shape, t.strides, strict=True))
+        if prod(shape) == self.region.elements:
             return Kind.FULL
-        if t.numel == 1:
-            return Kind.ROW
-        distinct = [n for n, s in zip(t.shape, t.strides, strict=True) if s != 0 or n == 1]
-        if prod(distinct) == 1:
-            return Kind.ROW
-        return self._broadcast(t)
+        if prod(shape) == 1:
+            return Kind.ONE
+        return self._broadcast(replace(t, shape=shape))
 
     def _broadcast(self, t: TensorArg) -> Kind | None:
         region, shape = self.region, self.call.out.shape
@@ -140,7 +145,10 @@ class Attempt:
         name = self._operand(operands[0])
         if name is None or self.made[name] is not Kind.FULL or not _same_place(self.call):
             return False
-        if (name in self.inputs or name in self.region.inputs) and not self._widens():
+        steps = conversion(self.call.tensors[0].dtype, self.call.out.dtype)
+        if steps:
+            name = self._recipe(steps, [name], column=False)
+        elif (name in self.inputs or name in self.region.inputs) and not self._widens():
             self._add(self.node.name, "tensor_copy", (name,), Kind.FULL)
             name = self.node.name
         self.alias[self.node.name] = name
@@ -152,10 +160,16 @@ class Attempt:
         return source == out or (source in _SHORT and out == "float32")
 
     def _elementwise(self) -> bool:
-        operands = [n for n in operands_of(self.node) if not call_tensor(n).on_host]
+        numbers = {n: value for n in operands_of(self.node) if (value := _number(n)) is not None}
+        operands = [
+            n for n in operands_of(self.node) if not call_tensor(n).on_host and n not in numbers
+        ]
         tensors = [call_tensor(n) for n in operands]
-        recipe = recipe_of(self.call, tensors)
-        if recipe is None or not recipe:
+        try:
+            recipe = recipe_of(self._with(numbers), tensors)
+        except (KeyError, Unimplemented):
+            return False  # its class prices it
+        if not recipe:
             return False
         column = self._is_column()
         if self.call.out.numel != self.region.elements and not column:
@@ -174,8 +188,15 @@ class Attempt:
         self.alias[self.node.name] = made
         return True
 
+    def _with(self, numbers: Mapping[Node, float]) -> Call:
+        """The call with numbers instead of the tensors that hold them."""
+        given = [numbers.get(a) if isinstance(a, Node) else None for a in self.node.args]
+        first = self.call.arguments
+        known = [first[k] if value is None else value for k, value in enumerate(given)]
+        return replace(self.call, arguments=(*known, *first[len(given) :]))
+
     def _fits_product(self, names: Iterable[str]) -> bool:
-        return all(self.made[n] in (Kind.FULL, Kind.ROW) for n in names)
+        return all(self.made[n] in (Kind.FULL, Kind.ROW, Kind.ONE) for n in names)
 
     def _is_column(self) -> bool:
         """One value a row, of values of that kind."""
@@ -194,11 +215,14 @@ class Attempt:
         done: list[str] = []
         for k, one in enumerate(recipe):
             reads = [names[r] if r >= 0 else done[r] for r in one.reads]
+            # One value a row stays so until something needs every element (`finish` in regions.py).
             columns = bool(reads) and all(self.made[r] is Kind.COLUMN for r in reads)
             kind = Kind.COLUMN if columns or column else Kind.FULL
-            recorder = _Recorder(f"{self.node.name}.{k}", kind)
+            dtype = one.dtype if one.dtype != "float32" else ""
+            recorder = _Recorder(f"{self.node.name}.{k}", kind, dtype)
             one.emit(recorder, None, reads)  # type: ignore[arg-type]
-            self.steps.append(_by_row(recorder.made, self.made))
+            by_row = self.region.kind == "rows"
+            self.steps.append(_by_row(recorder.made, self.made) if by_row else recorder.made)
             self.made[recorder.name] = kind
             done.append(recorder.name)
         return done[-1]
@@ -214,7 +238,7 @@ class Attempt:
         source, operand = self.call.tensors[0], next(iter(operands_of(self.node)), None)
         if operand is None or source.numel != self.region.elements or source.numel == 0:
             return False
-        dims = _reduced(self.call, len(source.shape))
+        dims = set(reduced_dims(self.call, source))
         kept = [d for d in range(len(source.shape)) if d not in dims]
         if not kept or all(source.shape[d] == 1 for d in kept):
             return False  # of everything: across partitions too
@@ -254,7 +278,9 @@ class Attempt:
         spread = reduced(f"{name}.3", squares)
         self.steps.append(spread)
         self.made[spread.name] = Kind.COLUMN
-        variance = self._scaled(f"{name}.variance", spread.name, 1.0 / columns)
+        degrees = columns - correction_of(self.call)
+        factor = 1.0 / degrees if degrees > 0 else inf
+        variance = self._scaled(f"{name}.variance", spread.name, factor)
         self.alias[name] = variance
         for user in self.node.users:
             if getattr(user.target, "__name__", "") == "getitem":
@@ -274,20 +300,13 @@ class Attempt:
         return True
 
 
+def _number(operand: Node) -> float | None:
+    return constant_of(base_of(operand)[0])
+
+
 def _same_place(call: Call) -> bool:
     """Not a copy between host and core."""
     return all(not t.on_host for t in (*call.tensors, *call.outputs))
-
-
-def _reduced(call: Call, rank: int) -> set[int]:
-    named = call.argument(1, ())
-    dims = named if isinstance(named, tuple) else (named,)
-    chosen = (
-        {d % rank for d in dims if isinstance(d, int) and not isinstance(d, bool)}
-        if rank
-        else set()
-    )
-    return chosen or set(range(rank))
 
 
 def _suffix(shape: tuple[int, ...], of: tuple[int, ...]) -> int:

@@ -32,8 +32,8 @@ __all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
 # Operators that write entries of a copy of their first operand.
 FILLED = frozenset("scatter scatter_add scatter_reduce index_put index_add index_copy".split())
 
-# A step without names: opcode, attributes, operands and result by number, kind, engine.
-_Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None]
+# A step without names: opcode, attributes, operands and result by number, kind, engine, dtype.
+_Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def lowered(region: Region, target: Target) -> list[Lowered]:
     inputs = tuple((number(n), region.inputs[n].dtype, region.inputs[n].kind) for n in names)
     steps = tuple(
         (s.opcode, tuple(sorted(s.attributes.items())), tuple(map(number, s.reads)), number(s.name),
-         s.kind, s.engine)
+         s.kind, s.engine, s.dtype)
         for s in region.steps
     )  # fmt: skip
     stored = {region.alias.get(n, n): v for n, v in region.outputs.items()}
@@ -117,8 +117,9 @@ def _program(shape: _Shape, target: Target) -> Program | None:
             MappingProxyType(dict(attributes)),
             kind,
             engine,
+            dtype,
         )
-        for opcode, attributes, reads, to, kind, engine in shape.steps
+        for opcode, attributes, reads, to, kind, engine, dtype in shape.steps
     ]
     outputs = [Output(f"v{n}", dtype) for n, dtype in shape.outputs]
     steps = absorbed(inputs, steps, [o.name for o in outputs])
@@ -249,6 +250,7 @@ def _cores(part: Lowered) -> int:
     return part.program.cores if part.program else 0
 
 
+MOST_PRICED = 16384  # windows whose prices are kept (chosen)
 _priced: dict[tuple[Any, ...], Price] = {}
 
 
@@ -259,5 +261,7 @@ def price_window(window: Window, target: Target) -> Price:
         return first.price
     key = (target, window.key)
     if key not in _priced:
+        if len(_priced) >= MOST_PRICED:
+            del _priced[next(iter(_priced))]  # the oldest
         _priced[key] = price_programs("window", [window.program()], target.chip)
     return _priced[key]

@@ -15,7 +15,17 @@ from ..lowering.call import Call, TensorArg
 from ..lowering.row_values import Kind, step
 from .calls import base_of, call_of, is_free
 from .joining import Attempt
-from .region import KNOWN, REDUCTIONS, Region, Value, dtype_of, item_of, operands_of, users_of
+from .region import (
+    KNOWN,
+    REDUCTIONS,
+    Region,
+    Value,
+    call_tensor,
+    dtype_of,
+    item_of,
+    operands_of,
+    users_of,
+)
 
 __all__ = ["MOST_STEPS", "PRODUCTS", "regions_of"]
 
@@ -191,7 +201,8 @@ class _Cutter:
         names: dict[str, str] = {}
         for key, value in b.inputs.items():
             made = a.alias.get(key)
-            if made is not None and a.made[made] is value.kind:
+            by_row = value.kind is Kind.FULL and made and a.made[made] is Kind.COLUMN
+            if made is not None and (a.made[made] is value.kind or by_row):
                 names[key] = made
             elif value.node in self._makes(a) or a.made.get(key, value.kind) is not value.kind:
                 return False
@@ -253,23 +264,26 @@ class _Cutter:
             )
             if outside and self.calls[node].outputs:
                 out = self.calls[node].outputs[0]
-                made = self._made(region, node)
+                made = self._made(region, node, self.calls[node].outputs[0])
                 kind = region.made.get(made, Kind.FULL)
                 region.outputs[node.name] = Value(node.name, dtype_of(out), kind, out.numel)
             if region.kind in ("single", "product"):
                 for operand in operands_of(node):
                     base = item_of(base_of(operand)[0])
                     if self.home.get(base) is not region:
-                        t = operand.meta["val"]
+                        t = call_tensor(operand)
                         region.inputs.setdefault(
-                            base.name, Value(base.name, str(t.dtype), Kind.FULL, 0)
+                            base.name, Value(base.name, dtype_of(t), Kind.FULL, t.numel)
                         )
 
     @staticmethod
-    def _made(region: Region, node: Node) -> str:
-        """What makes a value that leaves a region: for a cast that rode on its readers, a copy."""
+    def _made(region: Region, node: Node, out: TensorArg) -> str:
+        """What makes a value that leaves a region: a copy for a cast that rode on its readers, and
+        for one value a row that stands for all of its elements.
+        """
         made = region.alias.get(node.name, node.name)
-        if made in region.inputs and region.kind != "single":
+        repeats = region.made.get(made) is Kind.COLUMN and out.numel == region.elements
+        if (made in region.inputs or repeats) and region.kind != "single":
             region.steps.append(step(node.name, "tensor_copy", made))
             region.alias[node.name] = made = node.name
             region.made[made] = Kind.FULL

@@ -39,12 +39,13 @@ def absorbed(
 def _is_plain(s: RowStep) -> bool:
     """One operation with a constant, on a whole tile."""
     on_vector = s.opcode == "tensor_scalar" and s.engine in (None, Engine.VECTOR)
-    return on_vector and s.kind is Kind.FULL and set(s.attributes) == {"op0", "imm0"}
+    one = set(s.attributes) == {"op0", "imm0"} and len(s.reads) == 1
+    return on_vector and s.kind is Kind.FULL and one and not s.dtype
 
 
 def _joined(first: RowStep, s: RowStep, kinds: Mapping[str, Kind]) -> RowStep | None:
     """The second step with the first one's work, or None where an instruction cannot do both."""
-    if s.kind is not Kind.FULL:
+    if s.kind is not Kind.FULL or s.dtype:
         return None
     constant, (x,) = first.attributes["imm0"], first.reads
     if _is_plain(s):

@@ -167,7 +167,7 @@ def of_rows(
         dim = call.argument(dim_at, -1) if dim_at is not None else -1
         dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
         if not isinstance(dim, int):
-            raise _only_price(call, "several dimensions at once are priced as the last one")
+            return _of_dims(call, programs, name, next(iter(places)))
         buffers, t = _buffers(programs), call.tensors[0]
         moved = dim_at is not None and buffers[next(iter(places))].shape[1] == around(t, dim)[1]
         moves = moved and name != "logsumexp"
@@ -195,6 +195,27 @@ def of_rows(
     return bind
 
 
+def _of_dims(call: Call, programs: Programs, name: str, source: str) -> Binding:
+    """Several dimensions at once, of a call with one operand and one result."""
+    t, order = call.tensors[0], _collapsing(call, call.tensors[0])
+    dims = reduced_dims(call, t)
+    if _buffers(programs)[source].shape[1] == collapsed(t.shape, dims)[1]:  # as if in rows
+        order = [k for k in range(len(t.shape)) if k not in dims] + list(dims)
+    feed = Feed(argument=(0,), view=lambda x: x.permute(order))
+    return Binding(feeds={source: feed}, results=(Taken(buffer=f"out {ROW_OPS[name].outputs}"),))
+
+
+def _collapsing(call: Call, t: TensorArg) -> list[int]:
+    """Dimensions kept, then those reduced, then those kept at the end, as `collapsed` has them."""
+    dims, rank = reduced_dims(call, t), len(t.shape)
+    inner, tail = collapsed(t.shape, dims)[2], len(t.shape)
+    while tail and (tail - 1 not in dims or t.shape[tail - 1] == 1) and inner > 1:
+        tail -= 1
+    order = [k for k in range(tail) if k not in dims]
+    order += [k for k in range(rank) if k in dims and k < tail]
+    return order + list(range(tail, rank))
+
+
 def of_reduction(call: Call, programs: Programs) -> Binding:
     """One result, or of few rows, which are operands of their own."""
     return _reduced(call, programs, ("out",))
@@ -215,16 +236,10 @@ def of_extreme(call: Call, programs: Programs) -> Binding:
 
 
 def _reduced(call: Call, programs: Programs, names: tuple[str, ...]) -> Binding:
-    """Dimensions kept, then those reduced, then those kept at the end, as `collapsed` has them."""
+    """One operand, or few rows that are operands of their own."""
     buffers, t = _buffers(programs), call.tensors[0]
-    dims = reduced_dims(call, t)
-    outer, rows, inner = collapsed(t.shape, dims)
-    rank, tail = len(t.shape), len(t.shape)
-    while tail and (tail - 1 not in dims or t.shape[tail - 1] == 1) and inner > 1:
-        tail -= 1
-    order = [k for k in range(tail) if k not in dims]
-    order += [k for k in range(rank) if k in dims and k < tail]
-    order += list(range(tail, rank))
+    outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
+    order = _collapsing(call, t)
 
     def row(k: int) -> "Callable[[Tensor], Tensor]":
         return lambda x: x.permute(order).reshape(outer, rows, inner)[:, k]
@@ -244,6 +259,8 @@ def _reduced(call: Call, programs: Programs, names: tuple[str, ...]) -> Binding:
 def of_copy(call: Call, programs: Programs) -> Binding:
     """A copy of elements, of runs that lie apart, or of a matrix turned in memory."""
     buffers = _buffers(programs)
+    if len(programs) > 1:
+        raise _only_price(call, "a copy between layouts, and one between dtypes")
     if "in0" in buffers:
         return of_elementwise(call, programs)
     source, out = buffers["in"], buffers["out"]

@@ -9,7 +9,7 @@ from .limits import TILE_BYTES, P
 from .pointwise import Step
 from .row_layout import side_by_side
 
-__all__ = ["broadcast", "how_it_repeats"]
+__all__ = ["alike", "broadcast", "how_it_repeats"]
 
 
 def how_it_repeats(t: TensorArg, out: TensorArg) -> str:
@@ -28,6 +28,18 @@ def how_it_repeats(t: TensorArg, out: TensorArg) -> str:
     if all(same[: last + 1]):  # its rows lie on partitions, which should not be few
         return "column" if 2 * t.numel >= P or out.numel <= P * t.numel else "other"
     return "other"
+
+
+def alike(kinds: Sequence[str], operands: Sequence[TensorArg], out: TensorArg) -> list[str]:
+    """The kinds, where only operands that repeat with the rows of the program do: others are
+    "other".
+    """
+    each = _columns(operands, kinds, out)
+    fits = {"row": each, "column": out.numel // max(1, each)}
+    return [
+        kind if t.numel == fits.get(kind, t.numel) else "other"
+        for t, kind in zip(operands, kinds, strict=True)
+    ]
 
 
 def broadcast(

@@ -2,7 +2,7 @@
 
 from ..isa import Program, itemsize
 from .call import Call, Target, TensorArg
-from .elementwise import elementwise
+from .elementwise import conversion, elementwise
 from .movement import transpose
 from .moving import copy_runs, longest_run, turned
 from .op import HostTransfer, Lowered, flat
@@ -30,6 +30,11 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
     if not to.numel:
         return ()
     options = {"chip": target.chip, "cores": target.cores}
+    if conversion(source.dtype, to.dtype) and source.numel == to.numel:
+        plain = flat(source, to.numel), flat(to, to.numel)
+        moved = () if longest_run(source) == to.numel else copied(source, plain[0], target)
+        stored = () if longest_run(to) == to.numel else copied(plain[1], to, target)
+        return (*moved, elementwise("copy", [], plain[:1], plain[1], target), *stored)
     if source.numel != to.numel:  # broadcast
         return (elementwise("copy", [], [source], to, target),)
     for t in (source, to):

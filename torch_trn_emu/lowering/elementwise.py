@@ -24,7 +24,7 @@ from .attributes import (
     where_it_rounds,
     whole,
 )
-from .broadcasting import broadcast, how_it_repeats
+from .broadcasting import alike, broadcast, how_it_repeats
 from .call import Call, Target, TensorArg
 from .draws import DRAWS, parameters, steps_of
 from .loss_steps import GRADIENTS, LOSSES
@@ -43,9 +43,9 @@ from .quotients import QUOTIENTS
 __all__ = [
     "BINARY",
     "CHOSEN",
-    "TAKES_NUMBERS",
     "TERNARY",
     "UNARY",
+    "conversion",
     "elementwise",
     "flattened",
     "lower_elementwise",
@@ -232,10 +232,9 @@ def elementwise(
     recipe = [*steps[:-1], _as(steps[-1], out.dtype)] if steps else []
     recipe = [s if s.dtype else _as(s, computed) for s in recipe]
     if not recipe and dtypes and dtypes[0] != out.dtype:
-        # A copy rounds to whole numbers, and a truth value is whether a number is not 0.
-        truth = S(0, op0="not_equal", imm0=0.0)
-        recipe = [_as(truth if out.dtype == "bool" else copy(), out.dtype)]
-    kinds = [how_it_repeats(t, out) for t in operands]
+        *first, last = conversion(dtypes[0], out.dtype) or [copy()]
+        recipe = [*(_as(s, s.dtype or "float32") for s in first), _as(last, out.dtype)]
+    kinds = alike([how_it_repeats(t, out) for t in operands], operands, out)
     if all(k in ("full", "other", "one") for k in kinds):
         single = [k for k, kind in enumerate(kinds) if kind == "one"]
         return pointwise(
@@ -243,6 +242,20 @@ def elementwise(
             single=single, chip=target.chip, cores=target.cores,
         )  # fmt: skip
     return broadcast(name, recipe, operands, kinds, out, target)
+
+
+def conversion(source: str, to: str) -> Recipe:
+    """The steps from one dtype to another; none where a copy converts as torch does.
+
+    A copy rounds to whole numbers, where torch truncates; a truth value says if a number is not 0.
+    """
+    if source == to:
+        return []
+    if to == "bool":
+        return [S(0, op0="not_equal", imm0=0.0)]
+    if "float" in source and "int" in to:
+        return [*where_it_rounds(TRUNCATED), copy(-1)]
+    return []
 
 
 def flattened(
@@ -326,7 +339,6 @@ def _value(value: Any) -> float:
     return float(value) if isinstance(value, (bool, int, float)) else 0.0
 
 
-TAKES_NUMBERS = frozenset((*READERS, *QUOTIENTS, *ACTIVATIONS, *LOSSES, *GRADIENTS))
 _BY_CALL: MappingProxyType[str, Reader] = MappingProxyType(
     {**READERS, **QUOTIENTS, **ACTIVATIONS, **LOSSES, **GRADIENTS, **dict.fromkeys(DRAWS, steps_of)}
 )

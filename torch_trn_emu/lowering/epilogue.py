@@ -48,7 +48,8 @@ class Finisher:
         stored = {o.name: o.dtype for o in epilogue.outputs}
         self.tiles = {i.name: self._tile(i.name, i.dtype) for i in epilogue.inputs}
         self.tiles |= {
-            s.name: self._tile(s.name, stored.get(s.name, "float32")) for s in epilogue.steps
+            s.name: self._tile(s.name, stored.get(s.name, s.dtype or "float32"))
+            for s in epilogue.steps
         }
 
     def _tile(self, name: str, dtype: str) -> Buffer:

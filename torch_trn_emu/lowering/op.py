@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from ..isa import Program
+from ..isa import Program, Role
 from .binding import Bind
 from .call import Call, Target, TensorArg
 
@@ -22,6 +22,7 @@ __all__ = [
     "around",
     "dense",
     "flat",
+    "on_cores_with_work",
     "row_by_row",
 ]
 
@@ -59,6 +60,38 @@ def dense(shape: tuple[int, ...], torch_dtype: str) -> TensorArg:
 
 def flat(t: TensorArg, elements: int) -> TensorArg:
     return TensorArg(t.torch_dtype, (elements,), (1,))
+
+
+def on_cores_with_work(lower: Lowering) -> Lowering:
+    """The lowering, on one core where each of several would do all of the work."""
+
+    def lowered(call: Call, target: Target) -> Lowered:
+        programs = lower(call, target)
+        if target.cores == 1 or not isinstance(programs, tuple):
+            return programs
+        if all(p.cores == 1 for p in programs) or not _may_be_whole(call, programs):
+            return programs
+        alone = lower(call, Target(target.chip, 1))
+        same = isinstance(alone, tuple) and list(map(_work, programs)) == list(map(_work, alone))
+        return alone if same else programs
+
+    return lowered
+
+
+def _may_be_whole(call: Call, programs: tuple[Program, ...]) -> bool:
+    """Whether one core's programs store as much as the call gives."""
+    stored = sum(b.elements for p in programs for b in p.buffers if b.role is Role.OUTPUT)
+    return stored >= sum(t.numel for t in call.outputs)
+
+
+def _work(program: Program) -> list[object]:
+    """What tells two programs of a call apart: buffers, loops, and what instructions touch."""
+    buffers = [(b.name, b.shape, b.dtype) for b in program.buffers]
+    touched = [
+        (i.opcode, [(a.buffer.name, a.pattern) for a in (*i.writes, *i.reads)])
+        for i in program.instructions()
+    ]
+    return [buffers, sorted(program.loops().values()), touched]
 
 
 def row_by_row(

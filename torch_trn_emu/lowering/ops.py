@@ -73,7 +73,7 @@ from .losses import loss
 from .made import eye, repeated_places, triangle_indices
 from .norms import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from .numbering import numbers
-from .op import HostTransfer, Lowered, Lowering, Op, dense, flat
+from .op import HostTransfer, Lowered, Lowering, Op, dense, flat, on_cores_with_work
 from .optimizers import fused, unscale
 from .patches import fold, unfold
 from .placements import (
@@ -489,7 +489,7 @@ def _table() -> dict[str, Op]:
     for name in _FOREACH.split():  # as sure as the operator on one tensor
         (row,) = _row(f"_foreach_{name}", "vector", foreach, table[name].status, _LISTS, of_foreach)
         table[row.name] = row
-    return table
+    return {name: replace(row, lower=on_cores_with_work(row.lower)) for name, row in table.items()}
 
 
 OPS: Mapping[str, Op] = MappingProxyType(_table())

@@ -7,13 +7,13 @@ from math import inf, prod
 from types import MappingProxyType
 from typing import Any
 
-from ..isa import Access, Attribute, Builder
+from ..isa import Access, Attribute, Builder, Program
 from .call import Call, Target, TensorArg
 from .columns import reduce_columns
 from .elementwise import elementwise, flattened, lower_elementwise
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
-from .normalizing import row_op
+from .normalizing import ROW_OPS, row_op
 from .op import Lowered, Lowering, around, dense, flat, row_by_row
 from .pointwise import Step, constant, select, tensor_tensor
 from .reduction import Work, reduce_rows
@@ -25,6 +25,7 @@ __all__ = [
     "along_rows",
     "average",
     "collapsed",
+    "correction_of",
     "extreme",
     "largest",
     "moments",
@@ -213,18 +214,23 @@ def _along(call: Call) -> tuple[int, int, int]:
     return outer, rows, inner
 
 
+def correction_of(call: Call) -> float:
+    """What a variance's divisor is less than the number of elements: 1, or what the call says."""
+    if "correction" in call.op:
+        return float(call.argument(2, 1))
+    flags = [a for a in call.arguments[1:] if isinstance(a, bool)]
+    return float(flags[0]) if flags else 1.0
+
+
 def moments(call: Call, target: Target) -> Lowered:
     """Variances or deviations, with means."""
     t = call.tensors[0]
     if not t.numel:
         return ()
     outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
-    less: Any = call.argument(2, 1) if "correction" in call.op else None
-    if less is None:
-        flags = [a for a in call.arguments[1:] if isinstance(a, bool)]
-        less = float(flags[0]) if flags else 1.0
-    options: dict[str, Any] = {"less": float(less), "root": "std" in call.name, "dtype": t.dtype,
-                               "chip": target.chip, "cores": target.cores}  # fmt: skip
+    options: dict[str, Any] = {"less": correction_of(call), "root": "std" in call.name,
+                               "dtype": t.dtype, "chip": target.chip,
+                               "cores": target.cores}  # fmt: skip
     if lies_in_rows(outer, rows, inner):
         return (moments_of_rows(outer, rows, inner, **options),)
     return (moments_of_columns(outer, rows, inner, **options),)
@@ -258,13 +264,26 @@ def along_rows(name: str, which: int = 0, dim_at: int | None = None) -> Lowering
         dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
         if not t.numel:
             return ()
-        rows, columns, inner = around(t, dim if isinstance(dim, int) else -1)
+        if isinstance(dim, tuple):
+            rows, columns, inner = collapsed(t.shape, reduced_dims(call, t))
+        else:
+            rows, columns, inner = around(t, dim if isinstance(dim, int) else -1)
         if not lies_in_rows(rows, columns, inner):  # as if the rows lay there
             rows, inner = rows * inner, 1
         options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "inner": inner}
         return (row_op(name, rows, columns, t.dtype, **options),)
 
     return lower
+
+
+def _of_cores(program: Program, sums: int, target: Target) -> tuple[Program, ...]:
+    """What adds up the `sums` over rows that each core has of its own rows."""
+    if program.cores == 1 or not sums:
+        return ()
+    whole = dense((sums,), "float32")
+    steps = [tensor_tensor("add", 0, 1), *(tensor_tensor("add", -1, k)
+             for k in range(2, program.cores))]  # fmt: skip
+    return (flattened("sums of the cores", steps, [whole] * program.cores, whole, target),)
 
 
 def over_normalized(name: str, which: int) -> Lowering:
@@ -282,6 +301,8 @@ def over_normalized(name: str, which: int) -> Lowering:
         rows = t.numel // columns
         eps = next((a for a in call.arguments if isinstance(a, float)), _EPS.get(t.dtype, 1e-5))
         options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "eps": eps}
-        return (row_op(name, rows, columns, t.dtype, **options),)
+        program = row_op(name, rows, columns, t.dtype, **options)
+        sums = sum(s.opcode == "column_sum" for s in ROW_OPS[name].steps(columns, eps))
+        return (program, *_of_cores(program, sums * columns, target))
 
     return lower

@@ -78,7 +78,8 @@ class Order:
             for read in self.steps[name].reads:
                 known = self.steps.get(read)
                 ends = last[read] == when[name]
-                if known and known.kind is Kind.FULL and ends and read not in self.outputs:
+                alike = known and known.kind is Kind.FULL and known.dtype == self.steps[name].dtype
+                if alike and ends and read not in self.outputs:
                     places[name] = places.get(read, read)
                     break
         return places

@@ -48,6 +48,7 @@ def _op_by_row(s: RowStep, kinds: dict[str, Kind]) -> str:
     """The operation of a tile with one value a row, "" for another step."""
     op = {"tensor_tensor": "op", "tensor_scalar": "op0"}.get(s.opcode)
     plain = op and set(s.attributes) == {op} and len(s.reads) == 2 and s.kind is Kind.FULL
+    plain = plain and not s.dtype
     by_row = plain and kinds.get(s.reads[1]) is Kind.COLUMN and s.engine in (None, Engine.VECTOR)
     by_row = by_row and kinds.get(s.reads[0], Kind.FULL) is Kind.FULL
     return str(s.attributes[op]) if by_row and op else ""
@@ -57,7 +58,11 @@ def _takes(s: RowStep, first: RowStep, kinds: dict[str, Kind]) -> bool:
     """Whether a step can do the work of the one before it, `first`."""
     subtracts = _op_by_row(first, kinds) == "subtract"
     return bool(_op_by_row(s, kinds)) or (
-        s.opcode == "activation" and len(s.reads) == 1 and s.kind is Kind.FULL and subtracts
+        s.opcode == "activation"
+        and len(s.reads) == 1
+        and s.kind is Kind.FULL
+        and subtracts
+        and not s.dtype
     )
 
 

@@ -43,7 +43,7 @@ class RowTiles(Order):
         self.tiles = {i.name: self._tile(i.name, i.kind, i.dtype, 2) for i in self.inputs.values()}
         for name, s in self.steps.items():
             if name not in self.places:
-                dtype = self.outputs[name].dtype if name in self.outputs else "float32"
+                dtype = self.outputs[name].dtype if name in self.outputs else s.dtype or "float32"
                 self.tiles[name] = self._tile(name, s.kind, dtype, 1 + (name in self.outputs))
         self.tiles |= {name: self.tiles[place] for name, place in self.places.items()}
         several = self.chunks > 1 or layout.pieces > 1
@@ -59,11 +59,14 @@ class RowTiles(Order):
         """In memory."""
         how = self.layout
         full, column = (how.rows, how.columns * how.inner), (how.rows, how.inner)
-        return {Kind.FULL: full, Kind.COLUMN: column, Kind.ROW: (1, how.columns)}[kind]
+        row, one = (1, how.columns), (1, 1)
+        return {Kind.FULL: full, Kind.COLUMN: column, Kind.ROW: row, Kind.ONE: one}[kind]
 
     def _tile(self, name: str, kind: Kind, dtype: str, slots: int) -> Buffer:
         if kind is Kind.COLUMN:
             return self.b.sbuf(f"{name} tile", self.layout.values, dtype, slots=2, parts=self.parts)
+        if kind is Kind.ONE:  # on all partitions, for the whole program
+            return self.b.sbuf(f"{name} tile", 1, dtype)
         if kind is Kind.ROW:  # stays for the whole program
             held = "float32" if name in self.steps else dtype
             return self.b.sbuf(f"{name} tile", self.width, held, parts=self.chunks)
@@ -158,6 +161,11 @@ class RowTiles(Order):
             buffer=self.hbm[name], offset=c0, pattern=(*repeats, (1, count // how.together))
         )
         return box(self.tiles[name], lines, count, part=part), source
+
+    def one(self, name: str) -> tuple[Access, Access]:
+        """(a ONE on every partition, what it is in memory)"""
+        source = Access(buffer=self.hbm[name], pattern=((0, P), (1, 1)))
+        return box(self.tiles[name], P, 1), source
 
     def column(
         self, tile: Buffer, hbm: Buffer, r0: Affine, h: int, size: int, *, once: bool = False

@@ -35,7 +35,7 @@ class Kind(str, Enum):
     FULL = "full"
     COLUMN = "column"
     ROW = "row"
-    ONE = "one"  # of the epilogue of a product: one value for all
+    ONE = "one"  # one value for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class RowStep:
     attributes: MappingProxyType[str, Any]
     kind: Kind
     engine: Engine | None = None
+    dtype: str = ""  # that the result is rounded to, float32 if empty
 
     @property
     def reduces(self) -> bool:
@@ -79,10 +80,11 @@ def step(
     *reads: str,
     kind: Kind = Kind.FULL,
     engine: Engine | None = None,
+    dtype: str = "",
     **attributes: Any,
 ) -> RowStep:
-    """An elementwise instruction; operands may be FULL, ROW (repeated) or COLUMN (one a row)."""
-    return RowStep(name, opcode, reads, MappingProxyType(attributes), kind, engine)
+    """An elementwise instruction; operands are FULL, ROW (repeated), COLUMN (one a row) or ONE."""
+    return RowStep(name, opcode, reads, MappingProxyType(attributes), kind, engine, dtype)
 
 
 def reduced(name: str, of: str, op: str = "add") -> RowStep:

@@ -72,6 +72,8 @@ class _RowProgram(RowTiles):
         return self.b.build()
 
     def _constants(self) -> None:
+        for name in self.of(Kind.ONE):
+            self.b.load(*self.one(name))
         for name in self.of(Kind.ROW):
             for part, c0, count in self.b.parts(self.columns, self.width):
                 tile = self.tiles[name]
@@ -228,7 +230,10 @@ class _RowProgram(RowTiles):
         for h, size in halves:
             for r in s.reads:
                 self._column(r, h, size)
-            reads = [self._operand(r, s.opcode, chunk, count, h, size) for r in s.reads]
+            reads = [
+                self._operand(r, s.opcode, chunk, count, h, size, data=not k)
+                for k, r in enumerate(s.reads)
+            ]
             if s.kind is Kind.ROW:
                 to = box(self.tiles[s.name], size, count, part=chunk)
                 b.emit("tensor_tensor", to, to, *reads, op="add")
@@ -240,14 +245,20 @@ class _RowProgram(RowTiles):
             else:
                 b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
 
-    def _operand(self, n: str, opcode: str, chunk: Affine, count: int, h: int, size: int) -> Access:
+    def _operand(
+        self, n: str, opcode: str, chunk: Affine, count: int, h: int, size: int, *, data: bool
+    ) -> Access:
+        """What an instruction reads; `data` is its first operand, which has a value an element."""
         kind = (self.steps.get(n) or self.inputs[n]).kind
         tile = self.tiles[n]
+        if kind is Kind.ONE:
+            by_partition = opcode in ("tensor_scalar", "activation") and not data
+            return Access(buffer=tile, pattern=((1, size), (1, 1) if by_partition else (0, count)))
         if kind is Kind.ROW:
             return box(tile, size, count, part=chunk)
         if kind is Kind.FULL:
             return box(tile, size, count, part=h)
-        if opcode in ("tensor_tensor", "select"):  # one value a row, repeated
+        if data or opcode in ("tensor_tensor", "select"):  # one value a row, repeated
             return self.repeated(tile, h, size, count)
         return box(tile, size, 1, part=h)
 

@@ -56,7 +56,7 @@ def _is_added_up(s: RowStep, known: Mapping[str, RowStep]) -> bool:
 def _choices(s: RowStep, known: Mapping[str, RowStep], chip: Chip) -> Iterator[RowStep]:
     """The step, and others that do the same on the other engine."""
     yield s
-    if s.kind is not Kind.FULL:
+    if s.kind is not Kind.FULL or s.dtype:
         return
     if s.opcode == "activation" and chip.vector_engine.exponential_per_lane_cycle:
         operands = _exponent(s, known)
