@@ -72,8 +72,10 @@ def on_cores_with_work(lower: Lowering) -> Lowering:
         if all(p.cores == 1 for p in programs) or not _may_be_whole(call, programs):
             return programs
         alone = lower(call, Target(target.chip, 1))
-        same = isinstance(alone, tuple) and list(map(_work, programs)) == list(map(_work, alone))
-        return alone if same else programs
+        if not isinstance(alone, tuple):
+            return programs
+        same = all(_work(a) == _work(b) for a, b in zip(programs, alone, strict=False))
+        return alone if same and len(alone) <= len(programs) else programs
 
     return lowered
 
