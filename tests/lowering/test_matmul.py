@@ -11,6 +11,7 @@ from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.formats.mx import MX_FORMATS, dequantize_mx, quantize_mx
 from torch_trn_emu.isa import dump, validate
 from torch_trn_emu.lowering.matmul import COMPILER, HAND, SERIAL, Schedule, matmul, matmul_naive
+from torch_trn_emu.timing import price
 
 RNG = np.random.default_rng(1)
 SIZES = [(1, 1, 1), (5, 7, 3), (130, 128, 64), (128, 256, 513), (200, 300, 600), (64, 130, 40)]
@@ -130,6 +131,66 @@ def test_what_streams_by_often_is_prepared_once(chip: str, compute: str) -> None
     _agrees(got, lhs, rhs)
     program = matmul(m, k, n, chip=get_chip(chip), compute=compute, rhs_layout="nk", schedule=small)
     assert "ready" in dump(program)
+
+
+CHUNKED = Schedule(long_contraction=1000)
+
+
+@pytest.mark.parametrize("k", [8192, 4096 + 512, 4096 + 1, 8192 + 1536 + 131])
+@pytest.mark.parametrize("layout", ["mk kn", "km kn", "mk nk", "km nk"])
+@pytest.mark.parametrize("chip", ["trn1", "trn3"])
+def test_long_contractions_pass_in_chunks(k: int, layout: str, chip: str) -> None:
+    lhs_layout, rhs_layout = layout.split()
+    options = {"lhs_layout": lhs_layout, "rhs_layout": rhs_layout, "schedule": CHUNKED}
+    _agrees(*_run(chip, 30, k, 70, dtype="bfloat16", compute="bfloat16", **options))
+    _agrees(*_run(chip, 140, k, 20, batch=2, **options))
+
+
+@pytest.mark.parametrize("size", [(30, 8192, 70), (20, 4096 + 2048 + 45, 40), (9, 4096 + 7, 100)])
+@pytest.mark.parametrize("layout", ["mk kn", "km kn", "mk nk"])
+def test_chunks_of_mxfp8(size: tuple[int, int, int], layout: str) -> None:
+    lhs_layout, rhs_layout = layout.split()
+    got, lhs, rhs = _run(
+        "trn3", *size, dtype="bfloat16", compute="mxfp8", lhs_layout=lhs_layout,
+        rhs_layout=rhs_layout, schedule=CHUNKED,
+    )  # fmt: skip
+    mx = MX_FORMATS["mxfp8"]
+    left = dequantize_mx(*quantize_mx(lhs, mx), mx)
+    right = dequantize_mx(*quantize_mx(rhs.transpose(0, 2, 1), mx), mx).transpose(0, 2, 1)
+    _agrees(got, left, right)
+
+
+def test_chunks_that_several_blocks_read_are_prepared_once() -> None:
+    m, k, n = 5, 4096 + 7, 2060
+    got, lhs, rhs = _run(
+        "trn3", m, k, n, dtype="bfloat16", compute="mxfp8", schedule=CHUNKED, rhs_layout="nk"
+    )
+    mx = MX_FORMATS["mxfp8"]
+    left = dequantize_mx(*quantize_mx(lhs, mx), mx)
+    right = dequantize_mx(*quantize_mx(rhs.transpose(0, 2, 1), mx), mx).transpose(0, 2, 1)
+    _agrees(got, left, right)
+    options = {"compute": "mxfp8", "rhs_layout": "nk", "schedule": CHUNKED}
+    assert "lhs ready" in dump(matmul(m, k, n, chip=get_chip("trn3"), **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "compute"),
+    [(f"trn{i}", compute) for i in (1, 2, 3) for compute in ("bfloat16", "float32")]
+    + [("trn3", "mxfp8")],
+)
+@pytest.mark.parametrize(("m", "n"), [(1024, 1024), (1, 4096), (4096, 65)])
+def test_time_grows_with_the_contraction(name: str, compute: str, m: int, n: int) -> None:
+    chip = get_chip(name)
+    dtype = "float32" if compute == "float32" else "bfloat16"
+
+    def seconds(k: int) -> float:
+        program = matmul(m, k, n, chip=chip, compute=compute, lhs_dtype=dtype, rhs_dtype=dtype)
+        return price(program, chip).total_s
+
+    edge = COMPILER.long_contraction
+    assert seconds(edge + 1) < 1.5 * seconds(edge)
+    each = [seconds(k) / k for k in (2 * edge, 50_304, 65_537, 98_304, 262_144)]
+    assert max(each) < 1.2 * min(each)
 
 
 def test_naive() -> None:

@@ -12,17 +12,20 @@ from ..chip import Chip
 from ..errors import ChipLimit
 from ..isa import itemsize
 from .limits import BANK, P
-from .operand import Operand, Packing
+from .operand import Operand
+from .packing import K_GROUP, Packing
 
 __all__ = [
     "COMPILER",
     "HAND",
     "SERIAL",
+    "Chunks",
     "Plan",
     "Schedule",
     "dma_turns",
     "packing_of",
     "plan_blocks",
+    "plan_chunks",
     "repeats_preparation",
     "share_of_core",
 ]
@@ -40,6 +43,9 @@ class Schedule:
     psum_slots: int = 4
     result_slots: int = 4
     block_bytes: int = 16 * 1024  # of an operand per partition: what is loaded before work starts
+    # A longer contraction passes in chunks: from here on they take less time than blocks of all of
+    # it, which shrink. Chosen by pricing 1024 x K x 1024 for every format, layout and chip.
+    long_contraction: int = 12_288
 
 
 HAND = Schedule()  # what the best published hand-written kernels reach
@@ -83,6 +89,27 @@ class Plan:
     lhs_slots: int
     rhs_slots: int
     m_outside: bool  # the block of lhs stays while rhs streams by
+    chunk: int = 0  # of the contraction, loaded at a time; 0: all of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunks:
+    """A contraction cut so that every load but the last is alike.
+
+    `count` chunks of `size`, then `groups` (a multiple of the groups of tiles) and `tail` (less
+    than one). The last step, which leaves PSUM for the result, is what does not repeat.
+    """
+
+    size: int
+    count: int
+    groups: int
+    tail: int
+
+    @staticmethod
+    def of(k: int, size: int, packing: Packing) -> "Chunks":
+        count, rest = divmod(k, size)
+        tail = rest % (K_GROUP * packing.tile_k)
+        return Chunks(size=size, count=count, groups=rest - tail, tail=tail)
 
 
 def plan_blocks(
@@ -128,6 +155,56 @@ def plan_blocks(
         f"matmul {m}x{k}x{n}: a contraction of {k} does not fit in {budget} bytes of SBUF per "
         f"partition ({chip.name}, chips.py). Split it and add the parts."
     )
+
+
+# Sides of a block of the result and elements of K of a chunk, best first; whole groups of tiles.
+_CHUNKS = ((1024, 4096), (512, 4096), (1024, 2048), (512, 2048), (512, 512), (P, 512))
+
+
+def plan_chunks(
+    m: int,
+    k: int,
+    n: int,
+    packing: Packing,
+    lhs_major: bool,
+    rhs_major: bool,
+    bytes_per_column: float,
+    chip: Chip,
+    schedule: Schedule,
+) -> Plan | None:
+    """Blocks whose partial sums stay in SBUF while chunks of a long contraction pass; or None.
+
+    A block of the result as large as SBUF holds, up to 1024 x 1024, and chunks of up to 16 KiB a
+    partition and operand: longer ones gain nothing.
+    """
+    if k <= schedule.long_contraction:
+        return None
+    budget, unit = chip.sbuf.usable_bytes_per_partition, K_GROUP * packing.tile_k
+    slots = schedule.operand_slots
+    for side, chunk in (
+        (1024, 4096),
+        (1024, 2048),
+        (512, 4096),
+        (512, 2048),
+        (512, unit),
+        (P, unit),
+    ):
+        size = max(unit, chunk // unit * unit)
+        block_m, block_n = min(side, _round_up(m, 64)), min(side, _round_up(n, 64))
+        used = int(block_n * (4 * ceil(block_m / P) + bytes_per_column))
+        for block, major in ((block_m, lhs_major), (block_n, rhs_major)):
+            used += Operand.sbuf_bytes(size, block, packing, major, slots)
+            used += Operand.tail_bytes(block, packing)
+        if used <= budget:
+            return Plan(
+                block_m=block_m,
+                block_n=block_n,
+                lhs_slots=slots,
+                rhs_slots=slots,
+                m_outside=True,
+                chunk=size,
+            )
+    return None
 
 
 def repeats_preparation(plan: Plan, m: int, n: int) -> bool:

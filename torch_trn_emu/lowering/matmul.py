@@ -23,18 +23,21 @@ from .blocking import (
     COMPILER,
     HAND,
     SERIAL,
+    Chunks,
     Plan,
     Schedule,
     dma_turns,
     packing_of,
     plan_blocks,
+    plan_chunks,
     repeats_preparation,
     share_of_core,
 )
 from .epilogue import Epilogue, Finisher
 from .evacuation import PLAIN, Evacuation, Leaving
 from .limits import BANK, P
-from .operand import Operand, Packing
+from .operand import Operand
+from .packing import Packing
 
 __all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
 
@@ -75,13 +78,16 @@ def matmul(
     out = _results(b, (batch, m, n), out_dtype, epilogue)
     held = itemsize(out.dtype) * schedule.result_slots + leaving.bytes_per_column
     held += epilogue.column_bytes if epilogue else 0
-    plan = plan_blocks(m, k, n, packing, *majors, held, chip, schedule)
+    cut = (m, k, n, packing, *majors, held, chip, schedule)
+    plan = plan_chunks(*cut) or plan_blocks(*cut)
     left, right = _operands(b, (lhs, rhs), majors, packing, plan, chip)
-    body = _Body(b, left, right, out, plan, schedule, leaving)
+    body = (_Chunked if plan.chunk else _Body)(b, left, right, out, plan, schedule, leaving)
     if epilogue is not None:
         body.finisher = Finisher(b, epilogue, (batch, m, n), plan.block_n)
     streams = right if plan.m_outside else left
-    if batch == 1 and repeats_preparation(plan, m, n) and streams.prepared_by_engines:
+    if isinstance(body, _Chunked):
+        body.prepare(sizes)
+    elif batch == 1 and repeats_preparation(plan, m, n) and streams.prepared_by_engines:
         streams.restage()
     body.product(sizes)
     return b.build()
@@ -129,7 +135,9 @@ def _operands(
             packing=packing,
             contraction_major=majors[i],
             slots=slots[i],
-            turn_by_dma=plan.m_outside == bool(i) and dma_turns(tensors[i].dtype, packing, chip),
+            turn_by_dma=(plan.m_outside == bool(i) or plan.chunk > 0)
+            and dma_turns(tensors[i].dtype, packing, chip),
+            k_at_once=plan.chunk or None,
         )
         for i in (0, 1)
     )
@@ -151,6 +159,7 @@ class _Body:
     ) -> None:
         self.b, self.left, self.right, self.out = b, left, right, out
         self.plan, self.schedule = plan, schedule
+        self.pairs = [(left, right)]
         self.bases: tuple[Index, Index, Index] = (0, 0, 0)
         self.finisher: Finisher | None = None
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
@@ -189,7 +198,9 @@ class _Body:
             self.leaving.rows(m0 + row, rows, n0, ns)
             for column, columns in b.tiles(ns, BANK):
                 b.fresh(self.psum)
-                self._accumulate(row, rows, column, columns)
+                for left, right in self.pairs:
+                    self._accumulate(left, right, row, rows, column, columns)
+                self._add_earlier(row, rows, column, columns)
                 self.leaving.evacuate(self.psum, rows, column, columns)
             if self.finisher:
                 self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
@@ -202,44 +213,150 @@ class _Body:
             width = self.result.row_elements
             b.store(target, Access(buffer=self.result, pattern=((width, rows), (1, ns))))
 
-    def _accumulate(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
-        b, left = self.b, self.left
-        tile_k = left.packing.tile_k
-        for part, _, ks in b.parts(left.full * tile_k, left.group * tile_k):
+    def _add_earlier(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
+        """Add to PSUM what earlier chunks of the contraction left: here there are none."""
+
+    def _accumulate(
+        self,
+        left: Operand,
+        right: Operand,
+        row: Affine,
+        rows: int,
+        column: Affine,
+        columns: int,
+    ) -> None:
+        tile_k, where = left.packing.tile_k, (row, rows, column, columns)
+        for part, _, ks in self.b.parts(left.full * tile_k, left.group * tile_k):
             for t in range(ks // tile_k):
-                self._multiply(part, t, tile_k, row, rows, column, columns)
+                self._multiply(left, right, part, t, tile_k, *where)
         if left.rest:
-            part = affine(left.parts - 1)
-            self._multiply(part, 0, left.rest, row, rows, column, columns)
+            self._multiply(left, right, affine(left.parts - 1), 0, left.rest, *where)
 
     def _multiply(
-        self, part: Affine, t: int, ks: int, row: Affine, rows: int, column: Affine, columns: int
+        self,
+        left: Operand,
+        right: Operand,
+        part: Affine,
+        t: int,
+        ks: int,
+        row: Affine,
+        rows: int,
+        column: Affine,
+        columns: int,
     ) -> None:
-        b, left, right = self.b, self.left, self.right
-        right_part, right_t = part, t
+        b, load = self.b, self.schedule.load
         into = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
         if left.packing.mx:
             b.emit(
                 "nc_matmul_mx",
                 into,
                 left.tile(part, t, ks, row, rows),
-                right.tile(right_part, right_t, ks, column, columns),
+                right.tile(part, t, ks, column, columns),
                 left.scale(part, t, ks, row, rows),
-                right.scale(right_part, right_t, ks, column, columns),
-                load=self.schedule.load,
+                right.scale(part, t, ks, column, columns),
+                load=load,
             )
             return
         double = left.packing.per_row == 2 and ks >= left.packing.tile_k
+        mode: dict[str, Any] = {"perf_mode": "double_row"} if double else {}
         for lane in range(1 if double else ceil(ks / P)):
-            mode: dict[str, Any] = {"perf_mode": "double_row"} if double else {}
-            b.emit(
-                "nc_matmul",
-                into,
-                left.tile(part, t, ks, row, rows, lane),
-                right.tile(right_part, right_t, ks, column, columns, lane),
-                load=self.schedule.load,
-                **mode,
-            )
+            stationary = left.tile(part, t, ks, row, rows, lane)
+            moving = right.tile(part, t, ks, column, columns, lane)
+            b.emit("nc_matmul", into, stationary, moving, load=load, **mode)
+
+
+class _Chunked(_Body):
+    """The loops of a matmul whose contraction passes in chunks: partial sums stay in SBUF."""
+
+    def __init__(self, b: Builder, left: Operand, right: Operand, *rest: Any) -> None:
+        super().__init__(b, left, right, *rest)
+        self.sums = b.sbuf("sums", self.plan.block_n, "float32", parts=ceil(self.plan.block_m / P))
+        cut = Chunks.of(left.k, self.plan.chunk, left.packing)
+        last = []  # what the last step multiplies, and where in K it starts
+        if cut.groups:
+            pair = left.first(cut.groups), right.first(cut.groups)
+            last.append((pair, cut.count * cut.size))
+        if cut.tail:
+            pair = left.tail(cut.tail), right.tail(cut.tail)
+            last.append((pair, cut.count * cut.size + cut.groups))
+        self.count, self.repeated = cut.count, cut.count if last else cut.count - 1
+        self.last = last or [((left, right), self.repeated * cut.size)]
+
+    def prepare(self, sizes: tuple[int, int, int, int]) -> None:
+        """Keep in HBM, as the array reads it, what engines would prepare for several blocks."""
+        batch, m, _, n = sizes
+        uses = ceil(n / self.plan.block_n), ceil(m / self.plan.block_m)
+        for i, main in enumerate((self.left, self.right)):
+            if batch > 1 or uses[i] <= 2 or not main.prepared_by_engines:
+                continue
+            step = main.f if main.contraction_major else 1
+            main.restage(self.count, self.plan.chunk * step)
+            for pair, k0 in self.last:
+                if pair[i] is not main:
+                    pair[i].ready = None
+                    pair[i].restage(start=k0 * step)
+
+    def _blocks(self, m: int, n: int) -> None:
+        b, plan, main = self.b, self.plan, (self.left, self.right)
+        for m0, ms in b.tiles(m, plan.block_m):
+            for n0, ns in b.tiles(n, plan.block_n):
+                self.leaving.columns(n0, ns)
+                self._load(main, 0, m0, ms, n0, ns)
+                self._sum(ms, ns, first=True)
+                if self.repeated > 1:
+                    with b.loop(self.repeated - 1) as i:
+                        self._load(main, i + 1, m0, ms, n0, ns)
+                        self._sum(ms, ns, first=False)
+                for pair, k0 in self.last:
+                    if pair == main:
+                        self._load(main, self.repeated, m0, ms, n0, ns)
+                    else:
+                        self._load(pair, 0, m0, ms, n0, ns, k0)
+                self.pairs = [pair for pair, _ in self.last]
+                self._rows(m0, ms, n0, ns)
+
+    def _load(
+        self,
+        pair: tuple[Operand, Operand],
+        chunk: Index,
+        m0: Affine,
+        ms: int,
+        n0: Affine,
+        ns: int,
+        start: int = 0,
+    ) -> None:
+        k0 = affine(chunk) * self.plan.chunk + start
+        for operand, f0, fs, base in zip(pair, (m0, n0), (ms, ns), self.bases[:2], strict=True):
+            step = operand.f if operand.contraction_major else 1
+            operand.load(f0, fs, affine(base) + k0 * step, chunk)
+
+    def _sum(self, ms: int, ns: int, *, first: bool) -> None:
+        """The product of a chunk, to the sums of its block."""
+        b = self.b
+        for row, rows in b.tiles(ms, P):
+            for column, columns in b.tiles(ns, BANK):
+                b.fresh(self.psum)
+                self._accumulate(self.left, self.right, row, rows, column, columns)
+                source = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
+                to = self._sums(row, rows, column, columns)
+                if first:
+                    b.emit("tensor_copy", to, source)
+                else:
+                    b.emit("tensor_tensor", to, to, source, op="add")
+
+    def _add_earlier(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
+        into = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
+        earlier = self._sums(row, rows, column, columns)
+        self.b.emit("tensor_tensor", into, into, earlier, op="add")
+
+    def _sums(self, row: Affine, rows: int, column: Affine, columns: int) -> Access:
+        width = self.sums.row_elements
+        return Access(
+            buffer=self.sums,
+            offset=column,
+            pattern=((width, rows), (1, columns)),
+            part=affine(row).divided(P),
+        )
 
 
 def matmul_naive(m: int, k: int, n: int, *, dtype: str, slots: int = 4) -> Program:

@@ -4,42 +4,14 @@ An operand lies in HBM contraction-major, [K, F], and is loaded as it is, or fre
 is transposed on the Tensor engine. For MX it is then quantized: groups of 32 neighbours along K.
 """
 
-from dataclasses import dataclass
+from copy import copy
 from math import gcd
 
 from ..isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
 from .limits import BANK_BYTES, P
+from .packing import K_GROUP, NATURAL_BYTES, Packing, natural_slots, parts_of_row
 
-__all__ = ["Operand", "Packing"]
-
-NATURAL_BYTES = 8192  # per row of what is loaded to be transposed: DMA is at its best from 4 KiB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packing:
-    """How the contraction lies on the array: `x4` elements of K in each of 128 rows."""
-
-    dtype: str  # of the elements the array multiplies
-    per_row: int = 1  # 2 for double_row, 4 for MX
-
-    @property
-    def tile_k(self) -> int:
-        return P * self.per_row
-
-    @property
-    def mx(self) -> bool:
-        return self.per_row == 4
-
-
-def _parts_of_chunk(k: int, packing: Packing, group: int) -> int:
-    """How many parts of K one row loaded to be transposed covers."""
-    size = 2 if packing.mx else itemsize(packing.dtype)
-    return max(1, min(int(NATURAL_BYTES / size), k) // (group * packing.tile_k))
-
-
-def _natural_slots(block: int) -> int:
-    """Enough that the next block is loaded while this one is used."""
-    return 2 if block <= P else 4
+__all__ = ["Operand"]
 
 
 class Operand:
@@ -56,22 +28,37 @@ class Operand:
         contraction_major: bool,
         slots: int,
         turn_by_dma: bool = False,
-        k_group: int = 4,
+        k_at_once: int | None = None,
     ) -> None:
         self.b, self.hbm, self.k, self.block = b, hbm, k, block
         self.packing, self.contraction_major = packing, contraction_major
         self.turn_by_dma = turn_by_dma and not contraction_major
-        self.full, self.rest = divmod(k, packing.tile_k)
-        self.group = gcd(self.full, k_group) or 1  # tiles of K per transfer
-        self.parts = self.full // self.group + bool(self.rest)
         self.f = hbm.shape[-1] if contraction_major else hbm.shape[-2]
-        name, width = hbm.name, self.group * packing.per_row * block
+        self.ready: tuple[Buffer, Buffer] | None = None  # data and scales in HBM, after `restage`
+        self._cut(k if k_at_once is None else k_at_once, slots, hbm.name)
+        if not contraction_major and not turn_by_dma:
+            dtype = self.wide.dtype
+            length = max(self.chunk * self.group * packing.tile_k * bool(self.full), self.rest)
+            slots = natural_slots(block)
+            self.natural = b.sbuf(f"{hbm.name} natural", length, dtype, slots=slots)
+            bank = int(BANK_BYTES / itemsize(dtype))
+            self.turned = b.psum(f"{hbm.name} turned", bank, dtype, slots=2)
+
+    def _cut(self, k: int, slots: int, name: str, wide: Buffer | None = None) -> None:
+        """Tiles for k elements of K, loaded at a time; `wide`, if given, holds a group or more."""
+        b, packing, block = self.b, self.packing, self.block
+        self.full, self.rest = divmod(k, packing.tile_k)
+        self.group = gcd(self.full, K_GROUP) or 1  # tiles of K per transfer
+        self.parts = self.full // self.group + bool(self.rest)
+        self.chunk = parts_of_row(k, packing, self.group)
+        width = self.group * packing.per_row * block
         self.data = b.sbuf(f"{name} tiles", width, packing.dtype, slots=slots, parts=self.parts)
-        self.wide, self.scales = self.data, self.data
+        self.staged, self.scales = block, self.data
+        self.wide = self.data
         if packing.mx:
-            columns = block if contraction_major else min(block, P)
-            wide = self.group * packing.per_row * columns
-            self.wide = b.sbuf(f"{name} wide", wide, "bfloat16", slots=2)
+            self.staged = block if self.contraction_major else min(block, P)
+            size = self.group * packing.per_row * self.staged
+            self.wide = wide or b.sbuf(f"{name} wide", size, "bfloat16", slots=2)
             self.scales = b.sbuf(
                 f"{name} scales",
                 self.group * block,
@@ -80,15 +67,19 @@ class Operand:
                 parts=self.parts,
                 partitions=P // 8,
             )
-        self.ready: tuple[Buffer, Buffer] | None = None  # data and scales in HBM, after `restage`
-        if not contraction_major and not turn_by_dma:
-            dtype = self.wide.dtype
-            self.chunk = _parts_of_chunk(k, packing, self.group)
-            length = max(self.chunk * self.group * packing.tile_k * bool(self.full), self.rest)
-            slots = _natural_slots(block)
-            self.natural = b.sbuf(f"{name} natural", length, dtype, slots=slots)
-            bank = int(BANK_BYTES / itemsize(dtype))
-            self.turned = b.psum(f"{name} turned", bank, dtype, slots=2)
+
+    def first(self, k: int) -> "Operand":
+        """The operand where only k elements of K are loaded, a multiple of its groups of tiles."""
+        shorter = copy(self)
+        shorter.full, shorter.rest = k // self.packing.tile_k, 0
+        shorter.parts = shorter.full // self.group
+        return shorter
+
+    def tail(self, k: int) -> "Operand":
+        """The last k elements of K, fewer than a group of tiles, in tiles of their own."""
+        last = copy(self)
+        last._cut(k, 1, f"{self.hbm.name} tail", self.wide if self.packing.mx else None)
+        return last
 
     @property
     def prepared_by_engines(self) -> bool:
@@ -109,17 +100,26 @@ class Operand:
             size += 2 * group * packing.per_row * columns * 2 + tiles * block * slots
         if not contraction_major:
             natural = max(NATURAL_BYTES, group * packing.tile_k * max(2, itemsize(packing.dtype)))
-            size += _natural_slots(block) * natural
+            size += natural_slots(block) * natural
         return int(size)
 
-    def load(self, f0: Index, fs: int, base: Index = 0) -> None:
-        """Bring elements f0 .. f0+fs of the free dimension, all of K; `base` offsets the tensor."""
+    @staticmethod
+    def tail_bytes(block: int, packing: Packing) -> int:
+        """SBUF bytes per partition the tiles of a tail take, an upper bound."""
+        size = K_GROUP * packing.per_row * block * itemsize(packing.dtype)
+        return int(size + K_GROUP * block * packing.mx)
+
+    def load(self, f0: Index, fs: int, base: Index = 0, chunk: Index = 0) -> None:
+        """Bring elements f0 .. f0+fs of the free dimension, all of K; `base` offsets the tensor.
+
+        chunk  which of the chunks of K that `restage` prepared
+        """
         b, tile_k = self.b, self.packing.tile_k
         b.fresh(self.data)
         if self.packing.mx:
             b.fresh(self.scales)
         if self.ready:
-            self._move_ready(self.ready, f0, fs, store=False)
+            self._move_ready(self.ready, f0, fs, chunk, store=False)
             return
         last = affine(self.full * tile_k), affine(self.parts - 1)
         if self.contraction_major:
@@ -145,24 +145,31 @@ class Operand:
                 self._load_natural(first + last[0], size, self.rest)
                 self._turn(last[1], Affine(), self.rest, start, size)
 
-    def restage(self) -> None:
-        """Bring every block once and put it, as the array reads it, into HBM for later loads."""
+    def restage(self, chunks: int = 1, step: int = 0, start: int = 0) -> None:
+        """Bring every block once and put it, as the array reads it, into HBM for later loads.
+
+        chunks  of K, `step` elements of the tensor apart, the first at element `start`
+        """
         if self.packing.per_row == 2:
             return  # float8 pairs are loaded as they lie
         b, blocks = self.b, -(-self.f // self.block)
 
         def scratch(what: str, like: Buffer) -> Buffer:
-            shape = (self.parts, *like.shape)
-            return b.hbm(f"{self.hbm.name} {what}", shape, like.dtype, Role.SCRATCH, parts=blocks)
+            shape = (chunks * self.parts, *like.shape)
+            name = like.name.removesuffix(" tiles").removesuffix(" scales")
+            return b.hbm(f"{name} {what}", shape, like.dtype, Role.SCRATCH, parts=blocks)
 
         data = scratch("ready", self.data)
         ready = data, scratch("ready scales", self.scales) if self.packing.mx else data
         for f0, fs in b.tiles(self.f, self.block):
-            self.load(f0, fs)
-            self._move_ready(ready, f0, fs, store=True)
+            with b.loop(chunks) as c:
+                self.load(f0, fs, c * step + start)
+                self._move_ready(ready, f0, fs, c, store=True)
         self.ready = ready
 
-    def _move_ready(self, ready: tuple[Buffer, Buffer], f0: Index, fs: int, *, store: bool) -> None:
+    def _move_ready(
+        self, ready: tuple[Buffer, Buffer], f0: Index, fs: int, chunk: Index, *, store: bool
+    ) -> None:
         """Between a block in SBUF and its place in HBM, part by part of K."""
         b, tile_k = self.b, self.packing.tile_k
         number = affine(f0).divided(self.block)
@@ -177,9 +184,8 @@ class Operand:
                 several = ((width * self.block, tiles),) if tiles > 1 else ()
                 pattern = ((row, p // group), *several, (1, fs * width))
                 here = Access(buffer=on_chip, pattern=pattern, part=part)
-                there = Access(
-                    buffer=hbm, offset=part * on_chip.elements, pattern=pattern, part=number
-                )
+                offset = (affine(chunk) * self.parts + part) * on_chip.elements
+                there = Access(buffer=hbm, offset=offset, pattern=pattern, part=number)
                 if store:
                     b.store(there, here)
                 else:
@@ -203,14 +209,9 @@ class Operand:
         row = buffer.row_elements
         return Access(buffer=buffer, pattern=((row, buffer.shape[0]), (1, row)))
 
-    @property
-    def _columns_staged(self) -> int:
-        """Elements of the free dimension in one lane of `wide`."""
-        return self.wide.row_elements // (self.group * self.packing.per_row)
-
     def _wide(self, part: Affine, p: int, j: int, t: int, offset: int, fs: int) -> Access:
         """Partitions 0..p of tiles 0..t, lanes 0..j of a wide tile, from element `offset` on."""
-        row, per_row, staged = self.wide.row_elements, self.packing.per_row, self._columns_staged
+        row, per_row, staged = self.wide.row_elements, self.packing.per_row, self.staged
         pattern = ((row, p), (per_row * staged, t), (staged, j), (1, fs))
         kept = (pattern[0], *(x for x in pattern[1:3] if x[1] != 1), pattern[3])
         return Access(buffer=self.wide, offset=affine(offset), pattern=kept, part=part)
@@ -242,7 +243,7 @@ class Operand:
             copy(start, 0, P, x, tiles)
         if not rest:
             return
-        start, to = start + tiles * tile_k * f, tiles * x * self._columns_staged
+        start, to = start + tiles * tile_k * f, tiles * x * self.staged
         if self.packing.mx:
             whole, odd = divmod(rest, x)
             if whole:
@@ -255,7 +256,7 @@ class Operand:
             if lanes:
                 copy(start, to, P, lanes, 1)
             if odd:
-                copy(start + lanes * P * f, to + lanes * self._columns_staged, odd, 1, 1)
+                copy(start + lanes * P * f, to + lanes * self.staged, odd, 1, 1)
 
     def _load_turning(
         self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
@@ -309,7 +310,7 @@ class Operand:
             for slot, (t, j, count) in enumerate(chosen):
                 target = Access(
                     buffer=self.wide,
-                    offset=to_column + (t * x + j) * self._columns_staged,
+                    offset=to_column + (t * x + j) * self.staged,
                     pattern=((self.wide.row_elements, count), (1, size)),
                     part=wide_part,
                 )
@@ -332,7 +333,7 @@ class Operand:
 
     def _quantize(self, part: Affine, ks: int, start: Affine, fs: int) -> None:
         """What is staged becomes elements start .. start+fs of the block."""
-        row, staged = self.wide.row_elements, self._columns_staged
+        row, staged = self.wide.row_elements, self.staged
         for t in range(-(-ks // self.packing.tile_k)):
             p = self.partitions(ks - t * self.packing.tile_k)
             source = Access(
