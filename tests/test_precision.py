@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -147,3 +148,29 @@ def test_the_policies_are_those_of_the_docs():
 
     text = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text()
     assert all(f"| `{policy}` |" in text for policy in POLICIES)
+
+
+def test_threads_put_back_their_own_policies():
+    """One object entered by two threads, which leave it in the order they entered."""
+    shared, inside, found = torch_trn_emu.precision("bf16"), threading.Barrier(2), {}
+
+    def run(policy, first):
+        with torch_trn_emu.precision(policy):
+            if not first:
+                inside.wait()
+            with shared:
+                if first:
+                    inside.wait()
+                inside.wait()
+                assert torch_trn_emu.current_precision() == "bf16"
+            found[policy] = torch_trn_emu.current_precision()
+
+    threads = [
+        threading.Thread(target=run, args=(policy, k == 0))
+        for k, policy in enumerate(("fp32", "mxfp8"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {"fp32": "fp32", "mxfp8": "mxfp8"}

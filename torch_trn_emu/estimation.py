@@ -120,6 +120,7 @@ def estimate(
     with ExitStack() as stack:
         stack.enter_context(OperatorsOfTheDevice())
         stack.enter_context(recorder)
+        stack.callback(recorder.memory.close)  # also if fn raises
         recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         if mode == "compile":
             from .compiler.estimate import composites_apart
@@ -127,7 +128,6 @@ def estimate(
             stack.enter_context(composites_apart())
             fn = torch.compile(fn, backend=recorder.backend)
         result = fn(*args, **kwargs)
-    recorder.memory.close()
     del result
     return recorder.result(described, cores, mode)
 

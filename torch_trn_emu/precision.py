@@ -8,6 +8,7 @@ The policies are the rows of csrc/aten/policy.cpp; docs/fidelity.md states what 
 """
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ContextDecorator
 from types import ModuleType, TracebackType
@@ -37,6 +38,13 @@ def current_precision() -> str:
     return POLICIES[int(_C.current_policy())]
 
 
+class _Entered(threading.local):
+    """What one thread has to put back, the last one first: policies are those of threads."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+
+
 class precision(ContextDecorator):
     """Context manager and decorator: matmuls that this thread runs inside follow `policy`.
 
@@ -45,13 +53,13 @@ class precision(ContextDecorator):
 
     def __init__(self, policy: str) -> None:
         self._policy = _code(policy)
-        self._previous: list[int] = []
+        self._previous = _Entered()
 
     def __enter__(self) -> None:
         if torch.compiler.is_dynamo_compiling():
             opened(POLICIES[self._policy])
             return
-        self._previous.append(_C.exchange_thread_policy(self._policy))
+        self._previous.stack.append(_C.exchange_thread_policy(self._policy))
 
     def __exit__(
         self,
@@ -62,7 +70,7 @@ class precision(ContextDecorator):
         if torch.compiler.is_dynamo_compiling():
             closed()
             return
-        _C.exchange_thread_policy(self._previous.pop())
+        _C.exchange_thread_policy(self._previous.stack.pop())
 
 
 def set_precision(module: torch.nn.Module, policy: str | None) -> None:
@@ -102,20 +110,20 @@ class _Override:
 
     def __init__(self, policy: int) -> None:
         self._policy = policy
-        self._stack: list[tuple[int, int]] = []  # (previous policy, first sequence number)
+        self._entered = _Entered()  # (previous policy, first sequence number)
 
     def enter(self, module: torch.nn.Module, inputs: Any) -> None:
         if torch.compiler.is_dynamo_compiling():
             opened(POLICIES[self._policy])
             return
         first = torch._C._autograd._get_sequence_nr()
-        self._stack.append((_C.exchange_thread_policy(self._policy), first))
+        self._entered.stack.append((_C.exchange_thread_policy(self._policy), first))
 
     def leave(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
         if torch.compiler.is_dynamo_compiling():
             closed()
             return
-        previous, first = self._stack.pop()
+        previous, first = self._entered.stack.pop()
         _C.exchange_thread_policy(previous)
         for node in _nodes_since(output, first):
             metadata: Any = node.metadata  # a method to the stubs, a dict in fact (2.13)
@@ -127,17 +135,17 @@ class _Override:
 class _BackwardPolicy:
     def __init__(self, policy: int) -> None:
         self._policy = policy
-        self._previous: list[int] = []
+        self._previous = _Entered()
 
     def attach(self, node: Node) -> None:
         node.register_prehook(self._enter)
         node.register_hook(self._leave)
 
     def _enter(self, grad_outputs: Any) -> None:
-        self._previous.append(_C.exchange_thread_policy(self._policy))
+        self._previous.stack.append(_C.exchange_thread_policy(self._policy))
 
     def _leave(self, grad_inputs: Any, grad_outputs: Any) -> None:
-        _C.exchange_thread_policy(self._previous.pop())
+        _C.exchange_thread_policy(self._previous.stack.pop())
 
 
 def _nodes_since(output: Any, first: int) -> Iterator[Node]:

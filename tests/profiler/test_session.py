@@ -169,3 +169,15 @@ def test_a_limit_leaves_out_and_says_so() -> None:
     assert recording.left_out == 3
     assert "3 launches after them, not recorded" in prof.summary()
     assert recording.elapsed_ns == sum(x.duration_ns + x.idle_ns for x in recording.launches)
+
+
+def test_a_profile_that_cannot_start_leaves_room_for_another(monkeypatch):
+    def broken(**kwargs):
+        raise OSError("no recorder")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch_trn_emu._C, "start_recording", broken)
+        with pytest.raises(OSError, match="no recorder"):
+            torch_trn_emu.profile().start()
+    with torch_trn_emu.profile():
+        pass

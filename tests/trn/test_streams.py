@@ -165,3 +165,9 @@ def test_record_stream_is_accepted():
     x = torch.ones(4, device="trn")
     x.record_stream(torch.trn.Stream())
     assert x.sum().item() == 4
+
+
+@pytest.mark.parametrize("number", [-1, 64, 1 << 40])
+def test_a_number_of_no_stream_is_refused(number):
+    with pytest.raises(ValueError, match="trn has no stream"):
+        torch.trn.Stream(stream_id=number, device_index=0, device_type=20)

@@ -207,8 +207,9 @@ def _aot_patches(options: Options) -> dict[str, bool]:
 
 @cache
 def _version() -> str:
-    """Of this package's files: another compiler, lowering or chip gives another price."""
-    files = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    """Of the files that make prices: compiler, lowering, chips, the scheduler of the library."""
+    package = Path(__file__).parent.parent
+    files = sorted([*package.rglob("*.py"), *package.glob("*.so")])
     stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path in files if (stat := path.stat())]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 

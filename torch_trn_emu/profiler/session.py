@@ -72,7 +72,14 @@ class profile:
                 "torch_trn_emu.profile: a profile is active already, and launches can be recorded "
                 "by one only. Stop that one first, or use it for both regions."
             )
+        try:
+            self._start()
+        except BaseException:  # another profile may start
+            _active.release()
+            raise
         self._running = True
+
+    def _start(self) -> None:
         self.__dict__.pop("recording", None)
         if self._sites:
             _C.find_sites_outside([str(folder) + "/" for folder in _LIBRARY])

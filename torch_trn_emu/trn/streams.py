@@ -19,12 +19,21 @@ __all__ = [
 ]
 
 
+STREAMS = 64  # of a device: kMaxStreams in csrc/runtime/stream.h
+
+
 class Stream(torch.Stream):
     """A queue of a logical core. `Stream(device=None, priority=0)`, as `torch.cuda.Stream`."""
 
     def __new__(cls, device: Device = None, priority: int = 0, **kwargs: Any) -> "Stream":
         _lazy_init()
         if kwargs:  # stream_id, device_index, device_type: an existing stream
+            number = kwargs.get("stream_id", 0)
+            if not 0 <= number < STREAMS:
+                raise ValueError(
+                    f"trn has no stream {number}: the numbers of a device's streams are 0 to "
+                    f"{STREAMS - 1}. Take the stream_id of a stream that exists."
+                )
             return super().__new__(cls, **kwargs)
         where = torch.device(DEVICE_TYPE, index_of(device))
         return super().__new__(cls, device=where, priority=priority)
