@@ -10,7 +10,7 @@ STAMPS := $(VENV)/stamps
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test build lint format bench docs conformance distributed-conformance golden asan clean wheel sdist test-torch aarch64
+.PHONY: demo test build lint format bench docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64
 
 # A size at which the Tensor engine matters, compiled; ARGS="--steps 20" comes after and wins.
 DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150
@@ -65,6 +65,10 @@ conformance: build $(STAMPS)/group-test
 golden: build $(STAMPS)/group-test
 	cd tests/golden && TRN_EMU_MATMUL=fp32 PYTHONWARNINGS=ignore \
 	  ../../$(BIN)/python golden.py $(or $(ARGS),compare)
+# Random changes of PyTorch's operator samples, on the host and on trn, for an hour unless told
+# otherwise: make fuzz ARGS="--seed 7 --seconds 36000 --report findings.jsonl".
+fuzz: build $(STAMPS)/group-test
+	$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
 
 distributed-conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m distributed_conformance tests/distributed $(ARGS)

@@ -6,11 +6,14 @@
 #include "accelerated.h"
 #include "alias.h"
 #include "foreach.h"
+#include "named_errors.h"
 #include "policy.h"
+#include "preconditions.h"
 #include "rounding_mode.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
 #include "stochastic.h"
+#include "wider.h"
 
 #include <algorithm>
 #include <atomic>
@@ -73,6 +76,12 @@ bool is_number(const c10::Type& type) {
     return is_number(*optional->getElementType());
   if (const auto list = type.cast<c10::ListType>()) return is_number(*list->getElementType());
   return type.kind() == c10::TypeKind::NumberType || type.kind() == c10::TypeKind::FloatType;
+}
+
+bool is_format(const c10::Type& type) {
+  if (const auto optional = type.cast<c10::OptionalType>())
+    return is_format(*optional->getElementType());
+  return type.kind() == c10::TypeKind::ScalarTypeType;
 }
 
 // Their numbers decide the size of the result.
@@ -181,9 +190,9 @@ void call_host(const Planned& planned, const c10::OperatorHandle& op, DispatchKe
   const OpPlan& plan = planned.plan;
   std::optional<DefaultGeneratorSwap> swap;
   if (plan.draws_unseen) swap.emplace(device);
-  if (planned.twin.has_value()) {
-    planned.twin->callBoxed(stack);
-  } else if (stochastic_rounding() && plan.rounds) {
+  if (planned.twin.has_value()) return planned.twin->callBoxed(stack);
+  if (plan.wider != nullptr && call_wider(plan, op, keys, stack)) return;
+  if (stochastic_rounding() && plan.rounds) {
     call_rounding_stochastically(plan, op, keys, stack);
   } else if (plan.foreach_list) {
     call_foreach(plan, op, keys, stack);
@@ -220,6 +229,7 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
       signature.add(arguments[i]);
   }
   if (plan.indexes) check_indices(arguments[0].toTensor(), arguments[1]);
+  if (plan.check != nullptr) plan.check(arguments);
   HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.find(signature);
@@ -231,7 +241,8 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
     arguments[i] = host_argument(call, plan.arguments[i], arguments[i]);
   }
   BelowAutograd guard;
-  call_host(planned, op, host().counterpart(keys), stack, call.device());
+  naming_trn(plan.name.c_str(),
+             [&] { call_host(planned, op, host().counterpart(keys), stack, call.device()); });
   if (C10_UNLIKELY(row == nullptr)) {
     const CallText results(copy_of(stack->data() + first, stack->size() - first));
     row = ledger.add(signature, plan.name.c_str(), *given, results, policy);
@@ -274,12 +285,15 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
     made.number = is_number(*argument.type()) && !numbers_are_sizes(name);
     made.written = argument.alias_info() != nullptr && argument.alias_info()->isWrite();
     made.host_allowed = may_stay_on_host(name, argument.name());
+    made.format = is_format(*argument.real_type());
     made.pins = argument.name() == "pin_memory";
     indexes |= made.host_allowed && argument.name() == "indices";
     takes_generator |= made.kind == Kind::kGenerator;
     any_written |= made.written;
     arguments.push_back(made);
   }
+  wider = host().foreign ? nullptr : wider_row(name);
+  check = precondition(name);
   foreach_list = is_foreach(*this);
   rounds = name.rfind("trn::", 0) != 0;
   draws_unseen = op.hasTag(at::Tag::nondeterministic_seeded) && !takes_generator;

@@ -1,6 +1,8 @@
 // Runs aten operators of the trn device on the host's kernels, over aliases of the tensors' memory.
 #pragma once
 
+#include "preconditions.h"
+
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
@@ -8,6 +10,8 @@
 #include <memory>
 
 namespace trn {
+
+struct WiderRow;  // wider.h
 
 // Below autograd and autocast: what a backend kernel calls is plain host work.
 class BelowAutograd {
@@ -24,6 +28,7 @@ struct OpPlan {
     bool written = false;
     bool host_allowed = false;  // a tensor that may stay on the host, as on CUDA
     bool pins = false;          // asks for page-locked memory, which only the host has
+    bool format = false;        // the dtype of the results
     bool number = false;        // data, whose value does not decide what the launch costs
   };
   explicit OpPlan(const c10::OperatorHandle& op);
@@ -32,10 +37,12 @@ struct OpPlan {
   uint64_t name_hash = 0;
   std::vector<Argument> arguments;
   bool any_written = false;
-  bool rounds = true;         // its 16-bit results may round stochastically: ours do it themselves
-  bool foreach_list = false;  // works on lists of tensors
-  bool draws_unseen = false;  // random, without a generator argument
-  bool indexes = false;       // its first argument is what `indices` look into
+  bool rounds = true;  // its 16-bit results may round stochastically: ours do it themselves
+  Precondition check = nullptr;
+  const WiderRow* wider = nullptr;  // formats that the host computes in a wider one
+  bool foreach_list = false;        // works on lists of tensors
+  bool draws_unseen = false;        // random, without a generator argument
+  bool indexes = false;             // its first argument is what `indices` look into
 };
 
 // A boxed kernel with its own plan.

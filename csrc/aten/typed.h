@@ -4,6 +4,7 @@
 #pragma once
 
 #include "alias.h"
+#include "named_errors.h"
 #include "policy.h"
 #include "redispatch.h"
 #include "rounding_mode.h"
@@ -56,6 +57,19 @@ void add_to(SignatureHash& hash, const T& value) {
     }
   } else {
     hash.add(c10::IValue(value));
+  }
+}
+
+// Complex operands, or a complex dtype asked for: the boxed kernel knows which formats the host
+// computes in a wider one (wider.h).
+template <class T>
+bool is_complex(const T& value) {
+  if constexpr (std::is_same_v<T, at::Tensor>) {
+    return value.defined() && c10::isComplexType(value.scalar_type());
+  } else if constexpr (std::is_same_v<T, std::optional<at::ScalarType>>) {
+    return value.has_value() && c10::isComplexType(*value);
+  } else {
+    return false;
   }
 }
 
@@ -168,19 +182,23 @@ struct HostOp;
 template <class Op, class R, class... A>
 struct HostOp<Op, R(A...)> {
   static R kernel(A... arguments) {
-    if (C10_UNLIKELY(stochastic_rounding())) return boxed(std::forward<A>(arguments)...);
+    if (C10_UNLIKELY(stochastic_rounding() || (typed::is_complex(arguments) || ...)))
+      return boxed(std::forward<A>(arguments)...);
     static const char* const name = op_name<Op>();
     Launch launch(name, arguments...);
     HostCall call(launch.device(), name);
     auto host = std::tuple(typed::to_host<A>(call, std::forward<A>(arguments))...);
     const c10::DispatchKeySet keys = trn::host().keys;
     if constexpr (std::is_same_v<R, at::Tensor&>) {
-      std::apply([&](auto&... each) { Op::redispatch(keys, each...); }, host);
+      naming_trn(name,
+                 [&] { std::apply([&](auto&... each) { Op::redispatch(keys, each...); }, host); });
       launch.retire();
       call.write_back();
       return typed::written_argument(std::forward<A>(arguments)...);
     } else {
-      R result = std::apply([&](auto&... each) { return Op::redispatch(keys, each...); }, host);
+      R result = naming_trn(name, [&] {
+        return std::apply([&](auto&... each) { return Op::redispatch(keys, each...); }, host);
+      });
       launch.retire(result);
       return typed::adopt(call, std::move(result));
     }

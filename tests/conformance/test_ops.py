@@ -36,6 +36,13 @@ def test_a_sample_of_every_entry_agrees(tmp_path):
     assert unexplained(found) == []
 
 
+def test_formats_of_cuda_are_computed_wider(tmp_path):
+    """All combinations of op_db that CUDA's kernels take and the host's do not."""
+    found = walk(tmp_path / "summary.json", "--suite", "wider", "--samples", "1")
+    assert unexplained(found) == []
+    assert found["samples"] >= 290
+
+
 @pytest.mark.conformance
 @pytest.mark.timeout(0)
 def test_everything_agrees():

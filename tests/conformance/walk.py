@@ -32,8 +32,9 @@ HANG_S = 240  # of one case
 def suites() -> dict[str, Any]:
     from cases import SUITES
     from compiled import COMPILED_SUITES
+    from wider import WIDER_SUITES
 
-    return {**SUITES, **COMPILED_SUITES}
+    return {**SUITES, **COMPILED_SUITES, **WIDER_SUITES}
 
 
 def judge(case: Any, samples: int | None = None) -> dict[str, Any]:
@@ -183,9 +184,10 @@ def walk(
 def selected(suite: str, match: str, compiled: bool) -> list[Any]:
     from cases import SUITES
     from compiled import COMPILED_SUITES
+    from wider import WIDER_SUITES
 
     pattern = re.compile(match)
-    chosen = COMPILED_SUITES if compiled else SUITES
+    chosen = COMPILED_SUITES if compiled else {**SUITES, **WIDER_SUITES}
     cases = (case for one in chosen.values() for case in one.cases())
     return [c for c in cases if suite in ("", c.suite) and pattern.search(str(c))]
 

@@ -12,6 +12,7 @@ from . import late
 from .amp import lower_to_bfloat16
 from .backward import keep_backward_on_the_calling_thread
 from .distributed import install_backend
+from .fused_attention import register_fused_attention
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -59,6 +60,7 @@ def register(module_name: str) -> None:
     accelerated.register()
     late.install()
     install_pricer()
+    register_fused_attention()
     if chosen.executor == "machine":
         from .executor import install as install_machine  # needs more of torch than most runs
 

@@ -1,0 +1,125 @@
+// See preconditions.h. Composite operators that read a tensor's values on the CPU alone are here
+// too: they run above autograd, over the composite kernel.
+#include "preconditions.h"
+
+#include "typed.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/ge.h>
+#include <ATen/ops/le.h>
+#include <ATen/ops/nanquantile_ops.h>
+#include <ATen/ops/quantile_ops.h>
+#include <ATen/ops/tensor_split_ops.h>
+#include <torch/library.h>
+
+#include <utility>
+
+namespace trn {
+namespace {
+
+using c10::IValue;
+
+// lu_unpack(LU_data, LU_pivots, unpack_data, unpack_pivots)
+void lu_unpack(const IValue* arguments) {
+  const at::Tensor &lu = arguments[0].toTensor(), &pivots = arguments[1].toTensor();
+  if (!arguments[3].toBool() || lu.dim() < 2) return;
+  std::vector<int64_t> needed(lu.sizes().begin(), lu.sizes().end() - 2);
+  needed.push_back(std::min(lu.size(-2), lu.size(-1)));
+  TORCH_CHECK(pivots.sizes() == at::IntArrayRef(needed), "lu_unpack: LU_pivots has shape ",
+              pivots.sizes(), ", but LU_data of shape ", lu.sizes(), " needs ", needed,
+              ". Pass what lu_factor returned, or unpack_pivots=False.");
+}
+
+// _embedding_bag(weight, indices, offsets, scale_grad_by_freq, mode, ...)
+void embedding_bag(const IValue* arguments) {
+  constexpr int64_t max = 2;
+  const int64_t indices = arguments[1].toTensor().numel();
+  TORCH_CHECK(arguments[4].toInt() != max || indices == 0 || arguments[2].toTensor().numel() > 0,
+              "embedding_bag: offsets is empty, but there are ", indices,
+              " indices: with mode='max' each belongs to a bag. Pass where each bag begins.");
+}
+
+// _pdist_backward(grad, self, p, pdist)
+void pdist_backward(const IValue* arguments) {
+  const at::Tensor& self = arguments[1].toTensor();
+  TORCH_CHECK(self.numel() > 0 || self.size(0) > 0,
+              "pdist: no gradient for an input without rows, of shape ", self.sizes(),
+              ". Skip it where there is nothing to measure.");
+}
+
+void check_modes(const char* op, int64_t interpolation, int64_t last, int64_t padding) {
+  TORCH_CHECK(interpolation >= 0 && interpolation <= last, op, ": interpolation_mode is ",
+              interpolation, "; it must be from 0 to ", last, ".");
+  TORCH_CHECK(padding >= 0 && padding <= 2, op, ": padding_mode is ", padding,
+              "; it must be from 0 to 2.");
+}
+
+// grid_sampler_2d(input, grid, interpolation_mode, padding_mode, align_corners)
+void grid_sampler_2d(const IValue* arguments) {
+  check_modes("grid_sampler_2d", arguments[2].toInt(), 2, arguments[3].toInt());
+}
+void grid_sampler_3d(const IValue* arguments) {
+  check_modes("grid_sampler_3d", arguments[2].toInt(), 1, arguments[3].toInt());
+}
+
+constexpr std::pair<std::string_view, Precondition> kRows[] = {
+    {"lu_unpack", &lu_unpack},
+    {"_embedding_bag", &embedding_bag},
+    {"_embedding_bag_forward_only", &embedding_bag},
+    {"_pdist_backward", &pdist_backward},
+    {"grid_sampler_2d", &grid_sampler_2d},
+    {"grid_sampler_3d", &grid_sampler_3d},
+};
+
+// ---- composites ----
+
+constexpr c10::DispatchKeySet kComposite(c10::DispatchKey::CPU);  // runs on tensors of any device
+
+// quantile(self, q, ...) and its kin look at q only where it is on the CPU.
+template <class Op, class Schema = typename Op::schema>
+struct ChecksQ;
+
+template <class Op, class R, class... A>
+struct ChecksQ<Op, R(const at::Tensor&, const at::Tensor&, A...)> {
+  static R kernel(const at::Tensor& self, const at::Tensor& q, A... rest) {
+    if (q.device().type() == kTrn && q.is_floating_point()) {
+      const bool within = at::ge(q, 0).logical_and(at::le(q, 1)).all().template item<bool>();
+      TORCH_CHECK(within, "quantile() q values must be in the range [0, 1]");
+    }
+    return Op::redispatch(kComposite, self, q, std::forward<A>(rest)...);
+  }
+};
+
+// Where to split is read on the host.
+std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& where, int64_t dim) {
+  using Op = at::_ops::tensor_split_tensor_indices_or_sections;
+  return Op::redispatch(kComposite, self, where.cpu(), dim);
+}
+
+void register_composites(torch::Library& library) {
+#define CHECKS_Q(op) \
+  library.impl(op_name<at::_ops::op>() + sizeof("aten::") - 1, &ChecksQ<at::_ops::op>::kernel);
+  CHECKS_Q(quantile)
+  CHECKS_Q(quantile_out)
+  CHECKS_Q(nanquantile)
+  CHECKS_Q(nanquantile_out)
+#undef CHECKS_Q
+  library.impl("tensor_split.tensor_indices_or_sections", &tensor_split);
+}
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) { register_composites(library); }
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { register_composites(library); }
+
+}  // namespace
+
+Precondition precondition(std::string_view name) {
+  constexpr std::string_view aten = "aten::";
+  if (name.substr(0, aten.size()) != aten) return nullptr;
+  const std::string_view op = name.substr(aten.size(), name.find('.') - aten.size());
+  for (const auto& [row, check] : kRows) {
+    if (row == op) return check;
+  }
+  return nullptr;
+}
+
+}  // namespace trn

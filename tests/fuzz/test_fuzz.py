@@ -1,0 +1,40 @@
+"""A short, seeded run of the fuzzer; `make fuzz` goes on for hours."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+FUZZ = Path(__file__).with_name("fuzz.py")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FUZZ), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_changed_samples_agree_with_the_host(tmp_path):
+    report = tmp_path / "findings.jsonl"
+    done = run("--seed", "1", "--cases", "600", "--jobs", "1", "--report", str(report))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not report.exists()
+
+
+def test_a_case_is_the_same_again():
+    first, again = run("--describe", "1000017"), run("--describe", "1000017")
+    assert first.stdout == again.stdout != ""
+
+
+def test_a_process_that_dies_is_a_row(tmp_path, monkeypatch):
+    """The next process goes on behind it."""
+    monkeypatch.syspath_prepend(FUZZ.parent)
+    import fuzz
+
+    worker = fuzz.Worker("^abs$")
+    assert worker.judge(7)["verdict"] in ("EXACT", "NO_SAMPLE")
+    worker.process.kill()
+    row = worker.judge(8)
+    assert row["verdict"] == "CRASH" and "signal 9" in row["why"]
+    assert worker.judge(9)["verdict"] in ("EXACT", "NO_SAMPLE")
+    worker.close()
+    assert json.dumps(row)
