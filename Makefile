@@ -65,6 +65,7 @@ conformance: build $(STAMPS)/group-test
 golden: build $(STAMPS)/group-test
 	cd tests/golden && TRN_EMU_MATMUL=fp32 PYTHONWARNINGS=ignore \
 	  ../../$(BIN)/python golden.py $(or $(ARGS),compare)
+
 # Random changes of PyTorch's operator samples, on the host and on trn, for an hour unless told
 # otherwise: make fuzz ARGS="--seed 7 --seconds 36000 --report findings.jsonl".
 fuzz: build $(STAMPS)/group-test

@@ -47,6 +47,20 @@ void pdist_backward(const IValue* arguments) {
               ". Skip it where there is nothing to measure.");
 }
 
+// native_batch_norm(input, weight?, bias?, running_mean?, running_var?, ...) and its kin
+void batch_norm(const IValue* arguments) {
+  constexpr std::pair<size_t, const char*> kPerChannel[] = {
+      {1, "weight"}, {2, "bias"}, {3, "running_mean"}, {4, "running_var"}};
+  const at::Tensor& input = arguments[0].toTensor();
+  if (input.dim() < 2) return;
+  for (const auto& [at, name] : kPerChannel) {
+    if (!arguments[at].isTensor() || !arguments[at].toTensor().defined()) continue;
+    TORCH_CHECK(arguments[at].toTensor().numel() == input.size(1), "batch_norm: ", name, " has ",
+                arguments[at].toTensor().numel(), " elements, but the input has ", input.size(1),
+                " channels.");
+  }
+}
+
 void check_modes(const char* op, int64_t interpolation, int64_t last, int64_t padding) {
   TORCH_CHECK(interpolation >= 0 && interpolation <= last, op, ": interpolation_mode is ",
               interpolation, "; it must be from 0 to ", last, ".");
@@ -66,6 +80,10 @@ constexpr std::pair<std::string_view, Precondition> kRows[] = {
     {"lu_unpack", &lu_unpack},
     {"_embedding_bag", &embedding_bag},
     {"_embedding_bag_forward_only", &embedding_bag},
+    {"native_batch_norm", &batch_norm},
+    {"_native_batch_norm_legit", &batch_norm},
+    {"_native_batch_norm_legit_no_training", &batch_norm},
+    {"_batch_norm_with_update", &batch_norm},
     {"_pdist_backward", &pdist_backward},
     {"grid_sampler_2d", &grid_sampler_2d},
     {"grid_sampler_3d", &grid_sampler_3d},

@@ -1,6 +1,5 @@
 """A short, seeded run of the fuzzer; `make fuzz` goes on for hours."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +33,7 @@ def test_a_process_that_dies_is_a_row(tmp_path, monkeypatch):
     assert worker.judge(7)["verdict"] in ("EXACT", "NO_SAMPLE")
     worker.process.kill()
     row = worker.judge(8)
-    assert row["verdict"] == "CRASH" and "signal 9" in row["why"]
+    assert row["verdict"] == "CRASH"
+    assert "signal 9" in row["why"]
     assert worker.judge(9)["verdict"] in ("EXACT", "NO_SAMPLE")
     worker.close()
-    assert json.dumps(row)

@@ -14,6 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..errors import Unsupported
 
+__all__ = ["register_fused_attention"]
+
 FROM_TOP_LEFT, FROM_BOTTOM_RIGHT = 1, 2  # custom_mask_type of the memory-efficient kernel
 DEVICE_KEYS = ("PrivateUse1", "AutogradPrivateUse1")
 
