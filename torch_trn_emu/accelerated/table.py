@@ -101,9 +101,9 @@ def _refusals() -> dict[str, str]:
         ("_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention.quantized "
          "_scaled_dot_product_flash_attention_backward _scaled_dot_product_efficient_attention "
          "_scaled_dot_product_efficient_attention_backward _scaled_dot_product_cudnn_attention "
-         "_scaled_dot_product_cudnn_attention_backward _flash_attention_forward "
+         "_scaled_dot_product_cudnn_attention_backward "
          "_flash_attention_forward_no_dropout_inplace _flash_attention_forward.quantized "
-         "_flash_attention_backward _efficient_attention_forward _efficient_attention_backward "
+         "_efficient_attention_backward "
          "_cudnn_attention_forward _cudnn_attention_backward _fill_mem_eff_dropout_mask_",
          _ATTENTION, ""),
         ("_triton_scaled_dot_attention", _TRITON,
@@ -119,6 +119,9 @@ REFUSED: Mapping[str, str] = MappingProxyType(_refusals())
 # Of torch's list, what has a kernel of its own in csrc/aten or a layout of its own here.
 ELSEWHERE = frozenset(
     (
+        "_flash_attention_forward",
+        "_flash_attention_backward",
+        "_efficient_attention_forward",
         "_thnn_fused_lstm_cell",
         "_thnn_fused_lstm_cell_backward_impl",
         "_thnn_fused_gru_cell",
