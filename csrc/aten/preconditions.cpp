@@ -2,7 +2,7 @@
 // too: they run above autograd, over the composite kernel.
 #include "preconditions.h"
 
-#include "typed.h"
+#include "runtime/device.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/ge.h>
@@ -115,13 +115,10 @@ std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& w
 }
 
 void register_composites(torch::Library& library) {
-#define CHECKS_Q(op) \
-  library.impl(op_name<at::_ops::op>() + sizeof("aten::") - 1, &ChecksQ<at::_ops::op>::kernel);
-  CHECKS_Q(quantile)
-  CHECKS_Q(quantile_out)
-  CHECKS_Q(nanquantile)
-  CHECKS_Q(nanquantile_out)
-#undef CHECKS_Q
+  library.impl("quantile", &ChecksQ<at::_ops::quantile>::kernel);
+  library.impl("quantile.out", &ChecksQ<at::_ops::quantile_out>::kernel);
+  library.impl("nanquantile", &ChecksQ<at::_ops::nanquantile>::kernel);
+  library.impl("nanquantile.out", &ChecksQ<at::_ops::nanquantile_out>::kernel);
   library.impl("tensor_split.tensor_indices_or_sections", &tensor_split);
 }
 
