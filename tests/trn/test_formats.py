@@ -52,7 +52,7 @@ def test_it_is_one_launch():
     before = torch.trn.memory_allocated()
     torch.trn.reset_counters()
     y = F.avg_pool3d(x, 2)
-    assert [(row.op, row.launches) for row in op_report()] == [("aten::avg_pool3d", 1)]
+    assert [(row.op, row.calls) for row in op_report()] == [("aten::avg_pool3d", 1)]
     assert torch.trn.memory_allocated() - before <= 512 + y.nbytes
 
 
