@@ -37,7 +37,7 @@ def check(command: list[str], folder: Path) -> list[str]:
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
-    return re.findall(r"^ *\S*?(\w+\.py:\d+).*error", done.stdout, re.MULTILINE)
+    return re.findall(r"^ *\S*?((?:right|wrong)\.py:\d+).*error", done.stdout, re.MULTILINE)
 
 
 def wrong_lines() -> list[str]:
