@@ -1,4 +1,5 @@
 // Scaled dot product attention: which path torch takes for trn tensors, and the fused one.
+#include "attention_operands.h"
 #include "given_attention.h"
 #include "on_host.h"
 #include "operands.h"
@@ -21,28 +22,10 @@
 namespace trn {
 namespace {
 
-// Looks at sizes, formats and flags only: under torch.compile the arguments are fake tensors.
 int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                          const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
                          std::optional<double>, bool enable_gqa) {
-  const auto math = int64_t(at::SDPBackend::math);
-  const auto head_dim = query.sym_size(-1);
-  const bool floats = query.is_floating_point() && query.scalar_type() == key.scalar_type() &&
-                      query.scalar_type() == value.scalar_type();
-  const bool plain = query.dim() == 4 && key.dim() == 4 && value.dim() == 4 && !query.is_nested() &&
-                     !key.is_nested() && !value.is_nested() && query.layout() == at::kStrided;
-  const bool masked = mask.has_value() && mask->defined();
-  // A policy that quantises attention does so in its two products, along their own axes.
-  if (operand_formats(current_policy(), MatmulClass::attention).first == OperandFormat::mxfp8_e4m3)
-    return math;
-  if (!at::globalContext().userEnabledFlashSDP() || !plain || !floats || dropout != 0.0)
-    return math;
-  if (head_dim != key.sym_size(-1) || head_dim != value.sym_size(-1)) return math;
-  if (query.sym_size(1) != key.sym_size(1) && !enable_gqa) return math;
-  if (masked && (mask->requires_grad() || is_causal || (mask->dim() != 2 && mask->dim() != 4)))
-    return math;
-  if (query.sym_numel() == 0 || key.sym_numel() == 0) return math;
-  return int64_t(at::SDPBackend::flash_attention);
+  return attention_path(query, key, value, mask, dropout, is_causal, enable_gqa);
 }
 
 int64_t fused_sdp_choice_op(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
@@ -112,9 +95,11 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
                                          const std::optional<at::Tensor>& mask,
                                          std::optional<double> scale) {
   const bool rounded = rounds(query);
-  if (!rounded && !host().foreign)
-    return HostOp<Flash>::kernel(query, key, value, dropout, is_causal, mask, scale);
-  TORCH_CHECK(dropout == 0.0, "fused attention on trn has no dropout: the math path has");
+  check_attention(query, key, value, dropout, mask);
+  if (!rounded && !host().foreign) {
+    return HostOp<Flash>::kernel(with_contiguous_rows(query), with_contiguous_rows(key),
+                                 with_contiguous_rows(value), dropout, is_causal, mask, scale);
+  }
   Launch launch(op_name<Flash>(), query, key, value, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
   const auto forward = rounded ? &attention_on_host : &given_attention;
@@ -129,9 +114,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
     const at::Tensor& value, const at::Tensor& out, const at::Tensor& logsumexp, double dropout,
     bool is_causal, const std::optional<at::Tensor>& mask, std::optional<double> scale) {
   const bool rounded = rounds(query);
+  check_attention_backward(grad_out, query, key, value, out, logsumexp, dropout, mask);
   if (!rounded && !host().foreign) {
-    return HostOp<FlashBackward>::kernel(grad_out, query, key, value, out, logsumexp, dropout,
-                                         is_causal, mask, scale);
+    return HostOp<FlashBackward>::kernel(grad_out, with_contiguous_rows(query),
+                                         with_contiguous_rows(key), with_contiguous_rows(value),
+                                         with_contiguous_rows(out), logsumexp, dropout, is_causal,
+                                         mask, scale);
   }
   Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, out, logsumexp, dropout,
                 is_causal, mask, scale);
@@ -150,6 +138,7 @@ std::tuple<at::Tensor, at::Tensor> host_attention(const at::Tensor& q, const at:
                                                   const at::Tensor& v, bool is_causal,
                                                   const std::optional<at::Tensor>& mask,
                                                   std::optional<double> scale) {
+  check_attention(q, k, v, /*dropout=*/0.0, mask);
   const at::Tensor m = expanded_mask(mask, q, k);
   // Rounded stochastically the result starts in float32.
   const auto dtype = stochastic_rounding() ? at::kFloat : q.scalar_type();
@@ -165,6 +154,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> host_attention_backward(
     const at::Tensor& g, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& out, const at::Tensor& logsumexp, bool is_causal,
     const std::optional<at::Tensor>& mask, std::optional<double> scale) {
+  check_attention_backward(g, q, k, v, out, logsumexp, /*dropout=*/0.0, mask);
   const at::Tensor m = expanded_mask(mask, q, k), sums = logsumexp.contiguous();
   at::Tensor dq = heads_inside(q), dk = heads_inside(k), dv = heads_inside(v);
   numerics::attention_backward(shape_of(q, k, v, is_causal, m, scale), input(g), input(q), input(k),

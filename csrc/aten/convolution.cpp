@@ -21,6 +21,11 @@ bool rounds(const at::Tensor& input) {
          !operand_formats(current_policy(), MatmulClass::convolution).as_given();
 }
 
+// Operands of several dtypes are the host's kernel's to refuse.
+bool has_dtype(const std::optional<at::Tensor>& tensor, at::ScalarType dtype) {
+  return !tensor.has_value() || !tensor->defined() || tensor->scalar_type() == dtype;
+}
+
 at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight,
                        const std::optional<at::Tensor>& bias, c10::SymIntArrayRef stride,
                        c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
@@ -28,7 +33,8 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight,
   Launch launch("aten::convolution", input, weight, bias, stride, padding, dilation, transposed,
                 output_padding, groups);
   HostCall call(launch.device(), "aten::convolution");
-  const bool rounded = rounds(input) && input.scalar_type() == weight.scalar_type();
+  const auto dtype = input.scalar_type();
+  const bool rounded = rounds(input) && has_dtype(weight, dtype) && has_dtype(bias, dtype);
   at::Tensor out = host_convolution(call.alias(input), call.alias(weight), call.alias(bias), stride,
                                     padding, dilation, transposed, output_padding, groups, rounded);
   launch.retire(out);
@@ -43,7 +49,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
   Launch launch("aten::convolution_backward", grad_output, input, weight, bias_sizes, stride,
                 padding, dilation, transposed, output_padding, groups, output_mask);
   HostCall call(launch.device(), "aten::convolution_backward");
-  const bool rounded = rounds(input) && input.scalar_type() == weight.scalar_type();
+  const auto dtype = input.scalar_type();
+  const bool rounded = rounds(input) && has_dtype(weight, dtype) && has_dtype(grad_output, dtype);
   auto [grad_x, grad_w, grad_b] = host_convolution_backward(
       call.alias(grad_output), call.alias(input), call.alias(weight), bias_sizes, stride, padding,
       dilation, transposed, output_padding, groups, output_mask, rounded);

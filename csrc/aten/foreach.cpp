@@ -42,12 +42,20 @@ bool share_memory(const c10::List<at::Tensor>& tensors) {
   return std::adjacent_find(storages.begin(), storages.end()) != storages.end();
 }
 
-// Lists as long as the first one are cut, as is a tensor with a number for each of its tensors;
-// everything else goes to every thread.
-IValue cut(const IValue& value, size_t length, size_t begin, size_t end) {
-  if (value.isTensor() && value.toTensor().dim() == 1)
+// Whether an argument has something for each of the list's tensors, or one thing for all. Others
+// are the host's kernel's to refuse, and it sees them whole.
+bool fits(const IValue& value, size_t length) {
+  if (value.isList()) return value.toListRef().size() == length;
+  return !value.isTensor() || !value.toTensor().defined() || value.toTensor().dim() == 0 ||
+         (value.toTensor().dim() == 1 && value.toTensor().size(0) == int64_t(length));
+}
+
+// Lists are cut, as is a tensor with a number for each tensor of a list; everything else goes to
+// every thread.
+IValue cut(const IValue& value, size_t begin, size_t end) {
+  if (value.isTensor() && value.toTensor().defined() && value.toTensor().dim() == 1)
     return value.toTensor().narrow(0, int64_t(begin), int64_t(end - begin));
-  if (!value.isList() || value.toListRef().size() != length) return value;
+  if (!value.isList()) return value;
   c10::List<IValue> all = value.toList();
   c10::impl::GenericList part(all.elementType());
   for (size_t i = begin; i < end; ++i) part.push_back(all.get(i));
@@ -76,14 +84,16 @@ void call_foreach(const OpPlan& plan, const c10::OperatorHandle& op, c10::Dispat
   const bool serial = host().type != kCpu || at::in_parallel_region();
   const size_t threads = serial ? 1 : size_t(at::get_num_threads());
   const auto ends = threads > 1 ? stretches(list.toTensorList(), threads) : std::vector<size_t>{};
-  if (ends.size() < 2 || (plan.any_written && share_memory(list.toTensorList())))
+  const size_t length = list.toListRef().size();
+  const bool whole = std::any_of(stack->begin() + std::ptrdiff_t(first), stack->end(),
+                                 [&](const IValue& value) { return !fits(value, length); });
+  if (whole || ends.size() < 2 || (plan.any_written && share_memory(list.toTensorList())))
     return op.redispatchBoxed(keys, stack);
 
-  const size_t length = list.toListRef().size();
   std::vector<torch::jit::Stack> parts(ends.size());
   for (size_t p = 0; p < ends.size(); ++p) {
     for (size_t i = first; i < stack->size(); ++i) {
-      parts[p].push_back(cut((*stack)[i], length, p == 0 ? 0 : ends[p - 1], ends[p]));
+      parts[p].push_back(cut((*stack)[i], p == 0 ? 0 : ends[p - 1], ends[p]));
     }
   }
   const at::ThreadLocalState state;
