@@ -141,6 +141,15 @@ bool is_column_major(const Tensor& x) {
   return x.dim() == 2 && x.stride(0) == 1 && x.stride(1) > 1;
 }
 
+// Random bits belong to an element's place among the rows, in whatever order it is stored.
+bool is_random(const MxSpec& spec) {
+  return spec.rounding.mode == numerics::RoundingMode::stochastic;
+}
+
+Tensor column_major(const Tensor& x) {  // float4 codes are copied as bytes
+  return x.view(at::kByte).t().contiguous().t().view(x.scalar_type());
+}
+
 numerics::MatrixView view(const Tensor& x, const Axis& at, int64_t index) {
   const char* data = static_cast<const char*>(x.const_data_ptr());
   const auto dtype = numerics_dtype(x.scalar_type());
@@ -164,11 +173,11 @@ int64_t matrix_count(const Tensor& x, const Axis& at) { return x.dim() == 2 ? 1 
 
 // ---- on host tensors ----
 
-std::tuple<Tensor, Tensor> quantize(const Tensor& given, const MxSpec& spec, int64_t dim) {
+std::tuple<Tensor, Tensor> quantize(const Tensor& given, MxSpec spec, int64_t dim) {
   check_source(given, "quantize_mx");
   const Tensor x = plain(given);
   const Axis at(x, dim, "quantize_mx");
-  if (is_column_major(x)) {
+  if (is_column_major(x) && !is_random(spec)) {
     auto [codes, scales] = quantize(x.t(), spec, 1 - at.dim);
     return {codes.t(), scales.t()};
   }
@@ -176,6 +185,7 @@ std::tuple<Tensor, Tensor> quantize(const Tensor& given, const MxSpec& spec, int
   const int axis = matrix_axis(x, at);
   for (int64_t i = 0; i < matrix_count(x, at); ++i) {
     const numerics::MatrixView m = view(x, at, i);
+    spec.first_index = uint64_t(i * m.rows * m.cols);
     const int64_t code_rows = axis == 0 ? packed(spec.element, m.rows) : m.rows;
     const int64_t code_cols = axis == 1 ? packed(spec.element, m.cols) : m.cols;
     const int64_t scale_rows = axis == 0 ? numerics::scale_count(m.rows, spec.grouping) : m.rows;
@@ -185,6 +195,7 @@ std::tuple<Tensor, Tensor> quantize(const Tensor& given, const MxSpec& spec, int
         code_cols, static_cast<uint8_t*>(scales.mutable_data_ptr()) + i * scale_rows * scale_cols,
         scale_cols);
   }
+  if (is_column_major(x)) return {column_major(codes), column_major(scales)};
   return {codes, scales};
 }
 
@@ -237,11 +248,12 @@ Tensor dequantize(const Tensor& given_codes, const Tensor& given_scales, int64_t
   return out;
 }
 
-Tensor quantize_dequantize(const Tensor& given, const MxSpec& spec, int64_t dim) {
+Tensor quantize_dequantize(const Tensor& given, MxSpec spec, int64_t dim) {
   check_source(given, "quantize_dequantize_mx");
   const Tensor x = plain(given);
   const Axis at(x, dim, "quantize_dequantize_mx");
-  if (is_column_major(x)) return quantize_dequantize(x.t(), spec, 1 - at.dim).t();
+  if (is_column_major(x) && !is_random(spec))
+    return quantize_dequantize(x.t(), spec, 1 - at.dim).t();
   // float16 cannot hold every dequantised value: its result is float32, rounded.
   const at::ScalarType dtype = x.scalar_type() == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
   Tensor out = at::empty(x.sizes(), x.options().dtype(dtype));
@@ -249,8 +261,10 @@ Tensor quantize_dequantize(const Tensor& given, const MxSpec& spec, int64_t dim)
     const numerics::MatrixView m = view(x, at, i);
     char* to = static_cast<char*>(out.mutable_data_ptr()) +
                i * m.rows * m.cols * int64_t(out.element_size());
+    spec.first_index = uint64_t(i * m.rows * m.cols);
     numerics::quantize_dequantize(m, matrix_axis(x, at), spec, numerics_dtype(dtype), to, m.cols);
   }
+  if (is_column_major(x)) out = out.t().contiguous().t();
   return round_result(std::move(out), x.scalar_type());
 }
 

@@ -189,6 +189,7 @@ void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
         if (finite) {
           const float scaled = value(at) * power_of_two(127 - scale);
           const uint64_t index =
+              spec.first_index +
               static_cast<uint64_t>(axis == 0 ? at * x.cols + other : other * x.cols + at);
           code =
               spec.rounding.mode == RoundingMode::stochastic
@@ -285,12 +286,13 @@ struct GroupRows {
   uint64_t indices[32];
 };
 
-GroupRows rows_of_group(const MatrixView& x, Grouping grouping, int64_t first, int64_t col) {
+GroupRows rows_of_group(const MatrixView& x, const MxSpec& spec, int64_t first, int64_t col) {
   GroupRows g;
   for (int64_t i = 0; i < 32; ++i) {
-    const int64_t row = first + (grouping == Grouping::contiguous ? i : i / 8 * 128 + i % 8);
+    const bool together = spec.grouping == Grouping::contiguous;
+    const int64_t row = first + (together ? i : i / 8 * 128 + i % 8);
     g.rows[i] = row < x.rows ? at(x, row, col) : nullptr;
-    g.indices[i] = static_cast<uint64_t>(row * x.cols + col);
+    g.indices[i] = spec.first_index + static_cast<uint64_t>(row * x.cols + col);
   }
   return g;
 }
@@ -310,7 +312,7 @@ void run_columns(const MatrixView& x, const MxSpec& spec, const Target& target) 
     for (int64_t item = lo; item < hi; ++item) {
       const int64_t group = item / strips, col = item % strips * strip;
       const int64_t first = first_of_group(spec.grouping, group);
-      const GroupRows g = rows_of_group(x, spec.grouping, first, col);
+      const GroupRows g = rows_of_group(x, spec, first, col);
       const ColumnDestination d{target.at(stored_count(target.out, first), col),
                                 target.y_row_stride, 0, 0};
       uint8_t* scales = target.scales == nullptr
@@ -336,7 +338,7 @@ void run_rows(const MatrixView& x, const MxSpec& spec, const Target& target) {
                             ? nullptr
                             : target.scales + row * target.scales_row_stride + col / 32;
       kernel.mx_row(constants, x.dtype, at(x, row, col), std::min(piece, x.cols - col),
-                    static_cast<uint64_t>(row * x.cols + col), target.out,
+                    spec.first_index + static_cast<uint64_t>(row * x.cols + col), target.out,
                     target.at(row, stored_count(target.out, col)), scales);
     }
   });
@@ -382,7 +384,7 @@ void run_gathered_rows(const MatrixView& x, const MxSpec& spec, const Target& ta
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t row = row0 + i;
         const char* values = tile.get() + static_cast<size_t>(i * tile_cols) * size;
-        const uint64_t index = static_cast<uint64_t>(row * x.cols + col);
+        const uint64_t index = spec.first_index + static_cast<uint64_t>(row * x.cols + col);
         char* y = static_cast<char*>(target.at(row, stored_count(target.out, col)));
         if (!wrapped) {
           uint8_t* scales = target.scales == nullptr
@@ -426,7 +428,7 @@ void run_gathered_columns(const MatrixView& x, const MxSpec& spec, const Target&
       const int64_t group = item / strips, col = item % strips * strip;
       const int64_t width = std::min(strip, x.cols - col);
       const int64_t first = first_of_group(spec.grouping, group);
-      GroupRows g = rows_of_group(x, spec.grouping, first, col);
+      GroupRows g = rows_of_group(x, spec, first, col);
       const int64_t runs = spec.grouping == Grouping::contiguous ? 1 : 4, length = 32 / runs;
       for (int64_t run = 0; run < runs; ++run) {
         const int64_t row = first + run * 128;

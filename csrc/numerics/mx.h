@@ -33,7 +33,8 @@ struct MxSpec {
   Grouping grouping = Grouping::contiguous;
   bool through_bf16 =
       true;                // float32 sources are first rounded to bfloat16: the chip reads 16 bits
-  Rounding rounding = {};  // of the elements; the index is row * cols + col
+  Rounding rounding = {};  // of the elements; the index is first_index + row * cols + col
+  uint64_t first_index = 0;  // of the matrix, in a batch of them
 };
 
 constexpr int64_t block_size = 32;

@@ -215,7 +215,7 @@ def quantize_kernel(
     x_batch, x_k, x_other,
     y_size, y_batch, y_k, y_other,
     scales_batch, scales_k, scales_other,
-    index_k, index_other, seed,
+    index_batch, index_k, index_other, seed,
     GROUPS: tl.constexpr, OTHERS: tl.constexpr, WRAPPED: tl.constexpr,
     STOCHASTIC: tl.constexpr, THROUGH_BF16: tl.constexpr,
     CODES: tl.constexpr, PACKED: tl.constexpr, BITS: tl.constexpr, NAN: tl.constexpr,
@@ -232,7 +232,7 @@ def quantize_kernel(
         magnitude = through_bf16(magnitude)
     scale = scale_code(tl.max(magnitude, 1, keep_dims=True), FACTOR, ROUND, SUBTRACT)
     scaled = in_units_of(scale, magnitude, MAX_BITS)
-    at = at_k * index_k + other * index_other
+    at = batch * index_batch + at_k * index_k + other * index_other
     code, value = encode(scaled, seed, at, M, MIN_FIELD, STOCHASTIC)
     sign = bits & SIGN
     to = y + batch * y_batch
@@ -305,6 +305,7 @@ def _run(
     if blocks.k == 0:
         return
     along_k = (1, blocks.k) if _along_rows(x, dim) else (blocks.others, 1)
+    indices = (blocks.k * blocks.others, *along_k)
     scale_strides = (0, 0, 0) if scales is None else Blocks.of(scales, dim).strides()
     launch(
         quantize_kernel,
@@ -319,7 +320,7 @@ def _run(
         stored.k,
         *stored.strides(),
         *scale_strides,
-        *along_k,
+        *indices,
         spec.seed,
         **tile,
         WRAPPED=spec.wrapped,
@@ -358,10 +359,17 @@ def quantize_mx(
     check_source(x.dtype, "quantize_mx")
     spec = Spec.of(element, scale_rule, rounding, grouping, seed)
     x, dim = plain(x), wrap(x, dim, "quantize_mx")
-    if is_column_major(x):
-        codes, scales = _codes(x.t(), spec, 1 - dim)
-        return codes.t(), scales.t()
-    return _codes(x, spec, dim)
+    if not is_column_major(x):
+        return _codes(x, spec, dim)
+    if spec.stochastic:  # random bits belong to an element's place among the rows
+        codes, scales = _codes(x, spec, dim)
+        return _column_major(codes), _column_major(scales)
+    codes, scales = _codes(x.t(), spec, 1 - dim)
+    return codes.t(), scales.t()
+
+
+def _column_major(x: torch.Tensor) -> torch.Tensor:
+    return raw(x).t().contiguous().t().view(x.dtype)
 
 
 def _codes(x: torch.Tensor, spec: Spec, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -387,9 +395,11 @@ def quantize_dequantize_mx(
     check_source(x.dtype, "quantize_dequantize_mx")
     spec = Spec.of(element, scale_rule, rounding, grouping, seed)
     x, dim = plain(x), wrap(x, dim, "quantize_dequantize_mx")
-    if is_column_major(x):
-        return values(x.t(), spec, 1 - dim, x.dtype).t()
-    return values(x, spec, dim, x.dtype)
+    if not is_column_major(x):
+        return values(x, spec, dim, x.dtype)
+    if spec.stochastic:
+        return values(x, spec, dim, x.dtype).t().contiguous().t()
+    return values(x.t(), spec, 1 - dim, x.dtype).t()
 
 
 def values(x: torch.Tensor, spec: Spec, dim: int, dtype: torch.dtype) -> torch.Tensor:
