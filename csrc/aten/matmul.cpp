@@ -130,11 +130,19 @@ bool expands(const Tensor& self, const std::vector<int64_t>& sizes) {
          takes_policy(self.scalar_type());
 }
 
+// Of the operands of each operator. Others are the host's kernel's to refuse.
+struct Ranks {
+  int64_t first, second;
+  bool fit(const Tensor& a, const Tensor& b) const { return a.dim() == first && b.dim() == second; }
+};
+constexpr Ranks kMatrices{2, 2}, kBatches{3, 3}, kMatrixVector{2, 1}, kVectors{1, 1};
+
 // One product under the policy, or nothing: then the host's kernel runs, or says what is wrong.
-std::optional<Tensor> product(const char* name, const Tensor& a, const Tensor& b,
+std::optional<Tensor> product(const char* name, Ranks ranks, const Tensor& a, const Tensor& b,
                               const Tensor* self = nullptr, const Scalar& beta = 0,
                               const Scalar& alpha = 1,
                               std::optional<at::ScalarType> out_dtype = std::nullopt) {
+  if (!ranks.fit(a, b)) return std::nullopt;
   const auto formats = rounded_formats(a, b);
   const auto shape = Shape::of(a, b);
   if (!formats.has_value() || !shape.has_value()) return std::nullopt;
@@ -161,46 +169,46 @@ Tensor& store(const Tensor& value, Tensor& out) {
 // ---- the operators: each is its product, or the host's kernel ----
 
 Tensor mm(const Tensor& a, const Tensor& b) {
-  if (auto made = product("aten::mm", a, b)) return *made;
+  if (auto made = product("aten::mm", kMatrices, a, b)) return *made;
   return HostOp<at::_ops::mm>::kernel(a, b);
 }
 
 Tensor& mm_out(const Tensor& a, const Tensor& b, Tensor& out) {
-  if (auto made = product("aten::mm.out", a, b)) return store(*made, out);
+  if (auto made = product("aten::mm.out", kMatrices, a, b)) return store(*made, out);
   return HostOp<at::_ops::mm_out>::kernel(a, b, out);
 }
 
 Tensor bmm(const Tensor& a, const Tensor& b) {
-  if (auto made = product("aten::bmm", a, b)) return *made;
+  if (auto made = product("aten::bmm", kBatches, a, b)) return *made;
   return HostOp<at::_ops::bmm>::kernel(a, b);
 }
 
 Tensor& bmm_out(const Tensor& a, const Tensor& b, Tensor& out) {
-  if (auto made = product("aten::bmm.out", a, b)) return store(*made, out);
+  if (auto made = product("aten::bmm.out", kBatches, a, b)) return store(*made, out);
   return HostOp<at::_ops::bmm_out>::kernel(a, b, out);
 }
 
 Tensor mv(const Tensor& a, const Tensor& b) {
-  if (auto made = product("aten::mv", a, b)) return *made;
+  if (auto made = product("aten::mv", kMatrixVector, a, b)) return *made;
   return HostOp<at::_ops::mv>::kernel(a, b);
 }
 
 Tensor dot(const Tensor& a, const Tensor& b) {
-  if (auto made = product("aten::dot", a, b)) return *made;
+  if (auto made = product("aten::dot", kVectors, a, b)) return *made;
   return HostOp<at::_ops::dot>::kernel(a, b);
 }
 
 Tensor vdot(const Tensor& a, const Tensor& b) {
-  if (auto made = product("aten::vdot", a, b)) return *made;
+  if (auto made = product("aten::vdot", kVectors, a, b)) return *made;
   return HostOp<at::_ops::vdot>::kernel(a, b);
 }
 
 // addmm, baddbmm and addmv share their three overloads: functional, in place and out=.
-template <class Functional, class InPlace, class Out>
+template <class Functional, class InPlace, class Out, const Ranks& ranks>
 struct Added {
   static std::optional<Tensor> made(const char* name, const Tensor& self, const Tensor& a,
                                     const Tensor& b, const Scalar& beta, const Scalar& alpha) {
-    return product(name, a, b, &self, beta, alpha);
+    return product(name, ranks, a, b, &self, beta, alpha);
   }
   static Tensor functional(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
                            const Scalar& alpha) {
@@ -222,16 +230,17 @@ struct Added {
   }
 };
 
-using Addmm = Added<at::_ops::addmm, at::_ops::addmm_, at::_ops::addmm_out>;
-using Baddbmm = Added<at::_ops::baddbmm, at::_ops::baddbmm_, at::_ops::baddbmm_out>;
-using Addmv = Added<at::_ops::addmv, at::_ops::addmv_, at::_ops::addmv_out>;
+using Addmm = Added<at::_ops::addmm, at::_ops::addmm_, at::_ops::addmm_out, kMatrices>;
+using Baddbmm = Added<at::_ops::baddbmm, at::_ops::baddbmm_, at::_ops::baddbmm_out, kBatches>;
+using Addmv = Added<at::_ops::addmv, at::_ops::addmv_, at::_ops::addmv_out, kMatrixVector>;
 
 // Sums over the batch as well: one accumulation in float32, rounded once.
 std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor& a, const Tensor& b,
                              const Scalar& beta, const Scalar& alpha) {
+  if (!kBatches.fit(a, b)) return std::nullopt;
   const auto formats = rounded_formats(a, b);
   const auto shape = Shape::of(a, b);
-  if (!formats.has_value() || !shape.has_value() || a.dim() != 3) return std::nullopt;
+  if (!formats.has_value() || !shape.has_value()) return std::nullopt;
   const std::vector<int64_t> sizes{shape->m, shape->n};
   if (!expands(self, sizes) || self.scalar_type() != a.scalar_type()) return std::nullopt;
   Launch launch(name, self, a, b, beta, alpha);

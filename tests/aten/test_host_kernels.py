@@ -64,6 +64,7 @@ def only_on_trn(fn: Callable[..., Any], args: Any, kwargs: Any) -> set[str]:
     return (here or set()) - there if there is not None else set()
 
 
+@pytest.mark.filterwarnings("ignore")  # samples of deprecated names and of sparse layouts
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_operators_dispatch_what_they_do_on_the_cpu_or_what_is_listed(requires_grad):
     found: dict[str, set[str]] = {}
@@ -99,6 +100,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 PLAIN = {"mm", "t", "unbind", "split", "view"}  # what a fused kernel's operands are made with
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's nested tensors of encoder layers
 @pytest.mark.parametrize("trains", [False, True])
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_dispatch_what_they_do_on_the_cpu_or_what_is_listed(name, trains):
