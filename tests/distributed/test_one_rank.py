@@ -92,8 +92,8 @@ def test_a_rank_sees_the_cores_of_its_server(chip, cores):
 @pytest.mark.parametrize(
     ("variable", "text"),
     [
-        ("TRN_EMU_TRANSPORT", "none of auto, shm, gloo"),
-        ("TRN_EMU_COLLECTIVES", "none of eager, graph"),
+        ("TRN_EMU_TRANSPORT", "choose from auto, shm, gloo"),
+        ("TRN_EMU_COLLECTIVES", "choose from eager, graph"),
         ("TRN_EMU_SYSTEM", r"unknown system; choose from trn1\.32xlarge"),
     ],
 )
