@@ -63,6 +63,15 @@ def child(match: str, place: str) -> None:
         say(row)
 
 
+def ended(process: subprocess.Popen[str]) -> int:
+    """Lets the process end, or finds it dead; closes its pipes and gives its status."""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    status = process.wait()
+    process.stdout.close()
+    return status
+
+
 class Worker:
     """A child process that is replaced when it dies."""
 
@@ -107,14 +116,14 @@ class Worker:
         row, place = self.ask(self.process, seed)
         if row is not None:
             return row
-        signal = -self.process.wait()
+        signal = -ended(self.process)
         self.process = None
         why = f"signal {signal} at: {place}"
         if place == "cpu":  # the host died; trn must not
             alone = self.start("trn")
             row, _ = self.ask(alone, seed)
             alone.kill()
-            alone.wait()
+            ended(alone)
             if row is not None:
                 return {"seed": seed, "verdict": "HOST_DIED", "case": row["case"], "why": why}
             why += ", and on trn"
@@ -127,8 +136,8 @@ class Worker:
 
     def close(self) -> None:
         if self.process is not None:
-            self.process.stdin.close()
-            self.process.wait()
+            ended(self.process)
+            self.process = None
 
 
 def walk(

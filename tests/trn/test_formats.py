@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from torch_trn_emu import op_report
 
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+
 
 def test_histc_counts_integers():
     x = torch.tensor([0, 1, 1, 3, 7], device="trn")
