@@ -5,6 +5,7 @@
 // kernel on trn tensors allocates nothing. Results come back re-labelled, never copied.
 #pragma once
 
+#include "aten/float32_products.h"
 #include "runtime/allocator.h"
 #include "runtime/host.h"
 
@@ -66,6 +67,7 @@ class HostCall {
   bool host_tensors_allowed_;
   const size_t first_tensor_, first_storage_;
   InHbm in_hbm_;
+  Float32Products float32_products_;
   struct Composite {
     at::Tensor origin, alias;
     Access access;
