@@ -138,7 +138,7 @@ def test_an_estimate_prints_what_it_says() -> None:
     x = torch.empty(256, 256, device="meta")
     found = torch_trn_emu.estimate(torch.mm, x, x)
     text = str(found)
-    assert f"{found.time_us:,.1f} us on trn3 (LNC=2, eager): 1 launch," in text
+    assert f"{found.time_us:,.1f} us on trn3 (LNC=2, eager, precision fp32): 1 launch," in text
     assert found.basis in text
     assert "counters" not in repr(found)
     assert "aten::mm" in found._repr_html_()
@@ -196,3 +196,26 @@ def test_composites_are_what_they_call(operation) -> None:
             took[device] = torch.trn.counters()
     for name in ("launch_count", "core_busy_time"):
         assert took["meta"][name] == pytest.approx(took["trn"][name], rel=0.01), name
+
+
+def test_every_compiled_estimate_is_compiled_and_equal_ones_share_their_graph() -> None:
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return (x * 2 + 1).sigmoid()
+
+    for rows in range(1, 13):  # beyond Dynamo's limit of eight
+        found = estimate(step, torch.empty(rows, 64, device="meta"), mode="compile")
+        assert found.counters["launch_count"] == 1
+    assert estimate(step, torch.empty(12, 64, device="meta"), mode="compile") == found
+
+
+def test_the_precision_chosen_holds_on_every_chip_and_is_named() -> None:
+    a = torch.empty(512, 512, device="meta")
+    for chip in ("trn1", "trn2", "trn3"):
+        with torch_trn_emu.precision("bf16"):
+            short = estimate(torch.mm, a, a, chip=chip)
+        with torch_trn_emu.precision("fp32"):
+            full = estimate(torch.mm, a, a, chip=chip)
+            compiled = estimate(lambda x: x @ x, a, chip=chip, mode="compile")
+        assert (short.precision, full.precision, compiled.precision) == ("bf16", "fp32", "fp32")
+        assert short.device_us < full.device_us
+        assert "precision fp32" in str(full)

@@ -29,7 +29,7 @@ from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_b
 from .counters import combine, derive
 from .lowering.call import Call, Target, TensorArg
 from .pages import HtmlTable, render
-from .precision import current_precision
+from .precision import chosen_precision, current_precision
 from .pricing import OpRow, Price, price_call, report_rows
 from .settings import settings
 
@@ -60,12 +60,14 @@ class Estimate:
     device_us   the programs alone, one after the other
     counters    as `torch.trn.counters()` gives them
     ops         a row for each operator, longest first
+    precision   the matmul precision policy that was priced
     error_bar   share of the time; `basis` says where it is from
     """
 
     chip: str
     lnc: int
     mode: str
+    precision: str
     time_us: float
     device_us: float
     counters: Mapping[str, float] = field(repr=False)
@@ -78,7 +80,8 @@ class Estimate:
         count = int(self.counters["launch_count"])
         launches = f"{count:,} launch{'es' * (count != 1)}"
         return (
-            f"{self.time_us:,.1f} us on {self.chip} (LNC={self.lnc}, {self.mode}): {launches}, "
+            f"{self.time_us:,.1f} us on {self.chip} (LNC={self.lnc}, {self.mode}, "
+            f"precision {self.precision}): {launches}, "
             f"{self.device_us:,.1f} us of programs, at most {self.memory_peak_bytes / 2**20:,.1f} "
             f"MiB of HBM; error bar {self.error_bar:.1%}, {self.basis}"
         )
@@ -108,28 +111,59 @@ def estimate(
     mode  "eager": each operator is a launch; "compile": as torch.compile(fn, backend="trn") runs
           it, one launch a graph
 
-    The matmul precision is the one in force if the process emulates this chip, else the chip's
-    default. Flags of `torch.cond` and `while_loop` have no values here: the first branch is taken,
-    a loop makes one pass.
+    The matmul precision is the one that the environment, `torch.backends.trn.matmul.precision` or
+    a `precision` block chose, else the chip's default; `Estimate.precision` names it. Flags of
+    `torch.cond` and `while_loop` have no values here: the first branch is taken, a loop makes one
+    pass.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; choose from eager, compile")
     described = get_chip(chip)
     cores = described.check_lnc(lnc)
     recorder = Recorder(Target(described, cores))
+    precision = recorder.policy()
     with ExitStack() as stack:
+        stack.callback(recorder.memory.close)
         stack.enter_context(OperatorsOfTheDevice())
         stack.enter_context(recorder)
         stack.callback(recorder.memory.close)  # also if fn raises
         recorder.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
         if mode == "compile":
-            from .compiler.estimate import composites_apart
-
-            stack.enter_context(composites_apart())
-            fn = torch.compile(fn, backend=recorder.backend)
+            fn = _compiled(fn, recorder, stack)
         result = fn(*args, **kwargs)
     del result
-    return recorder.result(described, cores, mode)
+    return recorder.result(described, cores, mode, precision)
+
+
+_compiling: list["Recorder"] = []  # whose graphs run, innermost last
+
+
+def _compiled(fn: Callable[..., Any], recorder: "Recorder", stack: ExitStack) -> Callable[..., Any]:
+    """`fn` compiled for prices while `stack` is open; equal estimates share their graphs.
+
+    Each shape is compiled for itself, however many there are: beyond its limits Dynamo would run
+    the function eagerly.
+    """
+    from torch._dynamo import config as dynamo_config
+
+    from .compiler.estimate import composites_apart
+
+    stack.enter_context(composites_apart())
+    unlimited = 1 << 30
+    limits = dynamo_config.patch(recompile_limit=unlimited, accumulated_recompile_limit=unlimited)
+    stack.enter_context(limits)
+    _compiling.append(recorder)
+    stack.callback(_compiling.pop)
+    backend = _shared_backend(recorder.policy(), recorder.target)
+    return torch.compile(fn, backend=backend, dynamic=False)
+
+
+@cache
+def _shared_backend(policy: str, target: Target) -> Callable[..., Any]:
+    """One backend for each policy and target: Dynamo compiles a function again for another."""
+    from .compiler.estimate import pricing_backend
+
+    return pricing_backend(policy, target, lambda *launched: _compiling[-1].run_graph(*launched))
 
 
 def _composite_on_meta(func: torch._ops.OpOverload) -> DispatchKey | None:
@@ -255,8 +289,13 @@ class Recorder(TorchDispatchMode):
         self.host_s = self.ready_s = self.idle_s = self.dispatch_s = 0.0
         self.priced: dict[Hashable, tuple[Price, int]] = {}
         self.in_graph = False
-        same = settings().chip.name == target.chip.name
-        self.policy = "" if same else target.chip.default_matmul_precision
+        self.emulated = settings().chip.name == target.chip.name
+
+    def policy(self) -> str:
+        """The matmul precision in force; on another chip than the process's its own default."""
+        if self.emulated:
+            return current_precision()
+        return chosen_precision() or self.target.chip.default_matmul_precision
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -283,7 +322,7 @@ class Recorder(TorchDispatchMode):
         if self.only is not None and not self._concerns((args, kwargs, result)):
             return
         if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
-            policy = self.policy or current_precision()
+            policy = self.policy()
             call = _call(func, args, kwargs, result, policy, real=self.only is not None)
             tensors = (*call.tensors, *call.outputs)
             if not tensors or not all(t.on_host for t in tensors):
@@ -315,8 +354,7 @@ class Recorder(TorchDispatchMode):
         """A backend of torch.compile: each graph is a launch, priced under the policy in force."""
         from .compiler.estimate import pricing_backend
 
-        policy = self.policy or current_precision()
-        return pricing_backend(policy, self.target, self.run_graph)(gm, example_inputs)
+        return pricing_backend(self.policy(), self.target, self.run_graph)(gm, example_inputs)
 
     def run_graph(self, launches: Any, run: Callable[[], Any]) -> Any:
         """The launches of a compiled graph; what it computes with shapes is not recorded again."""
@@ -342,7 +380,7 @@ class Recorder(TorchDispatchMode):
         if price.blocks:
             self.host_s = self.ready_s
 
-    def result(self, chip: Chip, cores: int, mode: str) -> Estimate:
+    def result(self, chip: Chip, cores: int, mode: str, precision: str | None = None) -> Estimate:
         priced = [(price.op, count, price) for price, count in self.priced.values()]
         totals = combine((price.totals, count) for _, count, price in priced)
         device_s = sum(count * price.seconds for _, count, price in priced)
@@ -350,6 +388,7 @@ class Recorder(TorchDispatchMode):
             chip=chip.name,
             lnc=cores,
             mode=mode,
+            precision=precision or self.policy(),
             time_us=max(self.host_s, self.ready_s) * 1e6,
             device_us=device_s * 1e6,
             counters=derive(totals, chip, cores)

@@ -21,7 +21,7 @@ from . import _C
 from .annotation import closed, opened
 from .settings import settings
 
-__all__ = ["POLICIES", "current_precision", "precision", "set_precision"]
+__all__ = ["POLICIES", "chosen_precision", "current_precision", "precision", "set_precision"]
 
 POLICIES: tuple[str, ...] = tuple(_C.policy_names())
 _OWNED = "trn_precision"  # key in a backward node's metadata: an inner module has set its policy
@@ -36,6 +36,15 @@ def _code(policy: str) -> int:
 def current_precision() -> str:
     """The policy that a matmul of this thread would follow now."""
     return POLICIES[int(_C.current_policy())]
+
+
+def chosen_precision() -> str | None:
+    """The policy that the user chose for this thread or process; None: the chip's default holds."""
+    policy = _C.exchange_thread_policy(-1)
+    _C.exchange_thread_policy(policy)
+    if policy >= 0:
+        return POLICIES[int(policy)]
+    return current_precision() if _Matmul.assigned or settings().matmul_precision else None
 
 
 class _Entered(threading.local):
@@ -165,6 +174,8 @@ def _nodes_since(output: Any, first: int) -> Iterator[Node]:
 class _Matmul:
     """`torch.backends.trn.matmul`."""
 
+    assigned = False  # a program has set the precision
+
     @property
     def precision(self) -> str:
         """The process's policy, unless this thread is inside a `precision` block."""
@@ -173,6 +184,7 @@ class _Matmul:
     @precision.setter
     def precision(self, policy: str) -> None:
         _C.set_process_policy(_code(policy))
+        _Matmul.assigned = True
 
 
 class _Backends(ModuleType):
