@@ -20,7 +20,6 @@ from subprocess import PIPE, Popen, run
 from timeit import Timer
 from typing import Any, Protocol
 
-import pybind11
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -221,7 +220,7 @@ def without_pricing() -> Path:
     package.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     command = ("cmake", "-S", HERE.parent, "-B", folder, "-G", "Ninja", "-DTRN_PRICING=OFF",
-               f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path};{pybind11.get_cmake_dir()}",
+               f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
                f"-DPython_EXECUTABLE={sys.executable}",
                f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={package}")  # fmt: skip
     run(command, env=environment, check=True, capture_output=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +181,7 @@ def cosine_with_warmup(step: int, steps: int, floor: float = 0.01) -> float:
 
 def simulated_shares() -> str:
     """How busy the emulated chip was so far, in simulated time."""
-    run = torch.trn.counters()
+    run = torch.get_device_module("trn").counters()
     elapsed = (run["core_busy_time"] + run["core_idle_time"]) or 1.0
     busy, tensor = (
         100 * run[name] / elapsed for name in ("core_busy_time", "tensor_engine_active_time")
@@ -190,7 +191,7 @@ def simulated_shares() -> str:
 
 def compiled_for(model: nn.Module, device: torch.device) -> nn.Module:
     backend = device.type if device.type in ("trn", "neuron") else "inductor"
-    return torch.compile(model, backend=backend)
+    return cast(nn.Module, torch.compile(model, backend=backend))
 
 
 def train(model: nn.Module, corpus: Corpus, config: Config, *, compiled: bool = False) -> float:
