@@ -59,6 +59,7 @@ constexpr WiderRow kRows[] = {
     {"cumprod", kComplexHalf},
     {"div", kComplexHalf, true},
     {"exp", kComplexHalf},
+    {"flip", kComplexHalf},
     {"lerp", kComplexHalf, true},
     {"log", kComplexHalf},
     {"logaddexp", kComplexHalf},

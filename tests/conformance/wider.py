@@ -158,6 +158,8 @@ class Wider(Ops):
 
         given = (sample.input, sample.args, sample.kwargs)
         first, args, kwargs = pytree.tree_map_only(torch.Tensor, widened, given)
+        if kwargs.get("dtype") == dtype:
+            kwargs = {**kwargs, "dtype": wide_of(op.name, dtype)}
         wide_sample = type(sample)(first, args=args, kwargs=kwargs)
         wide_sample.output_process_fn_grad = sample.output_process_fn_grad
         wide_op = copy.copy(op)
