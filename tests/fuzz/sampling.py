@@ -135,10 +135,10 @@ def arguments_of(case: Case) -> str:
 LACKS = ("not implemented for", "Could not run", "Unsupported dtype", "MKL FFT doesn't support")
 
 
-def host_lacks(case: Case, host_error: Exception | None) -> bool:
+def host_lacks(case: Case, host_error: Exception | None, error: Exception | None) -> bool:
     """A format, or a kernel, that trn has and the host has not."""
     says_so = any(text in str(host_error) for text in LACKS)
-    return says_so and any(combinations(ENTRIES[case.name]))
+    return says_so and (error is None or any(combinations(ENTRIES[case.name])))
 
 
 def as_codes(tree: Any) -> Any:
@@ -167,7 +167,7 @@ def judge(case: Case, told_place: Callable[[str], None] = lambda place: None) ->
     if isinstance(host_error, unittest.SkipTest):
         return Verdict.NO_SAMPLE.name, ""
     if type(host_error) is not type(error):
-        if error is None and host_lacks(case, host_error):
+        if host_lacks(case, host_error, error):
             return Verdict.NO_SAMPLE.name, ""
         why = f"{brief(host_error)} on the host, {brief(error)} on trn"
         return Verdict.ERROR_DIFFERS.name, why
