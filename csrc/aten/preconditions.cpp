@@ -55,9 +55,9 @@ void batch_norm(const IValue* arguments) {
   if (input.dim() < 2) return;
   for (const auto& [at, name] : kPerChannel) {
     if (!arguments[at].isTensor() || !arguments[at].toTensor().defined()) continue;
-    TORCH_CHECK(arguments[at].toTensor().numel() == input.size(1), "batch_norm: ", name, " has ",
-                arguments[at].toTensor().numel(), " elements, but the input has ", input.size(1),
-                " channels.");
+    TORCH_CHECK(arguments[at].toTensor().numel() >= input.size(1), "batch_norm: ", name, " has ",
+                arguments[at].toTensor().numel(), " elements, fewer than the input's ",
+                input.size(1), " channels.");
   }
 }
 
