@@ -2,7 +2,7 @@
 #include "aten/accelerated.h"
 #include "aten/host_pool.h"
 #include "aten/missing_dtypes.h"
-#include "aten/policy.h"
+#include "aten/product_roles.h"
 #include "aten/rounding_mode.h"
 #include "runtime/allocator.h"
 #include "runtime/device.h"
@@ -183,9 +183,8 @@ void bind_ledger(py::module_& m) {
 void bind_policy(py::module_& m) {
   m.def("policy_names", &policy_names);
   m.def("operand_format_names", &operand_format_names);
-  m.def("operand_formats", [](int policy, int matmul_class, bool weight_gradient) {
-    const OperandFormats f =
-        operand_formats(Policy(policy), MatmulClass(matmul_class), weight_gradient);
+  m.def("operand_formats", [](int policy, int matmul_class, int weight) {
+    const OperandFormats f = formats_of(Policy(policy), {MatmulClass(matmul_class), weight});
     return std::pair(int(f.first), int(f.second));
   });
   m.def("current_policy", [] { return int(current_policy()); });

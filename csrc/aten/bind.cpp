@@ -1,5 +1,6 @@
 // Python's side of compiled graphs: runs host code on trn tensors.
 #include "lend.h"
+#include "product_roles.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
 
@@ -116,9 +117,26 @@ class HostGraph {
   bool draws_;
 };
 
+bool is_parameter(const c10::TensorImpl* tensor) {
+  PyObject* object = tensor->pyobj_slot()->load_pyobj();
+  return object != nullptr && ParameterClass != nullptr &&
+         PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(ParameterClass)) != 0;
+}
+
 }  // namespace
 
 void bind_graphs(py::module_& m) {
+  set_parameter_test(&is_parameter);
+  m.def("role_of", [](py::handle a, py::handle b) {
+    if (!THPVariable_Check(a.ptr()) || !THPVariable_Check(b.ptr()))
+      throw py::type_error("role_of takes two tensors");
+    const ProductRole role = role_of(THPVariable_Unpack(a.ptr()), THPVariable_Unpack(b.ptr()));
+    return std::pair(int(role.matmul_class), role.weight);
+  });
+  m.def("is_weight", [](py::handle tensor) {
+    if (!THPVariable_Check(tensor.ptr())) throw py::type_error("is_weight takes a tensor");
+    return is_weight(THPVariable_Unpack(tensor.ptr()));
+  });
   py::class_<LaunchRow>(m, "LaunchRow");
   py::class_<HostGraph>(m, "HostGraph")
       .def(py::init<int, std::vector<bool>, std::vector<int>, std::vector<int>, bool>(),

@@ -3,12 +3,14 @@
 // the host's kernel.
 #include "on_host.h"
 #include "operands.h"
+#include "product_roles.h"
 #include "products.h"
 #include "registrations.h"
 #include "rounding_mode.h"
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/native/Resize.h>
+#include <ATen/ops/_addmm_activation_ops.h>
 #include <ATen/ops/addbmm_ops.h>
 #include <ATen/ops/addmm_ops.h>
 #include <ATen/ops/addmv_ops.h>
@@ -16,8 +18,10 @@
 #include <ATen/ops/bmm_ops.h>
 #include <ATen/ops/dot_ops.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/mm_ops.h>
 #include <ATen/ops/mv_ops.h>
+#include <ATen/ops/relu.h>
 #include <ATen/ops/vdot_ops.h>
 #include <ATen/ops/zeros.h>
 
@@ -48,17 +52,11 @@ struct Shape {
   }
 };
 
-bool is_transposed(const Tensor& a) {
-  return a.dim() == 2 && a.stride(0) == 1 && a.stride(1) >= a.size(0) && a.size(0) > 1 &&
-         a.size(1) > 1;
-}
-
 // The formats the policy asks for, or nothing where the host computes as it is given.
 std::optional<OperandFormats> rounded_formats(const Tensor& a, const Tensor& b) {
   if (!takes_policy(a.scalar_type()) || a.scalar_type() != b.scalar_type()) return std::nullopt;
   if (a.layout() != at::kStrided || b.layout() != at::kStrided) return std::nullopt;
-  const auto matmul_class = a.dim() == 3 ? MatmulClass::attention : MatmulClass::linear;
-  const OperandFormats formats = operand_formats(current_policy(), matmul_class, is_transposed(a));
+  const OperandFormats formats = formats_of(current_policy(), role_of(a, b));
   if (formats.as_given() && !(stochastic_rounding() && a.scalar_type() != at::kFloat))
     return std::nullopt;
   return formats;
@@ -137,20 +135,54 @@ struct Ranks {
 };
 constexpr Ranks kMatrices{2, 2}, kBatches{3, 3}, kMatrixVector{2, 1}, kVectors{1, 1};
 
-// One product under the policy, or nothing: then the host's kernel runs, or says what is wrong.
-std::optional<Tensor> product(const char* name, Ranks ranks, const Tensor& a, const Tensor& b,
-                              const Tensor* self = nullptr, const Scalar& beta = 0,
-                              const Scalar& alpha = 1,
-                              std::optional<at::ScalarType> out_dtype = std::nullopt) {
+// The formats of the operands of a product under the policy, or nothing: then the host's kernel
+// runs, or says what is wrong.
+std::optional<OperandFormats> formats_of_product(Ranks ranks, const Tensor& a, const Tensor& b,
+                                                 const Tensor* self) {
   if (!ranks.fit(a, b)) return std::nullopt;
   const auto formats = rounded_formats(a, b);
   const auto shape = Shape::of(a, b);
   if (!formats.has_value() || !shape.has_value()) return std::nullopt;
   if (self != nullptr && (!expands(*self, shape->result) || self->scalar_type() != a.scalar_type()))
     return std::nullopt;
+  return formats;
+}
+
+// While it lives, launches are priced in the formats of linear layers if the product is one: a
+// batch of them costs what attention does under mxfp8_all.
+class PriceOfRole {
+ public:
+  PriceOfRole(const Tensor& a, const Tensor& b) {
+    const Policy policy = current_policy();
+    const bool apart = policy == Policy::mxfp8 || policy == Policy::mxfp4;
+    if (!apart || a.dim() != 3 || role_of(a, b).matmul_class != MatmulClass::linear) return;
+    previous_ = exchange_thread_policy(int(Policy::mxfp8_all));
+    changed_ = true;
+  }
+  ~PriceOfRole() {
+    if (changed_) exchange_thread_policy(previous_);
+  }
+  PriceOfRole(const PriceOfRole&) = delete;
+  PriceOfRole& operator=(const PriceOfRole&) = delete;
+
+ private:
+  int previous_ = -1;
+  bool changed_ = false;
+};
+
+// One product under the policy, or nothing.
+std::optional<Tensor> product(const char* name, Ranks ranks, const Tensor& a, const Tensor& b,
+                              const Tensor* self = nullptr, const Scalar& beta = 0,
+                              const Scalar& alpha = 1,
+                              std::optional<at::ScalarType> out_dtype = std::nullopt) {
+  const auto formats = formats_of_product(ranks, a, b, self);
+  if (!formats.has_value()) return std::nullopt;
   if (out_dtype.has_value() && !takes_policy(*out_dtype)) return std::nullopt;
   const auto addend = self != nullptr ? std::optional<Tensor>(*self) : std::nullopt;
-  Launch launch(name, addend, a, b, beta, alpha);
+  Launch launch = [&] {
+    const PriceOfRole price(a, b);
+    return Launch(name, addend, a, b, beta, alpha);
+  }();
   HostCall call(launch.device(), name);
   Tensor out = product_on_host(resolved(call, a), resolved(call, b), *formats, call.alias(addend),
                                beta, alpha, out_dtype.value_or(a.scalar_type()));
@@ -234,6 +266,36 @@ using Addmm = Added<at::_ops::addmm, at::_ops::addmm_, at::_ops::addmm_out, kMat
 using Baddbmm = Added<at::_ops::baddbmm, at::_ops::baddbmm_, at::_ops::baddbmm_out, kBatches>;
 using Addmv = Added<at::_ops::addmv, at::_ops::addmv_, at::_ops::addmv_out, kMatrixVector>;
 
+// The activation as the sums leave, before the one rounding.
+std::optional<Tensor> activated(const char* name, const Tensor& self, const Tensor& a,
+                                const Tensor& b, const Scalar& beta, const Scalar& alpha,
+                                bool use_gelu) {
+  const auto formats = formats_of_product(kMatrices, a, b, &self);
+  if (!formats.has_value()) return std::nullopt;
+  Launch launch(name, self, a, b, beta, alpha, use_gelu);
+  HostCall call(launch.device(), name);
+  Tensor sums = product_on_host(resolved(call, a), resolved(call, b), *formats, call.alias(self),
+                                beta, alpha, at::kFloat);
+  Tensor out = round_result(use_gelu ? at::gelu(sums) : at::relu(sums), a.scalar_type());
+  launch.retire(out);
+  return call.adopt(std::move(out));
+}
+
+Tensor addmm_activation(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                        const Scalar& alpha, bool use_gelu) {
+  using Op = at::_ops::_addmm_activation;
+  if (auto made = activated(op_name<Op>(), self, a, b, beta, alpha, use_gelu)) return *made;
+  return HostOp<Op>::kernel(self, a, b, beta, alpha, use_gelu);
+}
+
+Tensor& addmm_activation_out(const Tensor& self, const Tensor& a, const Tensor& b,
+                             const Scalar& beta, const Scalar& alpha, bool use_gelu, Tensor& out) {
+  using Op = at::_ops::_addmm_activation_out;
+  if (auto made = activated(op_name<Op>(), self, a, b, beta, alpha, use_gelu))
+    return store(*made, out);
+  return HostOp<Op>::kernel(self, a, b, beta, alpha, use_gelu, out);
+}
+
 // Sums over the batch as well: one accumulation in float32, rounded once.
 std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor& a, const Tensor& b,
                              const Scalar& beta, const Scalar& alpha) {
@@ -314,6 +376,8 @@ void register_matmul(Registrar& registrar) {
   registrar.add("addmm", &Addmm::functional);
   registrar.add("addmm_", &Addmm::in_place);
   registrar.add("addmm.out", &Addmm::out);
+  registrar.add("_addmm_activation", &addmm_activation);
+  registrar.add("_addmm_activation.out", &addmm_activation_out);
   registrar.add("baddbmm", &Baddbmm::functional);
   registrar.add("baddbmm_", &Baddbmm::in_place);
   registrar.add("baddbmm.out", &Baddbmm::out);

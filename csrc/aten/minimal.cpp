@@ -4,6 +4,7 @@
 #include "composite_alias.h"
 #include "missing_dtypes.h"
 #include "operands.h"
+#include "product_roles.h"
 #include "redispatch.h"
 #include "registrations.h"
 
@@ -131,6 +132,7 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   }
   launch.retire();
   to.write_back();
+  if (to_trn) follow_copy(self, source);
   return self;
 }
 

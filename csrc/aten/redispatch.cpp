@@ -9,6 +9,7 @@
 #include "named_errors.h"
 #include "policy.h"
 #include "preconditions.h"
+#include "product_roles.h"
 #include "rounding_mode.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
@@ -67,6 +68,25 @@ OpPlan::Kind kind_of(const c10::Type& type) {
   if (type.kind() == c10::TypeKind::GeneratorType) return OpPlan::Kind::kGenerator;
   if (type.kind() == c10::TypeKind::DeviceObjType) return OpPlan::Kind::kDevice;
   return OpPlan::Kind::kOther;
+}
+
+// Operators whose result is a weight if what they copy from is one.
+constexpr std::string_view kCopies[] = {"aten::clone",  "aten::index.Tensor", "aten::index_select",
+                                        "aten::gather", "aten::cat",          "aten::stack"};
+
+bool is_copy(std::string_view op) {
+  return std::find(std::begin(kCopies), std::end(kCopies), op) != std::end(kCopies);
+}
+
+// Rows chosen from a matrix are activations, as those of an embedding; matrices chosen from a batch
+// of them are weights.
+void follow_weights(const OpPlan& plan, const c10::IValue& from, const at::Tensor& made) {
+  if (from.isTensorList()) {
+    const auto list = from.toTensorVector();
+    if (!list.empty() && std::all_of(list.begin(), list.end(), &is_weight)) mark_weight(made);
+  } else if (from.isTensor() && (plan.name == "aten::clone" || from.toTensor().dim() >= 3)) {
+    if (is_weight(from.toTensor())) mark_weight(made);
+  }
 }
 
 // Numbers that are data: `alpha`, `value`, a list of learning rates. Sizes and dimensions are plain
@@ -180,9 +200,11 @@ std::vector<c10::IValue> copy_of(const c10::IValue* begin, size_t count) {
 
 // A plan, and the operator that runs on the host in its operator's place (accelerated.h).
 struct Planned {
-  explicit Planned(const c10::OperatorHandle& op) : plan(op), twin(twin_of(op.operator_name())) {}
+  explicit Planned(const c10::OperatorHandle& op)
+      : plan(op), twin(twin_of(op.operator_name())), copies(is_copy(plan.name)) {}
   OpPlan plan;
   std::optional<c10::OperatorHandle> twin;
+  bool copies;  // its result holds elements of its first argument, as they are
 };
 
 void call_host(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet keys,
@@ -233,6 +255,7 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
   HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.find(signature);
+  const auto copied = planned.copies ? std::optional(arguments[0]) : std::nullopt;
   std::optional<CallText> given;
   if (C10_UNLIKELY(row == nullptr)) given.emplace(copy_of(arguments, count));
   for (size_t i = 0; i < count; ++i) {
@@ -251,6 +274,7 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
   if (plan.any_written) call.write_back();
   for (size_t i = first; i < stack->size(); ++i)
     (*stack)[i] = trn_result(call, std::move((*stack)[i]));
+  if (copied.has_value()) follow_weights(plan, *copied, (*stack)[first].toTensor());
 }
 
 class HostKernel final : public c10::OperatorKernel {

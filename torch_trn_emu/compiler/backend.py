@@ -39,6 +39,7 @@ from .pieces import Launch, pieces_of
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
+from .roles import find_weights, say_roles
 from .sizes import SizedPrice, places_of
 
 __all__ = ["backend_replaced", "trn"]
@@ -69,6 +70,7 @@ def trn(
     for part in graphs_of(gm):
         multiply_attention(part.graph, policy)
         open_flex_attention(part.graph)
+        find_weights(part.graph)
     with (
         _uncounted(),
         _cache_keys(gm, policy, chosen),
@@ -117,6 +119,8 @@ def compile_graph(
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
     nodes, eager = len(gm.graph.nodes), copy_of(gm)
     put_flags(gm)
+    for part in graphs_of(gm):
+        say_roles(part.graph)
     priced, fused = _priced(gm, name, policy, options), 0
     try:
         placement = placement_of(gm, device)

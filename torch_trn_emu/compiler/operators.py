@@ -18,6 +18,7 @@ from .. import _C
 from ..accelerated import KERNELS, twin_of
 from ..annotation import ANNOTATION
 from ..precision import POLICIES
+from .roles import ATTENTION, CONVOLUTION, role_of
 
 __all__ = [
     "PRECISE",
@@ -30,7 +31,6 @@ __all__ = [
 
 aten, trn = torch.ops.aten, torch.ops.trn
 
-LINEAR, ATTENTION, CONVOLUTION = range(3)  # csrc/aten/policy.h, MatmulClass
 FORMATS: tuple[str, ...] = tuple(_C.operand_format_names())
 ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -104,44 +104,29 @@ def _value(node: Any) -> Any:
     return node.meta["val"]
 
 
-def _is_transposed(a: Tensor) -> bool:
-    """As csrc/aten/matmul.cpp: the first operand of a weight's gradient."""
-    if a.dim() != 2:
-        return False
-    known = torch.fx.experimental.symbolic_shapes.guard_or_false
-    (rows, columns), (outer, inner) = a.shape, a.stride()
-    return (
-        known(outer == 1)
-        and known(inner >= rows)
-        and not known(rows == 1)
-        and not known(columns == 1)
-    )
-
-
-def _formats(policy: int, matmul_class: int, weight_gradient: bool = False) -> Formats:
-    first, second = _C.operand_formats(policy, matmul_class, weight_gradient)
+def _formats(policy: int, matmul_class: int, weight: int = 1) -> Formats:
+    first, second = _C.operand_formats(policy, matmul_class, weight)
     return FORMATS[first], FORMATS[second]
 
 
-def _products(policy: int, a: Node, b: Node) -> Formats | None:
+def _products(policy: int, node: Node, a: Node, b: Node) -> Formats | None:
     """The formats of a product, or None where it is computed as given."""
     x, y = _value(a), _value(b)
     if x.dtype not in ROUNDED or x.dtype != y.dtype:
         return None
-    kind = ATTENTION if x.dim() == 3 else LINEAR
-    formats = _formats(policy, kind, _is_transposed(x))
+    formats = _formats(policy, *role_of(node, x.dim()))
     return None if formats == ("as_given", "as_given") else formats
 
 
 def _multiplied(policy: int, node: Any) -> Replacement | None:
     a, b = node.args
-    formats = _products(policy, a, b)
+    formats = _products(policy, node, a, b)
     return formats and (trn.product.default, (a, b, *formats, _value(node).dtype))
 
 
 def _added(policy: int, node: Any) -> Replacement | None:
     addend, a, b = node.args
-    formats = _products(policy, a, b)
+    formats = _products(policy, node, a, b)
     if formats is None or _value(addend).dtype != _value(a).dtype:
         return None
     beta, alpha = (node.kwargs.get(name, 1) for name in ("beta", "alpha"))

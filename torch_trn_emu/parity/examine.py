@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .. import _C
 from ..precision import current_precision
 from ..settings import DEVICE_TYPE
 from .causes import Causes, find_causes
@@ -202,13 +203,17 @@ def _operator(call: Call) -> str:
 
 
 def _formats(call: Call, policy: str) -> tuple[str, ...]:
-    operands = [t for t in float_tensors(call.args) if t.dim() > 1] or float_tensors(call.args)
+    operands = float_tensors(call.args)
     if not operands:
         return ()
-    first = operands[0]
-    transposed = first.dim() == 2 and first.stride(0) == 1 and first.stride(1) >= first.size(0) > 1
-    dtype = str(first.dtype).removeprefix("torch.")
-    return operand_formats(_operator(call), policy, dtype, weight_gradient=transposed)
+    dtype = str(operands[0].dtype).removeprefix("torch.")
+    name = _operator(call)
+    factors = operands[1:3] if name.startswith(("add", "_addmm", "baddbmm")) else operands[:2]
+    if matmul_kind(name) not in ("linear", "attention") or len(factors) < 2:
+        return operand_formats(name, policy, dtype)
+    matmul_class, weight = _C.role_of(*factors)  # at the call, while its role is in force
+    kind = ("linear", "attention")[matmul_class] if "scaled_dot" not in name else "attention"
+    return operand_formats(name, policy, dtype, kind=kind, weight=weight)
 
 
 def _tolerances(

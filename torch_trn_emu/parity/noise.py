@@ -41,20 +41,25 @@ def matmul_kind(name: str) -> str:
 
 
 def operand_formats(
-    name: str, policy: str, dtype: str, *, weight_gradient: bool = False
+    name: str, policy: str, dtype: str, *, kind: str = "", weight: int = 1
 ) -> tuple[str, ...]:
     """The formats of both operands of a product under `policy`; () for other operators.
 
-    dtype  torch's name of the operands' dtype, "float32"
+    dtype   torch's name of the operands' dtype, "float32"
+    kind    linear or attention, where the operator's name does not tell
+    weight  the operand that is a weight, 0 or 1; -1 where neither is
     """
-    kind = matmul_kind(name)
+    kind = kind or matmul_kind(name)
     if not kind:
         return ()
     if dtype not in ("float32", "bfloat16", "float16"):
         return (dtype, dtype)  # not native: the host computes it as it is
     first = compute_format(policy, dtype, kind)
     if first == "mxfp4":
-        return ("mxfp8", "mxfp8" if weight_gradient else "mxfp4")
+        formats = ["mxfp8", "mxfp8"]
+        if weight >= 0:
+            formats[weight] = "mxfp4"
+        return tuple(formats)
     return (first, first)
 
 
