@@ -53,7 +53,7 @@ Tensor multiply(const Tensor& a, const Tensor& b, ProductRole role) {
 struct Layout {
   bool column_major = false;
   static Layout of(const std::vector<c10::SymInt>& sizes, const std::vector<c10::SymInt>& strides) {
-    return {sizes.size() == 2 && strides[0] == 1 && strides[1] == sizes[0]};
+    return {sizes.size() == 2 && strides.size() == 2 && strides[0] == 1 && strides[1] == sizes[0]};
   }
 };
 
