@@ -39,6 +39,9 @@ LINEAR = {
     "einsum of a parameter": lambda a, b: torch.einsum(
         "bij,bjk->bik", a[None], nn.Parameter(b[None])
     )[0].detach(),
+    "grouped_mm": lambda a, b: F.grouped_mm(
+        F.pad(a, (0, 2)), F.pad(b, (0, 0, 0, 2))[None], offs=torch.tensor([M], device="trn").int()
+    ),
     "Linear": lambda a, b: _module(nn.Linear(K, N, bias=False), b)(a).detach(),
 }  # fmt: skip
 
@@ -176,7 +179,7 @@ class Experts(nn.Module):
         return F.grouped_mm(x.reshape(24, 64), self.w, offs=offs).view(3, 8, 48)
 
 
-WAYS = ("looped linear", "batched", "einsum", "chosen", "weights first", "stacked")
+WAYS = ("looped linear", "batched", "einsum", "chosen", "weights first", "stacked", "grouped")
 
 
 @policies
@@ -190,7 +193,7 @@ def test_experts_have_the_same_formats_however_they_are_written(how, infers, pol
 
 
 @policies
-@pytest.mark.parametrize("how", ["looped linear", "batched", "einsum", "stacked"])
+@pytest.mark.parametrize("how", ["looped linear", "batched", "einsum", "stacked", "grouped"])
 def test_gradients_of_experts_have_the_same_formats_however_they_are_written(how, policy):
     layer, x, g = Experts().to("trn"), draw(3, 8, 64).trn(), draw(3, 8, 48, seed=2).trn()
 

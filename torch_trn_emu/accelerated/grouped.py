@@ -122,8 +122,9 @@ def grouped_mm(
     if self.dtype != mat2.dtype:
         raise RuntimeError(f"grouped_mm: operands of {self.dtype} and {mat2.dtype}")
     dtype = out_dtype or self.dtype
-    weights = self.dim() == mat2.dim() == 2
-    formats = _C.operand_formats(_C.current_policy(), LINEAR, weights)
+    # Matrices of experts are weights; two matrices cut into groups make the gradient of one.
+    weight = -1 if self.dim() == mat2.dim() == 2 else 1 if mat2.dim() == 3 else 0
+    formats = _C.operand_formats(_C.current_policy(), LINEAR, weight)
     if not any(formats) and dtype == self.dtype:  # as given: the host's kernel
         made: Tensor = torch._grouped_mm(self, mat2, offs=offs, out_dtype=out_dtype)
         return made if offs is None else _without_rest(made, self, mat2, offs)
@@ -131,7 +132,7 @@ def grouped_mm(
     for group in _groups(self, mat2, offs):
         first, second = _pieces(self, mat2, group)
         if out.numel():
-            product = multiply(first, second, dtype, LINEAR, weight_gradient=weights)
+            product = multiply(first, second, dtype, LINEAR, weight=weight)
             _into(out, group).copy_(product)
     return out
 

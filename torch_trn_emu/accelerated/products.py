@@ -35,13 +35,14 @@ def multiply(
     addend: Tensor | None = None,
     beta: float = 1,
     alpha: float = 1,
-    weight_gradient: bool = False,
+    weight: int = 1,
 ) -> Tensor:
     """Add alpha a b and beta addend: operands in the policy's formats, float32 sums, one rounding.
 
     a [m, k] or [batch, m, k], b alike; both of one dtype of 16 or 32 bits.
+    weight  the operand that is the weight: 0, 1, or -1 where neither is
     """
-    first, second = _C.operand_formats(_C.current_policy(), kind, weight_gradient)
+    first, second = _C.operand_formats(_C.current_policy(), kind, weight)
     names = _C.operand_format_names()
     if names[first] == names[second] == "as_given" and dtype == a.dtype:  # the host's own kernels
         return _as_given(a, b, addend, beta, alpha)
