@@ -44,6 +44,8 @@ _COMPOSITES = (
 )
 # Called by this key, its kernel gets a number where it takes a tensor. Checked on torch 2.13.0.
 _NOT_BY_KEY = frozenset(("remainder",))
+# The device's own kernel launches products: csrc/aten/folding.cpp.
+_MADE_OF_PRODUCTS = frozenset(("matmul", "linear"))
 # Made of what has no kernel on `meta`, or of something else there. Checked on torch 2.13.0.
 _OTHERWISE_ON_META = frozenset(
     "cummax cummin linspace logcumsumexp logspace masked_scatter masked_scatter_backward remainder "
@@ -174,7 +176,8 @@ def _composite_on_meta(func: torch._ops.OpOverload) -> DispatchKey | None:
 def composite_of(func: torch._ops.OpOverload) -> DispatchKey | None:
     """The kernel of an operator for which the device has none: it runs what torch makes it of."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    if func.is_view or func._opname in _NOT_BY_KEY or has_kernel(func.name(), DEVICE_KEY):
+    own = has_kernel(func.name(), DEVICE_KEY) and func._opname not in _MADE_OF_PRODUCTS
+    if func.is_view or func._opname in _NOT_BY_KEY or own:
         return None
     return next((key for key in _COMPOSITES if has_kernel(func.name(), key.name)), None)
 

@@ -53,6 +53,9 @@ class _Entered(threading.local):
     def __init__(self) -> None:
         self.stack: list[Any] = []
 
+    def __reduce__(self) -> tuple[type["_Entered"], tuple[()]]:
+        return _Entered, ()  # what is copied or pickled has entered nothing
+
 
 class precision(ContextDecorator):
     """Context manager and decorator: matmuls that this thread runs inside follow `policy`.

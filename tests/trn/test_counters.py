@@ -13,6 +13,7 @@ from torch_trn_emu.counters import COUNTERS
 from torch_trn_emu.settings import settings
 
 OURS = {"launch_count", "host_dispatch_time", "core_busy_time", "core_idle_time"}
+OURS |= {"cc_op_count", "cc_op_active_time", "cc_exposed_time"}
 
 
 def _step() -> None:

@@ -15,7 +15,8 @@ import torch
 
 __all__ = ["asked_by_torch", "install"]
 
-_OWN = re.compile(r"torch\.(distributed|nn\.parallel|_utils)(\.|$)")
+# DataParallel compares with the device that it was told, which is cuda.
+_OWN = re.compile(r"torch\.(distributed|nn\.parallel(?!\.data_parallel)|_utils)(\.|$)")
 
 
 def asked_by_torch(depth: int) -> bool:

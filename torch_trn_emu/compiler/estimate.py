@@ -20,6 +20,8 @@ from .code import EagerCode
 from .control import Flags, flags_read, put_flags
 from .decompositions import decompositions
 from .pieces import Launch, launches_of
+from .rehome import graphs_of
+from .roles import find_weights, say_roles
 
 __all__ = ["composites_apart", "pricing_backend"]
 
@@ -53,10 +55,14 @@ def pricing_backend(policy: str, target: Target, told: Told) -> Callable[..., An
     def inner(gm: GraphModule, example_inputs: Sequence[Any], **kwargs: Any) -> Any:
         kind = "backward" if kwargs.get("is_backward") else "forward"
         put_flags(gm)
+        for part in graphs_of(gm):
+            say_roles(part.graph)
         name = f"graph {kwargs.get('graph_id', 0)} {kind}"
         return _PricedCode(gm, launches_of(name, gm, policy, target), told)
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
+        for part in graphs_of(gm):
+            find_weights(part.graph)
         with functorch_config.patch(enable_autograd_cache=False):
             return compile_fx(
                 gm,

@@ -65,6 +65,7 @@ class Recording:
     regions: Sequence[tuple[int, int, int]]
     memory: Mapping[int, MemoryUse]
     left_out: int = 0
+    collectives: tuple[int, int, int] = (0, 0, 0)  # how many, active and exposed nanoseconds
 
     @cached_property
     def devices(self) -> tuple[int, ...]:
@@ -95,6 +96,9 @@ class Recording:
             "host_dispatch_time": sum(x.dispatch_ns for x in self.launches) * 1e-9,
             "core_busy_time": sum(x.duration_ns for x in self.launches) * 1e-9,
             "core_idle_time": sum(x.idle_ns for x in self.launches) * 1e-9,
+            "cc_op_count": float(self.collectives[0]),
+            "cc_op_active_time": self.collectives[1] * 1e-9,
+            "cc_exposed_time": self.collectives[2] * 1e-9,
         }
 
 

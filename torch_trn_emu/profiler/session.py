@@ -60,6 +60,8 @@ class profile:
         self._regions: list[tuple[int, int, int]] = []
         self._began: list[int] = []
         self._allocated: list[int] = []
+        self._collectives = (0, 0, 0)
+        self._collectives_before = (0, 0, 0)
         self._running = False
         self._max_launches, self._left_out = max_launches, 0
 
@@ -85,6 +87,7 @@ class profile:
             _C.find_sites_outside([str(folder) + "/" for folder in _LIBRARY])
         self._began = _clocks()
         self._allocated = [_allocated_bytes(device) for device in range(_C.device_count())]
+        self._collectives_before = _collectives()
         room = max(0, self._max_launches - len(self._launches))
         _C.start_recording(sites=self._sites, limit=room)
         self._scopes.watch()
@@ -98,6 +101,13 @@ class profile:
         self._running = False
         _active.release()
         clocks = _clocks()
+        count, active, exposed = (
+            total + max(0, now - before)  # counters may have been reset since
+            for total, now, before in zip(
+                self._collectives, _collectives(), self._collectives_before, strict=True
+            )
+        )
+        self._collectives = count, active, exposed
         sites = _C.sites()
         launches, blocks = read(
             raw,
@@ -145,6 +155,7 @@ class profile:
                 if _C.hbm_in_use(device)
             },
             left_out=self._left_out,
+            collectives=self._collectives,
         )
 
     def _blocks_of(self, device: int) -> Iterator[tuple[int, list[Block]]]:
@@ -219,6 +230,13 @@ def _clocks() -> list[int]:
     for device in devices:
         _C.synchronize(device)
     return [_C.host_ns(device) for device in devices]
+
+
+def _collectives() -> tuple[int, int, int]:
+    """How many collectives ended, their active and their exposed nanoseconds, of all cores."""
+    each = [_C.collective_times(device) for device in range(_C.device_count())]
+    count, active, exposed = (sum(times[k] for times in each) for k in range(3))
+    return count, active, exposed
 
 
 def _allocated_bytes(device: int) -> int:
