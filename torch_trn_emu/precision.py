@@ -65,13 +65,14 @@ class precision(ContextDecorator):
 
     def __init__(self, policy: str) -> None:
         self._policy = _code(policy)
-        self._previous = _Entered()
+        self._previous: dict[int, list[int]] = {}  # by thread: Dynamo traces what makes a dict
 
     def __enter__(self) -> None:
         if torch.compiler.is_dynamo_compiling():
             opened(POLICIES[self._policy])
             return
-        self._previous.stack.append(_C.exchange_thread_policy(self._policy))
+        previous = _C.exchange_thread_policy(self._policy)
+        self._previous.setdefault(threading.get_ident(), []).append(previous)
 
     def __exit__(
         self,
@@ -82,7 +83,7 @@ class precision(ContextDecorator):
         if torch.compiler.is_dynamo_compiling():
             closed()
             return
-        _C.exchange_thread_policy(self._previous.stack.pop())
+        _C.exchange_thread_policy(self._previous[threading.get_ident()].pop())
 
 
 def set_precision(module: torch.nn.Module, policy: str | None) -> None:

@@ -190,8 +190,12 @@ class Attempt:
 
     def _with(self, numbers: Mapping[Node, float]) -> Call:
         """The call with numbers instead of the tensors that hold them."""
+        if not numbers:
+            return self.call
         given = [numbers.get(a) if isinstance(a, Node) else None for a in self.node.args]
         first = self.call.arguments
+        if len(given) > len(first):
+            raise KeyError(f"{self.call.name} is described without all of its operands")
         known = [first[k] if value is None else value for k, value in enumerate(given)]
         return replace(self.call, arguments=(*known, *first[len(given) :]))
 
