@@ -19,7 +19,7 @@ def test_one_device(asked, index):
 
 @pytest.mark.parametrize("asked", [2, [0, 1], "0,1"])
 def test_several_devices_are_planned(asked):
-    with pytest.raises(Unimplemented, match="collectives"):
+    with pytest.raises(Unimplemented, match="torchrun and DistributedDataParallel"):
         TrnAccelerator.parse_devices(asked)
 
 
