@@ -325,6 +325,8 @@ def _chosen(call: Call, operands: Sequence[TensorArg]) -> Recipe:
     steps = [constant(_value(call.argument(k))) for k in numbers]
 
     def read(k: int) -> int:
+        if k not in tensors and k not in numbers:
+            raise KeyError(f"{call.name} of a tensor of the host")
         return tensors.index(k) if k in tensors else numbers.index(k) - len(numbers)
 
     return [*steps, select(read(mask), read(on_true), read(on_false))]
