@@ -81,6 +81,12 @@ REASONS = (
         bound=(2**-8, 1e-4, 2**-8),
         each=False,
     ),
+    Reason(
+        cases=r"^module/nn\.(AvgPool3d|LPPool3d|LocalResponseNorm|MultiLabelMarginLoss|MultiMarginLoss)"
+        r"/(bfloat16|float16)/",
+        text="The host has no kernel for this format; trn computes it wider, as CUDA takes it.",
+        refused=True,
+    ),
     Reason(cases=r"^module/nn\.(RNN|LSTM|GRU)(Cell)?/float32/", text=RECURRENT),
     Reason(
         cases=r"^module/nn\.(RNN|LSTM|GRU)(Cell)?/(bfloat16|float16)/",
