@@ -200,10 +200,10 @@ def counter_table() -> str:
     from torch_trn_emu.counters import COUNTERS
 
     rows = [
-        (f"`{row.name}`", row.unit.value, row.doc, "derived" if row.derive else "folded")
+        (f"`{row.name}`", row.unit.value, row.doc, row.kind, row.source)
         for row in COUNTERS.values()
     ]
-    return markdown_table(("counter", "unit", "meaning", ""), rows)
+    return markdown_table(("counter", "unit", "meaning", "kind", "source"), rows)
 
 
 def coverage_table() -> str:

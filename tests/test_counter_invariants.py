@@ -36,9 +36,9 @@ FLOATS = st.sampled_from(["float32", "bfloat16", "float16"])
 def _holds(totals: Totals) -> None:
     """The invariants of one set of counters."""
     limit = totals["total_time"] * (1 + 1e-6)
-    for name, row in COUNTERS.items():
-        assert totals[name] >= 0, name
-        if row.unit is Unit.PERCENT:
+    for name, value in totals.items():
+        assert value >= 0, name
+        if COUNTERS[name].unit is Unit.PERCENT:
             assert totals[name] <= 100 * (1 + 1e-6), name
     for engine in ENGINES:
         active = totals[f"{engine}_engine_active_time"]

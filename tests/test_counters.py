@@ -3,7 +3,17 @@
 import pytest
 
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.counters import COUNTERS, Unit, combine, counters, derive, fold
+from torch_trn_emu.counters import (
+    COUNTERS,
+    Clock,
+    Unit,
+    clocked,
+    combine,
+    counters,
+    derive,
+    fold,
+    unit_of,
+)
 from torch_trn_emu.isa import Builder, Engine, Program, Role, tile
 from torch_trn_emu.lowering.matmul import matmul
 from torch_trn_emu.lowering.normalization import softmax
@@ -189,7 +199,7 @@ def _expected(run: Run) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("name", COUNTERS)
+@pytest.mark.parametrize("name", [n for n, row in COUNTERS.items() if row.clock is None])
 def test_by_hand(name: str, run: Run) -> None:
     assert counters(run)[name] == pytest.approx(_expected(run)[name], rel=2e-5), (
         name
@@ -197,8 +207,37 @@ def test_by_hand(name: str, run: Run) -> None:
 
 
 def test_hand_count_covers_the_table(run: Run) -> None:
-    assert set(_expected(run)) == set(COUNTERS)
+    assert set(_expected(run)) | set(CLOCK) == set(COUNTERS)
     assert len(COUNTERS) >= 60
+
+
+# launches, dispatch, busy, idle, collectives, their time, exposed: all different
+CLOCK = dict(
+    zip(
+        ("launch_count", "host_dispatch_time", "core_busy_time", "core_idle_time", "cc_op_count",
+         "cc_op_active_time", "cc_exposed_time"),
+        (7.0, 0.5, 2.5, 1.5, 3.0, 0.75, 0.25),
+        strict=True,
+    )
+)  # fmt: skip
+
+
+def test_counters_of_a_clock(run: Run) -> None:
+    clock = Clock(
+        launches=7, dispatch_s=0.5, busy_s=2.5, idle_s=1.5, collectives=3, collective_s=0.75,
+        exposed_s=0.25,
+    )  # fmt: skip
+    assert clocked(clock) == CLOCK
+    every = derive(fold(run) | clocked(clock), TRN2, 2)
+    assert list(every) == list(COUNTERS)
+    assert {name: every[name] for name in CLOCK} == CLOCK
+    assert {n: every[n] for n in every if n not in CLOCK} == counters(run)
+
+
+def test_a_program_alone_has_no_clock(run: Run) -> None:
+    assert not set(CLOCK) & set(counters(run))
+    assert {unit_of(name) for name in CLOCK} == {"count", "s"}
+    assert unit_of("a counter of another version") == ""
 
 
 def test_ridge_of_trn1_is_the_published_one() -> None:
@@ -221,8 +260,8 @@ PROGRAMS = [
 @pytest.mark.parametrize(("chip", "program"), PROGRAMS, ids=lambda v: getattr(v, "name", ""))
 def test_invariants(chip: object, program: Program) -> None:
     result = counters(price(program, chip))  # type: ignore[arg-type]
-    for name, row in COUNTERS.items():
-        if row.unit is Unit.PERCENT:
+    for name in result:
+        if COUNTERS[name].unit is Unit.PERCENT:
             assert 0 <= result[name] <= 100, name
         if name.endswith("_engine_active_time"):
             assert result[name] <= result["total_time"]
@@ -241,9 +280,11 @@ def test_launches_multiply_and_programs_add(run: Run) -> None:
         if row.fold is not None and row.how == "sum":
             assert both[name] == pytest.approx(3 * a[name] + 2 * b[name])
     assert both["dma_queue_count"] == 6
-    assert set(derive(both, TRN2, 2)) == set(COUNTERS)
+    assert set(derive(both, TRN2, 2)) == set(COUNTERS) - set(CLOCK)
 
 
 def test_every_row_has_one_formula() -> None:
     for row in COUNTERS.values():
-        assert (row.fold is None) != (row.derive is None), row.name
+        assert [row.fold, row.derive, row.clock].count(None) == 2, row.name
+        assert row.doc, row.name
+        assert row.source in ("profile", "ours"), row.name

@@ -1,7 +1,8 @@
 """The hardware counters: the vendor's names, units and formulas, one row each. Add one as a row.
 
-A `fold` counter is taken once from a scheduled Program and multiplied by its launches; a `derive`
-counter is computed from the folded ones when read. Engines never write counters.
+A `fold` counter is taken once from a scheduled Program and multiplied by its launches; a `clock`
+counter is read from the simulated clocks of the cores that launched it; a `derive` counter is
+computed from the others when read. Engines never write counters.
 
 Bytes, flops and counts are those of all cores of the program; times are one core's, since the
 cores of a program run alike. Percentages are 0 to 100.
@@ -9,6 +10,7 @@ cores of a program run alike. Percentages are 0 to 100.
 Sources
   [profile]  Neuron SDK, tools/neuron-explorer (summary keys, profile schema 7.4.0)
   [isa]      Neuron SDK v2.26.1, nki.isa (float32 as two passes in the profile)
+  ours       this project: not a key of the vendor's profiler
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +27,22 @@ from .engines.tensor import x4_of
 from .isa import Engine, Instruction, Memory, Role, itemsize
 from .timing import Retired, Run
 
-__all__ = ["COUNTERS", "Counter", "Totals", "Unit", "combine", "counters", "derive", "fold"]
+__all__ = [
+    "COUNTERS",
+    "OURS",
+    "Clock",
+    "Counter",
+    "Totals",
+    "Unit",
+    "clocked",
+    "combine",
+    "counters",
+    "derive",
+    "fold",
+    "unit_of",
+]
+
+OURS = "ours"
 
 Totals = Mapping[str, float]
 
@@ -40,16 +57,39 @@ class Unit(str, Enum):
     PERCENT = "%"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """What the simulated clocks of some cores counted, in simulated seconds."""
+
+    launches: int
+    dispatch_s: float
+    busy_s: float
+    idle_s: float
+    collectives: int = 0
+    collective_s: float = 0.0
+    exposed_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """One row: exactly one of `fold` and `derive`. `how` combines launches: "sum" or "max"."""
+    """One row: exactly one of `fold`, `derive` and `clock`.
+
+    `how` combines launches: "sum" or "max". `source` is a tag of this file's sources.
+    """
 
     name: str
     unit: Unit
     doc: str
     fold: Callable[[Run], float] | None = None
     derive: Callable[[Totals, Chip, int], float] | None = None
+    clock: Callable[[Clock], float] | None = None
     how: str = "sum"
+    source: str = "profile"
+
+    @property
+    def kind(self) -> str:
+        """How a value comes about: "folded", "derived" or "clock"."""
+        return "derived" if self.derive else "clock" if self.clock else "folded"
 
 
 # --- what a fold adds up -------------------------------------------------------------------------
@@ -301,9 +341,9 @@ _TABLE = (
             partial(_flops, transposes=False, weigh="adjusted")),
     Counter("adjusted_transpose_flops", F, "transpose_flops weighted by what the format takes.",
             partial(_flops, transposes=True, weigh="adjusted")),
-    Counter("array_flops", F, "hardware_flops, narrow formats by what they take. Ours: keeps hfu"
-            " of float8 and MX at 100 % or less.",
-            partial(_flops, transposes=False, weigh="narrow")),
+    Counter("array_flops", F, "hardware_flops, narrow formats by what they take: keeps hfu of"
+            " float8 and MX at 100 % or less.",
+            partial(_flops, transposes=False, weigh="narrow"), source=OURS),
     Counter("mm_arithmetic_intensity", Unit.FLOPS_PER_BYTE,
             "Matmul flops per byte of HBM traffic.", derive=_intensity),
     Counter("peak_flops_bandwidth_ratio", Unit.FLOPS_PER_BYTE,
@@ -341,10 +381,10 @@ _TABLE = (
             _sum(lambda i: float(_evacuates(i)))),
     Counter("psum_read_sbuf_write_bytes", B, "Bytes they write.",
             _sum(lambda i: _written(i) * _evacuates(i))),
-    Counter("sbuf_high_water_bytes", B, "SBUF of one core that a program reserves. Ours.",
-            _high_water(Memory.SBUF), how="max"),
-    Counter("psum_high_water_bytes", B, "PSUM of one core that a program reserves. Ours.",
-            _high_water(Memory.PSUM), how="max"),
+    Counter("sbuf_high_water_bytes", B, "SBUF of one core that a program reserves.",
+            _high_water(Memory.SBUF), how="max", source=OURS),
+    Counter("psum_high_water_bytes", B, "PSUM of one core that a program reserves.",
+            _high_water(Memory.PSUM), how="max", source=OURS),
     # queues
     Counter("spill_save_bytes", B, "SBUF spilled to HBM.", _sum(_role("write", Role.SPILL))),
     Counter("spill_reload_bytes", B, "Spills read back.", _sum(_role("read", Role.SPILL))),
@@ -383,8 +423,8 @@ _TABLE = (
     # engines
     *(row for engine in (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, Engine.SYNC)
       for row in _engine_rows(engine)),
-    Counter("tensor_engine_throttled_time", S, "Of that what the Tensor engine lost at half duty."
-            " Ours.", _throttled),
+    Counter("tensor_engine_throttled_time", S, "Of that what the Tensor engine lost at half duty.",
+            _throttled, source=OURS),
     Counter("throttle_avg_util_limit", PC, "Duty of the Tensor engine while it was active.",
             derive=lambda t, chip, cores: 100.0 * (1.0 - _ratio(
                 t["tensor_engine_throttled_time"], t["tensor_engine_active_time"]))),
@@ -394,12 +434,38 @@ _TABLE = (
             _sum(lambda i: float(i.opcode in ("activation", "activation_reduce")))),
     Counter("activate_instruction_time", S, "Time in them, table loads included.",
             _time(lambda r: r.busy_s * r.instruction.opcode.startswith("activation"))),
-    Counter("activation_table_load_count", N, "Activation tables loaded. Ours.",
-            lambda run: float(run.table_loads * run.program.cores)),
+    Counter("activation_table_load_count", N, "Activation tables loaded.",
+            lambda run: float(run.table_loads * run.program.cores), source=OURS),
     Counter("event_count", N, "Instructions retired.", _sum(lambda i: 1.0)),
+    # the simulated clock
+    Counter("launch_count", N, "Launches; free operators are left out.",
+            clock=lambda c: c.launches, source=OURS),
+    Counter("host_dispatch_time", S, "The host dispatched launches.",
+            clock=lambda c: c.dispatch_s, source=OURS),
+    Counter("core_busy_time", S, "Programs ran on the core, in whole nanoseconds each.",
+            clock=lambda c: c.busy_s, source=OURS),
+    Counter("core_idle_time", S, "The core waited for the host.",
+            clock=lambda c: c.idle_s, source=OURS),
+    # collectives
+    Counter("cc_op_count", N, "Collectives and messages that the rank took part in.",
+            clock=lambda c: c.collectives),
+    Counter("cc_op_active_time", S, "Their time, from the last rank's arrival to the end.",
+            clock=lambda c: c.collective_s),
+    Counter("cc_exposed_time", S, "The part of cc_op_active_time during which a stream waited.",
+            clock=lambda c: c.exposed_s, source=OURS),
 )  # fmt: skip
 
 COUNTERS = MappingProxyType({row.name: row for row in _TABLE})
+
+
+def unit_of(name: str) -> str:
+    """The unit of a counter as text, for example "B"; "" for one of another version's record."""
+    return COUNTERS[name].unit.value if name in COUNTERS else ""
+
+
+def clocked(clock: Clock) -> dict[str, float]:
+    """The counters that are read from a clock."""
+    return {row.name: float(row.clock(clock)) for row in _TABLE if row.clock is not None}
 
 
 def fold(run: Run) -> dict[str, float]:
@@ -420,13 +486,17 @@ def combine(parts: Iterable[tuple[Totals, int]]) -> dict[str, float]:
 
 
 def derive(totals: Totals, chip: Chip, cores: int) -> dict[str, float]:
-    """All counters in table order: the folded ones given, and what follows from them."""
+    """In table order the counters given, folded and clocked, and what follows from them.
+
+    A program alone has no clock: without `clocked` among the totals, those rows are left out.
+    """
     return {
         row.name: totals[row.name] if row.derive is None else row.derive(totals, chip, cores)
         for row in _TABLE
+        if row.clock is None or row.name in totals
     }
 
 
 def counters(run: Run) -> dict[str, float]:
-    """All counters of one launch of a Program."""
+    """All counters of one launch of a Program, without those of a clock."""
     return derive(fold(run), run.chip, run.program.cores)

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from .chip import Chip, get_chip
 from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
-from .counters import combine, derive
+from .counters import Clock, clocked, combine, derive
 from .lowering.call import Call, Target, TensorArg
 from .pages import HtmlTable, render
 from .precision import chosen_precision, current_precision
@@ -387,6 +387,12 @@ class Recorder(TorchDispatchMode):
         priced = [(price.op, count, price) for price, count in self.priced.values()]
         totals = combine((price.totals, count) for _, count, price in priced)
         device_s = sum(count * price.seconds for _, count, price in priced)
+        clock = Clock(
+            launches=sum(count for _, count, _ in priced),
+            dispatch_s=self.dispatch_s,
+            busy_s=device_s,
+            idle_s=self.idle_s,
+        )
         return Estimate(
             chip=chip.name,
             lnc=cores,
@@ -394,13 +400,7 @@ class Recorder(TorchDispatchMode):
             precision=precision or self.policy(),
             time_us=max(self.host_s, self.ready_s) * 1e6,
             device_us=device_s * 1e6,
-            counters=derive(totals, chip, cores)
-            | {
-                "launch_count": float(sum(count for _, count, _ in priced)),
-                "host_dispatch_time": self.dispatch_s,
-                "core_busy_time": device_s,
-                "core_idle_time": self.idle_s,
-            },
+            counters=derive(totals | clocked(clock), chip, cores),
             ops=tuple(report_rows(priced)),
             memory_peak_bytes=self.memory.peak,
             error_bar=error_bar(mode),

@@ -44,7 +44,7 @@ def test_invariants(prof) -> None:
         if name.endswith("_engine_active_time") or name == "dma_active_time":
             assert value <= found["total_time"] * (1 + 1e-9)
             assert value <= elapsed_s
-        if name in COUNTERS and COUNTERS[name].unit is Unit.PERCENT:
+        if COUNTERS[name].unit is Unit.PERCENT:
             assert 0 <= value <= 100, name
     assert found["mfu_estimated_percent"] <= found["hfu_estimated_percent"] <= 100
     moved = sum(found[f"{q}_queue_bytes"] for q in ("input", "weight", "output"))

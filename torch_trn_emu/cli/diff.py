@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from torch_trn_emu.counters import unit_of
 from torch_trn_emu.profiler.values import curves
 
 from .output import Report, Table, show
 from .record import Record, read_record
-from .tables import count, unit_of
+from .tables import count
 
 __all__ = ["DIVERGES", "difference", "execute"]
 

@@ -3,17 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch_trn_emu.counters import COUNTERS
+from torch_trn_emu.counters import unit_of
 
 from .output import Table
 
-__all__ = ["bytes_of", "count", "counter_table", "microseconds", "op_table", "unit_of"]
-
-_OURS = {"launch_count": "count"}
-
-
-def unit_of(counter: str) -> str:
-    return COUNTERS[counter].unit.value if counter in COUNTERS else _OURS.get(counter, "s")
+__all__ = ["bytes_of", "count", "counter_table", "microseconds", "op_table"]
 
 
 def count(value: float, unit: str) -> str:

@@ -15,9 +15,7 @@ from .. import trn
 from ..counters import COUNTERS, derive
 from ..settings import settings
 
-__all__ = ["OURS", "tensorboard_callback"]
-
-OURS = ("launch_count", "host_dispatch_time", "core_busy_time", "core_idle_time")
+__all__ = ["tensorboard_callback"]
 
 
 def tensorboard_callback(
@@ -37,8 +35,7 @@ def tensorboard_callback(
     Logs `memory_allocated` and `max_memory_allocated` of the current device too, in bytes. Counters
     may be reset between calls. Raises ValueError for an unknown counter.
     """
-    known = {*COUNTERS, *OURS}
-    if unknown := set(counters or ()) - known:
+    if unknown := set(counters or ()) - set(COUNTERS):
         raise ValueError(f"no counter {', '.join(sorted(unknown))}: docs/counters.md lists them.")
     before = trn.counters()
 
@@ -65,8 +62,7 @@ def _between(before: dict[str, float], now: dict[str, float]) -> dict[str, float
     added = {
         name: now[name] - (0.0 if row.how == "max" else before[name])
         for name, row in COUNTERS.items()
-        if row.fold is not None
+        if row.derive is None
     }
     chosen = settings()
-    ours = {name: now[name] - before[name] for name in OURS}
-    return derive(added, chosen.chip, chosen.lnc) | ours
+    return derive(added, chosen.chip, chosen.lnc)

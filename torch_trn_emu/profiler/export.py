@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..counters import COUNTERS
+from ..counters import unit_of
 from ..pricing import report_rows
 from .hooks import CATEGORIES
 from .modules import module_rows, source_rows
@@ -20,8 +20,7 @@ Row = dict[str, Any]
 
 def _counters(r: Recording) -> Iterable[Row]:
     for name, value in r.counters.items():
-        unit = COUNTERS[name].unit.value if name in COUNTERS else "s"
-        yield {"name": name, "value": value, "unit": "count" if name == "launch_count" else unit}
+        yield {"name": name, "value": value, "unit": unit_of(name)}
 
 
 def _launches(r: Recording) -> Iterable[Row]:

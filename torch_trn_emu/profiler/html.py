@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..chip.calibration import CALIBRATION, HELD_OUT, error_bar
-from ..counters import COUNTERS
+from ..counters import unit_of
 from ..pages import HtmlTable, render
 from ..pricing import Price, report_rows
 from . import charts
@@ -174,7 +174,7 @@ def _tables(r: Recording) -> dict[str, HtmlTable]:
             "",
             ("counter", "value", "unit"),
             [
-                (name, f"{value:,.6g}", COUNTERS[name].unit.value if name in COUNTERS else "")
+                (name, f"{value:,.6g}", unit_of(name))
                 for name, value in r.counters.items()
             ],
         ),

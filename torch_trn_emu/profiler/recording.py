@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from ..chip import Chip
-from ..counters import combine, derive
+from ..counters import Clock, clocked, combine, derive
 from ..pricing import Price, prices
 from .hooks import PHASES
 from .memory import Block, MemoryUse
@@ -91,15 +91,17 @@ class Recording:
     def counters(self) -> dict[str, float]:
         """The counters of `torch.trn.counters()` over the launches."""
         totals = combine((price.totals, calls) for _, calls, price in self.groups)
-        return derive(totals, self.chip, self.lnc) | {
-            "launch_count": float(len(self.launches)),
-            "host_dispatch_time": sum(x.dispatch_ns for x in self.launches) * 1e-9,
-            "core_busy_time": sum(x.duration_ns for x in self.launches) * 1e-9,
-            "core_idle_time": sum(x.idle_ns for x in self.launches) * 1e-9,
-            "cc_op_count": float(self.collectives[0]),
-            "cc_op_active_time": self.collectives[1] * 1e-9,
-            "cc_exposed_time": self.collectives[2] * 1e-9,
-        }
+        count, active_ns, exposed_ns = self.collectives
+        clock = Clock(
+            launches=len(self.launches),
+            dispatch_s=sum(x.dispatch_ns for x in self.launches) * 1e-9,
+            busy_s=sum(x.duration_ns for x in self.launches) * 1e-9,
+            idle_s=sum(x.idle_ns for x in self.launches) * 1e-9,
+            collectives=count,
+            collective_s=active_ns * 1e-9,
+            exposed_s=exposed_ns * 1e-9,
+        )
+        return derive(totals | clocked(clock), self.chip, self.lnc)
 
 
 # --- reading ------------------------------------------------------------------------------------

@@ -67,14 +67,11 @@ def _priced(device: Device) -> list[tuple[str, int, "Price"]]:
 def counters(device: Device = None) -> dict[str, float]:
     """The hardware counters since the start or `reset_counters`; None adds up all devices.
 
-    The names, units and formulas of `counters.COUNTERS`, and four of ours: `launch_count`,
-    `host_dispatch_time`, `core_busy_time` and `core_idle_time` (the core waited for the host), in
-    simulated seconds. `total_time` is that of the programs, one after the other.
-
-    Of collectives: `cc_op_count`, `cc_op_active_time` (from the last rank's arrival to the end) and
-    `cc_exposed_time` (of these, a stream waited). `torch.trn.collectives()` has them by size.
+    The names, units and formulas are those of `counters.COUNTERS`; times are simulated seconds.
+    `total_time` is that of the programs, one after the other. `torch.trn.collectives()` has
+    collectives by operation and size.
     """
-    from ..counters import combine, derive
+    from ..counters import Clock, clocked, combine, derive
 
     chosen = settings()
     priced = _priced(device)
@@ -83,15 +80,16 @@ def counters(device: Device = None) -> dict[str, float]:
     dispatch, busy, idle = (sum(t[k] for t in times) * 1e-9 for k in range(3))
     collectives = [_C.collective_times(index) for index in _indices(device)]
     count, active, exposed = (sum(t[k] for t in collectives) for k in range(3))
-    return derive(totals, chosen.chip, chosen.lnc) | {
-        "launch_count": float(sum(calls for _, calls, _ in priced)),
-        "host_dispatch_time": dispatch,
-        "core_busy_time": busy,
-        "core_idle_time": idle,
-        "cc_op_count": float(count),
-        "cc_op_active_time": active * 1e-9,
-        "cc_exposed_time": exposed * 1e-9,
-    }
+    clock = Clock(
+        launches=sum(calls for _, calls, _ in priced),
+        dispatch_s=dispatch,
+        busy_s=busy,
+        idle_s=idle,
+        collectives=count,
+        collective_s=active * 1e-9,
+        exposed_s=exposed * 1e-9,
+    )
+    return derive(totals | clocked(clock), chosen.chip, chosen.lnc)
 
 
 def op_report(device: Device = None) -> "list[OpRow]":
