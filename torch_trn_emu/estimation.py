@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from .chip import Chip, get_chip
 from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
 from .counters import Clock, clocked, combine, derive
+from .lowering.attentions import without_sums
 from .lowering.call import Call, Target, TensorArg
 from .pages import HtmlTable, render
 from .precision import chosen_precision, current_precision
@@ -268,14 +269,22 @@ def _fused_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor | None:
-    """The conditions of csrc/aten/attention.cpp."""
-    if query.device.type != "meta" or dropout_p or query.dim() != 4 or enable_gqa:
+    """The conditions of csrc/aten/attention_operands.cpp."""
+    if query.device.type != "meta" or dropout_p or not _fits_fused(query, key, value, enable_gqa):
         return None
     if attn_mask is not None and attn_mask.requires_grad:
         return None
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
     out, _ = flash(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
     return out  # type: ignore[no-any-return]
+
+
+def _fits_fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, enable_gqa: bool) -> bool:
+    if not q.dim() == k.dim() == v.dim() == 4 or not (q.numel() and k.numel()):
+        return False
+    if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        return False
+    return q.shape[1] == k.shape[1] or (enable_gqa and q.shape[1] % k.shape[1] == 0)
 
 
 class Recorder(TorchDispatchMode):
@@ -327,6 +336,8 @@ class Recorder(TorchDispatchMode):
         if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
             policy = self.policy()
             call = _call(func, args, kwargs, result, policy, real=self.only is not None)
+            if not _may_go_back(args):
+                call = without_sums(call)
             tensors = (*call.tensors, *call.outputs)
             if not tensors or not all(t.on_host for t in tensors):
                 price = price_call(call, self.target)
@@ -420,6 +431,11 @@ def _basis(mode: str, *, extrapolated: bool) -> str:
             f"of {COMPILED.rows} graphs of the vendor's compiler {COMPILED.mean_error:.1%}"
         )
     return f"extrapolated from trn2; {text}" if extrapolated else text
+
+
+def _may_go_back(args: Any) -> bool:
+    """As csrc/aten/attention.cpp asks: only a backward pass reads the logarithms of the sums."""
+    return torch.is_grad_enabled() and any(_is_tensor(t) and t.requires_grad for t in args[:3])
 
 
 def _call(func: Any, args: Any, kwargs: Any, result: Any, policy: str, *, real: bool) -> Call:

@@ -16,6 +16,7 @@ from ..chip import Chip
 from ..isa import Engine, Memory, Program, Role
 from ..isa.join import join
 from ..lowering.absorbing import absorbed
+from ..lowering.attentions import without_sums
 from ..lowering.call import Call, Target
 from ..lowering.epilogue import Epilogue
 from ..lowering.ops import OPS, multiplied, product_of
@@ -149,6 +150,8 @@ def _product(
 def _single(region: Region, target: Target) -> Iterator[Lowered]:
     """An operator by its row of OPS; where that takes no program, by its price."""
     call = _in_place(region)
+    if not _reads_more(region.nodes[0]):
+        call = without_sums(call)
     row = OPS.get(call.name)
     try:
         programs = row.lower(call, target) if row is not None else None
@@ -159,6 +162,11 @@ def _single(region: Region, target: Target) -> Iterator[Lowered]:
         return
     for k, program in enumerate(programs):
         yield Lowered((call, k), program, _linked(region, program) if len(programs) == 1 else {})
+
+
+def _reads_more(node: Node) -> bool:
+    """Whether anything reads other results than a node's first."""
+    return any(len(user.args) < 2 or (user.args[1] != 0 and user.users) for user in node.users)
 
 
 def _in_place(region: Region) -> Call:

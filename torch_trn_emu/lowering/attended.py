@@ -5,6 +5,7 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine, itemsize, rows_of
+from .heads import Heads, Layout, Sizes
 from .limits import P
 
 __all__ = [
@@ -42,6 +43,7 @@ class Attended:
     causal    a query sees the keys up to its own index
     compute   the operands' format on the array
     stats     the forward pass stores the logsumexp of the scores as well
+    layouts   where tensors lie, by name; others one head after the other
     """
 
     batch: int
@@ -56,6 +58,7 @@ class Attended:
     scale: float | None = None
     mask: Mask | None = None
     stats: bool = False
+    layouts: tuple[tuple[str, Layout], ...] = ()
 
     @property
     def group(self) -> int:
@@ -71,6 +74,13 @@ class Attended:
         """Multiply-adds of one of the products."""
         seen = self.queries * self.keys * (0.5 if self.causal else 1.0)
         return float(self.batch * self.heads * seen * self.dim)
+
+    def heads_of(self, b: Builder, name: str, role: Role) -> Heads:
+        """The buffer of an operand or a result."""
+        of_keys = name.lstrip("d") in ("k", "v")
+        heads = self.heads // self.group if of_keys else self.heads
+        sizes: Sizes = (self.batch, heads, self.keys if of_keys else self.queries, self.dim)
+        return Heads(b, name, sizes, self.dtype, role, dict(self.layouts).get(name))
 
     def share(self, cores: int) -> "Attended":
         """One core's part: of the batch or the heads, whichever leaves the least idle."""
@@ -135,11 +145,10 @@ class Grid:
         """One value a row: [rows P, tiles]"""
         return rows_of(buffer, self.rows, self.tiles, affine(at) + self.first)
 
-    def in_hbm(self, buffer: Buffer, columns: int, base: Affine) -> Access:
-        """Consecutive rows, the first one at element `base`."""
-        pattern = ((columns, self.rows), (P * columns, self.tiles), (1, columns))
-        offset = base + self.first * P * columns
-        return Access(buffer=buffer, offset=offset, pattern=pattern)
+    def in_hbm(self, heads: Heads, base: Affine) -> Access:
+        """Rows of a head, the first one at element `base`."""
+        at = base + self.first * P * heads.layout.row
+        return heads.rows(at, self.rows, tiles=self.tiles, tile=P)
 
 
 def grids(size: int) -> list[Grid]:
@@ -161,10 +170,10 @@ class Turning:
         self.b, self.dim, self.dtype = b, a.dim, a.compute
         self.psum = b.psum("turned", BLOCK, a.compute, slots=2 if itemsize(a.compute) < 4 else 1)
 
-    def bring(self, to: Buffer, at: Index, hbm: Buffer, base: Affine, size: int) -> None:
+    def bring(self, to: Buffer, at: Index, hbm: Heads, base: Affine, size: int) -> None:
         """[size, dim] from HBM with 128 rows a tile, side by side from element `at` on."""
         for grid in grids(size):
-            self.b.load(grid.on_chip(to, self.dim, at), grid.in_hbm(hbm, self.dim, base))
+            self.b.load(grid.on_chip(to, self.dim, at), grid.in_hbm(hbm, base))
 
     def turn(self, to: Buffer, at: Index, rows: Buffer, row_at: Index, size: int) -> None:
         """[size, dim] from tiles side by side into [dim, size], 512 of them at most."""
@@ -235,31 +244,46 @@ class Masks:
     ) -> None:  # fmt: skip
         """Scores of the queries from `first` on with the keys from `start` on, some hidden."""
         if not self.given:
-            band = self._diagonal(rows, first, start, size)
+            band = self.diagonal(rows, first, start, size)
             self.b.emit("tensor_tensor", to, scores, band, op="add")
             return
         added, factor = self._load(head, rows, first, start, size), rows_of(self.factor, rows, 1)
         self.b.emit("scalar_tensor_tensor", to, scores, factor, added, op0="multiply", op1="add")
 
-    def _diagonal(self, rows: int, first: Index, start: Index, size: int) -> Access:
+    def diagonal(self, rows: int, first: Index, start: Index, size: int) -> Access:
         """What hides keys from `start` on that come after the queries from `first` on."""
         at = affine(start) + (BLOCK - P) + affine(first) * -1
         return rows_of(self.band, rows, size, at)
 
-    def _load(self, head: Affine, rows: int, first: Index, start: Index, size: int) -> Access:
-        """The given mask of a block, as float32 to be added."""
+    def hide_heads(
+        self, to: Access, scores: Access, at: Affine, rows: int, first: Index, size: int,
+        heads: int,
+    ) -> None:  # fmt: skip
+        """With a given mask, the scores of neighbouring heads: [rows P, heads, size]"""
+        mask = self.a.mask
+        assert mask is not None
+        _, by_head, _, _ = mask.strides
+        added = self._load(at, rows, first, 0, size, heads if by_head else 1)
+        pattern = ((added.buffer.row_elements, rows), (size if by_head else 0, heads), (1, size))
+        every, factor = replace(added, pattern=pattern), rows_of(self.factor, rows, 1)
+        self.b.emit("scalar_tensor_tensor", to, scores, factor, every, op0="multiply", op1="add")
+
+    def _load(
+        self, head: Affine, rows: int, first: Index, start: Index, size: int, heads: int = 1
+    ) -> Access:
+        """The given mask of a block, as float32 to be added; of several heads side by side."""
         mask, b = self.a.mask, self.b
         assert mask is not None
         b.fresh(self.tile)
-        _, _, by_row, by_key = mask.strides
+        _, by_head, by_row, by_key = mask.strides
         offset = head + affine(first) * by_row + affine(start) * by_key
-        source = Access(buffer=self.hbm, offset=offset, pattern=((by_row, rows), (by_key, size)))
-        tile = rows_of(self.tile, rows, size)
-        b.load(tile, source)
+        pattern = ((by_row, rows), *(((by_head, heads),) if heads > 1 else ()), (by_key, size))
+        tile = rows_of(self.tile, rows, heads * size)
+        b.load(tile, Access(buffer=self.hbm, offset=offset, pattern=pattern))
         if mask.dtype != "bool":
             return tile
         b.fresh(self.added)
-        added = rows_of(self.added, rows, size)
+        added = rows_of(self.added, rows, heads * size)
         b.emit("tensor_scalar", added, tile, op0="subtract", imm0=1.0, op1="multiply", imm1=-HIDDEN)
         return added
 

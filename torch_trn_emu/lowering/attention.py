@@ -70,14 +70,11 @@ def _sections(tile: Tile, length: int) -> list[_Part]:
 class _Forward:
     def __init__(self, b: Builder, a: Attended, chip: Chip) -> None:
         self.b, self.a = b, a
-        heads, kv = a.batch * a.heads, a.batch * a.heads // a.group
-        self.q = b.hbm("q", (heads * a.queries, a.dim), a.dtype, Role.INPUT)
-        self.k = b.hbm("k", (kv * a.keys, a.dim), a.dtype, Role.INPUT)
-        self.v = b.hbm("v", (kv * a.keys, a.dim), a.dtype, Role.INPUT)
+        self.q, self.k, self.v = (a.heads_of(b, name, Role.INPUT) for name in "qkv")
         self.masks, self.turning = Masks(b, a), Turning(b, a)
-        self.out = b.hbm("out", (heads * a.queries, a.dim), a.dtype, Role.OUTPUT)
+        self.out = a.heads_of(b, "out", Role.OUTPUT)
         if a.stats:
-            self.lse = b.hbm("lse", (heads * a.queries, 1), "float32", Role.OUTPUT)
+            self.lse = b.hbm("lse", (a.batch * a.heads * a.queries, 1), "float32", Role.OUTPUT)
             self.totals, self.shifts = (
                 b.sbuf(name, ceil(a.queries / P), "float32", slots=2)
                 for name in ("totals", "shifts")
@@ -127,22 +124,23 @@ class _Forward:
         b, a = self.b, self.a
         kv_heads = a.heads // a.group
         with b.loop(a.batch) as n, b.loop(kv_heads) as h:
-            self._keys_and_values((n * kv_heads + h) * (a.keys * a.dim))
+            self._keys_and_values(n, h)
             with b.loop(a.group) as g:
                 head = h * a.group + g
                 self.row = (n * a.heads + head) * a.queries
+                self.q_at, self.out_at = self.q.at(n, head), self.out.at(n, head)
                 self.mask_at = self.masks.of_head(n, head)
                 self._head()
 
-    def _keys_and_values(self, base: Affine) -> None:
+    def _keys_and_values(self, n: Affine, head: Affine) -> None:
         b, a = self.b, self.a
         b.fresh(self.k_turned, self.v_rows)
         for start, size in b.tiles(a.keys, BLOCK):
-            at = base + start * a.dim
             b.fresh(self.k_rows)
-            self.turning.bring(self.k_rows, 0, self.k, at, size)
+            self.turning.bring(self.k_rows, 0, self.k, self.k.at(n, head, start), size)
             self.turning.turn(self.k_turned, start, self.k_rows, 0, size)
-            self.turning.bring(self.v_rows, tile_at(start, a.dim), self.v, at, size)
+            values = self.v.at(n, head, start)
+            self.turning.bring(self.v_rows, tile_at(start, a.dim), self.v, values, size)
 
     def _head(self) -> None:
         tiles = tiles_of(self.a)
@@ -228,8 +226,8 @@ class _Forward:
         if not item.kind.opens:
             return
         b.fresh(self.q_rows, self.q_turned)
-        at = (self.row + self._first(item)) * a.dim
-        b.load(rows_of(self.q_rows, rows, a.dim), rows_of(self.q, rows, a.dim, at))
+        at = self.q_at + self._first(item) * self.q.layout.row
+        b.load(rows_of(self.q_rows, rows, a.dim), self.q.rows(at, rows))
         self.turning.turn(self.q_turned, 0, self.q_rows, 0, rows)
 
     def _scores(
@@ -338,8 +336,8 @@ class _Forward:
             b.fresh(self.result)
             result, inverse = rows_of(self.result, rows, a.dim), rows_of(self.inverse, rows, 1)
             b.emit("tensor_scalar", result, gathered, inverse, op0="multiply")
-            at = (self.row + self._first(item)) * a.dim
-            b.store(rows_of(self.out, rows, a.dim, at), result)
+            at = self.out_at + self._first(item) * self.out.layout.row
+            b.store(self.out.rows(at, rows), result)
 
     def _gathered(self, item: Item[_Part], product: Access) -> Access:
         """The sum over sections up to this one."""

@@ -39,17 +39,10 @@ class _Queries:
 class _Backward:
     def __init__(self, b: Builder, a: Attended, chip: Chip) -> None:
         self.b, self.a = b, a
-        heads, kv = a.batch * a.heads, a.batch * a.heads // a.group
-        lengths = {"g": a.queries, "q": a.queries, "k": a.keys, "v": a.keys, "out": a.queries}
-        self.hbm = {
-            n: b.hbm(n, ((kv if n in "kv" else heads) * length, a.dim), a.dtype, Role.INPUT)
-            for n, length in lengths.items()
-        }
-        self.hbm["lse"] = b.hbm("lse", (heads * a.queries, 1), "float32", Role.INPUT)
+        self.hbm = {n: a.heads_of(b, n, Role.INPUT) for n in ("g", "q", "k", "v", "out")}
+        self.lse = b.hbm("lse", (a.batch * a.heads * a.queries, 1), "float32", Role.INPUT)
         self.masks, self.turning = Masks(b, a), Turning(b, a)
-        for n in "qkv":
-            shape = self.hbm[n].shape
-            self.hbm[f"d{n}"] = b.hbm(f"d{n}", shape, a.dtype, Role.OUTPUT)
+        self.hbm |= {n: a.heads_of(b, n, Role.OUTPUT) for n in ("dq", "dk", "dv")}
         each = (2 * itemsize(a.compute) + 4) * a.dim / P + 2 * itemsize(a.compute)
         self._of_queries(2 if fits(2 * a.queries * each, chip) else 1)
         self._of_keys()
@@ -96,13 +89,14 @@ class _Backward:
         b, a = self.b, self.a
         kv_heads = a.heads // a.group
         with b.loop(a.batch) as n, b.loop(kv_heads) as h:
-            self.key = (n * kv_heads + h) * a.keys
+            self.at = {x: self.hbm[x].at(n, h) for x in ("k", "v", "dk", "dv")}
             if a.group > 1:
                 for total in self.shared.values():
                     b.emit("memset", rows_of(total, P, total.row_elements), value=0.0)
             with b.loop(a.group) as g:
                 head = h * a.group + g
                 self.row = (n * a.heads + head) * a.queries
+                self.at |= {x: self.hbm[x].at(n, head) for x in ("g", "q", "out", "dq")}
                 self.mask_at = self.masks.of_head(n, head)
                 self._head()
             if a.group > 1:
@@ -120,7 +114,7 @@ class _Backward:
             self._leave(start, size)
         for start, size in self.b.tiles(self.a.queries, BLOCK):
             at = tile_at(start, self.a.dim)
-            self._store("dq", self.row + start, self.dq, at, size, self.a.factor)
+            self._store("dq", start, self.dq, at, size, self.a.factor)
 
     def _blocks(self) -> Iterator[tuple[Affine, int]]:
         """Blocks of keys: a loop, unless `causal` makes them differ."""
@@ -147,22 +141,26 @@ class _Backward:
         for grid in grids(a.queries):
             pattern, at = ((1, grid.rows), (P, grid.tiles)), self.row + grid.first * P
             shift = grid.column(self.shift)
-            b.load(shift, Access(buffer=self.hbm["lse"], offset=at, pattern=pattern))
+            b.load(shift, Access(buffer=self.lse, offset=at, pattern=pattern))
             b.emit("tensor_scalar", shift, shift, op0="multiply", imm0=-1.0)
         for start, size in b.tiles(a.queries, BLOCK):
-            base, at = (self.row + start) * a.dim, tile_at(start, a.dim)
+            at = tile_at(start, a.dim)
             for n in "gq":
-                self.turning.bring(self.rows[n], at, self.hbm[n], base, size)
+                self.turning.bring(self.rows[n], at, self.hbm[n], self._from(n, start), size)
                 self.turning.turn(self.turned[n], start, self.rows[n], at, size)
             b.fresh(self.work, *self.given.values())
             for n, tile in self.given.items():
-                self.turning.bring(tile, 0, self.hbm[n], base, size)
+                self.turning.bring(tile, 0, self.hbm[n], self._from(n, start), size)
             for grid in grids(size):
                 g, out = (grid.on_chip(tile, a.dim) for tile in self.given.values())
                 work = grid.on_chip(self.work, a.dim)
                 b.emit("tensor_tensor", work, g, out, op="multiply")
                 delta = grid.column(self.delta, start.divided(P))
                 b.emit("tensor_reduce", delta, work, op="add")
+
+    def _from(self, name: str, row: Affine) -> Affine:
+        """Where a row of the head lies."""
+        return self.at[name] + row * self.hbm[name].layout.row
 
     def _of_query(self, buffer: Buffer, first: Affine, rows: int) -> Access:
         """A column of a value for each query."""
@@ -172,7 +170,7 @@ class _Backward:
         for n in "kv":
             rows, turned = self.key_rows[n], self.key_turned[n]
             self.b.fresh(rows, turned, self.sums[n])
-            self.turning.bring(rows, 0, self.hbm[n], (self.key + start) * self.a.dim, size)
+            self.turning.bring(rows, 0, self.hbm[n], self._from(n, start), size)
             self.turning.turn(turned, 0, rows, 0, size)
 
     # --- one step of the pipeline of query tiles ---
@@ -268,7 +266,7 @@ class _Backward:
         dim = self.a.dim
         for n, total in self.sums.items():
             if self.a.group == 1:
-                self._store(f"d{n}", self.key + start, total, Affine(), size, self._scale(n))
+                self._store(f"d{n}", start, total, Affine(), size, self._scale(n))
                 continue
             for grid in grids(size):
                 kept = grid.on_chip(self.shared[n], dim, tile_at(start, dim))
@@ -278,22 +276,22 @@ class _Backward:
         for n, total in self.shared.items():
             for start, size in self.b.tiles(self.a.keys, BLOCK):
                 at = tile_at(start, self.a.dim)
-                self._store(f"d{n}", self.key + start, total, at, size, self._scale(n))
+                self._store(f"d{n}", start, total, at, size, self._scale(n))
 
     def _scale(self, name: str) -> float:
         return self.a.factor if name == "k" else 1.0
 
     def _store(
-        self, name: str, row: Affine, source: Buffer, at: Affine, size: int, factor: float
+        self, name: str, start: Affine, source: Buffer, at: Affine, size: int, factor: float
     ) -> None:
-        """Stores factor x source: tiles side by side from element `at` on, rows from `row` on."""
+        """Stores factor x source: tiles side by side from element `at` on, rows from `start` on."""
         dim = self.a.dim
         self.b.fresh(self.stored)
         for grid in grids(size):
             done = grid.on_chip(self.stored, dim)
             given = grid.on_chip(source, dim, at)
             self.b.emit("tensor_scalar", done, given, op0="multiply", imm0=factor)
-            self.b.store(grid.in_hbm(self.hbm[name], dim, row * dim), done)
+            self.b.store(grid.in_hbm(self.hbm[name], self._from(name, start)), done)
 
 
 def _alike(kinds: tuple[_Queries | None, ...]) -> Hashable:

@@ -4,16 +4,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, prod
 
+from ..chip import Chip
 from ..isa import Program
+from ..timing import price
 from .attended import Attended, Mask
 from .attention import attention
 from .attention_backward import attention_backward
+from .attention_short import short_attention, takes_short
 from .call import Call, Target, TensorArg
+from .heads import Layout, layout_of
 from .limits import P
 from .op import Lowered, Lowering
 from .products import format_of
 
-__all__ = ["ATTENTION", "ATTENTION_BACKWARD", "attended"]
+__all__ = ["ATTENTION", "ATTENTION_BACKWARD", "attended", "without_sums"]
+
+SURELY = 256  # keys: two heads share a step, which no other program beats (a sweep holds it)
 
 # By operator: which of its arguments are is_causal, the mask (-1: it has none) and the scale.
 _ARGUMENTS = {
@@ -26,6 +32,12 @@ _ARGUMENTS = {
     "_scaled_dot_product_flash_attention_backward": (11, -1, 14),
     "_scaled_dot_product_fused_attention_overrideable_backward": (13, 4, 16),
 }
+
+
+def without_sums(call: Call) -> Call:
+    """A call of attention whose logarithms nobody reads: it does not make them."""
+    forward = call.name in _ARGUMENTS and not call.name.endswith("_backward")
+    return replace(call, results=call.results[:1]) if forward else call
 
 
 def attended(call: Call, target: Target, first: int) -> Attended:
@@ -51,9 +63,37 @@ def attended(call: Call, target: Target, first: int) -> Attended:
     if given is not None:
         whole = replace(whole, mask=_mask(given, (whole.batch, whole.heads)))
     if whole.dim <= P:
-        return whole
+        return _folded(replace(whole, layouts=_layouts(call, first)))
     parts = ceil(whole.dim / P)
     return replace(whole, batch=whole.batch * parts, dim=P, scale=whole.factor)
+
+
+def _folded(a: Attended) -> Attended:
+    """One query a head: the heads that share keys as the queries of one."""
+    if a.queries != 1 or a.group == 1 or a.causal:
+        return a
+    layouts = tuple(
+        (n, x if n in ("k", "v", "dk", "dv") else Layout(x.batch, a.group * x.head, x.head, x.dim))
+        for n, x in a.layouts
+    )
+    mask = a.mask
+    if mask is not None:
+        by_batch, by_head, _, by_key = mask.strides
+        mask = replace(mask, strides=(by_batch, a.group * by_head, by_head, by_key))
+    kv_heads = a.heads // a.group
+    return replace(
+        a, heads=kv_heads, kv_heads=kv_heads, queries=a.group, mask=mask, layouts=layouts
+    )
+
+
+def _layouts(call: Call, first: int) -> tuple[tuple[str, Layout], ...]:
+    """Where operands and results lie that are tensors of heads."""
+    given = ("q", "k", "v") if first == 0 else ("g", "q", "k", "v", "out")
+    made = ("out",) if first == 0 else ("dq", "dk", "dv")
+    tensors = dict(zip(given, call.arguments, strict=False))
+    tensors |= dict(zip(made, call.outputs, strict=False))
+    found = ((name, layout_of(t)) for name, t in tensors.items())
+    return tuple((name, layout) for name, layout in found if layout is not None)
 
 
 def _heads(t: TensorArg) -> int:
@@ -83,4 +123,15 @@ def _row(build: Callable[..., Program], first: int) -> Lowering:
     return lower
 
 
-ATTENTION, ATTENTION_BACKWARD = _row(attention, 0), _row(attention_backward, 1)
+def _forward(a: Attended, *, chip: Chip, cores: int) -> Program:
+    """Of few keys the program whose steps have several heads; of some more, the faster one."""
+    short = short_attention(a, chip=chip, cores=cores) if takes_short(a) else None
+    if short is not None and a.keys <= SURELY:
+        return short
+    long = attention(a, chip=chip, cores=cores)
+    if short is None or price(long, chip).total_s < price(short, chip).total_s:
+        return long
+    return short
+
+
+ATTENTION, ATTENTION_BACKWARD = _row(_forward, 0), _row(attention_backward, 1)

@@ -9,6 +9,7 @@ from ..errors import Unimplemented
 from ..isa import Buffer, Memory
 from .binding import Bind, Binding, Feed, Programs, Taken, as_it_is
 from .call import Call, TensorArg
+from .heads import layout_of
 from .limits import P
 from .moving import turned
 from .normalizing import ROW_OPS
@@ -126,23 +127,37 @@ def _straight(call: Call, at: int, exchanged: bool = False) -> bool:
 
 def of_attention(call: Call, programs: Programs) -> Binding:
     feeds = _of_heads(call, programs, {"q": 0, "k": 1, "v": 2})
-    found = ("out", "lse")[: len(call.outputs)]
-    if len(call.outputs) > len(found):
+    if len(call.outputs) > 2:
         raise _only_price(call, "only the result and the logsumexp are stored")
-    return Binding(feeds=feeds, results=tuple(Taken(buffer=n) for n in found))
+    sums = [Taken(buffer="lse")] if "lse" in _buffers(programs) else []
+    return Binding(feeds=feeds, results=(_head_by_head(call, "out", 0), *sums))
 
 
 def of_attention_backward(call: Call, programs: Programs) -> Binding:
     if len(call.outputs) > 3:
         raise _only_price(call, "only the gradients of q, k and v are stored")
     feeds = _of_heads(call, programs, {"g": 0, "q": 1, "k": 2, "v": 3, "out": 4, "lse": 5})
-    return Binding(feeds=feeds, results=tuple(Taken(buffer=n) for n in ("dq", "dk", "dv")))
+    results = (_head_by_head(call, n, k) for k, n in enumerate(("dq", "dk", "dv")))
+    return Binding(feeds=feeds, results=tuple(results))
+
+
+def _head_by_head(call: Call, buffer: str, k: int) -> Taken:
+    """A result of heads, from the memory that it spans."""
+    t = call.outputs[k] if k < len(call.outputs) else None
+    if t is None or layout_of(t) is None:
+        return Taken(buffer=buffer)
+    return Taken(buffer=buffer, view=lambda y: y.reshape(-1).as_strided(t.shape, t.strides))
 
 
 def _of_heads(call: Call, programs: Programs, places: dict[str, int]) -> dict[str, Feed]:
     if call.argument(places["q"]).shape[-1] > P:
         raise _only_price(call, f"a head dimension beyond {P} is priced as several heads")
-    feeds = {name: Feed(argument=(at,)) for name, at in places.items()}
+    feeds = {
+        name: Feed(
+            argument=(at,), memory=name != "lse" and layout_of(call.argument(at)) is not None
+        )
+        for name, at in places.items()
+    }
     if "mask" in _buffers(programs):
         at = next(
             place for place, t in _tensors(call) if place[0] not in places.values() and t.shape

@@ -42,8 +42,11 @@ def pipelined(
     """Emit `body` for every position of a window of `depth` items that slides over all of them.
 
     The window has the newest item first, None before the first item and behind the last one.
-    Neighbouring positions become a loop where `alike` gives equal keys for their kinds.
+    Neighbouring positions become a loop where `alike` gives equal keys for their kinds. Without
+    items nothing is emitted.
     """
+    if not kinds:
+        return
     none: list[Kind | None] = [None] * (depth - 1)
     padded = [*none, *kinds, *none]
     windows = [tuple(padded[p : p + depth][::-1]) for p in range(len(padded) - depth + 1)]
