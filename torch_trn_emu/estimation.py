@@ -166,7 +166,10 @@ def _shared_backend(policy: str, target: Target) -> Callable[..., Any]:
     """One backend for each policy and target: Dynamo compiles a function again for another."""
     from .compiler.estimate import pricing_backend
 
-    return pricing_backend(policy, target, lambda *launched: _compiling[-1].run_graph(*launched))
+    def told(*launched: Any) -> Any:
+        return _compiling[-1].run_graph(*launched)
+
+    return pricing_backend(policy, target, told, fused_attention)
 
 
 def _composite_on_meta(func: torch._ops.OpOverload) -> DispatchKey | None:
@@ -244,10 +247,9 @@ class OperatorsOfTheDevice(TorchFunctionMode):
     def attention(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # Dynamo cannot trace the question; it traces graphs of one policy.
         tracing = torch.compiler.is_dynamo_compiling()
-        fused = None
-        if (self.policy if tracing else current_precision()) != "mxfp8_all":
-            fused = _fused_attention(*args, **kwargs)
-        return ATTENTION(*args, **kwargs) if fused is None else fused
+        if (self.policy if tracing else current_precision()) == "mxfp8_all":
+            return ATTENTION(*args, **kwargs)
+        return fused_attention(*args, **kwargs)
 
 
 def _fused_dropout(
@@ -257,6 +259,12 @@ def _fused_dropout(
     if input.device.type == "meta" and training and 0 < p < 1 and input.numel() and not inplace:
         return torch.native_dropout(input, p, True)[0]
     return DROPOUT(input, p, training, inplace)
+
+
+def fused_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """What a trn tensor's attention dispatches to under a policy that does not quantize it."""
+    fused = _fused_attention(*args, **kwargs)
+    return ATTENTION(*args, **kwargs) if fused is None else fused
 
 
 def _fused_attention(
@@ -368,7 +376,8 @@ class Recorder(TorchDispatchMode):
         """A backend of torch.compile: each graph is a launch, priced under the policy in force."""
         from .compiler.estimate import pricing_backend
 
-        return pricing_backend(self.policy(), self.target, self.run_graph)(gm, example_inputs)
+        priced = pricing_backend(self.policy(), self.target, self.run_graph, fused_attention)
+        return priced(gm, example_inputs)
 
     def run_graph(self, launches: Any, run: Callable[[], Any]) -> Any:
         """The launches of a compiled graph; what it computes with shapes is not recorded again."""

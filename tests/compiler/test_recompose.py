@@ -27,7 +27,7 @@ def priced(function, dtype, *, backward=False):
         prices.extend(one.priced for one in launches)
         return run()[0]
 
-    backend = pricing_backend("bf16", TARGET, told)
+    backend = pricing_backend("bf16", TARGET, told, F.scaled_dot_product_attention)
     result = torch.compile(function, backend=backend)(x)
     if backward:
         result.float().sum().backward()

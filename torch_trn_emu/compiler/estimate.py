@@ -19,6 +19,7 @@ from ..lowering.call import Target
 from .code import EagerCode
 from .control import Flags, flags_read, put_flags
 from .decompositions import decompositions
+from .operators import SDPA, policy_of
 from .pieces import Launch, launches_of
 from .rehome import graphs_of
 from .roles import find_weights, say_roles
@@ -46,10 +47,14 @@ class _PricedCode(EagerCode):
             return super().__call__(inputs), flags
 
 
-def pricing_backend(policy: str, target: Target, told: Told) -> Callable[..., Any]:
+def pricing_backend(
+    policy: str, target: Target, told: Told, attention: Callable[..., Any]
+) -> Callable[..., Any]:
     """`told(launches, run)` is called for each call of a graph.
 
     `run()` gives the graph's results, and the flags that say how often each launch happens.
+    `attention` is what scaled_dot_product_attention is on the device, by whatever name the function
+    was called: Dynamo gives its node, the mode that replaces names sees some of them only.
     """
 
     def inner(gm: GraphModule, example_inputs: Sequence[Any], **kwargs: Any) -> Any:
@@ -62,6 +67,9 @@ def pricing_backend(policy: str, target: Target, told: Told) -> Callable[..., An
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
         for part in graphs_of(gm):
+            for node in part.graph.find_nodes(op="call_function", target=SDPA):
+                if policy_of(node, policy) != "mxfp8_all":
+                    node.target = attention
             find_weights(part.graph)
         with functorch_config.patch(enable_autograd_cache=False):
             return compile_fx(

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, library
 from torch.fx import Graph, Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
 from .. import _C
 from ..accelerated import KERNELS, twin_of
@@ -22,6 +21,7 @@ from .roles import ATTENTION, CONVOLUTION, role_of
 
 __all__ = [
     "PRECISE",
+    "SDPA",
     "apply_precision",
     "multiply_attention",
     "policy_of",
@@ -31,6 +31,8 @@ __all__ = [
 
 aten, trn = torch.ops.aten, torch.ops.trn
 
+# Under this name it is the operator also while a mode stands in for torch.nn.functional's.
+SDPA = torch._C._nn.scaled_dot_product_attention
 FORMATS: tuple[str, ...] = tuple(_C.operand_format_names())
 ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -195,7 +197,7 @@ def policy_of(node: Node, policy: str) -> str:
 
 def _attention_of_products(*args: Any, **kwargs: Any) -> Tensor:
     with sdpa_kernel(SDPBackend.MATH):
-        return scaled_dot_product_attention(*args, **kwargs)
+        return SDPA(*args, **kwargs)
 
 
 def multiply_attention(graph: Graph, policy: str) -> int:
@@ -205,7 +207,7 @@ def multiply_attention(graph: Graph, policy: str) -> int:
     one kernel is chosen for all three steps. Returns how many.
     """
     count = 0
-    for node in graph.find_nodes(op="call_function", target=scaled_dot_product_attention):
+    for node in graph.find_nodes(op="call_function", target=SDPA):
         if policy_of(node, policy) == "mxfp8_all":
             node.target = _attention_of_products
             count += 1

@@ -15,6 +15,7 @@ from ..counters import combine
 from ..lowering.call import Target
 from ..pricing import Price
 from .calls import is_true, tensor_of
+from .compose_attention import attention_composed
 from .control import Body, Flag, Flags, bodies_of, inlined
 from .engine import GraphPrice, Work, price_graph
 from .programs import Lowered, lowered
@@ -93,7 +94,8 @@ class _Cut:
 
         held: list[Region] = []
         number = 1
-        for region in regions_of(recomposed(gm.graph), self.policy):
+        whole = attention_composed(recomposed(gm.graph), self.policy)
+        for region in regions_of(whole, self.policy):
             inner = bodies_of(gm, region.nodes[0])
             if not _decides(inner):
                 held.append(region)
