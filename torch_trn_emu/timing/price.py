@@ -67,7 +67,7 @@ def native() -> Callable[..., Any]:
     """The scheduler in C++; imported late, so that chips and programs need no extension."""
     from .. import _C
 
-    return _C.schedule  # type: ignore[no-any-return]
+    return _C.schedule
 
 
 def unrolled(code: Any, *, extrapolate: bool, trace_limit: int) -> reference.Raw:
