@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .accelerated.table import ONE_LAUNCH
 from .chip import Chip, get_chip
 from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
 from .counters import Clock, clocked, combine, derive
@@ -53,6 +54,7 @@ _OTHERWISE_ON_META = frozenset(
     "repeat".split()
 )
 ATTENTION, DROPOUT = functional.scaled_dot_product_attention, functional.dropout
+RMS_NORM = (functional.rms_norm, torch.rms_norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,7 @@ class _Memory:
 
 
 class OperatorsOfTheDevice(TorchFunctionMode):
-    """Gives `meta` tensors the fused attention and dropout that trn tensors take.
+    """Gives `meta` tensors the fused attention, dropout and RMSNorm that trn tensors take.
 
     `nn.MultiheadAttention` calls them inside of a function that a mode sees as a whole: there the
     names are replaced.
@@ -229,8 +231,9 @@ class OperatorsOfTheDevice(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.policy = current_precision()
-        self.instead = {ATTENTION: self.attention, DROPOUT: _fused_dropout}
-        named: dict[str, Any] = {function.__name__: new for function, new in self.instead.items()}
+        by_name = {ATTENTION: self.attention, DROPOUT: _fused_dropout}
+        self.instead: dict[Any, Any] = by_name | dict.fromkeys(RMS_NORM, _fused_rms_norm)
+        named: dict[str, Any] = {function.__name__: new for function, new in by_name.items()}
         self.names: Any = mock.patch.multiple(functional, **named)
 
     def __enter__(self) -> "OperatorsOfTheDevice":
@@ -259,6 +262,38 @@ def _fused_dropout(
     if input.device.type == "meta" and training and 0 < p < 1 and input.numel() and not inplace:
         return torch.native_dropout(input, p, True)[0]
     return DROPOUT(input, p, training, inplace)
+
+
+class _FusedRmsNorm(torch.autograd.Function):
+    """One launch, and one for the gradients, as on the device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, shape: Any, weight: Any, eps: Any) -> torch.Tensor:
+        out, rstd = torch.ops.trn._fused_rms_norm(x, shape, weight, eps)
+        ctx.save_for_backward(x, weight, rstd)
+        ctx.shape = shape
+        return out  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        x, weight, rstd = ctx.saved_tensors
+        mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+        made = torch.ops.aten._fused_rms_norm_backward(g, x, ctx.shape, rstd, weight, mask)
+        return made[0], None, made[1], None
+
+
+def _fused_rms_norm(
+    input: torch.Tensor,
+    normalized_shape: Any,
+    weight: torch.Tensor | None = None,
+    eps: float | None = None,
+) -> torch.Tensor:
+    """The conditions of at::native::rms_norm; compiled it is what torch makes of it."""
+    by_columns = torch._prims_common.suggest_memory_format(input) != torch.contiguous_format
+    apart = weight is not None and weight.dtype != input.dtype
+    if input.device.type != "meta" or by_columns or apart or torch.compiler.is_dynamo_compiling():
+        return torch.rms_norm(input, normalized_shape, weight, eps)
+    return _FusedRmsNorm.apply(input, list(normalized_shape), weight, eps)  # type: ignore[no-any-return]
 
 
 def fused_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -457,7 +492,9 @@ def _call(func: Any, args: Any, kwargs: Any, result: Any, policy: str, *, real: 
     values = list(args)
     for argument in schema.arguments[len(args) :]:
         values.append(kwargs.get(argument.name, argument.default_value))
-    op = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
+    name = schema.name.removeprefix("trn::")
+    op = f"aten::{name}" if name in ONE_LAUNCH else schema.name
+    op += f".{schema.overload_name}" if schema.overload_name else ""
     results = result if isinstance(result, (tuple, list)) else (result,)
     plain = partial(_plain, real=real)
     return Call(op, tuple(map(plain, values)), tuple(map(plain, results)), policy)

@@ -128,3 +128,33 @@ def test_rms_norm_backward_by_its_name():
     rstd = torch.rsqrt(x.detach().square().mean(1, keepdim=True) + 1e-6)
     got, _ = torch.ops.aten._fused_rms_norm_backward(g, x.detach(), [8], rstd, w, [True, True])
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "inner"), [((3, 5, 64), 1), ((2, 3, 4, 6), 2), ((7, 300), 1)], ids=str
+)
+def test_rms_norm_is_one_launch_with_the_bits_of_the_cpu(shape, inner, weighted, dtype):
+    normalized = shape[-inner:]
+    x, w, g = torch.randn(shape).to(dtype), torch.randn(normalized).to(dtype), torch.randn(shape)
+    found = []
+    for device in ("cpu", "trn"):
+        a = x.clone().to(device).requires_grad_()
+        b = w.clone().to(device).requires_grad_() if weighted else None
+        before = torch.trn.counters()["launch_count"]
+        y = torch.nn.functional.rms_norm(a, normalized, b, 1e-5)
+        forward = torch.trn.counters()["launch_count"] - before
+        y.backward(g.to(device, dtype))
+        made = [y.detach().cpu(), a.grad.cpu(), *([b.grad.cpu()] if weighted else [])]
+        found.append(made)
+    assert forward == 1
+    assert y.grad_fn.name() == "FusedRmsNormBackward0"
+    for expected, got in zip(*found, strict=True):
+        assert torch.equal(expected, got)
+
+
+def test_rms_norm_has_second_gradients():
+    x = torch.randn(4, 8, dtype=torch.float64, device="trn", requires_grad=True)
+    normalize = lambda t: torch.nn.functional.rms_norm(t, (8,))  # noqa: E731
+    assert torch.autograd.gradgradcheck(normalize, (x,))

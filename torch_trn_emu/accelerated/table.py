@@ -2,6 +2,7 @@
 
 `KERNELS` and `REFUSED` together hold every operator of torch 2.13.0 that has a kernel for CUDA and
 neither one for the CPU nor one made of other operators; a test compares them with torch's own list.
+`ONE_LAUNCH` are operators that the CPU makes of others and the device runs as one.
 """
 
 import importlib
@@ -16,7 +17,7 @@ from torch._ops import OpOverload
 from .. import _C
 from ..errors import Unsupported
 
-__all__ = ["ELSEWHERE", "KERNELS", "REFUSED", "register", "twin_of"]
+__all__ = ["ELSEWHERE", "KERNELS", "ONE_LAUNCH", "REFUSED", "register", "twin_of"]
 
 # Operator of aten -> module of this package and function in it.
 KERNELS: Mapping[str, str] = MappingProxyType(
@@ -133,6 +134,11 @@ ELSEWHERE = frozenset(
     )
 )
 
+# Operator of aten -> the kernel of its twin, and the shapes of its results on `meta`.
+ONE_LAUNCH: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"_fused_rms_norm": ("rms_norm.forward", "rms_norm.shapes")}
+)
+
 _libraries: list[library.Library] = []
 
 
@@ -158,8 +164,11 @@ def register() -> None:
     """Define the twins and bind their kernels; called once, with the device."""
     if _libraries:
         return
-    _C.register_accelerated([*KERNELS, *REFUSED])
+    _C.register_accelerated([*KERNELS, *REFUSED, *ONE_LAUNCH])
     made = library.Library("trn", "IMPL")
+    for name, (path, shapes) in ONE_LAUNCH.items():
+        made.impl(name, _kernel(path), "CPU")
+        made.impl(name, _kernel(shapes), "Meta")
     for name, path in KERNELS.items():
         made.impl(name, _kernel(path), "CPU")
     for name, why in REFUSED.items():
@@ -170,7 +179,7 @@ def register() -> None:
 def twin_of(op: OpOverload) -> OpOverload | None:
     """The operator that computes `op` on the host, or None for an operator without a twin."""
     overload = "" if op._overloadname == "default" else f".{op._overloadname}"
-    if op.namespace != "aten" or op._opname + overload not in KERNELS:
+    if op.namespace != "aten" or op._opname + overload not in (*KERNELS, *ONE_LAUNCH):
         return None
     found: OpOverload = getattr(getattr(torch.ops.trn, op._opname), op._overloadname)
     return found
