@@ -1,12 +1,15 @@
 """What one operator call costs: its row of OPS or its class, lowered, scheduled, and folded.
 
-Prices are cached by call and target; `record` numbers them for the runtime's ledger. Nothing here
-reads a clock, so equal calls have equal prices.
+Prices are cached by call and target, the last MOST_PRICED of them; `record` numbers them for the
+runtime's ledger and keeps less than 2 KB for each signature. Nothing here reads a clock: equal
+calls have equal prices, and what the cache has dropped is priced again, equal.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from sys import intern
 from threading import Lock
 from types import MappingProxyType
 
@@ -73,7 +76,10 @@ def _zeros(**values: float) -> Mapping[str, float]:
 _NOTHING = _zeros()
 
 
-@lru_cache(maxsize=65536)
+MOST_PRICED = 4096  # prices of calls that are kept, about 10 KB each (chosen)
+
+
+@lru_cache(maxsize=MOST_PRICED)
 def price_call(call: Call, target: Target) -> Price:
     """The price of a call. Never raises: what cannot be priced is not modelled, with the reason."""
     tensors = (*call.tensors, *call.outputs)
@@ -267,18 +273,35 @@ def _row(key: tuple[str, str, str, str], members: list[tuple[int, Price]], total
 
 Programs = Callable[[], tuple[Program, ...]]
 
+_NAMES = tuple(_NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A price whose totals are numbers in the order of _NAMES, and what makes its programs."""
+
+    price: Price  # without totals
+    totals: "array[float]"
+    programs: Programs
+
+    def whole(self) -> Price:
+        return replace(
+            self.price, totals=MappingProxyType(dict(zip(_NAMES, self.totals, strict=True)))
+        )
+
+
 _lock = Lock()
-_recorded: list[tuple[Price, Programs]] = []
+_recorded: list[_Record] = []
 
 
 def record(
     op: str, arguments: str, results: str, policy: str, target: Target
 ) -> tuple[int, int, bool, bool]:
     """What the ledger asks: nanoseconds, the price's number, is it free, does it block."""
-    call = read_call(op, arguments, results, policy)
-    found = price_call(call, target)
-    number = remember(found, lambda: _programs_of(call, target, found))
-    return round(found.seconds * 1e9), number, found.free, found.blocks
+    op = intern(op)  # one of a few hundred
+    found = price_call(read_call(op, arguments, results, policy), target)
+    again = partial(_programs_of, op, arguments, results, policy, target, intern(found.row))
+    return round(found.seconds * 1e9), remember(found, again), found.free, found.blocks
 
 
 def _nothing() -> tuple[Program, ...]:
@@ -290,15 +313,20 @@ def remember(price: Price, programs: Programs = _nothing) -> int:
 
     `programs` makes what was scheduled for it once more, for the engine lanes of a trace.
     """
+    numbers = array("d", (price.totals[name] for name in _NAMES))
+    kept = _Record(replace(price, totals=_NOTHING), numbers, programs)  # under 2 KB for a call
     with _lock:
-        _recorded.append((price, programs))
+        _recorded.append(kept)
         return len(_recorded) - 1
 
 
-def _programs_of(call: Call, target: Target, price: Price) -> tuple[Program, ...]:
-    """The programs behind a price, none for host transfers and what is not modelled."""
-    for row in (OPS.get(call.name), class_of(call) if price.row else None):
-        if row is not None and row.name == price.row:
+def _programs_of(
+    op: str, arguments: str, results: str, policy: str, target: Target, name: str
+) -> tuple[Program, ...]:
+    """The programs of a call by the row named, none for host transfers and what is not modelled."""
+    call = read_call(op, arguments, results, policy)
+    for row in (OPS.get(call.name), class_of(call) if name else None):
+        if row is not None and row.name == name:
             lowered = row.lower(call, target)
             return () if isinstance(lowered, HostTransfer) else lowered
     return ()
@@ -306,9 +334,15 @@ def _programs_of(call: Call, target: Target, price: Price) -> tuple[Program, ...
 
 def prices(numbers: Iterable[int]) -> list[Price | None]:
     """Recorded prices by number; None for -1."""
-    return [_recorded[n][0] if n >= 0 else None for n in numbers]
+    return [_whole(n) if n >= 0 else None for n in numbers]
+
+
+@lru_cache(maxsize=MOST_PRICED)
+def _whole(number: int) -> Price:
+    """One object for those who ask again: a profile has a price for each launch."""
+    return _recorded[number].whole()
 
 
 def programs(number: int) -> tuple[Program, ...]:
     """What the core runs in one launch of a recorded price, one program after the other."""
-    return _recorded[number][1]()
+    return _recorded[number].programs()

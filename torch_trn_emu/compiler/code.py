@@ -115,9 +115,6 @@ class EagerCode(OutputCode):
         pass
 
 
-_Rows = list[tuple[Launch, Any]]
-
-
 @dataclass
 class TrnCode(OutputCode):
     """Callable with a list of trn tensors, which it empties, as torch's compiled graphs do."""
@@ -135,7 +132,7 @@ class TrnCode(OutputCode):
         self._time_taken_ns = code._time_taken_ns
         self._graph: Any = None
         self._row: Any = None  # of a graph that is one launch, whatever its arguments
-        self._rows: dict[tuple[int, ...], _Rows] = {}
+        self._rows: dict[tuple[int, ...], list[Any]] = {}  # of the ledger, which keeps them
 
     def __call__(self, inputs: Sequence[Any]) -> Any:
         if self._graph is None:
@@ -160,13 +157,13 @@ class TrnCode(OutputCode):
             _C.launch_graph(self.placement.device, row, launch.count(flags))
         return results
 
-    def _rows_at(self, sizes: tuple[int, ...]) -> _Rows:
+    def _rows_at(self, sizes: tuple[int, ...]) -> list[tuple[Launch, Any]]:
         """The launches of a call with these sizes, each with its row."""
+        launches = self.priced.at(sizes) if isinstance(self.priced, SizedPrice) else self.priced
         if sizes not in self._rows:
-            launches = self.priced.at(sizes) if isinstance(self.priced, SizedPrice) else self.priced
             device = self.placement.device
-            self._rows[sizes] = [(one, launch_row(one.priced, device)) for one in launches]
-        return self._rows[sizes]
+            self._rows[sizes] = [launch_row(one.priced, device) for one in launches]
+        return list(zip(launches, self._rows[sizes], strict=True))
 
     def prepare_for_serialization(self) -> None:
         self.code = copy.copy(self.code)

@@ -1,10 +1,16 @@
-"""Compiled graphs that have run: their rows in the ledger, and what fusion has saved so far."""
+"""Compiled graphs that have run: their rows in the ledger, and what fusion has saved so far.
 
-from dataclasses import dataclass
+A graph with other sizes is another row. The prices of the last MOST_WHOLE stay as they are; of the
+others only what `summary` says of them is kept, and a trace has no engine lanes for them.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from threading import Lock
 
 from .. import _C
+from ..isa import Program
 from ..pricing import remember
 from ..settings import settings
 from .engine import GraphPrice, Saving, target_of_process
@@ -13,7 +19,9 @@ __all__ = ["GraphSaving", "launch_row", "summary"]
 
 _lock = Lock()
 _numbers = count()
-_launched: list[tuple[str, int, GraphPrice]] = []  # name in the ledger, core, price
+_launched: list["GraphPrice | GraphSaving"] = []
+_names: list[tuple[str, int]] = []  # of the same: the name in the ledger and the core
+MOST_WHOLE = 256  # (chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +51,10 @@ def launch_row(priced: GraphPrice, device: int) -> object:
     with _lock:
         number = next(_numbers)
         name = f"trn::{priced.name.replace(' ', '_')}"
-        _launched.append((name, device, priced))
+        _names.append((name, device))
+        _launched.append(priced)
+        if number >= MOST_WHOLE:
+            _launched[number - MOST_WHOLE] = _saving(number - MOST_WHOLE, 0)
     return _C.add_graph_row(
         device=device,
         name=name,
@@ -51,8 +62,28 @@ def launch_row(priced: GraphPrice, device: int) -> object:
         key=(1 << 63) + number,
         device_ns=round(priced.price.seconds * 1e9),
         dispatch_ns=round(settings().chip.launch.graph_launch_s * 1e9),
-        price_row=remember(priced.price, priced.programs),
+        price_row=remember(priced.price, partial(_programs, number)),
         blocks=priced.price.blocks,
+    )
+
+
+def _programs(number: int) -> tuple[Program, ...]:
+    priced = _launched[number]
+    return priced.programs() if isinstance(priced, GraphPrice) else ()
+
+
+def _saving(number: int, launches: int) -> GraphSaving:
+    (name, device), found = _names[number], _launched[number]
+    if isinstance(found, GraphSaving):
+        return replace(found, launches=launches)
+    return GraphSaving(
+        name=name,
+        device=device,
+        launches=launches,
+        regions=len(found.regions),
+        windows=found.windows,
+        spilled_bytes=found.spilled_bytes,
+        saving=found.saving(target_of_process()),
     )
 
 
@@ -63,22 +94,10 @@ def summary() -> list[GraphSaving]:
     seconds; *inferred* as all prices of graphs). `launches` counts since `reset_counters`.
     """
     with _lock:
-        known = list(_launched)
-    target = target_of_process()
+        known = list(_names)
     counts = {
         (row[0], device): row[2]
-        for device in {device for _, device, _ in known}
+        for device in {device for _, device in known}
         for row in _C.launches(device)
     }
-    return [
-        GraphSaving(
-            name=name,
-            device=device,
-            launches=counts.get((name, device), 0),
-            regions=len(priced.regions),
-            windows=priced.windows,
-            spilled_bytes=priced.spilled_bytes,
-            saving=priced.saving(target),
-        )
-        for name, device, priced in known
-    ]
+    return [_saving(number, counts.get(key, 0)) for number, key in enumerate(known)]

@@ -57,6 +57,9 @@ def _sizes_of(node: Any) -> Iterator[tuple[int | None, Any]]:
         yield None, value
 
 
+MOST_SIZES = 64  # of a graph whose launches are kept; others are priced again, equal (chosen)
+
+
 class SizedPrice:
     """The launches of one graph by its sizes, each priced at the first call that has them."""
 
@@ -79,12 +82,15 @@ class SizedPrice:
         return tuple(place.read(results) for place in self.places if place.made)
 
     def at(self, sizes: Sizes) -> tuple[Launch, ...]:
-        if sizes not in self._known:
+        if (found := self._known.pop(sizes, None)) is None:
             values = {p.symbol: size for p, size in zip(self.places, sizes, strict=True)}
             text = " ".join(f"{symbol}={size}" for symbol, size in values.items())
             with with_sizes(values):
-                self._known[sizes] = self._price(self._graph(), text)
-        return self._known[sizes]
+                found = self._price(self._graph(), text)
+        while len(self._known) >= MOST_SIZES:
+            del self._known[next(iter(self._known))]  # the one that was not used for longest
+        self._known[sizes] = found
+        return found
 
     def _graph(self) -> GraphModule:
         if isinstance(self._gm, bytes):

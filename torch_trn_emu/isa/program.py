@@ -62,7 +62,7 @@ def itemsize(dtype: str) -> float:
     return FORMATS[dtype].storage_bytes if dtype in FORMATS else _INTEGER_BYTES[dtype]
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def _count(dimensions: tuple[tuple[int, int], ...]) -> int:
     """Elements of (stride, count) pairs."""
     return prod(count for _, count in dimensions)
