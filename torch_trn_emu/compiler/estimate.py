@@ -48,7 +48,7 @@ class _PricedCode(EagerCode):
 
 
 def pricing_backend(
-    policy: str, target: Target, told: Told, attention: Callable[..., Any]
+    policy: str, target: Target, told: Told, attention: Callable[..., Any] = SDPA
 ) -> Callable[..., Any]:
     """`told(launches, run)` is called for each call of a graph.
 
