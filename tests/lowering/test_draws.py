@@ -78,12 +78,14 @@ OPERANDS = {
 
 
 def _drawn(call: Call, per: int) -> list[np.ndarray]:
-    """The numbers k that a program of one tile draws, `per` of them for each result."""
-    free = -(-call.out.numel // 128)
-    whole, rest = divmod(call.out.numel, free)
+    """The numbers k that a program of one tile draws, `per` of them for each result.
+
+    The last few elements come first.
+    """
+    each, rest = divmod(call.out.numel, 128)
     found: list[list[np.ndarray]] = [[] for _ in range(per)]
     b = Builder("bits")
-    sizes = [(rows, count) for rows, count in ((whole, free), (1, rest)) if count]
+    sizes = [(rows, count) for rows, count in ((1, rest), (128, each)) if count]
     for n, (rows, count) in enumerate(sizes):
         for k in range(per):
             bits = b.sbuf(f"bits {n} {k}", count, "uint32")
@@ -94,7 +96,7 @@ def _drawn(call: Call, per: int) -> list[np.ndarray]:
     for n in range(len(sizes)):
         for k in range(per):
             found[k].append(made[f"out {n} {k}"].reshape(-1))
-    return [np.concatenate(f).astype(np.float64) // 256 for f in found]
+    return [np.concatenate(f[::-1]).astype(np.float64) // 256 for f in found]
 
 
 def _on_machine(op: Any, arguments: tuple[Any, ...], results: Any = None) -> tuple[Call, Any]:

@@ -1,11 +1,12 @@
 """Elementwise steps over operands that repeat: along rows, down columns, or everywhere."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
 from .call import Target, TensorArg
-from .limits import TILE_BYTES, P
+from .limits import TILE_BYTES, P, evenly
 from .pointwise import Step
 from .row_layout import side_by_side
 
@@ -56,31 +57,38 @@ def broadcast(
     each = _columns(operands, kinds, out)
     all_rows = ceil(out.numel / each / target.cores)
     together = side_by_side(all_rows, each)
-    rows, columns = all_rows // together, each * together
+    rest, columns = all_rows % together, each * together
     held = [itemsize(t.dtype) for t in operands] + [itemsize(s.dtype) for s in steps]
     width = int(target.chip.sbuf.usable_bytes_per_partition / (2 * sum(held)))
-    width = max(1, min(columns, width, int(TILE_BYTES / max(held))))
+    width = evenly(columns, max(1, min(width, int(TILE_BYTES / max(held)))))
     width = width if together == 1 else columns
     b = Builder(name, cores=target.cores)
     read = [
-        _Operand(b, f"in{k}", kind, t.dtype, (rows, together, each), width)
+        _Operand(b, f"in{k}", kind, t.dtype, (all_rows, together, each), width)
         for k, (t, kind) in enumerate(zip(operands, kinds, strict=True))
     ]
     result = b.hbm("out", (all_rows, each), out.dtype, Role.OUTPUT)
     done = [b.sbuf(f"step {k}", width, s.dtype, slots=2) for k, s in enumerate(steps)]
+
+    def tile(row: Affine, beside: int, lines: int, c0: Affine, count: int) -> None:
+        for operand in read:
+            if not operand.repeats:
+                operand.load(row, beside, c0, lines, count)
+        _emit(b, steps, done, [partial(o.tile_of, beside) for o in read], lines, count)
+        last = done[-1] if done else read[0].tile
+        line = ((each * beside, lines), (1, count))
+        to = Access(buffer=result, offset=row * each + c0, pattern=line)
+        b.store(to, rows_of(last, lines, count))
+
     for c0, count in b.tiles(columns, width):
         for operand in read:
             if operand.repeats:
-                operand.load(Affine(), c0, P, count)
-        for r0, size in b.tiles(rows, P):
-            for operand in read:
-                if not operand.repeats:
-                    operand.load(r0, c0, size, count)
-            _emit(b, steps, done, [o.tile_of for o in read], size, count)
-            last = done[-1] if done else read[0].tile
-            pattern = ((columns, size), (1, count))
-            to = Access(buffer=result, offset=r0 * columns + c0, pattern=pattern)
-            b.store(to, rows_of(last, size, count))
+                operand.load(Affine(), together, c0, P, count)
+        if rest:  # rows that make no line, one on each partition
+            for r0, size in b.tiles(rest, P):
+                tile(r0 + (all_rows - rest), 1, size, Affine(), each)
+        for r0, size in b.tiles(all_rows // together, P):
+            tile(r0 * together, together, size, c0, count)
     return b.build()
 
 
@@ -98,38 +106,42 @@ def _columns(operands: Sequence[TensorArg], kinds: Sequence[str], out: TensorArg
 class _Operand:
     """An operand in HBM, and its tile in SBUF.
 
-    lines  how many, the rows of each, and the elements of a row
+    lines  rows of all, how many of them make a line, and the elements of a row
     """
 
     def __init__(
         self, b: Builder, name: str, kind: str, dtype: str, lines: tuple[int, int, int], width: int
     ) -> None:
-        self.b, (count, self.together, self.columns) = b, lines
+        self.b, (rows, together, self.columns) = b, lines
         self.repeats, self.one_a_row = kind in ("row", "one"), kind in ("column", "one")
-        rows = 1 if self.repeats else count * self.together
-        self.hbm = b.hbm(name, (rows, 1 if self.one_a_row else self.columns), dtype, Role.INPUT)
-        self.wide = self.together if self.one_a_row else width
+        row = 1 if self.one_a_row else self.columns
+        self.hbm = b.hbm(name, (1 if self.repeats else rows, row), dtype, Role.INPUT)
+        self.wide = together if self.one_a_row else width
+        if self.repeats and together > 1:  # read once, whatever lies beside each other
+            self.wide = row
         self.tile = b.sbuf(f"{name} tile", self.wide, dtype, slots=2)
 
-    def load(self, r0: Affine, c0: Affine, rows: int, columns: int) -> None:
-        """A tile of lines, from line r0 and their element c0 on."""
+    def load(self, row: Affine, beside: int, c0: Affine, lines: int, columns: int) -> None:
+        """`columns` elements from c0 on of lines of `beside` rows, the first of which is `row`."""
         self.b.fresh(self.tile)
-        wide = self.wide if self.one_a_row else columns
-        offset = Affine() if self.one_a_row else c0
-        row = self.hbm.shape[1]
-        line = [(row * self.together, rows), (1, wide)]
+        wide, c0 = (beside, Affine()) if self.one_a_row else (columns, c0)
+        each = self.hbm.shape[1]
+        pitch = each * beside
         if self.repeats:
-            line = [(0, rows), (0, self.together), (1, wide // self.together)]
-        start = r0 * (row * self.together) + offset
-        source = Access(buffer=self.hbm, offset=start, pattern=tuple(line))
-        self.b.load(rows_of(self.tile, rows, wide), source)
+            wide, pitch = wide // beside, 0
+        line = ((pitch, lines), (1, wide))
+        source = Access(buffer=self.hbm, offset=row * each + c0, pattern=line)
+        self.b.load(rows_of(self.tile, lines, wide), source)
 
-    def tile_of(self, rows: int, columns: int) -> Access:
+    def tile_of(self, beside: int, lines: int, columns: int) -> Access:
         """The operand for every element of a tile."""
-        if not self.one_a_row:
-            return rows_of(self.tile, rows, columns)
-        repeats = ((1, self.together), (0, columns // self.together))
-        return Access(buffer=self.tile, pattern=((self.together, rows), *repeats))
+        across, along = int(not self.repeats), int(not self.one_a_row)
+        each = columns // beside
+        if across == along:  # a number for all, or a value an element
+            return Access(buffer=self.tile, pattern=((self.wide, lines), (along, columns)))
+        across *= 1 if self.one_a_row else each
+        pattern = ((self.wide, lines), (across, beside), (along, each))
+        return Access(buffer=self.tile, pattern=pattern)
 
 
 def _emit(

@@ -1,7 +1,8 @@
 """Reductions over a leading dimension.
 
-A sum over rows is a product with ones on the Tensor engine; other reductions combine tiles on the
-Vector engine and the partitions on GpSimd.
+Rows lie on partitions, several short ones beside each other. A sum of 16-bit rows is a product with
+ones on the Tensor engine. Other reductions, and sums of what that engine multiplies at a fraction
+of its rate, are combined tile by tile on the Vector engine, and the partitions at the end.
 """
 
 from collections.abc import Iterator
@@ -9,10 +10,13 @@ from math import ceil, inf
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
-from .limits import BANK, P
+from .limits import BANK, P, evenly
 from .reduction import Work, apply
 
-__all__ = ["NEUTRAL", "reduce_columns", "share_of"]
+__all__ = ["LINE", "NEUTRAL", "beside", "lines_of", "reduce_columns", "share_of"]
+
+WIDE = 4 * BANK  # columns that are worked on at a time (chosen)
+LINE = 2 * BANK  # elements of short rows beside each other: 4 KiB have DMA's full rate (chosen)
 
 
 def share_of(outer: int, columns: int, cores: int) -> tuple[int, int]:
@@ -20,6 +24,42 @@ def share_of(outer: int, columns: int, cores: int) -> tuple[int, int]:
     if outer >= cores:
         return ceil(outer / cores), columns
     return outer, ceil(columns / cores)
+
+
+def beside(outer: int, rows: int, columns: int, cores: int, line: int = LINE) -> int:
+    """How many rows make a line of at most `line`: as many as leave one for each partition.
+
+    Lines are on one core, so they must be worth it where the outer dimension does not split.
+    """
+    count = max(1, min(line // columns, rows // P))
+    return count if outer >= cores or count >= cores else 1
+
+
+def lines_of(
+    b: Builder,
+    source: Buffer,
+    rows: tuple[int, int],
+    at: Affine,
+    count: int,
+    *,
+    rest: bool = True,
+) -> Iterator[tuple[Access, int, int, int]]:
+    """Tiles of lines of a matrix in memory, and of the rows that make none, if not left out.
+
+    rows   how many, and how many of them make a line
+    at     the first element, and `count` those of each line
+
+    Gives what lies there, its lines, elements and rows of a line.
+    """
+    columns, (total, together) = source.shape[1], rows
+    lines, left = divmod(total, together)
+    after = at + lines * together * columns
+    parts = [(at, lines, together, count), (after, left, 1, columns)]
+    for first, number, of, size in parts if left and rest else parts[:1]:
+        pitch = of * columns
+        for r0, some in b.tiles(number, P):
+            pattern = ((pitch, some), (1, size))
+            yield Access(buffer=source, offset=first + r0 * pitch, pattern=pattern), some, size, of
 
 
 def reduce_columns(
@@ -35,29 +75,30 @@ def reduce_columns(
     before: Work = (),
     after: Work = (),
 ) -> Program:
-    """out[o, c] = reduction of in[o, :, c]; the columns, or the outer dimension, are split.
+    """out[o, c] = reduction of in[o, :, c]; the outer dimension, or else the columns, are split.
+
+    One core takes all where short rows lie beside each other and the outer dimension is too short.
 
     before, after  what is done to the elements first and to the result last
     """
+    together = beside(outer, rows, columns, cores)
+    if outer < cores and together > 1:
+        cores = 1
     outer, columns = share_of(outer, columns, cores)
     b = Builder(f"reduce_{op} {outer}x{rows}x{columns}", cores=cores)
-    wide = min(columns, 4 * BANK)
-    compute = "float32" if before else dtype
-    compute = compute if compute in chip.tensor_engine.macs_per_pe_cycle else "float32"
+    wide = evenly(columns, WIDE)
+    rates = chip.tensor_engine.macs_per_pe_cycle
+    compute = "float32" if before or dtype not in rates else dtype
     source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
     out = b.hbm("out", (outer, columns), out_dtype, Role.OUTPUT)
-    tiles = _Tiles(b, source, rows, wide, compute, before)
+    multiplies = op == "add" and (rates[compute] >= 1 or rows <= P)
+    tiles = _Tiles(b, source, (rows, together), compute, before, op, multiplies=multiplies)
     result = b.sbuf("result", wide, out_dtype, slots=2)
     reduced = b.sbuf("reduced", wide, "float32", slots=2) if after else result
-    if op == "add":
-        b.emit("memset", rows_of(tiles.ones, P, 1), value=1.0)
     with b.loop(outer) as o:
         for c0, count in b.tiles(columns, wide):
             b.fresh(*{result, reduced})
-            if op == "add":
-                tiles.add(reduced, o, c0, count)
-            else:
-                tiles.combine(op, reduced, o, c0, count)
+            tiles.reduce(reduced, o, c0, count)
             if after:
                 apply(b, after, rows_of(result, 1, count), rows_of(reduced, 1, count))
             b.store(rows_of(out, 1, count, o * columns + c0), rows_of(result, 1, count))
@@ -65,45 +106,89 @@ def reduce_columns(
 
 
 class _Tiles:
-    """Rows on partitions, tile after tile, worked into one row."""
+    """Lines on partitions, tile after tile, worked into one row.
+
+    rows        how many, and how many of them make a line
+    multiplies  sums are products with ones from the start
+    """
 
     def __init__(
-        self, b: Builder, source: Buffer, rows: int, wide: int, compute: str, before: Work
+        self,
+        b: Builder,
+        source: Buffer,
+        rows: tuple[int, int],
+        compute: str,
+        before: Work,
+        op: str,
+        *,
+        multiplies: bool,
     ) -> None:
-        self.b, self.source, self.rows, self.before = b, source, rows, before
+        self.b, self.source, self.before, self.op = b, source, before, op
+        self.columns, (self.rows, self.beside) = source.shape[1], rows
+        self.multiplies = multiplies
+        wide = min(self.beside * self.columns, WIDE)
         self.data = b.sbuf("data", wide, compute, slots=3)
-        self.ones, self.total = b.sbuf("ones", 1, compute), b.psum("total", BANK, slots=4)
         self.best = b.sbuf("best", wide, "float32", slots=2)
+        self.line = b.sbuf("line", wide, "float32", slots=2)
+        if op == "add":
+            held = compute if self.multiplies else "float32"
+            self.ones, self.total = b.sbuf("ones", 1, held), b.psum("total", BANK, slots=4)
+            b.emit("memset", rows_of(self.ones, P, 1), value=1.0)
 
-    def bring(self, o: Affine, c0: Affine, count: int) -> Iterator[tuple[Access, int]]:
-        """(a tile with what is done to it first, its rows)."""
-        b, columns = self.b, self.source.shape[1]
-        for r0, some in b.tiles(self.rows, P):
+    def reduce(self, to: Buffer, o: Affine, c0: Affine, count: int) -> None:
+        """The columns from c0 on."""
+        place, wide = to, count
+        if self.beside > 1:
+            place, wide = self.line, self.beside * count
+            self.b.fresh(place)
+        if not self.multiplies:
+            self._combined(o, c0, wide)
+        if self.op == "add":
+            self._summed(place, o, c0, wide)
+        else:
+            best = rows_of(self.best, P, wide)
+            self.b.emit("tensor_partition_reduce", rows_of(place, 1, wide), best, op=self.op)
+        if self.beside > 1:
+            pattern = ((wide, 1), (1, count), (count, self.beside))
+            rows = Access(buffer=place, pattern=pattern)
+            self.b.emit("tensor_reduce", rows_of(to, 1, count), rows, op=self.op)
+
+    def _bring(
+        self, o: Affine, c0: Affine | int, count: int, *, rest: bool = True
+    ) -> Iterator[tuple[Access, int, int]]:
+        """Tiles of the lines' elements from c0 on, with what is done to them first."""
+        b, at = self.b, o * self.rows * self.columns + c0
+        rows = (self.rows, self.beside)
+        for there, some, size, _ in lines_of(b, self.source, rows, at, count, rest=rest):
             b.fresh(self.data)
-            tile, at = rows_of(self.data, some, count), (o * self.rows + r0) * columns + c0
-            b.load(tile, rows_of(self.source, some, count, at))
+            tile = rows_of(self.data, some, size)
+            b.load(tile, there)
             apply(b, self.before, tile, tile)
-            yield tile, some
+            yield tile, some, size
 
-    def add(self, to: Buffer, o: Affine, c0: Affine, count: int) -> None:
-        """Sums by products with ones, a PSUM bank of columns at a time."""
-        for start in range(0, count, BANK):
-            size = min(BANK, count - start)
-            self.b.fresh(self.total)
-            total = rows_of(self.total, 1, size)
-            for tile, some in self.bring(o, c0 + start, size):
-                self.b.emit("nc_matmul", total, rows_of(self.ones, some, 1), tile)
-            self.b.emit("tensor_copy", rows_of(to, 1, size, start), total)
-
-    def combine(self, op: str, to: Buffer, o: Affine, c0: Affine, count: int) -> None:
-        """Tile by tile on the Vector engine, then the partitions on GpSimd."""
-        b, best = self.b, rows_of(self.best, P, count)
+    def _combined(self, o: Affine, c0: Affine, wide: int) -> None:
+        """`best`: tiles combined on the Vector engine."""
+        b = self.b
         b.fresh(self.best)
-        b.emit("memset", best, value=NEUTRAL[op])
-        for tile, some in self.bring(o, c0, count):
+        b.emit("memset", rows_of(self.best, P, wide), value=NEUTRAL[self.op])
+        for tile, some, count in self._bring(o, c0, wide):
             kept = rows_of(self.best, some, count)
-            b.emit("tensor_tensor", kept, kept, tile, op=op)
-        b.emit("tensor_partition_reduce", rows_of(to, 1, count), best, op=op)
+            b.emit("tensor_tensor", kept, kept, tile, op=self.op)
+
+    def _summed(self, to: Buffer, o: Affine, c0: Affine, wide: int) -> None:
+        """Sums over partitions by products with ones, whole rows of a PSUM bank at a time."""
+        b = self.b
+        bank = BANK // self.columns * self.columns if self.beside > 1 else BANK
+        for start in range(0, wide, bank):
+            size = min(bank, wide - start)
+            b.fresh(self.total)
+            tiles = iter([(rows_of(self.best, P, size, start), P, size)])
+            if self.multiplies:
+                tiles = self._bring(o, c0 + start, size, rest=start == 0)
+            for tile, some, count in tiles:
+                total = rows_of(self.total, 1, count)
+                b.emit("nc_matmul", total, rows_of(self.ones, some, 1), tile)
+            b.emit("tensor_copy", rows_of(to, 1, size, start), rows_of(self.total, 1, size))
 
 
 NEUTRAL = {

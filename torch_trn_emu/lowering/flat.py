@@ -11,7 +11,7 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Access, Builder, Engine, Program, Role, itemsize
 from .limits import SLOTS, TILE_BYTES, P
-from .runs import run_of, runs
+from .runs import run_of, spread_runs
 
 __all__ = ["Tiles", "pass_over"]
 
@@ -107,7 +107,7 @@ def pass_over(
     first(tiles)
     for n in (*operands, *work):
         tiles.buffers[n] = b.sbuf(f"{n} tile", free, operands.get(n, "float32"), slots=SLOTS)
-    for start, rows, size in runs(b, count, free):
+    for start, rows, size in spread_runs(b, count, free):
         tiles.rows, tiles.count = rows, size
         b.fresh(*tiles.buffers.values())
         for n, hbm in inputs.items():

@@ -5,6 +5,8 @@ The chip's sizes are documented (`nki.language.tile_size` and the pages of `nki.
 once fits in a partition and a transfer is long enough for DMA's full rate.
 """
 
+from math import ceil
+
 __all__ = [
     "BANK",
     "BANKS",
@@ -15,6 +17,7 @@ __all__ = [
     "WEIGHT_BYTES",
     "WIDE",
     "P",
+    "evenly",
 ]
 
 P = 128  # partitions of SBUF and PSUM (documented)
@@ -27,3 +30,9 @@ SLOTS = 2  # of a tile that is moved: one moves while the other is worked on (ch
 TILE_BYTES = 16 * 1024  # of one operand, per partition (chosen)
 WEIGHT_BYTES = 64 * 1024  # of weights that stay in SBUF, per partition (chosen)
 WIDE = 8192  # elements of a partition that one instruction works on (chosen; max8 takes 16384)
+
+
+def evenly(extent: int, most: int, unit: int = 1) -> int:
+    """The least multiple of `unit` that cuts `extent` into no more pieces than `most` does."""
+    pieces = ceil(extent / most)
+    return min(extent, ceil(extent / pieces / unit) * unit) if extent else 0

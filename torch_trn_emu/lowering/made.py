@@ -7,7 +7,7 @@ from .compaction import nonzero
 from .copies import copied
 from .elementwise import lower_elementwise
 from .indexing import Indexed, Term, scatter_entries
-from .limits import WIDE, P
+from .limits import WIDE, P, evenly
 from .op import Lowered, dense
 from .scans import cumulate_run
 from .triangles import triangle
@@ -19,7 +19,7 @@ def diagonal(rows: int, columns: int, *, chip: Chip, dtype: str) -> Program:
     """Ones where row and column are the same, zeros elsewhere, on one core."""
     b = Builder(f"diagonal {rows}x{columns}")
     out = b.hbm("out", (rows, columns), dtype, Role.OUTPUT)
-    wide = min(columns, WIDE)
+    wide = evenly(columns, WIDE)
     place, made = (b.sbuf(n, wide, d, slots=2) for n, d in (("place", "float32"), ("made", dtype)))
     for r0 in range(0, rows, P):
         size = min(P, rows - r0)

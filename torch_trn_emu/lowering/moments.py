@@ -2,12 +2,13 @@
 along columns by products with ones, twice.
 """
 
+from collections.abc import Iterator
 from math import ceil, inf
 
 from ..chip import Chip
-from ..isa import Access, Affine, Builder, Program, Role, rows_of
-from .columns import share_of
-from .limits import BANK, BN_STATS, WIDE, P
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from .columns import beside, lines_of, share_of
+from .limits import BANK, BN_STATS, WIDE, P, evenly
 from .row_layout import layout_of
 from .row_values import Input, Kind, Output, Values, reduced, step
 from .rows import row_program
@@ -56,7 +57,7 @@ def _stats_of_rows(
     b = Builder(f"moments {rows}x{columns}", cores=cores)
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     stored = [b.hbm(n, (rows, 1), dtype, Role.OUTPUT) for n in ("var", "mean")]
-    wide, pieces = min(columns, WIDE), ceil(columns / BN_STATS)
+    wide, pieces = evenly(columns, WIDE, BN_STATS), ceil(columns / BN_STATS)
     data = b.sbuf("data", wide, dtype, slots=2)
     stats = b.sbuf("stats", 6 * pieces, "float32", slots=2)
     pair = b.sbuf("mean and variance", 2, "float32", slots=2)
@@ -88,40 +89,24 @@ def moments_of_columns(
     dtype: str = "float32", cores: int = 1,
 ) -> Program:  # fmt: skip
     """The same over the rows of [outer, rows, columns]: the mean is made on every partition."""
+    together = beside(outer, rows, columns, cores, BANK)
+    if outer < cores and together > 1:
+        cores = 1
     outer, columns = share_of(outer, columns, cores)
     b = Builder(f"moments {outer}x{rows}x{columns}", cores=cores)
     source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
     stored = {n: b.hbm(n, (outer, columns), dtype, Role.OUTPUT) for n in ("var", "mean")}
-    wide = min(columns, BANK)
-    data = b.sbuf("data", wide, dtype, slots=3)
-    work, mean = b.sbuf("work", wide, "float32", slots=2), b.sbuf("mean", wide, "float32", slots=2)
-    done = b.sbuf("done", wide, dtype, slots=4)
-    share = b.sbuf("1 / rows", P, "float32")
-    total = b.psum("total", BANK, slots=4)
-    b.emit("memset", rows_of(share, P, P), value=1.0 / rows)
+    wide = evenly(columns, BANK)
+    columns_of = _Columns(b, source, (rows, together), wide, dtype)
+    done, spread = b.sbuf("done", wide, dtype, slots=4), b.sbuf("spread", wide, "float32", slots=2)
     with b.loop(outer) as o:
         for c0, count in b.tiles(columns, wide):
-            b.fresh(mean, total)
             at = o * rows * columns + c0
-
-            def load(r0: Affine, some: int, at: Affine = at, count: int = count) -> Access:
-                b.fresh(data, work)
-                b.load(rows_of(data, some, count), rows_of(source, some, count, at + r0 * columns))
-                whole = rows_of(work, some, count)
-                b.emit("tensor_copy", whole, rows_of(data, some, count))
-                return whole
-
-            for r0, some in b.tiles(rows, P):
-                x = load(r0, some)
-                b.emit("nc_matmul", rows_of(total, P, count), rows_of(share, some, P), x)
-            b.emit("tensor_copy", rows_of(mean, P, count), rows_of(total, P, count))
-            b.fresh(total)
-            for r0, some in b.tiles(rows, P):
-                x = load(r0, some)
-                b.emit("tensor_tensor", x, x, rows_of(mean, some, count), op="subtract")
-                b.emit("activation", x, x, op="square")
-                b.emit("nc_matmul", rows_of(total, 1, count), rows_of(share, some, 1), x)
-            for name, value in (("var", total), ("mean", mean)):
+            columns_of.averaged(at, count)
+            columns_of.squared(at, count)
+            b.fresh(spread)
+            columns_of.folded(rows_of(spread, 1, count), 1, count)
+            for name, value in (("var", spread), ("mean", columns_of.mean)):
                 b.fresh(done)
                 to, source_ = rows_of(done, 1, count), rows_of(value, 1, count)
                 if name == "var":
@@ -130,6 +115,61 @@ def moments_of_columns(
                     b.emit("tensor_copy", to, source_)
                 b.store(rows_of(stored[name], 1, count, o * columns + c0), to)
     return b.build()
+
+
+class _Columns:
+    """The mean on every partition, then the mean square about it, by products with 1 / rows.
+
+    rows  how many, and how many of them make a line
+    """
+
+    def __init__(
+        self, b: Builder, source: Buffer, rows: tuple[int, int], wide: int, dtype: str
+    ) -> None:
+        self.b, self.source, self.rows, self.wide = b, source, rows, wide
+        self.together = rows[1]
+        line = wide * self.together
+        self.data = b.sbuf("data", line, dtype, slots=3)
+        self.work = b.sbuf("work", line, "float32", slots=2)
+        self.mean = b.sbuf("mean", wide, "float32", slots=2)
+        self.share = b.sbuf("1 / rows", P, "float32")
+        self.total = b.psum("total", BANK, slots=4)
+        b.emit("memset", rows_of(self.share, P, P), value=1.0 / rows[0])
+
+    def _bring(self, at: Affine, count: int) -> Iterator[tuple[Access, int, int, int]]:
+        """Tiles of lines as float32, with their lines, elements and rows of a line."""
+        b = self.b
+        for there, some, size, of in lines_of(b, self.source, self.rows, at, count * self.together):
+            b.fresh(self.data, self.work)
+            b.load(rows_of(self.data, some, size), there)
+            whole = rows_of(self.work, some, size)
+            b.emit("tensor_copy", whole, rows_of(self.data, some, size))
+            yield whole, some, size, of
+
+    def averaged(self, at: Affine, count: int) -> None:
+        b = self.b
+        b.fresh(self.mean, self.total)
+        for x, some, size, _ in self._bring(at, count):
+            to = rows_of(self.total, P, size)
+            b.emit("nc_matmul", to, rows_of(self.share, some, P), x)
+        self.folded(rows_of(self.mean, P, count), P, count)
+
+    def squared(self, at: Affine, count: int) -> None:
+        b = self.b
+        b.fresh(self.total)
+        for x, some, size, of in self._bring(at, count):
+            pattern = ((self.wide, some), (0, of), (1, size // of))
+            b.emit("tensor_tensor", x, x, Access(buffer=self.mean, pattern=pattern), op="subtract")
+            b.emit("activation", x, x, op="square")
+            b.emit("nc_matmul", rows_of(self.total, 1, size), rows_of(self.share, some, 1), x)
+
+    def folded(self, to: Access, partitions: int, count: int) -> None:
+        """The sums of a line as those of its columns."""
+        if self.together == 1:
+            self.b.emit("tensor_copy", to, rows_of(self.total, partitions, count))
+            return
+        pattern = ((BANK, partitions), (1, count), (count, self.together))
+        self.b.emit("tensor_reduce", to, Access(buffer=self.total, pattern=pattern), op="add")
 
 
 def _factor(count: int, less: float) -> float:

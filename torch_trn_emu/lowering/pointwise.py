@@ -11,6 +11,7 @@ from math import ceil
 from ..chip import Chip
 from ..isa import Access, Affine, Attribute, Buffer, Builder, Engine, Program, Role, itemsize
 from .limits import SLOTS, TILE_BYTES, P
+from .runs import spread_runs
 
 __all__ = [
     "Step",
@@ -138,16 +139,8 @@ def pointwise(
     fits = int(chip.sbuf.usable_bytes_per_partition / (SLOTS * sum(held)))
     free = max(1, min(int(tile_bytes / max(held)), fits, ceil(count / P)))
     body = _Body(b, inputs, outs, steps, outputs, out_dtype, free, single)
-    full, rest = divmod(count, P * free)
-    if full:
-        with b.loop(full) as i:
-            body.tile(i * (P * free), P, free)
-    start = full * P * free
-    rows, last = divmod(rest, free)
-    if rows:
-        body.tile(Affine(start), rows, free)
-    if last:
-        body.tile(Affine(start + rows * free), 1, last)
+    for start, rows, size in spread_runs(b, count, free):
+        body.tile(start, rows, size)
     return b.build()
 
 

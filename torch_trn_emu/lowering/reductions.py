@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf, prod
+from math import ceil, inf, prod
 from types import MappingProxyType
 from typing import Any
 
 from ..isa import Access, Attribute, Builder, Program
 from .call import Call, Target, TensorArg
-from .columns import reduce_columns
+from .columns import LINE, beside, reduce_columns
 from .elementwise import elementwise, flattened, lower_elementwise
+from .limits import BANK, P
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
 from .normalizing import ROW_OPS, row_op
@@ -43,6 +44,8 @@ __all__ = [
 # rms_norm's when none is given: the distance from 1 to the next number of the dtype.
 _EPS = MappingProxyType({"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10})
 _FEW, _RUN = 8, 128  # rows that are added like so many tensors, and elements of one (chosen)
+_ALONE = 8192  # elements of [rows, inner] that a partition holds at most (chosen)
+_TILE = 400  # elements that a partition works through while an instruction starts (chosen)
 _SERIAL = 65536  # elements that one partition works through at most (chosen)
 
 
@@ -156,11 +159,26 @@ def reduction(describe: Describe) -> Lowering:
             return (flattened(f"reduce_{how.op}", steps, few, out, target),)
         if outer == inner == 1 and rows > 1024:  # everything: rows first, then the partitions
             return (reduce_each(((rows, 1),), **options),)
-        if lies_in_rows(outer, rows, inner):
+        if _suits_rows(outer, rows, inner, target.cores):
             return (reduce_rows(outer, rows, inner, cores=target.cores, **options),)
         return (reduce_columns(outer, rows, inner, cores=target.cores, **options),)
 
     return lower
+
+
+def _suits_rows(outer: int, rows: int, inner: int, cores: int, line: int = LINE) -> bool:
+    """Whether a partition should reduce [rows, inner] alone, not a tile of rows at a time.
+
+    By elements that a partition works through, and what instructions on tiles cost beside them.
+    """
+    if inner == 1 or rows * inner > _ALONE:
+        return inner == 1
+    lines = rows // beside(outer, rows, inner, cores, line)
+    width = rows * inner / lines
+    split = cores if outer >= cores or rows == lines else 1
+    tiles = ceil(lines / P) * (width + _TILE) + _TILE
+    by_columns = ceil(outer / split) * tiles if outer >= cores else tiles
+    return ceil(outer / (P * cores)) * (rows * inner + _TILE) <= by_columns
 
 
 def one_after_the_other(*lowerings: Lowering) -> Lowering:
@@ -231,7 +249,7 @@ def moments(call: Call, target: Target) -> Lowered:
     options: dict[str, Any] = {"less": correction_of(call), "root": "std" in call.name,
                                "dtype": t.dtype, "chip": target.chip,
                                "cores": target.cores}  # fmt: skip
-    if lies_in_rows(outer, rows, inner):
+    if _suits_rows(outer, rows, inner, target.cores, BANK):
         return (moments_of_rows(outer, rows, inner, **options),)
     return (moments_of_columns(outer, rows, inner, **options),)
 

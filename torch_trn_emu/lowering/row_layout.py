@@ -13,7 +13,10 @@ from .row_values import Kind, RowStep, Values, step
 
 __all__ = ["Layout", "layout_of", "lies_in_rows", "side_by_side", "spread"]
 
-SHORT = 128  # columns up to which rows lie side by side (chosen)
+SHORT = 1024  # elements up to which rows lie side by side (chosen)
+# The same where a step reads one value a row, which then has to be repeated (chosen: instructions
+# of their own cost more than what longer lines save).
+SPREAD = 160
 LINE = 2048  # elements of a line of short rows (chosen: 8 KiB of float32 have DMA's full rate)
 LONG = 8192  # elements of a block from which on partitions share it (chosen: a pass takes 8 us)
 PIECE = 256  # least elements of a piece of a long row (chosen)
@@ -34,6 +37,11 @@ class Layout:
         return self.rows // self.together * self.pieces
 
     @property
+    def rest(self) -> int:
+        """Rows at the end, too few for a line."""
+        return self.rows % self.together
+
+    @property
     def reduced(self) -> int:
         """Elements of a line that make one of its values."""
         return self.columns // self.pieces
@@ -50,10 +58,12 @@ class Layout:
 
 
 def layout_of(rows: int, columns: int, inner: int, values: Values) -> Layout:
-    """The lines that use most partitions; only sizes that divide the rows evenly."""
+    """The lines that use most partitions."""
     can_spread = all(_spreads(s, values.kinds) for s in values.steps)
     sums = any(s.kind is Kind.ROW for s in values.steps)
-    together, pieces = side_by_side(rows, columns * inner), _pieces(rows, columns, inner)
+    repeats = any(_by_partition(s, values.kinds) for s in values.steps)
+    together = side_by_side(rows, columns * inner, SPREAD if repeats else SHORT)
+    pieces = _pieces(rows, columns, inner)
     if not can_spread:
         together, pieces = 1, pieces if inner == 1 else 1
     return Layout(
@@ -69,9 +79,11 @@ def lies_in_rows(rows: int, columns: int, inner: int) -> bool:
     return inner == 1 or (2 * rows * pieces > P and columns * inner // pieces <= BLOCK)
 
 
-def side_by_side(rows: int, block: int) -> int:
-    """How many rows of `block` elements share a partition."""
-    return _divisor(rows, min(LINE // block, rows // P)) if block <= SHORT else 1
+def side_by_side(rows: int, block: int, most: int = SHORT) -> int:
+    """How many rows of `block` elements, at `most`, share a partition."""
+    fits = max(1, min(LINE // block, rows // P)) if block <= most else 1
+    even = _divisor(rows, fits)
+    return even if 2 * even >= fits else fits  # rows that are left over are worked on apart
 
 
 def _pieces(rows: int, columns: int, inner: int) -> int:

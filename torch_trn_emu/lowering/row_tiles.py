@@ -4,7 +4,7 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Role, affine, itemsize, rows_of
-from .limits import WIDE, P
+from .limits import WIDE, P, evenly
 from .row_layout import Layout, spread
 from .row_order import Order
 from .row_values import Kind, Values
@@ -97,11 +97,11 @@ class RowTiles(Order):
         each = parts * sum(map(self._bytes, self.of(Kind.FULL)))
         longer = self.columns > WIDE and self.layout.values == 1
         if longer and self.reads_once:  # chunks, which move while others are worked on
-            return WIDE
+            return evenly(self.columns, WIDE)
         if (each + kept) * self.columns <= usable:
             return self.columns
         room = (usable - kept * self.columns) / max(each + kept, 1)  # the last chunk is kept whole
-        return max(1, min(self.columns, int(max(room, 256))))
+        return evenly(self.columns, int(max(room, 256)))
 
     def _bytes(self, name: str) -> float:
         """What one column of a FULL value's tile takes, its slots included."""
@@ -150,17 +150,15 @@ class RowTiles(Order):
         inner = [(how.inner, how.together), (0, how.reduced), (1, how.inner)]
         if how.values == 1:  # which may be cut in chunks
             inner = [(0, count)]
-        return Access(buffer=tile, pattern=((how.values, size), *inner), part=Affine(h))
+        return Access(buffer=tile, pattern=((tile.row_elements, size), *inner), part=Affine(h))
 
     def row(self, name: str, part: Affine, c0: Affine, count: int) -> tuple[Access, Access]:
-        """(where a ROW lies on every partition, what it is in memory)"""
+        """(where a ROW lies on every partition, once for all its rows; what it is in memory)"""
         how = self.layout
-        lines = self.rows if how.pieces > 1 else P
-        repeats = ((0, lines // how.pieces), (self.columns, how.pieces), (0, how.together))
-        source = Access(
-            buffer=self.hbm[name], offset=c0, pattern=(*repeats, (1, count // how.together))
-        )
-        return box(self.tiles[name], lines, count, part=part), source
+        lines, each = self.rows if how.pieces > 1 else P, count // how.together
+        repeats = ((0, lines // how.pieces), (self.columns, how.pieces))
+        source = Access(buffer=self.hbm[name], offset=c0, pattern=(*repeats, (1, each)))
+        return box(self.tiles[name], lines, each, part=part), source
 
     def one(self, name: str) -> tuple[Access, Access]:
         """(a ONE on every partition, what it is in memory)"""

@@ -65,11 +65,28 @@ def flat_program(
 class _RowProgram(RowTiles):
     def build(self) -> Program:
         self._constants()
+        self._rest()
         for r0, some in self.b.tiles(self.rows, P * self.parts):
             halves = [(h, min(P, some - h * P)) for h in range(ceil(some / P))]
             self._rows(r0, halves)
         self._finish_sums()
         return self.b.build()
+
+    def _rest(self) -> None:
+        """Rows that make no line: one on each partition, in the tiles of the lines, and first, so
+        that their latency is not the program's.
+        """
+        lines = self.layout
+        if not lines.rest:
+            return
+        self._take(Layout(rows=lines.rows, columns=lines.columns, inner=lines.inner))
+        for r0, some in self.b.tiles(lines.rest, P):
+            self._rows(r0 + (lines.rows - lines.rest), [(0, some)])
+        self._take(lines)
+
+    def _take(self, layout: Layout) -> None:
+        self.layout, self.rows = layout, layout.lines
+        self.columns = self.width = layout.width  # lines of several rows are not cut in chunks
 
     def _constants(self) -> None:
         for name in self.of(Kind.ONE):
@@ -254,6 +271,10 @@ class _RowProgram(RowTiles):
         if kind is Kind.ONE:
             by_partition = opcode in ("tensor_scalar", "activation") and not data
             return Access(buffer=tile, pattern=((1, size), (1, 1) if by_partition else (0, count)))
+        if kind is Kind.ROW and n in self.inputs and self.layout.together > 1:
+            block = self.layout.columns
+            every = ((tile.row_elements, size), (0, count // block), (1, block))
+            return Access(buffer=tile, pattern=every, part=chunk)
         if kind is Kind.ROW:
             return box(tile, size, count, part=chunk)
         if kind is Kind.FULL:

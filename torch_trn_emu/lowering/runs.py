@@ -6,7 +6,7 @@ from math import ceil
 from ..isa import Access, Affine, Buffer, Builder, itemsize, rows_of
 from .limits import TILE_BYTES, P
 
-__all__ = ["clear", "run_of", "runs"]
+__all__ = ["clear", "run_of", "runs", "spread_runs"]
 
 
 def runs(b: Builder, count: int, together: int) -> Iterator[tuple[Affine, int, int]]:
@@ -17,6 +17,20 @@ def runs(b: Builder, count: int, together: int) -> Iterator[tuple[Affine, int, i
             yield start, lines, together
         if rest:
             yield start + lines * together, 1, rest
+
+
+def spread_runs(b: Builder, count: int, together: int) -> Iterator[tuple[Affine, int, int]]:
+    """The same in any order: what is left over lies on all partitions, and the few elements that
+    then remain come first, so that their latency is hidden.
+    """
+    rest = count % (P * together)
+    each, few = divmod(rest, P)
+    if few:
+        yield Affine(count - few), 1, few
+    if each:
+        yield Affine(count - rest), P, each
+    for start, _ in b.tiles(count - rest, P * together):
+        yield start, P, together
 
 
 def run_of(hbm: Buffer, at: Affine, rows: int, count: int, pitch: int) -> Access:

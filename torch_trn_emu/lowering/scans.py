@@ -10,7 +10,7 @@ from ..chip import Chip
 from ..isa import Access, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target
 from .columns import share_of
-from .limits import BANK, WIDE, P
+from .limits import BANK, WIDE, P, evenly
 from .op import Lowered, Lowering, around, row_by_row
 from .runs import run_of, runs
 
@@ -81,7 +81,7 @@ def cumulate_rows(
     b = Builder(f"cumulate_{op} {rows}x{columns}", cores=cores)
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     out = b.hbm("out", (rows, columns), out_dtype or dtype, Role.OUTPUT)
-    wide = min(columns, WIDE)
+    wide = evenly(columns, WIDE)
     data, result = b.sbuf("data", wide, dtype, slots=2), b.sbuf("result", wide, "float32", slots=2)
     other, last = b.sbuf("unit", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
     ops, unit, start = STEPS[op]
@@ -113,7 +113,7 @@ def logarithms_of_rows(
     b = Builder(f"cumulate_exp {rows}x{columns}", cores=cores)
     source, out = (b.hbm(n, (rows, columns), dtype, role)
                    for n, role in (("in", Role.INPUT), ("out", Role.OUTPUT)))  # fmt: skip
-    wide = min(columns, WIDE // 2)
+    wide = evenly(columns, WIDE // 2)
     data, done = (b.sbuf(n, wide, dtype, slots=2) for n in ("data", "done"))
     power, fade = (b.sbuf(n, wide, "float32") for n in ("power", "fade"))
     top = b.sbuf("top", wide + 1, "float32", slots=2)  # the first is that of the chunk before
@@ -153,7 +153,7 @@ def extremes_of_rows(
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     outs = [b.hbm(n, (rows, columns), d, Role.OUTPUT)
             for n, d in (("values", dtype), ("index", "int32"))]  # fmt: skip
-    wide = min(columns, WIDE // 2)
+    wide = evenly(columns, WIDE // 2)
     data = b.sbuf("data", wide, dtype, slots=2)
     best, here = (b.sbuf(n, wide, "float32", slots=2) for n in ("best", "here"))
     where = b.sbuf("where", wide, "float32", slots=2)
@@ -213,7 +213,7 @@ def cumulate_columns(
     b = Builder(f"cumulate columns {outer}x{rows}x{columns}", cores=cores)
     source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
     out = b.hbm("out", (outer * rows, columns), out_dtype or dtype, Role.OUTPUT)
-    wide = min(columns, BANK)
+    wide = evenly(columns, BANK)
     raw, result = b.sbuf("raw", wide, dtype, slots=2), b.sbuf("result", wide, "float32", slots=2)
     data = raw if dtype == "float32" else b.sbuf("data", wide, "float32", slots=2)
     carry = b.sbuf("carry", wide, "float32", slots=2)
