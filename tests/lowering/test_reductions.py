@@ -80,9 +80,11 @@ def test_any_shape(shape: list[int], data: st.DataObject) -> None:
     op, rest = data.draw(st.sampled_from(CASES[:4] + CASES[8:10]))
     dim = data.draw(st.sampled_from([None, *range(len(shape))]))
     x = random(*shape[:2], *(min(n, 9) for n in shape[2:]))
-    expected, call = _call(op, x, dim, rest)
+    expected, _ = _call(op, x.double(), dim, rest)  # float32 sums of the host are off by 2e-4
+    _, call = _call(op, x, dim, rest)
     out = run(lowered(call), _feeds(x, dim))["out"].reshape(-1)
-    np.testing.assert_allclose(out, expected.reshape(-1), rtol=1e-4, atol=1e-5)
+    terms = float(x.abs().sum()) / expected.numel()  # a sum may cancel
+    np.testing.assert_allclose(out, expected.reshape(-1), rtol=1e-4, atol=1e-5 + 1e-6 * terms)
 
 
 @pytest.mark.parametrize("wide", [8192, 512])
