@@ -12,7 +12,12 @@ __all__ = ["autoload"]
 def autoload() -> None:
     """Import torch_trn_emu, which registers the device; warn with the remedy where that fails."""
     try:
-        import torch_trn_emu  # noqa: F401
+        from torch_trn_emu.settings import settings
+
+        if settings().profile:
+            from torch_trn_emu.cli.ranks import record_this_process
+
+            record_this_process()
     except Exception as error:
         _forget()
         _warn(

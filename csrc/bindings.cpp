@@ -145,7 +145,10 @@ Price ask(const py::function& price, const PricedCall& call) {
                                              .cast<std::tuple<int64_t, int64_t, bool, bool>>();
     return {ns, row, free, blocks};
   } catch (py::error_already_set& error) {
-    error.discard_as_unraisable("pricing an operator");
+    if (error.matches(PyExc_KeyboardInterrupt))
+      PyErr_SetInterrupt();  // again, where it can be raised: no kernel is half done
+    else
+      error.discard_as_unraisable("pricing an operator");
   } catch (const std::exception&) {  // a result that is no price
   }
   return {};

@@ -51,6 +51,7 @@ class Settings:
     isa: str | None  # the most that kernels on the host may use; None: what it has
     host: str  # a name of HOSTS: what holds the tensors and computes
     dump: str  # a folder for what the compiler makes of each graph
+    profile: str  # a folder: each rank of a distributed run records itself into it
     executor: str  # a name of EXECUTORS: what computes the values of eager operators
     transport: str  # a name of TRANSPORTS: what carries the bytes of collectives
     system: System  # the server, and what connects it to others
@@ -95,6 +96,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         isa=_one_of(environ, "TRN_EMU_ISA", ISAS),
         host=_host(environ.get("TRN_EMU_HOST") or "cpu"),
         dump=environ.get("TRN_EMU_DUMP", ""),
+        profile=environ.get("TRN_EMU_PROFILE", ""),
         executor=_one_of(environ, "TRN_EMU_EXECUTOR", EXECUTORS) or EXECUTORS[0],
         transport=_one_of(environ, "TRN_EMU_TRANSPORT", TRANSPORTS) or TRANSPORTS[0],
         system=system,

@@ -101,10 +101,13 @@ void Backend::end_all(const std::string& reason) {
 
 std::string Backend::title(const char* op, uint64_t sequence) const {
   std::ostringstream out;
-  out << op << " #" << sequence << " of group "
-      << (!getGroupDesc().empty() && getGroupDesc() != "undefined" ? getGroupDesc()
-                                                                   : options_->group_name);
+  out << op << " #" << sequence << " of group " << group();
   return out.str();
+}
+
+std::string Backend::group() const {
+  const std::string& described = getGroupDesc();
+  return !described.empty() && described != "undefined" ? described : options_->group_name;
 }
 
 std::vector<int64_t> Backend::global_ranks() const {
@@ -250,7 +253,7 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
   if (estimated_ns_) {
     *estimated_ns_ += cost.ns;
     auto work = c10::make_intrusive<Work>(rank_, call.op, sequence_.load(), device, call.results);
-    work->done({0, 0, -1});
+    work->done(nullptr);
     return keep(std::move(work));
   }
   const uint64_t sequence = ++sequence_;
@@ -263,6 +266,8 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
     try {
       run(*shared, sequence, arrival_ns, cost, move, *work, here);
     } catch (...) {
+      if (shared->device && shared->device->is_privateuseone())
+        CollectiveClock::ended(shared->device->index(), arrival_ns, nullptr);
       work->failed(std::current_exception());
     }
   };
@@ -285,19 +290,27 @@ void Backend::run(const Call& call, uint64_t sequence, int64_t arrival_ns, Colle
     if (broken_) throw collectives::Failure("an earlier operation of the group failed");
     const auto wait = patience(call.timeout, here);
     transport_->announce(sequence, mine, false);
-    const auto header = header_of(call, sequence, std::max(arrival_ns, queue_ns_));
+    const auto header = header_of(call, sequence, arrival_ns);
     std::vector<std::byte> all(header.size() * size_t(size_));
     transport_->headers(header, all.data(), wait);
     Meeting meeting{*transport_, wait, 0, {}};
-    int64_t start_ns = 0;
-    for (const Header* h : compare(call, all, header.size(), meeting))
-      start_ns = std::max(start_ns, h->arrival_ns);
+    auto ended = std::make_shared<Collective>();
+    ended->arrival_ns = arrival_ns;
+    ended->start_ns = queue_ns_;
+    for (const Header* h : compare(call, all, header.size(), meeting)) {
+      ended->arrivals_ns.push_back(h->arrival_ns);
+      ended->start_ns = std::max(ended->start_ns, h->arrival_ns);
+    }
     move(meeting);
     transport_->announce(sequence, mine, true);
-    queue_ns_ = start_ns + cost.ns;
+    queue_ns_ = ended->end_ns = ended->start_ns + cost.ns;
+    ended->row = cost.row;
+    ended->group = group();
+    ended->sequence = sequence;
+    ended->what = mine;
     if (call.device && call.device->is_privateuseone())
-      CollectiveClock::count(call.device->index(), cost.row, cost.ns);
-    work.done({start_ns, queue_ns_, cost.row});
+      CollectiveClock::ended(call.device->index(), arrival_ns, ended);
+    work.done(std::move(ended));
   } catch (const collectives::Mismatch& mismatch) {
     fail(what(), mismatch.what(), true);
   } catch (const collectives::Failure& failure) {

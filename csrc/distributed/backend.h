@@ -135,10 +135,12 @@ class Backend final : public c10d::Backend {
   WorkPtr message(c10d::OpType op, Tensors& tensors, int peer, int tag);
   void deliver(c10d::OpType op, int peer, int tag, const at::Tensor& memory, int64_t arrival_ns,
                CollectivePrice cost, Work& work, const std::string& what);
+  std::string group() const;  // its name, for people
   std::string title(const char* op, uint64_t sequence) const;
   std::vector<int64_t> global_ranks() const;
   int64_t global(int rank) const;
   CollectivePrice price(const char* op, int64_t bytes, const std::vector<int64_t>& ranks);
+  CollectivePrice price_of_message(int64_t bytes, int peer);
   void check_usable() const;
   bool busy();
   c10::intrusive_ptr<Work> keep(c10::intrusive_ptr<Work> work);

@@ -60,15 +60,24 @@ void bind_hooks(py::module_& m) {
     };
   });
   m.def("end_groups", &Backend::end_all, py::call_guard<py::gil_scoped_release>());
+  // (row, count, active_ns, exposed_ns)
   m.def("collective_rows", [](int device) {
     std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t>> rows;
     for (const auto& [row, t] : CollectiveClock::rows(c10::DeviceIndex(device)))
-      if (row >= 0) rows.emplace_back(row, t.count, t.active_ns, t.exposed_ns);
+      rows.emplace_back(row, t.count, t.active_ns, t.exposed_ns);
     return rows;
   });
-  m.def("collective_times", [](int device) {
-    const CollectiveTimes t = CollectiveClock::times(c10::DeviceIndex(device));
-    return std::tuple(t.count, t.active_ns, t.exposed_ns);
+  m.def(
+      "start_collective_log",
+      [](int device, size_t limit) { CollectiveClock::start_log(c10::DeviceIndex(device), limit); },
+      py::arg("device"), py::arg("limit"));
+  // In the order of torch_trn_emu/profiler/communication.py.
+  m.def("stop_collective_log", [](int device) {
+    py::list rows;
+    for (const auto& c : CollectiveClock::stop_log(c10::DeviceIndex(device)))
+      rows.append(py::make_tuple(c->row, c->group, c->sequence, c->what, c->arrivals_ns,
+                                 c->arrival_ns, c->start_ns, c->end_ns, c->exposed_ns));
+    return rows;
   });
 }
 

@@ -22,14 +22,11 @@ Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, i
       borrow_contiguous(tensor, sending ? Access::kRead : Access::kWrite, name);
   const c10::Device device = tensor.device();
   const CollectivePrice cost =
-      peer < 0
-          ? CollectivePrice{}
-          : price("send", int64_t(tensor.nbytes()),
-                  {std::min(global(rank_), global(peer)), std::max(global(rank_), global(peer))});
+      peer < 0 ? CollectivePrice{} : price_of_message(int64_t(tensor.nbytes()), peer);
   auto work = c10::make_intrusive<Work>(rank_, op, ++messages_, device, tensors);
   if (estimated_ns_) {
     *estimated_ns_ += cost.ns;
-    work->done({0, 0, -1});
+    work->done(nullptr);
     return keep(std::move(work));
   }
   const int64_t arrival_ns = CollectiveClock::issue(current_stream(device.index()));
@@ -49,17 +46,25 @@ Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, i
     try {
       deliver(op, peer, tag, memory, arrival_ns, cost, *work, what);
     } catch (...) {
+      CollectiveClock::ended(work->device().index(), arrival_ns, nullptr);
       work->failed(std::current_exception());
     }
   });
   return keep(std::move(work));
 }
 
+CollectivePrice Backend::price_of_message(int64_t bytes, int peer) {
+  const auto [first, last] = std::minmax({global(rank_), global(peer)});
+  return price("send", bytes, {first, last});
+}
+
 void Backend::deliver(c10d::OpType op, int peer, int tag, const at::Tensor& memory,
                       int64_t arrival_ns, CollectivePrice cost, Work& work,
                       const std::string& what) {
   const auto wait = patience(c10d::kUnsetTimeout, false);
-  int64_t start_ns = arrival_ns;
+  auto ended = std::make_shared<Collective>();
+  ended->arrival_ns = ended->start_ns = arrival_ns;
+  ended->arrivals_ns = {arrival_ns};
   int source = peer;
   try {
     if (broken_) throw collectives::Failure("an earlier operation of the group failed");
@@ -76,14 +81,21 @@ void Backend::deliver(c10d::OpType op, int peer, int tag, const at::Tensor& memo
             "rank " + std::to_string(global(got.source)) + " sent " +
             std::string(c10::getDtypeNames(c10::ScalarType(got.dtype)).first) +
             ": give both sides tensors of one size and dtype");
-      start_ns = std::max(start_ns, got.arrival_ns);
+      ended->start_ns = std::max(arrival_ns, got.arrival_ns);
+      ended->arrivals_ns.push_back(got.arrival_ns);
       source = got.source;
+      if (peer < 0) cost = price_of_message(int64_t(memory.nbytes()), source);
     }
   } catch (const collectives::Failure& failure) {
     fail(what + " in group " + options_->group_name, failure.what());
   }
-  CollectiveClock::count(work.device().index(), cost.row, cost.ns);
-  work.done({start_ns, start_ns + cost.ns, cost.row}, source);
+  ended->end_ns = ended->start_ns + cost.ns;
+  ended->row = cost.row;
+  ended->group = group();
+  ended->sequence = work.getSequencenumber();
+  ended->what = what;
+  CollectiveClock::ended(work.device().index(), arrival_ns, ended);
+  work.done(std::move(ended), source);
 }
 
 Backend::WorkPtr Backend::send(Tensors& tensors, int to, int tag) {

@@ -20,8 +20,8 @@ constexpr auto kLook = std::chrono::milliseconds(100);
 
 }  // namespace
 
-void Work::done(const CollectiveSpan& span, int source) {
-  span_ = span;
+void Work::done(CollectivePtr collective, int source) {
+  collective_ = std::move(collective);
   source_ = source;
   finish();
 }
@@ -69,18 +69,22 @@ bool Work::wait(std::chrono::milliseconds timeout) {
   return true;
 }
 
-CollectiveSpan Work::span() const {
-  CollectiveSpan last = span_;
+std::vector<CollectivePtr> Work::collectives() const {
+  std::vector<CollectivePtr> all;
+  if (collective_) all.push_back(collective_);
   for (const auto& part : parts_) {
-    if (const CollectiveSpan span = part->span(); span.end_ns > last.end_ns) last = span;
+    const auto some = part->collectives();
+    all.insert(all.end(), some.begin(), some.end());
   }
-  return last;
+  std::stable_sort(all.begin(), all.end(),
+                   [](const auto& a, const auto& b) { return a->end_ns < b->end_ns; });
+  return all;
 }
 
 void Work::synchronize() {
   if (!device_.is_privateuseone()) return;
   const c10::Stream stream = current_stream(device_.index());
-  CollectiveClock::wait(stream, span());
+  CollectiveClock::wait(stream, collectives());
   if (opType_ == c10d::OpType::BARRIER) SimulatedClock::synchronize(stream);
 }
 
@@ -114,7 +118,7 @@ c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture() {
   static auto* mutex = new std::mutex;
   std::lock_guard<std::mutex> lock(*mutex);
   const c10::Stream queue = collective_stream(device_.index());
-  CollectiveClock::set(device_.index(), span());
+  CollectiveClock::set(device_.index(), collectives());
   const c10::Stream previous = exchange_stream(queue);
   future->markCompleted(c10::IValue(result()));
   exchange_stream(previous);
@@ -135,7 +139,7 @@ c10::intrusive_ptr<c10::ivalue::Future> Work::getFutureResult() {
 }
 
 float Work::getDuration() const {
-  return float(double(span_.end_ns - std::max(span_.start_ns, int64_t{0})) / 1e6);
+  return collective_ ? float(double(collective_->end_ns - collective_->start_ns) / 1e6) : 0.0f;
 }
 
 }  // namespace trn

@@ -36,10 +36,10 @@ class Work final : public c10d::Work {
   int sourceRank() const override { return source_; }
 
   // By who runs it, once.
-  void done(const CollectiveSpan& span, int source = -1);
+  void done(CollectivePtr collective, int source = -1);
   void failed(std::exception_ptr error) { finish(std::move(error)); }
 
-  CollectiveSpan span() const;  // of parts: the one that ends last
+  std::vector<CollectivePtr> collectives() const;  // with those of parts, by their end
   c10::Device device() const { return device_; }
 
  private:
@@ -49,7 +49,7 @@ class Work final : public c10d::Work {
   const c10::Device device_;
   std::vector<at::Tensor> results_;
   std::vector<c10::intrusive_ptr<Work>> parts_;
-  CollectiveSpan span_;
+  CollectivePtr collective_;
   int source_ = -1;
 };
 

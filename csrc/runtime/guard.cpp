@@ -12,7 +12,7 @@ namespace {
 struct EventState {
   int64_t ns = 0;  // simulated time at which the recorded work ends
   c10::DeviceIndex device = 0;
-  CollectiveSpan collective{};  // that it is the end of, if any
+  Waits waits{};  // for collectives, that the stream had
 };
 
 class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
@@ -62,17 +62,14 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
               c10::EventFlag) const override {
     if (*event == nullptr) *event = new EventState;
     const c10::DeviceIndex device = stream.device_index();
-    EventState state{SimulatedClock::stream_ns(stream), device, {}};
-    if (stream == collective_stream(device)) state.collective = CollectiveClock::get(device);
-    *static_cast<EventState*>(*event) = state;
+    *static_cast<EventState*>(*event) = {SimulatedClock::stream_ns(stream), device,
+                                         CollectiveClock::waits(stream)};
   }
   void block(void* event, const c10::Stream& stream) const override {
     if (event == nullptr) return;
     const auto* state = static_cast<EventState*>(event);
-    if (state->collective.start_ns >= 0)
-      CollectiveClock::wait(stream, state->collective);
-    else
-      SimulatedClock::wait(stream, state->ns);
+    CollectiveClock::wait(stream, state->waits);
+    SimulatedClock::wait(stream, state->ns);
   }
   bool queryEvent(void* event) const override {
     if (event == nullptr) return true;
@@ -83,6 +80,7 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
     if (event == nullptr) return;
     const auto* state = static_cast<EventState*>(event);
     const c10::Stream stream = default_stream(state->device);
+    CollectiveClock::wait(stream, state->waits);
     SimulatedClock::wait(stream, state->ns);
     SimulatedClock::synchronize(stream);
   }

@@ -1,8 +1,8 @@
 // One ledger and one clock for each logical core, both behind a short lock.
 #include "ledger.h"
 
-#include "collective_clock.h"
 #include "device.h"
+#include "exposure.h"
 #include "listing.h"
 #include "stream.h"
 
@@ -181,12 +181,18 @@ struct Ledger::Core {
   std::unordered_map<uint64_t, LaunchRow> rows;  // rows never move
   int64_t host_ns = 0;                           // simulated time of the threads that launch
   CoreTimes times;
-  CollectiveTimes collectives;
-  std::map<int64_t, CollectiveTimes> collective_rows;
-  CollectiveSpan collective;  // what the collectives' stream stands for
+  Exposure exposure;
   std::array<int64_t, kMaxStreams> ready_ns{};
+  std::array<Waits, kMaxStreams> waits{};  // for collectives, since the stream's last launch
 
   int64_t& ready(c10::StreamId stream) { return ready_ns[size_t(stream)]; }
+  Waits& waits_of(c10::StreamId stream) { return waits[size_t(stream)]; }
+  Waits open() const {  // of all streams but that of futures, where nothing is launched
+    Waits all;
+    for (size_t i = 0; i + 1 < waits.size(); ++i)
+      all.insert(all.end(), waits[i].begin(), waits[i].end());
+    return all;
+  }
 
   static Core& of(c10::DeviceIndex device) {
     static auto* cores = new std::array<Core, kMaxDevices>;  // outlives static destruction
@@ -266,6 +272,12 @@ void Ledger::launch(LaunchRow* row) noexcept {
     launch.idle_ns = std::max(core_.host_ns - ready, int64_t{0});
     launch.start_ns = std::max(ready, core_.host_ns);
     ready = launch.start_ns + row->price.device_ns;
+    if (Waits& waits = core_.waits_of(launch.stream); !waits.empty()) {
+      Exposure::hold(waits, core_.host_ns);
+      waits.clear();
+    }
+    core_.exposure.busy(launch.idle_ns > 0 ? launch.host_ns : launch.start_ns, ready,
+                        launch.host_ns);
     core_.times.dispatch_ns += launch.dispatch_ns;
     core_.times.busy_ns += row->price.device_ns;
     core_.times.idle_ns += launch.idle_ns;
@@ -296,8 +308,7 @@ void Ledger::reset() {
   std::lock_guard<std::mutex> lock(core_.mutex);
   for (auto& [key, row] : core_.rows) row.launches = 0;
   core_.times = {};
-  core_.collectives = {};
-  core_.collective_rows.clear();
+  core_.exposure.reset();
 }
 
 void set_pricer(Pricer price) {
@@ -320,12 +331,14 @@ void SimulatedClock::wait(c10::Stream stream, int64_t until_ns) noexcept {
 void SimulatedClock::synchronize(c10::Stream stream) noexcept {
   Ledger::Core& core = Ledger::Core::of(stream.device_index());
   std::lock_guard<std::mutex> lock(core.mutex);
+  Exposure::hold(core.waits_of(stream.id()), core.host_ns);
   core.host_ns = std::max(core.host_ns, core.ready(stream.id()));
 }
 
 void SimulatedClock::synchronize(c10::DeviceIndex device) noexcept {
   Ledger::Core& core = Ledger::Core::of(device);
   std::lock_guard<std::mutex> lock(core.mutex);
+  Exposure::hold(core.open(), core.host_ns);
   for (size_t i = 0; i + 1 < core.ready_ns.size(); ++i)  // without that of the collectives
     core.host_ns = std::max(core.host_ns, core.ready_ns[i]);
 }
@@ -347,52 +360,69 @@ int64_t CollectiveClock::issue(c10::Stream stream) noexcept {
   std::lock_guard<std::mutex> lock(core.mutex);
   core.host_ns += config().dispatch_ns;
   core.times.dispatch_ns += config().dispatch_ns;
-  return std::max(core.ready(stream.id()), core.host_ns);
+  const int64_t arrival_ns = std::max(core.ready(stream.id()), core.host_ns);
+  core.exposure.issued(arrival_ns);
+  return arrival_ns;
 }
 
-void CollectiveClock::count(c10::DeviceIndex device, int64_t row, int64_t ns) noexcept {
+void CollectiveClock::ended(c10::DeviceIndex device, int64_t arrival_ns,
+                            const CollectivePtr& collective) {
   Ledger::Core& core = Ledger::Core::of(device);
   std::lock_guard<std::mutex> lock(core.mutex);
-  for (CollectiveTimes* times : {&core.collectives, &core.collective_rows[row]}) {
-    ++times->count;
-    times->active_ns += ns;
+  core.exposure.over(arrival_ns);
+  if (collective) core.exposure.ended(collective, core.host_ns);
+}
+
+void CollectiveClock::wait(c10::Stream stream, const std::vector<CollectivePtr>& collectives) {
+  Waits waits;
+  for (const auto& collective : collectives) waits.push_back({collective, collective->start_ns});
+  wait(stream, waits);
+}
+
+void CollectiveClock::wait(c10::Stream stream, const Waits& waits) {
+  Ledger::Core& core = Ledger::Core::of(stream.device_index());
+  std::lock_guard<std::mutex> lock(core.mutex);
+  for (const Wait& wait : waits) {
+    int64_t& ready = core.ready(stream.id());
+    if (wait.collective->end_ns <= ready) continue;
+    core.waits_of(stream.id()).push_back({wait.collective, std::max(wait.from_ns, ready)});
+    ready = wait.collective->end_ns;
   }
 }
 
-void CollectiveClock::wait(c10::Stream stream, const CollectiveSpan& span) noexcept {
+void CollectiveClock::set(c10::DeviceIndex device, const std::vector<CollectivePtr>& collectives) {
+  const c10::Stream stream = collective_stream(device);
+  {
+    Ledger::Core& core = Ledger::Core::of(device);
+    std::lock_guard<std::mutex> lock(core.mutex);
+    core.waits_of(stream.id()).clear();
+    core.ready(stream.id()) = 0;
+  }
+  wait(stream, collectives);
+}
+
+Waits CollectiveClock::waits(c10::Stream stream) {
   Ledger::Core& core = Ledger::Core::of(stream.device_index());
   std::lock_guard<std::mutex> lock(core.mutex);
-  int64_t& ready = core.ready(stream.id());
-  const int64_t now = std::max({ready, core.host_ns, span.start_ns});
-  const int64_t exposed = std::max(span.end_ns - now, int64_t{0});
-  core.collectives.exposed_ns += exposed;
-  if (span.row >= 0) core.collective_rows[span.row].exposed_ns += exposed;
-  ready = std::max(ready, span.end_ns);
-}
-
-void CollectiveClock::set(c10::DeviceIndex device, const CollectiveSpan& span) noexcept {
-  Ledger::Core& core = Ledger::Core::of(device);
-  std::lock_guard<std::mutex> lock(core.mutex);
-  core.collective = span;
-  core.ready(collective_stream(device).id()) = span.end_ns;
-}
-
-CollectiveSpan CollectiveClock::get(c10::DeviceIndex device) noexcept {
-  Ledger::Core& core = Ledger::Core::of(device);
-  std::lock_guard<std::mutex> lock(core.mutex);
-  return core.collective;
-}
-
-CollectiveTimes CollectiveClock::times(c10::DeviceIndex device) {
-  Ledger::Core& core = Ledger::Core::of(device);
-  std::lock_guard<std::mutex> lock(core.mutex);
-  return core.collectives;
+  return core.waits_of(stream.id());
 }
 
 std::map<int64_t, CollectiveTimes> CollectiveClock::rows(c10::DeviceIndex device) {
   Ledger::Core& core = Ledger::Core::of(device);
   std::lock_guard<std::mutex> lock(core.mutex);
-  return core.collective_rows;
+  return core.exposure.rows(core.open(), core.host_ns);
+}
+
+void CollectiveClock::start_log(c10::DeviceIndex device, size_t limit) {
+  Ledger::Core& core = Ledger::Core::of(device);
+  std::lock_guard<std::mutex> lock(core.mutex);
+  core.exposure.start_log(limit);
+}
+
+std::vector<CollectivePtr> CollectiveClock::stop_log(c10::DeviceIndex device) {
+  Ledger::Core& core = Ledger::Core::of(device);
+  std::lock_guard<std::mutex> lock(core.mutex);
+  return core.exposure.stop_log(core.open(), core.host_ns);
 }
 
 }  // namespace trn

@@ -16,6 +16,8 @@ import torch_trn_emu
 from torch_trn_emu.precision import current_precision
 from torch_trn_emu.profiler import profile
 from torch_trn_emu.profiler.export import as_json
+from torch_trn_emu.settings import settings
+from torch_trn_emu.trn.distributed import place_in_world
 
 __all__ = ["FORMAT", "Values", "about_run", "read_record", "record_of", "versions"]
 
@@ -87,6 +89,7 @@ def record_of(
     ended  "well", "with an error", "by Ctrl-C" or "by SIGTERM"
     """
     found = as_json(profiled.recording)
+    rank, world = place_in_world()
     return {
         "format": FORMAT,
         "command": command,
@@ -96,6 +99,9 @@ def record_of(
         "matmul": current_precision(),
         "versions": versions(),
         "values": values,
+        "rank": rank,
+        "world": world,
+        "system": settings().system.name,
         **found,
     }
 
@@ -130,6 +136,8 @@ def read_record(path: str | Path) -> Record:
     that is missing or of the wrong kind.
     """
     file = Path(path) / "run.json" if Path(path).is_dir() else Path(path)
+    if not file.exists() and (first := file.parent / "rank0" / "run.json").exists():
+        file = first  # of several ranks
     if not file.exists():
         raise FileNotFoundError(f"{file} not found. Record a run with `trn-emu run --profile`.")
     try:

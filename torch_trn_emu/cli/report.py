@@ -1,4 +1,4 @@
-"""`trn-emu report`: a recorded run as tables or as a page."""
+"""`trn-emu report`: a recorded run, of one process or of all ranks, as tables or as a page."""
 
 from argparse import Namespace
 from typing import Any
@@ -7,6 +7,8 @@ from torch_trn_emu.files import write_text
 from torch_trn_emu.profiler.values import curves, drawn
 
 from .output import Report, Table, show
+from .rank_report import rank_report
+from .ranks import read_ranks
 from .record import ENDINGS, read_record
 from .tables import bytes_of, counter_table, microseconds, op_table
 
@@ -14,8 +16,9 @@ __all__ = ["execute", "report"]
 
 
 def execute(options: Namespace) -> int:
-    record = read_record(options.run)
-    found = report(record, options.rows)
+    ranks = read_ranks(options.run)
+    record = ranks[0] if ranks else read_record(options.run)
+    found = rank_report(ranks, options.rows) if ranks else report(record, options.rows)
     if options.html:
         page = found.html(" ".join(record["command"]), drawn(record["values"]))
         write_text(options.html, page)

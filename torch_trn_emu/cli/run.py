@@ -1,6 +1,7 @@
 """`trn-emu run`: an unmodified script on the emulated chip."""
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -10,20 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from torch_trn_emu.files import replacing, write_text
+from torch_trn_emu.files import write_text
 from torch_trn_emu.profiler import profile
 from torch_trn_emu.profiler.steps import settled_s, steps
 from torch_trn_emu.profiler.summary import seconds
 
 from . import Terminated
 from .environment import apply
-from .record import Record, Values, about_run, record_of
+from .rank_report import rank_report
+from .ranks import (
+    FOLDER,
+    MOST_LAUNCHES,
+    forget_ranks,
+    join_traces,
+    read_ranks,
+    write_record,
+)
+from .record import Record, Values, record_of
 from .script import command_of, run_script
 from .summary import chip_report
 
 __all__ = ["execute"]
-
-MOST_LAUNCHES = 200_000  # recorded of one run
 
 
 def execute(options: Namespace) -> int:
@@ -35,6 +43,10 @@ def execute(options: Namespace) -> int:
         finally:
             _summary(options)
         return 0
+    if options.profile:
+        # Processes that the script starts record themselves, if they are ranks.
+        forget_ranks(Path(options.profile))
+        os.environ["TRN_EMU_PROFILE"] = os.path.abspath(options.profile)
     profiled = profile(with_stack=options.with_stack, max_launches=MOST_LAUNCHES)
     values, ended = Values(options.script), "with an error"
     try:
@@ -80,16 +92,33 @@ def _stopped_by_sigterm() -> Iterator[None]:
 def _write(options: Namespace, profiled: profile, record: Record) -> None:
     text = json.dumps(record, indent=1) + "\n"
     if options.profile:
-        folder = Path(options.profile)
-        write_text(folder / "run.json", text)
-        with replacing(folder / "trace.json.gz") as draft:
-            skip = len(profiled.recording.launches) // 2  # a loop that has settled
-            profiled.export_chrome_trace(draft, skip_launches=skip)
-        with replacing(folder / "report.html") as draft:
-            profiled.export_html(draft, about=about_run(record))
-        print(_ending(profiled, folder), file=sys.stderr)
+        print(_write_files(Path(options.profile), profiled, record), file=sys.stderr)
     if options.json:
         print(text, end="")
+
+
+def _write_files(folder: Path, profiled: profile, record: Record) -> str:
+    """The files of this process, of its ranks, or of both; what to say at the end."""
+    rank, world = record["rank"], record["world"]
+    others = read_ranks(folder)
+    if not others and world < 2:
+        write_record(folder, profiled, record)
+        return _ending(profiled, folder)
+    if profiled.recording.launches or world > 1:  # this process was a rank too
+        write_record(folder / FOLDER.format(rank), profiled, record)
+    ranks = read_ranks(folder)
+    (folder / "run.json").unlink(missing_ok=True)
+    join_traces(folder)
+    found = rank_report(ranks, 20)
+    write_text(folder / "report.html", found.html(" ".join(ranks[0]["command"])))
+    return "\n".join(
+        (
+            *found.lines[2:5],
+            f"report, for a browser: {folder / 'report.html'}; of one rank: "
+            f"{folder / FOLDER.format(0) / 'report.html'}",
+            f"trace, for Perfetto: {folder / 'trace.json.gz'}; tables: trn-emu report {folder}",
+        )
+    )
 
 
 def _ending(profiled: profile, folder: Path) -> str:

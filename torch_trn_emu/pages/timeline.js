@@ -31,6 +31,8 @@
       name: `step ${i + 1}`, about: `${time(s[1] - s[0])}, ${s[2].toLocaleString()} launches` })) },
       ...moduleRows(d),
       { name: "host dispatch", host: true }, { name: "launches", launches: true },
+      ...Object.entries(raw.collectives || {}).map(([name, spans]) => ({ name, spans: spans.map(
+        ([begin, end, op, about]) => ({ begin, end, name: words[op], about: `${words[op]}\n${words[about]}` })) })),
       ...data.lanes.map((name, lane) => ({ name, lane }))];
     return d;
   }

@@ -21,6 +21,7 @@ COLORS = {
     "dma": "#3ca951",
     "host": "#ff8ab7",
     "dispatch": "#9498a0",
+    "collectives": "#a463f2",
     "parameters": "#4269d0",
     "gradients": "#ff725c",
     "optimizer state": "#efb118",
@@ -175,7 +176,7 @@ def utilization(recording: Recording, device: int) -> str:
     """
     time = _Time(recording, device)
     busy: dict[str, list[float]] = {
-        name: [0.0] * _BINS for name in BOUNDS if name not in ("host", "dispatch")
+        name: [0.0] * _BINS for name in BOUNDS if name not in ("host", "dispatch", "collectives")
     }
     for launch in recording.launches:
         if launch.device != device or not launch.duration_ns:

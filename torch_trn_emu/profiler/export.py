@@ -8,6 +8,7 @@ from typing import Any
 
 from ..counters import unit_of
 from ..pricing import report_rows
+from .communication import collective_rows
 from .hooks import CATEGORIES
 from .modules import module_rows, source_rows
 from .recording import Recording
@@ -56,6 +57,11 @@ def _memory(r: Recording) -> Iterable[Row]:
             }
 
 
+def _collectives(r: Recording) -> Iterable[Row]:
+    for x in r.collectives:
+        yield asdict(x) | {"arrivals_ns": list(x.arrivals_ns), "duration_ns": x.duration_ns}
+
+
 def _rows_of(make: Callable[[Recording], Iterable[Any]]) -> Callable[[Recording], Iterable[Row]]:
     return lambda r: (asdict(row) for row in make(r))
 
@@ -65,6 +71,8 @@ TABLES: dict[str, Callable[[Recording], Iterable[Row]]] = {
     "ops": _rows_of(lambda r: report_rows(r.groups)),
     "modules": _rows_of(module_rows),
     "sources": _rows_of(source_rows),
+    "collectives": _rows_of(collective_rows),
+    "collective_calls": _collectives,
     "launches": _launches,
     "memory": _memory,
 }
@@ -88,7 +96,7 @@ def as_json(recording: Recording) -> Row:
     }
 
 
-_LONG = ("launches", "memory")
+_LONG = ("launches", "memory", "collective_calls")
 
 
 def write_json(recording: Recording, path: Path) -> None:

@@ -19,7 +19,7 @@ from .hooks import CATEGORIES
 from .modules import module_rows, source_rows
 from .recording import Recording
 from .steps import settled_s, steps
-from .summary import engine_rows, gib, seconds
+from .summary import COLLECTIVE_HEAD, collective_cells, engine_rows, gib, seconds
 from .timeline import canonical, packed, shapes, timeline
 from .values import drawn
 from .verdict import judge
@@ -162,6 +162,7 @@ def _tables(r: Recording) -> dict[str, HtmlTable]:
                 for x in modules
             ],
         ),
+        "collective_table": HtmlTable("", COLLECTIVE_HEAD, collective_cells(r)),
         "source_table": HtmlTable(
             "",
             ("source line", "calls", "time", "share"),

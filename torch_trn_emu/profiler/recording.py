@@ -13,6 +13,7 @@ from typing import Any
 from ..chip import Chip
 from ..counters import Clock, clocked, combine, derive
 from ..pricing import Price, prices
+from .communication import Collective
 from .hooks import PHASES
 from .memory import Block, MemoryUse
 
@@ -65,7 +66,8 @@ class Recording:
     regions: Sequence[tuple[int, int, int]]
     memory: Mapping[int, MemoryUse]
     left_out: int = 0
-    collectives: tuple[int, int, int] = (0, 0, 0)  # how many, active and exposed nanoseconds
+    collectives: Sequence[Collective] = ()
+    collective_times: tuple[int, int, int] = (0, 0, 0)  # how many, active and exposed nanoseconds
 
     @cached_property
     def devices(self) -> tuple[int, ...]:
@@ -91,7 +93,7 @@ class Recording:
     def counters(self) -> dict[str, float]:
         """The counters of `torch.trn.counters()` over the launches."""
         totals = combine((price.totals, calls) for _, calls, price in self.groups)
-        count, active_ns, exposed_ns = self.collectives
+        count, active_ns, exposed_ns = self.collective_times
         clock = Clock(
             launches=len(self.launches),
             dispatch_s=sum(x.dispatch_ns for x in self.launches) * 1e-9,

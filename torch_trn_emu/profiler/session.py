@@ -19,6 +19,7 @@ from .. import _C
 from ..pricing import OpRow, report_rows
 from ..settings import settings
 from . import export, html, summary, trace
+from .communication import Collective, read_collectives
 from .hooks import Scopes
 from .memory import Block, replay
 from .modules import ModuleRow, module_rows
@@ -60,8 +61,9 @@ class profile:
         self._regions: list[tuple[int, int, int]] = []
         self._began: list[int] = []
         self._allocated: list[int] = []
-        self._collectives = (0, 0, 0)
-        self._collectives_before = (0, 0, 0)
+        self._collectives: list[Collective] = []
+        self._collective_times = (0, 0, 0)
+        self._collective_times_before = (0, 0, 0)
         self._running = False
         self._max_launches, self._left_out = max_launches, 0
 
@@ -87,8 +89,10 @@ class profile:
             _C.find_sites_outside([str(folder) + "/" for folder in _LIBRARY])
         self._began = _clocks()
         self._allocated = [_allocated_bytes(device) for device in range(_C.device_count())]
-        self._collectives_before = _collectives()
+        self._collective_times_before = _collective_times()
         room = max(0, self._max_launches - len(self._launches))
+        for device in range(_C.device_count()):
+            _C.start_collective_log(device, self._max_launches)
         _C.start_recording(sites=self._sites, limit=room)
         self._scopes.watch()
 
@@ -104,10 +108,15 @@ class profile:
         count, active, exposed = (
             total + max(0, now - before)  # counters may have been reset since
             for total, now, before in zip(
-                self._collectives, _collectives(), self._collectives_before, strict=True
+                self._collective_times,
+                _collective_times(),
+                self._collective_times_before,
+                strict=True,
             )
         )
-        self._collectives = count, active, exposed
+        self._collective_times = count, active, exposed
+        for device in range(_C.device_count()):
+            self._collectives += read_collectives(device, _C.stop_collective_log(device))
         sites = _C.sites()
         launches, blocks = read(
             raw,
@@ -155,7 +164,8 @@ class profile:
                 if _C.hbm_in_use(device)
             },
             left_out=self._left_out,
-            collectives=self._collectives,
+            collectives=tuple(self._collectives),
+            collective_times=self._collective_times,
         )
 
     def _blocks_of(self, device: int) -> Iterator[tuple[int, list[Block]]]:
@@ -232,10 +242,10 @@ def _clocks() -> list[int]:
     return [_C.host_ns(device) for device in devices]
 
 
-def _collectives() -> tuple[int, int, int]:
+def _collective_times() -> tuple[int, int, int]:
     """How many collectives ended, their active and their exposed nanoseconds, of all cores."""
-    each = [_C.collective_times(device) for device in range(_C.device_count())]
-    count, active, exposed = (sum(times[k] for times in each) for k in range(3))
+    rows = [row for device in range(_C.device_count()) for row in _C.collective_rows(device)]
+    count, active, exposed = (sum(row[k] for row in rows) for k in (1, 2, 3))
     return count, active, exposed
 
 

@@ -8,11 +8,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from ..pricing import report_rows
+from .communication import collective_rows
 from .modules import module_rows, source_rows
 from .recording import Recording
 from .verdict import judge
 
-__all__ = ["engine_rows", "gib", "seconds", "text"]
+__all__ = ["COLLECTIVE_HEAD", "collective_cells", "engine_rows", "gib", "seconds", "text"]
 
 _ENGINES = ("tensor", "vector", "scalar", "gpsimd", "sync")
 
@@ -101,11 +102,46 @@ def _parts(r: Recording, rows: int) -> Iterable[RenderableType]:
             for x in modules
         ],
     )  # fmt: skip
+    if r.collectives:
+        yield _table(
+            ("collective", "ranks", "algorithm", "bytes", "calls", "time", "exposed", "late"),
+            [
+                (x.operation, f"{x.ranks}", x.algorithm, gib(x.bytes), f"{x.calls:,}",
+                 *(seconds(t) for t in (x.duration_s, x.exposed_s, x.late_s)))
+                for x in collective_rows(r)[:rows]
+            ],
+        )  # fmt: skip
     if sources := source_rows(r)[:rows]:
         yield _table(
             ("source line", "calls", "time", "share"),
             [(x.source, f"{x.calls:,}", seconds(x.device_s), f"{x.share:.1%}") for x in sources],
         )
+
+
+COLLECTIVE_HEAD = (
+    "collective", "group", "ranks", "algorithm", "links", "elements", "bytes", "calls", "time",
+    "exposed", "late", "algorithm GB/s", "bus GB/s",
+)  # fmt: skip
+
+
+def collective_cells(r: Recording) -> list[tuple[str, ...]]:
+    """The vendor's CcOp table, the most exposed first."""
+    return [
+        (
+            x.operation,
+            x.group,
+            str(x.ranks),
+            x.algorithm,
+            x.level,
+            f"{x.dtype}[{x.elements:,}]",
+            gib(x.bytes),
+            f"{x.calls:,}",
+            *(seconds(s) for s in (x.duration_s, x.exposed_s, x.late_s)),
+            f"{x.algorithm_bandwidth / 1e9:.1f}",
+            f"{x.bus_bandwidth / 1e9:.1f}",
+        )
+        for x in collective_rows(r)
+    ]
 
 
 def _memory(r: Recording) -> list[tuple[str, ...]]:
@@ -131,4 +167,4 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     return table
 
 
-_WORDS = ("engine", "status", "not native")
+_WORDS = ("engine", "status", "not native", "algorithm")

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..isa import Engine
+from .communication import Collective, lanes_of
 from .recording import Launch, Recording
 from .steps import steps
+from .summary import gib, seconds
 from .trace import DETAIL, merged, slices_of
 
 __all__ = ["canonical", "packed", "shapes", "timeline"]
@@ -50,6 +52,7 @@ def timeline(recording: Recording) -> dict[str, Any]:
             "kind": [kinds[_kind(x, words)] for x in own],
             "host": list(_differences((x.host_ns for x in own), begin_ns)),
             "start": list(_differences((x.start_ns for x in own), begin_ns)),
+            "collectives": _collectives(recording, device, begin_ns, words),
         }
     found = [s for s in steps(recording) if s.end_ns >= begin_ns]
     return {
@@ -61,6 +64,28 @@ def timeline(recording: Recording) -> dict[str, Any]:
         "steps": [[s.begin_ns - begin_ns, s.end_ns - begin_ns, s.launches] for s in found],
         "leftOut": len(recording.launches) - len(shown),
     }
+
+
+def _collectives(
+    recording: Recording, device: int, begin_ns: int, words: "_Numbers"
+) -> dict[str, list[list[int]]]:
+    """By lane: begin, end, and two words, of what is shown in the span and beside it."""
+    own = [c for c in recording.collectives if c.device == device and c.start_ns >= begin_ns]
+    return {
+        name: [
+            [c.start_ns - begin_ns, c.end_ns - begin_ns, words[c.operation], words[_about(c)]]
+            for c in calls
+        ]
+        for name, calls in lanes_of(own).items()
+    }
+
+
+def _about(c: Collective) -> str:
+    return (
+        f"{c.dtype}[{c.elements:,}], {gib(c.bytes)} among {c.ranks} ranks: {c.algorithm}, {c.level}"
+        f"\n{seconds(c.duration_ns / 1e9)}, of which {seconds(c.exposed_ns / 1e9)} exposed; this "
+        f"rank waited {seconds(c.late_ns / 1e9)} for the start"
+    )
 
 
 class _Numbers(dict[Any, int]):

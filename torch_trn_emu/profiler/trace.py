@@ -19,6 +19,7 @@ from ..chip import Chip
 from ..isa import Engine
 from ..pricing import programs
 from ..timing import Span, lanes
+from .communication import lanes_of
 from .hooks import CATEGORIES
 from .recording import Launch, Recording
 
@@ -29,6 +30,7 @@ DETAIL = 64  # spans of a lane in one launch, at most twice as many
 _EVENTS_OF_A_LAUNCH = 6  # without its engines: two slices, two arrow ends, memory, module
 
 _HOST_LANE, _MODULE_LANE, _LAUNCH_LANE, _FIRST_ENGINE_LANE = 1, 2, 3, 10
+_COLLECTIVE_LANE = 2000
 _NAMES = {_HOST_LANE: "host dispatch", _MODULE_LANE: "module", _LAUNCH_LANE: "launches"}
 _ENGINES = [e.value for e in Engine if e is not Engine.DMA]
 
@@ -63,6 +65,7 @@ def _separated(found: Iterable[Event]) -> Iterator[str]:
 
 def _events(shown: "_Shown") -> Iterator[Event]:
     for device in shown.recording.devices:
+        yield from _collectives(device, shown)
         mine = [(k, x) for k, x in shown.launches if x.device == device]
         yield from _names(device, shown)
         yield from _module_lane(device, [launch for _, launch in mine])
@@ -141,6 +144,27 @@ def _launch(number: int, x: Launch) -> Iterator[Event]:
     lane = _stream_lane(x.stream)
     yield _slice(x.op, x.device, lane, x.start_ns, x.end_ns, known | {"idle_ns": x.idle_ns})
     yield _flow("t", number, x.device, lane, x.start_ns)
+
+
+def _collectives(device: int, shown: "_Shown") -> Iterator[Event]:
+    """A lane for each group; what began before the launches shown is left out."""
+    first = next((x.host_ns for _, x in shown.launches), 0)
+    found = [c for c in shown.recording.collectives if c.device == device and c.end_ns >= first]
+    for k, (name, calls) in enumerate(lanes_of(found).items()):
+        lane = _COLLECTIVE_LANE + k
+        yield _metadata("thread_name", device, lane, {"name": name})
+        yield _metadata("thread_sort_index", device, lane, {"sort_index": lane})
+        for c in calls:
+            arguments = {
+                "bytes": c.bytes,
+                "ranks": c.ranks,
+                "algorithm": c.algorithm,
+                "level": c.level,
+                "number": c.number,
+                "arrivals_ns": list(c.arrivals_ns),
+                "exposed_ns": c.exposed_ns,
+            }
+            yield _slice(c.operation, device, lane, c.start_ns, c.end_ns, arguments)
 
 
 def _module_lane(device: int, launches: Sequence[Launch]) -> Iterator[Event]:

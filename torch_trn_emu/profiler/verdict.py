@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..advice import GOOD_TRANSFER_BYTES, is_elementwise, transfer_bytes
 from ..isa import Engine
 from ..pricing import NOT_MODELLED, Price
+from .communication import cure
 from .recording import Launch, Recording
 
 __all__ = ["BOUNDS", "CHANGES", "Change", "Verdict", "judge"]
@@ -26,6 +27,7 @@ BOUNDS = {
     "dma": "DMA and HBM",
     "host": "transfers to and from the host",
     "dispatch": "dispatch: the core waits for the host, or starts and ends programs",
+    "collectives": "exposed communication: the core waits for collectives",
 }
 _SENTENCES = {
     "tensor": "Tensor-engine-bound: for {share} of the time the Tensor engine is the bottleneck.",
@@ -37,6 +39,7 @@ _SENTENCES = {
     "host": "Host-bound: for {share} of the time tensors move between host and device.",
     "dispatch": "Dispatch-bound: for {share} of the time the core waits for the host or starts and "
     "ends programs.",
+    "collectives": "Communication-bound: for {share} of the time the core waits for collectives.",
 }
 
 
@@ -92,6 +95,7 @@ def _bounds(recording: Recording) -> dict[str, float]:
         overhead_ns = _overhead_ns(launch, recording)
         ns["dispatch"] += overhead_ns + launch.idle_ns
         ns[_bound_of(launch.price)] += launch.duration_ns - overhead_ns
+    ns["collectives"] = sum(x.exposed_ns for x in recording.collectives)
     total = sum(ns.values()) or 1.0
     return {name: ns[name] / total for name in sorted(ns, key=lambda name: -ns[name])}
 
@@ -115,6 +119,7 @@ def _engine_times(price: Price) -> dict[str, float]:
 
 def _share(ns: float, recording: Recording) -> float:
     total = sum(x.duration_ns + x.idle_ns for x in recording.launches)
+    total += sum(x.exposed_ns for x in recording.collectives)
     return ns / total if total else 0.0
 
 
@@ -301,6 +306,20 @@ def _hbm_matmul(r: Recording) -> Change:
     )
 
 
+def _communication(r: Recording) -> Change:
+    exposed = sum(x.exposed_ns for x in r.collectives)
+    active = sum(x.duration_ns for x in r.collectives)
+    share = _share(exposed, r)
+    hidden = _percent(1 - exposed / active) if active else "none"
+    return Change(
+        name="communication",
+        share=share,
+        text=f"Communication is exposed for {_percent(share)} of the time ({len(r.collectives):,} "
+        f"collectives, {hidden} of their time is hidden behind computation). "
+        f"{cure(r.collectives) if exposed else ''}",
+    )
+
+
 CHANGES: tuple[Callable[[Recording], Change], ...] = (
     _compile,
     _reads,
@@ -313,4 +332,5 @@ CHANGES: tuple[Callable[[Recording], Change], ...] = (
     _copies,
     _small_transfers,
     _hbm_matmul,
+    _communication,
 )

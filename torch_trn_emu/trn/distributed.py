@@ -8,6 +8,7 @@ import atexit
 import copy
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import torch
 
 from .. import _C
-from ..collectives import duration
-from ..settings import DEVICE_TYPE, Settings, settings
+from ..collectives import price, priced
+from ..settings import DEVICE_TYPE
 from .dtensor import install_dtensor
 
-__all__ = ["BACKENDS", "bound", "collectives", "install_backend"]
+__all__ = ["BACKENDS", "bound", "collectives", "install_backend", "place_in_world"]
 
 # What init_process_group calls the backend; the first is the default.
 BACKENDS = ("neuron", "xla") if DEVICE_TYPE == "neuron" else ("trn",)
@@ -28,8 +29,12 @@ BACKENDS = ("neuron", "xla") if DEVICE_TYPE == "neuron" else ("trn",)
 bound: Any = ModuleType(f"{__name__}.bound")
 
 
-# The operations priced so far; a row of the C++ side names one by its place.
-_PRICED: list[dict[str, Any]] = []
+_place = 0, 1
+
+
+def place_in_world() -> tuple[int, int]:
+    """The rank of this process and the size of the largest group that it was in; 0 and 1: none."""
+    return _place
 
 
 def install_backend(transport: str) -> None:
@@ -39,7 +44,7 @@ def install_backend(transport: str) -> None:
     _C.bind_backend(bound)
     _C.set_transport(transport)
     _C.set_gloo_maker(_gloo)
-    _C.set_collective_pricer(_price)
+    _C.set_collective_pricer(price)
     install_dtensor()
     for name in BACKENDS:
         torch.distributed.Backend.register_backend(
@@ -50,7 +55,10 @@ def install_backend(transport: str) -> None:
 
 def _create(given: Any, options: Any) -> Any:
     """The backend of a new group: called by torch on each member."""
+    global _place
     _make_default(sys._getframe(1).f_locals)
+    if len(given.global_ranks_in_group or range(given.group_size)) > _place[1]:
+        _place = given.group_rank, given.group_size
     mine = copy.copy(options) if isinstance(options, bound.Options) else bound.Options()
     mine._timeout = _as_timedelta(given.timeout)
     mine.group_name = given.group_id
@@ -75,65 +83,31 @@ def _make_default(caller: dict[str, Any]) -> None:
         group._set_default_backend(torch.distributed.ProcessGroup.BackendType.CUSTOM)
 
 
-def _price(op: str, size_bytes: int, ranks: list[int]) -> tuple[int, int]:
-    """Nanoseconds of an operation among global ranks, and its row of the table."""
-    chosen = settings()
-    cores = tuple(_core_of(rank, chosen) for rank in ranks)
-    per_chip = chosen.chip.logical_cores(chosen.lnc)
-    found = duration(op, size_bytes, cores, chosen.system, per_chip, chosen.collectives)
-    _PRICED.append(
-        {
-            "operation": op,
-            "bytes": size_bytes,
-            "ranks": len(ranks),
-            "algorithm": found.algorithm,
-            "level": found.level,
-            "duration_ns": round(found.seconds * 1e9),
-        }
-    )
-    return round(found.seconds * 1e9), len(_PRICED) - 1
-
-
-def _core_of(rank: int, chosen: Settings) -> int:
-    """The core of a rank: torchrun fills servers one after another."""
-    if not chosen.ranks_per_server:
-        return rank
-    server, local = divmod(rank, chosen.ranks_per_server)
-    cores = chosen.system.chips_per_server * chosen.chip.logical_cores(chosen.lnc)
-    return server * cores + local
-
-
 def collectives(device: Any = None) -> list[dict[str, Any]]:
     """What collectives the device has taken part in since the last reset: a row for each size.
 
     count, active_ns (from the last rank's arrival to the end), exposed_ns (of these, a stream
-    waited), algorithm_bandwidth and bus_bandwidth in bytes/s. The times are simulated.
+    waited and the core had nothing else to do), algorithm_bandwidth and bus_bandwidth in bytes/s.
+    The times are simulated.
     """
     from .device import index_of
 
     rows = []
     for number, count, active_ns, exposed_ns in _C.collective_rows(index_of(device)):
-        row = _PRICED[number]
-        seconds = row["duration_ns"] / 1e9
-        algorithm = row["bytes"] / seconds if seconds else 0.0
+        if number < 0:  # without a price, and so without a time
+            continue
+        row = priced(number)
         rows.append(
-            row
+            asdict(row)
             | {
                 "count": count,
                 "active_ns": active_ns,
                 "exposed_ns": exposed_ns,
-                "algorithm_bandwidth": algorithm,
-                "bus_bandwidth": algorithm * _bus_factor(row["operation"], row["ranks"]),
+                "algorithm_bandwidth": row.algorithm_bandwidth,
+                "bus_bandwidth": row.bus_bandwidth,
             }
         )
     return rows
-
-
-def _bus_factor(op: str, ranks: int) -> float:
-    """What each link carries of the buffer, as nccl-tests define it."""
-    if op.startswith("all_reduce"):
-        return 2 * (ranks - 1) / ranks
-    return (ranks - 1) / ranks if ranks > 1 and op not in ("broadcast", "reduce", "send") else 1.0
 
 
 def _gloo(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
