@@ -451,7 +451,7 @@ _TABLE = (
             clock=lambda c: c.collectives),
     Counter("cc_op_active_time", S, "Their time, from the last rank's arrival to the end.",
             clock=lambda c: c.collective_s),
-    Counter("cc_exposed_time", S, "The part of it for which work waited on an idle core.",
+    Counter("cc_exposed_time", S, "The part of it for which work waited and the core was idle.",
             clock=lambda c: c.exposed_s, source=OURS),
 )  # fmt: skip
 

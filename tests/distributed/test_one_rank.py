@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from launch import free_port
 from torch import nn
 
+import torch_trn_emu
 from torch_trn_emu.settings import read
 
 
@@ -69,6 +73,43 @@ def test_collectives_are_counted_and_timed():
     (row,) = torch.trn.collectives()
     assert (row["operation"], row["bytes"], row["count"]) == ("all_reduce", 4 << 20, 1)
     assert row["active_ns"] == row["duration_ns"] == round(counters["cc_op_active_time"] * 1e9)
+
+
+STEPS = ("work", "side work", "start", "wait", "side wait", "join", "synchronize", "call")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(STEPS), max_size=30))
+def test_exposed_is_at_most_active_whatever_waits(steps):
+    torch.trn.reset_counters()
+    side, x = torch.trn.Stream(), torch.ones(64, 64, device="trn")
+    works = []
+    with torch_trn_emu.profile() as found:
+        for step in steps:
+            with torch.trn.stream(side) if "side" in step else nullcontext():
+                if step.endswith("work"):
+                    x = x @ x
+                elif step == "start":
+                    works.append(dist.all_reduce(torch.ones(1 << 16, device="trn"), async_op=True))
+                elif step.endswith("wait") and works:
+                    works.pop().wait()
+                elif step == "join":
+                    torch.trn.current_stream().wait_stream(side)
+                elif step == "synchronize":
+                    torch.trn.synchronize()
+                elif step == "call":
+                    dist.all_reduce(x)
+        for work in works:
+            work.wait()
+    calls = found.recording.collectives
+    assert len(calls) == steps.count("start") + steps.count("call")
+    for c in calls:
+        assert c.end_ns > c.start_ns >= max(c.arrivals_ns)
+        assert 0 <= c.exposed_ns <= c.duration_ns
+    counters = found.counters()
+    assert counters["cc_op_count"] == len(calls)
+    assert counters["cc_op_active_time"] == pytest.approx(sum(c.duration_ns for c in calls) / 1e9)
+    assert counters["cc_exposed_time"] == pytest.approx(sum(c.exposed_ns for c in calls) / 1e9)
 
 
 def test_a_time_estimate_runs_nothing():

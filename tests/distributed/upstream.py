@@ -8,12 +8,15 @@ a run goes on where the last one stopped; --again runs all, --only PATTERN some.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import selectors
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -26,19 +29,18 @@ WAYS = {
 LIMIT_S = 60  # of one test
 
 # Runs in a process of its own: tests are given by name, one outcome a line is printed.
-RUNNER = """
+RUNNER = f"""
 import os, sys, unittest, warnings
 warnings.simplefilter("ignore")
 import torch
 import torch.multiprocessing as mp
-import torch_trn_emu if os.environ["BACKEND"] == "nccl" else sys
-""".replace('import torch_trn_emu if os.environ["BACKEND"] == "nccl" else sys\n', "") + f"""
 from {MODULE} import DistributedTest, TestDistBackend
 
 class TestTrn(TestDistBackend, DistributedTest._DistTestBase):
     def setUp(self):
         super().setUp()
-        self._start_processes(mp.get_context("fork").Process)  # a spawn would import torch once a rank
+        # A spawn would import torch once for each rank.
+        self._start_processes(mp.get_context("fork").Process)
 
 TestTrn.__module__ = "__main__"
 names = sys.argv[1:]
@@ -73,13 +75,7 @@ def run(way: str, tests: list[str], until: float) -> dict[str, tuple[str, str]]:
 
 
 def _run_some(way: str, left: list[str], until: float, found: dict[str, tuple[str, str]]) -> None:
-    import selectors
-
-    env = os.environ | {
-        "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TEMP_DIR": "", "LOCAL_WORLD_SIZE": "2",
-        **WAYS[way],
-    }  # fmt: skip
-    env.pop("TEMP_DIR")
+    env = os.environ | {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", **WAYS[way]}
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", RUNNER, *left], env=env, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, start_new_session=True,
@@ -107,17 +103,17 @@ def _run_some(way: str, left: list[str], until: float, found: dict[str, tuple[st
     finally:
         watch.close()
         child.stdout.close()
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, 9)
-        except ProcessLookupError:
-            pass
         child.wait()
 
 
 def _short(why: str) -> str:
     """The last line that says something."""
     lines = [line.strip() for line in eval(why).splitlines()] if why.startswith(("'", '"')) else []
-    told = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failure|Interrupt)\b", line)]
+    told = [
+        line for line in lines if re.match(r"[\w.]*(Error|Exception|Failure|Interrupt)\b", line)
+    ]
     return (told or [line for line in lines if line] or [""])[-1][:300]
 
 
@@ -145,13 +141,15 @@ def main() -> None:
 
 def summary(results: dict[str, dict[str, list[str]]]) -> str:
     gloo, trn = results.get("gloo", {}), results.get("trn", {})
-    counts = {w: sum(o == w for o, _ in trn.values()) for w in ("passed", "skipped", "failed", "hung", "died")}
+    counts = dict(Counter(outcome for outcome, _ in trn.values()))
     counted = [n for n, (o, _) in gloo.items() if o == "passed" and n in trn]
     bad = [n for n in counted if trn[n][0] not in ("passed", "skipped")]
-    lines = [f"trn: {counts} of {len(trn)}",
-             f"pass with gloo on the CPU: {len(counted)}; of these trn: "
-             f"{sum(trn[n][0] == 'passed' for n in counted)} passed, "
-             f"{sum(trn[n][0] == 'skipped' for n in counted)} skipped, {len(bad)} not"]
+    lines = [
+        f"trn: {counts} of {len(trn)}",
+        f"pass with gloo on the CPU: {len(counted)}; of these trn: "
+        f"{sum(trn[n][0] == 'passed' for n in counted)} passed, "
+        f"{sum(trn[n][0] == 'skipped' for n in counted)} skipped, {len(bad)} not",
+    ]
     for n, (outcome, why) in sorted(trn.items()):
         if outcome not in ("passed", "skipped"):
             lines.append(f"  {outcome} {n} [gloo {gloo.get(n, ['?'])[0]}]: {why}")

@@ -49,14 +49,32 @@ def _efa(gbit_per_s: float, chips: int, source: str) -> Level:
     )
 
 
-_TRN2_SERVER = Level(
-    name="server",
-    chips=16,
-    bytes_per_s=documented(512e9, "[arch] 1,024 GB/s both ways, 4x4 torus"),
-    hop_s=chosen(1.5e-6, "[arch] 1 to 2 us"),
-    shape="torus",
-    mean_hops=2.0,
-)
+def _torus(gb_per_s: float, source: str, hop: str) -> Level:
+    """A server of trn1 or trn2: 16 chips, 4x4."""
+    return Level(
+        name="server",
+        chips=16,
+        bytes_per_s=documented(gb_per_s * 1e9, source),
+        hop_s=chosen(1.5e-6, hop),
+        shape="torus",
+        mean_hops=2.0,
+    )
+
+
+def _links(name: str, chips: int, gb_per_s: float, hop_us: float, shape: str, source: str) -> Level:
+    """A level of trn3-gen2."""
+    return Level(
+        name=name,
+        chips=chips,
+        bytes_per_s=documented(gb_per_s * 1e9, source),
+        hop_s=chosen(hop_us * 1e-6, "[arch] less than 10 us from chip to chip"),
+        shape=shape,
+    )
+
+
+_TRN2_SERVER = _torus(512, "[arch] 1,024 GB/s both ways, 4x4 torus", "[arch] 1 to 2 us")
+_TRN2_EFA = _efa(3200, 16, "[ec2] 3.2 Tbit/s a server")
+_TRN3_EFA = _efa(3200, 16, "[ec2] as trn2")
 _TRN3_LINKS = 704e9  # the sum of a gen2 chip's links: 256 + 320 + 128
 
 SYSTEMS = (
@@ -65,22 +83,12 @@ SYSTEMS = (
         chip="trn1",
         chips_per_server=16,
         levels=(
-            Level(
-                name="server",
-                chips=16,
-                bytes_per_s=documented(384e9, "[arch] 768 GB/s both ways, 4x4 torus"),
-                hop_s=chosen(1.5e-6, "as on trn2"),
-                shape="torus",
-                mean_hops=2.0,
-            ),
+            _torus(384, "[arch] 768 GB/s both ways, 4x4 torus", "as on trn2"),
             _efa(800, 16, "[ec2] 800 Gbit/s a server"),
         ),
     ),
     System(
-        name="trn2.48xlarge",
-        chip="trn2",
-        chips_per_server=16,
-        levels=(_TRN2_SERVER, _efa(3200, 16, "[ec2] 3.2 Tbit/s a server")),
+        name="trn2.48xlarge", chip="trn2", chips_per_server=16, levels=(_TRN2_SERVER, _TRN2_EFA)
     ),
     System(
         name="trn2-ultraserver",
@@ -95,7 +103,7 @@ SYSTEMS = (
                 hop_s=chosen(1.5e-6, "[arch] 1 to 2 us"),
                 shape="ring",
             ),
-            _efa(3200, 16, "[ec2] 3.2 Tbit/s a server"),
+            _TRN2_EFA,
         ),
     ),
     System(
@@ -110,7 +118,7 @@ SYSTEMS = (
                 hop_s=chosen(1.5e-6, "as gen2"),
                 shape="switch",
             ),
-            _efa(3200, 16, "[ec2] as trn2"),
+            _TRN3_EFA,
         ),
         notes="the levels of gen1 are not published",
     ),
@@ -119,28 +127,10 @@ SYSTEMS = (
         chip="trn3",
         chips_per_server=4,
         levels=(
-            Level(
-                name="sled",
-                chips=4,
-                bytes_per_s=documented(256e9, "[arch] 4 links of PCIe 6 x8, 64 GB/s each way"),
-                hop_s=chosen(1.5e-6, "[arch] less than 10 us from chip to chip"),
-                shape="switch",
-            ),
-            Level(
-                name="rack",
-                chips=72,
-                bytes_per_s=documented(320e9, "[arch] 5 links"),
-                hop_s=chosen(2e-6, "[arch] less than 10 us from chip to chip"),
-                shape="switch",
-            ),
-            Level(
-                name="UltraServer",
-                chips=144,
-                bytes_per_s=documented(128e9, "[arch] 2 links to the chip's twin"),
-                hop_s=chosen(1.5e-6, "[arch] less than 10 us from chip to chip"),
-                shape="link",
-            ),
-            _efa(3200, 16, "[ec2] as trn2"),
+            _links("sled", 4, 256, 1.5, "switch", "[arch] 4 links of PCIe 6 x8, 64 GB/s each way"),
+            _links("rack", 72, 320, 2, "switch", "[arch] 5 links"),
+            _links("UltraServer", 144, 128, 1.5, "link", "[arch] 2 links to the chip's twin"),
+            _TRN3_EFA,
         ),
         notes="[arch] gives 2.56 TB/s and 2,048 GiB/s of NeuronLink-v4 a chip; its links sum to "
         "704 GB/s each way, which is used",

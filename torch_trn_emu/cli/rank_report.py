@@ -87,7 +87,7 @@ def _rank(r: Record) -> tuple[str, ...]:
         seconds(c["cc_exposed_time"]),
         seconds(sum(row["late_s"] for row in r["collectives"])),
         bytes_of(peak),
-        ENDINGS.get(r["ended"], r["ended"]),
+        str(ENDINGS.get(r["ended"], r["ended"])),
     )
 
 
