@@ -164,7 +164,10 @@ def end_groups(reason: str, /) -> None: ...
 def collective_rows(device: int, /) -> list[tuple[int, int, int, int]]:
     """(row, count, active ns, exposed ns)."""
 
-def collective_times(device: int, /) -> tuple[int, int, int]:
-    """Count, active ns, exposed ns."""
+def start_collective_log(device: int, limit: int) -> None: ...
+def stop_collective_log(
+    device: int, /
+) -> list[tuple[int, str, int, str, list[int], int, int, int, int]]:
+    """(row, group, number, what, arrivals, own arrival, start, end, exposed), times in ns."""
 
 def bind_backend(into: ModuleType, /) -> None: ...
