@@ -180,7 +180,7 @@ def test_an_image_model_trains_on_the_machine(policy: str, machine: MachineExecu
     with torch_trn_emu.precision(policy):
         model(_data(2, 3, 18, 18).to("trn").requires_grad_()).square().sum().backward()
     fast = {name for name, row in _rows(machine).items() if row.machine < row.calls}
-    assert fast == {"add_.Tensor"}  # of a count, an integer
+    assert not fast
     differences = {row.op: row.difference for row in machine.rows.values()}
     assert max(differences.values()) <= FLOAT32, differences
 
@@ -300,7 +300,7 @@ class _Zeros:
 
     executed = 0
 
-    def run(self, program: Any, inputs: Any) -> dict[str, Any]:
+    def run(self, program: Any, inputs: Any, drawn: int) -> dict[str, Any]:
         outputs = (b for b in program.buffers if b.role.value == "output")
         return {b.name: torch.zeros(b.shape).numpy() for b in outputs}
 
@@ -383,7 +383,7 @@ def test_an_operator_reads_what_it_writes_in_place(machine: MachineExecutor) -> 
     ("call", "reason"),
     [
         (lambda a: torch.cummax(a, 0).values, "cummax along columns"),
-        (lambda a: F.dropout(a), "its row has the cost only"),
+        (lambda a: torch.mode(a).values, "its row has the cost only"),
         (lambda a: torch.special.bessel_j0(a), "it has no row"),
         (lambda a: a.double() + 1, "float64 is float32 in the program's"),
     ],

@@ -66,16 +66,20 @@ class Machine:
         self.chip = chip
         self.executed = 0
 
-    def run(self, program: Program, inputs: Mapping[str, "npt.ArrayLike"]) -> dict[str, "Array"]:
+    def run(
+        self, program: Program, inputs: Mapping[str, "npt.ArrayLike"], drawn: int = 0
+    ) -> dict[str, "Array"]:
         """Execute `program` and give its output tensors by name.
 
         inputs  one array per input or weight tensor, of its shape; rounded to its dtype
+        drawn   random words that the core's generator has given before
 
         Raises ChipLimit if the program exceeds the chip, UndefinedOnChip for what the vendor
         leaves undefined.
         """
         validate(program, self.chip)
-        state, races = _State(), RaceDetector() if program.synchronization == "explicit" else None
+        state = _State(drawn=drawn)
+        races = RaceDetector() if program.synchronization == "explicit" else None
         for b in program.buffers:
             if b.name in inputs and b.memory is Memory.HBM:
                 region = _region(state, b, 0)

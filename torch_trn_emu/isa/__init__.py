@@ -20,6 +20,7 @@ from .program import (
     itemsize,
 )
 from .validate import validate
+from .view import Label, Source, View, dense_strides
 
 __all__ = [
     "OPCODES",
@@ -32,14 +33,18 @@ __all__ = [
     "Fresh",
     "Index",
     "Instruction",
+    "Label",
     "Loop",
     "Memory",
     "Node",
     "Opcode",
     "Program",
     "Role",
+    "Source",
+    "View",
     "Wait",
     "affine",
+    "dense_strides",
     "dump",
     "itemsize",
     "rows_of",

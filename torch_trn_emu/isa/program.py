@@ -27,6 +27,7 @@ from types import MappingProxyType
 
 from ..formats import FORMATS
 from .affine import Affine
+from .view import Label
 
 __all__ = [
     "Access",
@@ -220,9 +221,15 @@ class Loop:
 Node = Instruction | Fresh | Loop
 
 
+_UNLABELLED: Mapping[str, Label] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Program:
-    """What one physical core runs. `cores` of them run a copy each, on their share of the data."""
+    """What one physical core runs. `cores` of them run a copy each, on their share of the data.
+
+    labels  what the HBM buffers stand for, for the machine's inputs and results
+    """
 
     name: str
     buffers: tuple[Buffer, ...]
@@ -230,6 +237,7 @@ class Program:
     cores: int = 1
     model_flops: float = 0.0  # 2 x multiply-adds the user asked for, on all cores
     synchronization: str = "derived"
+    labels: Mapping[str, Label] = field(default_factory=lambda: _UNLABELLED)  # by HBM buffer
 
     def instructions(self) -> Iterator[Instruction]:
         """Every instruction once, in order, however often its loops run it."""

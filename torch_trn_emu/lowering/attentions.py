@@ -13,6 +13,7 @@ from .attention_backward import attention_backward
 from .attention_short import short_attention, takes_short
 from .call import Call, Target, TensorArg
 from .heads import Layout, layout_of
+from .labels import constant, labelled, spanned
 from .limits import P
 from .op import Lowered, Lowering
 from .products import format_of
@@ -109,6 +110,35 @@ def _mask(t: TensorArg, heads: tuple[int, int]) -> Mask:
     return Mask(strides=padded, elements=elements, dtype=t.dtype)  # type: ignore[arg-type]
 
 
+def _labelled(program: Program, call: Call, whole: Attended, first: int) -> Program:
+    """With what its buffers stand for: memory where it has strides of its own, else elements."""
+    given = ("q", "k", "v") if first == 0 else ("g", "q", "k", "v", "out", "lse")
+    results = dict(zip(("out", "lse") if first == 0 else ("dq", "dk", "dv"), call.outputs,
+                       strict=False))  # fmt: skip
+    at = _ARGUMENTS[call.name][1]
+    mask = call.argument(at) if at >= 0 else None
+    held = {**{n: call.argument(k) for k, n in enumerate(given)}, **results}
+    layouts, share = dict(whole.layouts), whole.share(program.cores)
+    held |= {n: spanned(held[n]) for n in layouts}
+    held["mask"] = spanned(mask) if mask is not None else None
+    if mask is not None and whole.mask is not None:
+        by_batch, by_head, *_ = whole.mask.strides
+        layouts["mask"] = Layout(by_batch, by_head, 0)
+    steps = {n: _step(whole, share, n, x) for n, x in layouts.items()}
+    outer = {} if share.batch != whole.batch else dict.fromkeys(held, whole.batch)
+    gaps = {n: constant(0.0, (1,), t.torch_dtype) for n, t in results.items() if n in layouts}
+    return labelled(program, held, before=gaps, outer=outer, steps=steps)
+
+
+def _step(whole: Attended, share: Attended, name: str, layout: Layout) -> int:
+    """Elements from where a core's part of a tensor begins to where the next core's does."""
+    if share.batch != whole.batch:
+        return share.batch * layout.batch
+    if share.heads == whole.heads:
+        return 0
+    return (share.heads // (share.group if name in ("k", "v", "dk", "dv") else 1)) * layout.head
+
+
 def _row(build: Callable[..., Program], first: int) -> Lowering:
     def lower(call: Call, target: Target) -> Lowered:
         q, k = call.argument(first), call.argument(first + 1)
@@ -118,7 +148,9 @@ def _row(build: Callable[..., Program], first: int) -> Lowering:
         if first == 0:
             whole = replace(whole, stats=len(call.outputs) > 1)
         shared = max(whole.batch, whole.heads // whole.group) >= target.cores
-        return (build(whole, chip=target.chip, cores=target.cores if shared else 1),)
+        program = build(whole, chip=target.chip, cores=target.cores if shared else 1)
+        # A wider head is counted as several.
+        return (program if q.shape[-1] > P else _labelled(program, call, whole, first),)
 
     return lower
 

@@ -6,13 +6,14 @@ so that is what they cost.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from types import MappingProxyType
 from typing import Any
 
 from ..chip import Chip
+from ..isa import View
 
 __all__ = ["DTYPES", "NARROWED", "Call", "Target", "TensorArg", "read_call"]
 
@@ -60,12 +61,17 @@ NARROWED = frozenset(("Double", "Long", "UInt64", "float64", "int64", "uint64"))
 
 @dataclass(frozen=True, slots=True)
 class TensorArg:
-    """A tensor: torch's dtype name, shape, strides in elements, and whether it is on the host."""
+    """A tensor: torch's dtype name, shape, strides in elements, and whether it is on the host.
+
+    views  the memory that it stands for, element by element in order. Only the machine asks: a
+           tensor that is described for its price has none
+    """
 
     torch_dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     on_host: bool = False
+    views: tuple[View, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def dtype(self) -> str:

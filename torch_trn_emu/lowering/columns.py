@@ -7,13 +7,25 @@ of its rate, are combined tile by tile on the Vector engine, and the partitions 
 
 from collections.abc import Iterator
 from math import ceil, inf
+from typing import Any
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from .call import Target, TensorArg
+from .labels import labelled
 from .limits import BANK, P, evenly
 from .reduction import Work, apply
 
-__all__ = ["LINE", "NEUTRAL", "beside", "lines_of", "reduce_columns", "share_of"]
+__all__ = [
+    "LINE",
+    "NEUTRAL",
+    "beside",
+    "columns_outer",
+    "columns_reduced",
+    "lines_of",
+    "reduce_columns",
+    "share_of",
+]
 
 WIDE = 4 * BANK  # columns that are worked on at a time (chosen)
 LINE = 2 * BANK  # elements of short rows beside each other: 4 KiB have DMA's full rate (chosen)
@@ -103,6 +115,23 @@ def reduce_columns(
                 apply(b, after, rows_of(result, 1, count), rows_of(reduced, 1, count))
             b.store(rows_of(out, 1, count, o * columns + c0), rows_of(result, 1, count))
     return b.build()
+
+
+def columns_reduced(
+    x: TensorArg, out: TensorArg, outer: int, rows: int, columns: int, target: Target,
+    **options: Any,
+) -> Program:  # fmt: skip
+    """`reduce_columns` of a tensor seen as [outer, rows, columns]."""
+    program = reduce_columns(
+        outer, rows, columns, dtype=x.dtype, out_dtype=out.dtype, chip=target.chip,
+        cores=target.cores, **options,
+    )  # fmt: skip
+    return labelled(program, {"in": x, "out": out}, outer=columns_outer(outer, rows, target.cores))
+
+
+def columns_outer(outer: int, rows: int, cores: int) -> dict[str, int]:
+    """How cores share the columns of [outer, rows, columns], where they do not share `outer`."""
+    return {} if outer >= cores else {"in": outer * rows, "out": outer}
 
 
 class _Tiles:

@@ -5,7 +5,7 @@ everything, what is not chosen to one entry past the end.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
@@ -13,13 +13,22 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
 from .call import Call, Target, TensorArg
 from .elementwise import elementwise
+from .labels import constant, expanded, labelled, made
 from .limits import TILE_BYTES, P
-from .op import Lowered, dense
+from .op import Lowered, flat
 from .pointwise import select
 from .runs import run_of, runs
 from .scans import Prefix
 
-__all__ = ["BROADCAST", "broadcast_size", "nonzero", "put_masked", "select_masked", "spread_masked"]
+__all__ = [
+    "BROADCAST",
+    "broadcast_size",
+    "nonzero",
+    "past_end",
+    "put_masked",
+    "select_masked",
+    "spread_masked",
+]
 
 BROADCAST = frozenset(("masked_select", "masked_scatter"))  # the others' masks lead
 
@@ -220,7 +229,30 @@ def select_masked(call: Call, target: Target) -> Lowered:
     x, mask = call.tensors[:2]
     if not x.numel or not mask.numel or not call.out.numel:
         return ()
-    return (choose(_described(call, call.out.numel), chip=target.chip),)
+    program = choose(_described(call, call.out.numel), chip=target.chip)
+    return (labelled(program, {**_masked(call), "out": past_end(call.out)}, before=_nothing(x)),)
+
+
+def past_end(out: TensorArg, entry: int = 1) -> TensorArg:
+    """A result and the entry past its end, where what is not chosen goes."""
+    views = tuple(made(f"past {v.dtype}", (entry,), v.dtype).views[0] for v in out.views[:1])
+    return replace(flat(out, out.numel + entry), views=(*out.views, *views) if views else ())
+
+
+def _nothing(x: TensorArg) -> dict[str, TensorArg]:
+    """What the entry past the end holds where every element is chosen."""
+    return {"out": constant(0.0, (1,), x.torch_dtype)}
+
+
+def _masked(call: Call) -> dict[str, TensorArg]:
+    """What a mask chooses from, and the mask, broadcast together where the operator does it."""
+    x, mask = call.tensors[:2]
+    if call.name not in BROADCAST:
+        return {"in": x, "mask": mask}
+    rank = max(len(x.shape), len(mask.shape))
+    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in (x, mask)]
+    shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    return {"in": expanded(x, shape), "mask": expanded(mask, shape)}
 
 
 def nonzero(call: Call, target: Target) -> Lowered:
@@ -229,7 +261,8 @@ def nonzero(call: Call, target: Target) -> Lowered:
         return ()
     rank = len(x.shape)
     how = Masked(count=x.numel, entry=rank, kept=out.shape[0], dtype=out.dtype, mask=x.dtype)
-    return (coordinates(how, x.shape, chip=target.chip),)
+    program = coordinates(how, x.shape, chip=target.chip)
+    return (labelled(program, {"mask": x, "out": past_end(out, rank)}, before=_nothing(out)),)
 
 
 def spread_masked(call: Call, target: Target) -> Lowered:
@@ -238,7 +271,8 @@ def spread_masked(call: Call, target: Target) -> Lowered:
     if not x.numel or not source.numel:
         return ()
     adds = call.name != "masked_scatter" and call.argument(3) is True
-    return (spread(_described(call, source.numel), adds=adds, chip=target.chip),)
+    program = spread(_described(call, source.numel), adds=adds, chip=target.chip)
+    return (labelled(program, {**_masked(call), "source": source, "out": call.out}),)
 
 
 def put_masked(call: Call, target: Target) -> Lowered:
@@ -246,10 +280,8 @@ def put_masked(call: Call, target: Target) -> Lowered:
     x, mask, source = call.tensors[:3]
     if source.numel != 1 or call.argument(3) is True:
         return spread_masked(call, target)
-    over = TensorArg(
-        mask.torch_dtype, mask.shape + (1,) * (len(x.shape) - len(mask.shape)),
-        mask.strides + (1,) * (len(x.shape) - len(mask.shape)),
-    )  # fmt: skip
-    one = dense((), source.torch_dtype)
+    missing = (1,) * (len(x.shape) - len(mask.shape))
+    over = replace(mask, shape=mask.shape + missing, strides=mask.strides + missing)
+    one = replace(source, shape=(), strides=())
     steps: Any = [select(1, 2, 0)]
     return (elementwise(call.name, steps, [x, over, one], call.out, target),)

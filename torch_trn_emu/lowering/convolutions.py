@@ -12,6 +12,7 @@ from .conv_shape import Convolution
 from .conv_weight import conv_weight
 from .convolution import conv
 from .depthwise import depthwise, depthwise_input, depthwise_weight
+from .labels import labelled
 from .op import Lowered
 from .planes import Planes
 from .products import format_of
@@ -76,7 +77,7 @@ def _batched(t: TensorArg, rank: int) -> TensorArg:
     """With a batch dimension."""
     if len(t.shape) == rank + 2:
         return t
-    return TensorArg(t.torch_dtype, (1, *t.shape), (t.numel, *t.strides))
+    return replace(t, shape=(1, *t.shape), strides=(t.numel, *t.strides))
 
 
 def convolution(call: Call, target: Target) -> Lowered:
@@ -92,11 +93,21 @@ def convolution(call: Call, target: Target) -> Lowered:
         groups = int(call.argument(8, 1) or 1)
     how = _described(x, w, out, window, transposed, groups, call, target)
     how = replace(how, bias=bias.dtype if bias is not None else "")
-    how = _shared(how, target.cores, filters=not transposed)
+    whole, how = how, _shared(how, target.cores, filters=not transposed)
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
-    if transposed:
-        return (conv_input(how, **options),)
-    return ((depthwise if how.channels == 1 and groups > 1 else conv)(how, **options),)
+    single = how.channels == 1 and groups > 1
+    make = conv_input if transposed else depthwise if single else conv
+    held = {"in": x, "g": x, "weight": w, "bias": bias, "out": out, "dx": out}
+    return (labelled(make(how, **options), held, outer=_outer(whole, how)),)
+
+
+def _outer(whole: Convolution, share: Convolution) -> dict[str, int]:
+    """How cores share the buffers: those of images first, then those that a core has part of."""
+    if share.batch != whole.batch:
+        return {}
+    images = dict.fromkeys(("in", "g", "x", "out", "dx"), whole.batch)
+    inside = whole.channels != share.channels  # of each filter, which all cores have
+    return images | ({"weight": whole.groups * whole.filters} if inside else {})
 
 
 def convolution_backward(call: Call, target: Target) -> Lowered:
@@ -112,15 +123,21 @@ def convolution_backward(call: Call, target: Target) -> Lowered:
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
     programs: list[Program] = []
     single = how.channels == 1 and groups > 1 and not transposed
+    results = dict(zip(("dx", "dw", "db"), call.results, strict=False))
+    held = {"g": g, "x": x, "weight": w, **results}
+    if transposed:  # a convolution of the result's gradient, and its factors change places
+        held |= {"in": g, "out": results.get("dx")}
     if mask[0]:
         share = _shared(how, target.cores, filters=transposed)
         make = conv if transposed else depthwise_input if single else conv_input
-        programs.append(make(share, **options))
+        programs.append(labelled(make(share, **options), held, outer=_outer(how, share)))
     if mask[1]:  # every core needs all images, or adds its sums to the others'
         cut = replace(how, batch=1) if how.batch >= target.cores else how
         share = replace(_shared(cut, target.cores, filters=True), batch=how.batch)
         make = depthwise_weight if single else conv_weight
-        programs.append(make(share, **options))
+        factors = {**held, "g": x, "x": g} if transposed else held
+        outer = _outer(how, share)
+        programs.append(labelled(make(share, **options), factors, outer=outer))
     if mask[2]:
         channels, pixels = g.shape[1], prod(g.shape[2:])
         cores = target.cores if channels >= target.cores else 1
@@ -131,5 +148,6 @@ def convolution_backward(call: Call, target: Target) -> Lowered:
             row_stride=pixels,
             outer_stride=ceil(channels / cores) * pixels,
         )
-        programs.append(channel_sums(planes, dtype=g.dtype, chip=target.chip, cores=cores))
+        sums = channel_sums(planes, dtype=g.dtype, chip=target.chip, cores=cores)
+        programs.append(labelled(sums, held, outer={"g": g.shape[0]}))
     return tuple(programs)

@@ -9,8 +9,9 @@ from math import ceil
 from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, rows_of
 from .call import Call, Target, TensorArg
-from .compaction import Masked, choose, coordinates
+from .compaction import Masked, choose, coordinates, past_end
 from .indexing import Indexed, Term, scatter_entries
+from .labels import constant, labelled, made, relabelled
 from .limits import WIDE, P
 from .op import Lowered
 from .runs import run_of, runs
@@ -35,19 +36,19 @@ def neighbours(
                                                    ("made", out_dtype))]  # fmt: skip
     for at, rows, wide in runs(b, count - 1, q):
         b.fresh(*tiles)
-        one, following, made = (rows_of(t, rows, wide) for t in tiles)
+        one, following, done = (rows_of(t, rows, wide) for t in tiles)
         b.load(one, run_of(source, at, rows, wide, q))
         b.load(following, run_of(source, at + 1, rows, wide, q))
-        b.emit("tensor_tensor", made, following, one, op=op)
-        b.store(run_of(out, at + shift, rows, wide, q), made)
+        b.emit("tensor_tensor", done, following, one, op=op)
+        b.store(run_of(out, at + shift, rows, wide, q), done)
     b.fresh(*tiles)
-    edge, made = rows_of(tiles[0], 1, 1), rows_of(tiles[2], 1, 1)
+    edge, done = rows_of(tiles[0], 1, 1), rows_of(tiles[2], 1, 1)
     if first is not None:
-        b.emit("memset", made, value=first)
+        b.emit("memset", done, value=first)
     else:
         b.load(edge, run_of(source, Affine(count - 1), 1, 1, 1))
-        b.emit("tensor_scalar", made, edge, op0=op, imm0=float(last or 0), reverse0=True)
-    b.store(run_of(out, Affine(0 if shift else count - 1), 1, 1, 1), made)
+        b.emit("tensor_scalar", done, edge, op0=op, imm0=float(last or 0), reverse0=True)
+    b.store(run_of(out, Affine(0 if shift else count - 1), 1, 1, 1), done)
     return b.build()
 
 
@@ -60,28 +61,49 @@ def distinct(call: Call, target: Target) -> Lowered:
     if not sorts and call.argument(3) is not None:
         raise KeyError("unique_consecutive along a dimension")
     inverse, counts = (call.argument(k, False) is True for k in ((2, 3) if sorts else (1, 2)))
-    ordered = flat_sort(call, target) if sorts else ()
-    flags = neighbours("changes", x.numel, "not_equal", x.dtype, "bool", first=1.0, chip=chip)
-    how = Masked(count=x.numel, entry=1, kept=kept, dtype=x.dtype)
-    made = [*_programs(ordered), flags, choose(how, chip=chip)]
+    n = x.numel
+    values, order = made("in order", (n,), x.torch_dtype), made("order", (n,), "int32")
+    ordered = relabelled(_programs(flat_sort(call, target)), {"values": values, "index": order})
+    values = values if sorts else x
+    changes, first = made("changes", (n,), "bool"), made("first", (kept,), "int32")
+    flags = neighbours("changes", n, "not_equal", x.dtype, "bool", first=1.0, chip=chip)
+    chosen = choose(Masked(count=n, entry=1, kept=kept, dtype=x.dtype), chip=chip)
+    nothing = {"out": constant(0.0, (1,), x.torch_dtype)}
+    programs = [
+        *(ordered if sorts else ()),
+        labelled(flags, {"in": values, "out": changes}),
+        labelled(chosen, {"in": values, "mask": changes, "out": past_end(call.out)},
+                 before=nothing),
+    ]  # fmt: skip
     if inverse:
-        made += _ranks(x, sorts, chip)
+        programs += _ranks(call, changes, order if sorts else None, chip)
     if counts:
-        places = Masked(count=x.numel, entry=1, kept=kept, dtype="int32")
-        made.append(coordinates(places, (x.numel,), chip=chip))
-        made.append(neighbours("gaps", kept, "subtract", "int32", "int32", last=x.numel, chip=chip))
-    return tuple(made)
+        places = Masked(count=n, entry=1, kept=kept, dtype="int32")
+        found = coordinates(places, (n,), chip=chip)
+        nothing = {"out": constant(0.0, (1,), "int32")}
+        programs.append(labelled(found, {"mask": changes, "out": past_end(first)}, before=nothing))
+        gaps = neighbours("gaps", kept, "subtract", "int32", "int32", last=n, chip=chip)
+        programs.append(labelled(gaps, {"in": first, "out": _result(call, 2)}))
+    return tuple(programs)
+
+
+def _result(call: Call, k: int) -> TensorArg | None:
+    return call.outputs[k] if len(call.outputs) > k else None
 
 
 def _programs(lowered: Lowered) -> tuple[Program, ...]:
     return lowered if isinstance(lowered, tuple) else ()
 
 
-def _ranks(x: TensorArg, sorts: bool, chip: Chip) -> list[Program]:
+def _ranks(call: Call, changes: TensorArg, order: TensorArg | None, chip: Chip) -> list[Program]:
     """How many flags are set before and at each element, less one, where it was."""
-    n = x.numel
-    made = [cumulate_run(n, chip=chip, dtype="bool", out_dtype="int32", start=-1.0)]
-    if sorts:
+    n, out = changes.numel, _result(call, 1)
+    ranks = made("ranks", (n,), "int32") if order is not None else out
+    sums = cumulate_run(n, chip=chip, dtype="bool", out_dtype="int32", start=-1.0)
+    programs = [labelled(sums, {"in": changes, "out": ranks})]
+    if order is not None:
         how = Indexed(entries=n, entry=1, count=n, terms=(Term(size=n),))
-        made.append(scatter_entries(how, chip=chip, dtype="int32", adds=False))
-    return made
+        put = scatter_entries(how, chip=chip, dtype="int32", adds=False)
+        before = {"out": constant(0.0, (1,), "int32")}  # written whole, in an order that is data
+        programs.append(labelled(put, {"in": ranks, "index": order, "out": out}, before=before))
+    return programs

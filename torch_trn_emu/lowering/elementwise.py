@@ -27,6 +27,7 @@ from .attributes import (
 from .broadcasting import alike, broadcast, how_it_repeats
 from .call import Call, Target, TensorArg
 from .draws import DRAWS, parameters, steps_of
+from .labels import expanded, labelled
 from .loss_steps import GRADIENTS, LOSSES
 from .pointwise import (
     Step,
@@ -237,11 +238,17 @@ def elementwise(
     kinds = alike([how_it_repeats(t, out) for t in operands], operands, out)
     if all(k in ("full", "other", "one") for k in kinds):
         single = [k for k, kind in enumerate(kinds) if kind == "one"]
-        return pointwise(
+        program = pointwise(
             name, out.numel, dtypes, out.dtype, recipe,
             single=single, chip=target.chip, cores=target.cores,
         )  # fmt: skip
-    return broadcast(name, recipe, operands, kinds, out, target)
+    else:
+        program = broadcast(name, recipe, operands, kinds, out, target)
+    loaded = {
+        f"in{k}": expanded(t, out.shape) if kind == "other" else t
+        for k, (t, kind) in enumerate(zip(operands, kinds, strict=True))
+    }
+    return labelled(program, {**loaded, "out": out})
 
 
 def conversion(source: str, to: str) -> Recipe:
@@ -262,7 +269,7 @@ def flattened(
     name: str, steps: Recipe, operands: Sequence[TensorArg], out: TensorArg, target: Target
 ) -> Program:
     """`steps` over tensors of one size, whatever their shapes."""
-    same = [TensorArg(t.torch_dtype, (out.numel,), (1,)) for t in operands]
+    same = [TensorArg(t.torch_dtype, (out.numel,), (1,), views=t.views) for t in operands]
     return elementwise(name, steps, same, out, target)
 
 

@@ -4,14 +4,17 @@ A reader describes a call as `indexing.Indexed`. What it cannot describe raises 
 call is priced by its class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
+from ..isa import Program
 from .call import Call, Target, TensorArg
 from .compaction import broadcast_size, put_masked, select_masked
 from .copies import copied
 from .indexing import Indexed, Term, gather_entries, pick_in_rows, picks_in_sbuf, scatter_entries
+from .labels import expanded, labelled
 from .limits import P
 from .op import Lowered, Lowering, around
 
@@ -130,8 +133,10 @@ def gathered(read: Reader) -> Lowering:
         columns = how.terms[0].size
         if plain and how.rows > 1 and picks_in_sbuf(columns, how.count, table.dtype, target.chip):
             shared = how.places[1] == 0
-            return (pick_in_rows(how.rows, columns, how.count, shared=shared, **options),)
-        return (gather_entries(how, **options),)
+            program = pick_in_rows(how.rows, columns, how.count, shared=shared, **options)
+            return (labelled(program, {"table": table, "out": call.out, **_indices(call, how)}),)
+        held = {"table": table, "out": call.out, **_indices(call, how)}
+        return _of_one_core(gather_entries(how, **options), how, held)
 
     return lower
 
@@ -150,6 +155,7 @@ def scattered(read: Reader, source_at: int, *, adds: bool | None = None) -> Lowe
         if not out.numel or not call.tensors[1].numel:
             return ()
         how = read(call)
+        copies = _copied_first(call, table, target)
         program = scatter_entries(
             how,
             chip=target.chip,
@@ -160,9 +166,57 @@ def scattered(read: Reader, source_at: int, *, adds: bool | None = None) -> Lowe
             repeated=_one_for_all(call, source, how),
             value=None if isinstance(source, TensorArg) else float(source),
         )
-        return (*_copied_first(call, table, target), program)
+        held = {"out": out, **_indices(call, how)}
+        if isinstance(source, TensorArg):
+            held["in"] = source
+        return (*copies, *_of_one_core(program, how, held, out if copies else table))
 
     return lower
+
+
+def _indices(call: Call, how: Indexed) -> dict[str, TensorArg]:
+    """The call's tensors of indices by the names of buffers; what repeats is there once."""
+    given = [a for a in call.arguments if isinstance(a, tuple) and a and call.name in BY_TENSORS]
+    if given:
+        tensors = [t for t in given[0] if isinstance(t, TensorArg)]
+        shape = _broadcast(tensors)
+        tensors = [t if t.shape == shape else expanded(t, shape) for t in tensors]
+    else:
+        tensors = [t for t in call.tensors[1:] if "int" in t.dtype][:1]
+        tensors = [_once(t, how) for t in tensors]
+    return {f"index {k}" if k else "index": t for k, t in enumerate(tensors)}
+
+
+def _broadcast(tensors: Sequence[TensorArg]) -> tuple[int, ...]:
+    rank = max(len(t.shape) for t in tensors)
+    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+
+
+def _once(t: TensorArg, how: Indexed) -> TensorArg:
+    """Indices without the dimensions along which they repeat, where the program has so many."""
+    if t.numel == how.indices:
+        return t
+    kept = [(n, s) for n, s in zip(t.shape, t.strides, strict=True) if s or n == 1]
+    shape, strides = tuple(n for n, _ in kept), tuple(s for _, s in kept)
+    views = tuple(replace(v, shape=shape, strides=strides) for v in t.views)
+    return replace(t, shape=shape, strides=strides, views=views)
+
+
+def _of_one_core(
+    program: Program, how: Indexed, held: Mapping[str, TensorArg], before: TensorArg | None = None
+) -> tuple[Program, ...]:
+    """With labels, where a core's entries are a part of their buffers in order.
+
+    before  what the table of a scatter holds at first
+    """
+    first = {"out": before} if before is not None else {}
+    longest = max(("count", "rows", "lead"), key=lambda n: int(getattr(how, n)))
+    apart = (how.lead > 1 and longest != "lead") or (how.rows > 1 and longest == "count")
+    moves = how.row_step or how.lead_step or how.column_step  # numbers start with a core's own
+    if program.cores > 1 and (apart or moves):
+        return (program,)
+    return (labelled(program, held, before=first),)
 
 
 def _adds(call: Call) -> bool:
@@ -201,7 +255,13 @@ def counted(call: Call, target: Target) -> Lowered:
     how = Indexed(entries=out.numel, entry=1, count=index.numel, terms=(term,))
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
     value = None if weighted else 1.0
-    return (scatter_entries(how, adds=True, zeroed=True, value=value, **options),)
+    program = scatter_entries(how, adds=True, zeroed=True, value=value, **options)
+    return _cleared(program, {"index": index, "out": out, "in": call.tensors[-1]})
+
+
+def _cleared(program: Program, held: Mapping[str, TensorArg]) -> tuple[Program, ...]:
+    """Labels of a table that is cleared first: each core clears its part and adds to all."""
+    return (program,) if program.cores > 1 else (labelled(program, held),)
 
 
 def embedding_gradient(call: Call, target: Target) -> Lowered:
@@ -213,7 +273,10 @@ def embedding_gradient(call: Call, target: Target) -> Lowered:
     size, entry = out.shape
     how = Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
-    return (scatter_entries(how, adds=True, zeroed=True, **options),)
+    if call.argument(3, -1) >= 0 or call.argument(4, False):
+        return (scatter_entries(how, adds=True, zeroed=True, **options),)
+    program = scatter_entries(how, adds=True, zeroed=True, **options)
+    return _cleared(program, {"index": index, "in": grad, "out": out})
 
 
 def unmasked(op: str, lower: Lowering, *flags: Any) -> Lowering:

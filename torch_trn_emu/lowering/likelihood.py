@@ -12,6 +12,7 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, rows_of
 from .call import Call, Target, TensorArg
 from .indexing import integers
+from .labels import labelled
 from .limits import P
 from .op import Lowered
 from .runs import clear, run_of, runs
@@ -236,11 +237,27 @@ def nll(call: Call, target: Target) -> Lowered:
     x = call.tensors[0]
     if not x.numel:
         return ()
-    return (likelihood(_rows_of(call, x, 1), chip=target.chip, cores=target.cores),)
+    how = _rows_of(call, x, 1)
+    program = likelihood(how, chip=target.chip, cores=target.cores)
+    held = {"x": x, "target": call.argument(1), "weight": call.argument(2)}
+    held |= dict(zip(("out", "total_weight"), call.outputs, strict=False))
+    return (labelled(program, held, outer=_outer(how, program)),)
+
+
+def _outer(how: _Rows, program: Program) -> dict[str, int]:
+    """How cores share the rows of each image, where they do not share the images."""
+    if how.images >= program.cores:
+        return {}
+    logits = dict.fromkeys(("x", "dx"), how.images * (how.classes if how.apart != 1 else 1))
+    return logits | dict.fromkeys(("target", "g", "out"), how.images)
 
 
 def nll_backward(call: Call, target: Target) -> Lowered:
     x = call.tensors[1]
     if not x.numel:
         return ()
-    return (likelihood_gradient(_rows_of(call, x, 2), chip=target.chip, cores=target.cores),)
+    how = _rows_of(call, x, 2)
+    program = likelihood_gradient(how, chip=target.chip, cores=target.cores)
+    places = {"g": 0, "target": 2, "weight": 3, "total_weight": 6}
+    held = {n: call.argument(k) for n, k in places.items()}
+    return (labelled(program, {**held, "dx": call.out}, outer=_outer(how, program)),)

@@ -3,6 +3,7 @@ reductions that give one value for every tensor.
 """
 
 from collections import Counter
+from dataclasses import replace
 from math import ceil, inf, prod
 
 from ..chip import Chip
@@ -11,6 +12,7 @@ from .call import Call, Target, TensorArg
 from .columns import NEUTRAL
 from .copies import copied
 from .elementwise import lower_elementwise
+from .labels import labelled
 from .limits import P
 from .op import Lowered, flat
 from .planes import columns
@@ -32,18 +34,29 @@ def foreach(call: Call, target: Target) -> Lowered:
     total = sum(t.numel for t in lists[0])
     if not total:
         return ()
-    first = lists[0][0]
     arguments: list[object] = []
     for a in call.arguments:
         if isinstance(a, tuple) and a:
-            one = a[0]
-            arguments.append(flat(one, total) if isinstance(one, TensorArg) else one)
+            arguments.append(_run(a, total) if isinstance(a[0], TensorArg) else a[0])
         else:
             arguments.append(a)
+    stored = _run(call.outputs if len(call.outputs) == len(lists[0]) else lists[0], total)
+    stored = replace(stored, torch_dtype=lists[0][0].torch_dtype)
+    numbers = [a for a in call.arguments if isinstance(a, tuple) and a and a not in lists]
+    if any(len(set(a)) > 1 for a in numbers):  # the first is priced for all
+        stored = replace(stored, views=())
     if plain == "copy" and len(lists) > 1:
-        return copied(flat(lists[1][0], total), flat(first, total), target)
-    single = Call(f"aten::{plain}", tuple(arguments), (flat(first, total),), call.policy)
+        return copied(_run(lists[1], total), stored, target)
+    single = Call(f"aten::{plain}", tuple(arguments), (stored,), call.policy)
     return lower_elementwise(single, target)
+
+
+def _run(tensors: tuple[TensorArg, ...], total: int) -> TensorArg:
+    """Tensors one after the other, where together they have so many elements."""
+    found = [t for t in tensors if t.numel]
+    whole = sum(t.numel for t in found) == total and all(t.views for t in found)
+    views = tuple(v for t in found for v in t.views) if whole else ()
+    return replace(flat(tensors[0], total), views=views)
 
 
 def foreach_reduction(call: Call, target: Target) -> Lowered:
@@ -56,6 +69,7 @@ def foreach_reduction(call: Call, target: Target) -> Lowered:
     if order not in (1, 2, inf):
         raise KeyError(f"_foreach_norm of order {order}")
     sizes = Counter(prod(t.shape) for t in tensors)
+    together = [k for size in sizes for k, t in enumerate(tensors) if t.numel == size]
     program = reduce_each(
         tuple(sizes.items()),
         before=before,
@@ -65,7 +79,12 @@ def foreach_reduction(call: Call, target: Target) -> Lowered:
         chip=target.chip,
         cores=target.cores,
     )
-    return (program,)
+    if program.cores > 1 and len(sizes) > 1:  # a core has its part of the tensors of each size
+        return (program,)
+    outs = call.outputs if len(call.outputs) == len(tensors) else ()
+    held = {"in": tuple(tensors[k] for k in together),
+            "out": tuple(outs[k] for k in together if outs)}  # fmt: skip
+    return (labelled(program, held),)
 
 
 def reduce_each(

@@ -7,6 +7,7 @@ from ..isa import Access, Program, Role
 from .call import Call, Target, TensorArg
 from .elementwise import lower_elementwise
 from .flat import Tiles, pass_over
+from .labels import expanded, labelled
 from .loss_steps import LOSSES, MEAN, NONE, reduction_of
 from .op import Lowered
 from .pointwise import Step
@@ -64,4 +65,7 @@ def loss(call: Call, target: Target) -> Lowered:
     steps = LOSSES[call.name](call, operands) or ()
     factor = 1 / x.numel if how == MEAN else 1.0
     dtypes = [t.dtype for t in operands]
-    return (summed(call.name, x.numel, dtypes, call.out.dtype, steps, factor, chip=target.chip),)
+    program = summed(call.name, x.numel, dtypes, call.out.dtype, steps, factor, chip=target.chip)
+    held = {f"in{k}": t if t.numel == x.numel else expanded(t, x.shape)
+            for k, t in enumerate(operands)}  # fmt: skip
+    return (labelled(program, {**held, "out": call.out}),)

@@ -2,13 +2,14 @@
 
 from ..chip import Chip
 from ..isa import Builder, Program, Role, rows_of
-from .call import Call, Target, TensorArg
-from .compaction import nonzero
+from .call import Call, Target
+from .compaction import nonzero, past_end
 from .copies import copied
 from .elementwise import lower_elementwise
 from .indexing import Indexed, Term, scatter_entries
+from .labels import labelled, made, permuted
 from .limits import WIDE, P, evenly
-from .op import Lowered, dense
+from .op import Lowered
 from .scans import cumulate_run
 from .triangles import triangle
 
@@ -20,13 +21,13 @@ def diagonal(rows: int, columns: int, *, chip: Chip, dtype: str) -> Program:
     b = Builder(f"diagonal {rows}x{columns}")
     out = b.hbm("out", (rows, columns), dtype, Role.OUTPUT)
     wide = evenly(columns, WIDE)
-    place, made = (b.sbuf(n, wide, d, slots=2) for n, d in (("place", "float32"), ("made", dtype)))
+    place, done = (b.sbuf(n, wide, d, slots=2) for n, d in (("place", "float32"), ("made", dtype)))
     for r0 in range(0, rows, P):
         size = min(P, rows - r0)
         for c0 in range(0, columns, wide):
             count = min(wide, columns - c0)
-            b.fresh(place, made)
-            here, to = rows_of(place, size, count), rows_of(made, size, count)
+            b.fresh(place, done)
+            here, to = rows_of(place, size, count), rows_of(done, size, count)
             b.emit("iota", here, channel=-1, step=1, base=c0 - r0)
             b.emit("tensor_scalar", to, here, op0="equal", imm0=0.0)
             b.store(rows_of(out, size, count, r0 * columns + c0), to)
@@ -38,7 +39,8 @@ def eye(call: Call, target: Target) -> Lowered:
     if not out.numel:
         return ()
     rows, columns = out.shape
-    return (diagonal(rows, columns, chip=target.chip, dtype=out.dtype),)
+    program = diagonal(rows, columns, chip=target.chip, dtype=out.dtype)
+    return (labelled(program, {"out": out}),)
 
 
 def triangle_indices(call: Call, target: Target) -> Lowered:
@@ -47,14 +49,13 @@ def triangle_indices(call: Call, target: Target) -> Lowered:
     if not out.numel:
         return ()
     rows, columns, offset = (int(call.argument(k, 0)) for k in range(3))
-    ones = dense((rows, columns), "bool")
-    found = dense((out.shape[1], 2), out.torch_dtype)
-    made = lower_elementwise(Call("aten::ones", ((rows, columns),), (ones,)), target)
+    ones, half = (made(n, (rows, columns), "bool") for n in ("ones", "triangle"))
+    found = made("places", (out.shape[1], 2), out.torch_dtype)
+    filled = lower_elementwise(Call("aten::ones", ((rows, columns),), (ones,)), target)
     cut = triangle(lower=call.name == "tril_indices")
-    kept = cut(Call("aten::tril", (ones, offset), (ones,)), target)
-    places = nonzero(Call("aten::nonzero", (ones,), (found,)), target)
-    by_row = TensorArg(out.torch_dtype, found.shape, (1, found.shape[0]))
-    parts = (made, kept, places, copied(found, by_row, target))
+    kept = cut(Call("aten::tril", (ones, offset), (half,)), target)
+    places = nonzero(Call("aten::nonzero", (half,), (found,)), target)
+    parts = (filled, kept, places, copied(found, permuted(out, (1, 0)), target))
     return tuple(program for part in parts if isinstance(part, tuple) for program in part)
 
 
@@ -73,4 +74,8 @@ def repeated_places(call: Call, target: Target) -> Lowered:
     ends = cumulate_run(n, chip=chip, dtype=repeats.dtype, out_dtype="int32")
     how = Indexed(entries=size, entry=1, count=n, terms=(Term(size=size),))
     ones = scatter_entries(how, chip=chip, dtype="int32", adds=True, zeroed=True, value=1.0)
-    return (ends, ones, cumulate_run(size, chip=chip, dtype="int32", out_dtype="int32"))
+    sums = cumulate_run(size, chip=chip, dtype="int32", out_dtype="int32")
+    ended, marks = made("ends", (n,), "int32"), made("marks", (size,), "int32")
+    return (labelled(ends, {"in": repeats, "out": ended}),
+            labelled(ones, {"index": ended, "out": marks}),
+            labelled(sums, {"in": marks, "out": past_end(out)}))  # fmt: skip

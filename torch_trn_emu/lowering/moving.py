@@ -10,7 +10,7 @@ from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from .call import TensorArg
 from .limits import P
 
-__all__ = ["copy_runs", "longest_run", "turned"]
+__all__ = ["copy_runs", "longest_run", "run_of_copy", "turned"]
 
 TILE_BYTES = 8 * 1024
 
@@ -38,6 +38,11 @@ def turned(t: TensorArg) -> tuple[int, int, int] | None:
     return prod(n for n, _ in kept[:-2]), rows, columns
 
 
+def run_of_copy(run: int, dtype: str) -> int:
+    """Elements that a copy moves as one run, of a run in memory."""
+    return min(run, max(1, int(TILE_BYTES / itemsize(dtype))))
+
+
 def copy_runs(
     elements: int,
     run: int,
@@ -49,7 +54,7 @@ def copy_runs(
     strided: str = "in",
 ) -> Program:
     """Runs of `run` elements that lie apart in the source ("in") or the result ("out")."""
-    run = min(run, max(1, int(TILE_BYTES / itemsize(dtype))))
+    run = run_of_copy(run, dtype)
     runs = ceil(ceil(elements / run) / cores)
     group = max(1, min(int(TILE_BYTES / itemsize(dtype) / run), ceil(runs / P)))
     b = Builder(f"copy {runs} runs of {run}", cores=cores)

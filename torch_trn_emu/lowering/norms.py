@@ -3,10 +3,12 @@
 from math import ceil, prod
 from typing import Any
 
+from ..isa import Program
 from .call import Call, Target, TensorArg
 from .channel_norm import channel_norm
 from .channel_norm_backward import channel_norm_backward
-from .columns import reduce_columns
+from .columns import columns_outer, reduce_columns
+from .labels import labelled, made
 from .norm_tiles import Norm
 from .op import Lowered
 from .planes import Planes
@@ -77,7 +79,12 @@ def batch_norm(call: Call, target: Target) -> Lowered:
         eps=float(eps),
         **_options(x, weight, bias),
     )
-    return (channel_norm(planes, norm, chip=target.chip, saves=trains, cores=cores),)
+    program = channel_norm(planes, norm, chip=target.chip, saves=trains, cores=cores)
+    names = ("x", "weight", "bias", "running_mean", "running_var")[: 5 if stats else 3]
+    held = {n: call.argument(k) for k, n in enumerate(names)}
+    held |= dict(zip(("y", "mean", "rstd"), call.results, strict=False))
+    held |= {f"new {n}": held[n] for n in names[3:]}
+    return (labelled(program, held, outer=dict.fromkeys(("x", "y"), x.shape[0])),)
 
 
 def batch_norm_backward(call: Call, target: Target) -> Lowered:
@@ -92,7 +99,10 @@ def batch_norm_backward(call: Call, target: Target) -> Lowered:
     )
     wants = call.argument(9, (True, True, True))
     program = channel_norm_backward(planes, norm, chip=target.chip, wants=wants, cores=cores)
-    return (program,)
+    places = {"g": 0, "x": 1, "weight": 2, "mean": 3 if norm.given else 5, "rstd": 6, "variance": 4}
+    held = {n: call.argument(k) for n, k in places.items()}
+    held |= dict(zip(("dx", "dw", "db"), call.results, strict=False))
+    return (labelled(program, held, outer=dict.fromkeys(("g", "x", "dx"), x.shape[0])),)
 
 
 def group_norm(call: Call, target: Target) -> Lowered:
@@ -101,7 +111,9 @@ def group_norm(call: Call, target: Target) -> Lowered:
         return ()
     planes, cores = _groups(call, 3, target)
     norm = Norm(outer=True, eps=float(call.argument(7, 1e-5)), **_options(x, weight, bias))
-    return (channel_norm(planes, norm, chip=target.chip, cores=cores),)
+    held = {"x": x, "weight": weight, "bias": bias}
+    held |= dict(zip(("y", "mean", "rstd"), call.results, strict=False))
+    return (labelled(channel_norm(planes, norm, chip=target.chip, cores=cores), held),)
 
 
 def group_norm_backward(call: Call, target: Target) -> Lowered:
@@ -114,6 +126,21 @@ def group_norm_backward(call: Call, target: Target) -> Lowered:
     wants = call.argument(9, (True, True, True))
     program = channel_norm_backward(planes, norm, chip=target.chip, wants=wants, cores=cores)
     images, channels = call.argument(5), call.argument(6)
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
-    total = reduce_columns(1, images, channels, op="add", out_dtype=norm.parameters, **options)
-    return (program, *[total] * sum(wants[1:]))
+    each = {n: made(n, (images, channels), "float32") for n in ("dw", "db")}
+    held = {n: call.argument(k) for k, n in enumerate(("g", "x", "mean", "rstd", "weight"))}
+    held |= {**each, "dx": call.results[0] if call.results else None}
+    sums = [
+        _summed(each[n], call.results[k], images, channels, norm.parameters, target)
+        for k, n in ((1, "dw"), (2, "db"))
+        if wants[k]
+    ]
+    return (labelled(program, held), *sums)
+
+
+def _summed(
+    each: TensorArg, out: Any, images: int, channels: int, dtype: str, target: Target
+) -> Program:
+    """The sum over images of a parameter's gradient."""
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "out_dtype": dtype}
+    program = reduce_columns(1, images, channels, op="add", **options)
+    return labelled(program, {"in": each, "out": out}, outer=columns_outer(1, images, target.cores))

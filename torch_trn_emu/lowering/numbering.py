@@ -6,6 +6,7 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Builder, Program, Role, affine, rows_of
 from .call import Call, Target
+from .labels import labelled
 from .limits import P
 from .op import Lowered
 from .runs import run_of, runs
@@ -58,4 +59,5 @@ def numbers(call: Call, target: Target) -> Lowered:
     if not out.numel:
         return ()
     start, step = _line(call, out.numel)
-    return (numbered(out.numel, start=start, step=step, chip=target.chip, dtype=out.dtype),)
+    program = numbered(out.numel, start=start, step=step, chip=target.chip, dtype=out.dtype)
+    return (labelled(program, {"out": out}),)

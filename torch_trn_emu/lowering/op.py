@@ -6,13 +6,13 @@ Status, of the program's shape (each instruction's cost has its own source in `c
   free       metadata only, nothing is launched
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from ..isa import Program, Role
-from .binding import Bind
 from .call import Call, Target, TensorArg
+from .labels import labelled
 
 __all__ = [
     "HostTransfer",
@@ -46,7 +46,6 @@ class Op:
     lower: Lowering
     status: str = "inferred"
     note: str = ""
-    bind: Bind | None = None  # how a call's tensors lie in its program; None: it has the cost only
 
 
 def dense(shape: tuple[int, ...], torch_dtype: str) -> TensorArg:
@@ -59,7 +58,8 @@ def dense(shape: tuple[int, ...], torch_dtype: str) -> TensorArg:
 
 
 def flat(t: TensorArg, elements: int) -> TensorArg:
-    return TensorArg(t.torch_dtype, (elements,), (1,))
+    """As one run of its elements, in their order."""
+    return TensorArg(t.torch_dtype, (elements,), (1,), views=t.views)
 
 
 def on_cores_with_work(lower: Lowering) -> Lowering:
@@ -97,9 +97,13 @@ def _work(program: Program) -> list[object]:
 
 
 def row_by_row(
-    split: Callable[[Call], tuple[int, int, int]], program: Callable[..., Program]
+    split: Callable[[Call], tuple[int, int, int]],
+    program: Callable[..., Program],
+    buffers: Callable[[Call], Mapping[str, TensorArg]],
 ) -> Lowering:
-    """`program(rows, columns, ...)` of calls that `split` sees as [rows, columns, 1]."""
+    """`program(rows, columns, ...)` of calls that `split` sees as [rows, columns, 1]; `buffers`
+    says what the program's buffers stand for.
+    """
 
     def lower(call: Call, target: Target) -> Lowered:
         t = call.tensors[0]
@@ -108,7 +112,8 @@ def row_by_row(
         outer, rows, inner = split(call)
         if inner > 1:
             raise KeyError(f"{call.name} along columns")
-        return (program(outer, rows, dtype=t.dtype, chip=target.chip, cores=target.cores),)
+        options = {"dtype": t.dtype, "chip": target.chip, "cores": target.cores}
+        return (labelled(program(outer, rows, **options), buffers(call)),)
 
     return lower
 

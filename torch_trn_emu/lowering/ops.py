@@ -13,25 +13,6 @@ from ..isa import itemsize
 from .activation_steps import ACTIVATIONS
 from .attentions import ATTENTION, ATTENTION_BACKWARD
 from .attributes import MADE_VALUES
-from .binding import Bind
-from .bindings import (
-    of_attention,
-    of_attention_backward,
-    of_batch_norm_backward,
-    of_convolution,
-    of_convolution_backward,
-    of_copy,
-    of_elementwise,
-    of_embedding_gradient,
-    of_extreme,
-    of_moments,
-    of_names,
-    of_optimizer,
-    of_pieces,
-    of_product,
-    of_reduction,
-    of_rows,
-)
 from .call import Call, Target
 from .compaction import nonzero, select_masked, spread_masked
 from .convolutions import convolution, convolution_backward
@@ -52,21 +33,8 @@ from .indexed import (
     scattered,
     unmasked,
 )
+from .labels import labelled
 from .likelihood import nll, nll_backward
-from .linked import (
-    of_chosen,
-    of_foreach,
-    of_foreach_reduction,
-    of_group_norm_backward,
-    of_index,
-    of_made,
-    of_memory,
-    of_scatter,
-    of_sorted,
-    of_spread,
-    of_two,
-    through,
-)
 from .lists import foreach, foreach_reduction
 from .loss_steps import GRADIENTS, LOSSES
 from .losses import loss
@@ -171,7 +139,8 @@ def _dropout(call: Call, target: Target) -> Lowered:
         cores=target.cores,
         outputs=(-2, -1),
     )
-    return (program,)
+    names = zip(("out", "out1"), call.outputs, strict=False)
+    return (labelled(program, {"in0": x, **dict(names)}),)
 
 
 def _item(call: Call, target: Target) -> Lowered:
@@ -200,7 +169,6 @@ _UNMASKED = "as without the mask"
 _CODES = "MX codes as the array reads them, inferred; scales of 128 as those of rows"
 _EQUAL = "assumes groups of equal size: the actual sizes are data"
 _NCHW = "assumes contiguous memory, [N, C, ...]"
-_CHANNELS = {"x": 0, "weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
 _LISTS = "priced as one contiguous tensor; the first of several scalars stands for all"
 
 
@@ -210,12 +178,10 @@ def _row(
     lower: Lowering,
     status: str = "inferred",
     note: str = "",
-    bind: Bind | None = None,
 ) -> tuple[Op, ...]:
     """The rows of operators that are lowered alike."""
     return tuple(
-        Op(name=n, engine=engine, lower=lower, status=status, note=note, bind=bind)
-        for n in names.split()
+        Op(name=n, engine=engine, lower=lower, status=status, note=note) for n in names.split()
     )
 
 
@@ -224,26 +190,25 @@ MADE, BITS = "modelled", "rounded once to the result's dtype"
 
 # fmt: off
 _ELEMENTWISE = (
-    *(_row(n, "vector", lower_elementwise, MADE, BITS, of_elementwise)
+    *(_row(n, "vector", lower_elementwise, MADE, BITS)
       for recipes in (UNARY, BINARY, TERNARY, ACTIVATIONS) for n in recipes if n not in CHOSEN),
     _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
-         "the value of a host tensor is assumed to be 0", of_made),
+         "the value of a host tensor is assumed to be 0"),
     _row(" ".join(DRAWS), "vector", lower_elementwise, MADE,
          "the random numbers come from the host's generator"),
     _row("floor_divide remainder fmod", "vector", lower_elementwise, MADE,
-         "assumes quotients below 2^23 and divisors other than 0", of_elementwise),
-    _row(" ".join(_LINES), "vector", numbers, MADE, bind=of_made),
+         "assumes quotients below 2^23 and divisors other than 0"),
+    _row(" ".join(_LINES), "vector", numbers, MADE),
     _row("glu", "vector", glu, MADE),
     _row("glu_backward", "vector", glu_backward, MADE),
     _row("_prelu_kernel_backward", "vector", prelu_backward, MADE),
-    _row("eye", "gpsimd", eye, MADE, bind=of_made),
+    _row("eye", "gpsimd", eye, MADE),
     _row("tril_indices triu_indices", "dma", triangle_indices, MADE, "on one core"),
     _row("multinomial", "vector", multinomial, MADE,
          "the random numbers come from the host's generator"),
-    _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum",
-         of_elementwise),
-    _row(" ".join(GRADIENTS), "vector", lower_elementwise, MADE, BITS, of_elementwise),
-    _row("where masked_fill", "vector", lower_elementwise, MADE, bind=of_elementwise),
+    _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum"),
+    _row(" ".join(GRADIENTS), "vector", lower_elementwise, MADE, BITS),
+    _row("where masked_fill", "vector", lower_elementwise, MADE),
 )
 _PRODUCTS = (
     _row("_scaled_mm", "tensor", lower_scaled_mm, MADE, _CODES),
@@ -255,78 +220,69 @@ _PRODUCTS = (
     _row("_weight_int4pack_mm _weight_int8pack_mm _mixed_dtypes_linear", "tensor",
          with_packed_weight, "inferred", "the weight is read as bfloat16"),
     _row("mm bmm mv dot vdot linear", "tensor", lower_matmul, MADE,
-         "operands follow the precision policy", of_product),
+         "operands follow the precision policy"),
     _row("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, MADE,
-         "operands follow the precision policy", of_product),
+         "operands follow the precision policy"),
     _row("addbmm", "tensor", lower_addbmm, MADE, "the batch's products are stored, then summed"),
 )
 _REDUCTIONS = (
-    _row("sum", "vector", reduction(simple("add")), MADE, bind=of_reduction),
-    _row("mean", "vector", reduction(average), MADE, bind=of_reduction),
-    _row("amax", "vector", reduction(simple("max")), MADE, bind=of_reduction),
-    _row("amin", "vector", reduction(simple("min")), MADE, bind=of_reduction),
-    _row("max", "vector", extreme("max", 1.0), MADE, _PLACES, of_extreme),
-    _row("min", "vector", extreme("min", -1.0), MADE, _PLACES, of_extreme),
+    _row("sum", "vector", reduction(simple("add")), MADE),
+    _row("mean", "vector", reduction(average), MADE),
+    _row("amax", "vector", reduction(simple("max")), MADE),
+    _row("amin", "vector", reduction(simple("min")), MADE),
+    _row("max", "vector", extreme("max", 1.0), MADE, _PLACES),
+    _row("min", "vector", extreme("min", -1.0), MADE, _PLACES),
     _row("argmax", "vector", largest(1.0), MADE, _PLACES),
     _row("argmin", "vector", largest(-1.0), MADE, _PLACES),
     _row("aminmax", "vector", one_after_the_other(reduction(simple("min")),
-                                                  reduction(simple("max"))), MADE, bind=of_two),
+                                                  reduction(simple("max"))), MADE),
     _row("mode", "vector", reduction(simple("max")), "inferred", "as the maximum"),
-    _row("prod", "vector", reduction(simple("multiply")), MADE, bind=of_reduction),
-    _row("all", "vector", reduction(truth("min")), MADE, bind=of_reduction),
-    _row("any", "vector", reduction(truth("max")), MADE, bind=of_reduction),
+    _row("prod", "vector", reduction(simple("multiply")), MADE),
+    _row("all", "vector", reduction(truth("min")), MADE),
+    _row("any", "vector", reduction(truth("max")), MADE),
     _row("equal", "vector", all_equal, MADE),
-    _row("count_nonzero", "vector", reduction(nonzeros), MADE, bind=of_reduction),
-    _row("nansum", "vector", without_nan(reduction(simple("add"))), MADE,
-         bind=through("out", first={"in0": 0})),
-    _row("var std var_mean std_mean", "vector", moments, MADE, bind=of_moments),
-    _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE,
-         bind=of_reduction),
+    _row("count_nonzero", "vector", reduction(nonzeros), MADE),
+    _row("nansum", "vector", without_nan(reduction(simple("add"))), MADE),
+    _row("var std var_mean std_mean", "vector", moments, MADE),
+    _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE),
 )
 _NORMALIZATIONS = (
-    _row("logsumexp", "scalar", along_rows("logsumexp", 0, 1), MADE, _AHEAD,
-         bind=of_rows("logsumexp", {"x": 0}, dim_at=1)),
-    _row("_softmax softmax", "scalar", along_rows("softmax", 0, 1), MADE, _AHEAD,
-         bind=of_rows("softmax", {"x": 0}, dim_at=1)),
-    _row("_safe_softmax", "scalar", along_rows("safe_softmax", 0, 1), MADE, _AHEAD,
-         bind=of_rows("safe_softmax", {"x": 0}, dim_at=1)),
-    _row("_log_softmax log_softmax", "scalar", along_rows("log_softmax", 0, 1), MADE, _AHEAD,
-         bind=of_rows("log_softmax", {"x": 0}, dim_at=1)),
-    _row("_softmax_backward_data", "vector", along_rows("softmax_backward", 0, 2), MADE, _AHEAD,
-         bind=of_rows("softmax_backward", {"g": 0, "y": 1}, dim_at=2)),
-    _row("_log_softmax_backward_data", "vector", along_rows("log_softmax_backward", 0, 2), MADE,
-         _AHEAD, bind=of_rows("log_softmax_backward", {"g": 0, "y": 1}, dim_at=2)),
-    _row("native_layer_norm layer_norm", "vector", over_normalized("layer_norm", 0), MADE,
-         bind=of_rows("layer_norm", {"x": 0, "w": 2, "b": 3}, absent={"w": 1, "b": 0})),
-    _row("native_layer_norm_backward", "vector", over_normalized("layer_norm_backward", 0), MADE,
-         bind=of_rows("layer_norm_backward", {"g": 0, "x": 1, "mean": 3, "rstd": 4, "w": 5},
-                      absent={"w": 1})),
-    _row("rms_norm _fused_rms_norm", "vector", over_normalized("rms_norm", 0), MADE,
-         bind=of_rows("rms_norm", {"x": 0, "w": 2}, absent={"w": 1})),
-    _row("_fused_rms_norm_backward", "vector", over_normalized("rms_norm_backward", 0), MADE,
-         bind=of_rows("rms_norm_backward", {"g": 0, "x": 1, "rstd": 3, "w": 4}, absent={"w": 1})),
+    _row("logsumexp", "scalar", along_rows("logsumexp", {"x": 0}, 1), MADE, _AHEAD),
+    _row("_softmax softmax", "scalar", along_rows("softmax", {"x": 0}, 1), MADE, _AHEAD),
+    _row("_safe_softmax", "scalar", along_rows("safe_softmax", {"x": 0}, 1), MADE, _AHEAD),
+    _row("_log_softmax log_softmax", "scalar", along_rows("log_softmax", {"x": 0}, 1), MADE,
+         _AHEAD),
+    _row("_softmax_backward_data", "vector",
+         along_rows("softmax_backward", {"g": 0, "y": 1}, 2), MADE, _AHEAD),
+    _row("_log_softmax_backward_data", "vector",
+         along_rows("log_softmax_backward", {"g": 0, "y": 1}, 2), MADE, _AHEAD),
+    _row("native_layer_norm layer_norm", "vector",
+         over_normalized("layer_norm", {"x": 0, "w": 2, "b": 3}, {"w": 1}), MADE),
+    _row("native_layer_norm_backward", "vector",
+         over_normalized("layer_norm_backward",
+                         {"g": 0, "x": 1, "mean": 3, "rstd": 4, "w": 5}, {"w": 1}), MADE),
+    _row("rms_norm _fused_rms_norm", "vector",
+         over_normalized("rms_norm", {"x": 0, "w": 2}, {"w": 1}), MADE),
+    _row("_fused_rms_norm_backward", "vector",
+         over_normalized("rms_norm_backward", {"g": 0, "x": 1, "rstd": 3, "w": 4}, {"w": 1}), MADE),
     _row("native_batch_norm _native_batch_norm_legit _batch_norm_with_update batch_norm "
          "_native_batch_norm_legit_no_training _batch_norm_no_update", "vector", batch_norm, MADE,
-         _NCHW, of_names(_CHANNELS, "y", "mean", "rstd")),
+         _NCHW),
     _row("native_batch_norm_backward batch_norm_backward", "vector", batch_norm_backward, MADE,
-         _NCHW, of_batch_norm_backward),
-    _row("native_group_norm", "vector", group_norm, MADE, _NCHW,
-         of_names(_CHANNELS, "y", "mean", "rstd")),
-    _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW,
-         of_group_norm_backward),
+         _NCHW),
+    _row("native_group_norm", "vector", group_norm, MADE, _NCHW),
+    _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW),
 )
 _SCANS_AND_SORTS = (
-    _row("cumsum", "vector", scan("add"), MADE, bind=of_names({"in": 0}, "out")),
-    _row("logcumsumexp", "vector", logarithms, MADE, _COLUMNS, of_names({"in": 0}, "out")),
-    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS, of_names({"in": 0}, "out")),
-    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS, of_names({"in": 0}, "values")),
-    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS, of_names({"in": 0}, "values")),
-    _row("topk", "vector", topk, MADE, "indices of equal elements may differ", of_sorted),
-    _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept",
-         of_sorted),
-    _row("kthvalue", "vector", ranked(kth, 2), MADE, "indices of equal elements may differ",
-         of_sorted),
-    _row("median", "vector", ranked(middle, 1), MADE, "assumes rows without NaN", of_sorted),
+    _row("cumsum", "vector", scan("add"), MADE),
+    _row("logcumsumexp", "vector", logarithms, MADE, _COLUMNS),
+    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
+    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
+    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
+    _row("topk", "vector", topk, MADE, "indices of equal elements may differ"),
+    _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
+    _row("kthvalue", "vector", ranked(kth, 2), MADE, "indices of equal elements may differ"),
+    _row("median", "vector", ranked(middle, 1), MADE, "assumes rows without NaN"),
     _row("nanmedian", "vector", ranked(middle, 1), MADE, "assumes rows without NaN"),
     _row("randperm", "vector", randperm, MADE, "the random numbers come from the host's generator"),
     _row("_unique2 unique_consecutive", "dma", distinct, MADE,
@@ -335,24 +291,19 @@ _SCANS_AND_SORTS = (
 )
 _MOVEMENT = (
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
-         "_pin_memory", "dma", copy, MADE, bind=of_copy),
-    _row("cat stack _cat", "dma", concatenate, MADE, bind=of_pieces),
+         "_pin_memory", "dma", copy, MADE),
+    _row("cat stack _cat", "dma", concatenate, MADE),
     _row("_chunk_cat", "dma", chunked, MADE),
-    _row("constant_pad_nd", "dma", exact(padding("constant"), constant_at=2), MADE,
-         bind=of_pieces),
-    _row("reflection_pad1d reflection_pad2d", "dma", exact(padding("reflect")), MADE,
-         bind=of_pieces),
-    _row("replication_pad1d replication_pad2d", "dma", exact(padding("edge")), MADE,
-         bind=of_pieces),
-    _row("flip", "dma", exact(flipped), MADE, bind=of_pieces),
-    _row("roll", "dma", roll, MADE, bind=of_pieces),
-    _row("repeat", "dma", exact(repeated), MADE, bind=of_pieces),
-    _row("slice_backward", "dma", exact(sliced_backward), MADE, bind=of_pieces),
-    _row("select_backward", "dma", select_backward, MADE, bind=of_pieces),
-    _row("slice_scatter select_scatter", "dma", scatter_slice, MADE,
-         bind=of_memory({"in": 0, "src": 1})),
-    _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE,
-         bind=of_names({"in": 0}, "out")),
+    _row("constant_pad_nd", "dma", exact(padding("constant"), constant_at=2), MADE),
+    _row("reflection_pad1d reflection_pad2d", "dma", exact(padding("reflect")), MADE),
+    _row("replication_pad1d replication_pad2d", "dma", exact(padding("edge")), MADE),
+    _row("flip", "dma", exact(flipped), MADE),
+    _row("roll", "dma", roll, MADE),
+    _row("repeat", "dma", exact(repeated), MADE),
+    _row("slice_backward", "dma", exact(sliced_backward), MADE),
+    _row("select_backward", "dma", select_backward, MADE),
+    _row("slice_scatter select_scatter", "dma", scatter_slice, MADE),
+    _row("pixel_shuffle pixel_unshuffle", "dma", pixel_shuffle, MADE),
     _row("upsample_nearest1d upsample_nearest2d", "dma", upsample_nearest, MADE),
     _row("upsample_nearest2d_backward _upsample_nearest_exact2d upsample_nearest1d_backward "
          "_upsample_nearest_exact2d_backward", "tensor", resampling(1), MADE),
@@ -361,73 +312,61 @@ _MOVEMENT = (
          resampling(1), MADE),
     _row("upsample_bicubic2d upsample_bicubic2d_backward _upsample_bicubic2d_aa "
          "_upsample_bicubic2d_aa_backward", "tensor", resampling(2), MADE),
-    _row("tril", "dma", triangle(lower=True), MADE, bind=of_names({"in": 0}, "out")),
-    _row("triu", "dma", triangle(lower=False), MADE, bind=of_names({"in": 0}, "out")),
-    _row("diagonal_backward", "dma", diagonal_backward, MADE, bind=of_pieces),
-    _row("im2col", "vector", unfold, MADE, bind=of_names({"in": 0}, "patches")),
-    _row("col2im", "vector", fold, MADE, bind=of_names({"patches": 0}, "out")),
-    _row("as_strided_scatter", "dma", strided, MADE, bind=of_memory({"in": 0, "src": 1})),
+    _row("tril", "dma", triangle(lower=True), MADE),
+    _row("triu", "dma", triangle(lower=False), MADE),
+    _row("diagonal_backward", "dma", diagonal_backward, MADE),
+    _row("im2col", "vector", unfold, MADE),
+    _row("col2im", "vector", fold, MADE),
+    _row("as_strided_scatter", "dma", strided, MADE),
     _row("unfold_backward", "dma", unfold_backward, MADE,
-         "overlapping windows are priced by class", of_pieces),
+         "overlapping windows are priced by class"),
     _row("repeat_interleave", "dma", repeated_places, MADE,
          "assumes that every element is moved: the counts are data; on one core"),
 )
 _INDEXING = (
-    _row("embedding", "dma", gathered(rows_of_weights), MADE,
-         bind=of_names({"table": 0, "index": 1}, "out")),
-    _row("index_select", "dma", gathered(along), MADE,
-         bind=of_names({"table": 0, "index": 2}, "out")),
-    _row("gather", "dma", gathered(at_elements), MADE, _PARTS,
-         of_names({"table": 0, "index": 2}, "out")),
-    _row("index _unsafe_index", "dma", gathered(at_tensors), MADE, _APART, of_index),
-    _row("take", "dma", gathered(at_flat), MADE, bind=of_names({"table": 0, "index": 1}, "out")),
-    _row("embedding_dense_backward", "dma", embedding_gradient, MADE,
-         bind=of_embedding_gradient),
+    _row("embedding", "dma", gathered(rows_of_weights), MADE),
+    _row("index_select", "dma", gathered(along), MADE),
+    _row("gather", "dma", gathered(at_elements), MADE, _PARTS),
+    _row("index _unsafe_index", "dma", gathered(at_tensors), MADE, _APART),
+    _row("take", "dma", gathered(at_flat), MADE),
+    _row("embedding_dense_backward", "dma", embedding_gradient, MADE),
     _row("bincount", "dma", counted, MADE),
     _row("searchsorted bucketize", "vector", search, MADE,
          "for a number, or with a sorter: priced by class"),
-    _row("index_add", "dma", scattered(along, 3, adds=True), MADE, bind=of_scatter(2, 3)),
-    _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE,
-         bind=of_scatter(2, 3)),
-    _row("scatter_add", "dma", scattered(at_elements, 3, adds=True), MADE, _PARTS,
-         of_scatter(2, 3)),
+    _row("index_add", "dma", scattered(along, 3, adds=True), MADE),
+    _row("index_copy index_fill", "dma", scattered(along, 3, adds=False), MADE),
+    _row("scatter_add", "dma", scattered(at_elements, 3, adds=True), MADE, _PARTS),
     _row("scatter scatter_reduce", "dma", scattered(at_elements, 3), MADE,
-         "other reductions than sums, and " + _PARTS, of_scatter(2, 3)),
+         "other reductions than sums, and " + _PARTS),
     _row("index_put _index_put_impl _unsafe_index_put", "dma", scattered(at_tensors, 2), MADE,
-         _APART, of_scatter(1, 2)),
+         _APART),
     _row("_unsafe_masked_index", "dma", unmasked("aten::index", gathered(at_tensors)),
          "inferred", _UNMASKED),
     _row("_unsafe_masked_index_put_accumulate", "dma",
          unmasked("aten::index_put_", scattered(at_tensors, 2), True), "inferred",
          _UNMASKED + ", in place"),
-    _row("put", "dma", scattered(at_flat, 2), MADE, bind=of_scatter(1, 2)),
-    _row("masked_select", "dma", select_masked, MADE, _MASKED, of_chosen),
+    _row("put", "dma", scattered(at_flat, 2), MADE),
+    _row("masked_select", "dma", select_masked, MADE, _MASKED),
     _row("nonzero", "dma", nonzero, MADE, _MASKED),
-    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED, of_spread),
-    _row("nll_loss_forward nll_loss nll_loss2d_forward nll_loss2d", "dma", nll, MADE,
-         bind=of_names({"x": 0, "target": 1, "weight": 2}, "out", "total_weight")),
-    _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward, MADE,
-         bind=of_names({"g": 0, "target": 2, "weight": 3, "total_weight": 6}, "dx")),
+    _row("masked_scatter", "dma", spread_masked, MADE, _MASKED),
+    _row("nll_loss_forward nll_loss nll_loss2d_forward nll_loss2d", "dma", nll, MADE),
+    _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward, MADE),
 )
 _WINDOWS = (
     _row("convolution convolution_overrideable _convolution conv3d conv2d conv1d", "tensor",
-         convolution, MADE, _CONV, of_convolution),
+         convolution, MADE, _CONV),
     _row("convolution_backward convolution_backward_overrideable", "tensor", convolution_backward,
-         MADE, _CONV, of_convolution_backward),
+         MADE, _CONV),
     _row("max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices",
-         "vector", max_pool, MADE, bind=of_names({"x": 0}, "y")),
+         "vector", max_pool, MADE),
     _row("_low_memory_max_pool_with_offsets", "vector", max_pool, "inferred",
          "indices into the input are stored as offsets in the window"),
     _row("max_pool2d_with_indices_backward max_pool3d_with_indices_backward", "vector", max_pool,
-         MADE, bind=of_names({"g": 0, "indices": 7}, "dx")),
-    _row("avg_pool2d avg_pool1d avg_pool3d", "vector", average_pool, MADE,
-         bind=of_names({"x": 0}, "y")),
-    _row("avg_pool2d_backward avg_pool3d_backward", "vector", average_pool, MADE,
-         bind=of_names({"g": 0}, "dx")),
-    _row("_adaptive_avg_pool2d adaptive_avg_pool2d", "vector", adaptive_pool("add"), MADE,
-         bind=of_names({"x": 0}, "y")),
-    _row("_adaptive_avg_pool2d_backward", "vector", adaptive_pool_backward("add"), MADE,
-         bind=of_names({"g": 0}, "dx")),
+         MADE),
+    _row("avg_pool2d avg_pool1d avg_pool3d", "vector", average_pool, MADE),
+    _row("avg_pool2d_backward avg_pool3d_backward", "vector", average_pool, MADE),
+    _row("_adaptive_avg_pool2d adaptive_avg_pool2d", "vector", adaptive_pool("add"), MADE),
+    _row("_adaptive_avg_pool2d_backward", "vector", adaptive_pool_backward("add"), MADE),
     _row("_adaptive_avg_pool3d", "vector", adaptive_pool("add"), MADE, _EVEN),
     _row("adaptive_max_pool2d", "vector", adaptive_pool("max"), MADE, _EVEN),
     _row("adaptive_max_pool2d_backward", "vector", adaptive_pool_backward("max"), MADE, _EVEN),
@@ -436,21 +375,19 @@ _ATTENTION = (
     _row("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention "
          "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
          "_scaled_dot_product_fused_attention_overrideable", "tensor", ATTENTION, MADE,
-         "head_dim above 128 is priced as several heads", of_attention),
+         "head_dim above 128 is priced as several heads"),
     _row("_scaled_dot_product_flash_attention_for_cpu_backward "
          "_scaled_dot_product_flash_attention_backward "
          "_scaled_dot_product_fused_attention_overrideable_backward", "tensor",
-         ATTENTION_BACKWARD, MADE, "head_dim above 128 is priced as several heads",
-         of_attention_backward),
+         ATTENTION_BACKWARD, MADE, "head_dim above 128 is priced as several heads"),
 )
 _TRAINING = (
     _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are the emulator's"),
     _row("_fused_adamw _fused_adam _fused_sgd _fused_adagrad", "vector", fused, MADE,
-         "priced as one contiguous tensor, with one step count", of_optimizer),
+         "priced as one contiguous tensor, with one step count"),
 )
 _LISTS_AND_HOST = (
-    _row("_foreach_norm _foreach_max", "vector", foreach_reduction, MADE, _LISTS,
-         of_foreach_reduction),
+    _row("_foreach_norm _foreach_max", "vector", foreach_reduction, MADE, _LISTS),
     _row("_amp_foreach_non_finite_check_and_unscale", "vector", unscale, MADE,
          "priced as one contiguous tensor"),
     _row("_local_scalar_dense item", "dma", _item, MADE, "the host waits for the value"),
@@ -487,7 +424,7 @@ def _table() -> dict[str, Op]:
     """All rows by name; a later family's row stands for an earlier one's."""
     table = {row.name: row for family in _FAMILIES for rows in family for row in rows}
     for name in _FOREACH.split():  # as sure as the operator on one tensor
-        (row,) = _row(f"_foreach_{name}", "vector", foreach, table[name].status, _LISTS, of_foreach)
+        (row,) = _row(f"_foreach_{name}", "vector", foreach, table[name].status, _LISTS)
         table[row.name] = row
     return {name: replace(row, lower=on_cores_with_work(row.lower)) for name, row in table.items()}
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..isa import Access, Role
 from .call import Call, Target, TensorArg
 from .flat import Tiles, pass_over
+from .labels import labelled
 from .op import Lowered
 
 __all__ = ["OPTIMIZERS", "fused", "unscale"]
@@ -172,7 +173,7 @@ _USUAL = MappingProxyType(
 def fused(call: Call, target: Target) -> Lowered:
     """One pass that reads parameters, gradients and state and writes all but the gradients."""
     how = OPTIMIZERS[call.name]
-    lists = dict(zip(("p", "g", *how.state), call.arguments, strict=False))
+    lists: dict[str, Any] = dict(zip(("p", "g", *how.state), call.arguments, strict=False))
     total = sum(t.numel for t in lists["p"])
     if not total:
         return ()
@@ -209,20 +210,26 @@ def fused(call: Call, target: Target) -> Lowered:
             every = Access(buffer=t.shared["found_inf"], pattern=((1, t.rows), (0, t.count)))
             t.b.emit("select", new, every, t(old), new)
 
-    return (
-        pass_over(
-            call.name,
-            total,
-            operands,
-            stored=stored,
-            work=["u", *kept],
-            shared=shared,
-            first=first,
-            each=each,
-            chip=target.chip,
-            cores=target.cores,
-        ),
+    program = pass_over(
+        call.name,
+        total,
+        operands,
+        stored=stored,
+        work=["u", *kept],
+        shared=shared,
+        first=first,
+        each=each,
+        chip=target.chip,
+        cores=target.cores,
     )
+    held: dict[str, Any] = {
+        **lists,
+        **{n: a[n] for n in ("lr", "grad_scale", "found_inf") if n in shared},
+    }
+    held |= {f"new {n}": lists[n] for n in stored if n in lists}
+    if how.counts_steps and steps:
+        held["step"] = steps[0]
+    return (labelled(program, held),)
 
 
 def unscale(call: Call, target: Target) -> Lowered:
@@ -253,18 +260,19 @@ def unscale(call: Call, target: Target) -> Lowered:
         out = t.b.hbm("new found_inf", (1,), shared["found_inf"], Role.OUTPUT)
         t.b.store(Access(buffer=out, pattern=((1, 1), (1, 1))), one)
 
-    return (
-        pass_over(
-            call.name,
-            total,
-            {"g": lists[0].dtype},
-            stored=["g"],
-            work=["u"],
-            shared=shared,
-            first=first,
-            each=each,
-            last=last,
-            chip=target.chip,
-            cores=target.cores,
-        ),
+    program = pass_over(
+        call.name,
+        total,
+        {"g": lists[0].dtype},
+        stored=["g"],
+        work=["u"],
+        shared=shared,
+        first=first,
+        each=each,
+        last=last,
+        chip=target.chip,
+        cores=target.cores,
     )
+    found = call.argument(1)
+    held = {"g": lists, "new g": lists, "found_inf": found, "new found_inf": found}
+    return (labelled(program, {**held, "inv_scale": call.argument(2)}),)

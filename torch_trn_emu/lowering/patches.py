@@ -10,6 +10,7 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
 from .call import Call, Target
+from .labels import labelled
 from .limits import P
 from .op import Lowered
 from .planes import columns
@@ -176,7 +177,8 @@ def unfold(call: Call, target: Target) -> Lowered:
     if not call.out.numel:
         return ()
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": x.dtype}
-    return (unfolded(prod(x.shape[:-2]), *_axes(call, x.shape[-2:], 1), **options),)
+    program = unfolded(prod(x.shape[:-2]), *_axes(call, x.shape[-2:], 1), **options)
+    return (labelled(program, {"in": x, "patches": call.out}),)
 
 
 def fold(call: Call, target: Target) -> Lowered:
@@ -185,4 +187,5 @@ def fold(call: Call, target: Target) -> Lowered:
     if not x.numel:
         return ()
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": x.dtype}
-    return (folded(prod(out.shape[:-2]), *_axes(call, out.shape[-2:], 2), **options),)
+    program = folded(prod(out.shape[:-2]), *_axes(call, out.shape[-2:], 2), **options)
+    return (labelled(program, {"patches": x, "out": out}),)

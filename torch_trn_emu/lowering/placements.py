@@ -64,7 +64,7 @@ def chunked(call: Call, target: Target) -> Lowered:
                     )
                 )
         at += each
-    sources = {f"in{k}": dense(t.shape, t.torch_dtype) for k, t in enumerate(pieces)}
+    sources = {f"in{k}": flat(t, t.numel) for k, t in enumerate(pieces)}
     return placed(call, target, sources, boxes)
 
 
@@ -143,7 +143,7 @@ def pixel_shuffle(call: Call, target: Target) -> Lowered:
     packed = (c * r * r * h * w, r * r * h * w, r * h * w, h * w, w, 1)
     spread = (c * r * r * h * w, r * r * h * w, w * r, 1, r * w * r, r)
     ways = (packed, spread) if small is x else (spread, packed)
-    return _split(call, target, dense(x.shape, x.torch_dtype), shape, *ways)
+    return _split(call, target, flat(x, x.numel), shape, *ways)
 
 
 def upsample_nearest(call: Call, target: Target) -> Lowered:

@@ -6,6 +6,7 @@ from typing import Any
 
 from .adaptive import adaptive_average, adaptive_average_backward
 from .call import Call, Target, TensorArg
+from .labels import labelled
 from .op import Lowered, Lowering
 from .pool_backward import pool_backward
 from .pool_tiles import Pool
@@ -82,9 +83,19 @@ def _windowed(describe: Callable[[Call, int, list[Axis], TensorArg], Pool], gaps
         axes = _axes(x, y, kernel, stride, _given(call, at + 2, rank, 0), dilation)
         make = pool_backward if backward else pool
         how = describe(call, at, axes, x)
-        return (make(_planes(x, axes), how, chip=target.chip, cores=target.cores),)
+        program = make(_planes(x, axes), how, chip=target.chip, cores=target.cores)
+        return (labelled(program, _held(call)),)
 
     return lower
+
+
+def _held(call: Call) -> dict[str, TensorArg]:
+    """What the buffers stand for; the places of a maximum follow the other arguments."""
+    if call.name.endswith("_backward"):
+        at = 2 if "adaptive" in call.name else 7
+        found = {"indices": call.argument(at)} if "max" in call.name else {}
+        return {"g": call.argument(0), "dx": call.out, **found}
+    return {"x": call.argument(0), **dict(zip(("y", "indices"), call.outputs, strict=False))}
 
 
 def _greatest(call: Call, at: int, axes: list[Axis], x: TensorArg) -> Pool:
@@ -133,13 +144,14 @@ def _adaptive(op: str, *, backward: bool) -> Lowering:
                 raise KeyError(f"adaptive windows of several sizes in {call.name}")
             planes = x.numel // prod(x.shape[-2:])
             make = adaptive_average_backward if backward else adaptive_average
-            return (make(planes, x.shape[-2:], y.shape[-2:], dtype=x.dtype, **options),)
+            program = make(planes, x.shape[-2:], y.shape[-2:], dtype=x.dtype, **options)
+            return (labelled(program, _held(call)),)
         how = Pool(
             op=op, axes=_padded(axes), divisor=float(prod(a.kernel for a in axes)),
             indices=op == "max" and not backward, dtype=x.dtype,
         )  # fmt: skip
         apply = pool_backward if backward else pool
-        return (apply(_planes(x, axes), how, **options),)
+        return (labelled(apply(_planes(x, axes), how, **options), _held(call)),)
 
     return lower
 

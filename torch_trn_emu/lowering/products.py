@@ -1,20 +1,21 @@
 """Rows of matrix products: operands, layouts and formats from a call."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 from typing import Any
 
 from ..isa import Program
-from .blocking import COMPILER
+from .blocking import COMPILER, share_of_core
 from .call import Call, Target, TensorArg
-from .columns import reduce_columns
+from .columns import columns_reduced
 from .elementwise import elementwise
 from .epilogue import Epilogue
 from .evacuation import Leaving
+from .labels import labelled, made, permuted, spanned
 from .matmul import matmul
-from .op import Lowered, dense
+from .op import Lowered
 from .pointwise import tensor_scalar, tensor_tensor
 from .row_values import Input, Kind, Output, RowStep, step
 
@@ -68,6 +69,7 @@ class Product:
 
     sizes: tuple[int, int, int, int]  # batch, m, k, n
     options: Mapping[str, Any]
+    operands: Mapping[str, TensorArg]  # what its buffers stand for
 
 
 def product_of(call: Call, target: Target) -> Product:
@@ -78,13 +80,13 @@ def product_of(call: Call, target: Target) -> Product:
     a, b = call.argument(first), call.argument(first + 1)
     addend = call.argument(0) if adds else call.argument(2) if call.name == "linear" else None
     if call.name == "linear":
-        b = TensorArg(b.torch_dtype, b.shape[::-1], b.strides[::-1])
+        b = permuted(b, (1, 0))
     if len(a.shape) == 1:
-        a = TensorArg(a.torch_dtype, (1, *a.shape), (a.numel, *a.strides))
+        a = replace(a, shape=(1, *a.shape), strides=(a.numel, *a.strides))
     if len(b.shape) == 1:
-        b = TensorArg(b.torch_dtype, (*b.shape, 1), (*b.strides, 1))
+        b = replace(b, shape=(*b.shape, 1), strides=(*b.strides, 1))
         if addend is not None:
-            addend = TensorArg(addend.torch_dtype, (*addend.shape, 1), (*addend.strides, 1))
+            addend = replace(addend, shape=(*addend.shape, 1), strides=(*addend.strides, 1))
     k, n = b.shape[-2:]
     if len(b.shape) == 2:
         batch, m = 1, a.numel // max(1, k)
@@ -101,7 +103,34 @@ def product_of(call: Call, target: Target) -> Product:
         "rhs_layout": _major(b, "kn", "nk"),
         "leaving": _leaving(call, addend),
     }
-    return Product((batch, m, k, n), MappingProxyType(options))
+    operands = {"lhs": _as_laid(a, options["lhs_layout"] == "km", len(b.shape) - 2),
+                "rhs": _as_laid(b, options["rhs_layout"] == "nk", len(b.shape) - 2),
+                "out": call.out}  # fmt: skip
+    if addend is not None:
+        operands["addend"] = spanned(addend)
+    return Product((batch, m, k, n), MappingProxyType(options), operands)
+
+
+def _as_laid(t: TensorArg, exchanged: bool, batch: int) -> TensorArg:
+    """A factor in the order of its buffer: [batch, all others, last], or the last before others."""
+    rank = len(t.shape)
+    return permuted(t, (*range(batch), rank - 1, *range(batch, rank - 1))) if exchanged else t
+
+
+def _shares(product: Product, cores: int) -> tuple[dict[str, int], dict[str, int]]:
+    """How cores share the buffers: `outer` and `steps` of `labelled`."""
+    batch, m, k, n = product.sizes
+    parts = share_of_core(batch, m, n, cores) if cores > 1 else (batch, m, n)
+    strides = product.options["leaving"].strides or (0, 0, 0)
+    axis = next((i for i, size in enumerate((batch, m, n)) if parts[i] != size), None)
+    if axis is None or axis == 0:
+        return {}, {"addend": parts[0] * strides[0] if axis == 0 else 0}
+    steps = {"addend": parts[axis] * strides[axis]}
+    if axis == 1:
+        lhs = batch * k if product.options["lhs_layout"] == "km" else batch
+        return {"lhs": lhs, "out": batch}, steps
+    rhs = batch if product.options["rhs_layout"] == "nk" else batch * k
+    return {"rhs": rhs, "out": batch * m}, steps
 
 
 def multiplied(
@@ -122,7 +151,8 @@ def multiplied(
         epilogue=epilogue,
         **product.options,
     )
-    return (program,)
+    outer, steps = _shares(product, target.cores)
+    return (labelled(program, product.operands, outer=outer, steps=steps),)
 
 
 def lower_matmul(call: Call, target: Target) -> Lowered:
@@ -136,14 +166,14 @@ def lower_addbmm(call: Call, target: Target) -> Lowered:
     batch, m, n = a.shape[0], a.shape[1], b.shape[2]
     if not call.out.numel or not a.numel:
         return ()
-    products = dense((batch, m, n), "Float")
+    products, summed = made("products", (batch, m, n), "float32"), made("sum", (m, n), "float32")
     (each,) = lower_matmul(Call("aten::bmm", (a, b), (products,), call.policy), target)  # type: ignore[misc]
-    total = reduce_columns(1, batch, m * n, op="add", chip=target.chip, cores=target.cores)
+    total = columns_reduced(products, summed, 1, batch, m * n, target, op="add")
     beta, alpha = _factors(call)
     steps = [tensor_scalar(1, op0="multiply", imm0=beta),
              tensor_scalar(0, op0="multiply", imm0=alpha),
              tensor_tensor("add", -1, -2)]  # fmt: skip
-    added = elementwise("add", steps, [dense((m, n), "Float"), addend], call.out, target)
+    added = elementwise("add", steps, [summed, addend], call.out, target)
     return (each, total, added)
 
 
@@ -153,7 +183,7 @@ def lower_scaled(call: Call, target: Target) -> Lowered:
     _, m, _, n = product.sizes
     inputs: list[Input] = []
     steps: list[RowStep] = []
-    last = "product"
+    operands, last = {n: product.operands[n] for n in ("lhs", "rhs")}, "product"
     for at, many, kind in ((2, m, Kind.COLUMN), (3, n, Kind.ROW), (4, n, Kind.ROW)):
         scale, name = call.argument(at), f"operand {at}"
         if scale is None:
@@ -163,11 +193,13 @@ def lower_scaled(call: Call, target: Target) -> Lowered:
         inputs.append(Input(name, scale.dtype, kind if scale.numel > 1 else Kind.ONE))
         op = "add" if at == 4 else "multiply"
         steps.append(step(f"by {at}", "tensor_tensor", last, name, op=op))
+        operands[name] = scale
         last = f"by {at}"
     options = MappingProxyType({**product.options, "out_dtype": "float32"})
-    made = Output(last, product.options["out_dtype"])
-    epilogue = Epilogue(product="product", inputs=inputs, steps=steps, outputs=[made])
-    return multiplied(Product(product.sizes, options), target, epilogue)
+    stored = Output(last, product.options["out_dtype"])
+    operands[f"out {last}"] = call.out
+    epilogue = Epilogue(product="product", inputs=inputs, steps=steps, outputs=[stored])
+    return multiplied(Product(product.sizes, options, operands), target, epilogue)
 
 
 def _float(t: TensorArg) -> str:

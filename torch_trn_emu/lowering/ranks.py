@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from .call import Call, Target
 from .elementwise import lower_elementwise
-from .op import Lowered, Lowering, dense, flat
-from .sorting import along_dimension, ordered
+from .labels import labelled, made
+from .op import Lowered, Lowering, flat
+from .sorting import along_dimension, found_in, ordered
 
 __all__ = ["kth", "middle", "randperm", "ranked"]
 
@@ -24,7 +25,7 @@ def ranked(rank: Callable[[Call, int], int], dim_at: int) -> Lowering:
         k = rank(call, columns)
         backwards = 2 * k > columns  # from the largest on
         k = columns + 1 - k if backwards else k
-        return along_dimension(x, dim, call.outputs, target, k, backwards, first=k - 1)
+        return along_dimension(x, dim, found_in(call), target, k, backwards, first=k - 1)
 
     return lower
 
@@ -43,5 +44,7 @@ def randperm(call: Call, target: Target) -> Lowered:
     n = call.out.numel
     if not n:
         return ()
-    drawn = lower_elementwise(Call("aten::rand", ((n,),), (dense((n,), "float32"),)), target)
-    return (*drawn, ordered(1, n, n, False, "float32", target))
+    keys = made("keys", (n,), "float32")
+    drawn = lower_elementwise(Call("aten::rand", ((n,),), (keys,)), target)
+    order = ordered(1, n, n, False, "float32", target)
+    return (*drawn, labelled(order, {"in": keys, "index": call.out}))

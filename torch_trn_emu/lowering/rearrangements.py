@@ -4,9 +4,11 @@ Each reader of a call gives, for every dimension of the result, the segments it 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from .call import Call, Target, TensorArg
 from .elementwise import elementwise
+from .labels import labelled, spanned
 from .op import Lowered, Lowering, dense, flat
 from .pointwise import constant as made
 from .relayout import Box, Segment, boxes_of, relayout
@@ -39,7 +41,10 @@ def placed(
         cores=target.cores,
         constant=float(constant),
     )
-    return (program,)
+    held = {n: t if t.contiguous else spanned(t) for n, t in sources.items()} | {"out": out}
+    if program.cores > 1:  # a core has its part of each box, which no part of the result is
+        return (program,)
+    return (labelled(program, held),)
 
 
 def concatenate(call: Call, target: Target) -> Lowered:
@@ -51,8 +56,8 @@ def concatenate(call: Call, target: Target) -> Lowered:
     dim = given % len(out.shape) if isinstance(given, int) and out.shape else 0
     if call.name == "stack":
         pieces = [
-            TensorArg(t.torch_dtype, (*t.shape[:dim], 1, *t.shape[dim:]),
-                      (*t.strides[:dim], 1, *t.strides[dim:]))
+            replace(t, shape=(*t.shape[:dim], 1, *t.shape[dim:]),
+                    strides=(*t.strides[:dim], 1, *t.strides[dim:]))
             for t in pieces
         ]  # fmt: skip
     to_strides = dense(out.shape, out.torch_dtype).strides
@@ -77,8 +82,8 @@ def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
             return (elementwise(call.name, [made(float(constant))], [], out, target),)
         rank = len(out.shape)
         lead = rank - len(source.shape)
-        padded = TensorArg(source.torch_dtype, (1,) * lead + source.shape,
-                           (0,) * lead + source.strides)  # fmt: skip
+        padded = replace(source, shape=(1,) * lead + source.shape,
+                         strides=(0,) * lead + source.strides)  # fmt: skip
         to_strides = dense(out.shape, out.torch_dtype).strides
         segments = reader(call, padded, out)
         boxes = boxes_of("in", padded.strides, to_strides, segments)
@@ -137,8 +142,8 @@ def roll(call: Call, target: Target) -> Lowered:
     x = call.tensors[0]
     if call.argument(2, ()) or len(x.shape) < 2 or not x.contiguous:
         return exact(rolled)(call, target)
-    run = flat(x, x.numel)
-    one = Call(call.op, (run, *call.arguments[1:]), (run,), call.policy)
+    run, out = flat(x, x.numel), flat(call.out, x.numel)
+    one = Call(call.op, (run, *call.arguments[1:]), (out,), call.policy)
     return exact(rolled)(one, target)
 
 
@@ -179,8 +184,8 @@ def select_backward(call: Call, target: Target) -> Lowered:
     """A gradient without the selected dimension is read with a stride of 0 there."""
     g, out = call.tensors[0], call.out
     dim = call.argument(2, 0) % len(out.shape)
-    wide = TensorArg(g.torch_dtype, (*g.shape[:dim], 1, *g.shape[dim:]),
-                     (*g.strides[:dim], 0, *g.strides[dim:]))  # fmt: skip
+    wide = replace(g, shape=(*g.shape[:dim], 1, *g.shape[dim:]),
+                   strides=(*g.strides[:dim], 0, *g.strides[dim:]))  # fmt: skip
     return exact(selected_backward)(
         Call(call.op, (wide, *call.arguments[1:]), call.results, call.policy), target
     )
@@ -194,8 +199,8 @@ def scatter_slice(call: Call, target: Target) -> Lowered:
     dim, start = call.argument(2, 0) % len(out.shape), call.argument(3, 0)
     step = call.argument(5, 1) if call.name == "slice_scatter" else 1
     if call.name == "select_scatter":
-        src = TensorArg(src.torch_dtype, (*src.shape[:dim], 1, *src.shape[dim:]),
-                        (*src.strides[:dim], 0, *src.strides[dim:]))  # fmt: skip
+        src = replace(src, shape=(*src.shape[:dim], 1, *src.shape[dim:]),
+                      strides=(*src.strides[:dim], 0, *src.strides[dim:]))  # fmt: skip
     size = out.shape[dim]
     start = min(max(start + size if start < 0 else start, 0), size)
     to_strides = dense(out.shape, out.torch_dtype).strides

@@ -1,7 +1,7 @@
 """Rows of reductions and norms: which dimensions a call works along."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, inf, prod
 from types import MappingProxyType
@@ -9,13 +9,15 @@ from typing import Any
 
 from ..isa import Access, Attribute, Builder, Program
 from .call import Call, Target, TensorArg
-from .columns import LINE, beside, reduce_columns
-from .elementwise import elementwise, flattened, lower_elementwise
+from .columns import LINE, beside, columns_outer, columns_reduced
+from .elementwise import flattened, lower_elementwise
+from .labels import constant as given
+from .labels import labelled, made, permuted
 from .limits import BANK, P
 from .lists import reduce_each
 from .moments import moments_of_columns, moments_of_rows
 from .normalizing import ROW_OPS, row_op
-from .op import Lowered, Lowering, around, dense, flat, row_by_row
+from .op import Lowered, Lowering, around, flat, row_by_row
 from .pointwise import Step, constant, select, tensor_tensor
 from .reduction import Work, reduce_rows
 from .row_layout import lies_in_rows
@@ -138,6 +140,22 @@ def collapsed(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, int, 
     return (outer, reduced, inner) if reduced > 1 else (outer * inner, 1, 1)
 
 
+def order_of(t: TensorArg, dims: tuple[int, ...]) -> list[int]:
+    """Dimensions kept, then those reduced, then those kept at the end, as `collapsed` has them."""
+    tail = len(t.shape)
+    while tail and (tail - 1 not in dims or t.shape[tail - 1] == 1):
+        tail -= 1
+    kept = [d for d in range(tail) if d not in dims]
+    return [*kept, *(d for d in range(tail) if d in dims), *range(tail, len(t.shape))]
+
+
+def row_of(x: TensorArg, k: int, rows: int, outer: int, inner: int) -> TensorArg:
+    """Row k of a tensor in the order [outer, rows, inner], where one dimension has the rows."""
+    dims = [d for d, n in enumerate(x.shape) if n == rows and prod(x.shape[:d]) == outer]
+    views = tuple(v.at(d, k) for v in x.views[:1] for d in dims[:1] if v.shape == x.shape)
+    return replace(flat(x, outer * inner), views=views)
+
+
 def reduction(describe: Describe) -> Lowering:
     """By the Vector engine along rows, by ones or partition by partition along columns."""
 
@@ -147,21 +165,21 @@ def reduction(describe: Describe) -> Lowering:
             return ()
         outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
         how = describe(call, rows)
-        options: dict[str, Any] = {
-            "op": how.op, "before": how.before, "after": how.after, "dtype": t.dtype,
-            "out_dtype": call.out.dtype, "chip": target.chip,
-        }  # fmt: skip
+        x, out = permuted(t, order_of(t, reduced_dims(call, t))), call.out
+        steps: dict[str, Any] = {"op": how.op, "before": how.before, "after": how.after}
+        options = {**steps, "dtype": t.dtype, "out_dtype": out.dtype, "chip": target.chip}
         if inner >= _RUN and 1 < rows <= _FEW and not how.before:
-            steps = [tensor_tensor(how.op, 0, 1)]
-            steps += [tensor_tensor(how.op, -1, k) for k in range(2, rows)]
-            steps += [_on_last(*work) for work in how.after]
-            few, out = [flat(t, outer * inner)] * rows, flat(call.out, outer * inner)
-            return (flattened(f"reduce_{how.op}", steps, few, out, target),)
+            added = [tensor_tensor(how.op, 0, 1)]
+            added += [tensor_tensor(how.op, -1, k) for k in range(2, rows)]
+            added += [_on_last(*work) for work in how.after]
+            few = [row_of(x, k, rows, outer, inner) for k in range(rows)]
+            return (flattened(f"reduce_{how.op}", added, few, flat(out, outer * inner), target),)
         if outer == inner == 1 and rows > 1024:  # everything: rows first, then the partitions
-            return (reduce_each(((rows, 1),), **options),)
+            return (labelled(reduce_each(((rows, 1),), **options), {"in": x, "out": out}),)
         if _suits_rows(outer, rows, inner, target.cores):
-            return (reduce_rows(outer, rows, inner, cores=target.cores, **options),)
-        return (reduce_columns(outer, rows, inner, cores=target.cores, **options),)
+            program = reduce_rows(outer, rows, inner, cores=target.cores, **options)
+            return (labelled(program, {"in": x, "out": out}),)
+        return (columns_reduced(x, out, outer, rows, inner, target, **steps),)
 
     return lower
 
@@ -182,10 +200,14 @@ def _suits_rows(outer: int, rows: int, inner: int, cores: int, line: int = LINE)
 
 
 def one_after_the_other(*lowerings: Lowering) -> Lowering:
-    """The programs of several, each of which reads its operands."""
+    """The programs of several, each of which reads the operands and makes one result."""
 
     def lower(call: Call, target: Target) -> Lowered:
-        parts = [lowering(call, target) for lowering in lowerings]
+        each = [
+            replace(call, results=call.results[k : k + 1] or call.results)
+            for k in range(len(lowerings))
+        ]
+        parts = [lower_one(one, target) for lower_one, one in zip(lowerings, each, strict=True)]
         return tuple(program for part in parts if isinstance(part, tuple) for program in part)
 
     return lower
@@ -197,8 +219,11 @@ def without_nan(lowering: Lowering) -> Lowering:
     def lower(call: Call, target: Target) -> Lowered:
         x = call.tensors[0]
         steps = [tensor_tensor("equal", 0, 0), constant(0.0), select(-2, 0, -1)]
-        cleaned = elementwise("nan to zero", steps, [flat(x, x.numel)], flat(x, x.numel), target)
-        done = lowering(call, target)
+        zeroed = made("without NaN", x.shape, x.torch_dtype)
+        cleaned = flattened("nan to zero", steps, [x], flat(zeroed, x.numel), target)
+        done = lowering(
+            Call(call.op, (zeroed, *call.arguments[1:]), call.results, call.policy), target
+        )
         return (cleaned, *done) if isinstance(done, tuple) and done else done
 
     return lower
@@ -209,7 +234,7 @@ def all_equal(call: Call, target: Target) -> Lowered:
     x, y = call.tensors[:2]
     if x.shape != y.shape or not x.numel:
         return ()
-    same, result = dense(x.shape, "bool"), dense((), "bool")
+    same, result = made("same", x.shape, "bool"), made("equal", (), "bool")
     compared = lower_elementwise(Call("aten::eq", (x, y), (same,)), target)
     reduced = reduction(truth("min"))(Call("aten::all", (same,), (result,)), target)
     return (*compared, *reduced) if isinstance(reduced, tuple) else reduced
@@ -249,14 +274,26 @@ def moments(call: Call, target: Target) -> Lowered:
     options: dict[str, Any] = {"less": correction_of(call), "root": "std" in call.name,
                                "dtype": t.dtype, "chip": target.chip,
                                "cores": target.cores}  # fmt: skip
+    x = permuted(t, order_of(t, reduced_dims(call, t)))
+    stored = {"in": x, **dict(zip(("var", "mean"), call.outputs, strict=False))}
     if _suits_rows(outer, rows, inner, target.cores, BANK):
-        return (moments_of_rows(outer, rows, inner, **options),)
-    return (moments_of_columns(outer, rows, inner, **options),)
+        return (labelled(moments_of_rows(outer, rows, inner, **options), stored),)
+    split = columns_outer(outer, rows, target.cores)
+    split = {n: split.get("in" if n == "in" else "out", 1) for n in stored}
+    return (labelled(moments_of_columns(outer, rows, inner, **options), stored, outer=split),)
 
 
 def largest(sign: float) -> Lowering:
     """The largest (or, with sign -1, smallest) value of each row and its place."""
-    return row_by_row(_along, partial(largest_of_rows, sign=sign))
+    return row_by_row(_along, partial(largest_of_rows, sign=sign), _largest_in)
+
+
+def _largest_in(call: Call) -> dict[str, TensorArg]:
+    """What the buffers of `largest_of_rows` stand for: values and places, or one of them."""
+    t = call.tensors[0]
+    names = ("index",) if call.name.startswith("arg") else ("values", "index")
+    x = permuted(t, order_of(t, reduced_dims(call, t)))
+    return {"in": x, **dict(zip(names, call.outputs, strict=False))}
 
 
 def extreme(op: str, sign: float) -> Lowering:
@@ -273,42 +310,42 @@ def extreme(op: str, sign: float) -> Lowering:
     return lower
 
 
-def along_rows(name: str, which: int = 0, dim_at: int | None = None) -> Lowering:
-    """An entry of ROW_OPS over dimension `dim_at` of the call, or the last one."""
+def along_rows(name: str, places: Mapping[str, int], dim_at: int) -> Lowering:
+    """An entry of ROW_OPS over dimension `dim_at` of the call; `places` has its inputs'."""
 
     def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[which]
-        dim = call.argument(dim_at, -1) if dim_at is not None else -1
+        t = call.tensors[0]
+        dim = call.argument(dim_at, -1)
         dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
         if not t.numel:
             return ()
+        dims = reduced_dims(call, t) if isinstance(dim, tuple) else (dim % max(1, len(t.shape)),)
         if isinstance(dim, tuple):
-            rows, columns, inner = collapsed(t.shape, reduced_dims(call, t))
+            rows, columns, inner = collapsed(t.shape, dims)
+            order = order_of(t, dims)
         else:
             rows, columns, inner = around(t, dim if isinstance(dim, int) else -1)
+            order = list(range(len(t.shape)))
         if not lies_in_rows(rows, columns, inner):  # as if the rows lay there
             rows, inner = rows * inner, 1
+            order = [d for d in range(len(t.shape)) if d not in dims] + [*dims][: len(t.shape)]
         options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "inner": inner}
-        return (row_op(name, rows, columns, t.dtype, **options),)
+        program = row_op(name, rows, columns, t.dtype, **options)
+        held = {n: permuted(call.argument(at), order) for n, at in places.items()}
+        whole = call.out.shape == t.shape
+        held[f"out {ROW_OPS[name].outputs}"] = permuted(call.out, order) if whole else call.out
+        return (labelled(program, held),)
 
     return lower
 
 
-def _of_cores(program: Program, sums: int, target: Target) -> tuple[Program, ...]:
-    """What adds up the `sums` over rows that each core has of its own rows."""
-    if program.cores == 1 or not sums:
-        return ()
-    whole = dense((sums,), "float32")
-    steps = [tensor_tensor("add", 0, 1), *(tensor_tensor("add", -1, k)
-             for k in range(2, program.cores))]  # fmt: skip
-    return (flattened("sums of the cores", steps, [whole] * program.cores, whole, target),)
-
-
-def over_normalized(name: str, which: int) -> Lowering:
-    """Layer and RMS norm: a row is the normalized shape."""
+def over_normalized(
+    name: str, places: Mapping[str, int], absent: Mapping[str, float] = MappingProxyType({})
+) -> Lowering:
+    """Layer and RMS norm: a row is the normalized shape. `absent` is what None stands for."""
 
     def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[which]
+        t = call.tensors[0]
         shape = next(
             (a for a in call.arguments if isinstance(a, tuple) and a and isinstance(a[0], int)),
             None,
@@ -320,7 +357,32 @@ def over_normalized(name: str, which: int) -> Lowering:
         eps = next((a for a in call.arguments if isinstance(a, float)), _EPS.get(t.dtype, 1e-5))
         options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "eps": eps}
         program = row_op(name, rows, columns, t.dtype, **options)
-        sums = sum(s.opcode == "column_sum" for s in ROW_OPS[name].steps(columns, eps))
-        return (program, *_of_cores(program, sums * columns, target))
+        held = {n: call.argument(at) or given(absent.get(n, 0.0), (columns,), t.torch_dtype)
+                for n, at in places.items()}  # fmt: skip
+        made_of = dict(zip(ROW_OPS[name].outputs.replace("*", "").split(), call.results,
+                           strict=False))  # fmt: skip
+        sums = [s.name for s in ROW_OPS[name].steps(columns, eps) if s.opcode == "column_sum"]
+        each = {n: made(n, (program.cores, columns), "float32") for n in sums}
+        apart = each if program.cores > 1 else {}
+        stored = {f"out {n}": apart.get(n, r) for n, r in made_of.items()}
+        return (labelled(program, {**held, **stored}), *_of_cores(apart, made_of, target))
 
     return lower
+
+
+def _of_cores(
+    apart: Mapping[str, TensorArg], results: Mapping[str, Any], target: Target
+) -> tuple[Program, ...]:
+    """What adds up the sums over rows that each core has of its own rows: [cores, columns] each."""
+    if not apart:
+        return ()
+    cores, columns = next(iter(apart.values())).shape
+    size = len(apart) * columns
+    parts = [TensorArg("float32", (size,), (1,),
+                       views=tuple(t.views[0].at(0, core) for t in apart.values()))
+             for core in range(cores)]  # fmt: skip
+    steps = [tensor_tensor("add", 0, 1), *(tensor_tensor("add", -1, k) for k in range(2, cores))]
+    wanted = [results.get(n) or made(f"{n} unused", (columns,), "float32") for n in apart]
+    views = tuple(v for t in wanted for v in t.views)
+    whole = TensorArg("float32", (size,), (1,), views=views)
+    return (flattened("sums of the cores", steps, parts, whole, target),)

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Access, Buffer, Builder, Program, Role, rows_of
-from .call import Call, Target
+from .call import Call, Target, TensorArg
 from .columns import share_of
+from .labels import labelled
 from .limits import BANK, WIDE, P, evenly
 from .op import Lowered, Lowering, around, row_by_row
 from .runs import run_of, runs
@@ -259,22 +260,35 @@ def scan(op: str) -> Lowering:
         options: dict[str, Any] = {
             "chip": target.chip, "dtype": t.dtype, "out_dtype": call.out.dtype,
         }  # fmt: skip
+        held, split = _in_order(call), {}
         if inner > 1:
             if op != "add":
                 raise KeyError(f"{call.name} along columns")
-            return (cumulate_columns(outer, count, inner, cores=target.cores, **options),)
-        if outer == 1 and count > LONG and op == "add":
-            return (cumulate_run(count, **options),)
-        return (cumulate_rows(outer, count, op=op, cores=target.cores, **options),)
+            program = cumulate_columns(outer, count, inner, cores=target.cores, **options)
+            split = dict.fromkeys(("in", "out"), outer * count) if outer < target.cores else {}
+        elif outer == 1 and count > LONG and op == "add":
+            program = cumulate_run(count, **options)
+        else:
+            program = cumulate_rows(outer, count, op=op, cores=target.cores, **options)
+        return (labelled(program, held, outer=split),)
 
     return lower
 
 
+def _in_order(call: Call) -> dict[str, TensorArg]:
+    return {"in": call.tensors[0], "out": call.out}
+
+
 def logarithms(call: Call, target: Target) -> Lowered:
     """Logcumsumexp along rows."""
-    return row_by_row(_around, logarithms_of_rows)(call, target)
+    return row_by_row(_around, logarithms_of_rows, _in_order)(call, target)
 
 
 def extremes(op: str) -> Lowering:
     """Cummax and cummin, with places."""
-    return row_by_row(_around, partial(extremes_of_rows, op=op))
+
+    def held(call: Call) -> dict[str, TensorArg]:
+        names = zip(("values", "index"), call.outputs, strict=False)
+        return {"in": call.tensors[0], **dict(names)}
+
+    return row_by_row(_around, partial(extremes_of_rows, op=op), held)

@@ -4,13 +4,15 @@ A partition has a row of boundaries, or all have the same ones; a number is comp
 in one instruction, which adds up how many are less.
 """
 
+from dataclasses import replace
 from math import ceil, prod
 
 from ..chip import Chip
 from ..isa import Access, Builder, Program, Role, rows_of
-from .call import Call, Target, TensorArg
+from .call import Call, Target
 from .draws import exponential_steps, uniform_steps
 from .elementwise import elementwise
+from .labels import labelled, made
 from .limits import WIDE, P
 from .op import Lowered, dense
 from .pointwise import activation, tensor_scalar, tensor_tensor
@@ -79,10 +81,10 @@ def counted(
 def search(call: Call, target: Target) -> Lowered:
     """Bucketize and searchsorted; of one row of boundaries, the numbers lie on all partitions."""
     tensors = [t for t in call.tensors if t.shape]
-    by_name = call.name == "searchsorted"
-    edges, numbers = (tensors[0], tensors[1]) if by_name else (tensors[1], tensors[0])
-    if len(tensors) != 2 or edges.dtype != numbers.dtype:
+    edges, *others = tensors if call.name == "searchsorted" else tensors[::-1]
+    if len(others) != 1 or edges.dtype != others[0].dtype:
         raise KeyError(f"{call.name} of a number, by a sorter, or between dtypes")
+    numbers = others[0]
     if not numbers.numel or not edges.numel:
         return ()
     right = call.argument(3, False) is True or "right" in call.arguments
@@ -93,7 +95,7 @@ def search(call: Call, target: Target) -> Lowered:
         ceil(numbers.numel / each) if shared else rows, edges.shape[-1], each, shared=shared,
         right=right, dtype=edges.dtype, chip=target.chip, cores=target.cores,
     )  # fmt: skip
-    return (program,)
+    return (labelled(program, {"in": numbers, "boundaries": edges, "out": call.out}),)
 
 
 def multinomial(call: Call, target: Target) -> Lowered:
@@ -105,27 +107,32 @@ def multinomial(call: Call, target: Target) -> Lowered:
     if not odds.numel or not samples:
         return ()
     if samples == 1 or call.argument(2, False) is not True:
-        return _largest_odds(odds, rows, columns, samples, target)
-    sums, drawn = dense((rows, columns), "float32"), dense((rows, samples), "float32")
-    made = scan("add")(Call("aten::cumsum", (dense((rows, columns), odds.torch_dtype), -1),
-                            (sums,)), target)  # fmt: skip
+        return _largest_odds(call, rows, columns, samples, target)
+    sums, drawn = (
+        made("sums", (rows, columns), "float32"),
+        made("drawn", (rows, samples), "float32"),
+    )
+    whole = replace(odds, shape=(rows, columns), strides=(columns, 1))
+    summed = scan("add")(Call("aten::cumsum", (whole, -1), (sums,)), target)
     steps = [*uniform_steps(), tensor_tensor("multiply", -1, 0)]
-    total = dense((rows, 1), "float32")
+    last = tuple(replace(v, shape=(rows, 1), offset=columns - 1) for v in sums.views)
+    total = replace(dense((rows, 1), "float32"), views=last)
     scaled = elementwise("numbers up to the sum", steps, [total], drawn, target)
     options = {"chip": target.chip, "cores": target.cores}
     found = counted(rows, columns, samples, shared=False, right=True, dtype="float32", **options)  # type: ignore[arg-type]
-    return (*made, scaled, found) if isinstance(made, tuple) else made
+    found = labelled(found, {"in": drawn, "boundaries": sums, "out": call.out})
+    return (*summed, scaled, found) if isinstance(summed, tuple) else summed
 
 
-def _largest_odds(
-    odds: TensorArg, rows: int, columns: int, samples: int, target: Target
-) -> Lowered:
+def _largest_odds(call: Call, rows: int, columns: int, samples: int, target: Target) -> Lowered:
+    odds = call.tensors[0]
     steps = [
         *exponential_steps(), tensor_scalar(-1, op0="max", imm0=LEAST),
         activation("reciprocal", -1), tensor_tensor("multiply", -1, 0),
     ]  # fmt: skip
-    keys = dense((rows, columns), "float32")
+    keys = made("keys", (rows, columns), "float32")
     drawn = elementwise("odds over exponential numbers", steps, [odds], keys, target)
-    places = (dense((rows, samples), "float32"), dense((rows, samples), "int64"))
+    out = replace(dense((rows, samples), "int64"), views=call.out.views)
+    places = (made("largest", (rows, samples), "float32"), out)
     chosen = topk(Call("aten::topk", (keys, samples, -1, True, True), places), target)
     return (drawn, *chosen) if isinstance(chosen, tuple) else chosen

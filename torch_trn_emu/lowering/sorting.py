@@ -6,6 +6,7 @@ compared is half the number, so that infinity is finite and more than what was t
 found as the engines order it, which is not public.
 """
 
+from collections.abc import Mapping
 from math import ceil, inf, prod
 from typing import Any
 
@@ -14,11 +15,20 @@ from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .call import Call, Target, TensorArg
 from .copies import copied
 from .keys import INFINITE, PADDING
+from .labels import labelled, made, permuted
 from .limits import WIDE, P
 from .network import network_cycles, sort_rows
-from .op import Lowered, dense
+from .op import Lowered
 
-__all__ = ["along_dimension", "flat_sort", "ordered", "select_largest", "sort", "topk"]
+__all__ = [
+    "along_dimension",
+    "flat_sort",
+    "found_in",
+    "ordered",
+    "select_largest",
+    "sort",
+    "topk",
+]
 
 FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
 MOST = 4096  # candidates of all chunks together (chosen)
@@ -229,31 +239,39 @@ def ordered(
     return sort_rows(rows, columns, k, descending=largest, **options)
 
 
-def along_dimension(x: TensorArg, dim: int, outs: tuple[TensorArg, ...], target: Target, k: int,
+def along_dimension(x: TensorArg, dim: int, outs: Mapping[str, TensorArg], target: Target, k: int,
            largest: bool, first: int = 0) -> Lowered:  # fmt: skip
-    """Along a dimension; one that is not the last is turned to be it, and the results back."""
+    """Along a dimension; one that is not the last is turned to be it, and the results back.
+
+    outs  results by the name of the buffer: values, index
+    """
     shape = x.shape or (1,)
     dim %= len(shape)
     rows, columns = prod(shape) // shape[dim], shape[dim]
     program = ordered(rows, columns, k, largest, x.dtype, target, first)
     if prod(shape[dim + 1 :]) == 1:
-        return (program,)
-    made = [program]
-    made[:0] = copied(_last(x, dim), dense(_last(x, dim).shape, x.torch_dtype), target)
+        return (labelled(program, {"in": x, **outs}),)
+    last = _last(x, dim)
+    turned = made("turned", last.shape, x.torch_dtype)
+    programs = list(copied(last, turned, target))
     if k - first == 1:  # one of each row: in the same order without the dimension
-        return tuple(made)
-    for out in outs:
-        turned = _last(out, dim)
-        made += copied(dense(turned.shape, out.torch_dtype), turned, target)
-    return tuple(made)
+        return (*programs, labelled(program, {"in": turned, **outs}))
+    there = {n: _last(out, dim) for n, out in outs.items()}
+    found = {n: made(f"turned {n}", t.shape, t.torch_dtype) for n, t in there.items()}
+    programs.append(labelled(program, {"in": turned, **found}))
+    for n, t in there.items():
+        programs += copied(found[n], t, target)
+    return tuple(programs)
 
 
 def _last(t: TensorArg, dim: int) -> TensorArg:
     """With a dimension moved to the end."""
-    order = [d for d in range(len(t.shape)) if d != dim] + [dim]
-    return TensorArg(
-        t.torch_dtype, tuple(t.shape[d] for d in order), tuple(t.strides[d] for d in order)
-    )
+    return permuted(t, [d for d in range(len(t.shape)) if d != dim] + [dim])
+
+
+def found_in(call: Call, *names: str) -> dict[str, TensorArg]:
+    """The results of a call by the names of buffers."""
+    return dict(zip(names or ("values", "index"), call.outputs, strict=False))
 
 
 def topk(call: Call, target: Target) -> Lowered:
@@ -261,7 +279,7 @@ def topk(call: Call, target: Target) -> Lowered:
     if not x.numel or not k:
         return ()
     largest = call.argument(3, True) is not False
-    return along_dimension(x, dim, call.outputs, target, k, largest)
+    return along_dimension(x, dim, found_in(call), target, k, largest)
 
 
 def sort(call: Call, target: Target) -> Lowered:
@@ -275,7 +293,8 @@ def sort(call: Call, target: Target) -> Lowered:
     descending = any(a is True for a in rest)
     dim = (0 if call.name == "msort" else -1) if dim is None else dim
     columns = x.shape[dim] if x.shape else 1
-    return along_dimension(x, dim, call.outputs, target, columns, descending)
+    outs = found_in(call, "index") if call.name == "argsort" else found_in(call)
+    return along_dimension(x, dim, outs, target, columns, descending)
 
 
 def flat_sort(call: Call, target: Target) -> Lowered:
@@ -283,4 +302,5 @@ def flat_sort(call: Call, target: Target) -> Lowered:
     x = (call.tensors or call.outputs)[0]
     if not x.numel:
         return ()
-    return (ordered(1, x.numel, x.numel, False, x.dtype, target),)
+    program = ordered(1, x.numel, x.numel, False, x.dtype, target)
+    return (labelled(program, {"in": x}),)

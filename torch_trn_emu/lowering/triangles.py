@@ -9,6 +9,7 @@ from math import ceil
 from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
 from .call import Call, Target
+from .labels import labelled
 from .limits import P
 from .op import Lowered, Lowering
 
@@ -91,6 +92,7 @@ def triangle(*, lower: bool) -> Lowering:
             dtype=x.dtype,
             cores=target.cores,
         )
-        return (program,)
+        shared = x.numel // (rows * columns) >= program.cores  # else a core has every other tile
+        return (labelled(program, {"in": x, "out": call.out}) if shared else program,)
 
     return lowering

@@ -1,39 +1,42 @@
 """TRN_EMU_EXECUTOR=machine: eager operators get their values from their programs, for checking.
 
-A dispatch mode lets the fast kernel make the results as always. Where the operator's row of OPS can
-bind the call (`lowering/binding.py`), the row's programs then run on the machine, and what they
-compute replaces the results' values. What cannot be bound keeps the fast kernel's values, and
-`executor_report` says so with the reason; the first one warns.
+A dispatch mode lets the fast kernel make the results as always. Where the programs of the
+operator's row of OPS say what their buffers stand for (`isa/view.py`), they then run on the
+machine, on all cores of the logical core, and what they compute replaces the results' values. Other
+calls keep the fast kernel's values, and `executor_report` says so with the reason; the first one
+warns.
 
 The mode is that of the thread which imports torch; backward runs on the thread that calls it.
 Checked on torch 2.13.0.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ChipLimit, Unimplemented, Unsupported
-from ..lowering.binding import Binding, Feed, Programs
+from ..isa import Program, Source, View
 from ..lowering.call import Call, Target, TensorArg
 from ..lowering.op import Op
 from ..lowering.ops import OPS
 from ..precision import current_precision
 from ..settings import DEVICE_TYPE, settings
+from .call_memory import CallMemory, Mismatch, is_labelled
+from .random import get_rng_state
 
 if TYPE_CHECKING:
     from ..engines.machine import Machine
-    from ..isa import Buffer
 
 __all__ = ["ExecutorRow", "MachineExecutor", "executor_report", "install"]
 
-_FLOATS = frozenset(("float32", "bfloat16", "float16", "bool"))
+_FROM_HOST = frozenset("copy _copy_from _copy_from_and_resize _to_copy".split())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class ExecutorRow:
     """What computed an operator's values.
 
     machine       calls whose values are those of the program
+    cores         that the last of them ran on
     instructions  that the machine executed for them
     difference    from the fast kernel, the largest: relative to the largest value of the result
     reason        why other calls kept the fast kernel's values
@@ -49,6 +53,7 @@ class ExecutorRow:
     op: str
     calls: int = 0
     machine: int = 0
+    cores: int = 0
     instructions: int = 0
     difference: float = 0.0
     reason: str = ""
@@ -80,16 +85,24 @@ class MachineExecutor(TorchDispatchMode):
             tensors and not any(map(_on_trn, tensors))
         ):
             return func(*args, **kwargs)
-        held = _held(values) if row is not None and row.bind is not None else ()
-        described = _describe(values)
+        memory = CallMemory()
+        given = _tensors(values, ("argument",))
+        for source, t in given.items():
+            memory.hold(source, t)
+        copies = row is not None and row.name in _FROM_HOST
+        described = _describe(values if copies else _known(values), "argument")
         result = func(*args, **kwargs)
         if not func._schema.is_mutable and not any(map(_on_trn, _flat(_listed(result)))):
             return result  # a number or a copy for the host: nothing is computed
         counted = self.rows.setdefault(str(func), ExecutorRow(op=str(func)))
         counted.calls += 1
         try:
-            call = Call(_name(func), described, _describe(_listed(result)), current_precision())
-            self._replace(counted, call, row, held, values, _listed(result))
+            results = _describe(_listed(result), "result")
+            call = Call(_name(func), described, results, current_precision())
+            made = _tensors(_listed(result), ("result",))
+            for source, t in made.items():
+                memory.hold(source, t)
+            self._compute(counted, call, row, memory, {**made, **given})
         except _NotOnMachine as why:
             self._keep(counted, str(why))
         return result
@@ -103,34 +116,31 @@ class MachineExecutor(TorchDispatchMode):
             )
         counted.reason = reason
 
-    def _replace(
+    def _compute(
         self,
         counted: ExecutorRow,
         call: Call,
         row: Op | None,
-        held: Sequence[Any],
-        values: Sequence[Any],
-        results: Sequence[Any],
+        memory: CallMemory,
+        tensors: Mapping[Source, Any],
     ) -> None:
-        programs, binding = _bound(call, row)
-        machine, buffers = _machine(), _in_hbm(programs)
-        before = machine.executed
-        known = {n: _fed(feed, buffers[n], call, held) for n, feed in binding.feeds.items()}
-        for k, program in enumerate(programs):
-            links = binding.links[k] if k < len(binding.links) else {}
-            names = {
-                n: links.get(n, n)
-                for n, b in _in_hbm((program,)).items()
-                if b.role.value != "output" or n in links or n in binding.feeds
-            }
-            made = machine.run(program, {n: known[x] for n, x in names.items() if x in known})
-            known |= made | {f"{k} {n}": x for n, x in made.items()}
-        for taken, result in zip(binding.results, results, strict=False):
-            if taken is not None and isinstance(result, Tensor):
-                _put(counted, taken.view(torch.from_numpy(known[taken.buffer])), [result])
-        for name, at in binding.written.items():
-            _put(counted, torch.from_numpy(known[name]), _flat([values[at]]))
+        """The values of the call's results, and of what it writes in place, by its programs."""
+        programs, machine = _programs(call, row), _machine()
+        before, drawn = machine.executed, _drawn(programs, tensors)
+        try:
+            for program in programs:
+                memory.run(program, machine, drawn or 0)
+        except Mismatch as why:
+            raise _NotOnMachine(str(why)) from None
+        for source, tensor in tensors.items():
+            new = memory.written(source, tensor)
+            if new is None:
+                continue
+            if drawn is None:
+                counted.difference = max(counted.difference, _difference(new, tensor))
+            tensor.copy_(new)
         counted.machine += 1
+        counted.cores = max(counted.cores, *(p.cores for p in programs), 1)
         counted.instructions += machine.executed - before
 
 
@@ -159,34 +169,34 @@ def _on_trn(value: Any) -> bool:
     return isinstance(value, Tensor) and value.device.type == DEVICE_TYPE
 
 
-def _describe(value: Any) -> Any:
-    """Values as a lowering sees them."""
+def _describe(value: Any, *source: str | int) -> Any:
+    """Values as a lowering sees them, with where their elements lie."""
     if isinstance(value, Tensor):
         plain = value.layout == torch.strided
         dtype = str(value.dtype).removeprefix("torch.") if plain else "sparse"
         strides = tuple(value.stride()) if plain else ()
-        return TensorArg(dtype, tuple(value.shape), strides, not _on_trn(value))
+        views = (View(source, dtype, tuple(value.shape), strides),) if plain else ()
+        return TensorArg(dtype, tuple(value.shape), strides, not _on_trn(value), views)
     if isinstance(value, (list, tuple)):
-        return tuple(map(_describe, value))
+        return tuple(_describe(v, *source, k) for k, v in enumerate(value))
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A tensor's memory on the host before the call, which may write it in place."""
-
-    memory: Tensor
-    logical: Tensor
-
-
-def _held(value: Any) -> Any:
+def _known(value: Any) -> Any:
+    """With the numbers that tensors of the host hold: to a program they are immediates."""
     if isinstance(value, (list, tuple)):
-        return tuple(map(_held, value))
-    if not isinstance(value, Tensor) or value.layout != torch.strided or not value.numel():
-        return value
-    span = 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True))
-    memory = value.detach().as_strided((span,), (1,)).cpu().clone()
-    return _Held(memory, memory.as_strided(value.shape, value.stride()))
+        return tuple(map(_known, value))
+    if isinstance(value, Tensor) and not value.dim() and value.device.type == "cpu":
+        return value.item() if not value.is_complex() else value
+    return value
+
+
+def _tensors(value: Any, source: Source) -> dict[Source, Tensor]:
+    """The strided tensors of a call, those in lists too, by where they stand."""
+    if isinstance(value, (list, tuple)):
+        return {s: t for k, v in enumerate(value) for s, t in _tensors(v, (*source, k)).items()}
+    plain = isinstance(value, Tensor) and value.layout == torch.strided
+    return {source: value} if plain else {}
 
 
 # --- programs ------------------------------------------------------------------------------------
@@ -199,69 +209,36 @@ def _machine() -> "Machine":
     return Machine(settings().chip)
 
 
-def _bound(call: Call, row: Op | None) -> tuple[Programs, Binding]:
-    """The programs of a call on one core, none if it is empty, and where its tensors lie."""
+def _programs(call: Call, row: Op | None) -> tuple[Program, ...]:
+    """The programs of a call on all cores, else on one, whose buffers say what they stand for."""
     if row is None:
         raise _NotOnMachine("it has no row, so no program of its own.")
-    if row.bind is None:
-        raise _NotOnMachine(f"its row has the cost only{f': {row.note}' if row.note else ''}.")
-    try:
-        programs = row.lower(call, Target(settings().chip, 1))
+    only = f"its row has the cost only{f': {row.note}' if row.note else ''}."
+    if row.status != "modelled":
+        raise _NotOnMachine(only)
+    wanted = [k for k, r in enumerate(call.results) if isinstance(r, TensorArg) and r.numel]
+    for cores in dict.fromkeys((settings().lnc, 1)):
+        try:
+            programs = row.lower(call, Target(settings().chip, cores))
+        except (KeyError, ChipLimit, Unimplemented, Unsupported) as why:
+            raise _NotOnMachine(f"{type(why).__name__}: {why}.") from None
         if not isinstance(programs, tuple):
             raise _NotOnMachine("it moves data over the host's link.")
-        if not programs:
-            return (), Binding(feeds={}, results=())
-        binding = row.bind(call, programs)
-    except (KeyError, ChipLimit, Unimplemented, Unsupported) as why:
-        raise _NotOnMachine(f"{type(why).__name__}: {why}.") from None
-    buffers = _in_hbm(programs)
-    made = [r for r in call.results if isinstance(r, TensorArg) or r is None]
-    for taken, result in zip(binding.results, made, strict=False):
-        if taken is not None and isinstance(result, TensorArg):
-            _same_dtype(buffers[taken.buffer], result, wide=taken.rounds)
-    for name, at in binding.written.items():
-        listed = call.arguments[at]
-        for t in listed if isinstance(listed, tuple) else (listed,):
-            _same_dtype(buffers[name], t)
-    return programs, binding
+        if is_labelled(programs, wanted):
+            return programs
+    raise _NotOnMachine(only)
 
 
-def _in_hbm(programs: Programs) -> dict[str, "Buffer"]:
-    """By name, and by the program's number and name."""
-    named = [(k, b) for k, p in enumerate(programs) for b in p.buffers if b.memory.value == "hbm"]
-    numbered = {f"{k} {b.name}": b for k, b in named} if len(programs) > 1 else {}
-    return {b.name: b for _, b in named} | numbered
+def _drawn(programs: Sequence[Program], tensors: Mapping[Source, Tensor]) -> int | None:
+    """Where the cores' random numbers begin, by the state of the device's generator; None if the
+    programs draw none.
+    """
+    from ..engines import BEHAVIOURS
 
-
-def _same_dtype(
-    buffer: "Buffer", t: TensorArg, *, integers: bool = False, wide: bool = False
-) -> None:
-    """Refuse what the buffer does not hold as it is; `wide` takes float32 for 16 bits."""
-    known = t.torch_dtype in _FLOATS or integers
-    widened = wide and buffer.dtype == "float32" and t.torch_dtype != "bool"
-    if not known or (buffer.dtype != t.dtype and not widened):
-        raise _NotOnMachine(f"{t.torch_dtype} is {buffer.dtype} in the program's {buffer.name}.")
-
-
-def _fed(feed: Feed, buffer: "Buffer", call: Call, held: Sequence[Any]) -> Any:
-    """What the machine's input buffer holds."""
-    if not feed.argument:
-        return torch.full((buffer.elements,), feed.constant).numpy()
-    value: Any = held
-    described: Any = call.arguments
-    for at in feed.argument:
-        value, described = value[at], described[at]
-    if isinstance(value, tuple):
-        for t in described:
-            _same_dtype(buffer, t, wide=True)
-        given = feed.view(torch.cat([held.logical.reshape(-1) for held in value]))
-    else:
-        _same_dtype(buffer, described, integers=feed.integers, wide=True)
-        given = value.memory if feed.memory else feed.view(value.logical)
-    if given.numel() != buffer.elements:
-        raise _NotOnMachine(f"{given.numel()} elements for {buffer.elements} of {buffer.name}.")
-    wide = given if feed.integers or given.dtype == torch.bool else given.float()
-    return wide.contiguous().numpy()
+    if not any(BEHAVIOURS[i.opcode].draws for p in programs for i in p.instructions()):
+        return None
+    index = next((t.device.index for t in tensors.values() if _on_trn(t)), None)
+    return crc32(get_rng_state(index).numpy().tobytes())
 
 
 def _difference(value: Tensor, fast: Tensor) -> float:
@@ -277,15 +254,6 @@ def _difference(value: Tensor, fast: Tensor) -> float:
         return 0.0
     top = float(there[both].abs().max()) or 1.0
     return float((here - there)[both].abs().max()) / top
-
-
-def _put(counted: ExecutorRow, made: Tensor, tensors: Sequence[Tensor]) -> None:
-    """The machine's values into tensors that lie one after the other."""
-    pieces = made.reshape(-1).split([t.numel() for t in tensors])
-    for piece, tensor in zip(pieces, tensors, strict=True):
-        value = piece.reshape(tensor.shape).to(tensor.dtype)
-        counted.difference = max(counted.difference, _difference(value, tensor))
-        tensor.copy_(value)
 
 
 # --- the process ---------------------------------------------------------------------------------
