@@ -151,6 +151,7 @@ SAMPLES: tuple[Sample, ...] = (
     ("embedding", lambda w: F.embedding(torch.arange(6, device=w.device).view(2, 3), w), ((8, 9),)),
 )
 # fmt: on
+WITH_PLACES = frozenset(("sort", "topk", "kthvalue", "median", "max of rows", "cummax"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -159,6 +160,8 @@ def test_samples(
     name: str, call: Callable[..., Any], shapes: Any, dtype: torch.dtype, machine: MachineExecutor
 ) -> None:
     tensors = [_data(*shape).to(dtype) for shape in shapes]
+    if name in WITH_PLACES:  # those of equal elements are not fixed
+        tensors = [t.argsort(-1).to(dtype) - 20 for t in tensors]
     with torch_trn_emu.precision("bf16"):
         result = call(*[t.to("trn") for t in tensors])
     done = [row for row in machine.rows.values() if row.machine]

@@ -27,7 +27,7 @@ def chunked(call: Call, target: Target) -> Lowered:
     dim, chunks = int(call.argument(1, 0)), int(call.argument(2, 1))
     if not out.numel:
         return ()
-    lead = prod(out.shape[:dim])
+    lead = prod(pieces[0].shape[: dim % len(pieces[0].shape)])
     row = out.numel // (lead * chunks)
     boxes, at = [], 0
     for k, t in enumerate(pieces):
