@@ -138,7 +138,9 @@ def graph_us(name: str) -> float:
         return run()[0]
 
     torch._dynamo.reset()
-    backend = pricing_backend(graph.policy, Target(get_chip(graph.chip), graph.cores), told)
+    target = Target(get_chip(graph.chip), graph.cores)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    backend = pricing_backend(graph.policy, target, told, attention)
     inputs = (torch.empty(s, dtype=graph.dtype, device="meta") for s in graph.shapes)
     with torch.no_grad(), OperatorsOfTheDevice():
         torch.compile(graph.function, backend=backend)(*inputs)
