@@ -10,7 +10,7 @@ STAMPS := $(VENV)/stamps
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test build lint format bench docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64
+.PHONY: demo test build lint format bench benchmark docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64
 
 # A size at which the Tensor engine matters, compiled; ARGS="--steps 20" comes after and wins.
 DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150
@@ -45,6 +45,11 @@ format: $(STAMPS)/group-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
+
+# The rows of docs/benchmarks.md by instruction set, in 5 to 10 minutes; `bench` has all other rows.
+benchmark: build $(STAMPS)/group-bench
+	$(BIN)/python benchmarks/instruction_sets.py $(ARGS)
+	$(BIN)/python docs/generate.py
 
 bench: build $(STAMPS)/group-bench
 	$(BIN)/python benchmarks/run.py $(ARGS)

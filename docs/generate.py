@@ -95,6 +95,29 @@ def measured_table(name: str, command: str) -> str:
     return machine_line(results) + "\n\n" + markdown_table(head, rows)
 
 
+def instruction_set_table() -> str:
+    """Every row of benchmarks/instruction_sets.py under each instruction set of the host."""
+    if (results := recorded("instruction_sets.json")) is None:
+        return "Not measured yet: `make benchmark`."
+    names = list(results["rows"][0]["measured"])
+    rows = [
+        (
+            row["name"],
+            row["against"],
+            *(
+                "{:.3g} ({:.3g} to {:.3g})".format(one["value"], *one["quartiles"])
+                for one in row["measured"].values()
+            ),
+            f"{row['target']:.3g}",
+            str(min(one["rounds"] for one in row["measured"].values())),
+        )
+        for row in results["rows"]
+    ]
+    shared = "" if results["quiet"] else " The machine was shared: other work ran on it."
+    head = ("what", "against", *names, "goal", "pairs")
+    return machine_line(results) + shared + "\n\n" + markdown_table(head, rows)
+
+
 def convergence_table() -> str:
     """Validation losses of the demo's model under each matmul precision."""
     if (results := recorded("convergence.json")) is None:
@@ -274,6 +297,7 @@ SECTIONS = (
     Section(document="docs/timing.md", name="operators", text=operator_table),
     Section(document="README.md", name="speed", text=speed_table),
     Section(document="benchmarks/README.md", name="speed", text=benchmark_table),
+    Section(document="benchmarks/README.md", name="instruction sets", text=instruction_set_table),
     Section(document="docs/performance.md", name="compile", text=compile_table),
     Section(document="benchmarks/README.md", name="convergence", text=convergence_table),
     Section(document="docs/conformance.md", name="conformance", text=conformance_table),
