@@ -39,7 +39,7 @@ from .pieces import Launch, pieces_of
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
-from .roles import find_weights, say_roles
+from .roles import find_weights, note_constants, say_roles
 from .sizes import SizedPrice, places_of
 
 __all__ = ["backend_replaced", "trn"]
@@ -119,6 +119,7 @@ def compile_graph(
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
     nodes, eager = len(gm.graph.nodes), copy_of(gm)
     put_flags(gm)
+    note_constants(gm.graph, **kwargs)
     for part in graphs_of(gm):
         say_roles(part.graph)
     priced, fused = _priced(gm, name, policy, options), 0

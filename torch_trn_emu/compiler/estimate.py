@@ -22,7 +22,7 @@ from .decompositions import decompositions
 from .operators import SDPA, policy_of
 from .pieces import Launch, launches_of
 from .rehome import graphs_of
-from .roles import find_weights, say_roles
+from .roles import find_weights, note_constants, say_roles
 
 __all__ = ["composites_apart", "pricing_backend"]
 
@@ -60,6 +60,7 @@ def pricing_backend(
     def inner(gm: GraphModule, example_inputs: Sequence[Any], **kwargs: Any) -> Any:
         kind = "backward" if kwargs.get("is_backward") else "forward"
         put_flags(gm)
+        note_constants(gm.graph, **kwargs)
         for part in graphs_of(gm):
             say_roles(part.graph)
         name = f"graph {kwargs.get('graph_id', 0)} {kind}"

@@ -19,7 +19,8 @@ from ..lowering.absorbing import absorbed
 from ..lowering.attentions import without_sums
 from ..lowering.call import Call, Target
 from ..lowering.epilogue import Epilogue
-from ..lowering.ops import OPS, multiplied, product_of
+from ..lowering.ops import OPS, Product, multiplied, product_of
+from ..lowering.products import laid_out
 from ..lowering.row_steps import fused
 from ..lowering.row_values import Input, Kind, Output, RowStep, Values
 from ..lowering.rows import flat_program, row_program
@@ -27,6 +28,7 @@ from ..lowering.sharing import shared_out
 from ..pricing import Price, price_call, price_programs
 from .calls import base_of
 from .region import Region
+from .roles import is_constant
 
 __all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
 
@@ -47,6 +49,7 @@ class _Shape:
     steps: tuple[_Step, ...]
     outputs: tuple[tuple[int, str], ...]
     product: Call | None = None
+    constant: bool = False  # the product's second factor may lie as the array takes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ def lowered(region: Region, target: Target) -> list[Lowered]:
     stored = {region.alias.get(n, n): v for n, v in region.outputs.items()}
     outputs = tuple((number(made), v.dtype) for made, v in stored.items() if made in numbers)
     product = region.calls[0] if first else None
-    shape = _Shape(region.elements, region.columns, inputs, steps, outputs, product)
+    constant = product is not None and is_constant(base_of(region.nodes[0].all_input_nodes[-1])[0])
+    shape = _Shape(region.elements, region.columns, inputs, steps, outputs, product, constant)
     program = _program(shape, target)
     if program is None:
         return []
@@ -126,7 +130,9 @@ def _program(shape: _Shape, target: Target) -> Program | None:
     steps = absorbed(inputs, steps, [o.name for o in outputs])
     if shape.product is not None:
         steps = shared_out(steps, target.chip)
-        return _product(shape.product, inputs, steps, outputs, target)
+        product = product_of(shape.product, target)
+        product = laid_out(product) if shape.constant else product
+        return _product(product, inputs, steps, outputs, target)
     steps = shared_out(fused(steps, [o.name for o in outputs]), target.chip)
     values = Values(inputs, steps, outputs)
     if shape.columns is None:
@@ -137,10 +143,10 @@ def _program(shape: _Shape, target: Target) -> Program | None:
 
 
 def _product(
-    call: Call, inputs: list[Input], steps: list[RowStep], outputs: list[Output], target: Target
-) -> Program | None:
+    product: Product, inputs: list[Input], steps: list[RowStep], outputs: list[Output],
+    target: Target,
+) -> Program | None:  # fmt: skip
     """A product whose results are finished on their way from PSUM."""
-    product = product_of(call, target)
     plain = not steps and [o.name for o in outputs] == ["v0"]
     epilogue = Epilogue(product="v0", inputs=inputs, steps=steps, outputs=outputs)
     made = multiplied(product, target, None if plain else epilogue)

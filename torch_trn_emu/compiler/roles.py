@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-__all__ = ["ATTENTION", "CONVOLUTION", "LINEAR", "find_weights", "role_of", "say_roles"]
+__all__ = [
+    "ATTENTION",
+    "CONVOLUTION",
+    "LINEAR",
+    "find_weights",
+    "is_constant",
+    "note_constants",
+    "role_of",
+    "say_roles",
+]
 
 aten, trn = torch.ops.aten, torch.ops.trn
 
@@ -21,6 +30,7 @@ LINEAR, ATTENTION, CONVOLUTION = range(3)  # csrc/aten/policy.h, MatmulClass
 Role = tuple[int, int]  # the class, and the operand that is a weight: 0, 1, or -1 for neither
 
 _ROLE = "trn_role"  # key in a node's metadata
+_CONSTANT = "trn_constant"  # key in a placeholder's metadata
 _WEIGHT = "trn_weight"  # key in what AOTAutograd carries to the nodes made of one, backward too
 
 
@@ -46,6 +56,22 @@ def say_roles(graph: Graph) -> int:
         node.args = (a, b)
         node.meta[_ROLE] = (matmul_class, weight)
     return len(nodes)
+
+
+def note_constants(graph: Graph, **compiled: Any) -> None:
+    """Note the placeholders of parameters and buffers of a graph for inference.
+
+    compiled  what Inductor says of the graph: `is_inference` and `static_input_idxs`
+    """
+    if compiled.get("is_inference"):
+        placeholders = list(graph.find_nodes(op="placeholder"))
+        for k in compiled.get("static_input_idxs") or ():
+            placeholders[k].meta[_CONSTANT] = True
+
+
+def is_constant(node: Node) -> bool:
+    """Whether a compiler may lay it out as it likes: nothing writes it between two runs."""
+    return bool(node.meta.get(_CONSTANT))
 
 
 # --- in Dynamo's graph ----------------------------------------------------------------------------

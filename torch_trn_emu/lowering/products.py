@@ -23,6 +23,7 @@ __all__ = [
     "Product",
     "compute_format",
     "format_of",
+    "laid_out",
     "lower_addbmm",
     "lower_matmul",
     "lower_scaled",
@@ -131,6 +132,19 @@ def _shares(product: Product, cores: int) -> tuple[dict[str, int], dict[str, int
         return {"lhs": lhs, "out": batch}, steps
     rhs = batch if product.options["rhs_layout"] == "nk" else batch * k
     return {"rhs": rhs, "out": batch * m}, steps
+
+
+def laid_out(product: Product) -> Product:
+    """The product with a second factor that a compiler laid out beforehand, as constants are.
+
+    Rows of the contraction, in the array's format where that is a 16-bit one. Inferred: the
+    vendor's compiler knows the weights of a model for inference when it compiles; launches of
+    measured encoders leave no time for turning them.
+    """
+    options = dict(product.options, rhs_layout="kn")
+    if options["compute"] in ("bfloat16", "float16"):
+        options["rhs_dtype"] = options["compute"]
+    return Product(product.sizes, MappingProxyType(options))
 
 
 def multiplied(
