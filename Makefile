@@ -60,6 +60,7 @@ docs: build $(STAMPS)/group-test $(STAMPS)/group-docs
 	$(BIN)/python docs/generate.py
 	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/survive_mxfp8.py --figures docs/tutorials/figures
 	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/step_time.py --figures docs/tutorials/figures
+	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/several_ranks.py --figures docs/tutorials/figures
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 conformance: build $(STAMPS)/group-test
@@ -77,7 +78,9 @@ fuzz: build $(STAMPS)/group-test
 	$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
 
 distributed-conformance: build $(STAMPS)/group-test
-	$(BIN)/python -m pytest -m distributed_conformance tests/distributed $(ARGS)
+	$(BIN)/python -m pytest -m distributed_conformance tests/distributed
+	$(BIN)/python tests/distributed/robustness.py --runs 200
+	$(BIN)/python tests/distributed/upstream.py $(ARGS)
 
 # AddressSanitizer and UndefinedBehaviorSanitizer. The package under build/asan is that of the sources
 # with a library of its own. libstdc++ comes first too, so that exceptions of torch are known; leaks

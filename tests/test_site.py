@@ -33,7 +33,9 @@ def test_an_example_of_a_page_runs(code):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["survive_mxfp8.py", "--steps", "12"], ["step_time.py"]], ids=lambda a: a[0]
+    "arguments",
+    [["survive_mxfp8.py", "--steps", "12"], ["step_time.py"], ["several_ranks.py", "--ranks", "2"]],
+    ids=lambda a: a[0],
 )
 def test_a_tutorial_runs(arguments, tmp_path):
     name, *options = arguments

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from torch.distributed.fsdp import fully_shard
 
 import torch_trn_emu
 
-WIDTH, LAYERS, ROWS = 512, 4, 128
+WIDTH, LAYERS, ROWS = 1024, 4, 64
 
 
 def make_blocks() -> nn.Sequential:
     torch.manual_seed(0)
-    block = [nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)]
-    return nn.Sequential(*(nn.Sequential(*block) for _ in range(LAYERS)))
+
+    def block() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    return nn.Sequential(*(block() for _ in range(LAYERS)))
 
 
 def shard(model: nn.Sequential, prefetch: bool) -> None:
@@ -36,7 +40,7 @@ def shard(model: nn.Sequential, prefetch: bool) -> None:
         fully_shard(block)
     fully_shard(model)
     if prefetch:
-        for this, following in zip(blocks, blocks[1:], strict=False):
+        for this, following in pairwise(blocks):
             this.set_modules_to_forward_prefetch([following])
             following.set_modules_to_backward_prefetch([this])
 
@@ -119,15 +123,19 @@ def by_operation(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--figures", type=Path, required=True)
-    folder = options.parse_args().figures
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = {f"{world} rank{'s' * (world > 1)}": launch(world) for world in (1, 2, 4)}
-    runs["4 ranks, prefetch"] = launch(4, prefetch=True)
-    (folder / "ranks.md").write_text(table(runs) + "\n")
-    pair = runs["4 ranks"], runs["4 ranks, prefetch"]
-    (folder / "prefetch.md").write_text(by_operation(*pair) + "\n")
-    (folder / "ranks_verdict.txt").write_text(runs["4 ranks"]["communication"] + "\n")
+    options.add_argument("--figures", type=Path)
+    options.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    chosen = options.parse_args()
+    folder, most = chosen.figures, chosen.ranks[-1]
+    runs = {f"{world} rank{'s' * (world > 1)}": launch(world) for world in chosen.ranks}
+    runs[f"{most} ranks, prefetch"] = launch(most, prefetch=True)
+    pair = runs[f"{most} ranks"], runs[f"{most} ranks, prefetch"]
+    print(table(runs), by_operation(*pair), pair[0]["communication"], sep="\n\n")
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "ranks.md").write_text(table(runs) + "\n")
+        (folder / "prefetch.md").write_text(by_operation(*pair) + "\n")
+        (folder / "ranks_verdict.txt").write_text(pair[0]["communication"] + "\n")
 
 
 if __name__ == "__main__":

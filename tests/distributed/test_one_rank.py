@@ -58,8 +58,12 @@ def test_fsdp_of_one_process():
     x = torch.ones(1, 4, device="trn")
     sharded = nn.Linear(4, 4).to("trn")
     fully_shard(sharded)
-    sharded(x).sum().backward()
+    optimizer = torch.optim.AdamW(sharded.parameters())
+    with torch_trn_emu.profile() as found:  # parameters and state are DTensors
+        sharded(x).sum().backward()
+        optimizer.step()
     assert sharded.weight.grad is not None
+    assert {"parameters", "optimizer state"} <= set(found.memory()[0])
     wrapped = FullyShardedDataParallel(nn.Linear(4, 4).to("trn"), device_id=torch.device("trn", 0))
     assert wrapped(x).is_trn
 

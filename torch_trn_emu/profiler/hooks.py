@@ -5,7 +5,7 @@ Checked on torch 2.13.0.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -17,6 +17,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import _C
 from ..settings import DEVICE_TYPE
@@ -157,7 +158,18 @@ def mark(category: str, things: Iterable[Any]) -> None:
     """Say that the HBM blocks of the tensors among `things` hold `category`."""
     blocks = [
         t.untyped_storage().data_ptr()
-        for t in things
-        if isinstance(t, Tensor) and t.device.type == DEVICE_TYPE and t.layout is torch.strided
+        for thing in things
+        for t in plain_tensors(thing)
+        if t.device.type == DEVICE_TYPE and t.layout is torch.strided
     ]
     _C.mark_blocks(blocks, CATEGORIES.index(category))
+
+
+def plain_tensors(thing: Any) -> Iterator[Tensor]:
+    """A tensor, or those within one that wraps others, as DTensor; none of anything else."""
+    if is_traceable_wrapper_subclass(thing):
+        names, _ = thing.__tensor_flatten__()
+        for name in names:
+            yield from plain_tensors(getattr(thing, name))
+    elif isinstance(thing, Tensor):
+        yield thing
