@@ -28,6 +28,7 @@ from .accelerated.table import ONE_LAUNCH
 from .chip import Chip, get_chip
 from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
 from .counters import Clock, clocked, combine, derive
+from .known_values import KnownValues
 from .lowering.attentions import without_sums
 from .lowering.call import Call, Target, TensorArg
 from .pages import HtmlTable, render
@@ -341,6 +342,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, target: Target, only: str | None = None) -> None:
         super().__init__()
         self.target, self.memory, self.only = target, _Memory(), only
+        self.known = KnownValues()
         self.host_s = self.ready_s = self.idle_s = self.dispatch_s = 0.0
         self.priced: dict[Hashable, tuple[Price, int]] = {}
         self.in_graph = False
@@ -362,12 +364,18 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)  # the compiler looks at shapes
         if isinstance(func, HigherOrderOperator):
             return self._control(func, args, kwargs)
+        if self.in_graph or self.only:
+            return self._run(func, args, kwargs)
+        return self.known.run(func, args, kwargs, self._run)
+
+    def _run(self, func: Any, args: Any, kwargs: Any, given: tuple[Any, ...] = ()) -> Any:
+        """Runs it, unless its result is given."""
         composite = None if self.in_graph or self.only else _composite_on_meta(func)
-        if composite is not None:
+        if composite is not None and not given:
             with self:
                 return func._op_dk(composite, *args, **kwargs)
         self.memory.hold(t for t in tree_leaves((args, kwargs)) if _is_tensor(t))
-        result = func(*args, **kwargs)
+        result = given[0] if given else func(*args, **kwargs)
         self.note(func, args, kwargs, result)
         return result
 
