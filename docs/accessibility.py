@@ -1,0 +1,80 @@
+"""Checks pages with axe-core, light and dark: labels, contrast, names of controls, headings.
+
+    npm pack axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz package/axe.min.js
+    python docs/accessibility.py package/axe.min.js out/demo/report.html build/docs/index.html
+
+Prints each violation with the elements concerned; the exit status is 1 if there are any.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from screenshots import browser
+
+SCHEMES = {"light": 1, "dark": 0}  # Chromium's numbers for prefers-color-scheme
+RUN = """
+<script>
+addEventListener("load", () => setTimeout(async () => {
+  const found = await axe.run(document, {resultTypes: ["violations"]});
+  const out = document.createElement("script");
+  out.type = "application/json"; out.id = "axe-found";
+  out.textContent = JSON.stringify(found.violations).replaceAll("<", "\\\\u003c");
+  document.body.append(out);
+}, 500));
+</script>
+"""
+
+
+def violations(page: Path, axe: Path, scheme: int) -> list[dict[str, Any]]:
+    """What axe-core finds on the page, which is copied beside the original with axe-core in it."""
+    html = page.read_text()
+    checked = f"{html}<script>{axe.read_text()}</script>{RUN}"
+    with tempfile.NamedTemporaryFile("w", dir=page.parent, suffix=".html") as copy:
+        copy.write(checked)
+        copy.flush()
+        command = [
+            browser(),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--allow-file-access-from-files",
+            "--virtual-time-budget=20000",
+            f"--blink-settings=preferredColorScheme={scheme}",
+            "--window-size=1200,1600",
+            "--dump-dom",
+            Path(copy.name).as_uri(),
+        ]
+        dom = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r'<script type="application/json" id="axe-found">(.*?)</script>', dom, re.S)
+    if found is None:
+        raise SystemExit(f"{page}: axe-core did not finish")
+    return json.loads(unescape(found[1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("axe", type=Path, help="axe.min.js of the npm package axe-core")
+    parser.add_argument("pages", type=Path, nargs="+")
+    options = parser.parse_args()
+    count = 0
+    for page in options.pages:
+        for name, scheme in SCHEMES.items():
+            found = violations(page.resolve(), options.axe, scheme)
+            print(f"{page} ({name}): {len(found)} violations")
+            for one in found:
+                print(f"  {one['impact']}: {one['id']}: {one['help']} ({len(one['nodes'])})")
+                for node in one["nodes"][:5]:
+                    print(f"    {' '.join(node['target'])}: {node['html'][:100]}")
+            count += len(found)
+    sys.exit(count > 0)
+
+
+if __name__ == "__main__":
+    main()
