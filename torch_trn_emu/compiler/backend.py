@@ -26,7 +26,7 @@ from ..precision import current_precision
 from ..settings import settings
 from .code import EagerCode, TrnCode, placement_of
 from .control import copy_of, put_flags
-from .decompositions import decompositions
+from .decompositions import decompositions, resizing_whole
 from .dump import write_dump
 from .engine import target_of_process
 from .flex import open_flex_attention
@@ -75,6 +75,7 @@ def trn(
         _uncounted(),
         _cache_keys(gm, policy, chosen),
         functorch_config.patch(_aot_patches(chosen)),
+        resizing_whole(),
     ):
         try:
             return compile_fx(  # type: ignore[return-value]

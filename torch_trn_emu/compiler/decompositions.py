@@ -4,7 +4,8 @@ A row of `_OURS` makes products of an operator whose kernel on the host follows 
 on torch 2.13.0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from string import ascii_letters
 from types import MappingProxyType
@@ -12,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.lowering import lowerings, make_fallback
 
 from .operators import PRECISE
 
-__all__ = ["decompositions"]
+__all__ = ["decompositions", "resizing_whole"]
 
 aten = torch.ops.aten
 
@@ -57,10 +59,47 @@ _DRAWING = (
         for name in "native_dropout cauchy exponential geometric log_normal".split()
     ),
 )
+# Spelled out these are gathers and scatters of elements; the engines have each in one pass.
+_ONE_PASS = tuple(
+    getattr(getattr(aten, name), overload)
+    for names, overloads in (
+        ("upsample_linear1d upsample_nearest1d", "default vec"),
+        ("upsample_bilinear2d upsample_bicubic2d upsample_nearest2d", "default vec"),
+        ("reflection_pad1d reflection_pad2d", "default"),
+        ("reflection_pad1d_backward reflection_pad2d_backward", "default"),
+        ("max_pool2d_with_indices max_pool2d_with_indices_backward", "default"),
+        ("embedding_dense_backward", "default"),
+    )
+    for name in names.split()
+    for overload in overloads.split()
+)
 # Left to aten's kernels as well.
 _WHOLE = (
     aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
+    *_ONE_PASS,
 )
+
+
+@contextmanager
+def resizing_whole() -> Iterator[None]:
+    """Traces operators that resize as they are: torch has Python kernels that spell them out."""
+    spelled = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
+    taken = [
+        (op, key, op.py_kernels.pop(key))
+        for name in dir(aten)
+        if name.lstrip("_").startswith("upsample_") and "3d" not in name
+        for op in (getattr(getattr(aten, name), o) for o in getattr(aten, name).overloads())
+        for key in spelled
+        if key in op.py_kernels
+    ]
+    for op, _, _ in taken:
+        op._dispatch_cache.clear()
+    try:
+        yield
+    finally:
+        for op, key, kernel in taken:
+            op.py_kernels[key] = kernel
+            op._dispatch_cache.clear()
 
 
 def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:

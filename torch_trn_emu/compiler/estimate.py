@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from ..lowering.call import Target
 from .code import EagerCode
 from .control import Flags, flags_read, put_flags
-from .decompositions import decompositions
+from .decompositions import decompositions, resizing_whole
 from .operators import SDPA, policy_of
 from .pieces import Launch, launches_of
 from .rehome import graphs_of
@@ -72,7 +72,7 @@ def pricing_backend(
                 if policy_of(node, policy) != "mxfp8_all":
                     node.target = attention
             find_weights(part.graph)
-        with functorch_config.patch(enable_autograd_cache=False):
+        with functorch_config.patch(enable_autograd_cache=False), resizing_whole():
             return compile_fx(
                 gm,
                 example_inputs,
