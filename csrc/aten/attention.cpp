@@ -90,22 +90,49 @@ numerics::Attention shape_of(const at::Tensor& q, const at::Tensor& k, const at:
   return shape;
 }
 
+// Whether a backward pass may come, which alone reads the logarithms of the sums.
+template <class... T>
+bool may_go_back(const T&... tensors) {
+  return at::GradMode::is_enabled() && (tensors.requires_grad() || ...);
+}
+
+std::tuple<at::Tensor, at::Tensor> flash_on_host(const at::Tensor& q, const at::Tensor& k,
+                                                 const at::Tensor& v, bool is_causal,
+                                                 const std::optional<at::Tensor>& mask,
+                                                 std::optional<double> scale) {
+  return naming_trn(op_name<Flash>(), [&] {
+    return Flash::redispatch(trn::host().keys, q, k, v, /*dropout_p=*/0.0, is_causal, mask, scale);
+  });
+}
+
 std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tensor& key,
                                          const at::Tensor& value, double dropout, bool is_causal,
                                          const std::optional<at::Tensor>& mask,
                                          std::optional<double> scale) {
   const bool rounded = rounds(query);
   check_attention(query, key, value, dropout, mask);
-  if (!rounded && !host().foreign) {
-    return HostOp<Flash>::kernel(with_contiguous_rows(query), with_contiguous_rows(key),
-                                 with_contiguous_rows(value), dropout, is_causal, mask, scale);
-  }
-  Launch launch(op_name<Flash>(), query, key, value, dropout, is_causal, mask, scale);
+  const bool by_torch = !rounded && !host().foreign;
+  const at::Tensor q = by_torch ? with_contiguous_rows(query) : query;
+  const at::Tensor k = by_torch ? with_contiguous_rows(key) : key;
+  const at::Tensor v = by_torch ? with_contiguous_rows(value) : value;
+  if (by_torch && stochastic_rounding())
+    return HostOp<Flash>::kernel(q, k, v, dropout, is_causal, mask, scale);
+  // Signatures have the name's address: with and without the logarithms they are two.
+  static const std::string with_sums = op_name<Flash>();
+  const bool sums = may_go_back(query, key, value);
+  const char* name = sums ? with_sums.c_str() : op_name<Flash>();
+  Launch launch(name, q, k, v, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
-  const auto forward = rounded ? &attention_on_host : &given_attention;
-  auto [out, logsumexp] = forward(call.alias(query), call.alias(key), call.alias(value), is_causal,
-                                  call.alias(mask), scale);
-  launch.retire();
+  const auto forward = rounded          ? &attention_on_host
+                       : host().foreign ? &given_attention
+                                        : &flash_on_host;
+  auto [out, logsumexp] =
+      forward(call.alias(q), call.alias(k), call.alias(v), is_causal, call.alias(mask), scale);
+  if (sums) {
+    launch.retire(out, logsumexp);
+  } else {
+    launch.retire(out);
+  }
   return {call.adopt(std::move(out)), call.adopt(std::move(logsumexp))};
 }
 
@@ -128,7 +155,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
   auto [dq, dk, dv] =
       backward(call.alias(grad_out), call.alias(query), call.alias(key), call.alias(value),
                call.alias(out), call.alias(logsumexp), is_causal, call.alias(mask), scale);
-  launch.retire();
+  launch.retire(dq, dk, dv);
   return {call.adopt(std::move(dq)), call.adopt(std::move(dk)), call.adopt(std::move(dv))};
 }
 
