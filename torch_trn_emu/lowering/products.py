@@ -144,7 +144,7 @@ def laid_out(product: Product) -> Product:
     options = dict(product.options, rhs_layout="kn")
     if options["compute"] in ("bfloat16", "float16"):
         options["rhs_dtype"] = options["compute"]
-    return Product(product.sizes, MappingProxyType(options))
+    return replace(product, options=MappingProxyType(options))
 
 
 def multiplied(
