@@ -45,6 +45,14 @@ CASES = {
     "pooling": (nn.MaxPool2d(3, 2, 1), (16, 64, 112, 112)),
     "cross entropy": (classes, (4096, 8192)),
     "embedding": (rows_of, (32_000, 512)),
+    "add": (lambda x: x + 1.5, (4096, 1024)),
+    "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), (4, 64, 32, 32)),
+    "bicubic": (nn.Upsample(scale_factor=2, mode="bicubic"), (4, 64, 32, 32)),
+    "nearest": (nn.Upsample(scale_factor=2), (4, 64, 32, 32)),
+    "linear": (nn.Upsample(scale_factor=2, mode="linear"), (4, 64, 256)),
+    "reflection": (nn.ReflectionPad2d(1), (16, 64, 56, 56)),
+    "group norm": (nn.GroupNorm(8, 64, device=META), (32, 64, 56, 56)),
+    "dropout": (nn.Dropout(0.1), (4096, 1024)),
 }
 
 
@@ -52,10 +60,12 @@ def device_us(name: str, mode: str, *, backward: bool) -> float:
     call, shape = CASES[name]
     x = torch.empty(shape, device=META, requires_grad=True)
 
-    def step(x: torch.Tensor) -> None:
+    def step(x: torch.Tensor) -> torch.Tensor | None:
         result = call(x)
         if backward:
             result.backward(torch.empty_like(result))
+            return None
+        return result
 
     torch._dynamo.reset()
     if isinstance(call, nn.Module):
@@ -63,16 +73,17 @@ def device_us(name: str, mode: str, *, backward: bool) -> float:
     return torch_trn_emu.estimate(step, x, mode=mode).device_us
 
 
-# What Inductor spells out for the host and the chip has in one pass: gradients of maxima as a
-# scatter of elements, those of classes as a tensor of its own.
-LONGER = {"pooling": 1.6, "cross entropy": 1.5}
+# What Inductor spells out for the host and the chip has in one pass: gradients of classes as a
+# tensor of its own, random numbers as one; regions do not hold both a group and a channel of it,
+# nor a row's values that follow from those of another region.
+LONGER = {"cross entropy": 1.35, "rms norm": 1.15, "group norm": 1.2, "dropout": 1.2}
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "both"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_graph_takes_no_longer_than_its_operators(name: str, backward: bool) -> None:
     eager, compiled = (device_us(name, mode, backward=backward) for mode in ("eager", "compile"))
-    assert compiled <= (LONGER.get(name, 1.1) if backward else 1.1) * eager
+    assert compiled <= LONGER.get(name, 1.02) * eager
 
 
 def test_each_program_of_an_operator_is_priced() -> None:
