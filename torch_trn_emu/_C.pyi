@@ -153,6 +153,19 @@ def schedule_lanes(
 ) -> list[list[tuple[int, bool, int, int, int, int]]]:
     """(instruction, alike, start, end, busy, count) of the spans of each queue."""
 
+def decode_program(code: array[int]) -> object: ...
+def schedule_graph(
+    programs: list[object], words: array[int], extrapolate: bool = True, lane_limit: int = 0
+) -> tuple[
+    int,
+    list[tuple[int, int, int]],
+    list[tuple[int, list[tuple[int, int, int, int]], list[int], int, int, int]],
+    list[list[list[tuple[int, bool, int, int, int, int]]]],
+]:
+    """In picoseconds: total, (start, end, added) of each part, for each program (parts,
+    instructions, DMA engines, HBM, table loads, simulated) as `schedule`, spans by part and queue.
+    """
+
 # Collectives
 
 def set_transport(name: str, /) -> None: ...

@@ -99,8 +99,10 @@ Selection = Callable[[Instruction], float]
 
 def _sum(weight: Selection) -> Callable[[Run], float]:
     """Over all cores, `weight` of every instruction executed."""
-    return lambda run: (
-        run.program.cores * sum(r.count * weight(r.instruction) for r in run.retired if r.count)
+    return lambda run: sum(
+        r.count * weight(r.instruction) * (r.instruction.cores or run.program.cores)
+        for r in run.retired
+        if r.count
     )
 
 
@@ -212,7 +214,8 @@ def _dma(
 def _sizes(*roles: Role) -> Callable[[Run], float]:
     """Bytes of the HBM tensors of the roles."""
     return lambda run: (
-        run.program.cores
+        run.programs
+        * run.program.cores
         * sum(
             prod(b.shape) * itemsize(b.dtype)
             for b in run.program.buffers
@@ -331,7 +334,7 @@ _TABLE = (
             lambda run: (run.total_s - run.chip.launch.kernel_overhead_s) * run.chip.base_clock_hz),
     # flops
     Counter("model_flops", F, "2 x multiply-adds that the program's operations ask for.",
-            lambda run: run.program.model_flops),
+            lambda run: run.programs * run.program.model_flops),
     # The key's definition counts float32 twice; the profile behind cal01 shows it counted once.
     Counter("hardware_flops", F, "2 x rows x columns x moving of every matmul; float32 twice.",
             partial(_flops, transposes=False)),

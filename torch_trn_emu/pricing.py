@@ -20,7 +20,8 @@ from .isa import Engine, Program, itemsize
 from .lowering.call import DTYPES, Call, Target, read_call
 from .lowering.classes import class_of
 from .lowering.ops import OPS, HostTransfer, Op
-from .timing import Run, price
+from .timing import Run, Span, lanes, price
+from .timing.graph import GraphRun
 
 __all__ = [
     "NOT_MODELLED",
@@ -30,12 +31,14 @@ __all__ = [
     "host_seconds",
     "price_call",
     "price_programs",
+    "price_run",
     "prices",
     "programs",
     "record",
     "remember",
     "report_rows",
     "scaled",
+    "spans_of",
 ]
 
 NOT_MODELLED = "not modelled"
@@ -143,6 +146,28 @@ def price_programs(name: str, programs: list[Program], chip: Chip) -> Price:
         status="modelled",
         seconds=totals["total_time"],
         totals=totals,
+    )
+
+
+def price_run(name: str, run: GraphRun, chip: Chip) -> Price:
+    """The price of a graph whose programs were scheduled as one."""
+    totals = combine((fold(part), 1) for part in run.runs)
+    busy = {engine: run.engine_busy_s(engine) for engine in Engine}
+    totals |= {
+        "total_time": run.exec_s + chip.launch.kernel_overhead_s,
+        "total_exec_time": run.exec_s,
+        "total_active_time": max(busy.values()),
+        "neuroncore_cycle_count": run.exec_s * chip.base_clock_hz,
+        "dma_active_time": busy[Engine.DMA],
+        "dma_active_cycles": busy[Engine.DMA] * chip.base_clock_hz,
+    }
+    return Price(
+        op=name,
+        row=name,
+        engine=max(busy, key=lambda engine: busy[engine]).value,
+        status="modelled",
+        seconds=totals["total_time"],
+        totals=MappingProxyType(totals),
     )
 
 
@@ -272,6 +297,7 @@ def _row(key: tuple[str, str, str, str], members: list[tuple[int, Price]], total
 # --- for the runtime ------------------------------------------------------------------------------
 
 Programs = Callable[[], tuple[Program, ...]]
+Lanes = Callable[[Chip, int], list[dict[str, tuple[Span, ...]]]]
 
 _NAMES = tuple(_NOTHING)
 
@@ -283,6 +309,7 @@ class _Record:
     price: Price  # without totals
     totals: "array[float]"
     programs: Programs
+    lanes: Lanes | None = None
 
     def whole(self) -> Price:
         return replace(
@@ -308,13 +335,14 @@ def _nothing() -> tuple[Program, ...]:
     return ()
 
 
-def remember(price: Price, programs: Programs = _nothing) -> int:
+def remember(price: Price, programs: Programs = _nothing, spans: Lanes | None = None) -> int:
     """The number under which `prices` gives it back.
 
-    `programs` makes what was scheduled for it once more, for the engine lanes of a trace.
+    `programs` makes what was scheduled for it once more; `spans` the engine lanes of a trace, where
+    they are not those of the programs one after the other.
     """
     numbers = array("d", (price.totals[name] for name in _NAMES))
-    kept = _Record(replace(price, totals=_NOTHING), numbers, programs)  # under 2 KB for a call
+    kept = _Record(replace(price, totals=_NOTHING), numbers, programs, spans)  # under 2 KB
     with _lock:
         _recorded.append(kept)
         return len(_recorded) - 1
@@ -346,3 +374,11 @@ def _whole(number: int) -> Price:
 def programs(number: int) -> tuple[Program, ...]:
     """What the core runs in one launch of a recorded price, one program after the other."""
     return _recorded[number].programs()
+
+
+def spans_of(number: int, chip: Chip, limit: int) -> list[dict[str, tuple[Span, ...]]]:
+    """The engine lanes of a recorded price, of one program after the other (`timing.lanes`)."""
+    spans = _recorded[number].lanes
+    if spans is not None:
+        return spans(chip, limit)
+    return [lanes(program, chip, limit) for program in programs(number)]

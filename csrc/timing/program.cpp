@@ -69,7 +69,7 @@ InstructionSpec read_instruction(Reader& in, const Encoded& program) {
 double gather(Encoded& program, std::size_t at, std::set<std::size_t>& queues,
               std::set<std::size_t>& buffers, std::set<std::size_t>& part_loops) {
   const Node& node = program.nodes[at];
-  if (node.kind == NodeKind::kFresh) {
+  if (node.kind == NodeKind::kFresh || node.kind == NodeKind::kTake) {
     buffers.insert(node.index);
     return 0;
   }
@@ -105,11 +105,15 @@ void read_nodes(Reader& in, Encoded& program, std::size_t count) {
   program.nodes.resize(count);
   for (std::size_t k = 0; k < count; ++k) {
     Node& node = program.nodes[k];
-    node.kind = static_cast<NodeKind>(in.below(3));
-    const std::size_t limits[] = {program.loops, program.instructions.size(),
-                                  program.buffers.size()};
+    node.kind = static_cast<NodeKind>(in.below(kNodeKinds));
+    const std::size_t limits[kNodeKinds] = {program.loops, program.instructions.size(),
+                                            program.buffers.size(), program.buffers.size()};
     node.index = in.below(limits[static_cast<std::size_t>(node.kind)]);
     node.trip = in.next();
+    if (node.kind == NodeKind::kTake &&
+        (node.trip < 0 || static_cast<std::size_t>(node.trip) >= program.buffers.size())) {
+      throw std::invalid_argument("timing: a buffer takes the memory of one that is not there");
+    }
     node.length = in.count();
     if (node.length > count - k - 1) {
       throw std::invalid_argument("timing: a loop of the encoded program has no end");
@@ -124,6 +128,7 @@ Encoded decode(std::span<const std::int64_t> code) {
   Encoded program;
   if (in.next() != kEncoding) throw std::invalid_argument("timing: unknown encoding");
   program.queues = in.count();
+  if (program.queues < kEngineQueues) throw std::invalid_argument("timing: an engine is missing");
   program.loops = in.count();
   program.buffers.resize(in.count());
   program.instructions.resize(in.count());
@@ -137,6 +142,8 @@ Encoded decode(std::span<const std::int64_t> code) {
     buffer.parts = in.next();
     buffer.slots = in.next();
     buffer.ordered = in.next() != 0;
+    buffer.memory = in.below(kMemories);
+    buffer.bytes = in.next();
     buffer.first_region = program.regions;
     if (buffer.parts < 1 || buffer.slots < 1) throw std::invalid_argument("timing: empty buffer");
     program.regions += static_cast<std::size_t>(buffer.parts * buffer.slots);

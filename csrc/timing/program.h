@@ -7,9 +7,11 @@
 
 namespace trn::timing {
 
-constexpr std::int64_t kEncoding = 3;  // version of the layout
+constexpr std::int64_t kEncoding = 4;  // version of the layout
 constexpr int kPorts = 2;
 constexpr std::int64_t kTensorQueue = 0;
+constexpr std::size_t kEngineQueues = 5;  // the first queues; the others are of DMA
+constexpr std::size_t kMemories = 3;      // HBM, SBUF, PSUM
 constexpr std::size_t kMaxAccesses = 16;  // of one instruction
 
 struct Constants {
@@ -19,7 +21,9 @@ struct Constants {
 
 struct BufferSpec {
   std::int64_t parts, slots;
-  bool ordered;  // write after read and write after write wait; not so in HBM
+  bool ordered;        // write after read and write after write wait; not so in HBM, but in place
+  std::size_t memory;  // 0 HBM, 1 SBUF, 2 PSUM
+  std::int64_t bytes;  // per partition, of all parts and slots; on chip
   std::size_t first_region;
 };
 
@@ -42,12 +46,13 @@ struct InstructionSpec {
   std::vector<AccessSpec> accesses;
 };
 
-enum class NodeKind : std::int64_t { kLoop = 0, kInstruction = 1, kFresh = 2 };
+enum class NodeKind : std::int64_t { kLoop = 0, kInstruction = 1, kFresh = 2, kTake = 3 };
+constexpr std::size_t kNodeKinds = 4;
 
 struct Node {
   NodeKind kind;
   std::size_t index;   // loop counter, instruction or buffer
-  std::int64_t trip;   // of a loop
+  std::int64_t trip;   // of a loop; of a take the buffer that is taken
   std::size_t length;  // nodes in a loop's body
 };
 

@@ -34,11 +34,23 @@ void skip(Timeline& line, const Timeline& before, std::int64_t periods, std::int
 
 }  // namespace
 
-State::State(const Encoded& program, std::size_t totals_count)
-    : queue_ready(program.queues),
-      regions(program.regions),
-      engines(static_cast<std::size_t>(program.constants.dma_engines)),
-      totals(totals_count) {
+void Shared::shift(std::int64_t delta) {
+  for (std::int64_t& ready : engine_ready) ready += delta;
+  for (std::int64_t& ready : port_ready) ready += delta;
+  const auto move = [delta](Timeline& line) {
+    line.frontier += delta;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(line.gap_count); ++i) {
+      line.gaps[i].start += delta;
+      line.gaps[i].end += delta;
+    }
+  };
+  for (Timeline& engine : engines) move(engine);
+  move(hbm);
+}
+
+State::State(const Encoded& program, std::size_t totals_count, const Shared& before)
+    : Shared(before), queue_ready(program.queues), regions(program.regions), totals(totals_count) {
+  std::copy(engine_ready.begin(), engine_ready.end(), queue_ready.begin());
   for (const BufferSpec& buffer : program.buffers) slot.push_back(buffer.slots - 1);
 }
 

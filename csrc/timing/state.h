@@ -24,10 +24,9 @@ struct Region {
   std::int32_t reader = kNobody;
 };
 
-struct State {
-  std::vector<std::int64_t> queue_ready;
-  std::vector<Region> regions;
-  std::vector<std::int64_t> slot;  // by buffer
+// What all programs of a graph share: the engines, and what moves their data.
+struct Shared {
+  std::array<std::int64_t, kEngineQueues> engine_ready{};  // between two programs
   std::array<std::int64_t, kPorts> port_ready{};
   std::int64_t table = 0;
   std::int64_t warmth = 0;  // of the Tensor engine: its busy time less its idle time, within bounds
@@ -36,9 +35,20 @@ struct State {
   std::int64_t next_engine = 0;
   std::vector<Timeline> engines;
   Timeline hbm;
+
+  explicit Shared(std::size_t dma_engines) : engines(dma_engines) {}
+
+  // Goes `delta` ahead.
+  void shift(std::int64_t delta);
+};
+
+struct State : Shared {
+  std::vector<std::int64_t> queue_ready;
+  std::vector<Region> regions;
+  std::vector<std::int64_t> slot;    // by buffer
   std::vector<std::int64_t> totals;  // every sum that grows by the same amount each period
 
-  explicit State(const Encoded& program, std::size_t totals_count);
+  State(const Encoded& program, std::size_t totals_count, const Shared& before);
 
   // The state as a loop's future sees it, but for the shared resources: times relative to its
   // latest queue. Times so early that no instruction of the loop can be held by them are all alike.

@@ -7,8 +7,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler.engine import price_graph
 from torch_trn_emu.compiler.pieces import launches_of, pieces_of
-from torch_trn_emu.compiler.programs import windows
 from torch_trn_emu.compiler.regions import regions_of
+from torch_trn_emu.compiler.windows import windows
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Memory, validate
 from torch_trn_emu.lowering.call import Target
@@ -219,9 +219,9 @@ def test_windows_fit_on_chip_and_save_time():
     gm, _ = traced(block, (512, 256), (256, 1024), (1024, 256), (256,))
     [piece] = pieces_of("block", gm, "mxfp8", TARGET)
     work = piece.work
-    cut = windows(work.parts, TARGET.chip)
+    cut = windows(work.parts)
     for window in cut:
-        validate(window.program(), TARGET.chip)
+        validate(window.program(TARGET), TARGET.chip)
     whole = price_graph("block", work, TARGET)
     saving = whole.saving(TARGET)
     assert saving.device_s[1] < saving.device_s[0]

@@ -3,7 +3,7 @@
 graph.txt     the graph of AOTAutograd
 regions.txt   its regions: operators, modules, lines of source, edges
 program.txt   the engine programs of its windows
-schedule.txt  when each window runs and what its engines do
+schedule.txt  when each region runs, and its share of the critical path
 counters.json the folded counters of one launch
 graph.svg     the regions and the tensors between them
 """
@@ -15,12 +15,11 @@ from pathlib import Path
 
 from torch.fx import GraphModule
 
-from ..isa import Engine, dump
+from ..isa import dump
 from ..lowering.call import Target
-from ..timing import price
 from .engine import GraphPrice, Work
-from .programs import Window, windows
 from .region import Region
+from .windows import windows
 
 __all__ = ["write_dump"]
 
@@ -31,12 +30,12 @@ def write_dump(
     """Write the files of one graph; returns their folder."""
     into = Path(folder) / priced.name.replace(" ", "_").replace("/", "_")
     into.mkdir(parents=True, exist_ok=True)
-    cut = windows(work.parts, target.chip)
+    cut = windows(work.parts)
     texts = {
         "graph.txt": gm.print_readable(print_output=False),
         "regions.txt": "\n".join(_regions(priced)),
-        "program.txt": "\n\n".join(dump(w.program()) for w in cut if w.parts[0].program),
-        "schedule.txt": "\n".join(_schedule(cut, target)),
+        "program.txt": "\n\n".join(dump(w.program(target)) for w in cut if not w.priced),
+        "schedule.txt": "\n".join(_schedule(priced)),
         "counters.json": json.dumps(dict(priced.price.totals), indent=2, sort_keys=True),
         "graph.svg": "\n".join(_picture(work.regions)),
     }
@@ -53,19 +52,11 @@ def _regions(priced: GraphPrice) -> Iterator[str]:
         yield from (f"  {source}" for source in row.sources)
 
 
-def _schedule(cut: list[Window], target: Target) -> Iterator[str]:
-    began = 0.0
-    engines = [e for e in Engine if e is not Engine.SYNC]
-    yield "start_us  time_us  " + "  ".join(f"{e.value}_us" for e in engines) + "  regions"
-    for k, window in enumerate(cut):
-        if window.parts[0].program is None:
-            continue
-        run = price(window.program(), target.chip)
-        took = run.total_s - (target.chip.launch.kernel_overhead_s if k else 0.0)
-        busy = "  ".join(f"{run.engine_busy_s(e) * 1e6:.2f}" for e in engines)
-        names = ", ".join(p.program.name for p in window.parts if p.program)
-        yield f"{began * 1e6:.2f}  {took * 1e6:.2f}  {busy}  {names}"
-        began += took
+def _schedule(priced: GraphPrice) -> Iterator[str]:
+    yield "start_us  end_us  added_us  region"
+    for row in priced.regions:
+        times = (row.start_s, row.end_s, row.added_s)
+        yield "  ".join([*(f"{t * 1e6:.2f}" for t in times), row.name])
 
 
 # --- the picture ----------------------------------------------------------------------------------

@@ -1,23 +1,29 @@
 """The engine program of one graph: regions, windows, price, and what fusion saved.
 
-A graph is one launch. Its windows run one after the other; what a program's start costs is paid
-once. `Engine` can be pickled: it travels with the host code through torch's caches.
+A graph is one launch. Its programs run as one schedule, but where the host takes part; what a
+program's start costs is paid once. `GraphPrice` can be pickled: it travels with the host code
+through torch's caches.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from .. import pricing
+from ..chip import Chip
 from ..counters import combine
 from ..errors import EmulatorBug
 from ..isa import Program, itemsize
 from ..lowering.call import Call, Target, TensorArg
 from ..pricing import Price, price_call
 from ..settings import settings
-from .programs import Lowered, Window, price_window, windows
+from ..timing import Span
+from ..timing.graph import graph_lanes
+from .programs import Lowered
 from .region import Region
+from .windows import Scheduled, Window, schedule_window, windows
 
 __all__ = [
     "GraphPrice",
@@ -31,7 +37,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionRow:
-    """One region: its operators, its kind, and where its nodes come from in the user's source."""
+    """One region: its operators, its kind, and where its nodes come from in the user's source.
+
+    start_s  its first instruction, from the start of the graph's program
+    end_s    its last instruction is done
+    added_s  the time in which it was the first region that was not done: its share of the critical
+             path. Those of all regions add up to the graph's time, less what a start costs
+    """
 
     name: str
     kind: str
@@ -40,6 +52,9 @@ class RegionRow:
     sources: tuple[str, ...]
     read_bytes: int
     written_bytes: int
+    start_s: float = 0.0
+    end_s: float = 0.0
+    added_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +81,16 @@ class GraphPrice:
     spilled_bytes: int
     calls: tuple[Call, ...] = field(repr=False)
     cut: tuple[Window, ...] = field(default=(), repr=False)  # not kept in torch's caches
+    target: Target | None = field(default=None, repr=False)
 
     def programs(self) -> tuple[Program, ...]:
         """What was scheduled, in order; none for a graph that comes from a cache."""
-        return tuple(w.program() for w in self.cut if w.parts[0].program is not None)
+        return tuple(w.program(self.target) for w in self.cut if self.target and not w.priced)
+
+    def lanes(self, chip: Chip, limit: int) -> list[dict[str, tuple[Span, ...]]]:
+        """The engine lanes of each window, in order."""
+        cut = (w for w in self.cut if not w.priced)
+        return [graph_lanes([p.part() for p in w.parts], chip, w.ordered, limit) for w in cut]
 
     def __reduce__(self) -> tuple[Any, ...]:  # a Price holds mappings that do not pickle
         price = self.price
@@ -163,24 +184,45 @@ _FLAG = Call("aten::_local_scalar_dense", (TensorArg("bool", (), ()),), (None,))
 
 def price_graph(name: str, work: Work, target: Target, *, reads_flag: bool = False) -> GraphPrice:
     """Schedule the graph's windows; at the end the host may read a flag."""
-    cut = windows(work.parts, target.chip)
-    prices = [price_window(window, target) for window in cut]
-    prices += [price_call(_FLAG, target)] * reads_flag
+    cut = windows(work.parts)
+    scheduled = [schedule_window(window, target) for window in cut]
+    prices = [s.price for s in scheduled] + [price_call(_FLAG, target)] * reads_flag
+    times = _times(cut, scheduled, target)
     return GraphPrice(
         name=name,
         price=_joined(name, prices, target),
-        regions=tuple(map(_row, work.regions)),
+        regions=tuple(_row(r, times.get(r.number, (0.0, 0.0, 0.0))) for r in work.regions),
         windows=len(cut),
         cut=tuple(cut),
+        target=target,
         spilled_bytes=sum(_left(r) for r in work.regions if r.full),
         calls=tuple(work.calls),
     )
 
 
+_Times = tuple[float, float, float]  # first start, last end, share of the critical path
+
+
+def _times(cut: list[Window], scheduled: list[Scheduled], target: Target) -> dict[int, _Times]:
+    """When each region ran, by its number."""
+    found: dict[int, _Times] = {}
+    begin_s = 0.0
+    for window, s in zip(cut, scheduled, strict=True):
+        for part, t in zip(window.parts, s.parts, strict=True):
+            start_s, end_s, added_s = found.get(part.region, (math.inf, 0.0, 0.0))
+            found[part.region] = (
+                min(start_s, begin_s + t.start_s),
+                max(end_s, begin_s + t.end_s),
+                added_s + t.added_s,
+            )
+        begin_s += sum(t.added_s for t in s.parts)
+    return found
+
+
 def _joined(name: str, prices: list[Price], target: Target) -> Price:
     totals = combine((p.totals, 1) for p in prices)
     overhead = target.chip.launch.kernel_overhead_s
-    programs = sum(bool(p.status == "modelled") for p in prices)
+    programs = sum(p.totals["event_count"] > 0 for p in prices)
     totals["total_time"] -= max(0, programs - 1) * overhead
     if totals["total_time"] < 0:
         raise EmulatorBug(f"{name}: its programs take less than their starts")
@@ -199,7 +241,7 @@ def _left(region: Region) -> int:
     return sum(int(v.elements * itemsize(v.dtype)) for v in region.outputs.values())
 
 
-def _row(region: Region) -> RegionRow:
+def _row(region: Region, times: _Times) -> RegionRow:
     return RegionRow(
         name=region.name,
         kind=region.kind,
@@ -208,6 +250,9 @@ def _row(region: Region) -> RegionRow:
         sources=_distinct(_source(n) for n in region.nodes),
         read_bytes=sum(int(v.elements * itemsize(v.dtype)) for v in region.inputs.values()),
         written_bytes=_left(region),
+        start_s=times[0],
+        end_s=times[1],
+        added_s=times[2],
     )
 
 

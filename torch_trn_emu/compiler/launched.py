@@ -10,9 +10,11 @@ from itertools import count
 from threading import Lock
 
 from .. import _C
+from ..chip import Chip
 from ..isa import Program
 from ..pricing import remember
 from ..settings import settings
+from ..timing import Span
 from .engine import GraphPrice, Saving, target_of_process
 
 __all__ = ["GraphSaving", "launch_row", "summary"]
@@ -62,7 +64,7 @@ def launch_row(priced: GraphPrice, device: int) -> object:
         key=(1 << 63) + number,
         device_ns=round(priced.price.seconds * 1e9),
         dispatch_ns=round(settings().chip.launch.graph_launch_s * 1e9),
-        price_row=remember(priced.price, partial(_programs, number)),
+        price_row=remember(priced.price, partial(_programs, number), partial(_lanes, number)),
         blocks=priced.price.blocks,
     )
 
@@ -70,6 +72,11 @@ def launch_row(priced: GraphPrice, device: int) -> object:
 def _programs(number: int) -> tuple[Program, ...]:
     priced = _launched[number]
     return priced.programs() if isinstance(priced, GraphPrice) else ()
+
+
+def _lanes(number: int, chip: Chip, limit: int) -> list[dict[str, tuple[Span, ...]]]:
+    priced = _launched[number]
+    return priced.lanes(chip, limit) if isinstance(priced, GraphPrice) else []
 
 
 def _saving(number: int, launches: int) -> GraphSaving:

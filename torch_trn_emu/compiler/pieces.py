@@ -127,7 +127,8 @@ class _Cut:
         (piece,) = self.pieces(body.name, body.gm, body, 1)
         priced, passes = piece.launch(self.target).priced, _passes(body)
         looped = _looped(priced.price, passes, self.target)
-        work.parts.append(Lowered((region.calls[0], 0), None, {}, looped))
+        part = Lowered((region.calls[0], 0), None, {}, looped, region=region.number)
+        work.parts.append(part)
         work.calls += priced.calls * passes
 
 

@@ -1,10 +1,6 @@
-"""From regions to engine programs, and from those to a graph's price.
+"""From regions to engine programs, each with the tensors that it reads and makes."""
 
-Neighbouring regions that fit into SBUF and PSUM together make one program (`isa.join`): the loads
-of one, its weights above all, begin while the other computes. Equal programs are scheduled once.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -12,12 +8,12 @@ from typing import Any
 
 from torch.fx import Node
 
-from ..chip import Chip
 from ..isa import Engine, Memory, Program, Role
-from ..isa.join import join
+from ..isa.join import Part
 from ..lowering.absorbing import absorbed
 from ..lowering.attentions import without_sums
-from ..lowering.call import Call, Target
+from ..lowering.call import DTYPES, Call, Target
+from ..lowering.classes import class_of
 from ..lowering.epilogue import Epilogue
 from ..lowering.ops import OPS, Product, multiplied, product_of
 from ..lowering.products import laid_out
@@ -25,12 +21,12 @@ from ..lowering.row_steps import fused
 from ..lowering.row_values import Input, Kind, Output, RowStep, Values
 from ..lowering.rows import flat_program, row_program
 from ..lowering.sharing import shared_out
-from ..pricing import Price, price_call, price_programs
+from ..pricing import Price, price_call
 from .calls import base_of
-from .region import Region
+from .region import Region, item_of
 from .roles import is_constant
 
-__all__ = ["Lowered", "Window", "lowered", "price_window", "windows"]
+__all__ = ["Lowered", "lowered"]
 
 # Operators that write entries of a copy of their first operand.
 FILLED = frozenset("scatter scatter_add scatter_reduce index_put index_add index_copy".split())
@@ -56,19 +52,62 @@ class _Shape:
 class Lowered:
     """A region's program, and which tensor each of its HBM buffers is; or a price without one.
 
-    key  equal ones have equal programs: a call may have several
+    key      equal ones have equal programs: a call may have several
+    reads    tensors that buffers without a tensor of their own may read
+    makes    tensors that such buffers may write
+    ordered  tensors that the program writes in place
+    region   the number of the region
     """
 
     key: _Shape | tuple[Call, int]
     program: Program | None
     tensors: Mapping[str, str]
     price: Price | None = None
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    ordered: frozenset[str] = frozenset()
+    region: int = 0
+
+    def part(self) -> Part:
+        """The program in the schedule of its graph."""
+        assert self.program is not None
+        return Part(program=self.program, tensors=self.tensors, reads=self.reads, makes=self.makes)
 
 
 def lowered(region: Region, target: Target) -> list[Lowered]:
     """The programs of a region, in order."""
-    if region.kind == "single":
-        return list(_single(region, target))
+    in_place = _in_place_of(region)
+    reads = tuple(dict.fromkeys(v.node for v in region.inputs.values()))
+    makes = tuple(in_place.get(v.node, v.node) for v in region.outputs.values())
+    found = _single(region, target) if region.kind == "single" else _fused(region, target)
+    return [
+        replace(
+            part,
+            tensors={b: in_place.get(t, t) for b, t in part.tensors.items()},
+            reads=reads + part.reads,
+            makes=makes + part.makes,
+            ordered=frozenset(in_place.values()),
+            region=region.number,
+        )
+        for part in found
+    ]
+
+
+def _in_place_of(region: Region) -> dict[str, str]:
+    """Nodes that write a tensor in place, and which one."""
+    found: dict[str, str] = {}
+    for node in region.nodes:
+        schema = getattr(node.target, "_schema", None)
+        for k, argument in enumerate(schema.arguments if schema else ()):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            given = node.args[k] if k < len(node.args) else None
+            if written and isinstance(given, Node):
+                found[node.name] = item_of(base_of(given)[0]).name
+    return found
+
+
+def _fused(region: Region, target: Target) -> list[Lowered]:
+    """One program of everything in a region over rows, or with a product."""
     numbers: dict[str, int] = {}
 
     def number(name: str) -> int:
@@ -98,7 +137,8 @@ def lowered(region: Region, target: Target) -> list[Lowered]:
     tensors |= {f"out v{number(made)}": v.node for made, v in stored.items() if made in numbers}
     if product is not None:
         tensors |= _operands_of(region)
-    return [Lowered(shape, program, tensors)]
+    known = {b.name for b in program.buffers}
+    return [Lowered(shape, program, {b: t for b, t in tensors.items() if b in known})]
 
 
 def _operands_of(region: Region) -> dict[str, str]:
@@ -108,7 +148,7 @@ def _operands_of(region: Region) -> dict[str, str]:
         if len(region.nodes[0].all_input_nodes) > 1
         else (region.nodes[0].all_input_nodes * 2)
     )
-    return {"lhs": base_of(a)[0].name, "rhs": base_of(b)[0].name}
+    return {"lhs": item_of(base_of(a)[0]).name, "rhs": item_of(base_of(b)[0]).name}
 
 
 @lru_cache(maxsize=4096)
@@ -154,20 +194,35 @@ def _product(
 
 
 def _single(region: Region, target: Target) -> Iterator[Lowered]:
-    """An operator by its row of OPS; where that takes no program, by its price."""
+    """An operator by its row of OPS, or by its class; where that takes no program, by its price."""
     call = _in_place(region)
     if not _reads_more(region.nodes[0]):
         call = without_sums(call)
-    row = OPS.get(call.name)
-    try:
-        programs = row.lower(call, target) if row is not None else None
-    except Exception:  # price_call gives the reason
-        programs = None
-    if not isinstance(programs, tuple):
+    programs = _programs(call, target)
+    if programs is None:
         yield Lowered((call, 0), None, {}, price_call(call, target))
         return
+    # What lies between the programs of one operator is one tensor: each waits for those before.
+    between = (f"{region.nodes[0].name} between",) if len(programs) > 1 else ()
     for k, program in enumerate(programs):
-        yield Lowered((call, k), program, _linked(region, program) if len(programs) == 1 else {})
+        tensors = {} if between else _linked(region, program)
+        yield Lowered((call, k), program, tensors, reads=between if k else (), makes=between)
+
+
+@lru_cache(maxsize=4096)
+def _programs(call: Call, target: Target) -> tuple[Program, ...] | None:
+    """What the core runs for a call; None where it has no program: the price says why."""
+    if {t.torch_dtype for t in (*call.tensors, *call.outputs)} - set(DTYPES):
+        return None
+    for row in (OPS.get(call.name), class_of(call)):
+        if row is None or row.status == "free":
+            continue
+        try:
+            found = row.lower(call, target)
+        except Exception:  # price_call gives the reason
+            continue
+        return found if isinstance(found, tuple) else None
+    return None
 
 
 def _reads_more(node: Node) -> bool:
@@ -187,95 +242,12 @@ def _in_place(region: Region) -> Call:
 
 
 def _linked(region: Region, program: Program) -> dict[str, str]:
-    """Tensors of HBM buffers by their order, where there are as many of both."""
-    read = [
-        b.name
-        for b in program.buffers
-        if b.memory is Memory.HBM and b.role in (Role.INPUT, Role.WEIGHT)
-    ]
-    made = [b.name for b in program.buffers if b.memory is Memory.HBM and b.role is Role.OUTPUT]
-    inputs, outputs = list(region.inputs.values()), list(region.outputs.values())
-    if len(read) != len(inputs) or len(made) != len(outputs):
-        return {}
-    return {n: v.node for n, v in zip([*read, *made], [*inputs, *outputs], strict=True)}
-
-
-# --- windows --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Programs that run as one; their tensors by number where they belong together."""
-
-    parts: tuple[Lowered, ...]
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        numbers: dict[str, int] = {}
-        return tuple(
-            (p.key, tuple((b, numbers.setdefault(t, len(numbers))) for b, t in p.tensors.items()))
-            for p in self.parts
-        )
-
-    def program(self) -> Program:
-        if len(self.parts) == 1:
-            program = self.parts[0].program
-            assert program is not None
-            return program
-        numbers: dict[str, int] = {}
-        names = [
-            {b: f"t{numbers.setdefault(t, len(numbers))}" for b, t in p.tensors.items()}
-            for p in self.parts
-        ]
-        return join("window", [p.program for p in self.parts if p.program], names)
-
-
-def windows(parts: Sequence[Lowered], chip: Chip) -> list[Window]:
-    """Cut the programs of a graph where they do not fit on chip together, or are not linked."""
-    found: list[Window] = []
-    held: list[Lowered] = []
-    used: dict[Memory, int] = {}
-    for part in parts:
-        needs = _needs(part)
-        fits = held and all(
-            used[m] + needs[m] <= spec.usable_bytes_per_partition
-            for m, spec in ((Memory.SBUF, chip.sbuf), (Memory.PSUM, chip.psum))
-        )
-        joins = fits and part.tensors and held[-1].tensors and _cores(part) == _cores(held[-1])
-        if held and not joins:
-            found.append(Window(tuple(held)))
-            held = []
-        used = {m: needs[m] + (used[m] if held else 0) for m in needs}
-        held.append(part)
-    if held:
-        found.append(Window(tuple(held)))
+    """Tensors of HBM buffers by their order, those read and those made, if as many of both."""
+    hbm = [b for b in program.buffers if b.memory is Memory.HBM]
+    read = [b.name for b in hbm if b.role in (Role.INPUT, Role.WEIGHT)]
+    made = [b.name for b in hbm if b.role is Role.OUTPUT]
+    found: dict[str, str] = {}
+    for names, values in ((read, region.inputs), (made, region.outputs)):
+        if len(names) == len(values):
+            found |= {n: v.node for n, v in zip(names, values.values(), strict=True)}
     return found
-
-
-def _needs(part: Lowered) -> dict[Memory, int]:
-    buffers = part.program.buffers if part.program else ()
-    return {
-        m: sum(b.bytes_per_partition for b in buffers if b.memory is m)
-        for m in (Memory.SBUF, Memory.PSUM)
-    }
-
-
-def _cores(part: Lowered) -> int:
-    return part.program.cores if part.program else 0
-
-
-MOST_PRICED = 16384  # windows whose prices are kept (chosen)
-_priced: dict[tuple[Any, ...], Price] = {}
-
-
-def price_window(window: Window, target: Target) -> Price:
-    """What a window takes, as a program of its own."""
-    first = window.parts[0]
-    if first.price is not None:
-        return first.price
-    key = (target, window.key)
-    if key not in _priced:
-        if len(_priced) >= MOST_PRICED:
-            del _priced[next(iter(_priced))]  # the oldest
-        _priced[key] = price_programs("window", [window.program()], target.chip)
-    return _priced[key]

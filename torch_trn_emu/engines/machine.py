@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING, Any
 from ..chip import Chip
 from ..errors import UndefinedOnChip
 from ..formats import FORMATS
-from ..isa import Access, Buffer, Fresh, Instruction, Loop, Memory, Node, Program, Role, validate
+from ..isa import (
+    Access,
+    Buffer,
+    Fresh,
+    Instruction,
+    Loop,
+    Memory,
+    Node,
+    Program,
+    Role,
+    Take,
+    validate,
+)
 from . import BEHAVIOURS
 from .lazy_numpy import np
 from .races import RaceDetector
@@ -98,6 +110,8 @@ class Machine:
                     self._body(node.body, state, races)
             elif isinstance(node, Fresh):
                 _rotate(state, node.buffer)
+            elif isinstance(node, Take):
+                _poison(state, node)
             else:
                 if races is not None:
                     races.observe(node, state.counters)
@@ -158,6 +172,15 @@ def _rotate(state: _State, buffer: Buffer) -> None:
     state.slots[id(buffer)] = slot
     for part in range(buffer.parts):
         state.regions.pop((id(buffer), slot, part), None)
+
+
+def _poison(state: _State, take: Take) -> None:
+    """What is taken holds nothing any more: a read of it raises."""
+    if take.buffer.memory is Memory.HBM:
+        return  # one name more for what lies there
+    taken = {id(b) for b in take.of}
+    for key in [k for k in state.regions if k[0] in taken]:
+        del state.regions[key]
 
 
 def _positions(access: Access, counters: Mapping[int, int]) -> "npt.NDArray[np.int64]":

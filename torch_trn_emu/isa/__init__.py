@@ -16,6 +16,7 @@ from .program import (
     Node,
     Program,
     Role,
+    Take,
     Wait,
     itemsize,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Program",
     "Role",
     "Source",
+    "Take",
     "View",
     "Wait",
     "affine",

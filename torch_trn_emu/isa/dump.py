@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from .opcodes import OPCODES
-from .program import Access, Fresh, Instruction, Loop, Node, Program
+from .program import Access, Fresh, Instruction, Loop, Node, Program, Take
 
 __all__ = ["dump"]
 
@@ -28,6 +28,8 @@ def _body(body: tuple[Node, ...], indent: str) -> Iterator[str]:
             yield from _body(node.body, indent + "  ")
         elif isinstance(node, Fresh):
             yield f"{indent}fresh {node.buffer.name}"
+        elif isinstance(node, Take):
+            yield f"{indent}{node.buffer.name} takes {', '.join(b.name for b in node.of)}"
         else:
             yield indent + _instruction(node)
 

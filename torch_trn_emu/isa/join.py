@@ -1,75 +1,150 @@
-"""Programs one after another as one: its queues run on, so that loads of the next begin early.
+"""The programs of a graph as one: engines and queues run on, so that a part's loads begin early.
 
-HBM tensors that several programs name alike become one buffer, which orders their reads and writes.
+HBM buffers that are the same tensor become one, which orders their reads and writes. A part's
+buffers on chip take the memory of those before (`Take`). csrc/timing/graph.cpp schedules the same
+parts without joining them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from ..errors import EmulatorBug
+from ..chip import Chip
 from .affine import Affine
-from .program import Access, Buffer, Fresh, Instruction, Loop, Memory, Node, Program, Role
+from .arena import Arena
+from .program import Access, Buffer, Fresh, Instruction, Loop, Memory, Node, Program, Role, Take
 
-__all__ = ["join"]
+__all__ = ["Part", "join"]
 
 
-def join(name: str, programs: Sequence[Program], tensors: Sequence[Mapping[str, str]]) -> Program:
-    """One program; `tensors` says for each part which tensor an HBM buffer of it is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A program of a graph and its tensors, by name.
 
-    On-chip buffers stay apart: together they must fit. All parts run on equally many cores.
+    tensors  which tensor an HBM buffer is
+    reads    tensors that the other buffers it reads may be: they wait for all of them
+    makes    tensors that the other buffers it writes may be
     """
-    if len({p.cores for p in programs}) != 1:
-        raise EmulatorBug(f"{name}: its parts run on different numbers of cores")
-    joiner = _Joiner(_shared(programs, tensors))
-    bodies = [
-        joiner.part(k, program, names)
-        for k, (program, names) in enumerate(zip(programs, tensors, strict=True))
-    ]
+
+    program: Program
+    tensors: Mapping[str, str]
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+
+    def others(self) -> tuple[list[Buffer], list[Buffer]]:
+        """HBM buffers that are no certain tensor: those it reads, and those it writes."""
+        hbm = [b for b in self.program.buffers
+               if b.memory is Memory.HBM and b.name not in self.tensors]  # fmt: skip
+        return (
+            [b for b in hbm if b.role in (Role.INPUT, Role.WEIGHT)],
+            [b for b in hbm if b.role is Role.OUTPUT],
+        )
+
+
+def join(name: str, parts: Sequence[Part], chip: Chip, ordered: frozenset[str]) -> Program:
+    """One program; tensors in `ordered` are written in place."""
+    joiner = _Joiner(parts, chip, ordered)
+    body = tuple(node for k, part in enumerate(parts) for node in joiner.part(k, part))
     return Program(
         name=name,
         buffers=(*joiner.shared.values(), *joiner.own),
-        body=tuple(node for body in bodies for node in body),
-        cores=programs[0].cores,
-        model_flops=sum(p.model_flops for p in programs),
-        synchronization=programs[0].synchronization,
+        body=body,
+        cores=max(p.program.cores for p in parts),
+        model_flops=sum(p.program.model_flops for p in parts),
+        synchronization=parts[0].program.synchronization,
     )
 
 
-def _shared(programs: Sequence[Program], tensors: Sequence[Mapping[str, str]]) -> dict[str, Buffer]:
-    """A buffer for each tensor, as large as any part has it."""
+def _shared(parts: Sequence[Part], ordered: frozenset[str]) -> dict[str, Buffer]:
+    """A buffer for each tensor, as large as any part has it, where all cut it alike."""
     found: dict[str, Buffer] = {}
-    for program, names in zip(programs, tensors, strict=True):
-        for b in program.buffers:
-            if b.memory is not Memory.HBM or b.name not in names:
+    uneven: set[str] = set()
+    for part in parts:
+        for b in part.program.buffers:
+            if b.memory is not Memory.HBM or b.name not in part.tensors:
                 continue
-            name = names[b.name]
-            known = found.setdefault(name, replace(b, name=name))
+            name = part.tensors[b.name]
+            known = found.setdefault(name, replace(b, name=name, ordered=name in ordered))
+            if known.parts != b.parts:
+                uneven.add(name)
             found[name] = replace(
                 known,
                 role=known.role if known.role is b.role else Role.SCRATCH,  # made and read inside
-                parts=max(known.parts, b.parts),
                 shape=known.shape if known.elements >= b.elements else b.shape,
             )
-    return found
+    return {name: b for name, b in found.items() if name not in uneven}
 
 
 class _Joiner:
-    def __init__(self, shared: dict[str, Buffer]) -> None:
-        self.shared = shared
+    def __init__(self, parts: Sequence[Part], chip: Chip, ordered: frozenset[str]) -> None:
+        self.shared = _shared(parts, ordered)
+        self.arenas = {
+            Memory.SBUF: Arena(chip.sbuf.usable_bytes_per_partition),
+            Memory.PSUM: Arena(chip.psum.usable_bytes_per_partition),
+        }
         self.own: list[Buffer] = []
+        self.placed: dict[int, Buffer] = {}  # by the copy that the arena knows
+        self.made: dict[str, list[Buffer]] = defaultdict(list)  # by tensors of several buffers
         self.loops = 0
 
-    def part(self, number: int, program: Program, names: Mapping[str, str]) -> list[Node]:
-        self.prefix, self.first_loop = f"{number}.", self.loops
+    def part(self, number: int, part: Part) -> Iterator[Node]:
+        program = part.program
+        self.prefix, self.first_loop, self.cores = f"{number}.", self.loops, program.cores
         self.loops += max(program.loops(), default=-1) + 1
-        self.map = {id(b): self._buffer(b, names) for b in program.buffers}
-        return [self._node(node) for node in program.body]
+        self.map: dict[int, Buffer] = {}
+        for b in program.buffers:
+            if b.memory is Memory.HBM:
+                name = part.tensors.get(b.name, "")
+                self.map[id(b)] = self.shared.get(name) or self._mine(b)
+        for memory in self.arenas:
+            yield from self._on_chip(number, memory, program)
+        yield from self._before(part)
+        for node in program.body:
+            yield self._node(node)
+        yield from self._after(part)
 
-    def _buffer(self, b: Buffer, names: Mapping[str, str]) -> Buffer:
-        if b.memory is Memory.HBM and b.name in names:
-            return self.shared[names[b.name]]
-        self.own.append(replace(b, name=self.prefix + b.name))
+    def _mine(self, b: Buffer, address: int = -1) -> Buffer:
+        self.own.append(replace(b, name=self.prefix + b.name, address=address))
         return self.own[-1]
+
+    def _on_chip(self, number: int, memory: Memory, program: Program) -> Iterator[Node]:
+        given = [b for b in program.buffers if b.memory is memory]
+        copies = [replace(b) for b in given]  # a program may be several parts
+        originals = dict(zip(map(id, copies), given, strict=True))
+        for placed in self.arenas[memory].place(number, copies):
+            mine = self._mine(originals[id(placed.buffer)], placed.address)
+            self.map[id(originals[id(placed.buffer)])] = mine
+            self.placed[id(placed.buffer)] = mine
+            if placed.of:
+                yield Take(mine, tuple(self.placed[id(b)] for b in placed.of))
+
+    def _before(self, part: Part) -> Iterator[Node]:
+        """Buffers that are parts of a tensor, or one of several, wait for all that make them."""
+        waits: list[tuple[Buffer, tuple[str, ...]]] = [
+            (b, (part.tensors[b.name],))
+            for b in part.program.buffers
+            if b.name in part.tensors and part.tensors[b.name] not in self.shared
+        ]
+        waits += [(b, part.reads) for b in part.others()[0]]
+        for b, names in waits:
+            of = [x for n in names for x in (self.made[n] or self._known(n))]
+            if of:
+                yield Take(self.map[id(b)], tuple(of))
+
+    def _known(self, name: str) -> list[Buffer]:
+        return [self.shared[name]] if name in self.shared else []
+
+    def _after(self, part: Part) -> Iterator[Node]:
+        written = [self.map[id(b)] for b in part.others()[1]]
+        for name in part.makes if written else ():
+            if name in self.shared:
+                yield Take(self.shared[name], tuple(written))
+            else:
+                self.made[name] += written
+        for b in part.program.buffers:
+            name = part.tensors.get(b.name, "")
+            if name and name not in self.shared and b.role not in (Role.INPUT, Role.WEIGHT):
+                self.made[name].append(self.map[id(b)])
 
     def _node(self, node: Node) -> Node:
         if isinstance(node, Loop):
@@ -77,6 +152,8 @@ class _Joiner:
             return Loop(id=node.id + self.first_loop, trip=node.trip, body=body)
         if isinstance(node, Fresh):
             return Fresh(self.map[id(node.buffer)])
+        if isinstance(node, Take):
+            return Take(self.map[id(node.buffer)], tuple(self.map[id(b)] for b in node.of))
         return self._instruction(node)
 
     def _instruction(self, i: Instruction) -> Instruction:
@@ -90,6 +167,7 @@ class _Joiner:
                 for w in i.waits
             ),
             signals=tuple(self.prefix + s for s in i.signals),
+            cores=i.cores or self.cores,
         )
 
     def _access(self, a: Access) -> Access:

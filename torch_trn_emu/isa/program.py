@@ -14,8 +14,10 @@ a *slot* of a buffer, as the semaphores a compiler would place:
 A buffer has `parts`, tiles that are tracked apart, and `slots`, copies that rotate: `Fresh` moves
 to the next slot, which is how double buffering is written; an access of age 1 goes to the slot
 before it, as software pipelines do. HBM tensors have one slot, and only
-read after write is ordered there. With `synchronization="explicit"` nothing is derived:
-the instructions carry `waits` and `signals`, and the machine reports what they leave unordered.
+read after write is ordered there, but in those that are `ordered`: written in place. `Take` gives
+a buffer the memory of others, whose uses end first. With `synchronization="explicit"` nothing is
+derived: the instructions carry `waits` and `signals`, and the machine reports what they leave
+unordered.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,6 +43,7 @@ __all__ = [
     "Node",
     "Program",
     "Role",
+    "Take",
     "Wait",
     "itemsize",
 ]
@@ -98,7 +101,11 @@ class Role(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Buffer:
-    """A region of memory. On chip the shape is [partitions, elements]; in HBM the tensor's."""
+    """A region of memory. On chip the shape is [partitions, elements]; in HBM the tensor's.
+
+    ordered  a tensor in HBM that is written in place: its writes wait for earlier reads
+    address  on chip, in bytes of each partition; -1 where buffers lie one after the other
+    """
 
     name: str
     memory: Memory
@@ -107,6 +114,8 @@ class Buffer:
     parts: int = 1
     slots: int = 1
     role: Role = Role.SCRATCH
+    ordered: bool = False
+    address: int = -1
 
     @property
     def elements(self) -> int:
@@ -190,7 +199,10 @@ _NOTHING: Mapping[str, Attribute] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Instruction:
-    """One engine instruction. `opcodes.py` says what `reads`, `writes` and `attributes` mean."""
+    """One engine instruction. `opcodes.py` says what `reads`, `writes` and `attributes` mean.
+
+    cores  that run it, where a Program joins some for fewer cores than its own; 0: all of them
+    """
 
     opcode: str
     engine: Engine
@@ -200,6 +212,7 @@ class Instruction:
     queue: str = ""  # of a DMA: transfers of one queue start in order
     waits: tuple[Wait, ...] = ()
     signals: tuple[str, ...] = ()  # each is raised by one when the instruction is done
+    cores: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,6 +220,18 @@ class Fresh:
     """Move `buffer` to its next slot; its content is undefined until written."""
 
     buffer: Buffer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Take:
+    """Give `buffer` the memory of others: what is written to it waits until their uses are over.
+
+    On chip they lose what they held. In HBM `buffer` holds what they hold: reads of it wait for
+    their writes.
+    """
+
+    buffer: Buffer
+    of: tuple[Buffer, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -218,7 +243,7 @@ class Loop:
     body: tuple["Node", ...]
 
 
-Node = Instruction | Fresh | Loop
+Node = Instruction | Fresh | Take | Loop
 
 
 _UNLABELLED: Mapping[str, Label] = MappingProxyType({})

@@ -38,7 +38,9 @@ def validate(program: Program, chip: Chip) -> None:
 def _capacity(program: Program, chip: Chip) -> Complaints:
     for memory, spec in ((Memory.SBUF, chip.sbuf), (Memory.PSUM, chip.psum)):
         buffers = [b for b in program.buffers if b.memory is memory]
-        used = sum(b.bytes_per_partition for b in buffers)
+        ends = [b.address + b.bytes_per_partition for b in buffers if b.address >= 0]
+        used = max(ends, default=0)
+        used += sum(b.bytes_per_partition for b in buffers if b.address < 0)
         if used > spec.usable_bytes_per_partition:
             largest = max(buffers, key=lambda b: b.bytes_per_partition)
             yield (

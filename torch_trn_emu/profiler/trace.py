@@ -17,8 +17,8 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Engine
-from ..pricing import programs
-from ..timing import Span, lanes
+from ..pricing import spans_of
+from ..timing import Span
 from .communication import lanes_of
 from .hooks import CATEGORIES
 from .recording import Launch, Recording
@@ -281,11 +281,10 @@ def slices_of(number: int, chip: Chip, limit: int) -> list[Slice]:
     """The engine lanes of a price's programs, from the beginning of its launch."""
     out: list[Slice] = []
     start_ns = chip.launch.kernel_overhead_s * 1e9  # shown before the first instruction
-    for program in programs(number):
-        found = lanes(program, chip, limit)
+    for found in spans_of(number, chip, limit):
         for lane, spans in found.items():
             out += _in_order(lane, spans, start_ns)
-        ends = [spans[-1].end_s for spans in found.values()]
+        ends = (span.end_s for spans in found.values() for span in spans)
         start_ns += max(ends, default=0.0) * 1e9
     return out
 

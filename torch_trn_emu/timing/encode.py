@@ -5,10 +5,11 @@ The layout, one int64 each (csrc/timing/program.cpp reads it in this order):
   header        encoding, queues, loops, buffers, instructions, nodes,
                 semaphore, dma_issue, dma_start, dma_completion, table_load, dma_engines,
                 warm_up
-  a buffer      parts, slots, ordered
+  a buffer      parts, slots, ordered, memory (0 HBM, 1 SBUF, 2 PSUM), bytes per partition
   an instruction  queue, busy, latency, table, ports, engines, engine_busy, hbm_busy, accesses,
                 then per access: write, buffer, part, age, terms, then per term: loop, coefficient
-  a node        kind (0 loop, 1 instruction, 2 fresh), index, trip, length of the body in nodes
+  a node        kind (0 loop, 1 instruction, 2 fresh, 3 take), index, trip, length of the body in
+                nodes; of a take the buffer, one that it takes, 0
 
 Instructions that differ only in where in their buffers they read and write cost the same and wait
 for the same: they are one, which stands at several nodes.
@@ -20,12 +21,14 @@ from dataclasses import dataclass
 from ..chip import Chip
 from ..engines import clock_hz, cycles, table_of, transfer
 from ..engines.vector import performance_mode
-from ..isa import Access, Engine, Fresh, Instruction, Loop, Memory, Node, Program
+from ..isa import Access, Buffer, Engine, Fresh, Instruction, Loop, Memory, Node, Program, Take
 
 __all__ = ["Encoded", "encode"]
 
-ENCODING = 3
+ENCODING = 4
 _ENGINES = (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR, Engine.GPSIMD, Engine.SYNC)
+_MEMORIES = {Memory.HBM: 0, Memory.SBUF: 1, Memory.PSUM: 2}
+_TABLES: dict[str, int] = {"": 0}  # one numbering: the programs of a graph share what is loaded
 _VECTOR_GPSIMD_SBUF, _VECTOR_SCALAR_PSUM = 1, 2  # bits of the ports
 
 
@@ -54,7 +57,6 @@ class _Encoder:
         self.buffers = {id(b): k for k, b in enumerate(program.buffers)}
         self.loops = {loop: k for k, loop in enumerate(program.loops())}
         self.queues = {engine.value: k for k, engine in enumerate(_ENGINES)}
-        self.tables: dict[str, int] = {"": 0}
         self.instructions: list[Instruction] = []
         self.numbers: dict[tuple[object, ...], int] = {}
         self.rows: list[int] = []
@@ -78,11 +80,7 @@ class _Encoder:
             dma.engines,
             picoseconds(self.chip.tensor_engine.warm_up_s),
         ]
-        buffers = [
-            word
-            for b in self.program.buffers
-            for word in (b.parts, b.slots, int(b.memory is not Memory.HBM))
-        ]
+        buffers = [word for b in self.program.buffers for word in _buffer(b)]
         words = array("q", header + buffers + self.rows + self.nodes)
         return Encoded(words, tuple(self.instructions), tuple(self.queues))
 
@@ -95,6 +93,9 @@ class _Encoder:
                 self.nodes[at + 3] = (len(self.nodes) - at) // 4 - 1
             elif isinstance(node, Fresh):
                 self.nodes += [2, self.buffers[id(node.buffer)], 0, 0]
+            elif isinstance(node, Take):
+                for taken in node.of:
+                    self.nodes += [3, self.buffers[id(node.buffer)], self.buffers[id(taken)], 0]
             else:
                 self.nodes += [1, self._number(node), 0, 0]
 
@@ -102,7 +103,7 @@ class _Encoder:
         """That of the first one like it."""
         accesses = [(id(a.buffer), a.pattern, a.part.const, a.part.terms, a.age)
                     for tensors in (i.reads, i.writes) for a in tensors]  # fmt: skip
-        kind = (i.opcode, i.engine, i.queue, tuple(i.attributes.items()), *accesses)
+        kind = (i.opcode, i.engine, i.queue, i.cores, tuple(i.attributes.items()), *accesses)
         known = self.numbers.get(kind)
         if known is None:
             known = self.numbers[kind] = len(self.instructions)
@@ -115,7 +116,7 @@ class _Encoder:
         queue = self.queues.setdefault(name, len(self.queues))
         busy = latency = table = ports = engines = engine_busy = hbm_busy = 0
         if i.engine is Engine.DMA:
-            demand = transfer(i, self.chip, self.program.cores)
+            demand = transfer(i, self.chip, i.cores or self.program.cores)
             engines = demand.engines
             engine_busy, hbm_busy = picoseconds(demand.engine_s), picoseconds(demand.hbm_s)
         else:
@@ -124,8 +125,7 @@ class _Encoder:
             latency = picoseconds(_latency_cycles(i.engine, self.chip) / clock)
             ports = self._ports(i)
             if i.engine is Engine.SCALAR:
-                needed = table_of(i)
-                table = self.tables.setdefault(needed, len(self.tables))
+                table = _TABLES.setdefault(table_of(i), len(_TABLES))
         accesses = [(0, a) for a in i.reads] + [(1, a) for a in i.writes]
         self.rows += [queue, busy, latency, table, ports, engines, engine_busy, hbm_busy]
         self.rows.append(len(accesses))
@@ -153,6 +153,12 @@ class _Encoder:
         if self.chip.vector_scalar_share_psum_port and Memory.PSUM in memories:
             ports |= _VECTOR_SCALAR_PSUM * (i.engine in (Engine.VECTOR, Engine.SCALAR))
         return ports
+
+
+def _buffer(b: Buffer) -> tuple[int, ...]:
+    on_chip = b.memory is not Memory.HBM
+    nbytes = b.bytes_per_partition if on_chip else 0
+    return b.parts, b.slots, int(on_chip or b.ordered), _MEMORIES[b.memory], nbytes
 
 
 def _latency_cycles(engine: Engine, chip: Chip) -> float:

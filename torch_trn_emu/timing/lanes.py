@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from ..chip import Chip
 from ..isa import Instruction, Program
-from .encode import encode
+from .encode import Encoded, encode
 
-__all__ = ["Span", "lanes"]
+__all__ = ["Span", "lanes", "span_of"]
 
 PICOSECOND = 1e-12
 
@@ -38,19 +38,22 @@ def lanes(program: Program, chip: Chip, limit: int = 64) -> dict[str, tuple[Span
 
     encoded = encode(program, chip)
     return {
-        queue: tuple(
-            Span(
-                instruction=encoded.instructions[index],
-                alike=alike,
-                start_s=start * PICOSECOND,
-                end_s=end * PICOSECOND,
-                busy_s=busy * PICOSECOND,
-                count=count,
-            )
-            for index, alike, start, end, busy, count in spans
-        )
+        queue: tuple(span_of(encoded, span) for span in spans)
         for queue, spans in zip(
             encoded.queues, _C.schedule_lanes(encoded.words, limit), strict=True
         )
         if spans
     }
+
+
+def span_of(encoded: Encoded, span: tuple[int, bool, int, int, int, int]) -> Span:
+    """A span of the scheduler with its instruction, in seconds."""
+    index, alike, start, end, busy, count = span
+    return Span(
+        instruction=encoded.instructions[index],
+        alike=alike,
+        start_s=start * PICOSECOND,
+        end_s=end * PICOSECOND,
+        busy_s=busy * PICOSECOND,
+        count=count,
+    )

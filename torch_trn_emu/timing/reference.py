@@ -5,6 +5,7 @@ It reads the same encoding as csrc/timing and gives the same numbers, to the pic
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 __all__ = ["schedule"]
 
@@ -97,11 +98,11 @@ class _Scheduler:
         (_, queues, _, buffers, instructions, nodes) = _take(words, 6)
         (self.semaphore, self.dma_issue, self.dma_start) = _take(words, 3)
         (self.dma_completion, self.table_load, engines, self.warm_up) = _take(words, 4)
-        self.buffers = [_take(words, 3) for _ in range(buffers)]
+        self.buffers = [_take(words, 5) for _ in range(buffers)]
         self.instructions = [_read_instruction(words) for _ in range(instructions)]
         self.nodes = [_take(words, 4) for _ in range(nodes)]
         self.queue_ready = [0] * queues
-        self.slot = [slots - 1 for _, slots, _ in self.buffers]
+        self.slot = [slots - 1 for _, slots, *_ in self.buffers]
         self.regions: dict[tuple[int, int, int], _Region] = {}
         self.engines = [_Timeline() for _ in range(engines)]
         self.engine_busy = [0] * engines
@@ -139,6 +140,8 @@ class _Scheduler:
                 at += length
             elif kind == 1:
                 self._issue(index)
+            elif kind == 3:
+                self._hold(index, trip)
             else:
                 self.slot[index] = (self.slot[index] + 1) % self.buffers[index][1]
             at += 1
@@ -147,6 +150,18 @@ class _Scheduler:
         part = a.part + sum(c * self.counters[loop] for loop, c in a.terms)
         slot = (self.slot[a.buffer] - a.age) % self.buffers[a.buffer][1]
         return self.regions.setdefault((a.buffer, slot, part), _Region())
+
+    def _hold(self, buffer: int, taken: int) -> None:
+        """Until the uses of `taken` are over, others use the memory of `buffer`."""
+        parts, slots, _, memory, _ = self.buffers[buffer]
+        uses = [r for key, r in self.regions.items() if key[0] == taken]
+        until = max((max(r.write_done, r.read_done * (memory > 0)) for r in uses), default=0)
+        for slot, part in product(range(slots), range(parts)) if until else ():
+            r = self.regions.setdefault((buffer, slot, part), _Region())
+            if memory:
+                r.reader, r.read_done = SEVERAL, max(r.read_done, until)
+            else:
+                r.writer, r.write_done = SEVERAL, max(r.write_done, until)
 
     def _issue(self, index: int) -> None:
         i = self.instructions[index]

@@ -38,7 +38,8 @@ class Record:
 class Run:
     """A Program scheduled on a chip: one core's time, which is that of all `program.cores`.
 
-    total_s  from the first to the last instruction, and what starting and ending a program costs
+    total_s   from the first to the last instruction, and what starting and ending a program costs
+    programs  so many equal ones, parts of a graph, are added up here
     """
 
     program: Program
@@ -50,6 +51,7 @@ class Run:
     table_loads: int
     simulated_instructions: int
     records: tuple[Record, ...] = ()
+    programs: int = 1
 
     def engine_busy_s(self, engine: Engine) -> float:
         """How long `engine` was active; for DMA the busiest of its engines."""

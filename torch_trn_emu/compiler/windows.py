@@ -1,0 +1,100 @@
+"""Windows of a graph: its programs between two transfers of the host, which run as one schedule.
+
+The programs of a window run on engines that run on: the loads of one, its weights above all, begin
+while others compute. Equal windows are scheduled once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..isa import Program
+from ..isa.join import join
+from ..lowering.call import Target
+from ..pricing import Price, price_run
+from ..timing.graph import PartTimes, price_graph
+from .programs import Lowered
+
+__all__ = ["Scheduled", "Window", "schedule_window", "windows"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Programs that run as one; or one part that has a price only."""
+
+    parts: tuple[Lowered, ...]
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """Equal windows have equal schedules: tensors by number in the order of their first use."""
+        numbers: dict[str, int] = {}
+
+        def of(names: Sequence[str]) -> tuple[int, ...]:
+            return tuple(numbers.setdefault(n, len(numbers)) for n in names)
+
+        parts = tuple(
+            (p.key, tuple(p.tensors), of(tuple(p.tensors.values())), of(p.reads), of(p.makes))
+            for p in self.parts
+        )
+        return parts, of(sorted(self.ordered))
+
+    @cached_property
+    def ordered(self) -> frozenset[str]:
+        """Tensors that are written in place."""
+        return frozenset().union(*(p.ordered for p in self.parts))
+
+    @property
+    def priced(self) -> bool:
+        """Whether it has a price only."""
+        return self.parts[0].program is None
+
+    def program(self, target: Target) -> Program:
+        """All parts as one program."""
+        parts = [p.part() for p in self.parts]
+        return join("window", parts, target.chip, self.ordered)
+
+
+def windows(parts: Sequence[Lowered]) -> list[Window]:
+    """Cut the programs of a graph where the host takes part."""
+    found: list[Window] = []
+    held: list[Lowered] = []
+    for part in parts:
+        if part.program is None:
+            if held:
+                found.append(Window(tuple(held)))
+                held = []
+            if part.price is None or not part.price.free:
+                found.append(Window((part,)))
+        else:
+            held.append(part)
+    if held:
+        found.append(Window(tuple(held)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A window's price, and when each of its parts ran."""
+
+    price: Price
+    parts: tuple[PartTimes, ...]
+
+
+MOST_PRICED = 1024  # windows whose prices are kept (chosen)
+_priced: dict[tuple[Any, ...], Scheduled] = {}
+
+
+def schedule_window(window: Window, target: Target) -> Scheduled:
+    """What a window takes, as a program of its own."""
+    first = window.parts[0]
+    if first.price is not None:
+        seconds = first.price.seconds
+        return Scheduled(first.price, (PartTimes(start_s=0.0, end_s=seconds, added_s=seconds),))
+    key = (target, window.key)
+    if key not in _priced:
+        if len(_priced) >= MOST_PRICED:
+            del _priced[next(iter(_priced))]  # the oldest
+        run = price_graph([p.part() for p in window.parts], target.chip, window.ordered)
+        _priced[key] = Scheduled(price_run("window", run, target.chip), run.parts)
+    return _priced[key]
