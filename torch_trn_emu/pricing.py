@@ -29,6 +29,7 @@ __all__ = [
     "Price",
     "combined",
     "host_seconds",
+    "not_modelled",
     "price_call",
     "price_programs",
     "price_run",
@@ -93,7 +94,7 @@ def price_call(call: Call, target: Target) -> Price:
             op=call.op, row=row.name, engine="none", status="free", seconds=0.0, totals=_NOTHING
         )
     if odd:
-        return _not_modelled(call, target, f"no format for {', '.join(odd)}")
+        return not_modelled(call, target, f"no format for {', '.join(odd)}")
     reason = ""
     for candidate, status in ((row, ""), (class_of(call), "inferred")):
         if candidate is None:
@@ -102,7 +103,7 @@ def price_call(call: Call, target: Target) -> Price:
             return _priced(call, target, candidate, status or candidate.status, reason)
         except Exception as error:  # the user's operator must run whatever its price
             reason = f"{candidate.name}: {type(error).__name__}: {error}"
-    return _not_modelled(call, target, reason or "no row and no class")
+    return not_modelled(call, target, reason or "no row and no class")
 
 
 def _priced(call: Call, target: Target, row: Op, status: str, reason: str) -> Price:
@@ -228,7 +229,8 @@ def host_seconds(call: Call, chip: Chip) -> float:
     return nbytes / HOST_LINK_BYTES_PER_S + 2 * _transfer_overhead(chip)
 
 
-def _not_modelled(call: Call, target: Target, reason: str) -> Price:
+def not_modelled(call: Call, target: Target, reason: str) -> Price:
+    """The price of what has none: its tensors to the host and back."""
     seconds = host_seconds(call, target.chip)
     return Price(
         op=call.op,

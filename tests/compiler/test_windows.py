@@ -282,3 +282,23 @@ def test_repeats_are_found_where_tensors_lie_alike() -> None:
     skipping = rows(*[1, 2, 3] * 20)
     skipping[30] = (1, [(0, 28, 1), (1, 31, 3)])  # one reads from further back
     assert [count for _, _, count in repeats_of(skipping)] == [9, 9]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_graph_without_a_program_is_not_modelled_and_says_so(monkeypatch) -> None:
+    import torch_trn_emu
+    from torch_trn_emu.compiler import UnpricedGraphWarning, estimate, reset
+
+    def fails(*given: object) -> None:
+        raise KeyError("no such thing")
+
+    monkeypatch.setattr(estimate, "launches_of", fails)
+    x = torch.empty(64, 64, device="meta")
+    reset()
+    with pytest.warns(UnpricedGraphWarning, match="KeyError: 'no such thing'"):
+        priced = torch_trn_emu.estimate(lambda x: x.erfinv() + 2, x, chip="trn1", mode="compile")
+    [row] = priced.ops
+    assert row.status == "not modelled"
+    assert "no such thing" in row.note
+    assert priced.device_us > 2 * 64 * 64 * 4 / 16e9 * 1e6
+    assert priced.counters["total_time"] > 0

@@ -6,7 +6,13 @@ compiled and what was not, `summary()` what fusion saved.
 
 from typing import TYPE_CHECKING, Any
 
-from .records import CompileFallbackWarning, GraphRecord, report, reset
+from .records import (
+    CompileFallbackWarning,
+    GraphRecord,
+    UnpricedGraphWarning,
+    report,
+    reset,
+)
 
 if TYPE_CHECKING:
     from .launched import GraphSaving, summary
@@ -15,6 +21,7 @@ __all__ = [
     "CompileFallbackWarning",
     "GraphRecord",
     "GraphSaving",
+    "UnpricedGraphWarning",
     "report",
     "reset",
     "summary",

@@ -35,7 +35,7 @@ from .kernels import in_one_file
 from .operators import apply_precision, multiply_attention, policy_of, to_twins
 from .options import Options, read_options
 from .overlaps import separate_overlaps
-from .pieces import Launch, pieces_of
+from .pieces import Launch, pieces_of, unpriced
 from .records import GraphRecord, fall_back, note, note_once
 from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
@@ -160,7 +160,7 @@ def _priced(
 def _price(
     gm: GraphModule, sizes: str = "", *, name: str, policy: str, dump: str
 ) -> tuple[Launch, ...]:
-    """The graph's engine programs and what they cost. Never raises: the graph must run anyhow."""
+    """The graph's engine programs and what they cost; what has none is not modelled."""
     target, launches = target_of_process(), []
     try:
         for piece in pieces_of(f"{name} {sizes}".rstrip(), gm, policy, target):
@@ -169,9 +169,7 @@ def _price(
                 write_dump(dump, piece.gm, piece.work, launches[-1].priced, target)
         return tuple(launches)
     except Exception as error:
-        reason = f"no engine program: {_reason(error)}"
-        note(GraphRecord(name=name, kind="program", status="note", reason=reason))
-        return ()
+        return (unpriced(name, gm, target, _reason(error)),)
 
 
 def _reason(error: Exception) -> str:

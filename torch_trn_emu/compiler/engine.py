@@ -102,6 +102,7 @@ class GraphPrice:
             price.note,
             price.narrowed,
             price.blocks,
+            price.status,
         )
         rest = (self.regions, self.windows, self.spilled_bytes, self.calls)
         return _restored, (self.name, plain, *rest)
@@ -150,12 +151,13 @@ def _graph_price(
     note: str,
     narrowed: tuple[str, ...],
     blocks: bool,
+    status: str = "inferred",
 ) -> Price:
     return Price(
         op=op,
         row="graph",
         engine=engine,
-        status="inferred",
+        status=status,
         seconds=seconds,
         totals=MappingProxyType(dict(totals)),
         note=note,

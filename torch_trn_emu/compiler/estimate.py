@@ -20,7 +20,7 @@ from .code import EagerCode
 from .control import Flags, flags_read, put_flags
 from .decompositions import decompositions, resizing_whole
 from .operators import SDPA, policy_of
-from .pieces import Launch, launches_of
+from .pieces import Launch, launches_of, unpriced
 from .rehome import graphs_of
 from .roles import find_weights, note_constants, say_roles
 
@@ -64,7 +64,11 @@ def pricing_backend(
         for part in graphs_of(gm):
             say_roles(part.graph)
         name = f"graph {kwargs.get('graph_id', 0)} {kind}"
-        return _PricedCode(gm, launches_of(name, gm, policy, target), told)
+        try:
+            launches = launches_of(name, gm, policy, target)
+        except Exception as error:  # as the device: the graph runs, its time is not modelled
+            launches = (unpriced(name, gm, target, f"{type(error).__name__}: {error}"),)
+        return _PricedCode(gm, launches, told)
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
         for part in graphs_of(gm):

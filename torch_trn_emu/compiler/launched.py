@@ -12,7 +12,7 @@ from threading import Lock
 from .. import _C
 from ..chip import Chip
 from ..isa import Program
-from ..pricing import remember
+from ..pricing import NOT_MODELLED, remember
 from ..settings import settings
 from ..timing import Span
 from .engine import GraphPrice, Saving, target_of_process
@@ -37,9 +37,12 @@ class GraphSaving:
     windows: int
     spilled_bytes: int
     saving: Saving
+    note: str = ""  # why its time is not modelled
 
     def __str__(self) -> str:
         s = self.saving
+        if self.note:
+            return f"{self.name}: not modelled: {self.note}"
         return (
             f"{self.name}: {s.launches[0]} operators in {self.regions} regions, 1 launch; "
             f"HBM {s.hbm_bytes[0] / 1e6:.1f} -> {s.hbm_bytes[1] / 1e6:.1f} MB, "
@@ -91,6 +94,7 @@ def _saving(number: int, launches: int) -> GraphSaving:
         windows=found.windows,
         spilled_bytes=found.spilled_bytes,
         saving=found.saving(target_of_process()),
+        note=found.price.note if found.price.status == NOT_MODELLED else "",
     )
 
 

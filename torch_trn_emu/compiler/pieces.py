@@ -8,22 +8,25 @@ known when it is compiled stays in its piece, as often as it runs.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 from ..counters import combine
-from ..lowering.call import Target
-from ..pricing import Price
+from ..lowering.call import Call, Target
+from ..pricing import Price, not_modelled
 from .calls import is_true, tensor_of
 from .compose_attention import attention_composed
 from .control import Body, Flag, Flags, bodies_of, inlined
 from .engine import GraphPrice, Work, price_graph
 from .programs import Lowered, lowered
 from .recompose import recomposed
+from .records import warn_unpriced
 from .region import Region
 from .regions import regions_of
 
-__all__ = ["Launch", "Piece", "launches_of", "pieces_of"]
+__all__ = ["Launch", "Piece", "launches_of", "pieces_of", "unpriced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,25 @@ def pieces_of(name: str, gm: GraphModule, policy: str, target: Target) -> Iterat
 
 def launches_of(name: str, gm: GraphModule, policy: str, target: Target) -> tuple[Launch, ...]:
     return tuple(piece.launch(target) for piece in pieces_of(name, gm, policy, target))
+
+
+def unpriced(name: str, gm: GraphModule, target: Target, reason: str) -> Launch:
+    """The launch of a graph without engine programs, priced as an operator that is not modelled."""
+    outputs: Any = gm.graph.output_node().args[0]
+    results = [n for n in tree_leaves(outputs) if isinstance(n, Node)]
+    tensors = []
+    for nodes in (gm.graph.find_nodes(op="placeholder"), results):
+        try:
+            known = [tensor_of(n.meta.get("val")) for n in nodes]
+        except Exception:  # sizes that depend on data
+            known = []
+        tensors.append(tuple(t for t in known if t is not None))
+    call = Call("trn::graph", tensors[0], tensors[1])
+    price = replace(not_modelled(call, target, reason), row="graph")
+    warn_unpriced(name, reason)
+    return Launch(
+        priced=GraphPrice(name=name, price=price, regions=(), windows=0, spilled_bytes=0, calls=())
+    )
 
 
 @dataclass(frozen=True, slots=True)

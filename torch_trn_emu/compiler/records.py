@@ -7,16 +7,22 @@ from threading import Lock
 __all__ = [
     "CompileFallbackWarning",
     "GraphRecord",
+    "UnpricedGraphWarning",
     "fall_back",
     "note",
     "note_once",
     "report",
     "reset",
+    "warn_unpriced",
 ]
 
 
 class CompileFallbackWarning(UserWarning):
     """A part of a compiled program runs eagerly."""
+
+
+class UnpricedGraphWarning(UserWarning):
+    """A compiled graph runs, and its time is not modelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,22 @@ def fall_back(name: str, kind: str, nodes: int, reason: str) -> None:
             'options={"strict": True} makes this an error; '
             "torch_trn_emu.compiler.report() lists all such parts.",
             CompileFallbackWarning,
+            stacklevel=2,
+        )
+
+
+def warn_unpriced(name: str, reason: str) -> None:
+    """Record that a graph has no engine program, and say so the first time its reason comes up."""
+    text = f"no engine program: {reason}"
+    note(GraphRecord(name=name, kind="program", status="note", reason=text))
+    with _lock:
+        known = text in _said
+        _said.add(text)
+    if not known:
+        warnings.warn(
+            f"torch.compile(backend='trn'): {name} has no engine program: {reason}. Its time is "
+            "that of copying its tensors to the host and back: op_report() has it as not modelled.",
+            UnpricedGraphWarning,
             stacklevel=2,
         )
 
