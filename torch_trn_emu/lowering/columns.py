@@ -39,11 +39,18 @@ def share_of(outer: int, columns: int, cores: int) -> tuple[int, int]:
 
 
 def beside(outer: int, rows: int, columns: int, cores: int, line: int = LINE) -> int:
-    """How many rows make a line of at most `line`: as many as leave one for each partition.
+    """How many rows make a line of at most `line`: few tiles of lines, and no rows left over if
+    that takes no more of them.
 
     Lines are on one core, so they must be worth it where the outer dimension does not split.
     """
-    count = max(1, min(line // columns, rows // P))
+    most = line // columns
+    if most < 2 or rows <= P:
+        return 1
+    tiles = ceil(rows / (P * most))
+    least = ceil(rows / (P * tiles))
+    even = (n for n in range(least, min(most, rows) + 1) if rows % n == 0)
+    count = next(even, min(least, most))
     return count if outer >= cores or count >= cores else 1
 
 
@@ -157,7 +164,8 @@ class _Tiles:
         self.multiplies = multiplies
         wide = min(self.beside * self.columns, WIDE)
         self.data = b.sbuf("data", wide, compute, slots=3)
-        self.best = b.sbuf("best", wide, "float32", slots=2)
+        single = min(self.columns, WIDE)
+        self.best, self.folded = (b.sbuf(n, single, "float32", slots=2) for n in ("best", "folded"))
         self.line = b.sbuf("line", wide, "float32", slots=2)
         if op == "add":
             held = compute if self.multiplies else "float32"
@@ -166,21 +174,26 @@ class _Tiles:
 
     def reduce(self, to: Buffer, o: Affine, c0: Affine, count: int) -> None:
         """The columns from c0 on."""
-        place, wide = to, count
-        if self.beside > 1:
-            place, wide = self.line, self.beside * count
-            self.b.fresh(place)
+        b = self.b
         if not self.multiplies:
-            self._combined(o, c0, wide)
-        if self.op == "add":
-            self._summed(place, o, c0, wide)
+            self._combined(o, c0, count)
+            if self.op == "add":
+                self._summed(to, o, c0, count)
+            else:
+                best = rows_of(self.best, P, count)
+                b.emit("tensor_partition_reduce", rows_of(to, 1, count), best, op=self.op)
+        elif self.beside == 1:
+            self._summed(to, o, c0, count)
         else:
-            best = rows_of(self.best, P, wide)
-            self.b.emit("tensor_partition_reduce", rows_of(place, 1, wide), best, op=self.op)
-        if self.beside > 1:
-            pattern = ((wide, 1), (1, count), (count, self.beside))
-            rows = Access(buffer=place, pattern=pattern)
-            self.b.emit("tensor_reduce", rows_of(to, 1, count), rows, op=self.op)
+            b.fresh(self.line)
+            self._summed(self.line, o, c0, self.beside * count)
+            self._fold(rows_of(to, 1, count), self.line, 1)
+
+    def _fold(self, to: Access, lines: Buffer, partitions: int) -> None:
+        """The rows beside each other as one."""
+        count = self.columns
+        pattern = ((lines.row_elements, partitions), (1, count), (count, self.beside))
+        self.b.emit("tensor_reduce", to, Access(buffer=lines, pattern=pattern), op=self.op)
 
     def _bring(
         self, o: Affine, c0: Affine | int, count: int, *, rest: bool = True
@@ -195,13 +208,18 @@ class _Tiles:
             apply(b, self.before, tile, tile)
             yield tile, some, size
 
-    def _combined(self, o: Affine, c0: Affine, wide: int) -> None:
-        """`best`: tiles combined on the Vector engine."""
+    def _combined(self, o: Affine, c0: Affine, count: int) -> None:
+        """`best`: tiles combined on the Vector engine, rows beside each other first."""
         b = self.b
         b.fresh(self.best)
-        b.emit("memset", rows_of(self.best, P, wide), value=NEUTRAL[self.op])
-        for tile, some, count in self._bring(o, c0, wide):
+        b.emit("memset", rows_of(self.best, P, count), value=NEUTRAL[self.op])
+        for tile, some, size in self._bring(o, c0, self.beside * count):
             kept = rows_of(self.best, some, count)
+            if size > count:
+                b.fresh(self.folded)
+                part = rows_of(self.folded, some, count)
+                self._fold(part, self.data, some)
+                tile = part
             b.emit("tensor_tensor", kept, kept, tile, op=self.op)
 
     def _summed(self, to: Buffer, o: Affine, c0: Affine, wide: int) -> None:
