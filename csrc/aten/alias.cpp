@@ -5,6 +5,7 @@
 #include "composite_alias.h"
 #include "runtime/hbm.h"
 #include "runtime/shadow.h"
+#include "weight_copies.h"
 
 #include <ATen/ops/empty_like.h>
 #include <c10/core/impl/COW.h>
@@ -104,12 +105,18 @@ void carry_storage(const c10::Storage& origin, c10::StorageImpl& twin, c10::Devi
   storage->set_nbytes(twin.nbytes());
 }
 
+// What a kernel that kept a twin holds, and may write at any time.
+struct Kept {
+  c10::Storage storage;
+  WritableSpan written;
+};
+
 // A kernel kept the twin: let it own the memory through a reference to the trn storage.
 void give_away(StorageSlot& slot) {
-  auto* owner = new c10::Storage(slot.origin);
+  void* memory = slot.twin->_mutable_data_ptr_no_checks().get();
+  auto* owner = new Kept{slot.origin, {memory, slot.twin->nbytes()}};
   slot.twin->set_data_ptr_noswap(c10::DataPtr(
-      slot.twin->_mutable_data_ptr_no_checks().get(), owner,
-      [](void* held) { delete static_cast<c10::Storage*>(held); }, host().device()));
+      memory, owner, [](void* held) { delete static_cast<Kept*>(held); }, host().device()));
   slot.twin = make_twin();
 }
 
@@ -136,6 +143,8 @@ void HostCall::release() noexcept {
   Slots& stack = slots();
   while (stack.tensor_top > first_tensor_) {
     TensorSlot& slot = stack.tensors[--stack.tensor_top];
+    if (slot.access == Access::kWrite && slot.origin.has_storage())
+      forget_copies(slot.origin.storage().data(), slot.origin.storage().nbytes());
     if (slot.alias.use_count() > 1)
       slot.alias = c10::make_intrusive<AliasImpl>();
     else
@@ -169,8 +178,10 @@ void HostCall::check_host_tensor(const at::Tensor& tensor, Access access) const 
 
 c10::intrusive_ptr<c10::StorageImpl> HostCall::twin_of(const c10::Storage& storage, Access access) {
   auto* origin = storage.unsafeGetStorageImpl();
-  if (access == Access::kWrite)
+  if (access == Access::kWrite) {
     origin->mutable_data();  // a copy-on-write storage gets its own pages now
+    forget_copies(origin->data(), origin->nbytes());
+  }
   void* memory = const_cast<void*>(origin->data());
   Slots& stack = slots();
   for (size_t i = first_storage_; i < stack.storage_top; ++i) {

@@ -3,6 +3,7 @@
 #include "product_roles.h"
 #include "runtime/generator.h"
 #include "runtime/ledger.h"
+#include "weight_copies.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -148,6 +149,10 @@ void bind_graphs(py::module_& m) {
     if (!THPVariable_Check(tensor.ptr())) throw py::type_error("lend takes a tensor");
     return py::reinterpret_steal<py::object>(
         THPVariable_Wrap(lend(THPVariable_Unpack(tensor.ptr()), Access::kWrite)));
+  });
+  m.def("weight_copies", [] {
+    const CopyCounts counts = copy_counts();
+    return std::tuple(counts.copies, counts.bytes, counts.uses);
   });
   m.def(
       "add_graph_row",

@@ -3,21 +3,28 @@
 
 #include "composite_alias.h"
 #include "runtime/hbm.h"
+#include "weight_copies.h"
 
 #include <ATen/ops/clone.h>
 
 #include <limits>
+#include <optional>
 
 namespace trn {
 namespace {
 
-void return_storage(void* lent) { delete static_cast<c10::Storage*>(lent); }
+struct Lent {
+  c10::Storage storage;
+  std::optional<WritableSpan> written;
+};
+
+void return_storage(void* lent) { delete static_cast<Lent*>(lent); }
 
 // The storage that a host tensor's memory was lent from, or null.
 const c10::Storage* lender_of(const at::Tensor& host) {
   const c10::DataPtr& memory = host.storage().data_ptr();
   return memory.get_deleter() == &return_storage
-             ? static_cast<const c10::Storage*>(memory.get_context())
+             ? &static_cast<const Lent*>(memory.get_context())->storage
              : nullptr;
 }
 
@@ -42,11 +49,14 @@ at::Tensor lend(const at::Tensor& tensor, Access access) {
   TORCH_CHECK(impl->has_storage() && impl->layout() == at::kStrided,
               "a compiled graph takes strided trn tensors, got a ", tensor.toString());
   auto* origin = impl->unsafe_storage().unsafeGetStorageImpl();
-  if (access == Access::kWrite) origin->mutable_data();
+  auto* lent = new Lent{impl->storage(), std::nullopt};
+  if (access == Access::kWrite) {
+    origin->mutable_data();
+    lent->written.emplace(origin->data(), origin->nbytes());
+  }
   auto twin = c10::make_intrusive<c10::StorageImpl>(
       c10::StorageImpl::use_byte_size_t(), origin->nbytes(),
-      c10::DataPtr(const_cast<void*>(origin->data()), new c10::Storage(impl->storage()),
-                   &return_storage, host().device()),
+      c10::DataPtr(const_cast<void*>(origin->data()), lent, &return_storage, host().device()),
       /*allocator=*/nullptr, /*resizable=*/false);
   return with_layout_of(*impl, c10::Storage(std::move(twin)), host_keys(impl->key_set()));
 }

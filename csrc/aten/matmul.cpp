@@ -7,6 +7,7 @@
 #include "products.h"
 #include "registrations.h"
 #include "rounding_mode.h"
+#include "weight_copies.h"
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/native/Resize.h>
@@ -123,6 +124,29 @@ void multiply_into(const Tensor& c, const Shape& s, const Tensor& a, const Tenso
 
 Tensor resolved(HostCall& call, const Tensor& tensor) { return call.alias(tensor).resolve_neg(); }
 
+// The operands of a product on the host. Where one has few lines, the other is its rounded copy, if
+// it has one: the values are those of rounding it now.
+struct HostOperands {
+  Tensor a, b;
+  OperandFormats formats;
+
+  HostOperands(HostCall& call, const Tensor& first, const Tensor& second, OperandFormats given)
+      : formats(given) {
+    constexpr int64_t few = 128;
+    if (first.dim() <= 2 && second.dim() == 2 && (first.dim() == 1 || first.size(0) <= few))
+      b = rounded_copy(second, formats.second, 0);
+    if (b.defined())
+      formats.second = OperandFormat::as_given;
+    else if (first.dim() == 2 && second.dim() <= 2 && (second.dim() == 1 || second.size(1) <= few))
+      a = rounded_copy(first, formats.first, 1);
+    if (a.defined())
+      formats.first = OperandFormat::as_given;
+    else
+      a = resolved(call, first);
+    if (!b.defined()) b = resolved(call, second);
+  }
+};
+
 bool expands(const Tensor& self, const std::vector<int64_t>& sizes) {
   return at::is_expandable_to(at::IntArrayRef(self.sizes()), at::IntArrayRef(sizes)) &&
          takes_policy(self.scalar_type());
@@ -184,8 +208,9 @@ std::optional<Tensor> product(const char* name, Ranks ranks, const Tensor& a, co
     return Launch(name, addend, a, b, beta, alpha);
   }();
   HostCall call(launch.device(), name);
-  Tensor out = product_on_host(resolved(call, a), resolved(call, b), *formats, call.alias(addend),
-                               beta, alpha, out_dtype.value_or(a.scalar_type()));
+  const HostOperands host(call, a, b, *formats);
+  Tensor out = product_on_host(host.a, host.b, host.formats, call.alias(addend), beta, alpha,
+                               out_dtype.value_or(a.scalar_type()));
   launch.retire(out);
   return call.adopt(std::move(out));
 }
@@ -274,8 +299,9 @@ std::optional<Tensor> activated(const char* name, const Tensor& self, const Tens
   if (!formats.has_value()) return std::nullopt;
   Launch launch(name, self, a, b, beta, alpha, use_gelu);
   HostCall call(launch.device(), name);
-  Tensor sums = product_on_host(resolved(call, a), resolved(call, b), *formats, call.alias(self),
-                                beta, alpha, at::kFloat);
+  const HostOperands host(call, a, b, *formats);
+  Tensor sums =
+      product_on_host(host.a, host.b, host.formats, call.alias(self), beta, alpha, at::kFloat);
   Tensor out = round_result(use_gelu ? at::gelu(sums) : at::relu(sums), a.scalar_type());
   launch.retire(out);
   return call.adopt(std::move(out));
@@ -366,6 +392,7 @@ Tensor host_product(const Tensor& a, const Tensor& b, OperandFormats formats,
 }
 
 void register_matmul(Registrar& registrar) {
+  watch_freed_memory();
   registrar.add("mm", &mm);
   registrar.add("mm.out", &mm_out);
   registrar.add("bmm", &bmm);

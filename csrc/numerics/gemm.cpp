@@ -242,19 +242,15 @@ void multiply_thin(const Problem& q, int64_t threads) {
 void multiply_lines(const Problem& q, int64_t threads) {
   const Packing p(kernels(), false, q.k);
   Scratch<uint32_t> a(static_cast<size_t>(q.m * q.k));
-  const auto pieces = [&](const Lines& x, int64_t line, auto&& take) {
-    const MxConstants mx = mx_constants(x.rounding.mx);
-    for (int64_t k0 = 0; k0 < q.k; k0 += piece_k) {
-      const int64_t count = std::min(piece_k, q.k - k0);
-      uint32_t words[piece_k];
-      round_line(p, x, mx, line, k0, count, words);
-      take(k0, count, words);
-    }
+  const auto pieces = [&](auto&& take) {
+    for (int64_t k0 = 0; k0 < q.k; k0 += piece_k) take(k0, std::min(piece_k, q.k - k0));
   };
+  const MxConstants a_mx = mx_constants(q.a.rounding.mx), b_mx = mx_constants(q.b.rounding.mx);
   for (int64_t i = 0; i < q.m; ++i)
-    pieces(q.a, i, [&](int64_t k0, int64_t count, const uint32_t* words) {
-      std::copy_n(words, count, a.get() + i * q.k + k0);
+    pieces([&](int64_t k0, int64_t count) {
+      round_line(p, q.a, a_mx, i, k0, count, a.get() + i * q.k + k0);
     });
+  const Elementwise rounds = elementwise(q.b.rounding.kind);
   const float* rows = reinterpret_cast<const float*>(a.get());
   constexpr int64_t each = 64;
   const auto body = [&](int64_t lo, int64_t hi) {
@@ -263,8 +259,14 @@ void multiply_lines(const Problem& q, int64_t threads) {
       float sums[most_dots * each];
       for (int64_t j = 0; j < columns; ++j) {
         float line[most_dots] = {};
-        pieces(q.b, j0 + j, [&](int64_t k0, int64_t count, const uint32_t* words) {
-          p.kernel->dots(q.m, count, rows + k0, q.k, reinterpret_cast<const float*>(words), line);
+        pieces([&](int64_t k0, int64_t count) {
+          if (!q.b.is_mx())
+            return p.kernel->dots(q.m, count, rows + k0, q.k, rounds, q.b.dtype, q.b.at(j0 + j, k0),
+                                  line);
+          uint32_t words[piece_k];
+          round_line(p, q.b, b_mx, j0 + j, k0, count, words);
+          p.kernel->dots(q.m, count, rows + k0, q.k, Elementwise::none, DType::float32, words,
+                         line);
         });
         for (int64_t i = 0; i < q.m; ++i) sums[i * each + j] = line[i];
       }

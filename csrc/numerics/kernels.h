@@ -92,9 +92,10 @@ struct Kernels {
   float (*exponentiate)(float* scores, int64_t count, int64_t padded, float shift);
   void (*softmax_backward)(const float* p, float* gradients, int64_t padded, float d);
 
-  // sums[r] += the product of row r of a and b, along `count`; `rows` at most most_dots.
-  void (*dots)(int64_t rows, int64_t count, const float* a, int64_t lda, const float* b,
-               float* sums);
+  // sums[r] += the product of row r of a and b, rounded on the way, along `count`; `rows` at most
+  // most_dots.
+  void (*dots)(int64_t rows, int64_t count, const float* a, int64_t lda, Elementwise, DType,
+               const void* b, float* sums);
 
   // Matmul microkernels: c[rows, panel_columns] (+)= a * b in float32. A step is one k in float32
   // words, two in bf16_pairs. A packed panel of A is [steps / 16][tile_rows][16] words, or

@@ -9,19 +9,6 @@
 namespace trn::numerics {
 namespace {
 
-Elementwise elementwise(OperandRounding::Kind kind) {
-  switch (kind) {
-    case OperandRounding::Kind::bfloat16:
-      return Elementwise::bfloat16;
-    case OperandRounding::Kind::tfloat32:
-      return Elementwise::tfloat32;
-    case OperandRounding::Kind::none:
-    case OperandRounding::Kind::mx:
-      break;
-  }
-  return Elementwise::none;
-}
-
 // Rounds 32 or fewer k's of `width` neighbouring lines (line_stride 1).
 bool round_across(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line,
                   int64_t width, int64_t k0, const ColumnDestination& d) {
@@ -56,6 +43,19 @@ decltype(&spread<6>) spread_of(int64_t tile_rows) {
 constexpr int64_t steps_at_once = 256;
 
 }  // namespace
+
+Elementwise elementwise(OperandRounding::Kind kind) {
+  switch (kind) {
+    case OperandRounding::Kind::bfloat16:
+      return Elementwise::bfloat16;
+    case OperandRounding::Kind::tfloat32:
+      return Elementwise::tfloat32;
+    case OperandRounding::Kind::none:
+    case OperandRounding::Kind::mx:
+      break;
+  }
+  return Elementwise::none;
+}
 
 bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line, int64_t k0,
                 int64_t count, uint32_t* words) {

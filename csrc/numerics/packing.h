@@ -37,6 +37,8 @@ struct Lines {
   bool is_mx() const { return rounding.kind == OperandRounding::Kind::mx; }
 };
 
+Elementwise elementwise(OperandRounding::Kind kind);
+
 // Whether every rounded value is a bfloat16 (if it is no subnormal, which packing reports).
 bool fits_bf16(const Lines& x);
 

@@ -1,12 +1,15 @@
 // Allocations go to the pool of a logical core; nothing here copies tensor data.
 #include "allocator.h"
 
+#include "free_listener.h"
 #include "hbm.h"
 #include "host.h"
 #include "shadow.h"
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
+
+#include <atomic>
 
 namespace trn {
 
@@ -23,7 +26,13 @@ void report(void* pointer, int64_t bytes, const HbmPool& pool, c10::DeviceIndex 
                                    c10::Device(kTrn, device));
 }
 
+std::atomic<FreeListener> free_listener{nullptr};
+
 }  // namespace
+
+void set_free_listener(FreeListener listener) noexcept {
+  free_listener.store(listener, std::memory_order_release);
+}
 
 void* take_block(c10::DeviceIndex device, size_t bytes) {
   HbmPool& pool = hbm(device);
@@ -35,6 +44,8 @@ void* take_block(c10::DeviceIndex device, size_t bytes) {
 }
 
 void give_block_back(void* pointer) {
+  if (const FreeListener listener = free_listener.load(std::memory_order_acquire))
+    listener(pointer);
   if (pointer != nullptr && c10::memoryProfilingEnabled()) {
     const auto device = c10::DeviceIndex(hbm_device_of(pointer));
     const HbmPool& pool = hbm(device);
