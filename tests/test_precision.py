@@ -174,3 +174,47 @@ def test_threads_put_back_their_own_policies():
     for thread in threads:
         thread.join()
     assert found == {"fp32": "fp32", "mxfp8": "mxfp8"}
+
+
+def test_a_backward_that_raises_leaves_the_policies_alone():
+    """A hook of the failing node that puts back the policy does not run."""
+
+    class Raises(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise ArithmeticError("planted")
+
+    class MmBackwardRaises(Raises):  # by its name a product, whose backward has the policy
+        pass
+
+    class Layer(torch.nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, x):
+            return self.function.apply(x)
+
+    calls = [lambda y: y.backward(), lambda y: torch.autograd.grad(y, x)]
+    x = torch.ones(3, device="trn", requires_grad=True)
+    for function in (Raises, MmBackwardRaises):
+        layer = Layer(function)
+        torch_trn_emu.set_precision(layer, "fp32")
+        for call in calls:
+            with torch_trn_emu.precision("mxfp8_all"):
+                with pytest.raises(ArithmeticError, match="planted"):
+                    call(layer(x).sum())
+                assert torch_trn_emu.current_precision() == "mxfp8_all"
+    # A product that fails: its gradient has another shape than what was saved.
+    layer = torch.nn.Linear(4, 4, bias=False).to("trn")
+    torch_trn_emu.set_precision(layer, "fp32")
+    before = torch_trn_emu.current_precision()
+    out = layer(torch.ones(2, 4, device="trn", requires_grad=True))
+    out.register_hook(lambda grad: grad.new_ones(3, 5))
+    with pytest.raises(RuntimeError):
+        out.sum().backward()
+    assert torch_trn_emu.current_precision() == before

@@ -146,6 +146,8 @@ class _Override:
 
 
 class _BackwardPolicy:
+    """Sets the policy around a node; if that raises, `trn/backward.py` puts the old one back."""
+
     def __init__(self, policy: int) -> None:
         self._policy = policy
         self._previous = _Entered()

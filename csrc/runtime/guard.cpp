@@ -49,9 +49,11 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
     return reinterpret_cast<void*>(stream.id());  // NOLINT: an id, never read through
   }
   bool queryStream(const c10::Stream& stream) const override {
+    check_stream(stream);
     return SimulatedClock::reached(stream.device_index(), SimulatedClock::stream_ns(stream));
   }
   void synchronizeStream(const c10::Stream& stream) const override {
+    check_stream(stream);
     SimulatedClock::synchronize(stream);
   }
   void synchronizeDevice(c10::DeviceIndex device) const override {
@@ -60,6 +62,7 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
 
   void record(void** event, const c10::Stream& stream, c10::DeviceIndex,
               c10::EventFlag) const override {
+    check_stream(stream);
     if (*event == nullptr) *event = new EventState;
     const c10::DeviceIndex device = stream.device_index();
     *static_cast<EventState*>(*event) = {SimulatedClock::stream_ns(stream), device,
@@ -67,6 +70,7 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
   }
   void block(void* event, const c10::Stream& stream) const override {
     if (event == nullptr) return;
+    check_stream(stream);
     const auto* state = static_cast<EventState*>(event);
     CollectiveClock::wait(stream, state->waits);
     SimulatedClock::wait(stream, state->ns);

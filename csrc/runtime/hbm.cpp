@@ -401,8 +401,9 @@ class Reservation {
   }
 
   int device_of(const void* pointer) const noexcept {
-    const size_t offset =
-        size_t(static_cast<const char*>(pointer) - base_.load(std::memory_order_acquire));
+    const char* const base = base_.load(std::memory_order_acquire);
+    if (base == nullptr) return -1;  // else the sizes, stored before it, are there
+    const size_t offset = size_t(static_cast<const char*>(pointer) - base);
     return offset < total_ ? int(offset / slice_) : -1;
   }
 
@@ -438,8 +439,8 @@ class Reservation {
       if (base == MAP_FAILED) continue;
       madvise(base, slice * count, MADV_HUGEPAGE);
       slice_ = slice;
-      base_.store(static_cast<char*>(base), std::memory_order_release);
       total_ = slice * count;
+      base_.store(static_cast<char*>(base), std::memory_order_release);  // publishes the sizes
       return;
     }
     TORCH_CHECK_WITH(OutOfMemoryError, false, "The host gives no address space for ", count,

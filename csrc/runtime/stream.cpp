@@ -21,7 +21,15 @@ c10::Stream current_stream(c10::DeviceIndex device) {
   return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device), current[size_t(device)]);
 }
 
+void check_stream(c10::Stream stream) {
+  check_index(stream.device_index());
+  TORCH_CHECK_VALUE(stream.id() >= 0 && stream.id() < kMaxStreams, "trn has no stream ",
+                    stream.id(), ": the numbers of a device's streams are 0 to ", kMaxStreams - 1,
+                    ". Take the stream_id of a stream that exists.");
+}
+
 c10::Stream exchange_stream(c10::Stream stream) {
+  check_stream(stream);
   const c10::Stream previous = current_stream(stream.device_index());
   current[size_t(stream.device_index())] = stream.id();
   return previous;

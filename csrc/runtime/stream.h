@@ -12,6 +12,7 @@ constexpr int kMaxStreams = 64;  // a device: the default one, then a round-robi
 c10::Stream default_stream(c10::DeviceIndex device);
 c10::Stream current_stream(c10::DeviceIndex device);
 c10::Stream exchange_stream(c10::Stream stream);
+void check_stream(c10::Stream stream);  // torch.Stream takes any number
 c10::Stream new_stream(c10::DeviceIndex device);
 
 }  // namespace trn

@@ -181,3 +181,25 @@ def test_a_profile_that_cannot_start_leaves_room_for_another(monkeypatch):
             torch_trn_emu.profile().start()
     with torch_trn_emu.profile():
         pass
+
+
+def test_a_parameter_at_the_address_of_a_freed_one_has_its_own_path() -> None:
+    class Second(nn.Sequential):
+        pass
+
+    with torch_trn_emu.profile() as prof:
+        scopes = prof._scopes
+        first = nn.Sequential(nn.Linear(2, 2)).to("trn")
+        first(torch.ones(1, 2, device="trn"))
+        address = first[0].weight._cdata
+        assert scopes.owners[address] == "Sequential.0"
+        kept = []
+        del first
+        for _ in range(200):
+            kept.append(Second(nn.Linear(2, 2)).to("trn"))
+            if kept[-1][0].weight._cdata == address:
+                break
+        else:
+            pytest.skip("no parameter came to lie where one was freed")
+        kept[-1](torch.ones(1, 2, device="trn"))
+        assert scopes.owners[address] == "Second.0"

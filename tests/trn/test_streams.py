@@ -171,3 +171,22 @@ def test_record_stream_is_accepted():
 def test_a_number_of_no_stream_is_refused(number):
     with pytest.raises(ValueError, match="trn has no stream"):
         torch.trn.Stream(stream_id=number, device_index=0, device_type=20)
+
+
+@pytest.mark.parametrize("number", [-1, 64, 10**6])
+def test_a_stream_of_torch_with_a_number_that_no_device_has_is_refused(number):
+    device_type = torch.trn.Stream().device_type
+    stream = torch.Stream(stream_id=number, device_index=0, device_type=device_type)
+    event = torch.Event("trn")
+    event.record()
+    uses = (
+        lambda: torch.accelerator.set_stream(stream),
+        lambda: stream.__enter__(),
+        lambda: torch.Event("trn").record(stream),
+        lambda: event.wait(stream),
+        stream.synchronize,
+        stream.query,
+    )
+    for use in uses:
+        with pytest.raises(ValueError, match=f"trn has no stream {number}"):
+            use()

@@ -43,6 +43,7 @@ class Scopes:
     def __init__(self, with_modules: bool) -> None:
         self.paths: list[str] = []
         self.owners: dict[int, str] = {}
+        self._owned: dict[int, ref[Tensor]] = {}  # of an address whose tensor lives
         self._with_modules = with_modules
         self._numbers: WeakKeyDictionary[object, int] = WeakKeyDictionary()
         self._roots: dict[str, int] = {}
@@ -112,7 +113,10 @@ class Scopes:
             if module not in self._numbers:
                 self._number(module, _joined(above, below.split(".")))
         for below, parameter in root.named_parameters():
-            self.owners.setdefault(parameter._cdata, _joined(above, below.split(".")[:-1]))
+            address = parameter._cdata
+            if address not in self._owned or self._owned[address]() is None:  # freed since
+                self.owners[address] = _joined(above, below.split(".")[:-1])
+                self._owned[address] = ref(parameter)
         held = [*root.parameters(), *root.buffers()]
         self._parameters += [ref(tensor) for tensor in held]
         mark("parameters", held)

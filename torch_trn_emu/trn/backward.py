@@ -5,19 +5,28 @@ from typing import Any
 import torch
 from torch.autograd.variable import Variable
 
+from .. import _C
+
 __all__ = ["keep_backward_on_the_calling_thread"]
 
 
 class _OneThread(torch._C._ImperativeEngine):
-    """torch's engine, with its own threads off while it runs; the user's setting stays."""
+    """torch's engine, with its own threads off while it runs; the user's setting stays.
+
+    So does the thread's precision policy: a node that raises never runs the hook that would put
+    back the policy of a module.
+    """
 
     def run_backward(self, *args: Any, **kwargs: Any) -> Any:
         before = torch._C._is_multithreading_enabled()
+        policy = _C.exchange_thread_policy(-1)
+        _C.exchange_thread_policy(policy)
         torch._C._set_multithreading_enabled(False)
         try:
             return super().run_backward(*args, **kwargs)
         finally:
             torch._C._set_multithreading_enabled(before)
+            _C.exchange_thread_policy(policy)
 
 
 def keep_backward_on_the_calling_thread() -> None:
