@@ -7,7 +7,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
+FORMATS := torch_trn_emu/formats/formats.def
+NATIVE := $(shell find csrc -type f 2>/dev/null) $(FORMATS) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
 .PHONY: demo test build lint format bench benchmark docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64
@@ -161,7 +162,7 @@ AARCH64_OBJECTS := $(patsubst csrc/%.cpp,build/aarch64/%.o,$(filter-out %/bind.c
   $(wildcard csrc/numerics/*.cpp csrc/timing/*.cpp)))
 aarch64: $(AARCH64_OBJECTS)
 	@echo "$(words $^) files of csrc/numerics and csrc/timing compile for aarch64"
-build/aarch64/%.o: csrc/%.cpp $(shell find csrc/numerics csrc/timing -name '*.h' -o -name '*.inc')
+build/aarch64/%.o: csrc/%.cpp $(FORMATS) $(shell find csrc/numerics csrc/timing -name '*.h' -o -name '*.inc')
 	@mkdir -p $(@D)
 	$(AARCH64_CXX) -std=c++20 -O1 -ffp-contract=off -fno-trapping-math -fPIC \
 	  -Wall -Wextra -Wconversion -Werror -Icsrc -c $< -o $@

@@ -22,13 +22,24 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 __all__ = ["CHIPS", "COMMANDS", "POLICIES", "main", "parser", "prepare"]
 
-# As in torch_trn_emu/chip/chips.py and csrc/aten/policy.cpp; tests/cli compares them.
-CHIPS = {"trn1": (1,), "trn2": (1, 2), "trn3": (1, 2)}
-POLICIES = ("mxfp8", "mxfp8_all", "mxfp4", "bf16", "fp32")
+
+def _data(module: str) -> Any:
+    """A module of the package that needs nothing of torch, which importing the package would."""
+    name = "_torch_trn_emu_data"  # a package of the same files
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(Path(__file__).parent / "torch_trn_emu")]
+        sys.modules[name] = package
+    return import_module(f"{name}.{module}")
+
+
+CHIPS = {name: chip.lnc_choices for name, chip in _data("chip").CHIPS.items()}
+POLICIES = tuple(_data("formats").POLICIES)
 STATUSES = ("modelled", "inferred", "free", "not modelled")
 MODES = ("eager", "compile")
 _VARIABLES = {"chip": "TRN_EMU_CHIP", "lnc": "NEURON_LOGICAL_NC_CONFIG", "alias": "TRN_EMU_AS"}

@@ -26,7 +26,7 @@ _PRECISION = pytest.StashKey[Any]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("trn", "emulated Trainium (torch_trn_emu)")
-    group.addoption("--trn-chip", metavar="CHIP", help="trn1, trn2 or trn3: sets TRN_EMU_CHIP")
+    group.addoption("--trn-chip", metavar="CHIP", help="a chip, such as trn2: sets TRN_EMU_CHIP")
     group.addoption(
         "--trn-matmul", metavar="POLICY", help="matmul precision policy: sets TRN_EMU_MATMUL"
     )

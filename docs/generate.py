@@ -218,6 +218,27 @@ def accuracy_table() -> str:
     return "\n".join(text).rstrip()
 
 
+def policy_table() -> str:
+    """The matmul policies, those that are a chip's default first."""
+    from torch_trn_emu.chip import CHIPS
+    from torch_trn_emu.formats import MX_FORMATS, POLICIES
+
+    texts = {"as_given": "as given", "bf16": "bfloat16"}
+    texts |= {row.name: row.label for row in MX_FORMATS.values()}
+
+    def named(policy: str) -> str:
+        chips = [c.name for c in CHIPS.values() if c.default_matmul_precision == policy]
+        return f"`{policy}`" + (f" (default on {', '.join(chips)})" if chips else "")
+
+    rows = []
+    for row in POLICIES.values():
+        linear = texts[row.weight]
+        if row.weight != row.other:
+            linear = f"weights {linear}, the other operand {texts[row.other]}"
+        rows.append((named(row.name), linear, texts[row.attention], texts[row.convolution]))
+    return markdown_table(("policy", "linear layers", "attention", "convolution"), rows)
+
+
 def counter_table() -> str:
     """The rows of COUNTERS."""
     from torch_trn_emu.counters import COUNTERS
@@ -291,6 +312,9 @@ SECTIONS = (
     Section(document="docs/vendor.md", name="neuron variables", text=neuron_variable_table),
     Section(document="docs/cuda.md", name="cuda names", text=cuda_name_table),
     Section(document="docs/ecosystem.md", name="device lists", text=device_list_table),
+    Section(document="README.md", name="policies", text=policy_table),
+    Section(document="docs/precision.md", name="policies", text=policy_table),
+    Section(document="docs/fidelity.md", name="policies", text=policy_table),
     Section(document="docs/counters.md", name="counters", text=counter_table),
     Section(document="docs/coverage.md", name="coverage", text=coverage_table),
     Section(document="docs/fidelity.md", name="accuracy", text=accuracy_table),

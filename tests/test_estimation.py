@@ -5,6 +5,7 @@ import torch
 
 import torch_trn_emu
 from torch_trn_emu import estimate
+from torch_trn_emu.chip import get_chip
 from torch_trn_emu.chip.calibration import error_bar
 from torch_trn_emu.errors import ChipLimit
 
@@ -219,3 +220,19 @@ def test_the_precision_chosen_holds_on_every_chip_and_is_named() -> None:
         assert (short.precision, full.precision, compiled.precision) == ("bf16", "fp32", "fp32")
         assert short.device_us < full.device_us
         assert "precision fp32" in str(full)
+
+
+def test_graphs_that_are_freed_keep_their_launches_apart():
+    """They are told apart by id, which a later graph may get again."""
+    from types import SimpleNamespace
+
+    from torch_trn_emu.estimation import Recorder
+    from torch_trn_emu.lowering.call import Target
+
+    recorder = Recorder(Target(get_chip("trn3"), 2))
+    for k in range(20):
+        made = SimpleNamespace(price=SimpleNamespace(free=False, seconds=k, blocks=False))
+        one = SimpleNamespace(priced=made, count=lambda flags: 1)
+        recorder.run_graph([one], lambda: ((), ()))
+        del made, one
+    assert len(recorder.priced) == 20

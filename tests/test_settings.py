@@ -77,7 +77,6 @@ WRONG = (
     # what is set                                     kind        the text names
     ({"TRN_EMU_CHIP": "trn9"}, Unsupported, "TRN_EMU_CHIP='trn9'"),
     ({"NEURON_PLATFORM_TARGET_OVERRIDE": "inf2"}, Unsupported, "inf2"),
-    ({"TRN_EMU_CHIP": "trn4"}, Unsupported, "TRN_EMU_CHIP='trn4': trn4 is announced only"),
     ({"TRN_EMU_CHIP": "trn1", "NEURON_PLATFORM_TARGET_OVERRIDE": "trn2"}, ValueError, "disagree"),
     ({"NEURON_LOGICAL_NC_CONFIG": "1", "NEURON_RT_VIRTUAL_CORE_SIZE": "2"}, ValueError, "disagree"),
     ({"NEURON_LOGICAL_NC_CONFIG": "two"}, ValueError, "NEURON_LOGICAL_NC_CONFIG='two'"),

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from .chip import Chip
 from .engines import clock_hz, cycles
 from .engines.dma import accessed_bytes
-from .engines.tensor import x4_of
+from .engines.tensor import passes_of, x4_of
 from .isa import Engine, Instruction, Memory, Role, itemsize
 from .timing import Retired, Run
 
@@ -176,13 +176,13 @@ def matmul_flops(i: Instruction) -> float:
 
 
 # [profile] weights of adjusted flops; float32 has its two passes in hardware_flops already.
-def adjustment(i: Instruction, chip_version: int) -> float:
+def adjustment(i: Instruction, chip: Chip) -> float:
     """Array time per hardware flop, bfloat16 being 1, as the profile weighs it."""
     dtype = i.reads[0].buffer.dtype
     if i.opcode == "nc_matmul_mx":
-        return 0.25
+        return passes_of(i, chip) / x4_of(i)
     if dtype.startswith("float8"):
-        return 1.0 if chip_version == 2 else 0.5
+        return 1.0 if chip.nc_version == 2 else 0.5
     return {"float32": 4.0, "uint8": 0.5}.get(dtype, 1.0)
 
 
@@ -193,7 +193,7 @@ def _flops(run: Run, *, transposes: bool, weigh: str = "") -> float:
         flops = matmul_flops(i)
         if not flops or not weigh:
             return flops
-        factor = adjustment(i, run.chip.nc_version)
+        factor = adjustment(i, run.chip)
         return flops * (min(1.0, factor) if weigh == "narrow" else factor)
 
     return _sum(weight)(run)

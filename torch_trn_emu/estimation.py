@@ -112,8 +112,8 @@ def estimate(
 ) -> Estimate:
     """Price `fn(*args, **kwargs)`: an operator, a module, or a whole training step.
 
-    chip  trn1, trn2 or trn3
-    lnc   physical cores of the logical core; None: the chip's default (2 on trn2 and trn3)
+    chip  a chip, as TRN_EMU_CHIP
+    lnc   physical cores of the logical core; None: the chip's default (2 from trn2)
     mode  "eager": each operator is a launch; "compile": as torch.compile(fn, backend="trn") runs
           it, one launch a graph
 
@@ -345,6 +345,7 @@ class Recorder(TorchDispatchMode):
         self.known = KnownValues()
         self.host_s = self.ready_s = self.idle_s = self.dispatch_s = 0.0
         self.priced: dict[Hashable, tuple[Price, int]] = {}
+        self.graphs: dict[int, Any] = {}  # by id, which another may have once one is freed
         self.in_graph = False
         self.emulated = settings().chip.name == target.chip.name
 
@@ -432,6 +433,7 @@ class Recorder(TorchDispatchMode):
         for one in launches:
             for _ in range(one.count(flags)):
                 dispatch_s = self.target.chip.launch.graph_launch_s
+                self.graphs[id(one.priced)] = one.priced
                 self._launch(id(one.priced), one.priced.price, dispatch_s)
         return results
 
@@ -467,11 +469,11 @@ class Recorder(TorchDispatchMode):
             ops=tuple(report_rows(priced)),
             memory_peak_bytes=self.memory.peak,
             error_bar=error_bar(mode),
-            basis=_basis(mode, extrapolated=chip.name == "trn3"),
+            basis=_basis(mode, chip.basis),
         )
 
 
-def _basis(mode: str, *, extrapolated: bool) -> str:
+def _basis(mode: str, rests_on: str) -> str:
     """Where the error bar is from."""
     text = (
         f"mean error of {CALIBRATION.rows} published measurements {CALIBRATION.mean_error:.1%}, of "
@@ -482,7 +484,7 @@ def _basis(mode: str, *, extrapolated: bool) -> str:
             f", of {LAUNCHED.rows} compiled operators {LAUNCHED.mean_error:.1%}, "
             f"of {COMPILED.rows} graphs of the vendor's compiler {COMPILED.mean_error:.1%}"
         )
-    return f"extrapolated from trn2; {text}" if extrapolated else text
+    return f"{rests_on}; {text}" if rests_on else text
 
 
 def _may_go_back(args: Any) -> bool:

@@ -59,8 +59,7 @@ int64_t attention_path(const at::Tensor& query, const at::Tensor& key, const at:
   const bool rounds = format != OperandFormat::as_given && takes_policy(query.scalar_type());
   const bool fits = fits_fused(params, rounds);
   // A policy that quantises attention does so in its two products, along their own axes.
-  const bool by_products =
-      rounds && (format == OperandFormat::mxfp8_e4m3 || query.sym_numel() == 0);
+  const bool by_products = rounds && (is_mx(format) || query.sym_numel() == 0);
   if (fits && !by_products) return int64_t(at::SDPBackend::flash_attention);
   TORCH_CHECK(context.userEnabledMathSDP() || fits, "No available kernel.  Aborting execution.");
   return int64_t(at::SDPBackend::math);

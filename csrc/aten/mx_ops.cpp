@@ -32,9 +32,8 @@ struct Named {
 };
 
 constexpr Named<Element> kElements[] = {
-    {"float8_e4m3fn", Element::float8_e4m3fn},
-    {"float8_e5m2", Element::float8_e5m2},
-    {"float4_e2m1fn", Element::float4_e2m1fn},
+#define TRN_ELEMENT(name, codes_dtype) {#name, Element::name},
+#include "../../torch_trn_emu/formats/formats.def"
 };
 constexpr Named<numerics::ScaleRule> kScaleRules[] = {
     {"trn3", numerics::ScaleRule::trn3},   {"ocp_floor", numerics::ScaleRule::ocp_floor},
@@ -61,23 +60,34 @@ T named(const Named<T> (&rows)[N], std::string_view name, const char* what) {
 }
 
 at::ScalarType codes_dtype(Element element) {
-  switch (element) {
-    case Element::float8_e4m3fn:
-      return at::kFloat8_e4m3fn;
-    case Element::float8_e5m2:
-      return at::kFloat8_e5m2;
-    case Element::float4_e2m1fn:
-      return at::kFloat4_e2m1fn_x2;
-  }
-  return at::kFloat8_e4m3fn;
+  constexpr at::ScalarType dtypes[] = {
+#define TRN_ELEMENT(name, codes_dtype) at::ScalarType::codes_dtype,
+#include "../../torch_trn_emu/formats/formats.def"
+  };
+  return dtypes[size_t(element)];
 }
 
-Element element_of(at::ScalarType dtype) {
-  if (dtype == at::kFloat8_e4m3fn) return Element::float8_e4m3fn;
-  if (dtype == at::kFloat8_e5m2) return Element::float8_e5m2;
-  TORCH_CHECK_TYPE(dtype == at::kFloat4_e2m1fn_x2,
-                   "MX codes are float8_e4m3fn, float8_e5m2 or float4_e2m1fn_x2, got ", dtype);
-  return Element::float4_e2m1fn;
+// The element that codes hold: the one named, or the only one that their dtype stands for.
+Element element_of(at::ScalarType dtype, std::optional<std::string_view> name) {
+  if (name.has_value()) {
+    const Element element = named(kElements, *name, "element");
+    TORCH_CHECK_TYPE(codes_dtype(element) == dtype, "MX codes of ", std::string(*name), " are ",
+                     codes_dtype(element), ", got ", dtype);
+    return element;
+  }
+  std::string known;
+  std::vector<Element> found;
+  for (const auto& row : kElements) {
+    if (codes_dtype(row.value) != dtype) continue;
+    found.push_back(row.value);
+    known += (known.empty() ? "" : " or ") + std::string(row.name);
+  }
+  if (found.size() == 1) return found[0];
+  TORCH_CHECK_TYPE(found.empty(), "MX codes in ", dtype, " are ", known, ": name the element");
+  std::string dtypes;
+  for (const auto& row : kElements)
+    dtypes += (dtypes.empty() ? "" : ", ") + std::string(at::toString(codes_dtype(row.value)));
+  TORCH_CHECK_TYPE(false, "MX codes are ", dtypes, ", got ", dtype);
 }
 
 MxSpec spec_of(std::string_view element, std::string_view rule, std::string_view rounding,
@@ -118,7 +128,8 @@ std::vector<int64_t> with_size(const Tensor& x, int64_t dim, int64_t size) {
 }
 
 int64_t packed(Element element, int64_t k) {
-  return element == Element::float4_e2m1fn ? (k + 1) / 2 : k;
+  const int64_t together = numerics::codes_a_byte(element);
+  return (k + together - 1) / together;
 }
 
 void check_source(const Tensor& x, const char* what) {
@@ -199,13 +210,14 @@ std::tuple<Tensor, Tensor> quantize(const Tensor& given, MxSpec spec, int64_t di
   return {codes, scales};
 }
 
-int64_t dequantized_size(const Tensor& codes, int64_t dim, std::optional<int64_t> size) {
+int64_t dequantized_size(const Tensor& codes, Element element, int64_t dim,
+                         std::optional<int64_t> size) {
   const int64_t given = codes.size(at::maybe_wrap_dim(dim, codes.dim()));
-  if (codes.scalar_type() != at::kFloat4_e2m1fn_x2) return given;
-  TORCH_CHECK_VALUE(!size.has_value() || packed(Element::float4_e2m1fn, *size) == given,
-                    "dequantize_mx: size ", size.value_or(0), " does not fit ", given,
-                    " bytes of packed float4 codes");
-  return size.value_or(2 * given);
+  const int together = numerics::codes_a_byte(element);
+  if (together == 1) return given;
+  TORCH_CHECK_VALUE(!size.has_value() || packed(element, *size) == given, "dequantize_mx: size ",
+                    size.value_or(0), " does not fit ", given, " bytes of packed float4 codes");
+  return size.value_or(together * given);
 }
 
 void check_scales(const Tensor& codes, const Tensor& scales, int64_t dim, int64_t k,
@@ -219,14 +231,15 @@ void check_scales(const Tensor& codes, const Tensor& scales, int64_t dim, int64_
 }
 
 Tensor dequantize(const Tensor& given_codes, const Tensor& given_scales, int64_t at_dim,
-                  at::ScalarType dtype, numerics::Grouping grouping, std::optional<int64_t> size) {
+                  at::ScalarType dtype, numerics::Grouping grouping, std::optional<int64_t> size,
+                  std::optional<std::string_view> name) {
   TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kBFloat16,
                    "dequantize_mx gives float32 or bfloat16, asked for ", dtype);
-  const Element element = element_of(given_codes.scalar_type());
+  const Element element = element_of(given_codes.scalar_type(), name);
   TORCH_CHECK(given_codes.dim() > 0,
               "dequantize_mx: a zero-dimensional tensor has no axis to block");
   const int64_t dim = at::maybe_wrap_dim(at_dim, given_codes.dim());
-  const int64_t k = dequantized_size(given_codes, dim, size);
+  const int64_t k = dequantized_size(given_codes, element, dim, size);
   check_scales(given_codes, given_scales, dim, k, grouping);
   // torch copies bytes of any layout, but not float4 codes.
   const Tensor codes = given_codes.view(at::kByte).contiguous();
@@ -300,10 +313,11 @@ Tensor multiply(const Tensor& a, const Tensor& b, const MxSpec& first, const MxS
 }
 
 Tensor multiply_codes(const Tensor& a, const Tensor& a_scales, const Tensor& b,
-                      const Tensor& b_scales, at::ScalarType out_dtype,
-                      numerics::Grouping grouping) {
-  const Tensor x = dequantize(a, a_scales, -1, at::kFloat, grouping, std::nullopt);
-  const Tensor y = dequantize(b, b_scales, -2, at::kFloat, grouping, std::nullopt);
+                      const Tensor& b_scales, at::ScalarType out_dtype, numerics::Grouping grouping,
+                      std::optional<std::string_view> a_element,
+                      std::optional<std::string_view> b_element) {
+  const Tensor x = dequantize(a, a_scales, -1, at::kFloat, grouping, std::nullopt, a_element);
+  const Tensor y = dequantize(b, b_scales, -2, at::kFloat, grouping, std::nullopt, b_element);
   Tensor out = at::empty(product_shape(x, y, "mx_matmul"), x.options().dtype(out_dtype));
   const auto operand = [](const Tensor& t) {
     return numerics::Operand{t.const_data_ptr(),
@@ -329,8 +343,10 @@ struct Ops {
     return quantize(x, spec_of(element, rule, rounding, grouping, seed), dim);
   }
   static Tensor dequantize_mx(const Tensor& codes, const Tensor& scales, int64_t dim,
-                              at::ScalarType dtype, Str grouping, std::optional<int64_t> size) {
-    return dequantize(codes, scales, dim, dtype, named(kGroupings, grouping, "grouping"), size);
+                              at::ScalarType dtype, Str grouping, std::optional<int64_t> size,
+                              std::optional<Str> element) {
+    return dequantize(codes, scales, dim, dtype, named(kGroupings, grouping, "grouping"), size,
+                      element);
   }
   static Tensor quantize_dequantize_mx(const Tensor& x, int64_t dim, Str element, Str rule,
                                        Str rounding, Str grouping, int64_t seed) {
@@ -343,9 +359,10 @@ struct Ops {
                     out_dtype.value_or(a.scalar_type()));
   }
   static Tensor mx_matmul(const Tensor& a, const Tensor& a_scales, const Tensor& b,
-                          const Tensor& b_scales, at::ScalarType out_dtype, Str grouping) {
+                          const Tensor& b_scales, at::ScalarType out_dtype, Str grouping,
+                          std::optional<Str> a_element, std::optional<Str> b_element) {
     return multiply_codes(a, a_scales, b, b_scales, out_dtype,
-                          named(kGroupings, grouping, "grouping"));
+                          named(kGroupings, grouping, "grouping"), a_element, b_element);
   }
 };
 
@@ -363,9 +380,9 @@ std::tuple<Tensor, Tensor> quantize_meta(const Tensor& x, int64_t dim, Str eleme
 }
 
 Tensor dequantize_meta(const Tensor& codes, const Tensor& scales, int64_t dim, at::ScalarType dtype,
-                       Str grouping, std::optional<int64_t> size) {
+                       Str grouping, std::optional<int64_t> size, std::optional<Str> element) {
   const int64_t at = at::maybe_wrap_dim(dim, codes.dim());
-  const int64_t k = dequantized_size(codes, at, size);
+  const int64_t k = dequantized_size(codes, element_of(codes.scalar_type(), element), at, size);
   check_scales(codes, scales, at, k, named(kGroupings, grouping, "grouping"));
   return at::empty(with_size(codes, at, k), codes.options().dtype(dtype));
 }
@@ -383,7 +400,7 @@ Tensor mx_mm_meta(const Tensor& a, const Tensor& b, Str, Str, Str, Str,
 }
 
 Tensor mx_matmul_meta(const Tensor& a, const Tensor&, const Tensor& b, const Tensor&,
-                      at::ScalarType out_dtype, Str) {
+                      at::ScalarType out_dtype, Str, std::optional<Str>, std::optional<Str>) {
   auto sizes = a.sizes().vec();
   sizes.back() = b.size(-1);
   return at::empty(sizes, a.options().dtype(out_dtype));
@@ -467,7 +484,7 @@ TORCH_LIBRARY(trn, library) {
       tags);
   library.def(
       "dequantize_mx(Tensor codes, Tensor scales, *, int dim=-1, ScalarType dtype=float32, "
-      "str grouping=\"contiguous\", int? size=None) -> Tensor",
+      "str grouping=\"contiguous\", int? size=None, str? element=None) -> Tensor",
       tags);
   library.def(
       "quantize_dequantize_mx(Tensor x, *, int dim=-1, str element=\"float8_e4m3fn\", str "
@@ -482,7 +499,7 @@ TORCH_LIBRARY(trn, library) {
   library.def(
       "mx_matmul(Tensor a_codes, Tensor a_scales, Tensor b_codes, Tensor b_scales, *, ScalarType "
       "out_dtype=float32, "
-      "str grouping=\"contiguous\") -> Tensor",
+      "str grouping=\"contiguous\", str? a_element=None, str? b_element=None) -> Tensor",
       tags);
 }
 

@@ -23,13 +23,12 @@ numerics::OperandRounding operand_rounding(OperandFormat format, at::ScalarType 
     case OperandFormat::bf16:
       rounding.kind = dtype == at::kFloat ? Kind::bfloat16 : Kind::none;
       break;
-    case OperandFormat::mxfp8_e4m3:
-      rounding.kind = Kind::mx;
-      break;
-    case OperandFormat::mxfp4_e2m1:
-      rounding.kind = Kind::mx;
-      rounding.mx.element = numerics::Element::float4_e2m1fn;
-      break;
+#define TRN_MX_FORMAT(name, element_name)                  \
+  case OperandFormat::name:                                \
+    rounding.kind = Kind::mx;                              \
+    rounding.mx.element = numerics::Element::element_name; \
+    break;
+#include "../../torch_trn_emu/formats/formats.def"
   }
   return rounding;
 }

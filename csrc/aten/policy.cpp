@@ -16,17 +16,17 @@ struct Row {
   OperandFormats convolution;      // its contraction runs over channels and taps: no MX blocks
 };
 
-constexpr OperandFormats kGiven{F::as_given, F::as_given};
-constexpr OperandFormats kBf16{F::bf16, F::bf16};
-constexpr OperandFormats kMxfp8{F::mxfp8_e4m3, F::mxfp8_e4m3};
+constexpr OperandFormats both(F format) { return {format, format}; }
 
 constexpr Row kRows[] = {
-    // in the order of Policy
-    {"fp32", kGiven, kGiven, kGiven, kGiven},
-    {"bf16", kBf16, kBf16, kBf16, kBf16},
-    {"mxfp8", kMxfp8, kMxfp8, kBf16, kBf16},
-    {"mxfp8_all", kMxfp8, kMxfp8, kMxfp8, kBf16},
-    {"mxfp4", {F::mxfp8_e4m3, F::mxfp4_e2m1}, kMxfp8, kBf16, kBf16},
+// in the order of Policy
+#define TRN_POLICY(name, weight, other, weight_gradient, attention, convolution) \
+  {#name,                                                                        \
+   {F::other, F::weight},                                                        \
+   both(F::weight_gradient),                                                     \
+   both(F::attention),                                                           \
+   both(F::convolution)},
+#include "../../torch_trn_emu/formats/formats.def"
 };
 
 std::atomic<Policy> process_policy{Policy::fp32};
@@ -60,6 +60,13 @@ std::vector<std::string> policy_names() {
   return names;
 }
 
-std::vector<std::string> operand_format_names() { return {"as_given", "bf16", "mxfp8", "mxfp4"}; }
+std::vector<std::string> operand_format_names() {
+  return {
+      "as_given",
+      "bf16",
+#define TRN_MX_FORMAT(name, element) #name,
+#include "../../torch_trn_emu/formats/formats.def"
+  };
+}
 
 }  // namespace trn

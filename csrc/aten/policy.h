@@ -1,5 +1,5 @@
 // The matmul precision policy: which number format each operand takes on its way into the Tensor
-// engine. A new policy is a row in policy.cpp.
+// engine. A new policy is a row in torch_trn_emu/formats/formats.def.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,21 @@
 
 namespace trn {
 
-enum class Policy : uint8_t { fp32, bf16, mxfp8, mxfp8_all, mxfp4 };
+enum class Policy : uint8_t {
+#define TRN_POLICY(name, weight, other, weight_gradient, attention, convolution) name,
+#include "../../torch_trn_emu/formats/formats.def"
+};
 
 // What an operand is rounded to before exact products with float32 accumulation.
 enum class OperandFormat : uint8_t {
   as_given,
-  bf16,        // float32 is rounded to bfloat16; 16-bit operands stay as they are
-  mxfp8_e4m3,  // blocks of 32 along the contraction axis
-  mxfp4_e2m1,
+  bf16,  // float32 is rounded to bfloat16; 16-bit operands stay as they are
+// blocks of 32 along the contraction axis
+#define TRN_MX_FORMAT(name, element) name,
+#include "../../torch_trn_emu/formats/formats.def"
 };
+
+constexpr bool is_mx(OperandFormat format) { return format > OperandFormat::bf16; }
 
 struct OperandFormats {
   OperandFormat first, second;

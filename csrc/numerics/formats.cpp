@@ -4,6 +4,7 @@
 
 #include <bit>
 
+#include "integers.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -26,11 +27,13 @@ Parts parts_of(float x) {
 }
 
 uint32_t with_sign(const FloatFormat& format, float x, uint32_t magnitude) {
-  return std::bit_cast<uint32_t>(x) >> 31 << (format.bits() - 1) | magnitude;
+  const uint32_t negative = std::bit_cast<uint32_t>(x) >> 31;
+  if (format.specials == Specials::integer) return (negative ? -magnitude : magnitude) & 0xff;
+  return negative << (format.bits() - 1) | magnitude;
 }
 
 uint32_t overflowed(const FloatFormat& format, Overflow overflow) {
-  if (overflow == Overflow::saturate || format.specials == Specials::none) return format.max_code();
+  if (overflow == Overflow::saturate || format.all_numbers()) return format.max_code();
   return format.specials == Specials::ieee ? format.infinity_code() : format.nan_code();
 }
 
@@ -39,7 +42,7 @@ template <class Round>
 uint32_t encode_with(const FloatFormat& format, float x, Overflow overflow, Round round) {
   const uint32_t magnitude = std::bit_cast<uint32_t>(x) & 0x7fffffff;
   if (magnitude > 0x7f800000)  // NaN
-    return format.specials == Specials::none ? 0 : with_sign(format, x, format.nan_code());
+    return format.all_numbers() ? 0 : with_sign(format, x, format.nan_code());
   if (magnitude == 0x7f800000) return with_sign(format, x, overflowed(format, overflow));
 
   auto [significand, exponent] = parts_of(x);
@@ -76,11 +79,15 @@ uint32_t encode_stochastic(const FloatFormat& format, float x, Overflow overflow
 }
 
 float decode(const FloatFormat& format, uint32_t code) {
+  if (format.specials == Specials::integer) {
+    const int value = static_cast<int8_t>(code);
+    return static_cast<float>(value) / static_cast<float>(1 << format.mantissa_bits);
+  }
   const uint32_t magnitude = code & format.magnitude_mask();
   const uint32_t sign = code >> (format.bits() - 1) << 31;
   if (format.specials == Specials::ieee && magnitude == format.infinity_code())
     return std::bit_cast<float>(sign | 0x7f800000);
-  if (format.specials != Specials::none && magnitude > format.max_code())
+  if (!format.all_numbers() && magnitude > format.max_code())
     return std::bit_cast<float>(sign | 0x7fc00000);
   const uint32_t field = magnitude >> format.mantissa_bits;
   const uint32_t fraction = magnitude & ((1u << format.mantissa_bits) - 1);
@@ -98,6 +105,11 @@ namespace {
 
 constexpr int64_t grain = 32768;  // elements; a multiple of the 64 of one random group
 
+void to_complement(const FloatFormat& f, uint8_t* codes, int64_t count) {
+  if (f.specials != Specials::integer) return;
+  for (int64_t i = 0; i < count; ++i) codes[i] = complement_of(codes[i]);
+}
+
 }  // namespace
 
 void encode(Format id, const float* x, uint8_t* codes, int64_t count, Overflow overflow,
@@ -106,13 +118,17 @@ void encode(Format id, const float* x, uint8_t* codes, int64_t count, Overflow o
   parallel_for(0, count, grain, [&](int64_t lo, int64_t hi) {
     k.encode(format(id), x + lo, codes + lo, hi - lo, overflow, rounding,
              static_cast<uint64_t>(lo));
+    to_complement(format(id), codes + lo, hi - lo);
   });
 }
 
 void decode(Format id, const uint8_t* codes, float* x, int64_t count) {
   const Kernels& k = kernels();
-  parallel_for(0, count, grain,
-               [&](int64_t lo, int64_t hi) { k.decode(format(id), codes + lo, x + lo, hi - lo); });
+  const FloatFormat& f = format(id);
+  parallel_for(0, count, grain, [&](int64_t lo, int64_t hi) {
+    if (f.specials != Specials::integer) return k.decode(f, codes + lo, x + lo, hi - lo);
+    for (int64_t i = lo; i < hi; ++i) x[i] = integer_value(f, codes[i]);
+  });
 }
 
 void round_to(Format id, const float* x, float* y, int64_t count, Overflow overflow,
@@ -120,6 +136,7 @@ void round_to(Format id, const float* x, float* y, int64_t count, Overflow overf
   const Kernels& k = kernels();
   parallel_for(0, count, grain, [&](int64_t lo, int64_t hi) {
     k.round_to(format(id), x + lo, y + lo, hi - lo, overflow, rounding, static_cast<uint64_t>(lo));
+    if (format(id).specials == Specials::integer) one_zero(y + lo, hi - lo);
   });
 }
 

@@ -1,7 +1,5 @@
 // The number formats of the chip, and conversions to and from float32. A new format is a row in
-// `format_table`.
-// [mx] OCP Microscaling Formats (MX) v1.0; [fp8] OCP 8-bit Floating Point v1.0; [754] IEEE
-// 754-2019; [nki] Neuron NKI data types (legacy float8_e4m3, float8_e3m4).
+// torch_trn_emu/formats/formats.def, which names the sources.
 #pragma once
 
 #include <cstddef>
@@ -10,20 +8,17 @@
 namespace trn::numerics {
 
 enum class Format : uint8_t {
-  float8_e4m3fn,
-  float8_e5m2,
-  float8_e4m3,
-  float8_e3m4,
-  float4_e2m1fn,
-  bfloat16,
-  float16,
-  tfloat32,
+#define TRN_FORMAT(name, exponent_bits, mantissa_bits, specials) name,
+#include "../../torch_trn_emu/formats/formats.def"
 };
 
 enum class Specials : uint8_t {
   ieee,  // the top exponent holds infinity and NaN
   fn,    // no infinity; all ones is NaN
   none,  // every code is a finite number
+  // The same, evenly spaced: an exponent of one bit, whose subnormals and normals are. Codes are
+  // two's complement, so there is one zero; encoding never gives the code that has no opposite.
+  integer,
 };
 
 struct FloatFormat {
@@ -33,7 +28,12 @@ struct FloatFormat {
   Specials specials;
 
   constexpr int bits() const { return 1 + exponent_bits + mantissa_bits; }
-  constexpr int bias() const { return (1 << (exponent_bits - 1)) - 1; }
+  constexpr bool all_numbers() const {
+    return specials == Specials::none || specials == Specials::integer;
+  }
+  constexpr int bias() const {
+    return (1 << (exponent_bits - 1)) - (specials == Specials::integer ? 0 : 1);
+  }
   constexpr int min_exponent() const { return 1 - bias(); }  // of the smallest normal
   constexpr int max_exponent() const {
     return (1 << exponent_bits) - (specials == Specials::ieee ? 2 : 1) - bias();
@@ -46,28 +46,25 @@ struct FloatFormat {
       case Specials::fn:
         return magnitude_mask() - 1;
       case Specials::none:
+      case Specials::integer:
         break;
     }
     return magnitude_mask();
   }
   // Only where specials == ieee.
   constexpr uint32_t infinity_code() const { return ((1u << exponent_bits) - 1) << mantissa_bits; }
-  // All ones in 8 bits, the quiet bit alone above; float4_e2m1fn has none, and 0 stands in.
+  // All ones in 8 bits, the quiet bit alone above; 0 stands in where every code is a number.
   constexpr uint32_t nan_code() const {
-    if (specials == Specials::none) return 0;
+    if (all_numbers()) return 0;
     return bits() <= 8 ? magnitude_mask() : infinity_code() | (1u << (mantissa_bits - 1));
   }
 };
 
 inline constexpr FloatFormat format_table[] = {
-    // in the order of Format
-    {"float8_e4m3fn", 4, 3, Specials::fn},    // [fp8] [mx] 5.3.1
-    {"float8_e5m2", 5, 2, Specials::ieee},    // [fp8] [mx] 5.3.1
-    {"float8_e4m3", 4, 3, Specials::ieee},    // [nki] largest 240
-    {"float8_e3m4", 3, 4, Specials::ieee},    // [nki] largest 15.5
-    {"float4_e2m1fn", 2, 1, Specials::none},  // [mx] 5.3.3
-    {"bfloat16", 8, 7, Specials::ieee},      {"float16", 5, 10, Specials::ieee},  // [754]
-    {"tfloat32", 8, 10, Specials::ieee},
+// in the order of Format
+#define TRN_FORMAT(name, exponent_bits, mantissa_bits, specials) \
+  {#name, exponent_bits, mantissa_bits, Specials::specials},
+#include "../../torch_trn_emu/formats/formats.def"
 };
 
 constexpr const FloatFormat& format(Format id) { return format_table[static_cast<int>(id)]; }
@@ -78,7 +75,7 @@ constexpr size_t size_of(DType dtype) { return dtype == DType::float32 ? 4 : 2; 
 
 enum class Overflow : uint8_t {
   saturate,  // to the largest finite number, infinities too
-  special,   // to infinity, or NaN where there is none; float4_e2m1fn saturates all the same
+  special,   // to infinity, or NaN where there is none; a format of numbers alone saturates
 };
 
 enum class RoundingMode : uint8_t { nearest_even, stochastic };
@@ -91,8 +88,8 @@ struct Rounding {
   uint64_t offset = 0;
 };
 
-// float32 to codes, one code a byte, for formats of 8 bits or fewer (E2M1 in the low nibble).
-// Subnormals are produced, never flushed. NaN keeps its sign (E2M1: 0).
+// float32 to codes, one code a byte, for formats of 8 bits or fewer (in the low bits).
+// Subnormals are produced, never flushed. NaN keeps its sign, and is 0 where there is none.
 void encode(Format format, const float* x, uint8_t* codes, int64_t count,
             Overflow overflow = Overflow::saturate, Rounding rounding = {});
 

@@ -8,24 +8,13 @@
 #include <cstring>
 #include <vector>
 
+#include "integers.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "scratch.h"
 
 namespace trn::numerics {
 namespace {
-
-constexpr Format element_format(Element element) {
-  switch (element) {
-    case Element::float8_e4m3fn:
-      return Format::float8_e4m3fn;
-    case Element::float8_e5m2:
-      return Format::float8_e5m2;
-    case Element::float4_e2m1fn:
-      break;
-  }
-  return Format::float4_e2m1fn;
-}
 
 // bits(a * factor) + round, shifted to its exponent, minus subtract.
 struct ScaleRow {
@@ -55,7 +44,7 @@ ScaleRow scale_row(ScaleRule rule, const FloatFormat& f) {
 }  // namespace
 
 MxConstants mx_constants(const MxSpec& spec) {
-  const FloatFormat& f = format(element_format(spec.element));
+  const FloatFormat& f = element_format(spec.element);
   const ScaleRow rule = scale_row(spec.rule, f);
   MxConstants c;
   c.scale_factor = rule.factor;
@@ -65,7 +54,8 @@ MxConstants mx_constants(const MxSpec& spec) {
   c.min_normal_bits = static_cast<uint32_t>(f.min_exponent() + 127) << 23;
   c.max_bits = std::bit_cast<uint32_t>(reference::decode(f, f.max_code()));
   c.nan_code = f.nan_code();
-  c.sign_shift = static_cast<uint32_t>(32 - f.bits());
+  // What fills no byte, or is no sign and magnitude, becomes so in finish_codes.
+  c.sign_shift = static_cast<uint32_t>(codes_a_byte(spec.element) == 2 ? 28 : 24);
   c.through_bf16 = spec.through_bf16;
   c.stochastic = spec.rounding.mode == RoundingMode::stochastic;
   c.seed = spec.rounding.seed;
@@ -146,9 +136,9 @@ int64_t index_in_group(Grouping grouping, int64_t group, int64_t i) {
 
 void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
               int64_t codes_row_stride, uint8_t* scales, int64_t scales_row_stride) {
-  const FloatFormat& f = format(element_format(spec.element));
+  const FloatFormat& f = element_format(spec.element);
   const int64_t k = axis == 0 ? x.rows : x.cols, others = axis == 0 ? x.cols : x.rows;
-  const bool two_a_byte = spec.element == Element::float4_e2m1fn;
+  const bool two_a_byte = codes_a_byte(spec.element) == 2;
   for (int64_t other = 0; other < others; ++other) {
     const auto value = [&](int64_t i) {
       const float v = axis == 0 ? load(x, i, other) : load(x, other, i);
@@ -207,8 +197,8 @@ void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
 void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* scales,
                 int64_t scales_row_stride, int axis, Element element, Grouping grouping,
                 int64_t rows, int64_t cols, DType out_dtype, void* y, int64_t y_row_stride) {
-  const FloatFormat& f = format(element_format(element));
-  const bool two_a_byte = element == Element::float4_e2m1fn;
+  const FloatFormat& f = element_format(element);
+  const bool two_a_byte = codes_a_byte(element) == 2;
   const int64_t k = axis == 0 ? rows : cols, others = axis == 0 ? cols : rows;
   for (int64_t other = 0; other < others; ++other)
     for (int64_t group = 0; group < scale_count(k, grouping); ++group)
@@ -460,6 +450,21 @@ void run(const MatrixView& x, int axis, const MxSpec& spec, const Target& target
   }
 }
 
+// The kernels give codes as a sign in the high bit and a magnitude.
+void finish_codes(const FloatFormat& f, uint8_t* codes, int64_t row_stride, int64_t rows,
+                  int64_t cols) {
+  const bool integer = f.specials == Specials::integer;
+  if (f.bits() == 8 && !integer) return;
+  parallel_for(0, rows, grain_of(cols), [&](int64_t lo, int64_t hi) {
+    for (int64_t row = lo; row < hi; ++row) {
+      uint8_t* at = codes + row * row_stride;
+      for (int64_t j = 0; j < cols; ++j)
+        at[j] = integer ? complement_of(at[j])
+                        : static_cast<uint8_t>((at[j] & 0x80) >> (8 - f.bits()) | (at[j] & 0x7f));
+    }
+  });
+}
+
 Output value_output(DType dtype) {
   switch (dtype) {
     case DType::float32:
@@ -476,27 +481,52 @@ Output value_output(DType dtype) {
 
 void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
               int64_t codes_row_stride, uint8_t* scales, int64_t scales_row_stride) {
-  const Output out = spec.element == Element::float4_e2m1fn ? Output::codes4 : Output::codes8;
+  const Output out = codes_a_byte(spec.element) == 2 ? Output::codes4 : Output::codes8;
   run(x, axis, spec,
       {out, reinterpret_cast<char*>(codes), codes_row_stride, scales, scales_row_stride});
+  if (out == Output::codes8)
+    finish_codes(element_format(spec.element), codes, codes_row_stride, x.rows, x.cols);
 }
 
 void quantize_dequantize(const MatrixView& x, int axis, const MxSpec& spec, DType out_dtype,
                          void* y, int64_t y_row_stride) {
   run(x, axis, spec, {value_output(out_dtype), static_cast<char*>(y), y_row_stride, nullptr, 0});
+  if (element_format(spec.element).specials != Specials::integer) return;
+  parallel_for(0, x.rows, grain_of(x.cols), [&](int64_t lo, int64_t hi) {
+    for (int64_t row = lo; row < hi; ++row) {
+      if (out_dtype == DType::float32)
+        one_zero(static_cast<float*>(y) + row * y_row_stride, x.cols);
+      else
+        one_zero(static_cast<uint16_t*>(y) + row * y_row_stride, x.cols);
+    }
+  });
 }
+
+namespace {
+
+constexpr int64_t piece = 512;  // of a row, decoded at a time
+
+void decode_integers(const FloatFormat& f, const uint8_t* codes, float* scales, int64_t count,
+                     DType out, void* y) {
+  for (int64_t j = 0; j < count; ++j) {
+    const float value = integer_value(f, codes[j]) * scales[j];
+    scales[j] = value != value ? std::bit_cast<float>(0x7fc00000u) : value;
+  }
+  kernels().convert(DType::float32, scales, out, y, count, {}, 0);
+}
+
+}  // namespace
 
 void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* scales,
                 int64_t scales_row_stride, int axis, Element element, Grouping grouping,
                 int64_t rows, int64_t cols, DType out_dtype, void* y, int64_t y_row_stride) {
   const Kernels& kernel = kernels();
-  const FloatFormat f = format(element_format(element));
-  const bool two_a_byte = element == Element::float4_e2m1fn;
+  const FloatFormat& f = element_format(element);
+  const bool two_a_byte = codes_a_byte(element) == 2;
   const auto group_of = [grouping](int64_t k) {
     return grouping == Grouping::contiguous ? k / 32 : k / 512 * 16 + k % 128 / 8;
   };
   parallel_for(0, rows, grain_of(cols), [&](int64_t lo, int64_t hi) {
-    constexpr int64_t piece = 512;
     uint8_t unpacked[piece];
     float factors[piece];
     for (int64_t row = lo; row < hi; ++row)
@@ -526,9 +556,12 @@ void dequantize(const uint8_t* codes, int64_t codes_row_stride, const uint8_t* s
             from = unpacked;
           }
         }
-        kernel.mx_decode_row(f, from, factors, count, out_dtype,
-                             static_cast<char*>(y) + (row * y_row_stride + col) *
-                                                         static_cast<int64_t>(size_of(out_dtype)));
+        char* to = static_cast<char*>(y) +
+                   (row * y_row_stride + col) * static_cast<int64_t>(size_of(out_dtype));
+        if (f.specials == Specials::integer)
+          decode_integers(f, from, factors, count, out_dtype, to);
+        else
+          kernel.mx_decode_row(f, from, factors, count, out_dtype, to);
       }
   });
 }

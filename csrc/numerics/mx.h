@@ -11,7 +11,21 @@
 
 namespace trn::numerics {
 
-enum class Element : uint8_t { float8_e4m3fn, float8_e5m2, float4_e2m1fn };
+enum class Element : uint8_t {
+#define TRN_ELEMENT(name, codes_dtype) name,
+#include "../../torch_trn_emu/formats/formats.def"
+};
+
+constexpr const FloatFormat& element_format(Element element) {
+  constexpr Format formats[] = {
+#define TRN_ELEMENT(name, codes_dtype) Format::name,
+#include "../../torch_trn_emu/formats/formats.def"
+  };
+  return format(formats[static_cast<int>(element)]);
+}
+
+// Codes that a byte holds: two of 4 bits, else one, in the low bits.
+constexpr int codes_a_byte(Element element) { return element_format(element).bits() == 4 ? 2 : 1; }
 
 // With a = the largest magnitude of the block, and emax and max those of the element format:
 enum class ScaleRule : uint8_t {
@@ -54,14 +68,14 @@ struct MatrixView {
 };
 
 // Quantises x in blocks along `axis` (0: down the rows, 1: along a row).
-//   codes   row-major. 8-bit formats: [rows, cols]. float4_e2m1fn packs two consecutive elements of
+//   codes   row-major, one a byte: [rows, cols]. float4_e2m1fn packs two consecutive elements of
 //           `axis` in a byte, the first in the low nibble: [rows, ceil(cols/2)] for axis 1,
 //           [ceil(rows/2), cols] for axis 0.
 //   scales  row-major E8M0: [rows, scale_count(cols)] for axis 1, [scale_count(rows), cols] for
 //   axis 0.
-// Elements round and saturate. An all-zero block has scale code 0 and keeps its zeros' signs. A
-// block with a NaN or infinity (after the bfloat16 step) has scale 0xFF and the NaN code throughout
-// (float4_e2m1fn: 0).
+// Elements round and saturate. An all-zero block has scale code 0 and keeps its zeros' signs (int8
+// has none). A block with a NaN or infinity (after the bfloat16 step) has scale 0xFF and the NaN
+// code throughout (0 where the format has none).
 void quantize(const MatrixView& x, int axis, const MxSpec& spec, uint8_t* codes,
               int64_t codes_row_stride, uint8_t* scales, int64_t scales_row_stride);
 

@@ -56,6 +56,9 @@ POLICIES = {
     "mxfp8": (MXFP8, MXFP8, BF16),
     "mxfp8_all": (MXFP8, MXFP8, MXFP8),
     "mxfp4": (MXFP4, MXFP8, BF16),
+} | {
+    name: (Rounded(name, name), Rounded(name, name), BF16)
+    for name in ("mxfp6_e2m3", "mxfp6_e3m2", "mxint8")
 }
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torch_trn_emu.formats.mx import MX_FORMATS, dequantize_mx, quantize_mx
 
-ELEMENTS = {"float8_e4m3fn": "mxfp8", "float8_e5m2": "mxfp8_e5m2", "float4_e2m1fn": "mxfp4"}
+ELEMENTS = {row.element.name: name for name, row in MX_FORMATS.items()}
 RULES = ("trn3", "ocp_floor", "rceil", "ceil", "even")
 
 devices = pytest.mark.parametrize("device", ["cpu", "trn"])
@@ -43,13 +43,37 @@ def test_quantize_is_the_definition(device, element, rule, shape, dim):
     want_codes, want_scales = quantize_mx(moved.numpy(), MX_FORMATS[ELEMENTS[element]], rule)
     assert np.array_equal(plain_codes(codes, dim, moved.shape[-1]), want_codes)
     assert np.array_equal(scales.cpu().view(torch.uint8).movedim(dim, -1).numpy(), want_scales)
-    back = torch.ops.trn.dequantize_mx(codes, scales, dim=dim, size=moved.shape[-1])
+    back = torch.ops.trn.dequantize_mx(
+        codes, scales, dim=dim, size=moved.shape[-1], element=element
+    )
     want = dequantize_mx(want_codes, want_scales, MX_FORMATS[ELEMENTS[element]])
     assert np.array_equal(back.cpu().double().movedim(dim, -1).numpy(), want)
     rounded = torch.ops.trn.quantize_dequantize_mx(
         x.to(device), dim=dim, element=element, scale_rule=rule
     )
     assert torch.equal(rounded.double(), back.double())
+    meta, meta_scales = torch.ops.trn.quantize_mx(x.to("meta"), dim=dim, element=element)
+    assert (meta.shape, meta.dtype, meta_scales.shape) == (codes.shape, codes.dtype, scales.shape)
+
+
+@devices
+def test_a_byte_of_six_bits_needs_its_element(device):
+    x = draw(4, 64).to(device)
+    for element in ("float6_e2m3fn", "float6_e3m2fn"):
+        codes, scales = torch.ops.trn.quantize_mx(x, element=element)
+        assert codes.dtype is torch.uint8
+        assert int(codes.max()) < 64
+        with pytest.raises(TypeError, match="float6_e2m3fn or float6_e3m2fn: name the element"):
+            torch.ops.trn.dequantize_mx(codes, scales)
+        with pytest.raises(TypeError, match="MX codes of int8 are Char, got Byte"):
+            torch.ops.trn.dequantize_mx(codes, scales, element="int8")
+    codes, scales = torch.ops.trn.quantize_mx(x, element="int8")
+    assert codes.dtype is torch.int8  # which names its element
+    assert int(codes.abs().max()) <= 127
+    back = torch.ops.trn.dequantize_mx(codes, scales)
+    assert torch.equal(back, torch.ops.trn.quantize_dequantize_mx(x, element="int8"))
+    with pytest.raises(ValueError, match='element "float6" is none of'):
+        torch.ops.trn.dequantize_mx(codes, scales, element="float6")
 
 
 @devices
@@ -132,7 +156,7 @@ def test_stochastic_rounding_is_seeded_and_unbiased(device):
 
 @devices
 @pytest.mark.parametrize(
-    ("a_element", "b_element"), [("float8_e4m3fn",) * 2, ("float4_e2m1fn",) * 2]
+    ("a_element", "b_element"), [*((e, e) for e in ELEMENTS), ("float8_e4m3fn", "float6_e2m3fn")]
 )
 def test_mx_mm_multiplies_what_quantisation_gives(device, a_element, b_element):
     a, b = torch.randn(9, 70).to(device), torch.randn(70, 6).to(device)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from torch_trn_emu.chip import ANNOUNCED, CHIPS, Figure, Status, documented, get_chip
-from torch_trn_emu.errors import ChipLimit, Unsupported
+from torch_trn_emu.chip import CHIPS, SYSTEMS, Figure, Status, documented, get_chip, get_system
+from torch_trn_emu.errors import ChipLimit
 
 # Peaks of one core as the architecture guides print them, in whole TFLOPS.
 GUIDE_PEAKS = [
@@ -69,10 +69,57 @@ def test_mx_needs_trn3() -> None:
         get_chip("trn2").peak_flops("mxfp8")
 
 
-def test_trn4_is_announced_only() -> None:
-    assert "trn4" in ANNOUNCED
-    with pytest.raises(Unsupported, match="announced only"):
-        get_chip("trn4")
+def _peak(name: str, operand: str) -> float:
+    chip = get_chip(name)
+    return chip.physical_cores * chip.peak_flops(operand)
+
+
+def test_trn4_has_the_announced_ratios_to_trn3() -> None:
+    trn3, trn4 = get_chip("trn3"), get_chip("trn4")
+    assert _peak("trn4", "mxfp4") == pytest.approx(6 * _peak("trn3", "mxfp4"))
+    assert _peak("trn4", "mxfp8") == pytest.approx(3 * _peak("trn3", "mxfp8"))
+    assert _peak("trn4", "mxfp4") == pytest.approx(trn4.marketing_peak_flops["mxfp4"], rel=0.001)
+    bandwidth = [float(chip.hbm.bandwidth_bytes_per_s) for chip in (trn3, trn4)]
+    assert bandwidth[1] == pytest.approx(4 * bandwidth[0])
+    assert trn4.dma.engine_bytes_per_s == pytest.approx(4 * trn3.dma.engine_bytes_per_s)
+
+
+def test_every_figure_of_trn4_is_a_projection() -> None:
+    trn4 = get_chip("trn4")
+    found = list(_floats(trn4, "trn4"))
+    assert len(found) > 30
+    for path, value in found:
+        assert isinstance(value, Figure)
+        assert value.status is Status.PROJECTED, path
+    assert "projection" in trn4.basis
+    for level in get_system("", "trn4").levels:
+        assert level.bytes_per_s.status is Status.PROJECTED
+    for chip in CHIPS.values():
+        if chip is not trn4:
+            assert all(v.status is not Status.PROJECTED for _, v in _floats(chip, chip.name))  # type: ignore[attr-defined]
+
+
+def test_a_product_on_trn4_takes_a_third_and_a_sixth_of_the_array() -> None:
+    from torch_trn_emu.engines import cycles
+    from torch_trn_emu.lowering.matmul import matmul
+
+    took = {}
+    for name in ("trn3", "trn4"):
+        for compute in ("mxfp8", "mxfp4"):
+            chip = get_chip(name)
+            program = matmul(1024, 2048, 1024, chip=chip, compute=compute)
+            took[name, compute] = sum(
+                cycles(i, chip) for i in program.instructions() if i.opcode == "nc_matmul_mx"
+            )
+    assert took["trn3", "mxfp8"] == took["trn3", "mxfp4"]
+    assert took["trn4", "mxfp8"] == pytest.approx(took["trn3", "mxfp8"] / 3, rel=0.01)
+    assert took["trn4", "mxfp4"] == pytest.approx(took["trn3", "mxfp4"] / 6, rel=0.01)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_every_chip_has_a_system(name: str) -> None:
+    assert get_system("", name).chip == name
+    assert get_chip(name).default_system in [system.name for system in SYSTEMS]
 
 
 def test_default_precision_is_the_fastest_training_format() -> None:
@@ -80,6 +127,7 @@ def test_default_precision_is_the_fastest_training_format() -> None:
         "trn1": "bf16",
         "trn2": "bf16",
         "trn3": "mxfp8",
+        "trn4": "mxfp8",
     }
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_trn_emu.errors import Unsupported
-from torch_trn_emu.formats import FORMATS
+from torch_trn_emu.formats import ELEMENTS, FORMATS, MX_FORMATS, POLICIES
 from torch_trn_emu.formats.codec import decode, encode, round_to
 
 ORACLE = {
@@ -18,6 +18,8 @@ ORACLE = {
     "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
     "float8_e4m3": np.dtype(ml_dtypes.float8_e4m3),
     "float8_e3m4": np.dtype(ml_dtypes.float8_e3m4),
+    "float6_e2m3fn": np.dtype(ml_dtypes.float6_e2m3fn),
+    "float6_e3m2fn": np.dtype(ml_dtypes.float6_e3m2fn),
     "float4_e2m1fn": np.dtype(ml_dtypes.float4_e2m1fn),
     "float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
@@ -31,6 +33,8 @@ LIMITS = [
     ("float8_e4m3fn", 448.0, 2.0**-6, 2.0**-9),
     ("float8_e4m3", 240.0, 2.0**-6, 2.0**-9),
     ("float8_e3m4", 15.5, 2.0**-2, 2.0**-6),
+    ("float6_e2m3fn", 7.5, 1.0, 0.125),
+    ("float6_e3m2fn", 28.0, 0.25, 0.0625),
     ("float4_e2m1fn", 6.0, 1.0, 0.5),
     ("float8_e8m0fnu", 2.0**127, 2.0**-127, 2.0**-127),
 ]
@@ -102,6 +106,34 @@ def test_overflow_saturates_or_becomes_special() -> None:
     assert np.isnan(round_to(e4m3fn, 1e9))
     assert round_to(e5m2, -1e9) == -np.inf
     assert round_to(e2m1, -np.inf) == -6
+
+
+def test_integers_are_sixty_fourths_in_twos_complement() -> None:
+    row = ELEMENTS["int8"].format
+    assert (row.max, row.emax, row.min_subnormal, row.bits) == (1 + 63 / 64, 0, 1 / 64, 8)
+    codes = np.arange(256)
+    values = decode(row, codes)
+    np.testing.assert_array_equal(values, codes.astype(np.int8) / 64)
+    np.testing.assert_array_equal(encode(row, values)[codes != 128], codes[codes != 128])
+    assert encode(row, -2.0) == 129  # the least code has no opposite and is not given
+    every = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16).astype(np.float32)
+    every = every[~np.isnan(every)].astype(np.float64)
+    nearest = np.clip(np.rint(np.clip(every, -4, 4) * 64), -127, 127) / 64
+    np.testing.assert_array_equal(round_to(row, every), nearest)
+    assert not np.signbit(round_to(row, -0.001))
+
+
+def test_the_table_is_complete() -> None:
+    names = {"weight", "other", "weight_gradient", "attention", "convolution"}
+    for policy in POLICIES.values():
+        for name in names:
+            assert getattr(policy, name) in {"as_given", "bf16", *MX_FORMATS}, policy.name
+    for row in MX_FORMATS.values():
+        assert ELEMENTS[row.element.name].format is row.element
+    assert {name: row.label for name, row in MX_FORMATS.items()}["mxfp6_e2m3"] == "MXFP6 E2M3"
+    assert MX_FORMATS["mxint8"].label == "MXINT8"
+    assert MX_FORMATS["mxint8"].bits_per_element == 8.25
+    assert FORMATS["float6_e2m3fn"].storage_bytes == 1
 
 
 def test_what_a_format_cannot_hold_is_refused() -> None:

@@ -14,6 +14,9 @@ GFLOAT = {
     "mxfp8": gfloat.formats.format_info_ocp_e4m3,
     "mxfp8_e5m2": gfloat.formats.format_info_ocp_e5m2,
     "mxfp4": gfloat.formats.format_info_ocp_e2m1,
+    "mxfp6_e2m3": gfloat.formats.format_info_ocp_e2m3,
+    "mxfp6_e3m2": gfloat.formats.format_info_ocp_e3m2,
+    "mxint8": gfloat.formats.format_info_ocp_int8,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_float, c_int, c_int64, c_uint8, c_uint64, c_void_p
@@ -27,17 +28,16 @@ FLAGS = (
     "-O3 -std=c++20 -fPIC -ffp-contract=off -fno-trapping-math -Wall -Wextra -Wconversion -Werror"
 ).split() + SANITIZE
 
-FORMATS = (  # in the order of numerics::Format
-    "float8_e4m3fn",
-    "float8_e5m2",
-    "float8_e4m3",
-    "float8_e3m4",
-    "float4_e2m1fn",
-    "bfloat16",
-    "float16",
-    "tfloat32",
-)
-ELEMENTS = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn")
+TABLE = ROOT / "torch_trn_emu" / "formats" / "formats.def"
+
+
+def names_of(kind: str) -> tuple[str, ...]:
+    """The names in the rows of a kind, in the order of its enumeration in C++."""
+    return tuple(re.findall(rf"^TRN_{kind}\((\w+)", TABLE.read_text(), re.MULTILINE))
+
+
+FORMATS = names_of("FORMAT")
+ELEMENTS = names_of("ELEMENT")
 RULES = ("trn3", "ocp_floor", "rceil", "ceil", "even")
 GROUPINGS = ("contiguous", "wrapped")
 ROUNDINGS = ("none", "bfloat16", "tfloat32", "mx")
@@ -140,7 +140,7 @@ def build() -> Path:
     """Compile what changed, and return the shared object."""
     folder = BUILD
     folder.mkdir(parents=True, exist_ok=True)
-    headers = [p for p in SOURCES.iterdir() if p.suffix in (".h", ".inc")]
+    headers = [TABLE, *(p for p in SOURCES.iterdir() if p.suffix in (".h", ".inc"))]
     newest = max(p.stat().st_mtime for p in headers)
     sources = [*sorted(SOURCES.glob("*.cpp")), HERE / "capi.cpp"]
     library = folder / "libtrn_numerics_test.so"

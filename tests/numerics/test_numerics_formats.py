@@ -7,29 +7,36 @@ import numpy as np
 import pytest
 from numerics_library import DTYPES, FORMATS, Numerics
 
-SMALL = FORMATS[:5]
-ML_DTYPES = {
-    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "float8_e5m2": ml_dtypes.float8_e5m2,
-    "float8_e4m3": ml_dtypes.float8_e4m3,
-    "float8_e3m4": ml_dtypes.float8_e3m4,
-    "float4_e2m1fn": ml_dtypes.float4_e2m1fn,
-    "bfloat16": ml_dtypes.bfloat16,
-    "float16": np.float16,
-}
-GFLOAT = {
-    "float8_e4m3fn": gf.format_info_ocp_e4m3,
-    "float8_e5m2": gf.format_info_ocp_e5m2,
-    "float4_e2m1fn": gf.format_info_ocp_e2m1,
-    "bfloat16": gf.format_info_bfloat16,
-    "float16": gf.format_info_binary16,
-}
 LARGEST = {
     "float8_e4m3fn": 448,
     "float8_e5m2": 57344,
     "float8_e4m3": 240,
     "float8_e3m4": 15.5,
+    "float6_e3m2fn": 28,
+    "float6_e2m3fn": 7.5,
     "float4_e2m1fn": 6,
+}
+ML_DTYPES = {
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+    "float8_e4m3": ml_dtypes.float8_e4m3,
+    "float8_e3m4": ml_dtypes.float8_e3m4,
+    "float6_e3m2fn": ml_dtypes.float6_e3m2fn,
+    "float6_e2m3fn": ml_dtypes.float6_e2m3fn,
+    "float4_e2m1fn": ml_dtypes.float4_e2m1fn,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float16": np.float16,
+}
+SMALL = [name for name in FORMATS if name in LARGEST]  # int8 has a test of its own
+NUMBERS = [name for name in SMALL if "float8" not in name]  # every code is one
+GFLOAT = {
+    "float8_e4m3fn": gf.format_info_ocp_e4m3,
+    "float8_e5m2": gf.format_info_ocp_e5m2,
+    "float6_e3m2fn": gf.format_info_ocp_e3m2,
+    "float6_e2m3fn": gf.format_info_ocp_e2m3,
+    "float4_e2m1fn": gf.format_info_ocp_e2m1,
+    "bfloat16": gf.format_info_bfloat16,
+    "float16": gf.format_info_binary16,
 }
 
 
@@ -57,7 +64,7 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("fmt", SMALL)
 def test_every_code_decodes_as_in_ml_dtypes(each_isa: Numerics, fmt: str) -> None:
-    codes = np.arange(16 if fmt == "float4_e2m1fn" else 256, dtype=np.uint8)
+    codes = np.arange(2 ** ml_dtypes.finfo(ML_DTYPES[fmt]).bits, dtype=np.uint8)
     wanted = codes.view(ML_DTYPES[fmt]).astype(np.float32)
     assert same(each_isa.decode(fmt, codes), wanted)
     assert same(each_isa.reference_decode(fmt, codes), wanted)
@@ -70,7 +77,7 @@ def test_every_16_bit_value_encodes_as_in_ml_dtypes(
     each_isa: Numerics, fmt: str, source: np.dtype
 ) -> None:
     x = every(source)
-    x = x[~np.isnan(x)] if fmt == "float4_e2m1fn" else x
+    x = x[~np.isnan(x)] if fmt in NUMBERS else x
     wanted = x.astype(ML_DTYPES[fmt]).astype(np.float32)
     assert same(each_isa.decode(fmt, each_isa.encode(fmt, x, special=True)), wanted)
     assert same(each_isa.round_to(fmt, x), wanted)
@@ -80,9 +87,9 @@ def test_every_16_bit_value_encodes_as_in_ml_dtypes(
 def test_values_round_as_in_gfloat(numerics: Numerics, fmt: str) -> None:
     info = GFLOAT[fmt]
     x = every(np.dtype(np.float16))[::7] * np.float32(2.0) ** np.float32(3)
-    x = x[~np.isnan(x)] if fmt == "float4_e2m1fn" else x
+    x = x[~np.isnan(x)] if fmt in NUMBERS else x
     for special in (False, True):
-        saturate = not special or fmt == "float4_e2m1fn"
+        saturate = not special or fmt in NUMBERS
         wanted = np.array([gfloat.round_float(info, float(v), sat=saturate) for v in x])
         assert same(numerics.round_to(fmt, x, special=special), wanted.astype(np.float32))
 
@@ -96,8 +103,21 @@ def test_fast_equals_reference(each_isa: Numerics, fmt: str, special: bool) -> N
     assert np.array_equal(
         each_isa.round_to(fmt, x, special=special).view(np.uint32), wanted.view(np.uint32)
     )
-    if fmt in SMALL:
+    if fmt in SMALL or fmt == "int8":
         assert np.array_equal(each_isa.encode(fmt, x, special=special), codes)
+
+
+def test_integers_are_sixty_fourths(each_isa: Numerics) -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    wanted = codes.view(np.int8).astype(np.float32) / 64
+    assert each_isa.decode("int8", codes).tobytes() == wanted.tobytes()
+    assert each_isa.reference_decode("int8", codes).tobytes() == wanted.tobytes()
+    for x in (every(DTYPES[1]), every(DTYPES[2])):
+        x = x[~np.isnan(x)]
+        nearest = np.clip(np.rint(np.clip(x, -4, 4).astype(np.float64) * 64), -127, 127)
+        assert np.array_equal(each_isa.encode("int8", x).view(np.int8), nearest.astype(np.int8))
+        rounded = each_isa.round_to("int8", x)
+        assert rounded.tobytes() == (nearest / 64 + 0.0).astype(np.float32).tobytes()
 
 
 def test_float32_rounds_to_16_bits_as_in_numpy(each_isa: Numerics) -> None:

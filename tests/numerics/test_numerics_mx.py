@@ -10,16 +10,18 @@ import pytest
 from numerics_library import DTYPES, ELEMENTS, GROUPINGS, RULES, Mx, Numerics
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-EMAX = {"float8_e4m3fn": 8, "float8_e5m2": 15, "float4_e2m1fn": 2}
-MANTISSA = {"float8_e4m3fn": 3, "float8_e5m2": 2, "float4_e2m1fn": 1}
-NAN_CODE = {"float8_e4m3fn": 0x7F, "float8_e5m2": 0x7F, "float4_e2m1fn": 0}
-ELEMENT_DTYPE = {name: getattr(ml_dtypes, name) for name in ELEMENTS}
+EMAX = {"float8_e4m3fn": 8, "float8_e5m2": 15, "float6_e3m2fn": 4, "float6_e2m3fn": 2,
+        "float4_e2m1fn": 2, "int8": 0}  # fmt: skip
+MANTISSA = {"float8_e4m3fn": 3, "float8_e5m2": 2, "float6_e3m2fn": 2, "float6_e2m3fn": 3,
+            "float4_e2m1fn": 1, "int8": 6}  # fmt: skip
+SIGN_BIT = {"float6_e3m2fn": 32, "float6_e2m3fn": 32, "float4_e2m1fn": 8}  # else 128
+NAN_CODE = {"float8_e4m3fn": 0x7F, "float8_e5m2": 0x7F}  # else 0
 SHAPES = [(1, 1), (3, 32), (33, 5), (64, 40), (7, 600), (600, 7), (2, 2100)]
 
 FINITE = {}  # element -> ascending list of (magnitude, code)
-for name, dtype in ELEMENT_DTYPE.items():
-    codes = np.arange(8 if name == "float4_e2m1fn" else 128, dtype=np.uint8)
-    values = codes.view(dtype).astype(np.float64)
+for name in ELEMENTS:
+    codes = np.arange(SIGN_BIT.get(name, 128), dtype=np.uint8)
+    values = codes / 64 if name == "int8" else codes.view(getattr(ml_dtypes, name)).astype(float)
     FINITE[name] = [
         (Fraction(v), int(c)) for v, c in zip(values, codes, strict=True) if np.isfinite(v)
     ]
@@ -69,6 +71,12 @@ def groups(k: int, grouping: str) -> list[list[int]]:
     return [[t + 8 * g + o + i for o in (0, 128, 256, 384) for i in range(8)] for t, g in starts]
 
 
+def signed(element: str, code: int, negative: bool) -> int:
+    if element == "int8":
+        return -code & 255 if negative else code
+    return code | (SIGN_BIT.get(element, 128) if negative else 0)
+
+
 def oracle(x: np.ndarray, axis: int, mx: Mx) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Element codes one a byte, scales, and exact values as float64, all along the last axis."""
     if axis == 0:
@@ -81,14 +89,13 @@ def oracle(x: np.ndarray, axis: int, mx: Mx) -> tuple[np.ndarray, np.ndarray, np
     codes = np.zeros((rows, k), np.uint8)
     scales = np.zeros((rows, len(index)), np.uint8)
     values = np.zeros((rows, k))
-    sign_bit = 8 if mx.element == "float4_e2m1fn" else 128
     cache: dict[tuple[float, int], int] = {}
     for row, (g, block) in product(range(rows), enumerate(index)):
         here = [i for i in block if i < k]
         magnitudes = np.abs(x[row, here])
         if not np.all(np.isfinite(magnitudes)):
             scales[row, g] = 255
-            codes[row, here] = NAN_CODE[mx.element]
+            codes[row, here] = NAN_CODE.get(mx.element, 0)
             values[row, here] = np.nan
             continue
         amax = float(max(magnitudes, default=0))
@@ -99,7 +106,7 @@ def oracle(x: np.ndarray, axis: int, mx: Mx) -> tuple[np.ndarray, np.ndarray, np
             if key not in cache:
                 cache[key] = nearest_code(mx.element, Fraction(key[0]) / Fraction(2) ** e)
             sign = bool(np.signbit(x[row, i]))
-            codes[row, i] = cache[key] | (sign_bit if sign else 0)
+            codes[row, i] = signed(mx.element, cache[key], sign)
             magnitude = FINITE[mx.element][cache[key]][0] * Fraction(2) ** e
             values[row, i] = -float(magnitude) if sign else float(magnitude)
     return codes, scales, values
@@ -127,7 +134,8 @@ def agrees(numerics: Numerics, x: np.ndarray, axis: int, mx: Mx) -> None:
             got_codes, got_scales, axis, mx, x.shape, np.float32, reference=reference
         )
         assert np.array_equal(back.view(np.uint32) << 1, wanted.view(np.uint32) << 1)
-        assert np.array_equal(np.signbit(back) | np.isnan(back), np.signbit(x) | np.isnan(back))
+        negative = np.signbit(x) & ((wanted != 0) | (mx.element != "int8"))
+        assert np.array_equal(np.signbit(back) | np.isnan(back), negative | np.isnan(back))
     direct = numerics.quantize_dequantize(x, axis, mx, np.float32)
     assert np.array_equal(direct.view(np.uint32), back.view(np.uint32))
 

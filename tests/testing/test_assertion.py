@@ -5,6 +5,7 @@ import torch
 from torch import library, nn
 
 from torch_trn_emu import set_precision
+from torch_trn_emu.precision import POLICIES
 from torch_trn_emu.testing import assert_parity
 
 
@@ -16,7 +17,7 @@ def model():
 X = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("policy", ["fp32", "bf16", "mxfp8", "mxfp8_all", "mxfp4"])
+@pytest.mark.parametrize("policy", [*POLICIES])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_layers_pass_under_every_policy(policy, dtype):
     assert_parity(model().to(dtype), X.to(dtype), steps=3, precision=policy)

@@ -1,9 +1,17 @@
 """Chip specifications: values with a source, importing nothing."""
 
-from .chips import ANNOUNCED, CHIPS, get_chip
-from .provenance import Figure, Status, calibrated, chosen, documented, inferred, measured
+from .chips import CHIPS, get_chip
+from .provenance import (
+    Figure,
+    Status,
+    calibrated,
+    chosen,
+    documented,
+    inferred,
+    measured,
+    projected,
+)
 from .spec import (
-    AnnouncedChip,
     Chip,
     Dma,
     ElementwiseEngine,
@@ -15,10 +23,8 @@ from .spec import (
 from .systems import SYSTEMS, Level, System, get_system
 
 __all__ = [
-    "ANNOUNCED",
     "CHIPS",
     "SYSTEMS",
-    "AnnouncedChip",
     "Chip",
     "Dma",
     "ElementwiseEngine",
@@ -37,4 +43,5 @@ __all__ = [
     "get_system",
     "inferred",
     "measured",
+    "projected",
 ]

@@ -1,5 +1,7 @@
 """The chips: one value each. To add one, add a `Chip` to `CHIPS`, its peaks to test_chips.py.
 
+An announced chip is a projection of the one before it: all of its figures are `projected`.
+
 Sources
   [arch]    Neuron SDK, about-neuron/arch/neuron-hardware/{trainium,trainium2,trainium3}.rst
   [guide]   Neuron SDK, nki/guides/architecture/{trainium,trainium2,trainium3}_arch.rst
@@ -14,12 +16,13 @@ Sources
 for trn3, which has no public measurement; such figures are `inferred`.
 """
 
+from dataclasses import fields, is_dataclass, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from ..errors import Unsupported
-from .provenance import calibrated, chosen, documented, inferred, measured
+from .provenance import Figure, calibrated, chosen, documented, inferred, measured, projected
 from .spec import (
-    AnnouncedChip,
     Chip,
     Dma,
     ElementwiseEngine,
@@ -29,7 +32,7 @@ from .spec import (
     TensorEngine,
 )
 
-__all__ = ["ANNOUNCED", "CHIPS", "get_chip"]
+__all__ = ["CHIPS", "get_chip"]
 
 KiB, GiB = 1024, 1024**3
 
@@ -141,6 +144,8 @@ _TRN1 = Chip(
     vector_scalar_share_psum_port=True,
     wide_stride_bytes=16,  # [guide] an innermost stride beyond it halves the access rate
     marketing_peak_flops={"bfloat16": 190e12, "float32": 47.5e12, "float8": 190e12},  # [arch]
+    default_system="trn1.32xlarge",
+    rank_bytes_per_s=inferred(56e9, "2 ranks of a trn1, all_reduce of 1 GiB"),
 )
 
 _TRN2 = Chip(
@@ -229,6 +234,8 @@ _TRN2 = Chip(
         "float8": 1299e12,
         "sparse": 2563e12,
     },
+    default_system="trn2.48xlarge",
+    rank_bytes_per_s=inferred(107e9, "4 ranks of a trn2, best of a sweep"),
 )
 
 _TRN3 = Chip(
@@ -325,32 +332,56 @@ _TRN3 = Chip(
         "mxfp4": 2517e12,
         "sparse": 2517e12,
     },
+    default_system="trn3-gen2",
+    rank_bytes_per_s=inferred(107e9, "as on trn2"),
+    basis="extrapolated from trn2",
 )
 
-CHIPS = MappingProxyType({chip.name: chip for chip in (_TRN1, _TRN2, _TRN3)})
+T = TypeVar("T")
 
-ANNOUNCED = MappingProxyType(
-    {
-        "trn4": AnnouncedChip(
-            name="trn4",
-            expected="late 2026 to first half of 2027 [press]",
-            figures={
-                "fp4_flops": inferred(15e15, "[press] 6x trn3 FP4"),
-                "fp8_flops": inferred(7.5e15, "[press] 3x trn3 FP8"),
-                "hbm_bandwidth_bytes_per_s": inferred(19.6e12, "[press] 4x trn3"),
-            },
-            unknown=("cores", "clocks", "SBUF", "PSUM", "native dtypes", "DMA"),
-        )
-    }
+
+def _projection(value: T, source: str) -> T:
+    """A part of a chip whose figures are all `projected`."""
+    if isinstance(value, Figure):
+        return projected(float(value), source)  # type: ignore[return-value]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {f.name: _projection(getattr(value, f.name), source) for f in fields(value)}
+    return replace(value, **parts)
+
+
+# Announced [press]: six times the FP4, three times the FP8 and four times the HBM bandwidth of
+# trn3, whose fastest FP8 and FP4 are the MX formats. FP4 at twice the rate of FP8 needs a datapath
+# of its own. Cores, clocks, memories and all the rest are not public: they are trn3's.
+_AS_TRN3 = _projection(_TRN3, "as on trn3")
+_TRN4 = replace(
+    _AS_TRN3,
+    name="trn4",
+    nc_version=5,
+    tensor_engine=replace(
+        _AS_TRN3.tensor_engine,
+        macs_per_pe_cycle={
+            **_TRN3.tensor_engine.macs_per_pe_cycle,
+            "mxfp8": projected(12, "[press] 3x trn3 in FP8"),
+            "mxfp4": projected(24, "[press] 6x trn3 in FP4"),
+        },
+    ),
+    hbm=replace(
+        _AS_TRN3.hbm, bandwidth_bytes_per_s=projected(4 * 4.9e12, "[press] 4x trn3, of 4.9e12")
+    ),
+    dma=replace(
+        _AS_TRN3.dma, engine_bytes_per_s=projected(4 * 33e9, "keeps up with HBM, as on trn3")
+    ),
+    marketing_peak_flops={"mxfp8": 3 * 2517e12, "mxfp4": 6 * 2517e12},  # [press] times [arch]
+    default_system="trn4-projected",
+    basis="a projection of what is announced, from trn3, which is extrapolated from trn2",
 )
+
+CHIPS = MappingProxyType({chip.name: chip for chip in (_TRN1, _TRN2, _TRN3, _TRN4)})
 
 
 def get_chip(name: str) -> Chip:
-    """The chip called `name`. Raises Unsupported for an announced or unknown one."""
+    """The chip called `name`. Raises Unsupported for an unknown one."""
     if name in CHIPS:
         return CHIPS[name]
-    choices = ", ".join(CHIPS)
-    if name in ANNOUNCED:
-        unknown = ", ".join(ANNOUNCED[name].unknown)
-        raise Unsupported(f"{name} is announced only: {unknown} are not public. Use {choices}.")
-    raise Unsupported(f"no chip is called {name!r}. Use {choices}.")
+    raise Unsupported(f"no chip is called {name!r}. Use {', '.join(CHIPS)}.")

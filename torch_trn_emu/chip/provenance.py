@@ -17,6 +17,7 @@ __all__ = [
     "documented",
     "inferred",
     "measured",
+    "projected",
 ]
 
 
@@ -28,6 +29,7 @@ class Status(str, Enum):
     INFERRED = "inferred"  # arithmetic on documented or measured figures
     CALIBRATED = "calibrated"  # set so that the named measurements come out right
     CHOSEN = "chosen"  # nothing public says; a plausible value of ours
+    PROJECTED = "projected"  # of a chip that does not exist yet: announced, or as the one before
 
     def __str__(self) -> str:
         return self.value
@@ -81,3 +83,8 @@ def calibrated(value: float, source: str, *rows: str) -> Figure:
 def chosen(value: float, source: str) -> Figure:
     """Not public: ours. `source` says why this value."""
     return Figure(value, Status.CHOSEN, source)
+
+
+def projected(value: float, source: str) -> Figure:
+    """Of a chip that is announced only: an announced figure, or one of the chip before it."""
+    return Figure(value, Status.PROJECTED, source)

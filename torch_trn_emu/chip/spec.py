@@ -11,7 +11,6 @@ from ..errors import ChipLimit
 from .provenance import inferred
 
 __all__ = [
-    "AnnouncedChip",
     "Chip",
     "Dma",
     "ElementwiseEngine",
@@ -143,6 +142,10 @@ class Chip:
     vector_gpsimd_share_sbuf_port: bool  # not both at once
     vector_scalar_share_psum_port: bool
     marketing_peak_flops: Mapping[str, float]  # labels only; timing uses `peak_flops`
+    default_system: str  # a name of `systems.py`
+    # One rank's share of the chip's memory and DMA, for ranks on one chip.
+    rank_bytes_per_s: float
+    basis: str = ""  # what its times rest on, where nobody has measured the chip itself
     # Elements of a partition that lie further apart than this halve the access rate; 0: none do.
     wide_stride_bytes: int = 0
 
@@ -178,13 +181,3 @@ class Chip:
                 f"({self.name}, chips.py). It has {', '.join(te.macs_per_pe_cycle)}."
             )
         return 2.0 * te.rows * te.cols * te.clock_hz * te.macs_per_pe_cycle[operand]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnnouncedChip:
-    """A chip that is announced but whose cores are not public: listed, not emulated."""
-
-    name: str
-    expected: str
-    figures: Mapping[str, float]
-    unknown: tuple[str, ...]

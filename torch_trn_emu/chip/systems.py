@@ -11,7 +11,8 @@ extrapolated.
 
 from dataclasses import dataclass
 
-from .provenance import Figure, chosen, documented, inferred
+from .chips import get_chip
+from .provenance import Figure, chosen, documented, projected
 
 __all__ = ["SYSTEMS", "Level", "System", "get_system"]
 
@@ -135,15 +136,29 @@ SYSTEMS = (
         notes="[arch] gives 2.56 TB/s and 2,048 GiB/s of NeuronLink-v4 a chip; its links sum to "
         "704 GB/s each way, which is used",
     ),
+    System(
+        name="trn4-projected",
+        chip="trn4",
+        chips_per_server=4,
+        levels=(
+            Level(
+                name="rack",
+                chips=72,
+                bytes_per_s=projected(_TRN3_LINKS, "as the sum of trn3's links"),
+                hop_s=projected(2e-6, "as trn3-gen2"),
+                shape="switch",
+            ),
+            Level(
+                name="EFA",
+                chips=0,
+                bytes_per_s=projected(25e9, "as trn2"),
+                hop_s=projected(15e-6, "as trn2"),
+                shape="network",
+            ),
+        ),
+        notes="[press] NVLink Fusion, up to 72 chips a domain; no bandwidth is public",
+    ),
 )
-_DEFAULTS = {"trn1": "trn1.32xlarge", "trn2": "trn2.48xlarge", "trn3": "trn3-gen2"}
-
-# One rank's share of its chip's memory and DMA, for ranks on one chip.
-ON_CHIP_BYTES_PER_S = {
-    "trn1": inferred(56e9, "2 ranks of a trn1, all_reduce of 1 GiB"),
-    "trn2": inferred(107e9, "4 ranks of a trn2, best of a sweep"),
-    "trn3": inferred(107e9, "as on trn2"),
-}
 
 
 def get_system(name: str, chip: str) -> System:
@@ -151,7 +166,7 @@ def get_system(name: str, chip: str) -> System:
 
     Raises ValueError for a name that is unknown or of another chip.
     """
-    asked = name or _DEFAULTS[chip]
+    asked = name or get_chip(chip).default_system
     base, times, count = asked.rpartition("x")
     if times and base and count.isdigit():
         asked = base

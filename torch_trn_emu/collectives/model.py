@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ..chip import Figure, Level, System, calibrated, chosen, documented, measured
-from ..chip.systems import ON_CHIP_BYTES_PER_S
+from ..chip import Figure, Level, System, calibrated, chosen, documented, get_chip, measured
 
 __all__ = ["ALGORITHMS", "KNEE", "Algorithm", "Duration", "duration", "extents"]
 
@@ -126,7 +125,7 @@ def extents(ranks: Sequence[int], per_chip: int, system: System) -> list[tuple[L
 def _on(level: Level | None, sharing: int, chip: str) -> tuple[float, float, float]:
     """Bytes/s of one rank, seconds of a hop and mean distance on a level."""
     if level is None:
-        return ON_CHIP_BYTES_PER_S[chip], _HOP_ON_CHIP, 1.0
+        return get_chip(chip).rank_bytes_per_s, _HOP_ON_CHIP, 1.0
     return level.bytes_per_s / sharing, level.hop_s, level.mean_hops
 
 

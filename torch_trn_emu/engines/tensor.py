@@ -6,10 +6,11 @@ Sources
   [golden] Neuron SDK, nki/deep-dives/src/mxfp-matmul (nc_matmul_mx)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..chip import Chip
+from ..formats import MX_FORMATS
 from ..isa import Instruction
 from .behaviour import Behaviour
 from .lazy_numpy import np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["ROWS", "stationary_load_cycles", "x4_of"]
+__all__ = ["ROWS", "passes_of", "stationary_load_cycles", "x4_of"]
 
 
 def x4_of(i: Instruction) -> int:
@@ -30,9 +31,23 @@ def x4_of(i: Instruction) -> int:
 
 
 def passes_of(i: Instruction, chip: Chip) -> float:
-    """How often the moving tensor streams through: 4 times for float32. [isa]"""
-    rate = chip.tensor_engine.macs_per_pe_cycle.get(i.reads[0].buffer.dtype, 1)
+    """How often the moving tensor streams through: 4 times for float32. [isa]
+
+    A part of once where the array multiplies an MX format at more than the rate of trn3.
+    """
+    rates = chip.tensor_engine.macs_per_pe_cycle
+    if i.opcode == "nc_matmul_mx":
+        return x4_of(i) / min(rates[_mx_of(a.buffer.dtype, rates)] for a in i.reads[:2])
+    rate = rates.get(i.reads[0].buffer.dtype, 1)
     return 1 / rate if rate < 1 else 1.0
+
+
+def _mx_of(element: str, rates: Mapping[str, float]) -> str:
+    """The MX format of the array whose elements they are; MXFP8 takes those of either kind."""
+    for row in MX_FORMATS.values():
+        if row.element.name == element and row.name in rates:
+            return row.name
+    return "mxfp8"
 
 
 def stationary_load_cycles(i: Instruction, chip: Chip) -> float:
@@ -53,7 +68,9 @@ def _matmul_cycles(i: Instruction, chip: Chip) -> float:
     # [isa] max(min(64, N_stationary), N_moving), x4 for float32
     stationary, moving = (a.free / x4_of(i) for a in i.reads[:2])
     floor = min(chip.tensor_engine.min_interval_cycles, stationary)
-    return max(floor, moving) * passes_of(i, chip) + stationary_load_cycles(i, chip)
+    passes = passes_of(i, chip)
+    streamed = max(floor * max(1.0, passes), moving * passes)
+    return streamed + stationary_load_cycles(i, chip)
 
 
 def _accumulated(i: Instruction, product: "Array", old: "Array", written: "Array") -> "Array":

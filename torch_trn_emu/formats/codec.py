@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..errors import Unsupported
 from .formats import FloatFormat, Specials
 
-__all__ = ["decode", "encode", "round_to"]
+__all__ = ["decode", "encode", "round_to", "with_sign"]
 
 Codes = npt.NDArray[np.uint32]
 Reals = npt.NDArray[np.float64]
@@ -20,6 +20,9 @@ Reals = npt.NDArray[np.float64]
 def decode(format: FloatFormat, codes: npt.ArrayLike) -> Reals:
     """The values of `codes`: float64, exact; NaN and inf where the code says so."""
     code = np.asarray(codes, dtype=np.uint32).astype(np.int64)
+    if format.specials is Specials.INTEGER:
+        wrapped = code - ((code >> (format.bits - 1)) << format.bits)
+        return np.asarray(np.ldexp(wrapped.astype(np.float64), -format.mantissa_bits))
     sign_bit = 1 << (format.exponent_bits + format.mantissa_bits)
     magnitude = code & (sign_bit - 1)
     exponent = magnitude >> format.mantissa_bits
@@ -38,7 +41,8 @@ def decode(format: FloatFormat, codes: npt.ArrayLike) -> Reals:
 def encode(
     format: FloatFormat, values: npt.ArrayLike, overflow: Literal["saturate", "special"] = "special"
 ) -> Codes:
-    """The codes nearest to `values`, ties to even; subnormals are produced, -0 keeps its sign.
+    """The codes nearest to `values`, ties to even; subnormals are produced, -0 keeps its sign
+    (but an INTEGER has one zero, and never gives its least code, which has no opposite).
 
     overflow  "saturate" gives the largest finite value, for inf too; "special" gives inf, or NaN
               in a format without inf, or saturates in one without either.
@@ -64,12 +68,23 @@ def encode(
     code = np.where(over, _overflow_code(format, overflow), code)
     if format.nan_code is not None:
         code = np.where(nan, format.nan_code, code)
-    sign = (np.signbit(real) & ~nan).astype(np.int64) << (format.bits - 1)
-    return np.asarray((code | sign) if format.signed else code, dtype=np.uint32)
+    return with_sign(format, code, np.signbit(real) & ~nan)
+
+
+def with_sign(format: FloatFormat, magnitude: npt.ArrayLike, negative: npt.ArrayLike) -> Codes:
+    """The codes of magnitudes with their signs; a format without signs has none to give."""
+    code = np.asarray(magnitude, dtype=np.int64)
+    if not format.signed:
+        return code.astype(np.uint32)
+    if format.specials is Specials.INTEGER:
+        signed = np.where(negative, -code, code) & ((1 << format.bits) - 1)
+    else:
+        signed = code | np.asarray(negative).astype(np.int64) << (format.bits - 1)
+    return np.asarray(signed, dtype=np.uint32)
 
 
 def _overflow_code(format: FloatFormat, overflow: str) -> int:
-    if overflow == "saturate" or format.specials is Specials.NONE:
+    if overflow == "saturate" or not format.has_specials:
         return format.max_code
     special = format.inf_code if format.inf_code is not None else format.nan_code
     assert special is not None

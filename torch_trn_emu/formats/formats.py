@@ -1,17 +1,27 @@
-"""The number formats of the engines: one row each, limits follow from the bits. Add a row.
+"""Number formats, MX formats and matmul policies: the rows of formats.def. Limits follow from bits.
 
 Sources
   [ieee] IEEE 754-2019 section 3
-  [ocp8] OCP 8-bit floating point v1.0
   [mx]   OCP Microscaling formats v1.0
-  [guide] Neuron SDK, nki/guides/architecture/trainium3_arch.rst and the dtype page
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["FORMATS", "FloatFormat", "Specials"]
+__all__ = [
+    "ELEMENTS",
+    "FORMATS",
+    "MX_FORMATS",
+    "POLICIES",
+    "Element",
+    "FloatFormat",
+    "MxFormat",
+    "Policy",
+    "Specials",
+]
 
 
 class Specials(Enum):
@@ -20,12 +30,17 @@ class Specials(Enum):
     IEEE = "the top exponent holds inf and NaN"
     FN = "finite: all ones is NaN, there is no inf"
     NONE = "every code is a number"
+    INTEGER = "two's complement: every code is a number, evenly spaced"
     SCALE = "powers of two only: no sign, no zero, all ones is NaN"
 
 
 @dataclass(frozen=True, slots=True)
 class FloatFormat:
-    """A binary floating-point format of sign, exponent and mantissa."""
+    """A binary floating-point format of sign, exponent and mantissa.
+
+    An INTEGER is one with an exponent of one bit, whose subnormals and normals are evenly spaced;
+    its codes are two's complement.
+    """
 
     name: str
     exponent_bits: int
@@ -42,12 +57,17 @@ class FloatFormat:
 
     @property
     def storage_bytes(self) -> float:
-        """Bytes an element takes: tfloat32 lies in 32-bit words, float4 packs two a byte."""
-        return {19: 4.0, 4: 0.5}.get(self.bits, self.bits / 8)
+        """Bytes an element takes: tfloat32 four, float6 a whole byte, float4 packs two a byte."""
+        return {19: 4.0, 6: 1.0, 4: 0.5}.get(self.bits, self.bits / 8)
+
+    @property
+    def has_specials(self) -> bool:
+        """Whether some codes are not numbers."""
+        return self.specials not in (Specials.NONE, Specials.INTEGER)
 
     @property
     def bias(self) -> int:
-        return int(2 ** (self.exponent_bits - 1)) - 1
+        return int(2 ** (self.exponent_bits - 1)) - (0 if self.specials is Specials.INTEGER else 1)
 
     @property
     def max_code(self) -> int:
@@ -55,7 +75,7 @@ class FloatFormat:
         magnitudes: int = 2 ** (self.exponent_bits + self.mantissa_bits)
         if self.specials is Specials.IEEE:
             return magnitudes - int(2**self.mantissa_bits) - 1
-        return magnitudes - (1 if self.specials is Specials.NONE else 2)
+        return magnitudes - (2 if self.has_specials else 1)
 
     @property
     def emin(self) -> int:
@@ -88,7 +108,7 @@ class FloatFormat:
     @property
     def nan_code(self) -> int | None:
         """The NaN that encoding gives: quiet, sign clear. None where the format has none."""
-        if self.specials is Specials.NONE:
+        if not self.has_specials:
             return None
         if self.specials is Specials.IEEE:
             quiet = 1 << (self.mantissa_bits - 1)
@@ -100,18 +120,83 @@ class FloatFormat:
         return self.max_code + 1 if self.specials is Specials.IEEE else None
 
 
-_TABLE = (
-    #            name              E  M   specials
-    FloatFormat("float32",         8, 23, Specials.IEEE),   # [ieee]
-    FloatFormat("tfloat32",        8, 10, Specials.IEEE),   # [guide] 19 bits in a 32-bit word
-    FloatFormat("bfloat16",        8, 7,  Specials.IEEE),   # [guide]
-    FloatFormat("float16",         5, 10, Specials.IEEE),   # [ieee]
-    FloatFormat("float8_e5m2",     5, 2,  Specials.IEEE),   # [ocp8] 5.3.1
-    FloatFormat("float8_e4m3fn",   4, 3,  Specials.FN),     # [ocp8] 5.3.1, from trn3
-    FloatFormat("float8_e4m3",     4, 3,  Specials.IEEE),   # [guide] legacy, max 240
-    FloatFormat("float8_e3m4",     3, 4,  Specials.IEEE),   # [guide] names it; specials chosen
-    FloatFormat("float4_e2m1fn",   2, 1,  Specials.NONE),   # [mx] 5.3.3
-    FloatFormat("float8_e8m0fnu",  8, 0,  Specials.SCALE),  # [mx] 5.4.1
-)  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An element of MX blocks, and the dtype of torch that holds its codes."""
 
-FORMATS = MappingProxyType({row.name: row for row in _TABLE})
+    format: FloatFormat
+    codes_dtype: str  # as c10::ScalarType names it
+
+    @property
+    def named_by_dtype(self) -> bool:
+        """Whether the dtype of codes tells the element: a byte holds several formats."""
+        return self.codes_dtype != "Byte"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MxFormat:
+    """Blocks of `block_size` elements, each times one float8_e8m0fnu scale."""
+
+    name: str
+    element: FloatFormat
+    block_size: int = 32
+
+    @property
+    def bits_per_element(self) -> float:
+        return self.element.bits + FORMATS["float8_e8m0fnu"].bits / self.block_size
+
+    @property
+    def label(self) -> str:
+        """As texts say it: "MXFP8 E4M3", "MXINT8"."""
+        family = self.name.split("_")[0].upper()
+        e = self.element
+        if e.specials is Specials.INTEGER:
+            return family
+        return f"{family} E{e.exponent_bits}M{e.mantissa_bits}"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operands of matrix products are rounded to: "as_given", "bf16" or an MX format."""
+
+    name: str
+    weight: str  # of a linear layer
+    other: str  # its other operand
+    weight_gradient: str  # both operands
+    attention: str  # both
+    convolution: str  # both
+
+
+def _rows(kind: str) -> list[tuple[str, ...]]:
+    """The arguments of each macro `kind` of formats.def."""
+    text = (Path(__file__).parent / "formats.def").read_text(encoding="ascii")
+    found = re.findall(rf"^TRN_{kind}\((.*?)\)", text, re.MULTILINE)
+    return [tuple(cell.strip() for cell in row.split(",")) for row in found]
+
+
+_TABLE = [
+    FloatFormat(name, int(exponent), int(mantissa), Specials[specials.upper()])
+    for name, exponent, mantissa, specials in _rows("FORMAT")
+]
+# float32, in which values are computed, and the scale are no formats that values are rounded to.
+FORMATS = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            FloatFormat("float32", 8, 23, Specials.IEEE),  # [ieee]
+            *(row for row in _TABLE if row.specials is not Specials.INTEGER),
+            FloatFormat("float8_e8m0fnu", 8, 0, Specials.SCALE),  # [mx] 5.4.1
+        )
+    }
+)
+_BY_NAME = {row.name: row for row in _TABLE}
+ELEMENTS = MappingProxyType(
+    {name: Element(_BY_NAME[name], codes) for name, codes in _rows("ELEMENT")}
+)
+MX_FORMATS = MappingProxyType(
+    {
+        name: MxFormat(name=name, element=ELEMENTS[element].format)
+        for name, element in _rows("MX_FORMAT")
+    }
+)
+POLICIES = MappingProxyType({row[0]: Policy(*row) for row in _rows("POLICY")})

@@ -1,7 +1,7 @@
 """MX formats: an element row, blocks of 32 that share a power-of-two scale, and the rule for it.
 
-To add a rule, add a row to `SCALE_RULES`; to add a format, a row to `MX_FORMATS`. This is the
-definition in numpy, to be obviously right.
+To add a rule, add a row to `SCALE_RULES`; a format is a row of formats.def. This is the definition
+in numpy, to be obviously right.
 
 Sources
   [mx]   OCP Microscaling formats v1.0, section 6.3
@@ -10,44 +10,18 @@ Sources
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from .codec import Codes, Reals, decode, encode
-from .formats import FORMATS, FloatFormat
+from .formats import FORMATS, MX_FORMATS, FloatFormat, MxFormat
 
 __all__ = ["MX_FORMATS", "SCALE_RULES", "MxFormat", "dequantize_mx", "quantize_mx"]
 
 SCALE_NAN = 0xFF
 SCALE_BIAS = 127
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MxFormat:
-    """Blocks of `block_size` elements, each times one float8_e8m0fnu scale."""
-
-    name: str
-    element: FloatFormat
-    block_size: int = 32
-
-    @property
-    def bits_per_element(self) -> float:
-        return self.element.bits + FORMATS["float8_e8m0fnu"].bits / self.block_size
-
-
-MX_FORMATS = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            MxFormat(name="mxfp8", element=FORMATS["float8_e4m3fn"]),
-            MxFormat(name="mxfp8_e5m2", element=FORMATS["float8_e5m2"]),
-            MxFormat(name="mxfp4", element=FORMATS["float4_e2m1fn"]),
-        )
-    }
-)
 
 
 def _floor_log2(x: Reals) -> npt.NDArray[np.int64]:

@@ -62,7 +62,7 @@ _INTEGER_BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "in
 
 @cache
 def itemsize(dtype: str) -> float:
-    """Bytes of one element; 0.5 for float4, which is packed two to a byte."""
+    """Bytes of one element; 0.5 for float4, which is packed two to a byte, 1 for float6."""
     return FORMATS[dtype].storage_bytes if dtype in FORMATS else _INTEGER_BYTES[dtype]
 
 

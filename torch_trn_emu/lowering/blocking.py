@@ -10,6 +10,7 @@ from math import ceil
 
 from ..chip import Chip
 from ..errors import ChipLimit
+from ..formats import MX_FORMATS
 from ..isa import itemsize
 from .limits import BANK, P
 from .operand import Operand
@@ -29,9 +30,6 @@ __all__ = [
     "repeats_preparation",
     "share_of_core",
 ]
-
-_PER_ROW = {"mxfp8": 4, "mxfp8_e5m2": 4, "mxfp4": 4}
-_ELEMENT = {"mxfp8": "float8_e4m3fn", "mxfp8_e5m2": "float8_e5m2", "mxfp4": "float4_e2m1fn"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +56,8 @@ def packing_of(compute: str, chip: Chip) -> Packing:
     rate = chip.tensor_engine.macs_per_pe_cycle.get(compute)
     if rate is None:
         chip.peak_flops(compute)  # raises with the list of what there is
-    if compute in _PER_ROW:
-        return Packing(dtype=_ELEMENT[compute], per_row=4)
+    if compute in MX_FORMATS:
+        return Packing(dtype=MX_FORMATS[compute].element.name, per_row=4)
     return Packing(dtype=compute, per_row=2 if rate == 2 else 1)
 
 

@@ -6,6 +6,7 @@ from math import prod
 from types import MappingProxyType
 from typing import Any
 
+from ..formats import MX_FORMATS, POLICIES
 from ..isa import Program
 from .blocking import COMPILER, share_of_core
 from .call import Call, Target, TensorArg
@@ -20,6 +21,7 @@ from .pointwise import tensor_scalar, tensor_tensor
 from .row_values import Input, Kind, Output, RowStep, step
 
 __all__ = [
+    "LINEAR",
     "Product",
     "compute_format",
     "format_of",
@@ -32,7 +34,7 @@ __all__ = [
 ]
 
 _ADDING = frozenset("addmm baddbmm addmv _addmm_activation".split())
-_LINEAR = frozenset(
+LINEAR = frozenset(
     "mm addmm _addmm_activation linear mv addmv dot vdot addr ger outer _scaled_mm".split()
 )
 
@@ -41,22 +43,27 @@ def compute_format(policy: str, dtype: str, kind: str) -> str:
     """The format on the array for a policy; `kind` is linear, attention or convolution."""
     if dtype not in ("float32", "bfloat16", "float16"):
         return "float32" if dtype in ("float64",) else "bfloat16"
-    if policy == "fp32":
+    row = POLICIES[policy]
+    chosen = {"linear": row.weight, "attention": row.attention}.get(kind, row.convolution)
+    if chosen == "as_given":
         return dtype
-    narrow = dtype if dtype != "float32" else "bfloat16"
-    if kind == "linear":
-        return {"mxfp8": "mxfp8", "mxfp8_all": "mxfp8", "mxfp4": "mxfp4"}.get(policy, narrow)
-    if kind == "attention" and policy == "mxfp8_all":
-        return "mxfp8"
-    return narrow
+    if chosen == "bf16":
+        return dtype if dtype != "float32" else "bfloat16"
+    return chosen
 
 
 def format_of(call: Call, target: Target, dtype: str, kind: str) -> str:
+    """The format in which the chip's array multiplies.
+
+    Operands of two MX formats are multiplied in that of the one that is no weight. An array without
+    the formats multiplies in bfloat16, which holds MX values exactly.
+    """
     chosen = compute_format(call.policy, dtype, kind)
-    if chosen in ("mxfp8", "mxfp4"):
-        # The array of a chip without MX multiplies what the MX values are exact in.
-        return "mxfp8" if "mxfp8" in target.chip.tensor_engine.macs_per_pe_cycle else "bfloat16"
-    return chosen
+    if chosen not in MX_FORMATS:
+        return chosen
+    other = POLICIES[call.policy].other if kind == "linear" else chosen
+    native = target.chip.tensor_engine.macs_per_pe_cycle
+    return other if chosen in native and other in native else "bfloat16"
 
 
 def _major(t: TensorArg, straight: str, exchanged: str) -> str:
@@ -94,7 +101,7 @@ def product_of(call: Call, target: Target) -> Product:
     else:
         batch, m = prod(b.shape[:-2]), a.shape[-2]
     dtype = _float(a)
-    kind = "linear" if call.name in _LINEAR else "attention"
+    kind = "linear" if call.name in LINEAR else "attention"
     options = {
         "compute": format_of(call, target, dtype, kind),
         "lhs_dtype": dtype,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any
 
+from ..errors import Unimplemented
 from ..isa import Buffer, Builder, Memory, Program, Role
 from .blocking import COMPILER, packing_of, plan_blocks, share_of_core
 from .call import Call, Target, TensorArg
@@ -72,6 +73,8 @@ def _out_dtype(call: Call) -> str:
 def of_codes(call: Call, target: Target) -> Lowered:
     """trn::mx_matmul: codes and scales of each operand in turn, with or without a batch."""
     a, b = call.argument(0), call.argument(2)
+    if "int8" in (a.dtype, b.dtype) or "Byte" in (a.torch_dtype, b.torch_dtype):
+        raise Unimplemented("mx_matmul: the array reads no codes of float6 and int8.")
     m, k, n = a.shape[-2], _k(a, -1), b.shape[-1]
     batch = a.shape[0] if len(a.shape) == 3 else 1
     if not batch * m * k * n:

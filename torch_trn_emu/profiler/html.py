@@ -66,7 +66,7 @@ def notebook(recording: Recording) -> str:
 
 def _facts(r: Recording) -> dict[str, str]:
     c = r.counters
-    extrapolated = "trn3 is extrapolated from trn2; " if r.chip.name == "trn3" else ""
+    extrapolated = f"{r.chip.name} is {r.chip.basis}; " if r.chip.basis else ""
     left_out = f"; {r.left_out:,} more are not recorded (max_launches)" if r.left_out else ""
     return {
         "chip": f"{r.chip.name}, {r.lnc} physical core(s) a logical core, "

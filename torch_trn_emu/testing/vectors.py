@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..files import replacing, write_text
-from ..formats.codec import decode, encode
-from ..formats.formats import FORMATS, FloatFormat
-from ..formats.mx import MX_FORMATS, SCALE_RULES, MxFormat, dequantize_mx, quantize_mx
+from ..formats import FORMATS, MX_FORMATS, FloatFormat, MxFormat
+from ..formats.codec import decode, encode, with_sign
+from ..formats.mx import SCALE_RULES, dequantize_mx, quantize_mx
 
 __all__ = ["write_vectors"]
 
@@ -28,7 +28,7 @@ Vectors = dict[str, Array]
 Entry = dict[str, Any]
 
 # Whether the vendor or a specification says so; see docs/fidelity.md.
-_INFERRED = ("trn3", "float4_e2m1fn")
+_TRN3_QUANTIZES = ("float8_e4m3fn", "float8_e5m2")
 
 
 def write_vectors(folder: Path | str, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def _neighbours(format: FloatFormat, values: Array) -> Vectors:
     near = encode(format, values, "saturate").astype(np.int64)
     real = np.abs(values.astype(np.float64))
     found = np.abs(decode(format, near))
-    sign = near & (1 << (format.bits - 1)) if format.signed else np.zeros_like(near)
-    magnitude = near ^ sign
+    negative = np.signbit(values) if format.signed else np.zeros(near.shape, bool)
+    magnitude = encode(format, np.abs(values), "saturate").astype(np.int64)
     below = np.where(found > real, magnitude - 1, magnitude)
     above = np.where(found < real, magnitude + 1, magnitude)
     above = np.where((above > format.max_code) & np.isfinite(found), format.max_code, above)
@@ -131,8 +131,8 @@ def _neighbours(format: FloatFormat, values: Array) -> Vectors:
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (real - low) / (high - low)
     return {
-        "codes_toward_zero": _narrow(np.maximum(below, 0) | sign, format),
-        "codes_away": _narrow(above | sign, format),
+        "codes_toward_zero": _narrow(with_sign(format, np.maximum(below, 0), negative), format),
+        "codes_away": _narrow(with_sign(format, above, negative), format),
         "probability_away": np.where(high > low, share, 0.0).astype(np.float32),
     }
 
@@ -158,7 +158,8 @@ def _mx() -> Iterator[tuple[Entry, Vectors]]:
                 "element": format.element.name,
                 "scale_rule": rule,
             }
-            status = "inferred" if (rule, format.element.name) == _INFERRED else "documented"
+            known = rule != "trn3" or format.element.name in _TRN3_QUANTIZES
+            status = "documented" if known else "inferred"
             shared: Vectors = {"inputs": blocks, "scales": scales}
             exact: Vectors = {
                 "codes": codes.astype(np.uint8),

@@ -1,7 +1,8 @@
 """What the kernels know of formats and rules, as plain numbers: rows of compile-time constants.
 
-A new element format is a name in `ELEMENTS`, a new scale rule a row of `scale_constants`; both
-follow `torch_trn_emu.formats` and csrc/numerics/mx.cpp.
+Element formats are those of formats.def whose codes are a sign and magnitude of a byte or half of
+one; a new scale rule is a row of `SCALE_RULES`. Both follow `torch_trn_emu.formats` and
+csrc/numerics/mx.cpp.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from ..formats import FORMATS
+from ..formats import ELEMENTS as FORMAT_ELEMENTS
+from ..formats import FORMATS, Specials
 
 __all__ = [
     "BLOCK_SIZE",
@@ -22,6 +24,7 @@ __all__ = [
     "SCALE_RULES",
     "Element",
     "Scale",
+    "element_named",
     "element_of",
     "named",
     "packed",
@@ -64,12 +67,9 @@ def _element(name: str, codes_dtype: torch.dtype) -> Element:
 
 ELEMENTS = MappingProxyType(
     {
-        name: _element(name, dtype)
-        for name, dtype in (
-            ("float8_e4m3fn", torch.float8_e4m3fn),
-            ("float8_e5m2", torch.float8_e5m2),
-            ("float4_e2m1fn", torch.float4_e2m1fn_x2),
-        )
+        name: _element(name, getattr(torch, row.codes_dtype.lower()))
+        for name, row in FORMAT_ELEMENTS.items()
+        if row.format.specials is not Specials.INTEGER and row.format.bits in (4, 8)
     }
 )
 ROUNDINGS = MappingProxyType({"nearest_even": False, "stochastic": True})
@@ -112,8 +112,17 @@ def named(rows: Mapping[str, T], name: str, what: str) -> T:
     return rows[name]
 
 
-def element_of(codes: torch.Tensor) -> Element:
+def element_named(name: str) -> Element:
+    """An element format by name. Raises ValueError for one that this host does not compute."""
+    if name in FORMAT_ELEMENTS and name not in ELEMENTS:
+        raise ValueError(f"a CUDA host computes no MX elements {name}: use TRN_EMU_HOST=cpu")
+    return named(ELEMENTS, name, "element")
+
+
+def element_of(codes: torch.Tensor, name: str | None = None) -> Element:
     """The element format of a tensor of codes. Raises TypeError for another dtype."""
+    if name is not None and element_named(name).codes_dtype is not codes.dtype:
+        raise TypeError(f"MX codes of {name} are not {str(codes.dtype).removeprefix('torch.')}")
     for element in ELEMENTS.values():
         if element.codes_dtype is codes.dtype:
             return element

@@ -19,7 +19,7 @@ from .bits import (
     store_rounded,
     tile_and_batch,
 )
-from .formats import GROUPINGS, named
+from .formats import GROUPINGS, element_of, named
 from .launch import INTERPRETED, cdiv, launch, power_of_two, raw
 from .operands import Operand, load_operand, operand_of, quantize_values
 from .quantize import Spec, check_codes, check_source
@@ -341,12 +341,16 @@ def mx_matmul(
     b_scales: torch.Tensor,
     out_dtype: torch.dtype = torch.float32,
     grouping: str = "contiguous",
+    a_element: str | None = None,
+    b_element: str | None = None,
 ) -> torch.Tensor:
     """The product of two quantised operands; contract of `torch.ops.trn.mx_matmul`.
 
     Their values are multiplied in bfloat16: below 2^-126 they round to its subnormals.
     """
     wrapped = named(GROUPINGS, grouping, "grouping")
+    element_of(a_codes, a_element)
+    element_of(b_codes, b_element)
     for codes, scales, dim in ((a_codes, a_scales, -1), (b_codes, b_scales, -2)):
         check_codes(codes, scales, dim, wrapped)
     first = Operand(a_codes, scales=a_scales, wrapped=wrapped)

@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..formats import MX_FORMATS
 from .bits import (
     INFINITY,
     MAGNITUDE,
@@ -24,8 +25,8 @@ from .quantize import Spec, dequantize_mx, is_column_major, plain, values
 
 __all__ = ["FORMATS", "Operand", "load_operand", "operand_of", "quantize_values"]
 
-# The names of csrc/aten/policy.cpp's operand formats, and the elements of those that are MX.
-FORMATS = {"as_given": "", "bf16": "", "mxfp8": "float8_e4m3fn", "mxfp4": "float4_e2m1fn"}
+# The names of operand formats, and the elements of those that are MX.
+FORMATS = {"as_given": "", "bf16": ""} | {row.name: row.element.name for row in MX_FORMATS.values()}
 
 
 class Operand(NamedTuple):

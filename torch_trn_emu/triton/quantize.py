@@ -30,11 +30,11 @@ from .bits import (
     tile_and_batch,
 )
 from .formats import (
-    ELEMENTS,
     GROUPINGS,
     ROUNDINGS,
     Element,
     Scale,
+    element_named,
     element_of,
     named,
     packed,
@@ -71,7 +71,7 @@ class Spec(NamedTuple):
     @classmethod
     def of(cls, element: str, rule: str, rounding: str, grouping: str, seed: int) -> "Spec":
         """Raises ValueError for a name that is none of a table's."""
-        row = named(ELEMENTS, element, "element")
+        row = element_named(element)
         scale = scale_constants(rule, row)
         wrapped = named(GROUPINGS, grouping, "grouping")
         return cls(row, scale, wrapped, named(ROUNDINGS, rounding, "rounding"), seed)
@@ -416,6 +416,7 @@ def dequantize_mx(
     dtype: torch.dtype = torch.float32,
     grouping: str = "contiguous",
     size: int | None = None,
+    element: str | None = None,
 ) -> torch.Tensor:
     """The values of MX codes and scales along `dim`; `size` is k where float4 codes leave it open.
 
@@ -426,9 +427,9 @@ def dequantize_mx(
             "dequantize_mx gives float32 or bfloat16, asked for "
             f"{str(dtype).removeprefix('torch.')}"
         )
-    element, wrapped = element_of(codes), named(GROUPINGS, grouping, "grouping")
+    row, wrapped = element_of(codes, element), named(GROUPINGS, grouping, "grouping")
     dim = wrap(codes, dim, "dequantize_mx")
-    k = _dequantized_size(codes, dim, element, size)
+    k = _dequantized_size(codes, dim, row, size)
     _check_scales(codes, scales, dim, k, wrapped)
     codes, scales = raw(codes).contiguous(), raw(scales).contiguous()
     y = torch.empty(resized(codes, dim, k), dtype=dtype, device=codes.device)
@@ -448,12 +449,12 @@ def dequantize_mx(
         *blocks.strides(),
         **tile,
         WRAPPED=wrapped,
-        PACKED=element.bits == 4,
-        BITS=element.bits,
-        M=element.mantissa_bits,
-        BIAS=element.bias,
-        NAN=element.nan_code,
-        INF=element.infinity_code,
+        PACKED=row.bits == 4,
+        BITS=row.bits,
+        M=row.mantissa_bits,
+        BIAS=row.bias,
+        NAN=row.nan_code,
+        INF=row.infinity_code,
     )
     return y
 
