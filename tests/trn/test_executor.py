@@ -220,6 +220,19 @@ def test_products_follow_the_policy(policy: str, machine: MachineExecutor) -> No
     assert _rows(machine)["mm.default"].difference <= FLOAT32
 
 
+@pytest.mark.parametrize("policy", ["mxfp4", "mxfp6_e2m3", "mxint8"])
+def test_a_product_in_formats_of_which_only_the_price_is_modelled_keeps_its_values(
+    policy: str, machine: MachineExecutor
+) -> None:
+    a, b = _data(40, 96).to("trn"), _data(96, 50).to("trn")
+    with torch_trn_emu.precision(policy):
+        got = a @ b
+    with torch_trn_emu.precision("mxfp8"):
+        other = a @ b
+    assert not torch.equal(got, other)
+    assert _rows(machine)["mm.default"].difference <= FLOAT32
+
+
 # --- a model -------------------------------------------------------------------------------------
 
 WIDTH, HEADS, TOKENS = 32, 2, 20

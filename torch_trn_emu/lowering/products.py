@@ -21,7 +21,6 @@ from .pointwise import tensor_scalar, tensor_tensor
 from .row_values import Input, Kind, Output, RowStep, step
 
 __all__ = [
-    "LINEAR",
     "Product",
     "compute_format",
     "format_of",
@@ -34,7 +33,7 @@ __all__ = [
 ]
 
 _ADDING = frozenset("addmm baddbmm addmv _addmm_activation".split())
-LINEAR = frozenset(
+_LINEAR = frozenset(
     "mm addmm _addmm_activation linear mv addmv dot vdot addr ger outer _scaled_mm".split()
 )
 
@@ -78,6 +77,7 @@ class Product:
     sizes: tuple[int, int, int, int]  # batch, m, k, n
     options: Mapping[str, Any]
     operands: Mapping[str, TensorArg]  # what its buffers stand for
+    as_asked: bool = True  # whether operands are multiplied in the formats of the policy
 
 
 def product_of(call: Call, target: Target) -> Product:
@@ -101,7 +101,7 @@ def product_of(call: Call, target: Target) -> Product:
     else:
         batch, m = prod(b.shape[:-2]), a.shape[-2]
     dtype = _float(a)
-    kind = "linear" if call.name in LINEAR else "attention"
+    kind = "linear" if call.name in _LINEAR else "attention"
     options = {
         "compute": format_of(call, target, dtype, kind),
         "lhs_dtype": dtype,
@@ -116,7 +116,16 @@ def product_of(call: Call, target: Target) -> Product:
                 "out": call.out}  # fmt: skip
     if addend is not None:
         operands["addend"] = spanned(addend)
-    return Product((batch, m, k, n), MappingProxyType(options), operands)
+    as_asked = _asked(call, dtype, kind) <= {options["compute"]}
+    return Product((batch, m, k, n), MappingProxyType(options), operands, as_asked)
+
+
+def _asked(call: Call, dtype: str, kind: str) -> set[str]:
+    """The MX formats of the operands under the policy."""
+    chosen = compute_format(call.policy, dtype, kind)
+    if chosen not in MX_FORMATS:
+        return set()
+    return {chosen, POLICIES[call.policy].other if kind == "linear" else chosen}
 
 
 def _as_laid(t: TensorArg, exchanged: bool, batch: int) -> TensorArg:
@@ -172,6 +181,8 @@ def multiplied(
         epilogue=epilogue,
         **product.options,
     )
+    if not product.as_asked:  # other values than the operator's: the price alone
+        return (program,)
     outer, steps = _shares(product, target.cores)
     return (labelled(program, product.operands, outer=outer, steps=steps),)
 
