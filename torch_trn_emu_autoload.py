@@ -13,8 +13,9 @@ def autoload() -> None:
     """Import torch_trn_emu, which registers the device; warn with the remedy where that fails."""
     try:
         from torch_trn_emu.settings import settings
+        from torch_trn_emu.trn.registration import startup_error
 
-        if settings().profile:
+        if startup_error() is None and settings().profile:  # else it is told at the first use
             from torch_trn_emu.cli.ranks import record_this_process
 
             record_this_process()
