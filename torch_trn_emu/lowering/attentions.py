@@ -89,12 +89,19 @@ def _folded(a: Attended) -> Attended:
 
 def _layouts(call: Call, first: int) -> tuple[tuple[str, Layout], ...]:
     """Where operands and results lie that are tensors of heads."""
-    given = ("q", "k", "v") if first == 0 else ("g", "q", "k", "v", "out")
     made = ("out",) if first == 0 else ("dq", "dk", "dv")
-    tensors = dict(zip(given, call.arguments, strict=False))
+    tensors = {n: call.argument(k) for n, k in _places(call, first).items() if n != "lse"}
     tensors |= dict(zip(made, call.outputs, strict=False))
     found = ((name, layout_of(t)) for name, t in tensors.items())
     return tuple((name, layout) for name, layout in found if layout is not None)
+
+
+def _places(call: Call, first: int) -> dict[str, int]:
+    """Where operands stand in the arguments, by the names of buffers."""
+    if first == 0:
+        return {"q": 0, "k": 1, "v": 2}
+    at = 6 if call.name.endswith("_overrideable_backward") else 4
+    return {"g": 0, "q": 1, "k": 2, "v": 3, "out": at, "lse": at + 1}
 
 
 def _heads(t: TensorArg) -> int:
@@ -112,12 +119,11 @@ def _mask(t: TensorArg, heads: tuple[int, int]) -> Mask:
 
 def _labelled(program: Program, call: Call, whole: Attended, first: int) -> Program:
     """With what its buffers stand for: memory where it has strides of its own, else elements."""
-    given = ("q", "k", "v") if first == 0 else ("g", "q", "k", "v", "out", "lse")
     results = dict(zip(("out", "lse") if first == 0 else ("dq", "dk", "dv"), call.outputs,
                        strict=False))  # fmt: skip
     at = _ARGUMENTS[call.name][1]
     mask = call.argument(at) if at >= 0 else None
-    held = {**{n: call.argument(k) for k, n in enumerate(given)}, **results}
+    held = {**{n: call.argument(k) for n, k in _places(call, first).items()}, **results}
     layouts, share = dict(whole.layouts), whole.share(program.cores)
     held |= {n: spanned(held[n]) for n in layouts}
     held["mask"] = spanned(mask) if mask is not None else None

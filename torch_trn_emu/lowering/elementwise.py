@@ -415,11 +415,15 @@ def _clamped(call: Call) -> Recipe:
     return [_pair("max", float(low), "min", float(high))]
 
 
+# Tensors that a recipe reads of those that a call has: what the forward pass left is not needed.
+_READS = MappingProxyType({"log_sigmoid_backward": 2})
+
+
 def lower_elementwise(call: Call, target: Target) -> tuple[Program, ...]:
     """An elementwise call; tensors that steps make on the core are not loaded."""
     if not call.out.numel:
         return ()
-    operands = parameters(call) if call.name in DRAWS else _device(call)
+    operands = parameters(call) if call.name in DRAWS else _device(call)[: _READS.get(call.name)]
     if call.name in MADE_VALUES:
         operands = operands[-1:] if fills_from(call) else []
     steps = recipe_of(call, operands)

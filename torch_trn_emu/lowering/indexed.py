@@ -136,7 +136,7 @@ def gathered(read: Reader) -> Lowering:
             program = pick_in_rows(how.rows, columns, how.count, shared=shared, **options)
             return (labelled(program, {"table": table, "out": call.out, **_indices(call, how)}),)
         held = {"table": table, "out": call.out, **_indices(call, how)}
-        return _of_one_core(gather_entries(how, **options), how, held)
+        return _shared(gather_entries(how, **options), how, held)
 
     return lower
 
@@ -169,7 +169,9 @@ def scattered(read: Reader, source_at: int, *, adds: bool | None = None) -> Lowe
         held = {"out": out, **_indices(call, how)}
         if isinstance(source, TensorArg):
             held["in"] = source
-        return (*copies, *_of_one_core(program, how, held, out if copies else table))
+        puts = not (_adds(call) if adds is None else adds)
+        first = out if copies else table
+        return (*copies, *_shared(program, how, held, first, puts=puts))
 
     return lower
 
@@ -203,20 +205,33 @@ def _once(t: TensorArg, how: Indexed) -> TensorArg:
     return replace(t, shape=shape, strides=strides, views=views)
 
 
-def _of_one_core(
-    program: Program, how: Indexed, held: Mapping[str, TensorArg], before: TensorArg | None = None
-) -> tuple[Program, ...]:
-    """With labels, where a core's entries are a part of their buffers in order.
+def _shared(
+    program: Program, how: Indexed, held: Mapping[str, TensorArg], before: TensorArg | None = None,
+    *, puts: bool = False,
+) -> tuple[Program, ...]:  # fmt: skip
+    """With labels. A core has a part of the longest of what is looped over (`Indexed.shared`): its
+    numbers count from where its part of the table begins.
 
     before  what the table of a scatter holds at first
+    puts    entries are put, of which the last core must not have some that are none
     """
-    first = {"out": before} if before is not None else {}
-    longest = max(("count", "rows", "lead"), key=lambda n: int(getattr(how, n)))
-    apart = (how.lead > 1 and longest != "lead") or (how.rows > 1 and longest == "count")
-    moves = how.row_step or how.lead_step or how.column_step  # numbers start with a core's own
-    if program.cores > 1 and (apart or moves):
+    names = ("lead", "rows", "count")
+    longest = max(reversed(names), key=lambda n: int(getattr(how, n)))
+    size, at = int(getattr(how, longest)), names.index(longest)
+    part = -(-size // program.cores)
+    if program.cores > 1 and puts and size % program.cores:
         return (program,)
-    return (labelled(program, held, before=first),)
+    moves = (how.lead_step, how.row_step, how.column_step)[at]
+    outer = (1, how.lead, how.lead * how.rows)[at]
+    steps = dict.fromkeys(("table", "out"), part * moves * how.entry)
+    if before is None:  # of a gather, entries that lie one after the other
+        steps.pop("out")
+    for name in held:
+        if name.startswith("index"):
+            steps[name] = part * how.places[at]
+    shared = {"outer": {"in": outer} | ({"out": outer} if before is None else {}), "steps": steps}
+    first = {"out": before} if before is not None else {}
+    return (labelled(program, held, before=first, **shared if program.cores > 1 else {}),)
 
 
 def _adds(call: Call) -> bool:

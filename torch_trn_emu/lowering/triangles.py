@@ -28,8 +28,8 @@ def triangular(
     if batch < cores:  # every so manyth tile of rows, which has its share of the triangle
         tiles = tiles[::cores]
     b = Builder(f"triangle {batch}x{rows}x{columns}", cores=cores)
-    source = b.hbm("in", (batch * rows, columns), dtype, Role.INPUT)
-    out = b.hbm("out", (batch * rows, columns), dtype, Role.OUTPUT)
+    source = b.hbm("in", (share * rows, columns), dtype, Role.INPUT)
+    out = b.hbm("out", (share * rows, columns), dtype, Role.OUTPUT)
     data = b.sbuf("data", columns, dtype, slots=2)
     with b.loop(share) as matrix:
         for r0, size in tiles:

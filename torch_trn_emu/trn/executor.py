@@ -139,6 +139,10 @@ class MachineExecutor(TorchDispatchMode):
             if drawn is None:
                 counted.difference = max(counted.difference, _difference(new, tensor))
             tensor.copy_(new)
+        kept = [k for k, r in enumerate(call.results) if isinstance(r, TensorArg) and r.numel
+                and memory.written(("result", k), tensors[("result", k)]) is None]  # fmt: skip
+        if kept:
+            counted.reason = f"results {kept} are not in the program."
         counted.machine += 1
         counted.cores = max(counted.cores, *(p.cores for p in programs), 1)
         counted.instructions += machine.executed - before
