@@ -15,7 +15,7 @@ from torch_trn_emu.integrations.device_lists import PLACES
 
 # Files that name other vendors' devices and need no bridge, by the reason.
 NO_BRIDGE = {
-    "which kinds of process groups there are: collectives are planned": """
+    "which kinds of process groups there are: the bridges of accelerate/state.py choose trn's": """
         accelerate/launchers.py accelerate/state.py accelerate/commands/config/cluster.py
         accelerate/commands/config/default.py accelerate/commands/launch.py
         accelerate/utils/launch.py accelerate/utils/environment.py

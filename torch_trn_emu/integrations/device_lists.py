@@ -8,6 +8,7 @@ needs no bridge is listed there with its reason. Checked on torch 2.13.0, accele
 transformers 5.20.2, lightning 2.6.6, safetensors 0.8.0.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import torch
 
 from .. import trn
 from ..settings import DEVICE_TYPE
+from ..trn.distributed import BACKENDS
 from ..trn.legacy import dense_of
 
 __all__ = ["PLACES", "Place", "apply"]
@@ -229,6 +231,32 @@ def _lightning_restores(original: Any, self: Any) -> None:
 # accelerate
 
 
+def _several_ranks(original: Any, module: ModuleType) -> Any:
+    @wraps(original)
+    def _prepare_backend(self: Any, cpu: bool = False, *args: Any, **kwargs: Any) -> Any:
+        backend, kind = original(self, cpu, *args, **kwargs)
+        launched = os.environ.get("LOCAL_RANK", "-1") != "-1"
+        if kind == module.DistributedType.NO and launched and not cpu:
+            # The kind of the vendor's device is treated as any other accelerator's.
+            return f"cpu:gloo,{DEVICE_TYPE}:{BACKENDS[0]}", module.DistributedType.MULTI_NEURON
+        return backend, kind
+
+    return _prepare_backend
+
+
+def _core_of_rank(original: Any, module: ModuleType) -> Any:
+    @wraps(original)
+    def set_device(self: Any) -> None:
+        ours = DEVICE_TYPE == "trn" and self.distributed_type == module.DistributedType.MULTI_NEURON
+        if not ours or self.device not in (None, torch.device(DEVICE_TYPE)):  # as _BY_VARIABLE says
+            original(self)
+            return
+        self.device = torch.device(DEVICE_TYPE, self.local_process_index % trn.device_count())
+        trn.set_device(self.device)
+
+    return set_device
+
+
 def _max_memory(original: Any, module: ModuleType) -> Any:
     @wraps(original)
     def get_max_memory(max_memory: dict[Any, Any] | None = None) -> dict[Any, Any]:
@@ -365,6 +393,9 @@ PLACES = (
            "`save_state` keeps the random states", _accelerate_saves),
     _place("accelerate.checkpointing", "load_accelerator_state",
            "`load_state` restores them", _accelerate_loads),
+    _place("accelerate.state", "PartialState._prepare_backend",
+           "several ranks, as `torchrun` or `accelerate launch` start them", _several_ranks),
+    _place("accelerate.state", "PartialState.set_device", "each rank's core", _core_of_rank),
     _place("accelerate.utils.modeling", "get_max_memory", '`device_map="auto"`', _max_memory),
     _place("accelerate.utils.modeling", "get_grad_scaler", "the scaler of fp16", _grad_scaler),
     _place("accelerate.utils.memory", "clear_device_cache", "`free_memory` empties the pool",
