@@ -170,6 +170,7 @@ def schedule_graph(
 # Collectives
 
 def set_transport(name: str, /) -> None: ...
+def set_backend_name(name: str, /) -> None: ...
 def set_collective_pricer(price: Callable[[str, int, list[int]], tuple[int, int]], /) -> None:
     """price(operation, bytes, ranks) -> (ns, row)."""
 

@@ -258,8 +258,10 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
   }
   const uint64_t sequence = ++sequence_;
   const int64_t arrival_ns = timed ? CollectiveClock::issue(current_stream(device.index())) : 0;
-  auto work = c10::make_intrusive<Work>(rank_, call.op, sequence, device, call.results);
+  auto work = c10::make_intrusive<Work>(rank_, call.op, sequence, device, call.results,
+                                        profiler_title(call.name), call.inputs);
   call.results.clear();
+  call.inputs.clear();
   const bool async = call.async || coalesced_;
   auto shared = std::make_shared<Call>(std::move(call));
   auto task = [this, shared, sequence, arrival_ns, cost, move = std::move(move), work](bool here) {

@@ -42,7 +42,7 @@ struct Call {
   bool async = true;
   int64_t priced_bytes = 0;  // the full buffer
   std::optional<c10::Device> device{};
-  std::vector<at::Tensor> results{};
+  std::vector<at::Tensor> results{}, inputs{};
 };
 
 // What a call finds when all ranks have come.

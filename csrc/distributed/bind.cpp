@@ -44,6 +44,7 @@ void bind_hooks(py::module_& m) {
   hooks.check_interrupt = &check_interrupt;
   hooks.without_python = &without_python;
   m.def("set_transport", [](std::string name) { collective_hooks().transport = std::move(name); });
+  m.def("set_backend_name", [](std::string name) { collective_hooks().backend = std::move(name); });
   m.def("set_collective_pricer", [](py::function price) {
     auto* kept = new py::function(std::move(price));  // outlives the interpreter
     collective_hooks().price = [kept](const char* op, int64_t bytes,

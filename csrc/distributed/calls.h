@@ -48,6 +48,7 @@ Call call_of(OpType op, const char* name, const Tensors& tensors, const Options&
   call.timeout = opts.timeout;
   call.async = opts.asyncOp;
   call.priced_bytes = int64_t(bytes_of(tensors));
+  call.inputs = tensors;
   return call;
 }
 

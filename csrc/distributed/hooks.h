@@ -30,6 +30,7 @@ struct CollectiveHooks {
   std::function<void()> check_interrupt;
   // Runs a wait that does not need Python, letting other threads have it.
   std::function<void(const std::function<void()>&)> without_python;
+  std::string backend = "trn";     // what users call it
   std::string transport = "auto";  // auto, shm or gloo
 };
 

@@ -23,7 +23,8 @@ Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, i
   const c10::Device device = tensor.device();
   const CollectivePrice cost =
       peer < 0 ? CollectivePrice{} : price_of_message(int64_t(tensor.nbytes()), peer);
-  auto work = c10::make_intrusive<Work>(rank_, op, ++messages_, device, tensors);
+  const char* title = profiler_title(peer < 0 ? "recvAnySource" : name);
+  auto work = c10::make_intrusive<Work>(rank_, op, ++messages_, device, tensors, title, tensors);
   if (estimated_ns_) {
     *estimated_ns_ += cost.ns;
     work->done(nullptr);

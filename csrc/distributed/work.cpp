@@ -8,17 +8,38 @@
 
 #include <ATen/core/ivalue.h>
 #include <ATen/core/jit_type.h>
+#include <ATen/record_function.h>
 #include <c10/core/StreamGuard.h>
 
 #include <algorithm>
+#include <map>
 #include <mutex>
+#include <string>
 
 namespace trn {
 namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(100);
 
+// Names that differ from those of the functions that users call.
+std::string known_to_torch(const std::string& op) {
+  if (op == "all_gather_into_tensor") return "_all_gather_base";
+  if (op == "reduce_scatter_tensor") return "_reduce_scatter_base";
+  if (op == "all_to_all_single") return "all_to_all";
+  return op;
+}
+
 }  // namespace
+
+const char* profiler_title(const char* op) {
+  if (!at::hasCallbacks()) return nullptr;
+  static auto* mutex = new std::mutex;
+  static auto* titles = new std::map<std::string, std::string>;
+  std::lock_guard<std::mutex> lock(*mutex);
+  std::string& title = (*titles)[op];
+  if (title.empty()) title = collective_hooks().backend + ":" + known_to_torch(op);
+  return title.c_str();
+}
 
 void Work::done(CollectivePtr collective, int source) {
   collective_ = std::move(collective);

@@ -11,11 +11,20 @@
 
 namespace trn {
 
+// What a profiler of torch calls the operation `op` of our backends, as those of torch do theirs;
+// null while nothing profiles. Stays valid.
+const char* profiler_title(const char* op);
+
 class Work final : public c10d::Work {
  public:
+  // A profiler of torch shows it as `title`, which outlives it.
   Work(int rank, c10d::OpType op, uint64_t sequence, c10::Device device,
-       std::vector<at::Tensor> results)
-      : c10d::Work(rank, op), sequence_(sequence), device_(device), results_(std::move(results)) {}
+       std::vector<at::Tensor> results, const char* title = nullptr,
+       const std::vector<at::Tensor>& inputs = {})
+      : c10d::Work(rank, op, title, inputs),
+        sequence_(sequence),
+        device_(device),
+        results_(std::move(results)) {}
   // Ends when all of `parts` have ended.
   Work(int rank, c10::Device device, std::vector<c10::intrusive_ptr<Work>> parts)
       : c10d::Work(rank, c10d::OpType::COALESCED), device_(device), parts_(std::move(parts)) {}

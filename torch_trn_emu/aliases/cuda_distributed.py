@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from .. import _C
+
 __all__ = ["asked_by_torch", "install"]
 
 # DataParallel compares with the device that it was told, which is cuda.
@@ -39,6 +41,7 @@ def install(translated: Callable[..., Any]) -> None:
     group.Options = bound.Options
     for module in (c10d, dist):
         module.ProcessGroupNCCL = group
+    _C.set_backend_name("nccl")  # for profilers of torch
     c10d._NCCL_AVAILABLE = True
     if c10d.default_pg_nccl_timeout is None:
         c10d.default_pg_nccl_timeout = c10d.default_pg_timeout

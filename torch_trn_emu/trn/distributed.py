@@ -43,6 +43,7 @@ def install_backend(transport: str) -> None:
         return
     _C.bind_backend(bound)
     _C.set_transport(transport)
+    _C.set_backend_name(BACKENDS[0])
     _C.set_gloo_maker(_gloo)
     _C.set_collective_pricer(price)
     install_dtensor()
