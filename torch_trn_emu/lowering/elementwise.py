@@ -314,8 +314,6 @@ def _with_number(call: Call) -> Recipe:
         # The engines multiply by the reciprocal; that of a zero is an infinity of its sign.
         inverse = 1.0 / number if number else copysign(inf, number)
         return [_imm(op, inverse)] if first else [reciprocal(0), _imm(op, number, -1)]
-    if first and op == "power" and number == 2:
-        return [A("square")]
     if first:
         return [_imm(op, number if alpha == 1 else number * alpha)]
     if call.name in ("add", "sub"):
