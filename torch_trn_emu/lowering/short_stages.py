@@ -56,6 +56,8 @@ def _group(a: Attended) -> int:
 
 
 class Stages:
+    moved: Affine  # heads before those of the loop that is open
+
     def __init__(self, b: Builder, a: Attended) -> None:
         self.b, self.a, self.group = b, a, _group(a)
         self.kv = max(1, self.group // a.group)  # heads of keys in a step
