@@ -36,15 +36,19 @@ bool is_traced() {
       .has_value();
 }
 
+using OpOfRole = c10::TypedOperatorHandle<Tensor(const Tensor&, const Tensor&, int64_t, int64_t)>;
+
+const OpOfRole& op_of_role() {
+  static const OpOfRole op = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("trn::product_of_role", "")
+                                 .typed<Tensor(const Tensor&, const Tensor&, int64_t, int64_t)>();
+  return op;
+}
+
 // A product whose role is not what its operands say. Where a graph is being traced, an operator
 // that names the role stands for it.
 Tensor multiply(const Tensor& a, const Tensor& b, ProductRole role) {
-  if (is_traced()) {
-    static const auto op = c10::Dispatcher::singleton()
-                               .findSchemaOrThrow("trn::product_of_role", "")
-                               .typed<Tensor(const Tensor&, const Tensor&, int64_t, int64_t)>();
-    return op.call(a, b, int64_t(role.matmul_class), role.weight);
-  }
+  if (is_traced()) return op_of_role().call(a, b, int64_t(role.matmul_class), role.weight);
   const RoleScope scope(role);
   return a.dim() == 3 ? at::bmm(a, b) : at::mm(a, b);
 }
@@ -253,6 +257,46 @@ Tensor product_of_role(const Tensor& a, const Tensor& b, int64_t matmul_class, i
   return a.dim() == 3 ? at::bmm(a, b) : at::mm(a, b);
 }
 
+// Its gradients, for second derivatives in compiled functions: nodes of products, as eager ones
+// have.
+template <class Ours, class Made>
+c10::intrusive_ptr<torch::autograd::Node> node_of(Made& made, const Tensor& a, const Tensor& b,
+                                                  ProductRole role) {
+  made.set_next_edges(torch::autograd::collect_next_edges(a, b));
+  made.self_ = SavedVariable(a, false);
+  made.mat2_ = SavedVariable(b, false);
+  return c10::make_intrusive<Ours>(made, role);
+}
+
+c10::intrusive_ptr<torch::autograd::Node> node_of(const Tensor& a, const Tensor& b,
+                                                  ProductRole role) {
+  if (a.dim() == 3) {
+    const auto made = c10::make_intrusive<made::BmmBackward0>();
+    return node_of<Bmm>(*made, a, b, role);
+  }
+  const auto made = c10::make_intrusive<made::MmBackward0>();
+  made->self_layout = a.layout();
+  made->mat2_layout = b.layout();
+  made->self_sym_sizes = a.sym_sizes().vec();
+  made->mat2_sym_sizes = b.sym_sizes().vec();
+  made->self_sym_strides = a.sym_strides().vec();
+  made->mat2_sym_strides = b.sym_strides().vec();
+  return node_of<Mm>(*made, a, b, role);
+}
+
+Tensor differentiable(DispatchKeySet keys, const Tensor& a, const Tensor& b, int64_t matmul_class,
+                      int64_t weight) {
+  if (a._fw_grad(0).defined() || b._fw_grad(0).defined())
+    return product_of_role(a, b, matmul_class, weight);  // torch's formulas for tangents
+  Tensor out = [&] {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return op_of_role().redispatch(keys & c10::after_autograd_keyset, a, b, matmul_class, weight);
+  }();
+  if (torch::autograd::compute_requires_grad(a, b))
+    torch::autograd::set_history(out, node_of(a, b, {MatmulClass(matmul_class), int(weight)}));
+  return out;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(trn, library) {
@@ -263,6 +307,8 @@ TORCH_LIBRARY_FRAGMENT(trn, library) {
 TORCH_LIBRARY_IMPL(trn, CompositeExplicitAutograd, library) {
   library.impl("product_of_role", &product_of_role);
 }
+
+TORCH_LIBRARY_IMPL(trn, Autograd, library) { library.impl("product_of_role", &differentiable); }
 
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) {
   library.impl("mm", &mm);

@@ -74,6 +74,22 @@ def is_constant(node: Node) -> bool:
     return bool(node.meta.get(_CONSTANT))
 
 
+@torch.library.register_vmap("trn::product_of_role")  # type: ignore[untyped-decorator]
+def _batched(
+    info: Any, in_dims: tuple[int | None, ...], a: Tensor, b: Tensor, matmul_class: int, weight: int
+) -> tuple[Tensor, int]:
+    """Products of one role side by side are a batch of that role."""
+    count: int = info.batch_size
+    x, y = (
+        t.expand(count, *t.shape) if dim is None else t.movedim(dim, 0)
+        for t, dim in zip((a, b), in_dims, strict=False)
+    )
+    if x.dim() == 3:
+        return trn.product_of_role(x, y, matmul_class, weight), 0
+    made = trn.product_of_role(x.flatten(0, 1), y.flatten(0, 1), matmul_class, weight)
+    return made.unflatten(0, (count, -1)), 0
+
+
 # --- in Dynamo's graph ----------------------------------------------------------------------------
 
 _PRODUCTS = frozenset("bmm baddbmm matmul einsum".split())
