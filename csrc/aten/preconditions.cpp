@@ -22,7 +22,7 @@ using c10::IValue;
 // lu_unpack(LU_data, LU_pivots, unpack_data, unpack_pivots)
 void lu_unpack(const IValue* arguments) {
   const at::Tensor &lu = arguments[0].toTensor(), &pivots = arguments[1].toTensor();
-  if (!arguments[3].toBool() || lu.dim() < 2) return;
+  if (!arguments[3].toBool() || lu.dim() < 2 || lu.numel() == 0) return;
   std::vector<int64_t> needed(lu.sizes().begin(), lu.sizes().end() - 2);
   needed.push_back(std::min(lu.size(-2), lu.size(-1)));
   TORCH_CHECK(pivots.sizes() == at::IntArrayRef(needed), "lu_unpack: LU_pivots has shape ",
@@ -30,13 +30,51 @@ void lu_unpack(const IValue* arguments) {
               ". Pass what lu_factor returned, or unpack_pivots=False.");
 }
 
-// _embedding_bag(weight, indices, offsets, scale_grad_by_freq, mode, ...)
+// _embedding_bag(weight, indices, offsets, scale_grad_by_freq, mode, sparse, per_sample_weights?,
+// ..)
 void embedding_bag(const IValue* arguments) {
+  const auto dtype = arguments[0].toTensor().scalar_type();
+  if (arguments[6].isTensor() && arguments[6].toTensor().defined()) {
+    const auto found = arguments[6].toTensor().scalar_type();
+    TORCH_CHECK(found == dtype, "embedding_bag: expected scalar type ", dtype,
+                " of per_sample_weights, but found ", found,
+                "; they have the same type as weight. Convert one of them with to().");
+  }
   constexpr int64_t max = 2;
   const int64_t indices = arguments[1].toTensor().numel();
   TORCH_CHECK(arguments[4].toInt() != max || indices == 0 || arguments[2].toTensor().numel() > 0,
               "embedding_bag: offsets is empty, but there are ", indices,
               " indices: with mode='max' each belongs to a bag. Pass where each bag begins.");
+}
+
+// Of each row of lengths, or of offsets, along an axis of `data`.
+void check_segments(const at::Tensor& data, const IValue& lengths, const IValue& offsets,
+                    int64_t axis) {
+  const bool by_offsets = offsets.isTensor() && offsets.toTensor().defined();
+  if (!by_offsets && !(lengths.isTensor() && lengths.toTensor().defined())) return;
+  const at::Tensor& given = by_offsets ? offsets.toTensor() : lengths.toTensor();
+  const char* name = by_offsets ? "offsets" : "lengths";
+  if (axis < 0) axis += data.dim();
+  if (axis < 0 || axis >= data.dim() || given.dim() != axis + 1) return;  // the kernel refuses it
+  TORCH_CHECK(given.sizes().slice(0, size_t(axis)) == data.sizes().slice(0, size_t(axis)),
+              "segment_reduce: ", name, " has shape ", given.sizes(), ", but data ", data.sizes(),
+              ": the dimensions before axis ", axis, " must be the same.");
+  if (given.numel() == 0 || !at::isIntegralType(given.scalar_type(), false)) return;
+  const int64_t size = data.size(axis);
+  const bool within =
+      at::ge(given, 0).all().item<bool>() &&
+      (by_offsets ? at::le(given, size) : at::le(given.sum(-1), size)).all().item<bool>();
+  TORCH_CHECK(within, "segment_reduce: ", name, " must be segments of the ", size,
+              " elements along axis ", axis, ", but some lie outside.");
+}
+
+// segment_reduce(data, reduce, *, lengths, indices, offsets, axis, ...)
+void segment_reduce(const IValue* arguments) {
+  check_segments(arguments[0].toTensor(), arguments[2], arguments[4], arguments[5].toInt());
+}
+// _segment_reduce_backward(grad, output, data, reduce, *, lengths, offsets, axis, ...)
+void segment_reduce_backward(const IValue* arguments) {
+  check_segments(arguments[2].toTensor(), arguments[4], arguments[5], arguments[6].toInt());
 }
 
 // _pdist_backward(grad, self, p, pdist)
@@ -84,6 +122,8 @@ constexpr std::pair<std::string_view, Precondition> kRows[] = {
     {"_native_batch_norm_legit", &batch_norm},
     {"_native_batch_norm_legit_no_training", &batch_norm},
     {"_batch_norm_with_update", &batch_norm},
+    {"segment_reduce", &segment_reduce},
+    {"_segment_reduce_backward", &segment_reduce_backward},
     {"_pdist_backward", &pdist_backward},
     {"grid_sampler_2d", &grid_sampler_2d},
     {"grid_sampler_3d", &grid_sampler_3d},

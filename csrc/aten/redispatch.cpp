@@ -7,6 +7,7 @@
 #include "alias.h"
 #include "foreach.h"
 #include "named_errors.h"
+#include "plain_operands.h"
 #include "policy.h"
 #include "preconditions.h"
 #include "product_roles.h"
@@ -251,7 +252,6 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
       signature.add(arguments[i]);
   }
   if (plan.indexes) check_indices(arguments[0].toTensor(), arguments[1]);
-  if (plan.check != nullptr) plan.check(arguments);
   HostCall call(device.device(), plan.name.c_str());
   Ledger& ledger = Ledger::of(call.device());
   LaunchRow* row = ledger.find(signature);
@@ -264,8 +264,12 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
     arguments[i] = host_argument(call, plan.arguments[i], arguments[i]);
   }
   BelowAutograd guard;
-  naming_trn(plan.name.c_str(),
-             [&] { call_host(planned, op, host().counterpart(keys), stack, call.device()); });
+  naming_trn(plan.name.c_str(), [&] {
+    if (plan.check != nullptr) plan.check(arguments);
+    PlainOperands plain(plan, stack);
+    call_host(planned, op, host().counterpart(keys), stack, call.device());
+    plain.restore(stack, first);
+  });
   if (C10_UNLIKELY(row == nullptr)) {
     const CallText results(copy_of(stack->data() + first, stack->size() - first));
     row = ledger.add(signature, plan.name.c_str(), *given, results, policy);
@@ -311,6 +315,8 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
     made.host_allowed = may_stay_on_host(name, argument.name());
     made.format = is_format(*argument.real_type());
     made.pins = argument.name() == "pin_memory";
+    made.plain = taken_for_contiguous(name, argument.name());
+    any_plain |= made.plain;
     indexes |= made.host_allowed && argument.name() == "indices";
     takes_generator |= made.kind == Kind::kGenerator;
     any_written |= made.written;

@@ -30,6 +30,7 @@ struct OpPlan {
     bool pins = false;          // asks for page-locked memory, which only the host has
     bool format = false;        // the dtype of the results
     bool number = false;        // data, whose value does not decide what the launch costs
+    bool plain = false;         // taken for contiguous by the host's kernel: plain_operands.h
   };
   explicit OpPlan(const c10::OperatorHandle& op);
 
@@ -37,6 +38,7 @@ struct OpPlan {
   uint64_t name_hash = 0;
   std::vector<Argument> arguments;
   bool any_written = false;
+  bool any_plain = false;
   bool rounds = true;  // its 16-bit results may round stochastically: ours do it themselves
   Precondition check = nullptr;
   const WiderRow* wider = nullptr;  // formats that the host computes in a wider one

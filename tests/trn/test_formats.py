@@ -74,6 +74,19 @@ WRONG = {
     "grid_sampler_2d": lambda: torch.grid_sampler_2d(
         torch.ones(1, 1, 3, 3, device="trn"), torch.ones(1, 2, 2, 2, device="trn"), 0, 3, True
     ),
+    "segment_reduce: lengths": lambda: torch.segment_reduce(
+        torch.ones(4, device="trn"), "sum", lengths=torch.tensor([3, 2], device="trn"), unsafe=True
+    ),
+    "segment_reduce: offsets": lambda: torch.segment_reduce(
+        torch.ones(4, device="trn"), "sum", offsets=torch.tensor([0, 9], device="trn"), unsafe=True
+    ),
+    "the same type as weight": lambda: F.embedding_bag(
+        torch.tensor([0, 1], device="trn"),
+        torch.ones(4, 3, device="trn"),
+        torch.tensor([0], device="trn"),
+        mode="sum",
+        per_sample_weights=torch.ones(2, device="trn", dtype=torch.float64),
+    ),
     "quantile": lambda: torch.quantile(
         torch.ones(4, device="trn"), torch.tensor([0.5, 1.5], device="trn")
     ),
