@@ -228,3 +228,12 @@ def test_rows_behind_the_last_group_are_zero():
             got = F.grouped_mm(x.to("trn"), w.to("trn"), offs=offs.to("trn")).cpu()
         assert got[:4].eq(32).all()
         assert got[4:].eq(0).all()
+
+
+def test_what_does_not_multiply_raises_as_on_the_cpu():
+    one, a = torch.ones(()), torch.zeros(16, 16).to(FLOAT8[0])
+    for first, second in ((a[:, :0], a.t()), (a, a.t()[:0]), (a, a.t()[None])):
+        for device in ("cpu", "trn"):
+            scale = one.to(device)
+            with pytest.raises(RuntimeError):
+                torch._scaled_mm(first.to(device), second.to(device), scale, scale)

@@ -55,7 +55,7 @@ def child(match: str, place: str) -> None:
             continue
         verdict, why = judge(case, lambda at: say({"place": at}))
         row = {"seed": case.seed, "verdict": verdict, "case": str(case), "why": why}
-        if not acceptable(case, verdict):
+        if not acceptable(case, verdict, why):
             case = smaller(case, verdict)
             row |= {"case": str(case), "why": f"{judge(case)[1]} {arguments_of(case)}"}
         else:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import policies
 import torch
 from mutations import MUTATIONS
 from torch.testing._internal import common_methods_invocations as methods
@@ -26,6 +27,8 @@ from cases import HOST, UNINITIALISED, Ops
 from known import known
 from places import Verdict, compare, outcome
 from wider import combinations
+
+import torch_trn_emu
 
 SAMPLES = 24  # a case takes one of the first so many of its operator and format
 ASPECTS = ("forward", "forward", "backward", "out", "inplace")
@@ -71,6 +74,9 @@ def case_of(seed: int, names: list[str]) -> Case:
         aspect = "forward"
     count = rng.choice((0, 1, 1, 1, 2, 2, 3))
     changes = tuple((rng.choice(list(MUTATIONS)), rng.getrandbits(32)) for _ in range(count))
+    if name in policies.PRODUCTS and dtype in policies.FORMATS and rng.random() < 0.5:
+        aspect = rng.choice(policies.POLICIES)
+        changes = tuple(change for change in changes if change[0] != "special values")
     return Case(
         seed=seed,
         name=name,
@@ -105,7 +111,24 @@ def trial_of(case: Case) -> Callable[[str], Any] | None:
     sample = sample_of(case)
     if sample is None:
         return None
+    if case.aspect in policies.POLICIES:
+        return functools.partial(under_policy, case, sample)
     return functools.partial(getattr(Ops, case.aspect), ENTRIES[case.name], sample)
+
+
+def under_policy(case: Case, sample: Any, device: str) -> Any:
+    with torch_trn_emu.precision(case.aspect):
+        return Ops.forward(ENTRIES[case.name], sample, device)
+
+
+def judge_policy(case: Case, got: Any) -> tuple[str, str]:
+    """A product by its definition: operands rounded, exact products, sums in float32."""
+    if not isinstance(got, torch.Tensor) or got.dtype not in policies.FORMATS:
+        return Verdict.EXACT.name, ""  # formats that no policy rounds
+    off = policies.off_by(ENTRIES[case.name], sample_of(case), case.name, case.aspect, got)
+    if off <= 1:
+        return Verdict.EXACT.name, ""
+    return Verdict.DIFFERS.name, f"the error is {off:.3g} times the bound"
 
 
 def brief(error: Exception | None) -> str:
@@ -173,13 +196,15 @@ def judge(case: Case, told_place: Callable[[str], None] = lambda place: None) ->
         return Verdict.ERROR_DIFFERS.name, why
     if error is not None:
         return Verdict.EXACT.name, ""
+    if case.aspect in policies.POLICIES:
+        return judge_policy(case, actual)
     values = case.name.split(".")[0] not in UNINITIALISED
     verdict, why = compare(as_codes(expected), as_codes(actual), values=values)
     return verdict.name, why
 
 
-def acceptable(case: Case, verdict: str) -> bool:
-    return verdict in ("EXACT", "NO_SAMPLE") or known(case, verdict) is not None
+def acceptable(case: Case, verdict: str, why: str) -> bool:
+    return verdict in ("EXACT", "NO_SAMPLE") or known(case, verdict, why) is not None
 
 
 def smaller(case: Case, verdict: str) -> Case:

@@ -1,5 +1,6 @@
 """A short, seeded run of the fuzzer; `make fuzz` goes on for hours."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,16 @@ def test_a_process_that_dies_is_a_row(tmp_path, monkeypatch):
     assert "signal 9" in row["why"]
     assert worker.judge(7) == first
     worker.close()
+
+
+def test_products_under_policies_have_their_definitions(monkeypatch):
+    monkeypatch.syspath_prepend(FUZZ.parent)
+    import policies
+    import sampling
+
+    for name, policy, sample in itertools.product(policies.PRODUCTS, policies.POLICIES, range(3)):
+        dtype = policies.FORMATS[sample]
+        case = sampling.Case(
+            seed=1, name=name, dtype=dtype, aspect=policy, sample=sample, mutations=()
+        )
+        assert sampling.judge(case)[0] in ("EXACT", "NO_SAMPLE"), case

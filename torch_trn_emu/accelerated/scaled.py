@@ -195,12 +195,16 @@ def swizzles_of(a: Sequence[int], b: Sequence[int]) -> _Swizzles:
     return first, second
 
 
-def _check_operands(a: Tensor, b: Tensor) -> None:
-    if a.dim() != 2 or b.dim() != 2:
-        raise ValueError(f"scaled_mm takes matrices, got {a.dim()}D and {b.dim()}D")
+def _check_formats(a: Tensor, b: Tensor) -> None:
     known = (*FLOAT8, FLOAT4)
     if a.dtype not in known or b.dtype not in known:
         raise ValueError(f"scaled_mm takes float8 or float4 operands, got {a.dtype} and {b.dtype}")
+
+
+def _check_operands(a: Tensor, b: Tensor) -> None:
+    if a.dim() != 2 or b.dim() != 2:
+        raise ValueError(f"scaled_mm takes matrices, got {a.dim()}D and {b.dim()}D")
+    _check_formats(a, b)
     if FLOAT4 not in (a.dtype, b.dtype) and a.shape[1] != b.shape[0]:
         raise ValueError(f"scaled_mm: {tuple(a.shape)} and {tuple(b.shape)} do not multiply")
 
@@ -249,15 +253,17 @@ def scaled_mm(
 
     E8M0 scales of shape [rows, k / 32] lie as they are; of any other shape they are swizzled.
     """
-    _check_operands(self, mat2)
     if scale_a.dtype == scale_b.dtype == torch.float32:
-        wide = _of_float_scales(self, mat2, scale_a, scale_b)
+        _check_formats(self, mat2)
+        multiply = self.dim() == mat2.dim() == 2 and self.shape[1] == mat2.shape[0]
+        wide = _of_float_scales(self, mat2, scale_a, scale_b) if multiply else None
         if wide is None:  # one for all, or rows: the CPU's kernel, which knows the rest as well
             rest = (bias, scale_result, out_dtype, use_fast_accum)
             made: Tensor = torch._scaled_mm(self, mat2, scale_a, scale_b, *rest)
             return made
         product = wide
     elif scale_a.dtype == scale_b.dtype == E8M0:
+        _check_operands(self, mat2)
         blocks = ceil(elements_along_k(self) / MX_BLOCK)
         plain = (self.shape[0], blocks), (mat2.shape[1], blocks)
         product = _mx(self, mat2, scale_a, scale_b, (scale_a.shape != plain[0],
