@@ -74,8 +74,8 @@ def device_us(name: str, mode: str, *, backward: bool) -> float:
 
 
 # What Inductor spells out for the host and the chip has in one pass: gradients of classes as a
-# tensor of its own, random numbers as one, a power of 2 where the chip squares; regions do not hold both a group and a channel of it,
-# nor a row's values that follow from those of another region.
+# tensor of its own, random numbers as one, a power of 2 where the chip squares; regions do not hold
+# both a group and a channel of it, nor a row's values that follow from those of another region.
 LONGER = {"cross entropy": 1.35, "rms norm": 1.3, "group norm": 1.2, "dropout": 1.2}
 
 
