@@ -43,14 +43,10 @@ def execute(options: Namespace) -> int:
         finally:
             _summary(options)
         return 0
-    if options.profile:
-        # Processes that the script starts record themselves, if they are ranks.
-        forget_ranks(Path(options.profile))
-        os.environ["TRN_EMU_PROFILE"] = os.path.abspath(options.profile)
     profiled = profile(with_stack=options.with_stack, max_launches=MOST_LAUNCHES)
     values, ended = Values(options.script), "with an error"
     try:
-        with _stopped_by_sigterm(), profiled, values:
+        with _ranks_record(options.profile), _stopped_by_sigterm(), profiled, values:
             run_script(options)
         ended = "well"
     except SystemExit as stopped:
@@ -67,6 +63,24 @@ def execute(options: Namespace) -> int:
         _write(options, profiled, record_of(command_of(options), profiled, values.rows, ended))
         _summary(options)
     return 0
+
+
+@contextmanager
+def _ranks_record(folder: str | None) -> Iterator[None]:
+    """Processes that the script starts record themselves, if they are ranks."""
+    if not folder:
+        yield
+        return
+    forget_ranks(Path(folder))
+    before = os.environ.get("TRN_EMU_PROFILE")
+    os.environ["TRN_EMU_PROFILE"] = os.path.abspath(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TRN_EMU_PROFILE"]
+        else:
+            os.environ["TRN_EMU_PROFILE"] = before
 
 
 @contextmanager

@@ -14,19 +14,23 @@ class _OneThread(torch._C._ImperativeEngine):
     """torch's engine, with its own threads off while it runs; the user's setting stays.
 
     So does the thread's precision policy: a node that raises never runs the hook that would put
-    back the policy of a module.
+    back the policy of a module. Not in a frame that Dynamo traces, which cannot call into the
+    library.
     """
 
     def run_backward(self, *args: Any, **kwargs: Any) -> Any:
         before = torch._C._is_multithreading_enabled()
-        policy = _C.exchange_thread_policy(-1)
-        _C.exchange_thread_policy(policy)
+        policy = None
+        if not torch.compiler.is_dynamo_compiling():
+            policy = _C.exchange_thread_policy(-1)
+            _C.exchange_thread_policy(policy)
         torch._C._set_multithreading_enabled(False)
         try:
             return super().run_backward(*args, **kwargs)
         finally:
             torch._C._set_multithreading_enabled(before)
-            _C.exchange_thread_policy(policy)
+            if policy is not None:
+                _C.exchange_thread_policy(policy)
 
 
 def keep_backward_on_the_calling_thread() -> None:
