@@ -62,7 +62,7 @@ def test_a_signature_keeps_two_kilobytes() -> None:
     assert kept < 200 * 2048
 
 
-@pytest.mark.slow
+@pytest.mark.conformance
 def test_60000_signatures_take_less_than_200_megabytes() -> None:
     def resident() -> int:
         with open("/proc/self/statm") as file:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from sys import intern
 from threading import Lock
+from math import fsum
 from types import MappingProxyType
 
 from .advice import advice
@@ -276,13 +277,13 @@ def report_rows(priced: list[tuple[str, int, Price]]) -> list[OpRow]:
     for op, calls, one in priced:
         key = (op, one.engine, one.status, one.note)
         groups.setdefault(key, []).append((calls, one))
-    total = sum(calls * one.seconds for _, calls, one in priced) or 1.0
+    total = fsum(calls * one.seconds for _, calls, one in priced) or 1.0  # in any order
     rows = [_row(key, members, total) for key, members in groups.items()]
     return sorted(rows, key=lambda row: (-row.device_s, row.op, row.engine, row.note))
 
 
 def _row(key: tuple[str, str, str, str], members: list[tuple[int, Price]], total: float) -> OpRow:
-    seconds = sum(calls * price.seconds for calls, price in members)
+    seconds = fsum(calls * price.seconds for calls, price in members)
     return OpRow(
         op=key[0],
         calls=sum(calls for calls, _ in members),

@@ -77,7 +77,7 @@ def test_a_dump_holds_a_folder_for_each_graph(tmp_path):
     assert "addmm" in forward["graph.txt"]
     assert "module" in forward["regions.txt"]
     assert "nc_matmul_mx" in forward["program.txt"]
-    assert "tensor_us" in forward["schedule.txt"]
+    assert "added_us" in forward["schedule.txt"]
     assert json.loads(forward["counters.json"])["hbm_read_bytes"] > 0
     assert forward["graph.svg"].count("<rect") >= 2
 
