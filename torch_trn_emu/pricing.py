@@ -9,9 +9,9 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import fsum
 from sys import intern
 from threading import Lock
-from math import fsum
 from types import MappingProxyType
 
 from .advice import advice
