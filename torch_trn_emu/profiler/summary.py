@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from io import StringIO
+from itertools import chain
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -48,12 +49,13 @@ def text(recording: Recording, rows: int, width: int) -> str:
     """The summary; tables have `rows` rows at most and lines `width` characters."""
     out = StringIO()
     console = Console(file=out, width=width, highlight=False, color_system=None)
-    for part in _parts(recording, rows):
+    for part in chain(_whole(recording), _tables(recording, rows)):
         console.print(part)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def _parts(r: Recording, rows: int) -> Iterable[RenderableType]:
+def _whole(r: Recording) -> Iterable[RenderableType]:
+    """Of all launches: the time, the verdict, engines and memory."""
     c = r.counters
     yield (
         f"{r.chip.name}, {r.lnc} physical core(s) a logical core, "
@@ -85,6 +87,10 @@ def _parts(r: Recording, rows: int) -> Iterable[RenderableType]:
         f"SBUF {gib(c['sbuf_high_water_bytes'])} and PSUM {gib(c['psum_high_water_bytes'])} "
         "of one core at the most"
     )
+
+
+def _tables(r: Recording, rows: int) -> Iterable[RenderableType]:
+    """By operator, module, collective and source line, `rows` of each at most."""
     yield _table(
         ("operator", "calls", "time", "share", "engine", "status", "not native"),
         [

@@ -16,11 +16,10 @@ from ..isa import Engine, Memory, Program, Role
 from ..isa.join import Part
 from .encode import Encoded, encode
 from .lanes import Span, span_of
-from .retired import Retired, Run
+from .retired import PICOSECOND, Run, retired
 
 __all__ = ["GraphRun", "PartTimes", "graph_lanes", "price_graph", "repeats_of"]
 
-PICOSECOND = 1e-12
 READS, WRITES = 1, 2
 LEAST_PERIODS = 6  # that are worth finding: four are scheduled (chosen)
 MOST_CANDIDATES = 8  # lengths of a period that are tried (chosen)
@@ -185,21 +184,11 @@ class _Words:
 
 def _run(encoded: Encoded, program: Program, chip: Chip, sums: Any) -> Run:
     count, totals, dma, hbm, table_loads, simulated = sums
-    retired = tuple(
-        Retired(
-            instruction=instruction,
-            count=times,
-            busy_s=busy * PICOSECOND,
-            wait_s=wait * PICOSECOND,
-            span_s=span * PICOSECOND,
-        )
-        for instruction, (times, busy, wait, span) in zip(encoded.instructions, totals, strict=True)
-    )
     return Run(
         program=program,
         chip=chip,
         total_s=0.0,  # parts have no time of their own
-        retired=retired,
+        retired=retired(encoded, totals),
         dma_engine_busy_s=tuple(busy * PICOSECOND for busy in dma),
         hbm_busy_s=hbm * PICOSECOND,
         table_loads=table_loads,

@@ -8,11 +8,9 @@ from ..chip import Chip
 from ..isa import Program
 from . import reference
 from .encode import encode
-from .retired import Record, Retired, Run
+from .retired import PICOSECOND, Record, Run, retired
 
 __all__ = ["price"]
-
-PICOSECOND = 1e-12
 
 
 def price(
@@ -32,21 +30,11 @@ def price(
     encoded = encode(program, chip)
     raw = (scheduler or native())(encoded.words, extrapolate=extrapolate, trace_limit=trace_limit)
     total, sums, engines, hbm, table_loads, simulated, records = raw
-    retired = tuple(
-        Retired(
-            instruction=instruction,
-            count=count,
-            busy_s=busy * PICOSECOND,
-            wait_s=wait * PICOSECOND,
-            span_s=span * PICOSECOND,
-        )
-        for instruction, (count, busy, wait, span) in zip(encoded.instructions, sums, strict=True)
-    )
     return Run(
         program=program,
         chip=chip,
         total_s=total * PICOSECOND + chip.launch.kernel_overhead_s,
-        retired=retired,
+        retired=retired(encoded, sums),
         dma_engine_busy_s=tuple(busy * PICOSECOND for busy in engines),
         hbm_busy_s=hbm * PICOSECOND,
         table_loads=table_loads,

@@ -1,11 +1,15 @@
 """What a scheduled Program leaves: how often each instruction ran and how long, and its records."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..chip import Chip
 from ..isa import Engine, Instruction, Program
+from .encode import Encoded
 
-__all__ = ["Record", "Retired", "Run"]
+__all__ = ["PICOSECOND", "Record", "Retired", "Run", "retired"]
+
+PICOSECOND = 1e-12  # the unit of csrc/timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,20 @@ class Retired:
     busy_s: float
     wait_s: float
     span_s: float
+
+
+def retired(encoded: Encoded, sums: Iterable[tuple[int, int, int, int]]) -> tuple[Retired, ...]:
+    """What csrc/timing gives of each instruction: executions, picoseconds busy, waiting, in all."""
+    return tuple(
+        Retired(
+            instruction=instruction,
+            count=count,
+            busy_s=busy * PICOSECOND,
+            wait_s=wait * PICOSECOND,
+            span_s=span * PICOSECOND,
+        )
+        for instruction, (count, busy, wait, span) in zip(encoded.instructions, sums, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
