@@ -157,11 +157,12 @@ collectives::Patience Backend::patience(std::chrono::milliseconds timeout, bool 
     if (here && collective_hooks().check_interrupt) collective_hooks().check_interrupt();
     if (ended_) throw collectives::Failure("the group was shut down meanwhile");
     if (std::chrono::steady_clock::now() < deadline) return;
-    throw collectives::Failure(
-        "timed out after " + std::to_string(double(timeout.count()) / 1e3) +
-        " s. A rank that waits for something else first, as for a message that is sent after this "
-        "call, or a rank that never makes the call, has this effect" +
-        transport_->describe_ranks());
+    std::ostringstream text;  // scripts written for gloo look for " timeout "
+    text << "the timeout of " << double(timeout.count()) / 1e3
+         << " s has passed. A rank that waits for something else first, as for a message that is "
+            "sent after this call, or a rank that never makes the call, has this effect"
+         << transport_->describe_ranks();
+    throw collectives::Failure(text.str());
   };
 }
 

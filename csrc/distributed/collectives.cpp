@@ -2,6 +2,8 @@
 // it moves. Those that send each rank something of its own are in exchanges.cpp.
 #include "calls.h"
 
+#include <algorithm>
+
 namespace trn {
 
 using namespace calls;  // NOLINT: these two files only
@@ -103,19 +105,43 @@ Backend::WorkPtr Backend::_allgather_base(at::Tensor& output, at::Tensor& input,
   return allgather_into_tensor_coalesced(outputs, inputs, opts);
 }
 
+// One operation, as its name says. The outputs are lists by rank; by input if they do not fit that.
 Backend::WorkPtr Backend::allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs,
                                               const c10d::AllgatherOptions& opts) {
-  startCoalescing();
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    Tensors one{inputs[i]};
-    std::vector<Tensors> lists(1);
-    for (Tensors& by_rank : outputs) lists[0].push_back(by_rank[i]);
-    if (outputs.size() == inputs.size() && int(outputs[i].size()) == size_ &&
-        int(outputs.size()) != size_)
-      lists[0] = outputs[i];
-    allgather(lists, one, opts);
+  constexpr const char* name = "all_gather_coalesced";
+  const size_t ranks = size_t(size_), count = inputs.size();
+  const auto lists = [&](size_t many, size_t each) {
+    return outputs.size() == many && std::all_of(outputs.begin(), outputs.end(),
+                                                 [&](auto& list) { return list.size() == each; });
+  };
+  const bool by_rank = lists(ranks, count);
+  TORCH_CHECK_VALUE(by_rank || lists(count, ranks), name, ": the outputs need ", ranks,
+                    " lists, one for each rank, of ", count, " tensors, one for each input");
+  Call call = call_of(OpType::ALLGATHER_COALESCED, name, inputs, opts);
+  std::vector<Tensors> to(count);
+  Tensors from;
+  for (size_t i = 0; i < count; ++i) {
+    from.push_back(borrow_contiguous(inputs[i], Access::kRead, name));
+    for (size_t r = 0; r < ranks; ++r) {
+      const at::Tensor& output = by_rank ? outputs[r][i] : outputs[i][r];
+      TORCH_CHECK_TYPE(output.scalar_type() == inputs[i].scalar_type(), name, ": an output of ",
+                       output.scalar_type(), " for an input of ", inputs[i].scalar_type());
+      TORCH_CHECK_VALUE(output.numel() == inputs[i].numel(), name, ": an output of ",
+                        output.numel(), " elements for an input of ", inputs[i].numel());
+      to[i].push_back(borrow_contiguous(output, Access::kWrite, name));
+      call.results.push_back(output);
+    }
   }
-  return endCoalescing();
+  call.shapes = hash_of(inputs);
+  call.sends.assign(ranks, bytes_of(inputs));
+  call.receives = call.sends;
+  call.priced_bytes = int64_t(bytes_of(inputs)) * size_;
+  return start(std::move(call), [to, from](const Meeting& m) {
+    for (size_t i = 0; i < from.size(); ++i) {
+      if (from[i].nbytes() > 0)
+        m.transport.gather(in(from[i]), outs(to[i]), -1, from[i].nbytes(), m.wait);
+    }
+  });
 }
 
 Backend::WorkPtr Backend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,

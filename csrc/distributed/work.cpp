@@ -23,6 +23,7 @@ constexpr auto kLook = std::chrono::milliseconds(100);
 
 // Names that differ from those of the functions that users call.
 std::string known_to_torch(const std::string& op) {
+  if (op == "all_gather_coalesced") return "all_gather";
   if (op == "all_gather_into_tensor") return "_all_gather_base";
   if (op == "reduce_scatter_tensor") return "_reduce_scatter_base";
   if (op == "all_to_all_single") return "all_to_all";

@@ -1,10 +1,13 @@
-"""torch's own suite of process groups, in the wheel: on trn, as "nccl" on CUDA, beside gloo.
+"""torch's own suite of process groups, in the wheel, on trn tensors beside gloo on the CPU.
 
-A test counts if it passes with gloo on the CPU, or skips there because it needs an accelerator.
-Each runs on two ranks with a time limit. Results are kept in docs/distributed_conformance.json, and
-a run goes on where the last one stopped; --again runs all, --only PATTERN some.
+There are three ways to run a test: `gloo` on the CPU; `cuda`, the suite's variants for
+accelerators, as "nccl" on trn; `trn`, its variants for the CPU, with trn as the default device. A
+test that skips on two ranks runs on four, then on eight. It counts if it passes with gloo or needs
+an accelerator. Results are kept in docs/distributed_conformance.json, from which a table of
+docs/distributed.md is made. A run continues the last one; --again runs the chosen tests anew,
+--failed those that failed.
 
-    python tests/distributed/upstream.py [--seconds 600] [--only all_reduce]
+    python tests/distributed/upstream.py [--seconds 600] [--only all_reduce] [--ways trn,cuda]
 """
 
 import argparse
@@ -16,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -25,22 +27,33 @@ RESULTS = ROOT / "docs" / "distributed_conformance.json"
 MODULE = "torch.testing._internal.distributed.distributed_test"
 WAYS = {
     "gloo": {"BACKEND": "gloo", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
-    "trn": {"BACKEND": "nccl", "TRN_EMU_AS": "cuda", "TRN_EMU_MATMUL": "fp32"},
+    "cuda": {"BACKEND": "nccl", "TRN_EMU_AS": "cuda", "TRN_EMU_MATMUL": "fp32"},
+    "trn": {"BACKEND": "gloo", "TRN_EMU_MATMUL": "fp32"},
 }
-LIMIT_S = 60  # of one test
+WORLDS = (2, 4, 8)
+LIMIT_S = 90  # of one test
 
 # Runs in a process of its own: tests are given by name, one outcome a line is printed.
 RUNNER = f"""
 import os, sys, unittest, warnings
 warnings.simplefilter("ignore")
+way = sys.argv[1]
 import torch
 import torch.multiprocessing as mp
-if os.environ["BACKEND"] == "nccl":  # trn refuses the question; the suite asks when imported
-    torch.cuda.nccl.version = lambda: (2, 28, 0)
+if way != "gloo":
     import torch_trn_emu
     # As on CUDA, a fork after the first use is refused; the suite seeds devices before it starts.
     torch_trn_emu._C.is_in_bad_fork = lambda: False
+if way == "cuda":  # trn refuses the question; the suite asks when imported
+    torch.cuda.nccl.version = lambda: (2, 28, 0)
+import {MODULE} as suite
 from {MODULE} import DistributedTest, TestDistBackend
+
+if way == "trn":  # the tests are those for gloo, the group is trn's
+    init = suite.dist.init_process_group
+    suite.dist.init_process_group = lambda *a, **n: init(*a, **n | {{"backend": "trn"}})
+    for names in (suite.PROFILING_SUPPORTED_BACKENDS, suite.SEND_RECV_PROFILING_SUPPORTED_BACKENDS):
+        names.append("trn")
 
 class TestTrn(TestDistBackend, DistributedTest._DistTestBase):
     def setUp(self):
@@ -48,17 +61,28 @@ class TestTrn(TestDistBackend, DistributedTest._DistTestBase):
         # A spawn would import torch once for each rank.
         self._start_processes(mp.get_context("fork").Process)
 
+    @classmethod
+    def _run(cls, rank, *args, **named):
+        if way == "trn":
+            torch.accelerator.set_device_index(rank)
+            torch.set_default_device("trn")
+            # The names of old are of the CPU whatever the default is.
+            torch.DoubleTensor = lambda *size: torch.empty(*size, dtype=torch.double)
+            torch.FloatTensor = lambda *size: torch.empty(*size)
+        super()._run(rank, *args, **named)
+
 TestTrn.__module__ = "__main__"
-names = sys.argv[1:]
-for name in names:
+for name in sys.argv[2:]:
     print("begin", name, flush=True)
     result = unittest.TestResult()
     unittest.TestSuite([TestTrn(name)]).run(result)
     bad = result.errors + result.failures
     word = "failed" if bad else "skipped" if result.skipped else "passed"
     why = bad[0][1] if bad else result.skipped[0][1] if result.skipped else ""
-    print("end", name, word, repr(why[-3000:]), flush=True)
+    print("end", name, word, repr(why[-6000:]), flush=True)
 """
+
+Outcome = tuple[str, str]
 
 
 def names() -> list[str]:
@@ -70,21 +94,23 @@ def names() -> list[str]:
     ).stdout.split()
 
 
-def run(way: str, tests: list[str], until: float) -> dict[str, tuple[str, str]]:
+def run(way: str, world: int, tests: list[str], until: float) -> dict[str, Outcome]:
     """Outcomes of tests, one after another; a hanging one is killed and the rest run anew."""
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, Outcome] = {}
     left = list(tests)
     while left and time.monotonic() < until:
-        _run_some(way, left, until, found)
+        _run_some(way, world, left, until, found)
         left = [name for name in left if name not in found]
     return found
 
 
-def _run_some(way: str, left: list[str], until: float, found: dict[str, tuple[str, str]]) -> None:
-    env = os.environ | {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", **WAYS[way]}
+def _run_some(
+    way: str, world: int, left: list[str], until: float, found: dict[str, Outcome]
+) -> None:
+    count = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
-        [sys.executable, "-u", "-c", RUNNER, *left], env=env, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        [sys.executable, "-u", "-c", RUNNER, way, *left], env=os.environ | count | WAYS[way],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
     )  # fmt: skip
     lines: Queue[str] = Queue()
 
@@ -110,8 +136,8 @@ def _run_some(way: str, left: list[str], until: float, found: dict[str, tuple[st
                 found[name] = (outcome, _short(why))
                 current = ""
             elif not line:
-                if current:
-                    found[current] = ("died", "the process ended")
+                if current or left[0] not in found:
+                    found[current or left[0]] = ("died", "the process ended")
                 return
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -120,50 +146,67 @@ def _run_some(way: str, left: list[str], until: float, found: dict[str, tuple[st
 
 
 def _short(why: str) -> str:
-    """The last line that says something."""
+    """The line that says most: the first error of a rank, else the last line."""
     lines = [line.strip() for line in eval(why).splitlines()] if why.startswith(("'", '"')) else []
     told = [
         line for line in lines if re.match(r"[\w.]*(Error|Exception|Failure|Interrupt)\b", line)
     ]
+    told = [line for line in told if "exited with error code" not in line] or told
     return (told or [line for line in lines if line] or [""])[-1][:300]
+
+
+def needs_more_ranks(outcome: Outcome) -> bool:
+    return outcome[0] == "skipped" and bool(
+        re.search(r"world.?size|small_worldsize|Need at least|requires at least", outcome[1], re.I)
+    )
 
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--seconds", type=float, default=3600)
+    options.add_argument("--seconds", type=float, default=7200)
     options.add_argument("--only", default="")
+    options.add_argument("--ways", default=",".join(WAYS))
     options.add_argument("--again", action="store_true")
+    options.add_argument("--failed", action="store_true")
     chosen = options.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     tests = [n for n in names() if re.search(chosen.only, n)]
     until = time.monotonic() + chosen.seconds
-    for way in WAYS:
-        known = {} if chosen.again else results.get(way, {})
-        left = [n for n in tests if n not in known]
-        share = until if way == "trn" else time.monotonic() + 0.4 * (until - time.monotonic())
-        for start in range(0, len(left), 20):
-            if time.monotonic() > share:
-                break
-            found = run(way, left[start : start + 20], share)
-            results.setdefault(way, {}).update({n: list(f) for n, f in found.items()})
-            RESULTS.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
+    for way in chosen.ways.split(","):
+        known = results.setdefault(way, {})
+        if chosen.again or chosen.failed:
+            for n in tests:
+                if chosen.again or known.get(n, ["passed"])[0] not in ("passed", "skipped"):
+                    known.pop(n, None)
+        for world in WORLDS:
+            small = [n for n in tests if n in known and needs_more_ranks(known[n])]
+            left = [n for n in tests if n not in known] if world == 2 else small
+            for start in range(0, len(left), 20):
+                found = run(way, world, left[start : start + 20], until)
+                known.update({n: list(f) for n, f in found.items()})
+                RESULTS.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
     print(summary(results))
 
 
-def summary(results: dict[str, dict[str, list[str]]]) -> str:
-    gloo, trn = results.get("gloo", {}), results.get("trn", {})
-    counts = dict(Counter(outcome for outcome, _ in trn.values()))
-    counted = [n for n, (o, _) in gloo.items() if o == "passed" and n in trn]
-    bad = [n for n in counted if trn[n][0] not in ("passed", "skipped")]
-    lines = [
-        f"trn: {counts} of {len(trn)}",
-        f"pass with gloo on the CPU: {len(counted)}; of these trn: "
-        f"{sum(trn[n][0] == 'passed' for n in counted)} passed, "
-        f"{sum(trn[n][0] == 'skipped' for n in counted)} skipped, {len(bad)} not",
-    ]
-    for n, (outcome, why) in sorted(trn.items()):
-        if outcome not in ("passed", "skipped"):
-            lines.append(f"  {outcome} {n} [gloo {gloo.get(n, ['?'])[0]}]: {why}")
+def counted(results: dict[str, dict[str, Outcome]]) -> dict[str, Outcome]:
+    """The outcome on trn of each test that gloo passes or leaves to an accelerator.
+
+    That of the variant for accelerators, unless it skips.
+    """
+    found = {}
+    for name, (outcome, _) in results.get("gloo", {}).items():
+        on_trn = [results.get(way, {}).get(name, ("", "")) for way in ("cuda", "trn")]
+        ran = [o for o in on_trn if o[0] not in ("", "skipped")]
+        if outcome == "passed" or (outcome == "skipped" and ran):
+            found[name] = tuple((ran or on_trn)[0])
+    return found
+
+
+def summary(results: dict[str, dict[str, Outcome]]) -> str:
+    found = counted(results)
+    passed = sum(outcome == "passed" for outcome, _ in found.values())
+    lines = [f"{passed} of {len(found)} pass ({100 * passed / max(1, len(found)):.1f} %)"]
+    lines += [f"  {o} {n}: {why}" for n, (o, why) in sorted(found.items()) if o != "passed"]
     return "\n".join(lines)
 
 

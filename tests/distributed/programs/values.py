@@ -241,6 +241,17 @@ def check_coalesced():
         same(out, torch.cat([given(r, (n,)) for r in ALL]))
 
 
+def check_all_gather_coalesced():
+    from torch.distributed.distributed_c10d import all_gather_coalesced
+
+    shapes = [(3,), (2, 70000), (0,), (1, 1)]
+    outs = [[torch.zeros(s, device=DEVICE) for s in shapes] for _ in ALL]
+    all_gather_coalesced(outs, [on(RANK, s) for s in shapes])
+    for r, by_rank in zip(ALL, outs, strict=True):
+        for out, shape in zip(by_rank, shapes, strict=True):
+            same(out, given(r, shape))
+
+
 def check_objects():
     found = [None] * WORLD
     dist.all_gather_object(found, {"rank": RANK, "text": "x" * RANK})
