@@ -1,0 +1,78 @@
+// The arithmetic of recurrent cells between their activations, in one pass over the rows: the
+// activations and their derivatives themselves are the host's. Rows lie side by side, gates of
+// `width` in each. In the order of the unfused cells, a rounding for every operation; T is float or
+// double.
+#pragma once
+
+#include <cstdint>
+
+namespace trn::numerics {
+
+struct CellRows {
+  int64_t rows, width;  // width: of the hidden state
+};
+
+// gates [rows, columns] = (hidden + hidden_bias) + (input + input_bias). The biases [columns] may
+// be null, and are then not added.
+template <class T>
+void add_gates(int64_t rows, int64_t columns, const T* hidden, const T* hidden_bias, const T* input,
+               const T* input_bias, T* gates);
+
+// gates [rows, 4 width] of i, f, g, o; cy = f * cx + i * g.
+template <class T>
+void lstm_state(CellRows shape, const T* gates, const T* cx, T* cy);
+
+// hy holds tanh(cy), and becomes o * tanh(cy).
+template <class T>
+void lstm_output(CellRows shape, const T* gates, T* hy);
+
+// What flows back to the output gate and to tanh(cy) before their derivatives: of_o = dh * tanh_cy,
+// of_tanh = dh * o. All but gates [rows, width].
+template <class T>
+void lstm_to_output(CellRows shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
+                    T* of_tanh);
+
+// dc = grad_cy + through_h, either of which may be null. products [3][rows, width] = dc * g,
+// dc * cx, dc * i: what flows back to i, f and g before their derivatives. grad_cx = dc * f.
+template <class T>
+struct LstmGradients {
+  const T *gates, *cx, *grad_cy, *through_h;
+  T *products, *grad_cx;
+};
+template <class T>
+void lstm_to_gates(CellRows shape, const LstmGradients<T>& cell);
+
+// sums [3][rows, width] become the arguments of r and z, and the input's part of n; `hidden_n` its
+// hidden part. input and hidden [rows, 3 width].
+template <class T>
+struct GruSums {
+  const T *hidden, *hidden_bias, *input, *input_bias;
+  T *sums, *hidden_n;
+};
+template <class T>
+void gru_sums(CellRows shape, const GruSums<T>& cell);
+
+// n [rows, width] += hidden_n * r.
+template <class T>
+void gru_reset(CellRows shape, const T* r, const T* hidden_n, T* n);
+
+// hy = (hx - n) * z + n; activated [3][rows, width] of r, z, n. workspace [rows, 5 width]: r, z, n,
+// hx, hidden_n.
+template <class T>
+void gru_output(CellRows shape, const T* activated, const T* hx, const T* hidden_n, T* hy,
+                T* workspace);
+
+// products [2][rows, width] = g - g * z, g * (hx - n): what flows back to n and z before their
+// derivatives. grad_hx = g * z.
+template <class T>
+void gru_to_gates(CellRows shape, const T* grad_hy, const T* workspace, T* products, T* grad_hx);
+
+// of_r [rows, width] = dn * hidden_n; grad_input [rows, 3 width] of dr, dz, dn holds dn.
+template <class T>
+void gru_to_reset(CellRows shape, const T* grad_input, const T* workspace, T* of_r);
+
+// grad_hidden [rows, 3 width] = dr, dz, dn * r.
+template <class T>
+void gru_to_hidden(CellRows shape, const T* grad_input, const T* workspace, T* grad_hidden);
+
+}  // namespace trn::numerics
