@@ -1,5 +1,6 @@
 """Prints a hash of every result that may not depend on the instruction set, as JSON. For
-test_instruction_sets.py, which runs it once under each."""
+test_instruction_sets.py, which runs it once under each.
+"""
 
 import hashlib
 import itertools

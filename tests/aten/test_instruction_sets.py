@@ -1,5 +1,6 @@
 """The same bits under every instruction set but the one with a bfloat16 dot product, which adds
-two products at a time: products of every layout and policy, their gradients, quantisation, cells."""
+two products at a time: products of every layout and policy, gradients, quantisation, cells.
+"""
 
 import json
 import os

@@ -1,12 +1,14 @@
 """The fused recurrent cells: operands in contiguous rows take loops of the same bits as the host's
-operators, which compute what is laid out otherwise."""
+operators, which compute what is laid out otherwise.
+"""
 
 import itertools
 
 import pytest
 import torch
-import torch_trn_emu
 from torch import Tensor
+
+import torch_trn_emu
 
 BATCHES, WIDTHS = (1, 3, 16), (1, 5, 16, 33, 130)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
