@@ -23,11 +23,11 @@ import torch_trn_emu
 from torch_trn_emu.chip import CHIPS, Chip, Figure, get_chip
 from torch_trn_emu.engines import clock_hz, cycles, transfer
 from torch_trn_emu.isa import Builder, Program, Role, tile
-from torch_trn_emu.lowering.convolution import conv2d
-from torch_trn_emu.lowering.matmul import COMPILER, HAND, SERIAL, matmul, matmul_naive
-from torch_trn_emu.lowering.normalization import rms_norm
-from torch_trn_emu.lowering.pointwise import activation, pointwise, tensor_tensor
-from torch_trn_emu.lowering.reduction import reduce_rows
+from torch_trn_emu.kernels.convolution.forward import conv2d
+from torch_trn_emu.kernels.matmul import COMPILER, HAND, SERIAL, matmul, matmul_naive
+from torch_trn_emu.kernels.normalization import rms_norm
+from torch_trn_emu.kernels.pointwise import activation, pointwise, tensor_tensor
+from torch_trn_emu.kernels.reduce_rows import reduce_rows
 from torch_trn_emu.timing import price
 
 DATA = Path(__file__).parent / "data" / "measured_calibration.csv"

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler.estimate import pricing_backend
 from torch_trn_emu.compiler.pieces import Launch
 from torch_trn_emu.estimation import OperatorsOfTheDevice
-from torch_trn_emu.lowering.call import Target
 
 __all__ = ["GRAPHS", "Graph", "graph_us", "launched_us"]
 

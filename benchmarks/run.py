@@ -287,7 +287,7 @@ print(statistics.median(times))
 SCHEDULING = """
 import time
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.lowering.matmul import matmul
+from torch_trn_emu.kernels.matmul import matmul
 from torch_trn_emu.timing import price
 chip = get_chip("trn3")
 program = matmul(2048, 2048, 2048, chip=chip)
@@ -304,8 +304,8 @@ def first_price(n: int) -> Sides:
     return printed(
         "import time\n"
         "from torch_trn_emu.chip import get_chip\n"
-        "from torch_trn_emu.lowering.call import Call, Target\n"
-        "from torch_trn_emu.lowering.ops import dense\n"
+        "from torch_trn_emu.calls import Call, Target\n"
+        "from torch_trn_emu.ops import dense\n"
         "from torch_trn_emu.pricing import price_call\n"
         "target = Target(get_chip('trn3'), 2)\n"
         "def seconds(n):\n"

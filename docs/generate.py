@@ -177,7 +177,7 @@ def walk_table(name: str) -> str:
 
 def operator_table() -> str:
     """The rows of OPS, those alike together."""
-    from torch_trn_emu.lowering.ops import OPS
+    from torch_trn_emu.ops import OPS
 
     groups: dict[tuple[str, str, str], list[str]] = {}
     for row in OPS.values():

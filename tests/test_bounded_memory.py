@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from torch_trn_emu import pricing
+from torch_trn_emu.calls import Target, read_call
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler import launched
 from torch_trn_emu.compiler.sizes import MOST_SIZES, SizedPrice
-from torch_trn_emu.lowering.call import Target, read_call
 
 TARGET = Target(get_chip("trn3"), 2)
 

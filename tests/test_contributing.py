@@ -43,7 +43,7 @@ def test_the_files_named_exist() -> None:
         ("mxint8", ["torch_trn_emu/formats/formats.def"]),
         ("trn4", ["torch_trn_emu/chip/chips.py", "torch_trn_emu/chip/systems.py"]),
         ("activation_table_load_count", ["torch_trn_emu/counters.py"]),
-        ("heaviside", ["torch_trn_emu/lowering/elementwise.py"]),
+        ("heaviside", ["torch_trn_emu/ops/elementwise.py"]),
     ],
 )
 def test_an_addition_takes_the_files_that_it_names(word: str, files: list[str]) -> None:

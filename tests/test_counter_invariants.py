@@ -13,12 +13,12 @@ import torch_trn_emu
 from torch_trn_emu.chip import CHIPS, Chip, get_chip
 from torch_trn_emu.counters import COUNTERS, Totals, Unit, counters
 from torch_trn_emu.isa import Engine, Program
-from torch_trn_emu.lowering.attended import Attended
-from torch_trn_emu.lowering.attention import attention
-from torch_trn_emu.lowering.convolution import conv2d
-from torch_trn_emu.lowering.matmul import matmul
-from torch_trn_emu.lowering.normalizing import row_op
-from torch_trn_emu.lowering.pointwise import activation, pointwise, tensor_tensor
+from torch_trn_emu.kernels.attention.forward import attention
+from torch_trn_emu.kernels.attention.spec import Attended
+from torch_trn_emu.kernels.convolution.forward import conv2d
+from torch_trn_emu.kernels.matmul import matmul
+from torch_trn_emu.kernels.pointwise import activation, pointwise, tensor_tensor
+from torch_trn_emu.ops.normalization import row_op
 from torch_trn_emu.timing import price
 
 # torch 2.13 uses what it deprecates

@@ -15,9 +15,9 @@ from torch_trn_emu.counters import (
     unit_of,
 )
 from torch_trn_emu.isa import Builder, Engine, Program, Role, tile
-from torch_trn_emu.lowering.matmul import matmul
-from torch_trn_emu.lowering.normalization import softmax
-from torch_trn_emu.lowering.pointwise import activation, pointwise
+from torch_trn_emu.kernels.matmul import matmul
+from torch_trn_emu.kernels.normalization import softmax
+from torch_trn_emu.kernels.pointwise import activation, pointwise
 from torch_trn_emu.timing import Run, price
 
 TRN1, TRN2, TRN3 = get_chip("trn1"), get_chip("trn2"), get_chip("trn3")

@@ -226,8 +226,8 @@ def test_graphs_that_are_freed_keep_their_launches_apart():
     """They are told apart by id, which a later graph may get again."""
     from types import SimpleNamespace
 
+    from torch_trn_emu.calls import Target
     from torch_trn_emu.estimation import Recorder
-    from torch_trn_emu.lowering.call import Target
 
     recorder = Recorder(Target(get_chip("trn3"), 2))
     for k in range(20):

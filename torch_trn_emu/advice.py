@@ -7,7 +7,7 @@ Sources
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .lowering.ops import OPS
+from .ops import OPS
 
 if TYPE_CHECKING:
     from .pricing import Price

@@ -25,12 +25,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .accelerated.table import ONE_LAUNCH
+from .calls import Call, Target, TensorArg
 from .chip import Chip, get_chip
 from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
 from .counters import Clock, clocked, combine, derive
 from .known_values import KnownValues
-from .lowering.attentions import without_sums
-from .lowering.call import Call, Target, TensorArg
+from .ops.attention import without_sums
 from .pages import HtmlTable, render
 from .precision import chosen_precision, current_precision
 from .pricing import OpRow, Price, price_call, report_rows

@@ -15,12 +15,12 @@ from threading import Lock
 from types import MappingProxyType
 
 from .advice import advice
+from .calls import DTYPES, Call, Target, read_call
 from .chip import Chip
 from .counters import COUNTERS, combine, fold
 from .isa import Engine, Program, itemsize
-from .lowering.call import DTYPES, Call, Target, read_call
-from .lowering.classes import class_of
-from .lowering.ops import OPS, HostTransfer, Op
+from .ops import OPS, HostTransfer, Op
+from .ops.classes import class_of
 from .timing import Run, Span, lanes, price
 from .timing.graph import GraphRun
 

@@ -101,7 +101,7 @@ def test_every_figure_of_trn4_is_a_projection() -> None:
 
 def test_a_product_on_trn4_takes_a_third_and_a_sixth_of_the_array() -> None:
     from torch_trn_emu.engines import cycles
-    from torch_trn_emu.lowering.matmul import matmul
+    from torch_trn_emu.kernels.matmul import matmul
 
     took = {}
     for name in ("trn3", "trn4"):
@@ -158,7 +158,7 @@ def test_a_figure_is_a_float_and_arithmetic_forgets() -> None:
 
 @pytest.mark.parametrize(
     "modules",
-    ["torch_trn_emu.chip", "torch_trn_emu.counters, torch_trn_emu.lowering.matmul"],
+    ["torch_trn_emu.chip", "torch_trn_emu.counters, torch_trn_emu.kernels.matmul"],
     ids=["chips", "pricing"],
 )
 def test_neither_torch_nor_numpy_is_imported(modules: str) -> None:

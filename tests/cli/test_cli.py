@@ -20,7 +20,7 @@ from torch_trn_emu.cli.diff import difference
 from torch_trn_emu.cli.doctor import CHECKS
 from torch_trn_emu.cli.output import Report, Table, show
 from torch_trn_emu.counters import COUNTERS
-from torch_trn_emu.lowering.ops import OPS
+from torch_trn_emu.ops import OPS
 from torch_trn_emu_cli import COMMANDS, STATUSES
 
 SCRIPT = """

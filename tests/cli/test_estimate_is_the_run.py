@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 import torch_trn_emu
+from torch_trn_emu.calls import Target
 from torch_trn_emu.cli.estimate import ShapesOnly
 from torch_trn_emu.estimation import Recorder
-from torch_trn_emu.lowering.call import Target
 from torch_trn_emu.settings import settings
 
 

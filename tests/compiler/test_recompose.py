@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler import pieces, recompose
-from torch_trn_emu.lowering.call import Target
 
 # torch 2.13 uses what it deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler.engine import price_graph
 from torch_trn_emu.compiler.pieces import launches_of, pieces_of
@@ -11,7 +12,6 @@ from torch_trn_emu.compiler.regions import regions_of
 from torch_trn_emu.compiler.windows import windows
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Memory, validate
-from torch_trn_emu.lowering.call import Target
 
 aten = torch.ops.aten
 TARGET = Target(get_chip("trn3"), 1)

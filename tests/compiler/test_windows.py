@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler.engine import price_graph as price_whole
 from torch_trn_emu.compiler.pieces import Piece, pieces_of
@@ -16,7 +17,6 @@ from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.errors import UndefinedOnChip
 from torch_trn_emu.isa import Builder, Engine, Memory, Program, Role, tile, validate
 from torch_trn_emu.isa.join import Part, join
-from torch_trn_emu.lowering.call import Target
 from torch_trn_emu.timing import price
 from torch_trn_emu.timing.graph import price_graph, repeats_of
 from torch_trn_emu.timing.price import unrolled

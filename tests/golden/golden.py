@@ -27,9 +27,9 @@ import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import torch_trn_emu  # noqa: E402
+from torch_trn_emu.calls import Call, Target, TensorArg  # noqa: E402
 from torch_trn_emu.chip import get_chip  # noqa: E402
-from torch_trn_emu.lowering.call import Call, Target, TensorArg  # noqa: E402
-from torch_trn_emu.lowering.ops import OPS  # noqa: E402
+from torch_trn_emu.ops import OPS  # noqa: E402
 from torch_trn_emu.pricing import price_call  # noqa: E402
 
 FROZEN = HERE / "prices.txt.xz"

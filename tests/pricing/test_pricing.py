@@ -2,10 +2,10 @@
 
 import pytest
 
+from torch_trn_emu.calls import Call, Target, TensorArg, read_call
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.counters import derive
-from torch_trn_emu.lowering.call import Call, Target, TensorArg, read_call
-from torch_trn_emu.lowering.ops import OPS, Op, dense
+from torch_trn_emu.ops import OPS, Op, dense
 from torch_trn_emu.pricing import NOT_MODELLED, Price, price_call, report_rows
 
 TRN3, TRN2 = get_chip("trn3"), get_chip("trn2")

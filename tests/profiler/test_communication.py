@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import torch_trn_emu
+from torch_trn_emu.calls import Call, Target
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.lowering.call import Call, Target
-from torch_trn_emu.lowering.ops import dense
+from torch_trn_emu.ops import dense
 from torch_trn_emu.pricing import price_call
 from torch_trn_emu.profiler import Launch, Recording
 from torch_trn_emu.profiler.communication import HIDING, Collective, collective_rows, cure, lanes_of

@@ -4,8 +4,8 @@ import pytest
 
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.isa import Engine, Program
-from torch_trn_emu.lowering.matmul import matmul
-from torch_trn_emu.lowering.normalization import softmax
+from torch_trn_emu.kernels.matmul import matmul
+from torch_trn_emu.kernels.normalization import softmax
 from torch_trn_emu.timing import lanes, price
 from torch_trn_emu.timing.price import unrolled
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch_trn_emu.accelerated import KERNELS
-from torch_trn_emu.lowering.call import Call
-from torch_trn_emu.lowering.ops import OPS
+from torch_trn_emu.calls import Call
+from torch_trn_emu.ops import OPS
 from torch_trn_emu.parity.noise import matmul_kind
 
 from .output import Report, Table, show

@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as disable_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
+from torch_trn_emu.calls import Target
 from torch_trn_emu.estimation import Estimate, Recorder, composite_of
-from torch_trn_emu.lowering.call import Target
 from torch_trn_emu.settings import DEVICE_TYPE, settings
 
 from .environment import apply

@@ -1,4 +1,4 @@
-"""A graph's nodes as operator calls without data: what lowering and pricing read.
+"""A graph's nodes as operator calls without data: what rows and pricing read.
 
 Symbolic sizes take the values that `with_sizes` says, else those of the traced call.
 Checked on torch 2.13.0.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from ..lowering.call import Call, TensorArg
+from ..calls import Call, TensorArg
 from .control import FLAG
 from .operators import policy_of
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from torch.fx import GraphModule
 
+from ..calls import Target
 from ..isa import dump
-from ..lowering.call import Target
 from .engine import GraphPrice, Work
 from .region import Region
 from .windows import windows

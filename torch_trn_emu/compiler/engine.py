@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 from .. import pricing
+from ..calls import Call, Target, TensorArg
 from ..chip import Chip
 from ..counters import combine
 from ..errors import EmulatorBug
 from ..isa import Program, itemsize
-from ..lowering.call import Call, Target, TensorArg
 from ..pricing import Price, price_call
 from ..settings import settings
 from ..timing import Span

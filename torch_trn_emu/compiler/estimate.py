@@ -15,7 +15,7 @@ from torch._functorch import config as functorch_config
 from torch._inductor.compile_fx import compile_fx
 from torch.fx import GraphModule
 
-from ..lowering.call import Target
+from ..calls import Target
 from .code import EagerCode
 from .control import Flags, flags_read, put_flags
 from .decompositions import decompositions, resizing_whole

@@ -16,7 +16,7 @@ from torch._C import DispatchKey
 from torch.fx import Graph
 
 from .. import _C
-from ..lowering.call import Call, Target, TensorArg
+from ..calls import Call, Target, TensorArg
 from ..precision import POLICIES
 from ..pricing import Price, price_call, remember, scaled
 from ..settings import DEVICE_TYPE

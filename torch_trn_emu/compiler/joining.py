@@ -7,12 +7,12 @@ from typing import Any
 
 from torch.fx import Node
 
+from ..calls import Call, TensorArg
 from ..errors import Unimplemented
-from ..lowering.call import Call, TensorArg
-from ..lowering.elementwise import conversion, recipe_of
-from ..lowering.pointwise import Step
-from ..lowering.reductions import correction_of, reduced_dims
-from ..lowering.row_values import Kind, RowStep, column_sum, reduced, step
+from ..kernels.pointwise import Step
+from ..kernels.rows.values import Kind, RowStep, column_sum, reduced, step
+from ..ops.elementwise import conversion, recipe_of
+from ..ops.reductions import correction_of, reduced_dims
 from .calls import base_of, constant_of
 from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from ..calls import Call, Target
 from ..counters import combine
-from ..lowering.call import Call, Target
 from ..pricing import Price, not_modelled
 from .calls import is_true, tensor_of
 from .compose_attention import attention_composed

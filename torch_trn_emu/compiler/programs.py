@@ -8,19 +8,19 @@ from typing import Any
 
 from torch.fx import Node
 
+from ..calls import DTYPES, Call, Target
 from ..isa import Engine, Memory, Program, Role
 from ..isa.join import Part
-from ..lowering.absorbing import absorbed
-from ..lowering.attentions import without_sums
-from ..lowering.call import DTYPES, Call, Target
-from ..lowering.classes import class_of
-from ..lowering.epilogue import Epilogue
-from ..lowering.ops import OPS, Product, multiplied, product_of
-from ..lowering.products import laid_out
-from ..lowering.row_steps import fused
-from ..lowering.row_values import Input, Kind, Output, RowStep, Values
-from ..lowering.rows import flat_program, row_program
-from ..lowering.sharing import shared_out
+from ..kernels.matmul.epilogue import Epilogue
+from ..kernels.rows import flat_program, row_program
+from ..kernels.rows.balance_engines import shared_out
+from ..kernels.rows.fold_constants import absorbed
+from ..kernels.rows.fuse import fused
+from ..kernels.rows.values import Input, Kind, Output, RowStep, Values
+from ..ops import OPS, Product, multiplied, product_of
+from ..ops.attention import without_sums
+from ..ops.classes import class_of
+from ..ops.products import laid_out
 from ..pricing import Price, price_call
 from .calls import base_of
 from .region import Region, item_of

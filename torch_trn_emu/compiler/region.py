@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.fx import Node
 
-from ..lowering.call import Call, TensorArg
-from ..lowering.row_values import Kind, RowStep
+from ..calls import Call, TensorArg
+from ..kernels.rows.values import Kind, RowStep
 from .calls import base_of, tensor_of
 
 __all__ = [

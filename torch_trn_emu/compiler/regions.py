@@ -1,7 +1,7 @@
 """Cuts a graph into regions: what one pass over SBUF computes.
 
 A region over rows has a shape [rows, columns]; its values are FULL, one a row (COLUMN) or one a
-column (ROW), as in `lowering.rows`. Elementwise operators and reductions over the last or the first
+column (ROW), as in `kernels.rows`. Elementwise operators and reductions over the last or the first
 dimensions join the region of an operand, elementwise operators also a matrix product, whose results
 they take from PSUM. Everything else is a region of its own.
 """
@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from torch.fx import Graph, Node
 
-from ..lowering.call import Call, TensorArg
-from ..lowering.row_values import Kind, step
+from ..calls import Call, TensorArg
+from ..kernels.rows.values import Kind, step
 from .calls import base_of, call_of, is_free
 from .joining import Attempt
 from .region import (

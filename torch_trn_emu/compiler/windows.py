@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ..calls import Target
 from ..isa import Program
 from ..isa.join import join
-from ..lowering.call import Target
 from ..pricing import Price, price_run
 from ..timing.graph import PartTimes, price_graph
 from .programs import Lowered

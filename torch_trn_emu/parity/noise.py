@@ -9,7 +9,7 @@ float32 sum of k terms by sqrt(k) 2^-24. `SAFETY` times that is the tolerance (c
 import math
 
 from ..formats import FORMATS, MX_FORMATS, POLICIES, Specials
-from ..lowering.ops import compute_format
+from ..ops import compute_format
 
 __all__ = ["LABELS", "SAFETY", "matmul_kind", "operand_formats", "product_noise", "unit_roundoff"]
 

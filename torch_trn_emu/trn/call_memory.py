@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..calls import DTYPES
 from ..isa import Buffer, Label, Memory, Program, Role, Source, View
-from ..lowering.call import DTYPES
 
 if TYPE_CHECKING:
     from ..engines.machine import Machine

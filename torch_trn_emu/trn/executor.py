@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..calls import Call, Target, TensorArg
 from ..errors import ChipLimit, Unimplemented, Unsupported
 from ..isa import Program, Source, View
-from ..lowering.call import Call, Target, TensorArg
-from ..lowering.op import Op
-from ..lowering.ops import OPS
+from ..ops import OPS
+from ..ops.op import Op
 from ..precision import current_precision
 from ..settings import DEVICE_TYPE, settings
 from .call_memory import CallMemory, Mismatch, is_labelled

@@ -19,7 +19,7 @@ def _policies() -> tuple[str, ...]:
 
 
 def _price(op: str, arguments: str, results: str, policy: int) -> tuple[int, int, bool, bool]:
-    from ..lowering.call import Target
+    from ..calls import Target
     from ..pricing import record
 
     chosen = settings()

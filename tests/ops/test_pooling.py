@@ -1,0 +1,101 @@
+"""Pooling over windows, forward and backward."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torch_trn_emu.kernels.pooling import tiles
+
+from .calls import call_of, lowered, random, run
+
+aten = torch.ops.aten
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+SIDE = st.integers(3, 13)
+
+
+@pytest.fixture(params=[16 * 1024, 200], ids=["whole", "strips"])
+def tile_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips of a few rows, which larger planes need."""
+    monkeypatch.setattr(tiles, "TILE_BYTES", request.param)
+
+
+WINDOWS = [
+    # sizes, kernel, stride, padding, dilation, ceil_mode
+    ((12, 13), (3, 3), (2, 2), (1, 1), (1, 1), False),
+    ((9, 7), (2, 2), (2, 2), (0, 0), (1, 1), True),
+    ((11, 12), (3, 2), (1, 2), (1, 1), (2, 1), False),
+    ((16, 5), (2, 3), (3, 1), (1, 0), (1, 2), False),
+    ((1, 1), (1, 1), (1, 1), (0, 0), (1, 1), False),
+]
+
+
+def _keeps_maxima(op: Any, back: Any, x: torch.Tensor, window: tuple[Any, ...]) -> None:
+    """The largest values, where they were, and their gradients."""
+    y, index = op(x, *window)
+    got = run(lowered(call_of(op, x, *window)), {"x": x})
+    np.testing.assert_array_equal(got["y"].reshape(y.shape), y)
+    np.testing.assert_array_equal(got["indices"].reshape(y.shape), index)
+    g = random(*y.shape)
+    got = run(lowered(call_of(back, g, x, *window, index)), {"g": g, "indices": index})
+    np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x, *window, index), **CLOSE)
+
+
+def _keeps_means(op: Any, back: Any, x: torch.Tensor, window: tuple[Any, ...], sizes: Any) -> None:
+    """The values, and their gradients by a call with `sizes` after the tensors."""
+    y = op(x, *window)
+    got = run(lowered(call_of(op, x, *window)), {"x": x})
+    np.testing.assert_allclose(got["y"].reshape(y.shape), y, **CLOSE)
+    g = random(*y.shape)
+    got = run(lowered(call_of(back, g, x, *sizes)), {"g": g})
+    np.testing.assert_allclose(got["dx"].reshape(x.shape), back(g, x, *sizes), **CLOSE)
+
+
+@pytest.mark.usefixtures("tile_bytes")
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_max_pool(case: tuple[tuple[int, ...], ...]) -> None:
+    size, kernel, stride, padding, dilation, ceil_mode = case
+    window = (kernel, stride, padding, dilation, ceil_mode)
+    _keeps_maxima(
+        aten.max_pool2d_with_indices.default,
+        aten.max_pool2d_with_indices_backward.default,
+        random(2, 70, *size),
+        window,
+    )
+
+
+@pytest.mark.usefixtures("tile_bytes")
+@pytest.mark.parametrize("divisor", [None, 5])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("case", WINDOWS[:2], ids=str)
+def test_average_pool(case: tuple[tuple[int, ...], ...], padded: bool, divisor: int | None) -> None:
+    size, kernel, stride, padding, _, ceil_mode = case
+    x = random(2, 70, *size)
+    window = (kernel, stride, padding, ceil_mode, padded, divisor)
+    op, back = aten.avg_pool2d.default, aten.avg_pool2d_backward.default
+    _keeps_means(op, back, x, window, window)
+
+
+@settings(max_examples=8, deadline=None)
+@given(height=SIDE, width=SIDE, rows=st.integers(1, 5), columns=st.integers(1, 5))
+def test_adaptive_average(height: int, width: int, rows: int, columns: int) -> None:
+    x = random(2, 3, height, width)
+    op, back = aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default
+    _keeps_means(op, back, x, ((rows, columns),), ())
+
+
+def test_other_ranks() -> None:
+    x = random(2, 3, 20)
+    y = aten.max_pool1d.default(x, 3, 2, 1)
+    got = run(lowered(call_of(aten.max_pool1d.default, x, (3,), (2,), (1,))), {"x": x})
+    np.testing.assert_array_equal(got["y"].reshape(y.shape), y)
+    x = random(2, 3, 5, 6, 7)
+    window = ((2, 3, 2), (2, 1, 2), (1, 1, 0), (1, 1, 1), False)
+    forward = aten.max_pool3d_with_indices.default
+    _keeps_maxima(forward, aten.max_pool3d_with_indices_backward.default, x, window)
+    window = ((2, 3, 2), (2, 1, 2), (1, 1, 0), False, False, None)
+    op, back = aten.avg_pool3d.default, aten.avg_pool3d_backward.default
+    _keeps_means(op, back, x, window, window)

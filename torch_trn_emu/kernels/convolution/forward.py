@@ -1,0 +1,278 @@
+"""Convolution as an implicit matmul over channels, one per tap of the filter.
+
+Channels lie on partitions. A tap's product takes the input it needs straight from SBUF, shifted and
+strided, so no patches are built; a tap that reaches beyond the border is cut to what lies inside,
+so nothing is padded. All taps and input channels accumulate in one PSUM tile. Rows of the filter
+that share the array each get their rows of the input shifted.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from math import ceil, prod
+
+from ...chip import Chip
+from ...isa import Access, Affine, Builder, Program, Role, itemsize
+from ..limits import BANK, P
+from ..matmul.blocking import HAND, Schedule
+from ..planes import columns, several
+from ..windows import Axis, Strip, Tap, inside_together
+from .filters import Filter
+from .shape import Convolution, Part, parts_of
+
+__all__ = ["conv", "conv2d"]
+
+
+def conv2d(
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    filters: int,
+    kernel: int,
+    *,
+    chip: Chip,
+    dtype: str = "bfloat16",
+    schedule: Schedule = HAND,
+    cores: int = 1,
+) -> Program:
+    """out[b, f, y, x] = sum of in[b, c, y + i, x + j] * weight[f, c, i, j]; stride 1, no padding.
+
+    Weights come as [c, i, j, f], which the stationary operand wants; filters are split over cores.
+    """
+    rows, columns = height - kernel + 1, width - kernel + 1
+    how = Convolution(
+        batch=batch,
+        channels=channels,
+        filters=ceil(filters / cores),
+        axes=(
+            Axis(size=1, out=1, kernel=1),
+            Axis(size=height, out=rows, kernel=kernel),
+            Axis(size=width, out=columns, kernel=kernel),
+        ),
+        dtype=dtype,
+        compute=dtype,
+        turned=True,
+        share=False,
+        flops=2.0 * batch * filters * channels * kernel**2 * rows * columns,
+    )
+    return conv(how, chip=chip, schedule=schedule, cores=cores)
+
+
+def conv(how: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1) -> Program:
+    """out[b, g, f, :] = the sum over c and the taps of in[b, g, c, :] * weight[g, f, c, taps]."""
+    size = "x".join(map(str, how.sizes))
+    name = f"conv {how.batch}x{how.channels}x{size} {how.filters}"
+    return _Conv(Builder(name, cores=cores, model_flops=how.flops), how, chip, schedule).build()
+
+
+class _Conv:
+    def __init__(self, b: Builder, how: Convolution, chip: Chip, schedule: Schedule) -> None:
+        self.b, self.how, self.chip, self.schedule = b, how, chip, schedule
+        c, f, width, out_width = how.channels, how.filters, how.sizes[2], how.outs[2]
+        skipped = int(how.sizes[0] == how.outs[0] == 1)  # no depth
+        size, out = list(how.sizes)[skipped:], list(how.outs)[skipped:]
+        self.source = b.hbm("in", (how.batch, how.groups * c, *size), how.dtype, Role.INPUT)
+        self.out = b.hbm("out", (how.batch, how.groups * f, *out), how.dtype, Role.OUTPUT)
+        self.parts = parts_of(how)
+        # A PSUM tile: several images if they are small, else rows of one; of wide ones a piece.
+        self.wide = how.axes[2].forward(min(out_width, BANK))
+        across = self.wide[0].count
+        self.per_tile = max(1, min(how.outs[1], BANK // across))
+        whole = self.per_tile == how.outs[1] and len(self.wide) == 1 and how.outs[0] == 1
+        self.images = max(1, min(how.batch, BANK // (how.outs[1] * across))) if whole else 1
+        self.strips = how.axes[1].forward(self.per_tile)
+        if self.parts[0].rows:
+            self.strips = inside_together(self.strips, how.kernel[1])
+        self.deep = [one for s in how.axes[0].forward(1) for one in s.unrolled()]
+        self.together = self._together(chip)
+        spans = [self._span(s, min(s.repeat, self.together)) for s in self.strips]
+        depths = max(s.span for s in self.deep)
+        self.held = self.images * depths * max(spans) * width
+        self.filter = Filter(b, how, self.parts)
+        self.data = b.sbuf("data", self.held, how.compute, slots=2, parts=len(self.parts))
+        self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
+        self.result = b.sbuf("result", BANK, how.dtype, slots=4)
+
+    # --- how the work is cut ---
+
+    def _together(self, chip: Chip) -> int:
+        """PSUM tiles of rows whose input is loaded at once: a quarter of SBUF."""
+        budget = chip.sbuf.usable_bytes_per_partition / 8
+        depths = max(s.span for s in self.deep)
+        row = self.how.sizes[2] * itemsize(self.how.compute) * len(self.parts) * depths
+        return max(1, int(budget / (row * self.per_tile * self.how.axes[1].stride)))
+
+    def _span(self, s: Strip, tiles: int) -> int:
+        """Rows of the input that `tiles` tiles like strip s need."""
+        if self.parts[0].rows:  # shifted copies, without the filter's reach
+            axis = self.how.axes[1]
+            return (tiles * s.count - 1) * axis.stride + 1
+        return (tiles - 1) * s.step + s.span
+
+    # --- data ---
+
+    def _load(
+        self, group: Affine, n0: Affine, images: int, deep: Strip, high: Strip, start: Affine,
+        tiles: int,
+    ) -> None:  # fmt: skip
+        """The input of `tiles` tiles of rows, from the strip's tile `start` on."""
+        self.b.fresh(self.data)
+        for k, part in enumerate(self.parts):
+            if part.rows:
+                self._load_shifted(k, part, group, n0, images, high, start, tiles)
+                continue
+            rows = self._span(high, tiles)
+            low = start * high.step + high.low
+            self._rows(k, part, 0, (group, n0, images), deep, low, rows, 0, rows)
+
+    def _load_shifted(
+        self, k: int, part: Part, group: Affine, n0: Affine, images: int, high: Strip,
+        start: Affine, tiles: int,
+    ) -> None:  # fmt: skip
+        """For each row of the filter the input rows it meets, zeros where there are none."""
+        axis = self.how.axes[1]
+        rows, deep = self._span(high, tiles), self.deep[0]
+        lows = [axis.source(high.first, part.first + q) for q in range(part.rows)]
+        last = high.repeat * high.count * axis.stride
+        if lows[0] < 0 or lows[-1] + last > axis.size:
+            width = images * rows * self.how.sizes[2]
+            self.b.emit("memset", columns(self.data, part.partitions, width, part=k), value=0.0)
+        for q, low in enumerate(lows):
+            skip = max(0, -low)
+            count = min(rows, axis.size - low) - skip
+            if count > 0:
+                at = start * (high.count * axis.stride) + (low + skip)
+                self._rows(k, part, q, (group, n0, images), deep, at, count, skip, rows)
+
+    def _rows(
+        self, k: int, part: Part, q: int, of: tuple[Affine, Affine, int], deep: Strip, low: Affine,
+        rows: int, skip: int, held: int,
+    ) -> None:  # fmt: skip
+        """`rows` rows from `low` to row `skip` of tiles of `held` rows, on block q's partitions."""
+        how, (group, n0, images) = self.how, of
+        _, height, width = how.sizes
+        volume, channels = prod(how.sizes), how.groups * how.channels
+        inner = [(1, rows * width)]
+        outer = [(channels * volume, images), (height * width, deep.span)]
+        here = [(deep.span * held * width, images), (held * width, deep.span)]
+        at = (n0 * channels + group * how.channels + part.c0) * volume
+        source = Access(
+            buffer=self.source,
+            offset=at + deep.low * height * width + low * width,
+            pattern=((volume, part.channels), *several(outer), *inner),
+        )
+        row = self.data.row_elements
+        to = Access(
+            buffer=self.data,
+            offset=Affine(q * part.channels * row + skip * width),
+            pattern=((row, part.channels), *several(here), *inner),
+            part=Affine(k),
+        )
+        self.b.load(to, source)
+
+    # --- products ---
+
+    def build(self) -> Program:
+        b, how = self.b, self.how
+        with b.loop(how.groups) as group:
+            for f0, fs in b.tiles(how.filters, self.filter.block):
+                self.filter.load(group, f0, fs)
+                for n0, images in b.tiles(how.batch, self.images):
+                    for deep, high in product(self.deep, self.strips):
+                        for start, tiles in b.tiles(high.repeat, self.together):
+                            self._load(group, n0, images, deep, high, start, tiles)
+                            self._tiles(group, f0, fs, n0, images, deep, high, start, tiles)
+        return b.build()
+
+    def _tiles(
+        self, group: Affine, f0: Affine, fs: int, n0: Affine, images: int, deep: Strip,
+        high: Strip, start: Affine, tiles: int,
+    ) -> None:  # fmt: skip
+        b, how = self.b, self.how
+        held = self._span(high, tiles)
+        with b.loop(tiles) as j:
+            for wide in self.wide:
+                for k, f, size in b.parts(fs, P):
+                    b.fresh(self.psum, self.result)
+                    shape = (images, high.count, wide.count)
+                    self._accumulate(f, size, fs, images, deep, high, wide, j, held)
+                    kept = self._evacuate(size, prod(shape), k)
+                    y = (start + j) * high.count + high.first
+                    channel = n0 * (how.groups * how.filters) + group * how.filters + f0 + f
+                    self._store(kept, size, shape, channel, deep, y, wide)
+
+    def _accumulate(
+        self, f: Affine, size: int, fs: int, images: int, deep: Strip, high: Strip, wide: Strip,
+        j: Affine, held: int,
+    ) -> None:  # fmt: skip
+        b = self.b
+        products = list(self._products(deep, high, wide))
+        # The first product writes the tile, the others add to parts of it.
+        products.sort(key=lambda t: -t[3].count * t[4].count)
+        whole = high.count * wide.count
+        if not products or products[0][3].count * products[0][4].count < whole:
+            b.emit("memset", columns(self.psum, size, images * whole), value=0.0)
+        width, axes = self.how.sizes[2], self.how.axes
+        for k, number, d, h, w in products:
+            part = self.parts[k]
+            step = high.count * axes[1].stride if part.rows else high.step
+            rows = j * (step * width) + ((d.there * held + h.there) * width + wide.low + w.there)
+            view = [(deep.span * held * width, images), (axes[1].stride * width, h.count)]
+            moving = Access(
+                buffer=self.data,
+                offset=rows,
+                pattern=((self.data.row_elements, part.partitions), *several(view),
+                         (axes[2].stride, w.count)),
+                part=Affine(k),
+            )  # fmt: skip
+            spots = [(whole, images), (wide.count, h.count)]
+            into = Access(
+                buffer=self.psum,
+                offset=Affine(h.own * wide.count + w.own),
+                pattern=((BANK, size), *several(spots), (1, w.count)),
+            )
+            stationary = columns(self.filter.filter, part.partitions, size, f + number * fs, part=k)
+            b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
+
+    def _products(
+        self, deep: Strip, high: Strip, wide: Strip
+    ) -> Iterator[tuple[int, int, Tap, Tap, Tap]]:
+        """(part of the contraction, number in its weights, taps) of all products of a tile."""
+        _, height, width = self.how.kernel
+        for k, part in enumerate(self.parts):
+            if part.rows:
+                every = Tap(k=0, own=0, there=0, count=high.count)
+                yield from ((k, w.k, deep.taps[0], every, w) for w in wide.taps)
+                continue
+            for d, h, w in product(deep.taps, high.taps, wide.taps):
+                yield k, (d.k * height + h.k) * width + w.k, d, h, w
+
+    def _evacuate(self, size: int, count: int, k: Affine) -> Access:
+        to, source = columns(self.result, size, count), columns(self.psum, size, count)
+        if self.how.bias:
+            self.b.emit(
+                "tensor_scalar", to, source, columns(self.filter.added, size, 1, k), op0="add"
+            )
+        else:
+            self.b.emit("tensor_copy", to, source)
+        return to
+
+    def _store(
+        self, kept: Access, size: int, shape: tuple[int, int, int], channel: Affine, deep: Strip,
+        y: Affine, wide: Strip,
+    ) -> None:  # fmt: skip
+        images, rows, count = shape
+        _, height, width = self.how.outs
+        volume = prod(self.how.outs)
+        lines = [(1, rows * count)] if count == width else [(width, rows), (1, count)]
+        across = [(self.how.groups * self.how.filters * volume, images)]
+        row = self.result.row_elements
+        here = [(rows * count, images)]
+        inner = [(1, rows * count)] if count == width else [(count, rows), (1, count)]
+        to = Access(
+            buffer=self.out,
+            offset=channel * volume + (deep.first * height * width + wide.first) + y * width,
+            pattern=((volume, size), *several(across), *lines),
+        )
+        shaped = Access(buffer=self.result, pattern=((row, size), *several(here), *inner))
+        self.b.store(to, shaped if len(to.pattern) > 2 else kept)

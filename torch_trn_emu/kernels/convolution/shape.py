@@ -1,0 +1,80 @@
+"""What a convolution computes, and how its contraction is cut for the array.
+
+Where channels fill less than half of the array, rows of the filter share it. Dimensions are depth,
+height and width; those a convolution lacks have size 1.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from ..limits import P
+from ..windows import Axis
+
+__all__ = ["Convolution", "Part", "parts_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convolution:
+    """Sizes of one core's share. `channels` and `filters` are those of one group.
+
+    dtype    of the tensors; `compute` is that of the array
+    turned   weights come as [channels, taps, filters], as the array wants them
+    share    lets rows of the filter share the array where channels are few
+    """
+
+    batch: int
+    channels: int
+    filters: int
+    axes: tuple[Axis, Axis, Axis]
+    groups: int = 1
+    bias: str = ""
+    dtype: str = "float32"
+    compute: str = "float32"
+    turned: bool = False
+    share: bool = True
+    flops: float = 0.0
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        d, h, w = (a.size for a in self.axes)
+        return d, h, w
+
+    @property
+    def outs(self) -> tuple[int, int, int]:
+        d, h, w = (a.out for a in self.axes)
+        return d, h, w
+
+    @property
+    def kernel(self) -> tuple[int, int, int]:
+        d, h, w = (a.kernel for a in self.axes)
+        return d, h, w
+
+    @property
+    def taps(self) -> int:
+        return prod(self.kernel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of the contraction: channels c0 .. and the rows of the filter that share the array."""
+
+    c0: int
+    channels: int
+    first: int = 0  # row of the filter
+    rows: int = 0  # how many share; 0: each tap on its own, cut at the border
+
+    @property
+    def partitions(self) -> int:
+        return self.channels * max(1, self.rows)
+
+
+def parts_of(how: Convolution) -> list[Part]:
+    """The contraction cut to what fits on the partitions, rows of the filter together if few."""
+    c, rows = how.channels, how.kernel[1]
+    together = min(rows, P // c) if how.share and not how.turned else 1
+    if together > 1 and how.kernel[0] == 1:
+        return [
+            Part(c0=0, channels=c, first=i, rows=min(together, rows - i))
+            for i in range(0, rows, together)
+        ]
+    return [Part(c0=c0, channels=min(P, c - c0)) for c0 in range(0, c, P)]

@@ -1,0 +1,91 @@
+"""Copies whose source or result is not one long run, and gathers of single elements.
+
+A copy of runs has one DMA descriptor a run; two-dimensional transposes turn on the Tensor engine.
+"""
+
+from math import ceil, prod
+
+from ..calls import TensorArg
+from ..chip import Chip
+from ..isa import Access, Affine, Builder, Program, Role, itemsize
+from .limits import P
+
+__all__ = ["copy_runs", "longest_run", "run_of_copy", "turned"]
+
+TILE_BYTES = 8 * 1024
+
+
+def longest_run(t: TensorArg) -> int:
+    """Elements of a tensor that lie next to each other in memory, in the order of its shape."""
+    run = 1
+    for size, stride in zip(reversed(t.shape), reversed(t.strides), strict=True):
+        if size == 1:
+            continue
+        if stride != run:
+            break
+        run *= size
+    return run
+
+
+def turned(t: TensorArg) -> tuple[int, int, int] | None:
+    """(batch, rows, columns) of a tensor whose last two dimensions are exchanged in memory."""
+    kept = [(n, s) for n, s in zip(t.shape, t.strides, strict=True) if n != 1]
+    if len(kept) < 2 or kept[-1][1] == 1:
+        return None
+    (rows, outer), (columns, inner) = kept[-2:]
+    if outer != 1 or inner < rows:
+        return None
+    return prod(n for n, _ in kept[:-2]), rows, columns
+
+
+def run_of_copy(run: int, dtype: str) -> int:
+    """Elements that a copy moves as one run, of a run in memory."""
+    return min(run, max(1, int(TILE_BYTES / itemsize(dtype))))
+
+
+def copy_runs(
+    elements: int,
+    run: int,
+    dtype: str,
+    out_dtype: str,
+    *,
+    chip: Chip,
+    cores: int = 1,
+    strided: str = "in",
+) -> Program:
+    """Runs of `run` elements that lie apart in the source ("in") or the result ("out")."""
+    run = run_of_copy(run, dtype)
+    runs = ceil(ceil(elements / run) / cores)
+    group = max(1, min(int(TILE_BYTES / itemsize(dtype) / run), ceil(runs / P)))
+    b = Builder(f"copy {runs} runs of {run}", cores=cores)
+    apart, tight = 2 * run, run  # anything that breaks the run
+    pitch_in, pitch_out = (apart, tight) if strided == "in" else (tight, apart)
+    # A strided result is written here and there; only what is dense counts as the tensor.
+    source = b.hbm("in", (runs, pitch_in), dtype, Role.INPUT)
+    out = b.hbm("out", (runs, pitch_out), out_dtype, Role.OUTPUT)
+    data = b.sbuf("data", group * run, dtype, slots=2)
+    cast = b.sbuf("cast", group * run, out_dtype, slots=2) if dtype != out_dtype else data
+
+    def move(first: Affine, rows: int, count: int) -> None:
+        b.fresh(data)
+        inner = ((run, count), (1, run))
+
+        def in_hbm(buffer_pitch: int) -> tuple[tuple[int, int], ...]:
+            return ((group * buffer_pitch, rows), (buffer_pitch, count), (1, run))
+
+        on_chip = Access(buffer=data, pattern=((group * run, rows), *inner))
+        b.load(on_chip, Access(buffer=source, offset=first * pitch_in, pattern=in_hbm(pitch_in)))
+        if cast is not data:
+            b.fresh(cast)
+            made = Access(buffer=cast, pattern=((group * run, rows), *inner))
+            b.emit("tensor_copy", made, on_chip)
+            on_chip = made
+        b.store(Access(buffer=out, offset=first * pitch_out, pattern=in_hbm(pitch_out)), on_chip)
+
+    for first, some in b.tiles(runs, P * group):
+        rows, rest = divmod(some, group)
+        if rows:
+            move(first, rows, group)
+        if rest:
+            move(first + rows * group, 1, rest)
+    return b.build()

@@ -1,0 +1,382 @@
+"""Matrix multiplication as engine programs: blocks, buffering, transposes and MX quantization.
+
+`matmul/blocking.py` says how the product is cut and holds the schedules; `matmul/operand.py`
+brings the operands.
+"""
+
+from math import ceil
+from typing import Any
+
+from ...chip import Chip
+from ...isa import Access, Affine, Buffer, Builder, Index, Memory, Program, Role, affine, itemsize
+from ..limits import BANK, P
+from .blocking import (
+    COMPILER,
+    HAND,
+    SERIAL,
+    Chunks,
+    Plan,
+    Schedule,
+    dma_turns,
+    packing_of,
+    plan_blocks,
+    plan_chunks,
+    repeats_preparation,
+    share_of_core,
+)
+from .epilogue import Epilogue, Finisher
+from .evacuation import PLAIN, Evacuation, Leaving
+from .operand import Operand
+from .packing import Packing
+
+__all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
+
+
+def matmul(
+    m: int,
+    k: int,
+    n: int,
+    *,
+    chip: Chip,
+    compute: str = "bfloat16",
+    lhs_dtype: str = "bfloat16",
+    rhs_dtype: str = "bfloat16",
+    out_dtype: str = "bfloat16",
+    lhs_layout: str = "mk",
+    rhs_layout: str = "kn",
+    batch: int = 1,
+    cores: int = 1,
+    schedule: Schedule = COMPILER,
+    leaving: Leaving = PLAIN,
+    epilogue: Epilogue | None = None,
+) -> Program:
+    """out[b, m, n] = lhs[b] @ rhs[b], accumulated in float32, in the best blocking of `schedule`.
+
+    compute  the operands' format on the array: a float format, or "mxfp8", "mxfp8_e5m2"
+    layouts  "mk" or "km", "kn" or "nk": the order in memory, last dimension contiguous
+    cores    the first free dimension long enough is split over them; the program is one core's
+    leaving   what is added, scaled and applied as results leave PSUM
+    epilogue  what is computed of the results and stored instead of them
+    """
+    flops = 2.0 * batch * m * k * n
+    if cores > 1:
+        batch, m, n = share_of_core(batch, m, n, cores)
+    b = Builder(f"matmul {m}x{k}x{n} {compute}", cores=cores, model_flops=flops)
+    packing, majors = packing_of(compute, chip), (lhs_layout == "km", rhs_layout == "kn")
+    sizes = (batch, m, k, n)
+    lhs, rhs = _given(b, sizes, (lhs_dtype, rhs_dtype), majors)
+    out = _results(b, (batch, m, n), out_dtype, epilogue)
+    held = itemsize(out.dtype) * schedule.result_slots + leaving.bytes_per_column
+    held += epilogue.column_bytes if epilogue else 0
+    cut = (m, k, n, packing, *majors, held, chip, schedule)
+    plan = plan_chunks(*cut) or plan_blocks(*cut)
+    left, right = _operands(b, (lhs, rhs), majors, packing, plan, chip)
+    body = (_Chunked if plan.chunk else _Body)(b, left, right, out, plan, schedule, leaving)
+    if epilogue is not None:
+        body.finisher = Finisher(b, epilogue, (batch, m, n), plan.block_n)
+    streams = right if plan.m_outside else left
+    if isinstance(body, _Chunked):
+        body.prepare(sizes)
+    elif batch == 1 and repeats_preparation(plan, m, n) and streams.prepared_by_engines:
+        streams.restage()
+    body.product(sizes)
+    return b.build()
+
+
+def _given(
+    b: Builder,
+    sizes: tuple[int, int, int, int],
+    dtypes: tuple[str, str],
+    majors: tuple[bool, bool],
+) -> tuple[Buffer, Buffer]:
+    """The factors in HBM; `majors` says which have the contraction before the free dimension."""
+    batch, m, k, n = sizes
+    shapes = [(batch, k, free) if major else (batch, free, k)
+              for free, major in zip((m, n), majors, strict=True)]  # fmt: skip
+    lhs = b.hbm("lhs", shapes[0], dtypes[0], Role.INPUT)
+    return lhs, b.hbm("rhs", shapes[1], dtypes[1], Role.WEIGHT)
+
+
+def _results(
+    b: Builder, shape: tuple[int, int, int], dtype: str, epilogue: Epilogue | None
+) -> Buffer:
+    """Where results go; with an epilogue, which stores its own, a name for them only."""
+    if epilogue is None:
+        return b.hbm("out", shape, dtype, Role.OUTPUT)
+    return Buffer(name="out", memory=Memory.HBM, dtype="float32", shape=shape)
+
+
+def _operands(
+    b: Builder,
+    tensors: tuple[Buffer, Buffer],
+    majors: tuple[bool, bool],
+    packing: Packing,
+    plan: Plan,
+    chip: Chip,
+) -> tuple[Operand, Operand]:
+    """Both factors in blocks of the plan; the one that streams by may turn in the DMA engines."""
+    blocks, slots = (plan.block_m, plan.block_n), (plan.lhs_slots, plan.rhs_slots)
+    left, right = (
+        Operand(
+            b,
+            tensors[i],
+            k=tensors[i].shape[1 if majors[i] else 2],
+            block=blocks[i],
+            packing=packing,
+            contraction_major=majors[i],
+            slots=slots[i],
+            turn_by_dma=(plan.m_outside == bool(i) or plan.chunk > 0)
+            and dma_turns(tensors[i].dtype, packing, chip),
+            k_at_once=plan.chunk or None,
+        )
+        for i in (0, 1)
+    )
+    return left, right
+
+
+class _Body:
+    """The loops of a blocked matmul."""
+
+    def __init__(
+        self,
+        b: Builder,
+        left: Operand,
+        right: Operand,
+        out: Buffer,
+        plan: Plan,
+        schedule: Schedule,
+        leaving: Leaving,
+    ) -> None:
+        self.b, self.left, self.right, self.out = b, left, right, out
+        self.plan, self.schedule = plan, schedule
+        self.pairs = [(left, right)]
+        self.bases: tuple[Index, Index, Index] = (0, 0, 0)
+        self.finisher: Finisher | None = None
+        self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
+        self.result = b.sbuf("result", plan.block_n, out.dtype, slots=schedule.result_slots)
+        self.leaving = Evacuation(b, leaving, self.result, halves=left.full <= 4)
+
+    def product(self, sizes: tuple[int, int, int, int]) -> None:
+        """All of the batch."""
+        batch, m, k, n = sizes
+        with self.b.loop(batch) as i:
+            self.bases = (i * (m * k), i * (k * n), i * (m * n))
+            self.leaving.batch = i
+            self._blocks(m, n)
+
+    def _blocks(self, m: int, n: int) -> None:
+        b, plan = self.b, self.plan
+        if plan.m_outside:
+            for m0, ms in b.tiles(m, plan.block_m):
+                self.left.load(m0, ms, self.bases[0])
+                for n0, ns in b.tiles(n, plan.block_n):
+                    self.right.load(n0, ns, self.bases[1])
+                    self.leaving.columns(n0, ns)
+                    self._rows(m0, ms, n0, ns)
+        else:
+            for n0, ns in b.tiles(n, plan.block_n):
+                self.right.load(n0, ns, self.bases[1])
+                self.leaving.columns(n0, ns)
+                for m0, ms in b.tiles(m, plan.block_m):
+                    self.left.load(m0, ms, self.bases[0])
+                    self._rows(m0, ms, n0, ns)
+
+    def _rows(self, m0: Affine, ms: int, n0: Affine, ns: int) -> None:
+        b, n = self.b, self.out.shape[-1]
+        for row, rows in b.tiles(ms, P):
+            b.fresh(self.result)
+            self.leaving.rows(m0 + row, rows, n0, ns)
+            for column, columns in b.tiles(ns, BANK):
+                b.fresh(self.psum)
+                for left, right in self.pairs:
+                    self._accumulate(left, right, row, rows, column, columns)
+                self._add_earlier(row, rows, column, columns)
+                self.leaving.evacuate(self.psum, rows, column, columns)
+            if self.finisher:
+                self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
+                continue
+            target = Access(
+                buffer=self.out,
+                offset=(m0 + row) * n + n0 + affine(self.bases[2]),
+                pattern=((n, rows), (1, ns)),
+            )
+            width = self.result.row_elements
+            b.store(target, Access(buffer=self.result, pattern=((width, rows), (1, ns))))
+
+    def _add_earlier(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
+        """Add to PSUM what earlier chunks of the contraction left: here there are none."""
+
+    def _accumulate(
+        self,
+        left: Operand,
+        right: Operand,
+        row: Affine,
+        rows: int,
+        column: Affine,
+        columns: int,
+    ) -> None:
+        tile_k, where = left.packing.tile_k, (row, rows, column, columns)
+        for part, _, ks in self.b.parts(left.full * tile_k, left.group * tile_k):
+            for t in range(ks // tile_k):
+                self._multiply(left, right, part, t, tile_k, *where)
+        if left.rest:
+            self._multiply(left, right, affine(left.parts - 1), 0, left.rest, *where)
+
+    def _multiply(
+        self,
+        left: Operand,
+        right: Operand,
+        part: Affine,
+        t: int,
+        ks: int,
+        row: Affine,
+        rows: int,
+        column: Affine,
+        columns: int,
+    ) -> None:
+        b, load = self.b, self.schedule.load
+        into = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
+        if left.packing.mx:
+            b.emit(
+                "nc_matmul_mx",
+                into,
+                left.tile(part, t, ks, row, rows),
+                right.tile(part, t, ks, column, columns),
+                left.scale(part, t, ks, row, rows),
+                right.scale(part, t, ks, column, columns),
+                load=load,
+            )
+            return
+        double = left.packing.per_row == 2 and ks >= left.packing.tile_k
+        mode: dict[str, Any] = {"perf_mode": "double_row"} if double else {}
+        for lane in range(1 if double else ceil(ks / P)):
+            stationary = left.tile(part, t, ks, row, rows, lane)
+            moving = right.tile(part, t, ks, column, columns, lane)
+            b.emit("nc_matmul", into, stationary, moving, load=load, **mode)
+
+
+class _Chunked(_Body):
+    """The loops of a matmul whose contraction passes in chunks: partial sums stay in SBUF."""
+
+    def __init__(self, b: Builder, left: Operand, right: Operand, *rest: Any) -> None:
+        super().__init__(b, left, right, *rest)
+        self.sums = b.sbuf("sums", self.plan.block_n, "float32", parts=ceil(self.plan.block_m / P))
+        cut = Chunks.of(left.k, self.plan.chunk, left.packing)
+        last = []  # what the last step multiplies, and where in K it starts
+        if cut.groups:
+            pair = left.first(cut.groups), right.first(cut.groups)
+            last.append((pair, cut.count * cut.size))
+        if cut.tail:
+            pair = left.tail(cut.tail), right.tail(cut.tail)
+            last.append((pair, cut.count * cut.size + cut.groups))
+        self.count, self.repeated = cut.count, cut.count if last else cut.count - 1
+        self.last = last or [((left, right), self.repeated * cut.size)]
+
+    def prepare(self, sizes: tuple[int, int, int, int]) -> None:
+        """Keep in HBM, as the array reads it, what engines would prepare for several blocks."""
+        batch, m, _, n = sizes
+        uses = ceil(n / self.plan.block_n), ceil(m / self.plan.block_m)
+        for i, main in enumerate((self.left, self.right)):
+            if batch > 1 or uses[i] <= 2 or not main.prepared_by_engines:
+                continue
+            step = main.f if main.contraction_major else 1
+            main.restage(self.count, self.plan.chunk * step)
+            for pair, k0 in self.last:
+                if pair[i] is not main:
+                    pair[i].ready = None
+                    pair[i].restage(start=k0 * step)
+
+    def _blocks(self, m: int, n: int) -> None:
+        b, plan, main = self.b, self.plan, (self.left, self.right)
+        for m0, ms in b.tiles(m, plan.block_m):
+            for n0, ns in b.tiles(n, plan.block_n):
+                self.leaving.columns(n0, ns)
+                self._load(main, 0, m0, ms, n0, ns)
+                self._sum(ms, ns, first=True)
+                if self.repeated > 1:
+                    with b.loop(self.repeated - 1) as i:
+                        self._load(main, i + 1, m0, ms, n0, ns)
+                        self._sum(ms, ns, first=False)
+                for pair, k0 in self.last:
+                    if pair == main:
+                        self._load(main, self.repeated, m0, ms, n0, ns)
+                    else:
+                        self._load(pair, 0, m0, ms, n0, ns, k0)
+                self.pairs = [pair for pair, _ in self.last]
+                self._rows(m0, ms, n0, ns)
+
+    def _load(
+        self,
+        pair: tuple[Operand, Operand],
+        chunk: Index,
+        m0: Affine,
+        ms: int,
+        n0: Affine,
+        ns: int,
+        start: int = 0,
+    ) -> None:
+        k0 = affine(chunk) * self.plan.chunk + start
+        for operand, f0, fs, base in zip(pair, (m0, n0), (ms, ns), self.bases[:2], strict=True):
+            step = operand.f if operand.contraction_major else 1
+            operand.load(f0, fs, affine(base) + k0 * step, chunk)
+
+    def _sum(self, ms: int, ns: int, *, first: bool) -> None:
+        """The product of a chunk, to the sums of its block."""
+        b = self.b
+        for row, rows in b.tiles(ms, P):
+            for column, columns in b.tiles(ns, BANK):
+                b.fresh(self.psum)
+                self._accumulate(self.left, self.right, row, rows, column, columns)
+                source = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
+                to = self._sums(row, rows, column, columns)
+                if first:
+                    b.emit("tensor_copy", to, source)
+                else:
+                    b.emit("tensor_tensor", to, to, source, op="add")
+
+    def _add_earlier(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
+        into = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
+        earlier = self._sums(row, rows, column, columns)
+        self.b.emit("tensor_tensor", into, into, earlier, op="add")
+
+    def _sums(self, row: Affine, rows: int, column: Affine, columns: int) -> Access:
+        width = self.sums.row_elements
+        return Access(
+            buffer=self.sums,
+            offset=column,
+            pattern=((width, rows), (1, columns)),
+            part=affine(row).divided(P),
+        )
+
+
+def matmul_naive(m: int, k: int, n: int, *, dtype: str, slots: int = 4) -> Program:
+    """Out = lhs.T @ rhs with every operand tile loaded in the inner loop; lhs is [k, m].
+
+    Sizes are multiples of 128, 128 and 512: it exists to be compared with measurements.
+    """
+    b = Builder(f"naive matmul {m}x{k}x{n}", model_flops=2.0 * m * k * n)
+    lhs, rhs = b.hbm("lhs", (k, m), dtype, Role.INPUT), b.hbm("rhs", (k, n), dtype, Role.WEIGHT)
+    out = b.hbm("out", (m, n), dtype, Role.OUTPUT)
+    left, right = b.sbuf("left", P, dtype, slots=slots), b.sbuf("right", BANK, dtype, slots=slots)
+    psum, result = b.psum("psum", BANK, slots=2), b.sbuf("result", BANK, dtype, slots=2)
+
+    def on_chip(buffer: Buffer) -> Access:
+        return Access(buffer=buffer, pattern=((buffer.row_elements, P), (1, buffer.row_elements)))
+
+    def in_hbm(buffer: Buffer, row: Affine, column: Affine, columns: int) -> Access:
+        width = buffer.shape[1]
+        return Access(
+            buffer=buffer, offset=row * width + column, pattern=((width, P), (1, columns))
+        )
+
+    for m0, _ in b.tiles(m, P):
+        for n0, _ in b.tiles(n, BANK):
+            b.fresh(psum, result)
+            for k0, _ in b.tiles(k, P):
+                b.fresh(left, right)
+                b.load(on_chip(left), in_hbm(lhs, k0, m0, P))
+                b.load(on_chip(right), in_hbm(rhs, k0, n0, BANK))
+                b.emit("nc_matmul", on_chip(psum), on_chip(left), on_chip(right), load="background")
+            b.emit("tensor_copy", on_chip(result), on_chip(psum))
+            b.store(in_hbm(out, m0, n0, BANK), on_chip(result))
+    return b.build()

@@ -1,0 +1,244 @@
+"""How a matmul is cut: blocks that fit in SBUF, what stays and what streams by, what is shared.
+
+The same product reaches between 16 and 91 % of the array's peak on silicon by its schedule alone,
+so a schedule is a value. To add one, add a `Schedule`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from ...chip import Chip
+from ...errors import ChipLimit
+from ...formats import MX_FORMATS
+from ...isa import itemsize
+from ..limits import BANK, P
+from .operand import Operand
+from .packing import K_GROUP, Packing
+
+__all__ = [
+    "COMPILER",
+    "HAND",
+    "SERIAL",
+    "Chunks",
+    "Plan",
+    "Schedule",
+    "dma_turns",
+    "packing_of",
+    "plan_blocks",
+    "plan_chunks",
+    "repeats_preparation",
+    "share_of_core",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How a matmul is arranged on the core."""
+
+    load: str = "background"  # LoadStationary: hidden behind the multiply before, or "exposed"
+    operand_slots: int = 2
+    psum_slots: int = 4
+    result_slots: int = 4
+    block_bytes: int = 16 * 1024  # of an operand per partition: what is loaded before work starts
+    # A longer contraction passes in chunks: from here on they take less time than blocks of all of
+    # it, which shrink. Chosen by pricing 1024 x K x 1024 for every format, layout and chip.
+    long_contraction: int = 12_288
+
+
+HAND = Schedule()  # what the best published hand-written kernels reach
+COMPILER = Schedule(load="exposed")  # the vendor compiler at -O2
+SERIAL = Schedule(operand_slots=1, psum_slots=1, result_slots=1)  # nothing overlaps
+
+
+def packing_of(compute: str, chip: Chip) -> Packing:
+    """How `compute` lies on the array of `chip`: 2 of K a row for fast float8, 4 for MX."""
+    rate = chip.tensor_engine.macs_per_pe_cycle.get(compute)
+    if rate is None:
+        chip.peak_flops(compute)  # raises with the list of what there is
+    if compute in MX_FORMATS:
+        return Packing(dtype=MX_FORMATS[compute].element.name, per_row=4)
+    return Packing(dtype=compute, per_row=2 if rate == 2 else 1)
+
+
+def dma_turns(dtype: str, packing: Packing, chip: Chip) -> bool:
+    """Whether the operand that streams by is transposed by DMA: 16 bits, from NC-v3. [dma]
+
+    Not for MX, whose neighbours along K would be descriptors of 2 bytes.
+    """
+    return (
+        chip.nc_version >= 3 and not packing.mx and dtype == packing.dtype and itemsize(dtype) == 2
+    )
+
+
+def share_of_core(batch: int, m: int, n: int, cores: int) -> tuple[int, int, int]:
+    """One core's part of the problem: of the batch, else of the rows, else of the columns."""
+    if batch >= cores:
+        return ceil(batch / cores), m, n
+    if m >= cores * P or m >= n:
+        return batch, ceil(m / cores), n
+    return batch, m, ceil(n / cores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    block_m: int
+    block_n: int
+    lhs_slots: int
+    rhs_slots: int
+    m_outside: bool  # the block of lhs stays while rhs streams by
+    chunk: int = 0  # of the contraction, loaded at a time; 0: all of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunks:
+    """A contraction cut so that every load but the last is alike.
+
+    `count` chunks of `size`, then `groups` (a multiple of the groups of tiles) and `tail` (less
+    than one). The last step, which leaves PSUM for the result, is what does not repeat.
+    """
+
+    size: int
+    count: int
+    groups: int
+    tail: int
+
+    @staticmethod
+    def of(k: int, size: int, packing: Packing) -> "Chunks":
+        count, rest = divmod(k, size)
+        tail = rest % (K_GROUP * packing.tile_k)
+        return Chunks(size=size, count=count, groups=rest - tail, tail=tail)
+
+
+def plan_blocks(
+    m: int,
+    k: int,
+    n: int,
+    packing: Packing,
+    lhs_major: bool,
+    rhs_major: bool,
+    bytes_per_column: float,
+    chip: Chip,
+    schedule: Schedule,
+) -> Plan:
+    """The largest blocks that SBUF holds, and the order that moves fewer bytes.
+
+    bytes_per_column  of a block of n that results and what is added to them take
+    """
+    budget = chip.sbuf.usable_bytes_per_partition
+    whole_m, whole_n = _round_up(m, 64), _round_up(n, 64)
+    for block_m, block_n, stays, streams in _choices(m, k, n, packing, chip, schedule):
+        block_m, block_n = min(block_m, whole_m), min(block_n, whole_n)
+        # What must be transposed costs more to bring again.
+        lhs_loads = m * k * (1 if lhs_major else 3)
+        rhs_loads = n * k * (1 if rhs_major else 3)
+        m_outside = lhs_loads + rhs_loads * ceil(m / block_m) <= rhs_loads + lhs_loads * ceil(
+            n / block_n
+        )
+        lhs_slots, rhs_slots = (stays, streams) if m_outside else (streams, stays)
+        used = (
+            Operand.sbuf_bytes(k, block_m, packing, lhs_major, lhs_slots)
+            + Operand.sbuf_bytes(k, block_n, packing, rhs_major, rhs_slots)
+            + int(block_n * bytes_per_column)
+        )
+        if used <= budget:
+            return Plan(
+                block_m=block_m,
+                block_n=block_n,
+                lhs_slots=lhs_slots,
+                rhs_slots=rhs_slots,
+                m_outside=m_outside,
+            )
+    raise ChipLimit(
+        f"matmul {m}x{k}x{n}: a contraction of {k} does not fit in {budget} bytes of SBUF per "
+        f"partition ({chip.name}, chips.py). Split it and add the parts."
+    )
+
+
+# Sides of a block of the result and elements of K of a chunk, best first; whole groups of tiles.
+_CHUNKS = ((1024, 4096), (512, 4096), (1024, 2048), (512, 2048), (512, 512), (P, 512))
+
+
+def plan_chunks(
+    m: int,
+    k: int,
+    n: int,
+    packing: Packing,
+    lhs_major: bool,
+    rhs_major: bool,
+    bytes_per_column: float,
+    chip: Chip,
+    schedule: Schedule,
+) -> Plan | None:
+    """Blocks whose partial sums stay in SBUF while chunks of a long contraction pass; or None.
+
+    A block of the result as large as SBUF holds, up to 1024 x 1024, and chunks of up to 16 KiB a
+    partition and operand: longer ones gain nothing.
+    """
+    if k <= schedule.long_contraction:
+        return None
+    budget, unit = chip.sbuf.usable_bytes_per_partition, K_GROUP * packing.tile_k
+    slots = schedule.operand_slots
+    for side, chunk in (
+        (1024, 4096),
+        (1024, 2048),
+        (512, 4096),
+        (512, 2048),
+        (512, unit),
+        (P, unit),
+    ):
+        size = max(unit, chunk // unit * unit)
+        block_m, block_n = min(side, _round_up(m, 64)), min(side, _round_up(n, 64))
+        used = int(block_n * (4 * ceil(block_m / P) + bytes_per_column))
+        for block, major in ((block_m, lhs_major), (block_n, rhs_major)):
+            used += Operand.sbuf_bytes(size, block, packing, major, slots)
+            used += Operand.tail_bytes(block, packing)
+        if used <= budget:
+            return Plan(
+                block_m=block_m,
+                block_n=block_n,
+                lhs_slots=slots,
+                rhs_slots=slots,
+                m_outside=True,
+                chunk=size,
+            )
+    return None
+
+
+def repeats_preparation(plan: Plan, m: int, n: int) -> bool:
+    """Whether the operand that streams by comes often enough to keep it prepared in HBM."""
+    return ceil(m / plan.block_m) > 2 if plan.m_outside else ceil(n / plan.block_n) > 2
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _choices(
+    m: int, k: int, n: int, packing: Packing, chip: Chip, schedule: Schedule
+) -> Iterator[tuple[int, int, int, int]]:
+    """Blocks of lhs and rhs, and slots of what stays and what streams by; best first.
+
+    A larger block of lhs has rhs loaded less often, but work starts later: it is tried where that
+    takes 2 % of the time at most.
+    """
+    slots = schedule.operand_slots
+    column_bytes = ceil(k / packing.tile_k) * packing.per_row * itemsize(packing.dtype)
+    banks = int(schedule.block_bytes / column_bytes) // BANK
+    usual = BANK * max(1, min(4, banks))
+    rate = chip.tensor_engine.rows * chip.tensor_engine.cols * chip.tensor_engine.clock_hz
+    compute_s = m * k * n / rate / packing.per_row
+    for block in (4 * BANK, 2 * BANK):
+        load_s = 2 * (block + usual) * k / chip.dma.engine_bytes_per_s / chip.dma.engines
+        if block > usual and load_s < 0.02 * compute_s:
+            yield block, usual, slots, slots
+            yield block, usual, 1, slots
+    yield usual, usual, slots, slots
+    yield BANK, BANK, slots, slots
+    yield BANK, BANK, 1, slots
+    yield 2 * P, BANK, slots, slots
+    yield 2 * P, BANK, slots, 1
+    yield P, BANK, slots, 1
+    yield P, BANK, 1, 1
+    for width in (256, 128, 64):
+        yield P, width, 1, 1

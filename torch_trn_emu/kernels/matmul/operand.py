@@ -1,0 +1,393 @@
+"""A matmul operand on its way from HBM to the Tensor engine: blocks with K on the partitions.
+
+An operand lies in HBM contraction-major, [K, F], and is loaded as it is, or free-major, [F, K], and
+is transposed on the Tensor engine. For MX it is then quantized: groups of 32 neighbours along K.
+"""
+
+from copy import copy
+from math import gcd
+
+from ...isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
+from ..limits import BANK_BYTES, P
+from .packing import K_GROUP, NATURAL_BYTES, Packing, natural_slots, parts_of_row
+
+__all__ = ["Operand"]
+
+
+class Operand:
+    """One operand: `load` brings a block of its free dimension, `tile` is what a matmul reads."""
+
+    def __init__(
+        self,
+        b: Builder,
+        hbm: Buffer,
+        *,
+        k: int,
+        block: int,
+        packing: Packing,
+        contraction_major: bool,
+        slots: int,
+        turn_by_dma: bool = False,
+        k_at_once: int | None = None,
+    ) -> None:
+        self.b, self.hbm, self.k, self.block = b, hbm, k, block
+        self.packing, self.contraction_major = packing, contraction_major
+        self.turn_by_dma = turn_by_dma and not contraction_major
+        self.f = hbm.shape[-1] if contraction_major else hbm.shape[-2]
+        self.ready: tuple[Buffer, Buffer] | None = None  # data and scales in HBM, after `restage`
+        self._cut(k if k_at_once is None else k_at_once, slots, hbm.name)
+        if not contraction_major and not turn_by_dma:
+            dtype = self.wide.dtype
+            length = max(self.chunk * self.group * packing.tile_k * bool(self.full), self.rest)
+            slots = natural_slots(block)
+            self.natural = b.sbuf(f"{hbm.name} natural", length, dtype, slots=slots)
+            bank = int(BANK_BYTES / itemsize(dtype))
+            self.turned = b.psum(f"{hbm.name} turned", bank, dtype, slots=2)
+
+    def _cut(self, k: int, slots: int, name: str, wide: Buffer | None = None) -> None:
+        """Tiles for k elements of K, loaded at a time; `wide`, if given, holds a group or more."""
+        b, packing, block = self.b, self.packing, self.block
+        self.full, self.rest = divmod(k, packing.tile_k)
+        self.group = gcd(self.full, K_GROUP) or 1  # tiles of K per transfer
+        self.parts = self.full // self.group + bool(self.rest)
+        self.chunk = parts_of_row(k, packing, self.group)
+        width = self.group * packing.per_row * block
+        self.data = b.sbuf(f"{name} tiles", width, packing.dtype, slots=slots, parts=self.parts)
+        self.staged, self.scales = block, self.data
+        self.wide = self.data
+        if packing.mx:
+            self.staged = block if self.contraction_major else min(block, P)
+            size = self.group * packing.per_row * self.staged
+            self.wide = wide or b.sbuf(f"{name} wide", size, "bfloat16", slots=2)
+            self.scales = b.sbuf(
+                f"{name} scales",
+                self.group * block,
+                "float8_e8m0fnu",
+                slots=slots,
+                parts=self.parts,
+                partitions=P // 8,
+            )
+
+    def first(self, k: int) -> "Operand":
+        """The operand where only k elements of K are loaded, a multiple of its groups of tiles."""
+        shorter = copy(self)
+        shorter.full, shorter.rest = k // self.packing.tile_k, 0
+        shorter.parts = shorter.full // self.group
+        return shorter
+
+    def tail(self, k: int) -> "Operand":
+        """The last k elements of K, fewer than a group of tiles, in tiles of their own."""
+        last = copy(self)
+        last._cut(k, 1, f"{self.hbm.name} tail", self.wide if self.packing.mx else None)
+        return last
+
+    @property
+    def prepared_by_engines(self) -> bool:
+        """Whether bringing a block takes more than DMA: a transpose or a quantization."""
+        return self.packing.mx or not (self.contraction_major or self.turn_by_dma)
+
+    @staticmethod
+    def sbuf_bytes(
+        k: int, block: int, packing: Packing, contraction_major: bool, slots: int
+    ) -> int:
+        """SBUF bytes per partition an operand takes, an upper bound."""
+        tiles = -(-k // packing.tile_k)
+        group = min(4, tiles)
+        row = packing.per_row * block
+        size = tiles * row * itemsize(packing.dtype) * slots
+        if packing.mx:
+            columns = block if contraction_major else min(block, P)
+            size += 2 * group * packing.per_row * columns * 2 + tiles * block * slots
+        if not contraction_major:
+            natural = max(NATURAL_BYTES, group * packing.tile_k * max(2, itemsize(packing.dtype)))
+            size += natural_slots(block) * natural
+        return int(size)
+
+    @staticmethod
+    def tail_bytes(block: int, packing: Packing) -> int:
+        """SBUF bytes per partition the tiles of a tail take, an upper bound."""
+        size = K_GROUP * packing.per_row * block * itemsize(packing.dtype)
+        return int(size + K_GROUP * block * packing.mx)
+
+    def load(self, f0: Index, fs: int, base: Index = 0, chunk: Index = 0) -> None:
+        """Bring elements f0 .. f0+fs of the free dimension, all of K; `base` offsets the tensor.
+
+        chunk  which of the chunks of K that `restage` prepared
+        """
+        b, tile_k = self.b, self.packing.tile_k
+        b.fresh(self.data)
+        if self.packing.mx:
+            b.fresh(self.scales)
+        if self.ready:
+            self._move_ready(self.ready, f0, fs, chunk, store=False)
+            return
+        last = affine(self.full * tile_k), affine(self.parts - 1)
+        if self.contraction_major:
+            for part, k0, ks in b.parts(self.full * tile_k, self.group * tile_k):
+                self._load_straight(part, k0, ks, f0, fs, base)
+            if self.rest:
+                self._load_straight(last[1], last[0], self.rest, f0, fs, base)
+            return
+        part_k = self.group * tile_k
+        if self.turn_by_dma:
+            for part, k0, ks in b.parts(self.full * tile_k, part_k):
+                self._load_turning(part, k0, ks, f0, fs, base)
+            if self.rest:
+                self._load_turning(last[1], last[0], self.rest, f0, fs, base)
+            return
+        for start, size in b.tiles(fs, P):
+            first = (affine(f0) + start) * self.k + affine(base)
+            for c, k0, ks in b.parts(self.full * tile_k, self.chunk * part_k):
+                self._load_natural(first + k0, size, ks)
+                with b.loop(ks // part_k) as q:
+                    self._turn(c * self.chunk + q, q * part_k, part_k, start, size)
+            if self.rest:
+                self._load_natural(first + last[0], size, self.rest)
+                self._turn(last[1], Affine(), self.rest, start, size)
+
+    def restage(self, chunks: int = 1, step: int = 0, start: int = 0) -> None:
+        """Bring every block once and put it, as the array reads it, into HBM for later loads.
+
+        chunks  of K, `step` elements of the tensor apart, the first at element `start`
+        """
+        if self.packing.per_row == 2:
+            return  # float8 pairs are loaded as they lie
+        b, blocks = self.b, -(-self.f // self.block)
+
+        def scratch(what: str, like: Buffer) -> Buffer:
+            shape = (chunks * self.parts, *like.shape)
+            name = like.name.removesuffix(" tiles").removesuffix(" scales")
+            return b.hbm(f"{name} {what}", shape, like.dtype, Role.SCRATCH, parts=blocks)
+
+        data = scratch("ready", self.data)
+        ready = data, scratch("ready scales", self.scales) if self.packing.mx else data
+        for f0, fs in b.tiles(self.f, self.block):
+            with b.loop(chunks) as c:
+                self.load(f0, fs, c * step + start)
+                self._move_ready(ready, f0, fs, c, store=True)
+        self.ready = ready
+
+    def _move_ready(
+        self, ready: tuple[Buffer, Buffer], f0: Index, fs: int, chunk: Index, *, store: bool
+    ) -> None:
+        """Between a block in SBUF and its place in HBM, part by part of K."""
+        b, tile_k = self.b, self.packing.tile_k
+        number = affine(f0).divided(self.block)
+        pieces = [(self.data, ready[0], 1, self.packing.per_row)]
+        if self.packing.mx:
+            pieces.append((self.scales, ready[1], 8, 1))
+
+        def move(part: Affine, ks: int) -> None:
+            tiles, p = -(-ks // tile_k), self.partitions(ks)
+            for on_chip, hbm, group, width in pieces:
+                row = on_chip.row_elements
+                several = ((width * self.block, tiles),) if tiles > 1 else ()
+                pattern = ((row, p // group), *several, (1, fs * width))
+                here = Access(buffer=on_chip, pattern=pattern, part=part)
+                offset = (affine(chunk) * self.parts + part) * on_chip.elements
+                there = Access(buffer=hbm, offset=offset, pattern=pattern, part=number)
+                if store:
+                    b.store(there, here)
+                else:
+                    b.load(here, there)
+
+        for part, _, ks in b.parts(self.full * tile_k, self.group * tile_k):
+            move(part, ks)
+        if self.rest:
+            move(affine(self.parts - 1), self.rest)
+
+    def _stage(self, part: Affine, ks: int) -> Affine:
+        """Which part of `wide` takes a part of the data; for MX a tile to be quantized."""
+        if not self.packing.mx:
+            return part
+        self.b.fresh(self.wide)
+        if ks % P:  # the chip wants 32 partitions: pad with zeros
+            self.b.emit("memset", self._all(self.wide), value=0.0)
+        return Affine()
+
+    def _all(self, buffer: Buffer) -> Access:
+        row = buffer.row_elements
+        return Access(buffer=buffer, pattern=((row, buffer.shape[0]), (1, row)))
+
+    def _wide(self, part: Affine, p: int, j: int, t: int, offset: int, fs: int) -> Access:
+        """Partitions 0..p of tiles 0..t, lanes 0..j of a wide tile, from element `offset` on."""
+        row, per_row, staged = self.wide.row_elements, self.packing.per_row, self.staged
+        pattern = ((row, p), (per_row * staged, t), (staged, j), (1, fs))
+        kept = (pattern[0], *(x for x in pattern[1:3] if x[1] != 1), pattern[3])
+        return Access(buffer=self.wide, offset=affine(offset), pattern=kept, part=part)
+
+    def _load_straight(
+        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
+    ) -> None:
+        wide_part = self._stage(part, ks)
+        self._copy_rows(wide_part, k0, ks, f0, fs, base)
+        if self.packing.mx:
+            self._quantize(part, ks, Affine(), fs)
+
+    def _copy_rows(
+        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
+    ) -> None:
+        x, tile_k, f = self.packing.per_row, self.packing.tile_k, self.f
+        tiles, rest = divmod(ks, tile_k)
+        start = k0 * f + affine(f0) + affine(base)
+        # MX keeps neighbours along K in one partition; otherwise rows go to partitions in order.
+        k_of_p, k_of_j = (x, 1) if self.packing.mx else (1, P)
+
+        def copy(offset: Affine, to: int, p: int, j: int, t: int) -> None:
+            pattern = ((k_of_p * f, p), (tile_k * f, t), (k_of_j * f, j), (1, fs))
+            kept = (pattern[0], *(q for q in pattern[1:3] if q[1] != 1), pattern[3])
+            source = Access(buffer=self.hbm, offset=offset, pattern=kept)
+            self.b.load(self._wide(part, p, j, t, to, fs), source)
+
+        if tiles:
+            copy(start, 0, P, x, tiles)
+        if not rest:
+            return
+        start, to = start + tiles * tile_k * f, tiles * x * self.staged
+        if self.packing.mx:
+            whole, odd = divmod(rest, x)
+            if whole:
+                copy(start, to, whole, x, 1)
+            if odd:
+                row = self.wide.row_elements
+                copy(start + whole * x * f, to + whole * row, 1, odd, 1)
+        else:
+            lanes, odd = divmod(rest, P)
+            if lanes:
+                copy(start, to, P, lanes, 1)
+            if odd:
+                copy(start + lanes * P * f, to + lanes * self.staged, odd, 1, 1)
+
+    def _load_turning(
+        self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
+    ) -> None:
+        """DMA transposes on the way, to lanes of 128 elements of K."""
+        full, rest = divmod(ks, P)
+        for t, lanes, count in ((0, full, P), (full, 1, rest)):
+            if not lanes or not count:
+                continue
+            source = Access(
+                buffer=self.hbm,
+                offset=affine(f0) * self.k + k0 + t * P + affine(base),
+                pattern=((self.k, fs), (1, lanes * count)),
+            )
+            row = self.data.row_elements
+            several = ((self.block, lanes),) if lanes > 1 else ()
+            to = Access(
+                buffer=self.data,
+                offset=Affine(t * self.block),
+                pattern=((row, count), *several, (1, fs)),
+                part=part,
+            )
+            self.b.emit("dma_transpose", to, source, queue=f"load {self.hbm.name}")
+
+    def _load_natural(self, offset: Affine, rows: int, ks: int) -> None:
+        b, natural = self.b, self.natural
+        b.fresh(natural)
+        source = Access(buffer=self.hbm, offset=offset, pattern=((self.k, rows), (1, ks)))
+        to = Access(buffer=natural, pattern=((natural.row_elements, rows), (1, ks)))
+        b.load(to, source)
+
+    def _turn(self, part: Affine, column: Affine, ks: int, start: Affine, size: int) -> None:
+        """Transpose elements `column` .. +ks of the natural tile into rows start .. +size."""
+        b, x, wide_part = self.b, self.packing.per_row, self._stage(part, ks)
+        to_column = Affine() if self.packing.mx else start
+        lanes = [(t, j, self._columns(t, j, ks)) for t in range(self.group) for j in range(x)]
+        lanes = [lane for lane in lanes if lane[2]]
+        together = max(1, self.turned.row_elements // P)
+        for first in range(0, len(lanes), together):
+            b.fresh(self.turned)
+            chosen = lanes[first : first + together]
+            for slot, (t, j, count) in enumerate(chosen):
+                # MX keeps neighbours along K in one partition; otherwise lanes are 128 apart.
+                step, lane = (x, j) if self.packing.mx else (1, j * P)
+                moving = Access(
+                    buffer=self.natural,
+                    offset=column + t * self.packing.tile_k + lane,
+                    pattern=((self.natural.row_elements, size), (step, count)),
+                )
+                b.emit("nc_transpose", self._turned(slot * P, count, size), moving)
+            for slot, (t, j, count) in enumerate(chosen):
+                target = Access(
+                    buffer=self.wide,
+                    offset=to_column + (t * x + j) * self.staged,
+                    pattern=((self.wide.row_elements, count), (1, size)),
+                    part=wide_part,
+                )
+                b.emit("tensor_copy", target, self._turned(slot * P, count, size))
+        if self.packing.mx:
+            self._quantize(part, ks, start, size)
+
+    def _turned(self, offset: int, partitions: int, size: int) -> Access:
+        row = self.turned.row_elements
+        return Access(
+            buffer=self.turned, offset=Affine(offset), pattern=((row, partitions), (1, size))
+        )
+
+    def _columns(self, t: int, j: int, ks: int) -> int:
+        """How many partitions lane j of tile t fills when the part holds ks elements of K."""
+        left = ks - t * self.packing.tile_k
+        if self.packing.mx:
+            return max(0, min(P, -(-(left - j) // 4)))
+        return max(0, min(P, left - j * P))
+
+    def _quantize(self, part: Affine, ks: int, start: Affine, fs: int) -> None:
+        """What is staged becomes elements start .. start+fs of the block."""
+        row, staged = self.wide.row_elements, self.staged
+        for t in range(-(-ks // self.packing.tile_k)):
+            p = self.partitions(ks - t * self.packing.tile_k)
+            source = Access(
+                buffer=self.wide,
+                offset=Affine(t * 4 * staged),
+                pattern=((row, p), (1, fs), (staged, 4)),
+            )
+            data = Access(
+                buffer=self.data,
+                offset=start * 4 + t * 4 * self.block,
+                pattern=((self.data.row_elements, p), (1, fs * 4)),
+                part=part,
+            )
+            self.b.emit("quantize_mx", (data, self._scale(part, t, p, start, fs)), source)
+
+    def partitions(self, ks: int) -> int:
+        """Partitions that ks elements of K take in a tile."""
+        ks = min(ks, self.packing.tile_k)
+        if self.packing.mx:
+            return -(-ks // P) * 32
+        return min(ks, P)
+
+    def _scale(self, part: Affine, t: int, p: int, f: Index, fs: int) -> Access:
+        return Access(
+            buffer=self.scales,
+            offset=affine(f) + t * self.block,
+            pattern=((self.scales.row_elements, p // 8), (1, fs)),
+            part=part,
+        )
+
+    def scale(self, part: Affine, t: int, ks: int, f: Index, fs: int) -> Access:
+        """The scales of elements f .. f+fs of the loaded block, tile t of a part."""
+        return self._scale(part, t, self.partitions(ks), f, fs)
+
+    def tile(self, part: Affine, t: int, ks: int, f: Index, fs: int, lane: int = 0) -> Access:
+        """Elements f .. f+fs of the loaded block, tile t of a part of the contraction.
+
+        lane  which 128 of a double_row tile, when its contraction is too short for both
+        """
+        row, p, per_row = self.data.row_elements, self.partitions(ks), self.packing.per_row
+        base = t * per_row * self.block
+        if self.packing.mx:
+            return Access(
+                buffer=self.data,
+                offset=affine(f) * 4 + base,
+                pattern=((row, p), (1, fs * 4)),
+                part=part,
+            )
+        both = per_row == 2 and ks >= self.packing.tile_k
+        lanes = ((self.block, 2),) if both else ()
+        rows = p if both or per_row == 1 else min(P, ks - lane * P)
+        return Access(
+            buffer=self.data,
+            offset=affine(f) + base + lane * self.block,
+            pattern=((row, rows), *lanes, (1, fs)),
+            part=part,
+        )

@@ -1,0 +1,117 @@
+"""Gradients of pooling: every tap adds its share to strided views of what it read."""
+
+from ...chip import Chip
+from ...isa import Access, Affine, Buffer, Program, Role
+from ..limits import P
+from ..windows import Strip, Tap, taps_of
+from .tiles import Pool, PoolTiles, flat
+
+__all__ = ["pool_backward"]
+
+
+def pool_backward(planes: int, how: Pool, *, chip: Chip, cores: int = 1) -> Program:
+    """Dx from g (and "indices" for a maximum)."""
+    return _Backward(planes, how, chip, cores).build()
+
+
+class _Backward(PoolTiles):
+    def __init__(self, planes: int, how: Pool, chip: Chip, cores: int) -> None:
+        super().__init__("pool_backward", planes, how, chip, cores)
+        b, dtype = self.b, how.dtype
+        self.kinds = self.strips(self.sizes, self.outs, False)
+        spans = [max(s.span for s in kind) for kind in self.kinds]
+        self.need = spans[0] * spans[1] * self.outs[2]
+        self.made = max(s.count for s in self.kinds[1]) * self.sizes[2]
+        self.g = b.hbm("g", (self.planes, *self.outs), dtype, Role.INPUT)
+        self.dx = b.hbm("dx", (self.planes, *self.sizes), dtype, Role.OUTPUT)
+        self.data = self.tile("data", self.need, dtype)
+        self.sum, self.result = (
+            self.tile("sum", self.made, "float32"),
+            self.tile("result", self.made, dtype),
+        )
+        self.work = self.tile("work", self.need, "float32")
+        if how.op == "max":
+            self.index = b.hbm("indices", (self.planes, *self.outs), "int32", Role.INPUT)
+            self.found, self.at = (
+                self.tile("found", self.need, "int32"),
+                self.tile("at", self.need, "float32"),
+            )
+            self.where = self.tile("positions", self.made, "float32", 1)
+            self.base = self.tile("base", 1, "float32", 1)
+        elif not how.divisor:
+            self.inverse = self.tile("inverse", self.need, "float32", 1)
+
+    def build(self) -> Program:
+        b, how = self.b, self.how
+        for deep, high, wide, p0, planes, j in self.over(self.kinds, self.prepare):
+            low = (Affine(deep.low), deep.span), (j * high.step + high.low, high.span)
+            count, need = high.count * self.sizes[2], deep.span * high.span * self.outs[2]
+            b.fresh(self.data, self.sum, self.result, self.work)
+            self.move(self.g, flat(self.data, planes, need, deep.span), self.outs, p0, *low)
+            b.emit("memset", flat(self.sum, planes, count), value=0.0)
+            g = self.data
+            if how.op == "max":
+                b.fresh(self.found, self.at)
+                self.move(
+                    self.index, flat(self.found, planes, need, deep.span), self.outs, p0, *low
+                )
+                base = Access(buffer=self.base, pattern=((1, planes), (1, 1)))
+                at = flat(self.at, planes, need)
+                b.emit("tensor_scalar", at, flat(self.found, planes, need), base, op0="subtract")
+            else:
+                g = self.work
+                self._shares(planes, need)
+            for taps in taps_of(deep, high, wide):
+                self._tap(taps, g, planes, high.span)
+            done = flat(self.result, planes, count)
+            b.emit("tensor_copy", done, flat(self.sum, planes, count))
+            first = Affine(deep.first), j * high.count + high.first
+            where = (first[0], 1), (first[1], high.count)
+            self.move(self.dx, done, self.sizes, p0, *where, store=True)
+            if how.op == "max":
+                step = float(high.count * self.sizes[2])
+                b.emit("tensor_scalar", base, base, op0="add", imm0=step)
+        return b.build()
+
+    def prepare(self, deep: Strip, high: Strip, wide: Strip) -> None:
+        if self.how.op == "max":
+            view = flat(self.where, P, high.count * self.sizes[2])
+            self.b.emit("iota", view, channel=0, step=1, base=0)
+        elif not self.how.divisor:
+            width = self.outs[2]
+            for d in range(deep.span):
+                ranges = ((deep.low + d, 1), (high.low, high.span), (0, width))
+                self.counted(self.inverse, d * high.span * width, *ranges)
+
+    def start(self, deep: Strip, high: Strip) -> None:
+        if self.how.op == "max":
+            self.position(deep.first, high.first)
+
+    def _shares(self, planes: int, need: int) -> None:
+        """The gradient that each tap of a window gets."""
+        to, g = flat(self.work, planes, need), flat(self.data, planes, need)
+        if self.how.divisor:
+            self.b.emit("tensor_scalar", to, g, op0="multiply", imm0=1 / self.how.divisor)
+        else:
+            inverse = flat(self.inverse, planes, need)
+            self.b.emit("tensor_tensor", to, g, inverse, op="multiply")
+
+    def _tap(self, taps: tuple[Tap, ...], g: Buffer, planes: int, rows_held: int) -> None:
+        b, (d, h, w) = self.b, taps
+        axes, width, outs = self.how.axes, self.sizes[2], self.outs[2]
+        offset = (d.there * rows_held + h.there) * outs + self.low + w.there
+        inner = ((outs, h.count), (1, w.count))
+        own = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
+
+        def view(buffer: Buffer, at: int, inner: tuple[tuple[int, int], ...]) -> Access:
+            pattern = ((buffer.row_elements, planes), *inner)
+            return Access(buffer=buffer, offset=Affine(at), pattern=pattern)
+
+        into, share = view(self.sum, h.own * width + w.own, own), view(g, offset, inner)
+        if self.how.op == "max":
+            hit = view(self.work, offset, inner)
+            here = view(self.where, h.own * width + w.own, own)
+            b.emit("tensor_tensor", hit, view(self.at, offset, inner), here, op="equal")
+            b.emit("tensor_tensor", hit, hit, share, op="multiply")
+            share = hit
+        b.emit("tensor_tensor", into, into, share, op="add")

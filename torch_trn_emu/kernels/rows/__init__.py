@@ -1,0 +1,306 @@
+"""Programs over the rows of a matrix: rows on partitions, columns along the free dimension.
+
+A program is a list of steps (`rows/values.py`). `rows/layout.py` says which rows share a
+partition or have several. Rows too long for SBUF are cut in chunks: what comes before a reduction
+is then computed once for the reduction and again after it, from what is loaded again.
+"""
+
+from math import ceil
+
+from ...chip import Chip
+from ...isa import Access, Affine, Builder, Program
+from ..limits import BANK, P
+from .layout import Layout, layout_of
+from .tiles import RowTiles, box
+from .values import MOST_SUMMED, SUMMING, Kind, RowStep, Values
+
+__all__ = ["flat_program", "row_program"]
+
+FLAT_COLUMNS = (2048, 1024)  # chosen: 8 KiB of float32, enough for DMA's full rate, or half of it
+
+
+def row_program(
+    name: str,
+    rows: int,
+    columns: int,
+    values: Values,
+    *,
+    chip: Chip,
+    cores: int = 1,
+    inner: int = 1,
+) -> Program:
+    """The steps over [rows, columns, inner], reduced over columns; one core's share of the rows.
+
+    Intermediate values are float32. A FULL or COLUMN output is stored tile by tile; a ROW output
+    is added up over the core's rows.
+    """
+    share = ceil(rows / cores)
+    plain = Layout(rows=share, columns=columns, inner=inner)
+    for layout in (layout_of(share, columns, inner, values), plain):
+        program = _RowProgram(Builder(name, cores=cores), layout, values, chip)
+        if program.chunks == 1 or layout.values == 1:
+            return program.build()
+    raise KeyError(f"{columns} x {inner} elements of a row, which SBUF does not hold at once")
+
+
+def flat_program(
+    name: str, elements: int, values: Values, *, chip: Chip, cores: int = 1
+) -> Program:
+    """The steps over `elements` that no step joins to rows: rows as long as suits the chip.
+
+    Shorter rows are worth it where only they let two tiles of rows work at once.
+    """
+    tried = []
+    for most in FLAT_COLUMNS:
+        columns = max(1, min(most, ceil(elements / (P * cores))))
+        rows = ceil(elements / columns)
+        b = Builder(name, cores=cores if rows >= cores else 1)
+        layout = Layout(rows=ceil(rows / b.cores), columns=columns)
+        tried.append(_RowProgram(b, layout, values, chip))
+        if tried[-1].hides_latency:
+            return tried[-1].build()
+    return tried[0].build()
+
+
+class _RowProgram(RowTiles):
+    def build(self) -> Program:
+        self._constants()
+        self._rest()
+        for r0, some in self.b.tiles(self.rows, P * self.parts):
+            halves = [(h, min(P, some - h * P)) for h in range(ceil(some / P))]
+            self._rows(r0, halves)
+        self._finish_sums()
+        return self.b.build()
+
+    def _rest(self) -> None:
+        """Rows that make no line: one on each partition, in the tiles of the lines, and first, so
+        that their latency is not the program's.
+        """
+        lines = self.layout
+        if not lines.rest:
+            return
+        self._take(Layout(rows=lines.rows, columns=lines.columns, inner=lines.inner))
+        for r0, some in self.b.tiles(lines.rest, P):
+            self._rows(r0 + (lines.rows - lines.rest), [(0, some)])
+        self._take(lines)
+
+    def _take(self, layout: Layout) -> None:
+        self.layout, self.rows = layout, layout.lines
+        self.columns = self.width = layout.width  # lines of several rows are not cut in chunks
+
+    def _constants(self) -> None:
+        for name in self.of(Kind.ONE):
+            self.b.load(*self.one(name))
+        for name in self.of(Kind.ROW):
+            for part, c0, count in self.b.parts(self.columns, self.width):
+                tile = self.tiles[name]
+                whole = box(tile, P, count, part=part)
+                if name in self.steps:
+                    self.b.emit("memset", whole, value=0.0)
+                else:
+                    self.b.load(*self.row(name, part, c0, count))
+
+    def _rows(self, r0: Affine, halves: list[tuple[int, int]]) -> None:
+        b = self.b
+        b.fresh(*(self.tiles[n] for n in self.of(Kind.COLUMN)), *self.partial.values())
+        for n in self.of(Kind.COLUMN):
+            if n in self.inputs:
+                for h, size in halves:
+                    b.load(*self.column(self.tiles[n], self.hbm[n], r0, h, size))
+        last = max((self.phase(n) for n in self.steps), default=0)
+        done: set[str] = set()
+        self.small: set[tuple[str, int]] = set()  # COLUMN values that are there
+        for phase in range(last + 1):
+            if self.chunks > 1:
+                self._columns(phase, halves)
+            ends = [
+                s.name
+                for s in self.steps.values()
+                if (s.reduces and self.phase(s.name) == phase + 1)
+                or (
+                    self.phase(s.name) == phase
+                    and (s.kind is Kind.ROW or (s.kind is Kind.FULL and s.name in self.outputs))
+                )
+            ]
+            if ends:
+                self._chunks(r0, halves, ends, done)
+        for n in self.outputs:
+            if self.steps[n].kind is Kind.COLUMN:
+                for h, size in halves:
+                    self._column(n, h, size)
+                    here, to = self.column(self.tiles[n], self.stored[n], r0, h, size, once=True)
+                    b.store(to, here)
+
+    def _columns(self, phase: int, halves: list[tuple[int, int]]) -> None:
+        """COLUMN steps whose operands are complete now."""
+        for s in self.steps.values():
+            if s.kind is Kind.COLUMN and not s.reduces and self.phase(s.name) == phase:
+                for h, size in halves:
+                    self._column(s.name, h, size)
+
+    def _column(self, name: str, h: int, size: int) -> None:
+        """A COLUMN step and those it reads, if they were not made yet.
+
+        Late, before what reads them: an engine that takes its instructions in order would wait for
+        the second tile's sum where the first one's has work for it.
+        """
+        s = self.steps.get(name)
+        if s is None or s.kind is not Kind.COLUMN or s.reduces or (name, h) in self.small:
+            return
+        self.small.add((name, h))
+        for read in s.reads:
+            self._column(read, h, size)
+        reads = [self.values(self.tiles[r], h, size) for r in s.reads]
+        to = self.values(self.tiles[name], h, size)
+        self.b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+
+    def _follow(self, reduction: str, h: int, size: int) -> None:
+        """What the engine that reduced a row can make of that at once: it need not wait."""
+        for s in self.steps.values():
+            if s.kind is Kind.COLUMN and s.reads == (reduction,) and s.opcode == "tensor_scalar":
+                self._column(s.name, h, size)
+
+    def _chunks(
+        self, r0: Affine, halves: list[tuple[int, int]], ends: list[str], done: set[str]
+    ) -> None:
+        reductions = [s for n in ends if (s := self.steps[n]).reduces]
+        for part, c0, count in self.b.parts(self.columns, self.width):
+            summed: set[str] = set()
+            for n in self.needed([r for e in ends for r in (e, *self.steps[e].reads)]):
+                if n in done:
+                    continue
+                if self.chunks == 1:
+                    done.add(n)
+                if n in self.inputs:
+                    if self.inputs[n].kind is Kind.FULL:
+                        self._load(n, r0, c0, count, halves)
+                elif self.steps[n].kind is not Kind.COLUMN:
+                    total = self._sum_of(self.steps[n], reductions, count)
+                    self._full(self.steps[n], part, count, halves, total)
+                    summed.add(total)
+            for s in reductions:
+                if s.name in summed:
+                    continue
+                for h, size in halves:
+                    data = self.by_row(self.tiles[s.reads[0]], h, size, count)
+                    to = self._reduced(s.name, part, h, size)
+                    self.b.emit("tensor_reduce", to, data, **s.attributes)
+                    if s.name not in self.partial:
+                        self._follow(s.name, h, size)
+            for n in ends:
+                if n in self.outputs and self.steps[n].kind is Kind.FULL:
+                    for h, size in halves:
+                        to = self.memory(self.stored[n], r0, h, size, c0, count)
+                        self.b.store(to, box(self.tiles[n], size, count, part=h))
+        for s in reductions:
+            if s.name in self.partial:
+                self._finish(s, halves)
+
+    def _finish(self, s: RowStep, halves: list[tuple[int, int]]) -> None:
+        """A reduction from its chunks, then from its pieces, which memory brings together."""
+        b, how = self.b, self.layout
+        for h, size in halves:
+            data, to = box(self.partial[s.name], size, self.chunks, part=h), self.tiles[s.name]
+            if how.pieces == 1:
+                b.emit("tensor_reduce", box(to, size, 1, part=h), data, **s.attributes)
+                continue
+            own, scratch, together = self.whole[s.name]
+            b.fresh(own, together)
+            if self.chunks > 1:
+                b.emit("tensor_reduce", box(own, size, 1), data, **s.attributes)
+            else:
+                own = self.partial[s.name]
+            b.store(box(scratch, size, how.values), box(own, size, how.values))
+            row = how.pieces * how.values
+            there = Access(buffer=scratch, pattern=((row, how.rows), (0, how.pieces), (1, row)))
+            b.load(box(together, size, row), there)
+            by_value = ((row, size), (1, how.values), (how.values, how.pieces))
+            parts = Access(buffer=together, pattern=by_value)
+            b.emit("tensor_reduce", box(to, size, how.values), parts, **s.attributes)
+
+    def _sum_of(self, made: RowStep, reductions: list[RowStep], count: int) -> str:
+        """The reduction that the instruction which makes a value does as well, or ""."""
+        fits = made.kind is Kind.FULL and count <= MOST_SUMMED and self.layout.values == 1
+        return next((s.name for s in reductions if fits and s.is_sum_of(made)), "")
+
+    def _reduced(self, name: str, chunk: Affine, h: int, size: int) -> Access:
+        """Where a reduction of a chunk goes."""
+        if name in self.partial:
+            return box(self.partial[name], size, self.layout.values, offset=chunk, part=h)
+        return self.values(self.tiles[name], h, size)
+
+    def _load(
+        self, n: str, r0: Affine, c0: Affine, count: int, halves: list[tuple[int, int]]
+    ) -> None:
+        self.b.fresh(self.tiles[n])
+        for h, size in halves:
+            source = self.memory(self.hbm[n], r0, h, size, c0, count)
+            self.b.load(box(self.tiles[n], size, count, part=h), source)
+
+    def _full(
+        self, s: RowStep, chunk: Affine, count: int, halves: list[tuple[int, int]], total: str
+    ) -> None:
+        """A value of a chunk, and the sum `total` of its rows if that has a name."""
+        b = self.b
+        if s.kind is Kind.FULL and s.name not in self.places:
+            b.fresh(self.tiles[s.name])
+        for h, size in halves:
+            for r in s.reads:
+                self._column(r, h, size)
+            reads = [
+                self._operand(r, s.opcode, chunk, count, h, size, data=not k)
+                for k, r in enumerate(s.reads)
+            ]
+            if s.kind is Kind.ROW:
+                to = box(self.tiles[s.name], size, count, part=chunk)
+                b.emit("tensor_tensor", to, to, *reads, op="add")
+                continue
+            to = box(self.tiles[s.name], size, count, part=h)
+            if total:
+                both = (to, self._reduced(total, chunk, h, size))
+                b.emit(SUMMING[s.opcode], both, *reads, engine=s.engine, **s.attributes)
+            else:
+                b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+
+    def _operand(
+        self, n: str, opcode: str, chunk: Affine, count: int, h: int, size: int, *, data: bool
+    ) -> Access:
+        """What an instruction reads; `data` is its first operand, which has a value an element."""
+        kind = (self.steps.get(n) or self.inputs[n]).kind
+        tile = self.tiles[n]
+        if kind is Kind.ONE:
+            by_partition = opcode in ("tensor_scalar", "activation") and not data
+            return Access(buffer=tile, pattern=((1, size), (1, 1) if by_partition else (0, count)))
+        if kind is Kind.ROW and n in self.inputs and self.layout.together > 1:
+            block = self.layout.columns
+            every = ((tile.row_elements, size), (0, count // block), (1, block))
+            return Access(buffer=tile, pattern=every, part=chunk)
+        if kind is Kind.ROW:
+            return box(tile, size, count, part=chunk)
+        if kind is Kind.FULL:
+            return box(tile, size, count, part=h)
+        if data or opcode in ("tensor_tensor", "select"):  # one value a row, repeated
+            return self.repeated(tile, h, size, count)
+        return box(tile, size, 1, part=h)
+
+    def _finish_sums(self) -> None:
+        """Partitions added by a product with ones."""
+        names = [n for n in self.of(Kind.ROW) if n in self.steps]
+        if not names:
+            return
+        b = self.b
+        ones = b.sbuf("ones", 1, "float32")
+        total = b.psum("total", BANK, slots=2)
+        result = b.sbuf("summed", BANK, "float32", slots=2)
+        b.emit("memset", box(ones, P, 1), value=1.0)
+        for n in names:
+            for part, c0, count in b.parts(self.columns, self.width):
+                for start, size in b.tiles(count // self.layout.together, BANK):
+                    b.fresh(total, result)
+                    for k in range(self.layout.together):
+                        at = start + k * self.layout.columns
+                        data = box(self.tiles[n], P, size, offset=at, part=part)
+                        b.emit("nc_matmul", box(total, 1, size), box(ones, P, 1), data)
+                    b.emit("tensor_copy", box(result, 1, size), box(total, 1, size))
+                    to = box(self.stored[n], 1, size, offset=c0 + start)
+                    b.store(to, box(result, 1, size))

@@ -1,0 +1,161 @@
+"""How rows lie on partitions: one on each, several short ones together, or a long one in pieces.
+
+Memory is [rows, columns, inner], and `columns` is what is reduced. A line is what one partition
+holds: some blocks of [columns, inner], or one piece of a block.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ..limits import P
+from .values import Kind, RowStep, Values, step
+
+__all__ = ["Layout", "layout_of", "lies_in_rows", "side_by_side", "spread"]
+
+SHORT = 1024  # elements up to which rows lie side by side (chosen)
+# The same where a step reads one value a row, which then has to be repeated (chosen: instructions
+# of their own cost more than what longer lines save).
+SPREAD = 160
+LINE = 2048  # elements of a line of short rows (chosen: 8 KiB of float32 have DMA's full rate)
+LONG = 8192  # elements of a block from which on partitions share it (chosen: a pass takes 8 us)
+PIECE = 256  # least elements of a piece of a long row (chosen)
+BLOCK = 4096  # elements of a block that one partition holds (chosen)
+NARROW = 64  # inner elements up to which pieces bring their values together (chosen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    rows: int
+    columns: int
+    inner: int = 1
+    together: int = 1  # blocks of a line
+    pieces: int = 1  # lines of a block
+
+    @property
+    def lines(self) -> int:
+        return self.rows // self.together * self.pieces
+
+    @property
+    def rest(self) -> int:
+        """Rows at the end, too few for a line."""
+        return self.rows % self.together
+
+    @property
+    def reduced(self) -> int:
+        """Elements of a line that make one of its values."""
+        return self.columns // self.pieces
+
+    @property
+    def width(self) -> int:
+        """Elements of a line."""
+        return self.reduced * self.values
+
+    @property
+    def values(self) -> int:
+        """Of a COLUMN, for each line."""
+        return self.together * self.inner
+
+
+def layout_of(rows: int, columns: int, inner: int, values: Values) -> Layout:
+    """The lines that use most partitions."""
+    can_spread = all(_spreads(s, values.kinds) for s in values.steps)
+    sums = any(s.kind is Kind.ROW for s in values.steps)
+    repeats = any(_by_partition(s, values.kinds) for s in values.steps)
+    together = side_by_side(rows, columns * inner, SPREAD if repeats else SHORT)
+    pieces = _pieces(rows, columns, inner)
+    if not can_spread:
+        together, pieces = 1, pieces if inner == 1 else 1
+    return Layout(
+        rows=rows, columns=columns, inner=inner, together=together, pieces=1 if sums else pieces
+    )
+
+
+def lies_in_rows(rows: int, columns: int, inner: int) -> bool:
+    """Whether a program over rows suits what is reduced along `columns` of [rows, columns, inner]:
+    there are lines for the partitions, and a partition holds one whole.
+    """
+    pieces = _pieces(rows, columns, inner)
+    return inner == 1 or (2 * rows * pieces > P and columns * inner // pieces <= BLOCK)
+
+
+def side_by_side(rows: int, block: int, most: int = SHORT) -> int:
+    """How many rows of `block` elements, at `most`, share a partition."""
+    fits = max(1, min(LINE // block, rows // P)) if block <= most else 1
+    even = _divisor(rows, fits)
+    return even if 2 * even >= fits else fits  # rows that are left over are worked on apart
+
+
+def _pieces(rows: int, columns: int, inner: int) -> int:
+    """How many partitions share a block."""
+    if 2 * rows > P or inner > NARROW or columns * inner < LONG:
+        return 1
+    return _divisor(columns, min(P // rows, columns * inner // PIECE))
+
+
+def _divisor(count: int, most: int) -> int:
+    return next((d for d in range(most, 1, -1) if count % d == 0), 1)
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def spread(steps: Sequence[RowStep], kinds: Mapping[str, Kind]) -> Iterator[RowStep]:
+    """The same values where a line has several of a COLUMN: an operand of one value a partition
+    becomes a tensor that repeats.
+    """
+    for s in steps:
+        yield from _SPREAD[s.opcode](s) if _by_partition(s, kinds) else (s,)
+
+
+def _by_partition(s: RowStep, kinds: Mapping[str, Kind]) -> bool:
+    repeats = s.opcode not in ("tensor_tensor", "select", "column_sum")
+    return repeats and any(kinds[r] is Kind.COLUMN for r in s.reads[1:])
+
+
+def _spreads(s: RowStep, kinds: Mapping[str, Kind]) -> bool:
+    return s.opcode in _SPREAD or not _by_partition(s, kinds)
+
+
+def _scalars_apart(s: RowStep) -> Iterator[RowStep]:
+    """(x op0 a) op1 b, an instruction for each."""
+    value, *operands = s.reads
+    given = s.attributes
+    ops = [k for k in (0, 1) if f"op{k}" in given]
+    for k in ops:
+        name = s.name if k == ops[-1] else f"{s.name} first"
+        if f"imm{k}" in given:
+            how = {f"{key}0": given[f"{key}{k}"] for key in ("op", "imm", "reverse")
+                   if f"{key}{k}" in given}  # fmt: skip
+            yield step(name, "tensor_scalar", value, kind=s.kind, **how)
+        else:
+            pair = [value, operands.pop(0)]
+            if given.get(f"reverse{k}"):
+                pair.reverse()
+            yield step(name, "tensor_tensor", *pair, kind=s.kind, op=given[f"op{k}"])
+        value = name
+
+
+def _bias_apart(s: RowStep) -> Iterator[RowStep]:
+    """f(scale * x + bias)"""
+    value, bias = s.reads
+    scale, first = float(s.attributes.get("scale", 1.0)), f"{s.name} first"
+    if scale != 1:
+        yield step(f"{s.name} scaled", "tensor_scalar", value, kind=s.kind, op0="multiply",
+                   imm0=scale)  # fmt: skip
+        value = f"{s.name} scaled"
+    yield step(first, "tensor_tensor", value, bias, kind=s.kind, op="add")
+    yield step(s.name, "activation", first, kind=s.kind, op=s.attributes["op"])
+
+
+def _shift_apart(s: RowStep) -> Iterator[RowStep]:
+    """exp(x - c)"""
+    value, shift = s.reads
+    first = f"{s.name} first"
+    yield step(first, "tensor_tensor", value, shift, kind=s.kind, op="subtract")
+    yield step(s.name, s.opcode, first, kind=s.kind)
+
+
+_SPREAD: Mapping[str, Callable[[RowStep], Iterator[RowStep]]] = MappingProxyType(
+    {"tensor_scalar": _scalars_apart, "activation": _bias_apart, "exponential": _shift_apart}
+)

@@ -1,0 +1,199 @@
+"""Where the values of a program over rows lie: in tiles, in memory, and line by line in both."""
+
+from math import ceil
+
+from ...chip import Chip
+from ...isa import Access, Affine, Buffer, Builder, Role, affine, itemsize, rows_of
+from ..limits import WIDE, P, evenly
+from .layout import Layout, spread
+from .order import Order
+from .values import Kind, Values
+
+__all__ = ["RowTiles", "box"]
+
+# Of a partition, for tiles of one column and sums on their way from PSUM (chosen).
+SMALL_BYTES = 8192
+
+
+class RowTiles(Order):
+    """Buffers of a program whose rows lie as `layout` says, and the accesses of them.
+
+    parts   tiles of 128 lines that go together
+    width   elements of a line that a tile has: all of them, or those of a chunk
+    places  steps whose result overwrites the tile of another value
+    """
+
+    def __init__(self, b: Builder, layout: Layout, values: Values, chip: Chip) -> None:
+        steps = list(spread(values.steps, values.kinds)) if layout.values > 1 else values.steps
+        super().__init__(values, steps)
+        self.b, self.layout = b, layout
+        self.rows, self.columns = layout.lines, layout.width
+        self.places = self.shared()
+        self.parts, self.width = self._fitting(chip)
+        self.chunks = ceil(self.columns / self.width)
+        self.hbm = {
+            i.name: b.hbm(i.name, self._shape(i.kind), i.dtype, _role(i.kind))
+            for i in self.inputs.values()
+        }
+        self.stored = {
+            name: b.hbm(o.stored or f"out {name}", self._shape(self.steps[name].kind), o.dtype,
+                        Role.OUTPUT)
+            for name, o in self.outputs.items()
+        }  # fmt: skip
+        self.tiles = {i.name: self._tile(i.name, i.kind, i.dtype, 2) for i in self.inputs.values()}
+        for name, s in self.steps.items():
+            if name not in self.places:
+                dtype = self.outputs[name].dtype if name in self.outputs else s.dtype or "float32"
+                self.tiles[name] = self._tile(name, s.kind, dtype, 1 + (name in self.outputs))
+        self.tiles |= {name: self.tiles[place] for name, place in self.places.items()}
+        several = self.chunks > 1 or layout.pieces > 1
+        self.partial = {
+            name: b.sbuf(f"{name} of chunks", max(self.chunks, layout.values), "float32", slots=2,
+                         parts=self.parts)
+            for name, s in self.steps.items()
+            if s.reduces and several
+        }  # fmt: skip
+        self.whole = {name: self._of_pieces(name) for name in self.partial if layout.pieces > 1}
+
+    def _shape(self, kind: Kind) -> tuple[int, int]:
+        """In memory."""
+        how = self.layout
+        full, column = (how.rows, how.columns * how.inner), (how.rows, how.inner)
+        row, one = (1, how.columns), (1, 1)
+        return {Kind.FULL: full, Kind.COLUMN: column, Kind.ROW: row, Kind.ONE: one}[kind]
+
+    def _tile(self, name: str, kind: Kind, dtype: str, slots: int) -> Buffer:
+        if kind is Kind.COLUMN:
+            return self.b.sbuf(f"{name} tile", self.layout.values, dtype, slots=2, parts=self.parts)
+        if kind is Kind.ONE:  # on all partitions, for the whole program
+            return self.b.sbuf(f"{name} tile", 1, dtype)
+        if kind is Kind.ROW:  # stays for the whole program
+            held = "float32" if name in self.steps else dtype
+            return self.b.sbuf(f"{name} tile", self.width, held, parts=self.chunks)
+        return self.b.sbuf(f"{name} tile", self.width, dtype, slots=slots, parts=self.parts)
+
+    def _fitting(self, chip: Chip) -> tuple[int, int]:
+        """Tiles of rows that go together, and columns of each.
+
+        Two tiles hide the engines' latencies; one is better than to load the rows again in chunks.
+        """
+        most = 1 if self.rows <= P else 2
+        for parts in range(most, 0, -1):
+            if self._width(chip, parts) == self.columns:
+                return parts, self.columns
+        self.places = {}  # each chunk computes what it needs again, in another order
+        return most, self._width(chip, most)
+
+    def _width(self, chip: Chip, parts: int) -> int:
+        """Columns that all tiles of a chunk leave room for; ROW values keep all columns."""
+        usable = chip.sbuf.usable_bytes_per_partition - SMALL_BYTES
+        if self.layout.values > 1:
+            gathered = self.layout.pieces if self.layout.pieces > 1 else 0
+            held = self.layout.values * (1 + gathered) * len(list(self.of(Kind.COLUMN)))
+            usable -= 8 * parts * held
+        kept = sum(
+            4 if n in self.steps else itemsize(self.inputs[n].dtype) for n in self.of(Kind.ROW)
+        )
+        each = parts * sum(map(self._bytes, self.of(Kind.FULL)))
+        longer = self.columns > WIDE and self.layout.values == 1
+        if longer and self.reads_once:  # chunks, which move while others are worked on
+            return evenly(self.columns, WIDE)
+        if (each + kept) * self.columns <= usable:
+            return self.columns
+        room = (usable - kept * self.columns) / max(each + kept, 1)  # the last chunk is kept whole
+        return evenly(self.columns, int(max(room, 256)))
+
+    def _bytes(self, name: str) -> float:
+        """What one column of a FULL value's tile takes, its slots included."""
+        if name in self.places:
+            return 0
+        if name in self.inputs:
+            return 2 * itemsize(self.inputs[name].dtype)
+        return 2 * itemsize(self.outputs[name].dtype) if name in self.outputs else 4
+
+    @property
+    def hides_latency(self) -> bool:
+        """Whether two tiles of rows are on chip, or one is all there is."""
+        return self.rows <= P or self.parts > 1
+
+    def _of_pieces(self, name: str) -> tuple[Buffer, Buffer, Buffer]:
+        """What a piece gives, in SBUF and in memory, and what all of its block give."""
+        b, values = self.b, self.layout.values
+        own = b.sbuf(f"{name} of a piece", 1, "float32", slots=2)
+        scratch = b.hbm(f"{name} of pieces", (self.rows, values), "float32", Role.SCRATCH)
+        whole = b.sbuf(f"{name} of a row", self.layout.pieces * values, "float32", slots=2)
+        return own, scratch, whole
+
+    # --- where values lie ---
+
+    def memory(self, hbm: Buffer, r0: Affine, h: int, size: int, c0: Affine, count: int) -> Access:
+        """Columns of a tile of lines in memory."""
+        at = (r0 + h * P) * self.columns + c0
+        return Access(buffer=hbm, offset=at, pattern=((self.columns, size), (1, count)))
+
+    def values(self, tile: Buffer, h: int, size: int) -> Access:
+        """A COLUMN of a tile of lines."""
+        return box(tile, size, self.layout.values, part=h)
+
+    def by_row(self, tile: Buffer, h: int, size: int, count: int) -> Access:
+        """A FULL tile with what is reduced innermost."""
+        how = self.layout
+        if how.values == 1:
+            return box(tile, size, count, part=h)
+        block = how.reduced * how.inner
+        blocks = ((block, how.together), (1, how.inner), (how.inner, how.reduced))
+        return Access(buffer=tile, pattern=((tile.row_elements, size), *blocks), part=Affine(h))
+
+    def repeated(self, tile: Buffer, h: int, size: int, count: int) -> Access:
+        """A COLUMN for every element of a FULL tile."""
+        how = self.layout
+        inner = [(how.inner, how.together), (0, how.reduced), (1, how.inner)]
+        if how.values == 1:  # which may be cut in chunks
+            inner = [(0, count)]
+        return Access(buffer=tile, pattern=((tile.row_elements, size), *inner), part=Affine(h))
+
+    def row(self, name: str, part: Affine, c0: Affine, count: int) -> tuple[Access, Access]:
+        """(where a ROW lies on every partition, once for all its rows; what it is in memory)"""
+        how = self.layout
+        lines, each = self.rows if how.pieces > 1 else P, count // how.together
+        repeats = ((0, lines // how.pieces), (self.columns, how.pieces))
+        source = Access(buffer=self.hbm[name], offset=c0, pattern=(*repeats, (1, each)))
+        return box(self.tiles[name], lines, each, part=part), source
+
+    def one(self, name: str) -> tuple[Access, Access]:
+        """(a ONE on every partition, what it is in memory)"""
+        source = Access(buffer=self.hbm[name], pattern=((0, P), (1, 1)))
+        return box(self.tiles[name], P, 1), source
+
+    def column(
+        self, tile: Buffer, hbm: Buffer, r0: Affine, h: int, size: int, *, once: bool = False
+    ) -> tuple[Access, Access]:
+        """(a COLUMN of a tile of lines, what it is in memory); `once` for each row of pieces"""
+        how = self.layout
+        if how.pieces == 1:
+            at, line = (r0 + h * P) * how.values, ((how.values, size), (1, how.values))
+            return self.values(tile, h, size), Access(buffer=hbm, offset=at, pattern=line)
+        if once:
+            row = how.pieces * how.values
+            first = Access(buffer=tile, pattern=((row, how.rows), (1, how.values)))
+            return first, box(hbm, how.rows, how.values)
+        every = ((how.values, how.rows), (0, how.pieces), (1, how.values))
+        return self.values(tile, h, size), Access(buffer=hbm, pattern=every)
+
+
+def box(
+    buffer: Buffer,
+    rows: int,
+    columns: int,
+    row: Affine | int = 0,
+    *,
+    offset: Affine | int = 0,
+    part: Affine | int = 0,
+) -> Access:
+    """`rows` rows from `row` on, `columns` of each from `offset` on."""
+    at = affine(row) * buffer.shape[-1] + affine(offset)
+    return rows_of(buffer, rows, columns, at, part=part)
+
+
+def _role(kind: Kind) -> Role:
+    return Role.WEIGHT if kind is Kind.ROW else Role.INPUT

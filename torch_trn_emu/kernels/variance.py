@@ -1,0 +1,184 @@
+"""Variance and mean: along rows by bn_stats where each has a partition, else as steps over rows;
+along columns by products with ones, twice.
+"""
+
+from collections.abc import Iterator
+from math import ceil, inf
+
+from ..chip import Chip
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from .limits import BANK, BN_STATS, WIDE, P, evenly
+from .reduce_leading import beside, lines_of, share_of
+from .rows import row_program
+from .rows.layout import layout_of
+from .rows.values import Input, Kind, Output, Values, reduced, step
+
+__all__ = ["moments_of_columns", "moments_of_rows"]
+
+
+def moments_of_rows(
+    rows: int, columns: int, inner: int = 1, *, less: float, root: bool, chip: Chip,
+    dtype: str = "float32", cores: int = 1,
+) -> Program:  # fmt: skip
+    """var[r] = the squares' sum about the mean / (columns - less), its root if asked; mean[r]."""
+    values = _steps(columns, less, root, dtype)
+    layout = layout_of(ceil(rows / cores), columns, inner, values)
+    if inner > 1 or layout.together > 1 or layout.pieces > 1:
+        name = f"moments {rows}x{columns}x{inner}"
+        return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)
+    return _stats_of_rows(ceil(rows / cores), columns, less, root, dtype, cores)
+
+
+def _steps(columns: int, less: float, root: bool, dtype: str) -> Values:
+    """The mean, then the squares about it: each partition has several rows, or a part of one."""
+    factor = 1 / (columns - less) if columns > less else inf
+    last = step("var", "tensor_scalar", "spread", kind=Kind.COLUMN, op0="multiply", imm0=factor)
+    if root:
+        last = step("var", "activation", "spread", kind=Kind.COLUMN, op="sqrt", scale=factor)
+    return Values(
+        [Input("in", dtype)],
+        [
+            reduced("sum", "in"),
+            step(
+                "mean", "tensor_scalar", "sum", kind=Kind.COLUMN, op0="multiply", imm0=1 / columns
+            ),
+            step("centred", "tensor_scalar", "in", "mean", op0="subtract"),
+            step("squares", "activation", "centred", op="square"),
+            reduced("spread", "squares"),
+            last,
+        ],
+        [Output("var", dtype, "var"), Output("mean", dtype, "mean")],
+    )
+
+
+def _stats_of_rows(
+    rows: int, columns: int, less: float, root: bool, dtype: str, cores: int
+) -> Program:
+    b = Builder(f"moments {rows}x{columns}", cores=cores)
+    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+    stored = [b.hbm(n, (rows, 1), dtype, Role.OUTPUT) for n in ("var", "mean")]
+    wide, pieces = evenly(columns, WIDE, BN_STATS), ceil(columns / BN_STATS)
+    data = b.sbuf("data", wide, dtype, slots=2)
+    stats = b.sbuf("stats", 6 * pieces, "float32", slots=2)
+    pair = b.sbuf("mean and variance", 2, "float32", slots=2)
+    done = b.sbuf("done", 2, dtype, slots=2)
+    per = wide // BN_STATS
+    for r0, size in b.tiles(rows, P):
+        b.fresh(stats, pair, done)
+        for k, c0, count in b.parts(columns, wide):
+            b.fresh(data)
+            there = Access(
+                buffer=source, offset=r0 * columns + c0, pattern=((columns, size), (1, count))
+            )
+            b.load(rows_of(data, size, count), there)
+            for piece in range(ceil(count / BN_STATS)):
+                of = min(BN_STATS, count - piece * BN_STATS)
+                to = rows_of(stats, size, 6, (k * per + piece) * 6)
+                b.emit("bn_stats", to, rows_of(data, size, of, piece * BN_STATS))
+        b.emit("bn_aggr", rows_of(pair, size, 2), rows_of(stats, size, 6 * pieces))
+        mean, var = (rows_of(pair, size, 1, n) for n in (0, 1))
+        _finish(b, rows_of(done, size, 1), var, _factor(columns, less), root)
+        b.emit("tensor_copy", rows_of(done, size, 1, 1), mean)
+        for n, hbm in enumerate(stored):
+            b.store(rows_of(hbm, size, 1, r0), rows_of(done, size, 1, n))
+    return b.build()
+
+
+def moments_of_columns(
+    outer: int, rows: int, columns: int, *, less: float, root: bool, chip: Chip,
+    dtype: str = "float32", cores: int = 1,
+) -> Program:  # fmt: skip
+    """The same over the rows of [outer, rows, columns]: the mean is made on every partition."""
+    together = beside(outer, rows, columns, cores, BANK)
+    if outer < cores and together > 1:
+        cores = 1
+    outer, columns = share_of(outer, columns, cores)
+    b = Builder(f"moments {outer}x{rows}x{columns}", cores=cores)
+    source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
+    stored = {n: b.hbm(n, (outer, columns), dtype, Role.OUTPUT) for n in ("var", "mean")}
+    wide = evenly(columns, BANK)
+    columns_of = _Columns(b, source, (rows, together), wide, dtype)
+    done, spread = b.sbuf("done", wide, dtype, slots=4), b.sbuf("spread", wide, "float32", slots=2)
+    with b.loop(outer) as o:
+        for c0, count in b.tiles(columns, wide):
+            at = o * rows * columns + c0
+            columns_of.averaged(at, count)
+            columns_of.squared(at, count)
+            b.fresh(spread)
+            columns_of.folded(rows_of(spread, 1, count), 1, count)
+            for name, value in (("var", spread), ("mean", columns_of.mean)):
+                b.fresh(done)
+                to, source_ = rows_of(done, 1, count), rows_of(value, 1, count)
+                if name == "var":
+                    _finish(b, to, source_, _factor(rows, less), root)
+                else:
+                    b.emit("tensor_copy", to, source_)
+                b.store(rows_of(stored[name], 1, count, o * columns + c0), to)
+    return b.build()
+
+
+class _Columns:
+    """The mean on every partition, then the mean square about it, by products with 1 / rows.
+
+    rows  how many, and how many of them make a line
+    """
+
+    def __init__(
+        self, b: Builder, source: Buffer, rows: tuple[int, int], wide: int, dtype: str
+    ) -> None:
+        self.b, self.source, self.rows, self.wide = b, source, rows, wide
+        self.together = rows[1]
+        line = wide * self.together
+        self.data = b.sbuf("data", line, dtype, slots=3)
+        self.work = b.sbuf("work", line, "float32", slots=2)
+        self.mean = b.sbuf("mean", wide, "float32", slots=2)
+        self.share = b.sbuf("1 / rows", P, "float32")
+        self.total = b.psum("total", BANK, slots=4)
+        b.emit("memset", rows_of(self.share, P, P), value=1.0 / rows[0])
+
+    def _bring(self, at: Affine, count: int) -> Iterator[tuple[Access, int, int, int]]:
+        """Tiles of lines as float32, with their lines, elements and rows of a line."""
+        b = self.b
+        for there, some, size, of in lines_of(b, self.source, self.rows, at, count * self.together):
+            b.fresh(self.data, self.work)
+            b.load(rows_of(self.data, some, size), there)
+            whole = rows_of(self.work, some, size)
+            b.emit("tensor_copy", whole, rows_of(self.data, some, size))
+            yield whole, some, size, of
+
+    def averaged(self, at: Affine, count: int) -> None:
+        b = self.b
+        b.fresh(self.mean, self.total)
+        for x, some, size, _ in self._bring(at, count):
+            to = rows_of(self.total, P, size)
+            b.emit("nc_matmul", to, rows_of(self.share, some, P), x)
+        self.folded(rows_of(self.mean, P, count), P, count)
+
+    def squared(self, at: Affine, count: int) -> None:
+        b = self.b
+        b.fresh(self.total)
+        for x, some, size, of in self._bring(at, count):
+            pattern = ((self.wide, some), (0, of), (1, size // of))
+            b.emit("tensor_tensor", x, x, Access(buffer=self.mean, pattern=pattern), op="subtract")
+            b.emit("activation", x, x, op="square")
+            b.emit("nc_matmul", rows_of(self.total, 1, size), rows_of(self.share, some, 1), x)
+
+    def folded(self, to: Access, partitions: int, count: int) -> None:
+        """The sums of a line as those of its columns."""
+        if self.together == 1:
+            self.b.emit("tensor_copy", to, rows_of(self.total, partitions, count))
+            return
+        pattern = ((BANK, partitions), (1, count), (count, self.together))
+        self.b.emit("tensor_reduce", to, Access(buffer=self.total, pattern=pattern), op="add")
+
+
+def _factor(count: int, less: float) -> float:
+    """From the squares' mean to their sum / (count - less), which is not finite with none left."""
+    return count / (count - less) if count > less else inf
+
+
+def _finish(b: Builder, to: Access, variance: Access, factor: float, root: bool) -> None:
+    if root:
+        b.emit("activation", to, variance, op="sqrt", scale=factor)
+    else:
+        b.emit("tensor_scalar", to, variance, op0="multiply", imm0=factor)

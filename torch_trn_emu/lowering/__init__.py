@@ -1,3 +1,0 @@
-"""Lowering: what an operation becomes on the engines. A module per family."""
-
-__all__ = ["convolution", "matmul", "movement", "normalization", "pointwise", "reduction"]

@@ -1,0 +1,212 @@
+"""Rows of concatenation, padding, flips, rolls and slices' gradients: exact copies between strides.
+
+Each reader of a call gives, for every dimension of the result, the segments it comes from.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..calls import Call, Target, TensorArg
+from ..calls.labels import labelled, spanned
+from ..kernels.pointwise import constant as made
+from ..kernels.strided_copy import Box, Segment, boxes_of, relayout
+from .elementwise import elementwise
+from .op import Lowered, Lowering, dense, flat
+
+__all__ = ["concatenate", "exact", "placed", "roll", "scatter_slice", "whole"]
+
+Segments = list[list[Segment]]
+Reader = Callable[[Call, TensorArg, TensorArg], Segments]
+
+
+def _span(t: TensorArg) -> int:
+    """Elements of the memory that a strided tensor lies in."""
+    return 1 + sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True))
+
+
+def whole(size: int) -> list[Segment]:
+    return [Segment(0, size, 0)]
+
+
+def placed(
+    call: Call, target: Target, sources: dict[str, TensorArg], boxes: list[Box], constant: float = 0
+) -> Lowered:
+    out = call.out
+    program = relayout(
+        call.name,
+        {n: (_span(t), t.dtype) for n, t in sources.items()},
+        (out.numel, out.dtype),
+        boxes,
+        chip=target.chip,
+        cores=target.cores,
+        constant=float(constant),
+    )
+    held = {n: t if t.contiguous else spanned(t) for n, t in sources.items()} | {"out": out}
+    if program.cores > 1:  # a core has its part of each box, which no part of the result is
+        return (program,)
+    return (labelled(program, held),)
+
+
+def concatenate(call: Call, target: Target) -> Lowered:
+    """Pieces in0, in1, ... one after the other along a dimension; `stack` makes that dimension."""
+    out, pieces = call.out, [t for t in call.tensors if t.numel]
+    if not out.numel:
+        return ()
+    given = call.argument(1, 0)
+    dim = given % len(out.shape) if isinstance(given, int) and out.shape else 0
+    if call.name == "stack":
+        pieces = [
+            replace(t, shape=(*t.shape[:dim], 1, *t.shape[dim:]),
+                    strides=(*t.strides[:dim], 1, *t.strides[dim:]))
+            for t in pieces
+        ]  # fmt: skip
+    to_strides = dense(out.shape, out.torch_dtype).strides
+    boxes, at = [], 0
+    for k, t in enumerate(pieces):
+        segments = [whole(n) for n in t.shape]
+        segments[dim] = [Segment(at, t.shape[dim], 0)]
+        boxes += boxes_of(f"in{k}", t.strides, to_strides, segments)
+        at += t.shape[dim]
+    return placed(call, target, {f"in{k}": t for k, t in enumerate(pieces)}, boxes)
+
+
+def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
+    """One source "in" and, where segments have no source, a constant."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        source, out = call.tensors[0], call.out
+        if not out.numel:
+            return ()
+        constant = call.argument(constant_at, 0) if constant_at is not None else 0
+        if not source.numel:
+            return (elementwise(call.name, [made(float(constant))], [], out, target),)
+        rank = len(out.shape)
+        lead = rank - len(source.shape)
+        padded = replace(source, shape=(1,) * lead + source.shape,
+                         strides=(0,) * lead + source.strides)  # fmt: skip
+        to_strides = dense(out.shape, out.torch_dtype).strides
+        segments = reader(call, padded, out)
+        boxes = boxes_of("in", padded.strides, to_strides, segments)
+        return placed(call, target, {"in": padded}, boxes, constant)
+
+    return lower
+
+
+# --- readers ---
+
+
+def padding(kind: str) -> Reader:
+    """Pads from the last dimension on: with a constant, mirrored, or with the edge."""
+
+    def read(call: Call, x: TensorArg, out: TensorArg) -> Segments:
+        pads = call.argument(1, ())
+        segments = [whole(n) for n in x.shape]
+        for k in range(len(pads) // 2):
+            dim = len(x.shape) - 1 - k
+            before, after = pads[2 * k], pads[2 * k + 1]
+            size, cut = x.shape[dim], max(0, -before)
+            kept = size - cut - max(0, -after)
+            found = [Segment(max(0, before), kept, cut)]
+            end = max(0, before) + kept
+            if before > 0:
+                start = {"constant": (None, 1), "reflect": (before, -1), "edge": (0, 0)}[kind]
+                found.insert(0, Segment(0, before, *start))
+            if after > 0:
+                start = {"constant": (None, 1), "reflect": (size - 2, -1), "edge": (size - 1, 0)}[
+                    kind
+                ]
+                found.append(Segment(end, after, *start))
+            segments[dim] = found
+        return segments
+
+    return read
+
+
+def flipped(call: Call, x: TensorArg, out: TensorArg) -> Segments:
+    dims = {d % len(x.shape) for d in call.argument(1, ())}
+    return [[Segment(0, n, n - 1, -1)] if d in dims else whole(n) for d, n in enumerate(x.shape)]
+
+
+def rolled(call: Call, x: TensorArg, out: TensorArg) -> Segments:
+    """Without dimensions the tensor is one long run."""
+    shifts, dims = call.argument(1, ()), call.argument(2, ())
+    segments = [whole(n) for n in x.shape]
+    for shift, dim in zip(shifts, dims or (0,), strict=True):
+        size = x.shape[dim]
+        by = shift % size
+        segments[dim] = [Segment(0, by, size - by), Segment(by, size - by, 0)]
+    return segments
+
+
+def roll(call: Call, target: Target) -> Lowered:
+    x = call.tensors[0]
+    if call.argument(2, ()) or len(x.shape) < 2 or not x.contiguous:
+        return exact(rolled)(call, target)
+    run, out = flat(x, x.numel), flat(call.out, x.numel)
+    one = Call(call.op, (run, *call.arguments[1:]), (out,), call.policy)
+    return exact(rolled)(one, target)
+
+
+def repeated(call: Call, x: TensorArg, out: TensorArg) -> Segments:
+    return [
+        [Segment(r * n, n, 0) for r in range(whole // n)]
+        for n, whole in zip(x.shape, out.shape, strict=True)
+    ]
+
+
+def _within(size: int, start: int, step: int, count: int) -> list[Segment]:
+    """`count` places of a dimension that come from the source, and the rest, which does not."""
+    end = start + (count - 1) * step + 1
+    found = [Segment(start, count, 0, to_step=step), Segment(0, start, None)]
+    found.append(Segment(end, size - end, None))
+    found += [Segment(start + r, count - 1, None, to_step=step) for r in range(1, step)]
+    return found
+
+
+def sliced_backward(call: Call, g: TensorArg, out: TensorArg) -> Segments:
+    """Zeros around the gradient of a slice."""
+    dim, start, _, step = (call.argument(k, 0) for k in range(2, 6))
+    size = out.shape[dim]
+    start = min(max(start + size if start < 0 else start, 0), size)
+    segments = [whole(n) for n in g.shape]
+    segments[dim] = _within(size, start, step or 1, g.shape[dim])
+    return segments
+
+
+def selected_backward(call: Call, g: TensorArg, out: TensorArg) -> Segments:
+    dim, index = call.argument(2, 0) % len(out.shape), call.argument(3, 0)
+    segments = [whole(n) for n in out.shape]
+    segments[dim] = _within(out.shape[dim], index % out.shape[dim], 1, 1)
+    return segments
+
+
+def select_backward(call: Call, target: Target) -> Lowered:
+    """A gradient without the selected dimension is read with a stride of 0 there."""
+    g, out = call.tensors[0], call.out
+    dim = call.argument(2, 0) % len(out.shape)
+    wide = replace(g, shape=(*g.shape[:dim], 1, *g.shape[dim:]),
+                   strides=(*g.strides[:dim], 0, *g.strides[dim:]))  # fmt: skip
+    return exact(selected_backward)(
+        Call(call.op, (wide, *call.arguments[1:]), call.results, call.policy), target
+    )
+
+
+def scatter_slice(call: Call, target: Target) -> Lowered:
+    """A copy of "in" with a slice, or one index, from "src"."""
+    x, src, out = call.tensors[0], call.tensors[1], call.out
+    if not out.numel:
+        return ()
+    dim, start = call.argument(2, 0) % len(out.shape), call.argument(3, 0)
+    step = call.argument(5, 1) if call.name == "slice_scatter" else 1
+    if call.name == "select_scatter":
+        src = replace(src, shape=(*src.shape[:dim], 1, *src.shape[dim:]),
+                      strides=(*src.strides[:dim], 0, *src.strides[dim:]))  # fmt: skip
+    size = out.shape[dim]
+    start = min(max(start + size if start < 0 else start, 0), size)
+    to_strides = dense(out.shape, out.torch_dtype).strides
+    segments = [whole(n) for n in out.shape]
+    put, *rest = _within(size, start, step, src.shape[dim])
+    kept = [Segment(s.to, s.count, s.to, s.to_step, s.to_step) for s in rest]
+    boxes = boxes_of("src", src.strides, to_strides, [*segments[:dim], [put], *segments[dim + 1 :]])
+    boxes += boxes_of("in", x.strides, to_strides, [*segments[:dim], kept, *segments[dim + 1 :]])
+    return placed(call, target, {"in": x, "src": src}, boxes)

@@ -1,0 +1,153 @@
+"""Rows of convolutions: which program computes a call, and a core's share of it."""
+
+from dataclasses import replace
+from math import ceil, prod
+from typing import Any
+
+from ..calls import Call, Target, TensorArg
+from ..calls.labels import labelled
+from ..isa import Program
+from ..kernels.channel_sums import channel_sums
+from ..kernels.convolution.depthwise import depthwise, depthwise_input, depthwise_weight
+from ..kernels.convolution.forward import conv
+from ..kernels.convolution.input import conv_input
+from ..kernels.convolution.shape import Convolution
+from ..kernels.convolution.weight import conv_weight
+from ..kernels.planes import Planes
+from ..kernels.windows import Axis
+from .op import Lowered
+from .products import format_of
+
+__all__ = ["convolution", "convolution_backward"]
+
+
+def _window(value: Any, rank: int, default: int) -> tuple[int, ...]:
+    given = value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ()
+    given = tuple(given) or (default,)
+    return given * rank if len(given) == 1 else given
+
+
+def _axes(
+    sizes: tuple[int, ...], outs: tuple[int, ...], kernel: tuple[int, ...], window: tuple[Any, ...]
+) -> tuple[Axis, Axis, Axis]:
+    rank = len(kernel)
+    stride, padding, dilation = (
+        _window(w, rank, d) for w, d in zip(window, (1, 0, 1), strict=True)
+    )
+    axes = [
+        Axis(size=n, out=o, kernel=k, stride=s, padding=p, dilation=d)
+        for n, o, k, s, p, d in zip(sizes, outs, kernel, stride, padding, dilation, strict=True)
+    ]
+    a, b, c = [Axis(size=1, out=1, kernel=1)] * (3 - rank) + axes
+    return a, b, c
+
+
+def _described(
+    x: TensorArg, w: TensorArg, y: TensorArg, window: tuple[Any, ...], transposed: bool,
+    groups: int, call: Call, target: Target,
+) -> Convolution:  # fmt: skip
+    """The forward pass from x to y, or of the transposed one: from its result to its input."""
+    big, small = (y, x) if transposed else (x, y)
+    axes = _axes(big.shape[2:], small.shape[2:], w.shape[2:], window)
+    inside = prod(sum(axis.counts(0, axis.out)) for axis in axes)  # of the padding nothing counts
+    return Convolution(
+        batch=x.shape[0],
+        channels=w.shape[1],
+        filters=w.shape[0] // groups,
+        axes=axes,
+        groups=groups,
+        dtype=x.dtype,
+        compute=format_of(call, target, x.dtype, "convolution"),
+        flops=2.0 * x.shape[0] * w.shape[0] * w.shape[1] * inside,
+    )
+
+
+def _shared(how: Convolution, cores: int, *, filters: bool) -> Convolution:
+    """One core's part: of the batch, else of the groups, else of what the result has."""
+    if how.batch >= cores:
+        return replace(how, batch=ceil(how.batch / cores))
+    if how.groups >= cores:
+        return replace(how, groups=ceil(how.groups / cores))
+    if filters:
+        return replace(how, filters=ceil(how.filters / cores))
+    return replace(how, channels=ceil(how.channels / cores))
+
+
+def _batched(t: TensorArg, rank: int) -> TensorArg:
+    """With a batch dimension."""
+    if len(t.shape) == rank + 2:
+        return t
+    return replace(t, shape=(1, *t.shape), strides=(t.numel, *t.strides))
+
+
+def convolution(call: Call, target: Target) -> Lowered:
+    x, w, bias = (call.argument(k) for k in range(3))
+    rank = len(w.shape) - 2
+    x, out = _batched(x, rank), _batched(call.out, rank)
+    if not out.numel or not x.numel:
+        return ()
+    if call.name in ("conv1d", "conv2d", "conv3d"):  # the composite's own arguments
+        window, transposed, groups = call.arguments[3:6], False, int(call.argument(6, 1))
+    else:
+        window, transposed = call.arguments[3:6], bool(call.argument(6, False))
+        groups = int(call.argument(8, 1) or 1)
+    how = _described(x, w, out, window, transposed, groups, call, target)
+    how = replace(how, bias=bias.dtype if bias is not None else "")
+    whole, how = how, _shared(how, target.cores, filters=not transposed)
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
+    single = how.channels == 1 and groups > 1
+    make = conv_input if transposed else depthwise if single else conv
+    held = {"in": x, "g": x, "weight": w, "bias": bias, "out": out, "dx": out}
+    return (labelled(make(how, **options), held, outer=_outer(whole, how)),)
+
+
+def _outer(whole: Convolution, share: Convolution) -> dict[str, int]:
+    """How cores share the buffers: those of images first, then those that a core has part of."""
+    if share.batch != whole.batch:
+        return {}
+    images = dict.fromkeys(("in", "g", "x", "out", "dx"), whole.batch)
+    inside = whole.channels != share.channels  # of each filter, which all cores have
+    return images | ({"weight": whole.groups * whole.filters} if inside else {})
+
+
+def convolution_backward(call: Call, target: Target) -> Lowered:
+    """The gradients that the mask asks for, one program each."""
+    g, x, w = (call.argument(k) for k in range(3))
+    if not g.numel or not x.numel:
+        return ()
+    at = 3 if call.name.endswith("overrideable") else 4
+    window, transposed = call.arguments[at : at + 3], bool(call.argument(at + 3, False))
+    groups = int(call.argument(at + 5, 1) or 1)
+    mask = call.argument(at + 6, (True, True, True))
+    how = _described(x, w, g, window, transposed, groups, call, target)
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
+    programs: list[Program] = []
+    single = how.channels == 1 and groups > 1 and not transposed
+    results = dict(zip(("dx", "dw", "db"), call.results, strict=False))
+    held = {"g": g, "x": x, "weight": w, **results}
+    if transposed:  # a convolution of the result's gradient, and its factors change places
+        held |= {"in": g, "out": results.get("dx")}
+    if mask[0]:
+        share = _shared(how, target.cores, filters=transposed)
+        make = conv if transposed else depthwise_input if single else conv_input
+        programs.append(labelled(make(share, **options), held, outer=_outer(how, share)))
+    if mask[1]:  # every core needs all images, or adds its sums to the others'
+        cut = replace(how, batch=1) if how.batch >= target.cores else how
+        share = replace(_shared(cut, target.cores, filters=True), batch=how.batch)
+        make = depthwise_weight if single else conv_weight
+        factors = {**held, "g": x, "x": g} if transposed else held
+        outer = _outer(how, share)
+        programs.append(labelled(make(share, **options), factors, outer=outer))
+    if mask[2]:
+        channels, pixels = g.shape[1], prod(g.shape[2:])
+        cores = target.cores if channels >= target.cores else 1
+        planes = Planes(
+            rows=ceil(channels / cores),
+            outer=g.shape[0],
+            inner=pixels,
+            row_stride=pixels,
+            outer_stride=ceil(channels / cores) * pixels,
+        )
+        sums = channel_sums(planes, dtype=g.dtype, chip=target.chip, cores=cores)
+        programs.append(labelled(sums, held, outer={"g": g.shape[0]}))
+    return tuple(programs)

@@ -1,0 +1,96 @@
+"""Rows of copies: what a call moves and in which runs."""
+
+from dataclasses import replace
+from typing import Any
+
+from ..calls import Call, Target, TensorArg
+from ..calls.labels import constant, labelled, made, permuted
+from ..isa import Program, View, itemsize
+from ..kernels.copy_runs import copy_runs, longest_run, run_of_copy, turned
+from ..kernels.transpose import transpose
+from .elementwise import conversion, elementwise
+from .op import HostTransfer, Lowered, flat
+
+__all__ = [
+    "copied",
+    "copy",
+]
+
+
+def copy(call: Call, target: Target) -> Lowered:
+    """Of one tensor to another, on the device or over the host's link."""
+    tensors = call.tensors
+    if call.name in ("copy", "_copy_from", "_copy_from_and_resize"):
+        to, source = tensors[:2] if call.name == "copy" else tensors[1::-1]
+    else:
+        source, to = tensors[0], call.out
+    if to.on_host != source.on_host and call.name in ("copy", "_copy_from", "_to_copy"):
+        return HostTransfer(source.numel * itemsize(source.dtype), to.on_host)
+    if call.outputs and call.out.shape == to.shape:
+        to = replace(to, views=call.out.views)
+    return copied(source, to, target)
+
+
+def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, ...]:
+    """A copy with the layouts and dtypes given."""
+    if not to.numel:
+        return ()
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
+    if conversion(source.dtype, to.dtype) and source.numel == to.numel:
+        return _converted(source, to, target)
+    if source.numel != to.numel:  # broadcast
+        return (elementwise("copy", [], [source], to, target),)
+    for t in (source, to):
+        if (swap := turned(t)) and itemsize(t.dtype) <= 4:
+            batch, rows, columns = swap
+            if min(rows, columns) >= 16 and t.dtype in target.chip.tensor_engine.macs_per_pe_cycle:
+                program = transpose(columns * batch, rows, dtype=t.dtype, **options)
+                held = {"in": permuted(source, _turning(source, (0, 2, 1))),
+                        "out": permuted(to, _turning(to, (1, 0, 2)))}  # fmt: skip
+                return (labelled(program, held, outer={"out": rows}),)
+    runs = longest_run(source), longest_run(to)
+    if min(runs) < to.numel:
+        side, run = "in" if runs[0] <= runs[1] else "out", min(runs)
+        program = copy_runs(to.numel, run, source.dtype, to.dtype, strided=side, **options)
+        whole = {"in": source, "out": to}
+        whole[side] = _in_runs(whole[side], run_of_copy(run, source.dtype))
+        between = {"out": constant(0.0, (1,), to.torch_dtype)} if side == "out" else {}
+        return (labelled(program, whole, before=between),)
+    return (elementwise("copy", [], [flat(source, to.numel)], flat(to, to.numel), target),)
+
+
+def _converted(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, ...]:
+    """The steps from one dtype to another, with a copy before or after where one lies in parts."""
+    n = to.numel
+    dense, stores = longest_run(source) == n, longest_run(to) == n
+    first = source if dense else made(f"{n} gathered", (n,), source.torch_dtype)
+    last = to if stores else made(f"{n} converted", (n,), to.torch_dtype)
+    return (
+        *(() if dense else copied(source, first, target)),
+        elementwise("copy", [], [flat(first, n)], flat(last, n), target),
+        *(() if stores else copied(last, to, target)),
+    )
+
+
+def _turning(t: TensorArg, order: tuple[int, int, int]) -> list[int]:
+    """Dimensions in the order of the parts of (all others, rows, columns), the last two of size."""
+    wide = [d for d, n in enumerate(t.shape) if n != 1]
+    row, column = wide[-2:]
+    parts = ([d for d in range(len(t.shape)) if d not in (row, column)], [row], [column])
+    return [d for k in order for d in parts[k]]
+
+
+def _in_runs(t: TensorArg, run: int) -> TensorArg:
+    """As `copy_runs` has the side whose runs lie apart: each run twice, of which one counts."""
+    views = tuple(_doubled(v, run) for v in t.views)
+    return replace(t, views=tuple(v for v in views if v is not None))
+
+
+def _doubled(v: View, run: int) -> View | None:
+    shape, strides, whole = list(v.shape), list(v.strides), 1
+    while shape and (shape[-1] == 1 or strides[-1] == whole):
+        whole *= shape.pop()
+        strides.pop()
+    if whole % run:
+        return None
+    return replace(v, shape=(*shape, whole // run, 2, run), strides=(*strides, run, 0, 1))

@@ -1,0 +1,191 @@
+"""Patches of planes side by side (im2col, unfold) and added back (col2im, fold).
+
+Planes lie on partitions, a strip of rows at a time. The Vector engine copies each tap's strided
+view to its place, or adds it there, so that memory is only read and written in whole runs.
+"""
+
+from math import ceil, prod
+from typing import Any
+
+from ..calls import Call, Target
+from ..calls.labels import labelled
+from ..chip import Chip
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
+from ..kernels.limits import P
+from ..kernels.planes import columns
+from ..kernels.windows import Axis, Strip
+from .op import Lowered
+
+__all__ = ["fold", "unfold"]
+
+TILE_BYTES = 32 * 1024  # of the patches of a strip, per partition
+
+
+def unfolded(
+    planes: int, height: Axis, width: Axis, *, chip: Chip, dtype: str, cores: int = 1
+) -> Program:
+    """patches[p, tap, y, x] = in[p, y * stride + ..., x * stride + ...], 0 beyond the border."""
+    b = Builder(f"unfold {planes} planes", cores=cores)
+    return _Patches(b, ceil(planes / cores), height, width, dtype, adds=False).build()
+
+
+def folded(
+    planes: int, height: Axis, width: Axis, *, chip: Chip, dtype: str, cores: int = 1
+) -> Program:
+    """out[p, :] = the sum of the patches that an element is in."""
+    b = Builder(f"fold {planes} planes", cores=cores)
+    return _Patches(b, ceil(planes / cores), height, width, dtype, adds=True).build()
+
+
+class _Patches:
+    """Planes in strips of `own` rows: of the patches, or, where they are added, of the planes."""
+
+    def __init__(
+        self, b: Builder, planes: int, height: Axis, width: Axis, dtype: str, *, adds: bool
+    ) -> None:
+        self.b, self.planes, self.height, self.width, self.adds = b, planes, height, width, adds
+        self.taps = height.kernel * width.kernel
+        whole, patches = (
+            (planes, height.size, width.size),
+            (planes, self.taps, height.out, width.out),
+        )
+        roles = (Role.OUTPUT, Role.INPUT) if adds else (Role.INPUT, Role.OUTPUT)
+        self.whole = b.hbm("out" if adds else "in", whole, dtype, roles[0])
+        self.patches = b.hbm("patches", patches, dtype, roles[1])
+        row = self.taps * width.out * itemsize(dtype)
+        rows = max(1, int(TILE_BYTES / row))
+        if adds:
+            (self.wide,) = width.backward(width.size)
+            rows = max(1, rows // 2) * height.stride
+            self.strips = height.backward(min(rows, height.size))
+        else:
+            (self.wide,) = width.forward(width.out)
+            self.strips = height.forward(min(rows, height.out))
+        self.made = max(s.count for s in self.strips)
+        self.span = max(s.span for s in self.strips)
+        inner = self.span if adds else self.made
+        plane = (self.made if adds else self.span) * width.size
+        self.cut = b.sbuf("cut", self.taps * inner * width.out, dtype, slots=2)
+        self.plane = b.sbuf("plane", plane, "float32" if adds else dtype, slots=2)
+        self.result = b.sbuf("result", plane, dtype, slots=2) if adds else self.plane
+
+    def build(self) -> Program:
+        b = self.b
+        for high in self.strips:
+            for p0, planes in b.tiles(self.planes, P):
+                with b.loop(high.repeat) as j:
+                    b.fresh(*{self.cut, self.plane, self.result})
+                    if self.adds:
+                        self._fold(high, p0, planes, j)
+                    else:
+                        self._unfold(high, p0, planes, j)
+        return b.build()
+
+    def _unfold(self, high: Strip, p0: Affine, planes: int, j: Affine) -> None:
+        b, rows = self.b, high.count
+        here = columns(self.plane, planes, high.span * self.width.size)
+        b.load(here, self._rows(p0, planes, j * high.step + high.low, high.span))
+        inside = len(high.taps) == self.height.kernel and len(self.wide.taps) == self.width.kernel
+        taps = (*high.taps, *self.wide.taps)
+        if not inside or any(t.count < n for t, n in zip(taps, self._full(rows), strict=True)):
+            b.emit(
+                "memset", columns(self.cut, planes, self.taps * rows * self.width.out), value=0.0
+            )
+        self._over_taps(high, planes, rows)
+        first = j * rows + high.first
+        b.store(self._cut_there(p0, planes, first, rows), self._cut(planes, rows))
+
+    def _full(self, rows: int) -> list[int]:
+        return [rows] * self.height.kernel + [self.width.out] * self.width.kernel
+
+    def _fold(self, high: Strip, p0: Affine, planes: int, j: Affine) -> None:
+        b, elements = self.b, high.count * self.width.size
+        b.load(
+            self._cut(planes, high.span),
+            self._cut_there(p0, planes, j * high.step + high.low, high.span),
+        )
+        b.emit("memset", columns(self.plane, planes, elements), value=0.0)
+        self._over_taps(high, planes, high.span)
+        done = columns(self.result, planes, elements)
+        b.emit("tensor_copy", done, columns(self.plane, planes, elements))
+        b.store(self._rows(p0, planes, j * high.count + high.first, high.count), done)
+
+    def _over_taps(self, high: Strip, planes: int, rows: int) -> None:
+        """Every tap's view of the plane to or from its place among `rows` rows of the patches."""
+        across, size = self.width.out, self.width.size
+        for h in high.taps:
+            for w in self.wide.taps:
+                number = h.k * self.width.kernel + w.k
+                # `own` are rows of the result: of the patches when cutting, of the plane if adding
+                y, y_plane = (h.there, h.own) if self.adds else (h.own, h.there)
+                x, x_plane = (w.there, w.own) if self.adds else (w.own, self.wide.low + w.there)
+                x += self.wide.low if self.adds else 0
+                cut = self._view(
+                    self.cut, planes, (number * rows + y) * across + x, (across, h.count),
+                    (1, w.count),
+                )  # fmt: skip
+                plane = self._view(
+                    self.plane, planes, y_plane * size + x_plane,
+                    (self.height.stride * size, h.count), (self.width.stride, w.count),
+                )  # fmt: skip
+                if self.adds:
+                    self.b.emit("tensor_tensor", plane, plane, cut, op="add")
+                else:
+                    self.b.emit("tensor_copy", cut, plane)
+
+    def _view(
+        self, tile: Buffer, planes: int, at: int, down: tuple[int, int], across: tuple[int, int]
+    ) -> Access:
+        pattern = ((tile.row_elements, planes), down, across)
+        return Access(buffer=tile, offset=Affine(at), pattern=pattern)
+
+    def _rows(self, p0: Affine, planes: int, y: Affine, rows: int) -> Access:
+        size = self.width.size
+        at = p0 * (self.height.size * size) + y * size
+        pattern = ((self.height.size * size, planes), (1, rows * size))
+        return Access(buffer=self.whole, offset=at, pattern=pattern)
+
+    def _cut(self, planes: int, rows: int) -> Access:
+        run = rows * self.width.out
+        pattern = ((self.cut.row_elements, planes), (run, self.taps), (1, run))
+        return Access(buffer=self.cut, pattern=pattern)
+
+    def _cut_there(self, p0: Affine, planes: int, y: Affine, rows: int) -> Access:
+        area, run = self.height.out * self.width.out, rows * self.width.out
+        at = p0 * (self.taps * area) + y * self.width.out
+        pattern = ((self.taps * area, planes), (area, self.taps), (1, run))
+        return Access(buffer=self.patches, offset=at, pattern=pattern)
+
+
+# --- from calls ---
+
+
+def _axes(call: Call, size: tuple[int, ...], at: int) -> tuple[Axis, Axis]:
+    """Of height and width, from kernel, dilation, padding and stride."""
+    kernel, dilation, padding, stride = (call.argument(at + k) for k in range(4))
+    made = []
+    for k, n in enumerate(size):
+        out = (n + 2 * padding[k] - dilation[k] * (kernel[k] - 1) - 1) // stride[k] + 1
+        made.append(Axis(size=n, out=out, kernel=kernel[k], stride=stride[k], padding=padding[k],
+                         dilation=dilation[k]))  # fmt: skip
+    return made[0], made[1]
+
+
+def unfold(call: Call, target: Target) -> Lowered:
+    """im2col"""
+    x = call.tensors[0]
+    if not call.out.numel:
+        return ()
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": x.dtype}
+    program = unfolded(prod(x.shape[:-2]), *_axes(call, x.shape[-2:], 1), **options)
+    return (labelled(program, {"in": x, "patches": call.out}),)
+
+
+def fold(call: Call, target: Target) -> Lowered:
+    """col2im"""
+    x, out = call.tensors[0], call.out
+    if not x.numel:
+        return ()
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": x.dtype}
+    program = folded(prod(out.shape[:-2]), *_axes(call, out.shape[-2:], 2), **options)
+    return (labelled(program, {"patches": x, "out": out}),)

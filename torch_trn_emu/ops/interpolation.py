@@ -1,0 +1,154 @@
+"""Planes resampled to another size: two products with matrices of weights, one for each side.
+
+Every interpolation that is linear in the plane is one: nearest, bilinear, bicubic, with or without
+antialiasing, and its gradient has the matrices transposed. The first product contracts the height
+and leaves the plane turned, the second contracts the width and turns it back. Of a matrix only the
+band around its diagonal is not zero; tiles outside are left out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+
+from ..calls import Call, Target
+from ..chip import Chip
+from ..isa import Access, Affine, Builder, Program, Role, itemsize, rows_of
+from ..kernels.limits import BANK, TILE_BYTES, P
+from ..kernels.planes import columns
+from .op import Lowered, Lowering
+
+__all__ = ["resampled", "resampling"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """A side of the plane, from `size` to `out`; an output reaches `reach` inputs to both sides."""
+
+    size: int
+    out: int
+    reach: float
+
+    def parts(self) -> list[tuple[int, int]]:
+        """(first, count) of inputs that lie on the partitions together."""
+        return [(k, min(P, self.size - k)) for k in range(0, self.size, P)]
+
+    def band(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """(part, first input, inputs) that outputs `first` .. need."""
+        ratio = self.size / self.out
+        low, high = first * ratio - self.reach, (first + count) * ratio + self.reach
+        for part, (k, size) in enumerate(self.parts()):
+            if k <= high and k + size > low:
+                yield part, k, size
+
+
+def resampled(
+    planes: int, height: _Side, width: _Side, *, chip: Chip, dtype: str, cores: int = 1
+) -> Program:
+    """out[p] = high^T in[p] wide, with high [height, out] and wide [width, out]."""
+    planes = ceil(planes / cores)
+    b = Builder(f"resample {planes} planes", cores=cores)
+    return _Resample(b, planes, height, width, dtype).build()
+
+
+class _Resample:
+    def __init__(self, b: Builder, planes: int, height: _Side, width: _Side, dtype: str) -> None:
+        self.b, self.planes, self.height, self.width = b, planes, height, width
+        self.compute = dtype if dtype in ("float32", "bfloat16") else "float32"
+        size, whole = itemsize(self.compute), width.size
+        self.source = b.hbm("in", (planes, height.size, whole), dtype, Role.INPUT)
+        self.out = b.hbm("out", (planes, height.out, width.out), dtype, Role.OUTPUT)
+        each = whole * size * len(height.parts())
+        self.together = max(1, min(planes, int(TILE_BYTES / each)))
+        length = self.together * whole
+        self.data = b.sbuf("planes", length, self.compute, slots=2, parts=len(height.parts()))
+        self.high = b.sbuf("high", height.out, self.compute, parts=len(height.parts()))
+        self.wide = b.sbuf("wide", width.out, self.compute, parts=len(width.parts()))
+        self.turned = b.sbuf("turned", height.out, self.compute, slots=2, parts=len(width.parts()))
+        self.first, self.second = b.psum("first", BANK, slots=3), b.psum("second", BANK, slots=3)
+        self.result = b.sbuf("result", min(BANK, width.out), dtype, slots=4)
+
+    def build(self) -> Program:
+        b = self.b
+        for name, tile, side in (("high", self.high, self.height), ("wide", self.wide, self.width)):
+            weights = b.hbm(f"{name} weights", (side.size, side.out), self.compute, Role.WEIGHT)
+            for part, (k, size) in enumerate(side.parts()):
+                source = rows_of(weights, size, side.out, k * side.out)
+                b.load(columns(tile, size, side.out, part=part), source)
+        for p0, planes in b.tiles(self.planes, self.together):
+            self._load(p0, planes)
+            with b.loop(planes) as p:
+                b.fresh(self.turned)
+                self._contract_height(p)
+                self._contract_width(p0 + p)
+        return b.build()
+
+    def _load(self, p0: Affine, planes: int) -> None:
+        """Rows of several planes, the height on partitions."""
+        b, width = self.b, self.width.size
+        area = self.height.size * width
+        b.fresh(self.data)
+        for part, (k, size) in enumerate(self.height.parts()):
+            source = Access(
+                buffer=self.source,
+                offset=p0 * area + k * width,
+                pattern=((width, size), (area, planes), (1, width)),
+            )
+            to = Access(
+                buffer=self.data,
+                pattern=((self.data.row_elements, size), (width, planes), (1, width)),
+                part=Affine(part),
+            )
+            b.load(to, source)
+
+    def _contract_height(self, p: Affine) -> None:
+        """[width, out height] of a plane."""
+        b, width = self.b, self.width.size
+        for part, (w0, size) in enumerate(self.width.parts()):
+            for h0 in range(0, self.height.out, BANK):
+                count = min(BANK, self.height.out - h0)
+                b.fresh(self.first)
+                made = columns(self.first, size, count)
+                for k, _, rows in self.height.band(h0, count):
+                    stationary = columns(self.data, rows, size, p * width + w0, part=k)
+                    moving = columns(self.high, rows, count, h0, part=k)
+                    b.emit("nc_matmul", made, stationary, moving, load="background")
+                b.emit("tensor_copy", columns(self.turned, size, count, h0, part=part), made)
+
+    def _contract_width(self, p: Affine) -> None:
+        """[out height, out width] of a plane, stored."""
+        b, area = self.b, self.height.out * self.width.out
+        for h0 in range(0, self.height.out, P):
+            size = min(P, self.height.out - h0)
+            for w0 in range(0, self.width.out, BANK):
+                count = min(BANK, self.width.out - w0)
+                b.fresh(self.second, self.result)
+                made, done = columns(self.second, size, count), columns(self.result, size, count)
+                for k, _, rows in self.width.band(w0, count):
+                    stationary = columns(self.turned, rows, size, h0, part=k)
+                    moving = columns(self.wide, rows, count, w0, part=k)
+                    b.emit("nc_matmul", made, stationary, moving, load="background")
+                b.emit("tensor_copy", done, made)
+                at = p * area + h0 * self.width.out + w0
+                b.store(rows_of(self.out, size, count, at), done)
+
+
+# --- from calls ---
+
+
+def resampling(support: float) -> Lowering:
+    """From the input's last two dimensions (or one) to the result's.
+
+    support  inputs to each side of an output that count, at the coarser of the two scales
+    """
+
+    def lower(call: Call, target: Target) -> Lowered:
+        x, out = call.tensors[0], call.out
+        if not x.numel or not out.numel:
+            return ()
+        sizes = zip((1, *x.shape[2:])[-2:], (1, *out.shape[2:])[-2:], strict=True)
+        sides = [_Side(size=n, out=m, reach=(support + 1) * max(1.0, n / m) + 1) for n, m in sizes]
+        planes = prod(x.shape[:2])
+        options = {"chip": target.chip, "dtype": x.dtype}
+        return (resampled(planes, *sides, cores=target.cores, **options),)  # type: ignore[arg-type]
+
+    return lower

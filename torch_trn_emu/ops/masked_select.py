@@ -1,0 +1,287 @@
+"""What a mask chooses, side by side, and the way back: positions are prefix sums of the mask.
+
+How much is chosen depends on the data: a price is that of moving
+everything, what is not chosen to one entry past the end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import Any
+
+from ..calls import Call, Target, TensorArg
+from ..calls.labels import constant, expanded, labelled, made
+from ..chip import Chip
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
+from ..kernels.limits import TILE_BYTES, P
+from ..kernels.pointwise import select
+from ..kernels.runs import run_of, runs
+from .elementwise import elementwise
+from .op import Lowered, flat
+from .scans import Prefix
+
+__all__ = [
+    "BROADCAST",
+    "broadcast_size",
+    "nonzero",
+    "past_end",
+    "put_masked",
+    "select_masked",
+    "spread_masked",
+]
+
+BROADCAST = frozenset(("masked_select", "masked_scatter"))  # the others' masks lead
+
+MOST = 1024  # flags of a partition that are scanned together (chosen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masked:
+    """`count` entries of `entry` elements and a flag for each; `kept` of them are chosen."""
+
+    count: int
+    entry: int
+    kept: int
+    dtype: str
+    mask: str = "bool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tile:
+    at: Affine  # first flag
+    rows: int
+    count: int
+
+
+class _Positions:
+    """Flags, and how many are set before each."""
+
+    def __init__(self, b: Builder, how: Masked, each: float) -> None:
+        """`each` is the bytes of what else a flag's tile holds."""
+        self.b, self.how = b, how
+        fits = max(1, int(TILE_BYTES / each))
+        self.together = max(1, min(MOST, fits, ceil(how.count / P)))
+        self.mask = b.hbm("mask", (how.count,), how.mask, Role.INPUT)
+        self.raw = self.tile("mask tile", how.mask)
+        self.flags = self.tile("flags", "float32")
+        self.prefix = Prefix(b, self.together, -1.0)  # the first position is 0
+
+    def tile(self, name: str, dtype: str, width: int = 0) -> Buffer:
+        return self.b.sbuf(name, width or self.together, dtype, slots=2)
+
+    def tiles(self) -> Iterator[_Tile]:
+        for at, rows, count in runs(self.b, self.how.count, self.together):
+            yield _Tile(at=at, rows=rows, count=count)
+
+    def there(self, hbm: Buffer, tile: _Tile, entry: int) -> Access:
+        """Entries of the tile in memory."""
+        return run_of(hbm, tile.at * entry, tile.rows, tile.count * entry, self.together * entry)
+
+    def find(self, tile: _Tile) -> tuple[Access, Access]:
+        """(flags as 0 and 1, positions of what is chosen) of a tile."""
+        b, rows, count = self.b, tile.rows, tile.count
+        b.fresh(self.raw, self.flags)
+        raw, flags = (rows_of(t, rows, count) for t in (self.raw, self.flags))
+        b.load(raw, self.there(self.mask, tile, 1))
+        b.emit("tensor_scalar", flags, raw, op0="not_equal", imm0=0.0)
+        return flags, self.prefix.over(flags, rows, count)
+
+
+class _Kept(_Positions):
+    """Chosen entries on their way to their positions, the others to the one past the end."""
+
+    def __init__(self, b: Builder, how: Masked, each: float) -> None:
+        super().__init__(b, how, each)
+        self.out = b.hbm("out", ((how.kept + 1) * how.entry,), how.dtype, Role.OUTPUT)
+        self.past, self.number = self.tile("past", "float32"), self.tile("number", "int32")
+        b.emit("memset", rows_of(self.past, P, self.together), value=float(how.kept))
+
+    def keep(self, tile: _Tile, values: Access) -> None:
+        b, (flags, positions) = self.b, self.find(tile)
+        b.fresh(self.number)
+        number = rows_of(self.number, tile.rows, tile.count)
+        b.emit("select", number, flags, positions, rows_of(self.past, tile.rows, tile.count))
+        whole = Access(
+            buffer=self.out, pattern=((self.how.entry, self.how.kept + 1), (1, self.how.entry))
+        )
+        b.emit("dma_scatter", whole, values, number, queue="kept")
+
+
+def choose(how: Masked, *, chip: Chip) -> Program:
+    """Out = the entries of "in" whose flag is set, on one core."""
+    b = Builder(f"choose of {how.count} entries of {how.entry}")
+    source = b.hbm("in", (how.count * how.entry,), how.dtype, Role.INPUT)
+    kept = _Kept(b, how, how.entry * itemsize(how.dtype))
+    data = kept.tile("entries", how.dtype, kept.together * how.entry)
+    for tile in kept.tiles():
+        b.fresh(data)
+        values = rows_of(data, tile.rows, tile.count * how.entry)
+        b.load(values, kept.there(source, tile, how.entry))
+        kept.keep(tile, values)
+    return b.build()
+
+
+def coordinates(how: Masked, shape: tuple[int, ...], *, chip: Chip) -> Program:
+    """Out = the indices, one a dimension, of the flags that are set, on one core."""
+    b = Builder(f"coordinates in {shape}")
+    kept = _Kept(b, how, 4 * len(shape))
+    found = kept.tile("coordinates", "int32", kept.together * len(shape))
+    work = [kept.tile(n, d) for n, d in (("flat", "float32"), ("part", "float32"))]
+    whole = kept.tile("quotient", "int32")
+    start, order = b.sbuf("start", 1, "float32"), b.sbuf("order", kept.together, "float32")
+    shared = rows_of(start, P, 1)
+    b.emit("memset", shared, value=0.0)
+    b.emit("iota", rows_of(order, P, kept.together), channel=kept.together, step=1, base=0)
+    for tile in kept.tiles():
+        rows, count = tile.rows, tile.count
+        b.fresh(found, whole, *work)
+        flat, part, quotient = (rows_of(t, rows, count) for t in (*work, whole))
+        if not tile.at.terms:  # not in a loop, which moves it on
+            b.emit("memset", rows_of(start, P, 1), value=float(tile.at.const))
+        b.emit("tensor_scalar", flat, rows_of(order, rows, count), rows_of(start, rows, 1),
+               op0="add")  # fmt: skip
+        places = [
+            Access(buffer=found, offset=Affine(k),
+                   pattern=((found.row_elements, rows), (len(shape), count)))
+            for k in range(len(shape))
+        ]  # fmt: skip
+        _divide(b, flat, part, quotient, places, shape)
+        kept.keep(tile, rows_of(found, rows, count * len(shape)))
+        if tile.at.terms:
+            b.emit("tensor_scalar", shared, shared, op0="add", imm0=float(P * kept.together))
+    return b.build()
+
+
+def _divide(
+    b: Builder, flat: Access, part: Access, quotient: Access, places: list[Access],
+    shape: tuple[int, ...],
+) -> None:  # fmt: skip
+    """The index of every dimension from a flat one, by division from the last dimension on."""
+    for to, size in zip(places[:0:-1], shape[:0:-1], strict=True):
+        # floor(i / size): (i + 0.5) / size - 0.5 rounds to it
+        b.emit("tensor_scalar", part, flat, op0="add", imm0=0.5, op1="multiply", imm1=1 / size)
+        b.emit("tensor_scalar", quotient, part, op0="add", imm0=-0.5)
+        b.emit("tensor_scalar", part, quotient, op0="multiply", imm0=-float(size))
+        b.emit("tensor_tensor", to, flat, part, op="add")
+        b.emit("tensor_copy", flat, quotient)
+    b.emit("tensor_copy", places[0], flat)
+
+
+def spread(how: Masked, *, adds: bool, chip: Chip) -> Program:
+    """Out = the next entry of "source" where the flag is set, else that of "in"; or their sum."""
+    b = Builder(f"spread over {how.count} entries of {how.entry}")
+    entry, size = how.entry, how.count * how.entry
+    rest = b.hbm("in", (size,), how.dtype, Role.INPUT)
+    source = b.hbm("source", (how.kept * entry,), how.dtype, Role.INPUT)
+    out = b.hbm("out", (size,), how.dtype, Role.OUTPUT)
+    positions = _Positions(b, how, entry * itemsize(how.dtype))
+    tiles = [positions.tile(n, how.dtype, positions.together * entry) for n in ("old", "new")]
+    number = positions.tile("number", "int32")
+    table = Access(buffer=source, pattern=((entry, how.kept), (1, entry)))
+    for tile in positions.tiles():
+        flags, found = positions.find(tile)
+        b.fresh(number, *tiles)
+        where = rows_of(number, tile.rows, tile.count)
+        b.emit("tensor_tensor", where, found, flags, op="multiply")
+        old, new = (rows_of(t, tile.rows, tile.count * entry) for t in tiles)
+        b.emit("dma_gather", new, table, where, queue="source")
+        b.load(old, positions.there(rest, tile, entry))
+        each = Access(buffer=flags.buffer, pattern=(flags.pattern[0], (1, tile.count), (0, entry)))
+        if adds:
+            b.emit("tensor_tensor", new, new, each, op="multiply")
+            b.emit("tensor_tensor", old, old, new, op="add")
+        else:
+            b.emit("select", old, each, new, old)
+        b.store(positions.there(out, tile, entry), old)
+    return b.build()
+
+
+# --- from calls ---
+
+
+def _described(call: Call, moved: int) -> Masked:
+    """`moved` elements are chosen by a mask: over the leading dimensions of what is indexed, or
+    broadcast together with it, where operands that repeat are read in full.
+    """
+    x, mask = call.tensors[:2]
+    if call.name in BROADCAST:
+        count = broadcast_size(x, mask)
+        return Masked(count=count, entry=1, kept=moved, dtype=x.dtype, mask=mask.dtype)
+    entry = max(1, x.numel // mask.numel)
+    if entry * itemsize(x.dtype) > TILE_BYTES:
+        raise KeyError(f"entries of {entry} elements chosen by a mask")
+    if moved < entry:
+        raise KeyError("a value that repeats inside an entry")
+    return Masked(
+        count=mask.numel, entry=entry, kept=moved // entry, dtype=x.dtype, mask=mask.dtype
+    )
+
+
+def broadcast_size(*tensors: TensorArg) -> int:
+    """Elements of tensors broadcast together."""
+    rank = max(len(t.shape) for t in tensors)
+    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
+    return prod(max(sizes) for sizes in zip(*shapes, strict=True))
+
+
+def select_masked(call: Call, target: Target) -> Lowered:
+    """x[mask] and masked_select."""
+    x, mask = call.tensors[:2]
+    if not x.numel or not mask.numel or not call.out.numel:
+        return ()
+    program = choose(_described(call, call.out.numel), chip=target.chip)
+    return (labelled(program, {**_masked(call), "out": past_end(call.out)}, before=_nothing(x)),)
+
+
+def past_end(out: TensorArg, entry: int = 1) -> TensorArg:
+    """A result and the entry past its end, where what is not chosen goes."""
+    views = tuple(made(f"past {v.dtype}", (entry,), v.dtype).views[0] for v in out.views[:1])
+    return replace(flat(out, out.numel + entry), views=(*out.views, *views) if views else ())
+
+
+def _nothing(x: TensorArg) -> dict[str, TensorArg]:
+    """What the entry past the end holds where every element is chosen."""
+    return {"out": constant(0.0, (1,), x.torch_dtype)}
+
+
+def _masked(call: Call) -> dict[str, TensorArg]:
+    """What a mask chooses from, and the mask, broadcast together where the operator does it."""
+    x, mask = call.tensors[:2]
+    if call.name not in BROADCAST:
+        return {"in": x, "mask": mask}
+    rank = max(len(x.shape), len(mask.shape))
+    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in (x, mask)]
+    shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    return {"in": expanded(x, shape), "mask": expanded(mask, shape)}
+
+
+def nonzero(call: Call, target: Target) -> Lowered:
+    x, out = call.tensors[0], call.out
+    if not x.numel or not out.numel:
+        return ()
+    rank = len(x.shape)
+    how = Masked(count=x.numel, entry=rank, kept=out.shape[0], dtype=out.dtype, mask=x.dtype)
+    program = coordinates(how, x.shape, chip=target.chip)
+    return (labelled(program, {"mask": x, "out": past_end(out, rank)}, before=_nothing(out)),)
+
+
+def spread_masked(call: Call, target: Target) -> Lowered:
+    """masked_scatter, and x[mask] = values."""
+    x, _, source = call.tensors[:3]
+    if not x.numel or not source.numel:
+        return ()
+    adds = call.name != "masked_scatter" and call.argument(3) is True
+    program = spread(_described(call, source.numel), adds=adds, chip=target.chip)
+    return (labelled(program, {**_masked(call), "source": source, "out": call.out}),)
+
+
+def put_masked(call: Call, target: Target) -> Lowered:
+    """x[mask] = values; one value for all is a choice between two."""
+    x, mask, source = call.tensors[:3]
+    if source.numel != 1 or call.argument(3) is True:
+        return spread_masked(call, target)
+    missing = (1,) * (len(x.shape) - len(mask.shape))
+    over = replace(mask, shape=mask.shape + missing, strides=mask.strides + missing)
+    one = replace(source, shape=(), strides=())
+    steps: Any = [select(1, 2, 0)]
+    return (elementwise(call.name, steps, [x, over, one], call.out, target),)

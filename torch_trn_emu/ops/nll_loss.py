@@ -1,0 +1,263 @@
+"""The negative log likelihood of classes and its gradient: one element of each row, by DMA.
+
+A pixel of an image is a row whose classes lie a plane apart. An ignored row takes class 0 with a
+weight of 0, so nothing branches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+from ..calls import Call, Target, TensorArg
+from ..calls.labels import labelled
+from ..chip import Chip
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, rows_of
+from ..kernels.entries import integers
+from ..kernels.limits import P
+from ..kernels.runs import clear, run_of, runs
+from .op import Lowered
+
+__all__ = ["nll", "nll_backward"]
+
+TOGETHER = 512  # rows that a partition takes at once (chosen)
+NONE, MEAN = 0, 1  # at::Reduction
+# Weight to divide a gradient by (chosen): where all rows are ignored it is 0, not NaN.
+LEAST = 1e-30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """`images` x `rows` rows of `classes`; a row's next class is `apart` elements further."""
+
+    images: int
+    rows: int
+    classes: int
+    apart: int
+    dtype: str
+    reduction: int
+    ignored: int
+    weighted: bool
+
+    @property
+    def elements(self) -> int:
+        return self.images * self.rows * self.classes
+
+    @property
+    def step(self) -> int:
+        """Elements from a row to the next."""
+        return self.classes if self.apart == 1 else 1
+
+    def shared(self, cores: int) -> "_Rows":
+        if self.images >= cores:
+            return replace(self, images=ceil(self.images / cores))
+        return replace(self, rows=ceil(self.rows / cores))
+
+
+def _rows_of(call: Call, x: TensorArg, target_at: int) -> _Rows:
+    """From the arguments after the input: target, weight, reduction, ignore_index."""
+    _, weight, reduction, ignored = (call.argument(target_at + k) for k in range(4))
+    shape = x.shape if len(x.shape) > 1 else (1, *x.shape)
+    images, classes, pixels = shape[0], shape[1], prod(shape[2:])
+    flat = len(shape) == 2
+    return _Rows(
+        images=1 if flat else images,
+        rows=images if flat else pixels,
+        classes=classes,
+        apart=1 if flat else pixels,
+        dtype=x.dtype,
+        reduction=MEAN if reduction is None else int(reduction),
+        ignored=-100 if ignored is None else int(ignored),
+        weighted=weight is not None,
+    )
+
+
+class _Chosen:
+    """Where the chosen classes of a tile of rows are, and the weights of the rows."""
+
+    def __init__(self, b: Builder, how: _Rows) -> None:
+        self.b, self.how = b, how
+        self.together = max(1, min(TOGETHER, ceil(how.rows / P)))
+        self.target = b.hbm("target", (how.images * how.rows,), "int32", Role.INPUT)
+        integers = ("target tile", "counts", "class", "number")
+        self.raw, self.counts, self.found, self.number = (self.tile(n, "int32") for n in integers)
+        self.weights = self.tile("weights", "float32")
+        if how.weighted:
+            self.table = b.hbm("weight", (how.classes, 1), how.dtype, Role.WEIGHT)
+            self.taken = self.tile("class weights", how.dtype)
+        self.start = b.sbuf("starts", self.together, "int32")
+        whole = rows_of(self.start, P, self.together)
+        b.emit("iota", whole, channel=self.together * how.step, step=how.step, base=0)
+
+    def tile(self, name: str, dtype: str) -> Buffer:
+        return self.b.sbuf(name, self.together, dtype, slots=2)
+
+    def tiles(self) -> Iterator[tuple[Affine, Affine, int, int]]:
+        """(row of all, first element of its classes, partitions, rows of each)."""
+        b, how = self.b, self.how
+        with b.loop(how.images) as image:
+            for first, size, count in runs(b, how.rows, self.together):
+                at = first + image * how.rows
+                yield at, first * how.step + image * (how.rows * how.classes), size, count
+
+    def prepare(self, at: Affine, size: int, count: int) -> tuple[Access, Access]:
+        """(numbers of the chosen elements, weights of the rows)."""
+        b, how = self.b, self.how
+        b.fresh(self.raw, self.counts, self.found, self.number, self.weights)
+        tiles = (self.raw, self.counts, self.found, self.number, self.weights)
+        raw, counts, found, number, weights = (rows_of(t, size, count) for t in tiles)
+        b.load(raw, run_of(self.target, at, size, count, self.together))
+        integers(b, "tensor_scalar", counts, raw, op0="not_equal", imm0=how.ignored)
+        integers(b, "tensor_tensor", found, raw, counts, op="multiply")
+        integers(b, "tensor_scalar", number, found, op0="multiply", imm0=how.apart)
+        start = rows_of(self.start, size, count)
+        integers(b, "tensor_tensor", number, number, start, op="add")
+        b.emit("tensor_copy", weights, counts)
+        if how.weighted:
+            b.fresh(self.taken)
+            taken, table = rows_of(self.taken, size, count), rows_of(self.table, how.classes, 1)
+            b.emit("dma_gather", taken, table, found, queue="weights")
+            b.emit("tensor_tensor", weights, weights, taken, op="multiply")
+        return number, weights
+
+    def reach(self, hbm: Buffer, base: Affine, size: int, count: int) -> Access:
+        """The elements that the numbers of a tile count in."""
+        how, last = self.how, (size - 1) * self.together + count - 1
+        elements = last * how.step + (how.classes - 1) * how.apart + 1
+        return Access(buffer=hbm, offset=base, pattern=((1, elements), (1, 1)))
+
+
+def _one(buffer: Buffer, offset: int = 0, partitions: int = 1) -> Access:
+    row = buffer.row_elements
+    return Access(buffer=buffer, offset=affine(offset), pattern=((row, partitions), (1, 1)))
+
+
+def likelihood(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
+    """Out = -x[target] * weight of each row, or their sum or mean, with the weights' sum."""
+    how = how.shared(cores) if how.reduction == NONE else how
+    b = Builder(f"likelihood {how.rows}x{how.classes}", cores=cores if how.reduction == NONE else 1)
+    x = b.hbm("x", (how.elements,), how.dtype, Role.INPUT)
+    chosen = _Chosen(b, how)
+    picked, loss = chosen.tile("picked", how.dtype), chosen.tile("loss", "float32")
+    whole = how.images * how.rows if how.reduction == NONE else 1
+    out = b.hbm("out", (whole,), how.dtype, Role.OUTPUT)
+    if how.reduction == NONE:
+        stored = chosen.tile("stored", how.dtype)
+    else:
+        sums, part = b.sbuf("sums", 2, "float32"), b.sbuf("part", 1, "float32", slots=4)
+        b.emit("memset", rows_of(sums, P, 2), value=0.0)
+    for at, base, size, count in chosen.tiles():
+        number, weights = chosen.prepare(at, size, count)
+        b.fresh(picked, loss)
+        here, made = rows_of(picked, size, count), rows_of(loss, size, count)
+        b.emit("dma_gather", here, chosen.reach(x, base, size, count), number, queue="classes")
+        b.emit("tensor_tensor", made, here, weights, op="multiply")
+        if how.reduction == NONE:
+            b.fresh(stored)
+            to = rows_of(stored, size, count)
+            b.emit("tensor_scalar", to, made, op0="multiply", imm0=-1.0)
+            b.store(run_of(out, at, size, count, chosen.together), to)
+            continue
+        for k, values in enumerate((made, weights)):
+            b.fresh(part)
+            b.emit("tensor_reduce", _one(part, 0, size), values, op="add")
+            total = _one(sums, k, size)
+            b.emit("tensor_tensor", total, total, _one(part, 0, size), op="add")
+    if how.reduction != NONE:
+        _finish(b, how, sums, out)
+    return b.build()
+
+
+def _finish(b: Builder, how: _Rows, sums: Buffer, out: Buffer) -> None:
+    """The partitions' sums added by a product with ones; a mean divides by the weights."""
+    ones, psum = b.sbuf("ones", 1, "float32"), b.psum("total", 2)
+    both, inverse = b.sbuf("both", 2, "float32"), b.sbuf("inverse", 1, "float32")
+    stored = b.sbuf("stored", 2, how.dtype)
+    weight = b.hbm("total_weight", (1,), how.dtype, Role.OUTPUT)
+    b.emit("memset", _one(ones, 0, P), value=1.0)
+    b.emit("nc_matmul", rows_of(psum, 1, 2), _one(ones, 0, P), rows_of(sums, P, 2))
+    b.emit("tensor_copy", rows_of(both, 1, 2), rows_of(psum, 1, 2))
+    loss = _one(both)
+    if how.reduction == MEAN:
+        b.emit("reciprocal", _one(inverse), _one(both, 1))
+        b.emit("tensor_tensor", loss, loss, _one(inverse), op="multiply")
+    b.emit("tensor_scalar", _one(stored), loss, op0="multiply", imm0=-1.0)
+    b.emit("tensor_copy", _one(stored, 1), _one(both, 1))
+    for k, to in enumerate((out, weight)):
+        b.store(Access(buffer=to, pattern=((1, 1), (1, 1))), _one(stored, k))
+
+
+def likelihood_gradient(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
+    """dx[target] = -g * weight, for a mean over the weights' sum; 0 elsewhere."""
+    how = how.shared(cores)
+    b = Builder(f"likelihood gradient {how.rows}x{how.classes}", cores=cores)
+    each = how.reduction == NONE
+    g = b.hbm("g", (how.images * how.rows if each else 1,), how.dtype, Role.INPUT)
+    out = b.hbm("dx", (how.elements,), how.dtype, Role.OUTPUT)
+    clear(b, out, how.elements)
+    chosen = _Chosen(b, how)
+    stored = chosen.tile("stored", how.dtype)
+    if each:
+        given = chosen.tile("g tile", how.dtype)
+    else:
+        scale = _scale(b, how, g)
+    for at, base, size, count in chosen.tiles():
+        number, weights = chosen.prepare(at, size, count)
+        b.fresh(stored)
+        to = rows_of(stored, size, count)
+        if each:
+            b.fresh(given)
+            here = rows_of(given, size, count)
+            b.load(here, run_of(g, at, size, count, chosen.together))
+            b.emit("tensor_tensor", weights, weights, here, op="multiply")
+            b.emit("tensor_scalar", to, weights, op0="multiply", imm0=-1.0)
+        else:
+            shared = _one(scale, 0, size)
+            b.emit("tensor_scalar", to, weights, shared, op0="multiply", op1="multiply", imm1=-1.0)
+        b.emit("dma_scatter", chosen.reach(out, base, size, count), to, number, queue="classes")
+    return b.build()
+
+
+def _scale(b: Builder, how: _Rows, g: Buffer) -> Buffer:
+    """The gradient of the sum on every partition, over the weights' sum for a mean."""
+    raw, scale = b.sbuf("g and weight", 2, how.dtype), b.sbuf("scale", 1, "float32")
+    b.load(_one(raw, 0, P), Access(buffer=g, pattern=((0, P), (1, 1))))
+    b.emit("tensor_copy", _one(scale, 0, P), _one(raw, 0, P))
+    if how.reduction == MEAN:
+        weight = b.hbm("total_weight", (1,), how.dtype, Role.INPUT)
+        inverse = b.sbuf("inverse", 1, "float32")
+        b.load(_one(raw, 1, P), Access(buffer=weight, pattern=((0, P), (1, 1))))
+        over, total = _one(inverse, 0, P), _one(scale, 0, P)
+        b.emit("tensor_scalar", over, _one(raw, 1, P), op0="max", imm0=LEAST)
+        b.emit("reciprocal", over, over)
+        b.emit("tensor_tensor", total, total, over, op="multiply")
+    return scale
+
+
+def nll(call: Call, target: Target) -> Lowered:
+    x = call.tensors[0]
+    if not x.numel:
+        return ()
+    how = _rows_of(call, x, 1)
+    program = likelihood(how, chip=target.chip, cores=target.cores)
+    held = {"x": x, "target": call.argument(1), "weight": call.argument(2)}
+    held |= dict(zip(("out", "total_weight"), call.outputs, strict=False))
+    return (labelled(program, held, outer=_outer(how, program)),)
+
+
+def _outer(how: _Rows, program: Program) -> dict[str, int]:
+    """How cores share the rows of each image, where they do not share the images."""
+    if how.images >= program.cores:
+        return {}
+    logits = dict.fromkeys(("x", "dx"), how.images * (how.classes if how.apart != 1 else 1))
+    return logits | dict.fromkeys(("target", "g", "out"), how.images)
+
+
+def nll_backward(call: Call, target: Target) -> Lowered:
+    x = call.tensors[1]
+    if not x.numel:
+        return ()
+    how = _rows_of(call, x, 2)
+    program = likelihood_gradient(how, chip=target.chip, cores=target.cores)
+    places = {"g": 0, "target": 2, "weight": 3, "total_weight": 6}
+    held = {n: call.argument(k) for n, k in places.items()}
+    return (labelled(program, {**held, "dx": call.out}, outer=_outer(how, program)),)

@@ -1,0 +1,125 @@
+"""What a row of OPS is, and what the families that make rows share: shapes of calls.
+
+Status, of the program's shape (each instruction's cost has its own source in `chip` and `engines`):
+  modelled   the program computes the operator; tests run it on the machine
+  inferred   a program of the right shape: values or layouts are simplified as the note says
+  free       metadata only, nothing is launched
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from ..calls import Call, Target, TensorArg
+from ..calls.labels import labelled
+from ..isa import Program, Role
+
+__all__ = [
+    "HostTransfer",
+    "Lowered",
+    "Lowering",
+    "Op",
+    "around",
+    "dense",
+    "flat",
+    "on_cores_with_work",
+    "row_by_row",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class HostTransfer:
+    """Bytes over the host's link; the host waits for what leaves the device."""
+
+    nbytes: float
+    blocks: bool
+
+
+Lowered = tuple[Program, ...] | HostTransfer
+Lowering = Callable[[Call, Target], Lowered]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    name: str
+    engine: str
+    lower: Lowering
+    status: str = "inferred"
+    note: str = ""
+
+
+def dense(shape: tuple[int, ...], torch_dtype: str) -> TensorArg:
+    """A contiguous tensor."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return TensorArg(torch_dtype, shape, tuple(reversed(strides)))
+
+
+def flat(t: TensorArg, elements: int) -> TensorArg:
+    """As one run of its elements, in their order."""
+    return TensorArg(t.torch_dtype, (elements,), (1,), views=t.views)
+
+
+def on_cores_with_work(lower: Lowering) -> Lowering:
+    """The lowering, on one core where each of several would do all of the work."""
+
+    def lowered(call: Call, target: Target) -> Lowered:
+        programs = lower(call, target)
+        if target.cores == 1 or not isinstance(programs, tuple):
+            return programs
+        if all(p.cores == 1 for p in programs) or not _may_be_whole(call, programs):
+            return programs
+        alone = lower(call, Target(target.chip, 1))
+        if not isinstance(alone, tuple):
+            return programs
+        same = all(_work(a) == _work(b) for a, b in zip(programs, alone, strict=False))
+        return alone if same and len(alone) <= len(programs) else programs
+
+    return lowered
+
+
+def _may_be_whole(call: Call, programs: tuple[Program, ...]) -> bool:
+    """Whether one core's programs store as much as the call gives."""
+    stored = sum(b.elements for p in programs for b in p.buffers if b.role is Role.OUTPUT)
+    return stored >= sum(t.numel for t in call.outputs)
+
+
+def _work(program: Program) -> list[object]:
+    """What tells two programs of a call apart: buffers, loops, and what instructions touch."""
+    buffers = [(b.name, b.shape, b.dtype) for b in program.buffers]
+    touched = [
+        (i.opcode, [(a.buffer.name, a.pattern) for a in (*i.writes, *i.reads)])
+        for i in program.instructions()
+    ]
+    return [buffers, sorted(program.loops().values()), touched]
+
+
+def row_by_row(
+    split: Callable[[Call], tuple[int, int, int]],
+    program: Callable[..., Program],
+    buffers: Callable[[Call], Mapping[str, TensorArg]],
+) -> Lowering:
+    """`program(rows, columns, ...)` of calls that `split` sees as [rows, columns, 1]; `buffers`
+    says what the program's buffers stand for.
+    """
+
+    def lower(call: Call, target: Target) -> Lowered:
+        t = call.tensors[0]
+        if not t.numel:
+            return ()
+        outer, rows, inner = split(call)
+        if inner > 1:
+            raise KeyError(f"{call.name} along columns")
+        options = {"dtype": t.dtype, "chip": target.chip, "cores": target.cores}
+        return (labelled(program(outer, rows, **options), buffers(call)),)
+
+    return lower
+
+
+def around(t: TensorArg, dim: int) -> tuple[int, int, int]:
+    """Elements before, along and after a dimension."""
+    shape = t.shape or (1,)
+    dim %= len(shape)
+    return prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])

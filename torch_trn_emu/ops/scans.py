@@ -1,0 +1,294 @@
+"""Running sums, products and extremes: along rows on the Vector engine, down columns as products
+with a triangle of ones, and of one long run by both.
+"""
+
+from functools import partial
+from math import ceil, inf
+from typing import Any
+
+from ..calls import Call, Target, TensorArg
+from ..calls.labels import labelled
+from ..chip import Chip
+from ..isa import Access, Buffer, Builder, Program, Role, rows_of
+from ..kernels.limits import BANK, WIDE, P, evenly
+from ..kernels.reduce_leading import share_of
+from ..kernels.runs import run_of, runs
+from .op import Lowered, Lowering, around, row_by_row
+
+__all__ = ["Prefix", "extremes", "logarithms", "scan"]
+
+TOGETHER = 2048  # of a partition, where one run lies on all of them (chosen)
+LONG = 1024  # elements of a single row from which on all partitions share it (chosen)
+
+# op0 and op1 of tensor_tensor_scan, what the other operand holds, and the first state.
+STEPS = {
+    "add": ({"op0": "multiply", "op1": "add"}, 1.0, 0.0),
+    "multiply": ({"op0": "multiply", "op1": "add"}, 0.0, 1.0),
+    "max": ({"op0": "max", "op1": "add"}, 0.0, -inf),
+    "min": ({"op0": "min", "op1": "add"}, 0.0, inf),
+}
+
+
+LEAST = -3.0e38  # where sums of exponentials start: finite, so that x - m is a number
+
+
+def triangle(b: Builder, *, inclusive: bool, dtype: str = "float32") -> tuple[Buffer, Buffer]:
+    """[P, P] ones, and those where the row comes before the column, or is it."""
+    ones, before = b.sbuf("ones", P, dtype), b.sbuf("before", P, dtype)
+    b.emit("memset", rows_of(ones, P, P), value=1.0)
+    whole, base = rows_of(before, P, P), 0 if inclusive else -1
+    b.emit("affine_select", whole, rows_of(ones, P, P), channel=-1, step=1, base=base, on_false=0.0)
+    return ones, before
+
+
+class Prefix:
+    """Sums of a run that lies on all partitions, tile after tile: `start` and all before."""
+
+    def __init__(self, b: Builder, together: int, start: float = 0.0) -> None:
+        self.b = b
+        self.unit = b.sbuf("unit", together, "float32")
+        self.sums = b.sbuf("sums", together, "float32", slots=2)
+        self.carry = b.sbuf("carry", 1, "float32")
+        self.last, self.base = (b.sbuf(n, 1, "float32", slots=2) for n in ("last", "base"))
+        self.psum = b.psum("partitions before", 2, slots=2)
+        self.ones, self.before = triangle(b, inclusive=False)
+        b.emit("memset", rows_of(self.unit, P, together), value=1.0)
+        b.emit("memset", rows_of(self.carry, P, 1), value=start)
+
+    def over(self, values: Access, rows: int, count: int) -> Access:
+        """Sums up to and with each of `values`; the next tile goes on from them."""
+        b = self.b
+        b.fresh(self.sums, self.last, self.base, self.psum)
+        sums, unit = rows_of(self.sums, rows, count), rows_of(self.unit, rows, count)
+        last, base = rows_of(self.last, rows, 1), rows_of(self.base, rows, 1)
+        b.emit("tensor_tensor_scan", sums, unit, values, op0="multiply", op1="add")
+        b.emit("tensor_copy", last, rows_of(self.sums, rows, 1, count - 1))
+        before, every = rows_of(self.psum, rows, 1), rows_of(self.psum, P, 1, 1)
+        b.emit("nc_matmul", before, rows_of(self.before, rows, rows), last)
+        b.emit("nc_matmul", every, rows_of(self.ones, rows, P), last)
+        b.emit("tensor_tensor", base, before, rows_of(self.carry, rows, 1), op="add")
+        carry = rows_of(self.carry, P, 1)
+        b.emit("tensor_tensor", carry, every, carry, op="add")
+        b.emit("tensor_scalar", sums, sums, base, op0="add")
+        return sums
+
+
+def cumulate_rows(
+    rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32", out_dtype: str = "",
+    cores: int = 1,
+) -> Program:  # fmt: skip
+    """out[r, c] = in[r, 0] op ... op in[r, c], scanned on the Vector engine in float32."""
+    rows = ceil(rows / cores)
+    b = Builder(f"cumulate_{op} {rows}x{columns}", cores=cores)
+    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+    out = b.hbm("out", (rows, columns), out_dtype or dtype, Role.OUTPUT)
+    wide = evenly(columns, WIDE)
+    data, result = b.sbuf("data", wide, dtype, slots=2), b.sbuf("result", wide, "float32", slots=2)
+    other, last = b.sbuf("unit", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
+    ops, unit, start = STEPS[op]
+    b.emit("memset", rows_of(other, P, wide), value=unit)
+    for r0, size in b.tiles(rows, P):
+        b.fresh(last)
+        b.emit("memset", rows_of(last, size, 1), value=start)
+        for c0, count in b.tiles(columns, wide):
+            b.fresh(data, result)
+            at = r0 * columns + c0
+            b.load(rows_of(data, size, count), rows_of(source, size, count, at))
+            values, constant = rows_of(data, size, count), rows_of(other, size, count)
+            operands = (constant, values) if op == "add" else (values, constant)
+            done = rows_of(result, size, count)
+            b.emit("tensor_tensor_scan", done, *operands, rows_of(last, size, 1), **ops)  # type: ignore[arg-type]
+            b.emit("tensor_copy", rows_of(last, size, 1), rows_of(result, size, 1, count - 1))
+            b.store(rows_of(out, size, count, at), done)
+    return b.build()
+
+
+def logarithms_of_rows(
+    rows: int, columns: int, *, chip: Chip, dtype: str = "float32", cores: int = 1
+) -> Program:
+    """out[r, c] = log(exp(in[r, 0]) + ... + exp(in[r, c])).
+
+    With m the largest so far, sums of exp(x - m) are scanned, each times exp(the m before - m).
+    """
+    rows = ceil(rows / cores)
+    b = Builder(f"cumulate_exp {rows}x{columns}", cores=cores)
+    source, out = (b.hbm(n, (rows, columns), dtype, role)
+                   for n, role in (("in", Role.INPUT), ("out", Role.OUTPUT)))  # fmt: skip
+    wide = evenly(columns, WIDE // 2)
+    data, done = (b.sbuf(n, wide, dtype, slots=2) for n in ("data", "done"))
+    power, fade = (b.sbuf(n, wide, "float32") for n in ("power", "fade"))
+    top = b.sbuf("top", wide + 1, "float32", slots=2)  # the first is that of the chunk before
+    zeros, last = b.sbuf("zeros", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
+    ops, start = STEPS["max"][0], LEAST
+    b.emit("memset", rows_of(zeros, P, wide), value=0.0)
+    for r0, size in b.tiles(rows, P):
+        b.fresh(last, top)
+        total, before = rows_of(last, size, 1), rows_of(top, size, 1)
+        b.emit("memset", total, value=0.0)
+        b.emit("memset", before, value=start)
+        for c0, count in b.tiles(columns, wide):
+            b.fresh(data, done)
+            x, to, p, f, zero = (rows_of(t, size, count) for t in (data, done, power, fade, zeros))
+            now, then = rows_of(top, size, count, 1), rows_of(top, size, count)
+            b.load(x, rows_of(source, size, count, r0 * columns + c0))
+            b.emit("tensor_tensor_scan", now, x, zero, before, **ops)  # type: ignore[arg-type]
+            b.emit("tensor_tensor", p, x, now, op="subtract")
+            b.emit("activation", p, p, op="exp")
+            b.emit("tensor_tensor", f, then, now, op="subtract")
+            b.emit("activation", f, f, op="exp")
+            b.emit("tensor_tensor_scan", p, f, p, total, op0="multiply", op1="add")
+            b.emit("tensor_copy", total, rows_of(power, size, 1, count - 1))
+            b.emit("activation", p, p, op="log")
+            b.emit("tensor_tensor", to, p, now, op="add")
+            b.emit("tensor_copy", before, rows_of(top, size, 1, count))
+            b.store(rows_of(out, size, count, r0 * columns + c0), to)
+    return b.build()
+
+
+def extremes_of_rows(
+    rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32", cores: int = 1
+) -> Program:
+    """values[r, c] = the largest or smallest of in[r, :c + 1], index[r, c] = where it is last."""
+    rows = ceil(rows / cores)
+    b = Builder(f"running {op} {rows}x{columns}", cores=cores)
+    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+    outs = [b.hbm(n, (rows, columns), d, Role.OUTPUT)
+            for n, d in (("values", dtype), ("index", "int32"))]  # fmt: skip
+    wide = evenly(columns, WIDE // 2)
+    data = b.sbuf("data", wide, dtype, slots=2)
+    best, here = (b.sbuf(n, wide, "float32", slots=2) for n in ("best", "here"))
+    where = b.sbuf("where", wide, "float32", slots=2)
+    zeros, order = b.sbuf("zeros", wide, "float32"), b.sbuf("order", wide, "float32")
+    lasts = [b.sbuf(n, 1, "float32", slots=2) for n in ("last value", "last place", "chunk")]
+    b.emit("memset", rows_of(zeros, P, wide), value=0.0)
+    b.emit("iota", rows_of(order, P, wide), channel=0, step=1, base=0)
+    ops, _, start = STEPS[op]
+    for r0, size in b.tiles(rows, P):
+        b.fresh(*lasts)
+        value, place, chunk = (rows_of(t, size, 1) for t in lasts)
+        for column, first in ((value, start), (place, 0.0), (chunk, 0.0)):
+            b.emit("memset", column, value=first)
+        for c0, count in b.tiles(columns, wide):
+            b.fresh(data, best, here, where)
+            at = r0 * columns + c0
+            x, y, hit, found, zero, places = (
+                rows_of(t, size, count) for t in (data, best, here, where, zeros, order)
+            )
+            b.load(x, rows_of(source, size, count, at))
+            b.emit("tensor_tensor_scan", y, x, zero, value, **ops)  # type: ignore[arg-type]
+            b.emit("tensor_tensor", hit, x, y, op="equal")
+            b.emit("tensor_scalar", found, places, chunk, op0="add")
+            b.emit("tensor_tensor", hit, hit, found, op="multiply")
+            b.emit("tensor_tensor_scan", found, hit, zero, place, op0="max", op1="add")
+            for column, tile, out in ((value, best, outs[0]), (place, where, outs[1])):
+                b.emit("tensor_copy", column, rows_of(tile, size, 1, count - 1))
+                b.store(rows_of(out, size, count, at), rows_of(tile, size, count))
+            b.emit("tensor_scalar", chunk, chunk, op0="add", imm0=float(count))
+    return b.build()
+
+
+def cumulate_run(
+    count: int, *, chip: Chip, dtype: str = "float32", out_dtype: str = "", start: float = 0.0
+) -> Program:
+    """out[i] = start + the sum of in[: i + 1], on all partitions of one core."""
+    b = Builder(f"cumulate_add {count}")
+    source = b.hbm("in", (count,), dtype, Role.INPUT)
+    out = b.hbm("out", (count,), out_dtype or dtype, Role.OUTPUT)
+    q = min(TOGETHER, ceil(count / P))
+    data = b.sbuf("data", q, dtype, slots=2)
+    prefix = Prefix(b, q, start)
+    for at, rows, wide in runs(b, count, q):
+        b.fresh(data)
+        values = rows_of(data, rows, wide)
+        b.load(values, run_of(source, at, rows, wide, q))
+        b.store(run_of(out, at, rows, wide, q), prefix.over(values, rows, wide))
+    return b.build()
+
+
+def cumulate_columns(
+    outer: int, rows: int, columns: int, *, chip: Chip, dtype: str = "float32",
+    out_dtype: str = "", cores: int = 1,
+) -> Program:  # fmt: skip
+    """out[o, r, c] = the sum of in[o, : r + 1, c]: a triangle of ones times rows, and a carry."""
+    outer, columns = share_of(outer, columns, cores)
+    b = Builder(f"cumulate columns {outer}x{rows}x{columns}", cores=cores)
+    source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
+    out = b.hbm("out", (outer * rows, columns), out_dtype or dtype, Role.OUTPUT)
+    wide = evenly(columns, BANK)
+    raw, result = b.sbuf("raw", wide, dtype, slots=2), b.sbuf("result", wide, "float32", slots=2)
+    data = raw if dtype == "float32" else b.sbuf("data", wide, "float32", slots=2)
+    carry = b.sbuf("carry", wide, "float32", slots=2)
+    psum, total = b.psum("sums", BANK, slots=2), b.psum("total", BANK, slots=2)
+    ones, before = triangle(b, inclusive=True)
+    with b.loop(outer) as o:
+        for c0, count in b.tiles(columns, wide):
+            b.fresh(carry)
+            kept = rows_of(carry, 1, count)
+            b.emit("memset", kept, value=0.0)
+            for r0, size in b.tiles(rows, P):
+                b.fresh(*{raw, data}, result, psum, total)
+                at = (o * rows + r0) * columns + c0
+                values = rows_of(data, size, count)
+                b.load(rows_of(raw, size, count), rows_of(source, size, count, at))
+                if data is not raw:
+                    b.emit("tensor_copy", values, rows_of(raw, size, count))
+                sums, done = rows_of(psum, size, count), rows_of(result, size, count)
+                b.emit("nc_matmul", sums, rows_of(before, size, size), values)
+                b.emit("nc_matmul", sums, rows_of(ones, 1, size), kept)
+                b.emit("nc_matmul", rows_of(total, 1, count), rows_of(ones, size, 1), values)
+                b.emit("tensor_copy", done, sums)
+                b.emit("tensor_tensor", kept, rows_of(total, 1, count), kept, op="add")
+                b.store(rows_of(out, size, count, at), done)
+    return b.build()
+
+
+# --- from calls ---
+
+
+def _around(call: Call) -> tuple[int, int, int]:
+    """Elements before, along and after the dimension; a single one is a row of its own."""
+    outer, count, inner = around(call.tensors[0], call.argument(1, -1))
+    return (outer, count, inner) if count > 1 else (outer * inner, 1, 1)
+
+
+def scan(op: str) -> Lowering:
+    def lower(call: Call, target: Target) -> Lowered:
+        t = call.tensors[0]
+        if not t.numel:
+            return ()
+        outer, count, inner = _around(call)
+        options: dict[str, Any] = {
+            "chip": target.chip, "dtype": t.dtype, "out_dtype": call.out.dtype,
+        }  # fmt: skip
+        held, split = _in_order(call), {}
+        if inner > 1:
+            if op != "add":
+                raise KeyError(f"{call.name} along columns")
+            program = cumulate_columns(outer, count, inner, cores=target.cores, **options)
+            split = dict.fromkeys(("in", "out"), outer * count) if outer < target.cores else {}
+        elif outer == 1 and count > LONG and op == "add":
+            program = cumulate_run(count, **options)
+        else:
+            program = cumulate_rows(outer, count, op=op, cores=target.cores, **options)
+        return (labelled(program, held, outer=split),)
+
+    return lower
+
+
+def _in_order(call: Call) -> dict[str, TensorArg]:
+    return {"in": call.tensors[0], "out": call.out}
+
+
+def logarithms(call: Call, target: Target) -> Lowered:
+    """Logcumsumexp along rows."""
+    return row_by_row(_around, logarithms_of_rows, _in_order)(call, target)
+
+
+def extremes(op: str) -> Lowering:
+    """Cummax and cummin, with places."""
+
+    def held(call: Call) -> dict[str, TensorArg]:
+        names = zip(("values", "index"), call.outputs, strict=False)
+        return {"in": call.tensors[0], **dict(names)}
+
+    return row_by_row(_around, partial(extremes_of_rows, op=op), held)

@@ -1,0 +1,306 @@
+"""The largest of every row in order, eight at a time, or by a sorting network where that is faster.
+
+max8 finds the eight largest and nc_match_replace8 takes them out and says where they were. Rows
+longer than a tile give their largest chunk by chunk, which are then worked on as one row. What is
+compared is half the number, so that infinity is finite and more than what was taken out; NaN is
+found as the engines order it, which is not public.
+"""
+
+from collections.abc import Mapping
+from math import ceil, inf, prod
+from typing import Any
+
+from ..calls import Call, Target, TensorArg
+from ..calls.labels import labelled, made, permuted
+from ..chip import Chip
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..kernels.limits import WIDE, P
+from ..kernels.sort_keys import INFINITE, PADDING
+from ..kernels.sort_network import network_cycles, sort_rows
+from .copies import copied
+from .op import Lowered
+
+__all__ = [
+    "along_dimension",
+    "flat_sort",
+    "found_in",
+    "ordered",
+    "select_largest",
+    "sort",
+    "topk",
+]
+
+FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
+MOST = 4096  # candidates of all chunks together (chosen)
+
+
+def _eights(k: int) -> int:
+    return 8 * ceil(k / 8)
+
+
+def _by_eights(rows: int, columns: int, k: int) -> bool:
+    """Whether the candidates of a row's chunks or pieces fit."""
+    return ceil(columns / _segment(rows, columns, k)) * _eights(k) <= MOST
+
+
+def select_largest(
+    rows: int, columns: int, k: int, *, sign: float, chip: Chip, dtype: str, cores: int = 1,
+    first: int = 0,
+) -> Program:  # fmt: skip
+    """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where, without
+    the `first` largest.
+    """
+    rows = ceil(rows / cores)
+    b = Builder(f"top {k} of {rows}x{columns}", cores=cores)
+    wide = _segment(rows, columns, k)
+    if wide < columns and rows <= FEW:
+        return _LargestOfFew(b, rows, columns, range(first, k), sign, dtype, wide).build()
+    return _Largest(b, rows, columns, range(first, k), sign, dtype, wide).build()
+
+
+def _segment(rows: int, columns: int, k: int) -> int:
+    """Columns that a partition works on: few rows are cut so that all partitions have some."""
+    if rows > FEW:
+        return min(columns, WIDE)
+    pieces = min(P // rows, columns // max(LEAST, 4 * _eights(k)))
+    return min(WIDE, ceil(columns / max(1, pieces)))
+
+
+class _Largest:
+    def __init__(
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
+    ) -> None:
+        """A partition works on `wide` columns at once."""
+        self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
+        self.first, self.k = stored.start, len(stored)
+        self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+        self.values = b.hbm("values", (rows, self.k), dtype, Role.OUTPUT)
+        self.index = b.hbm("index", (rows, self.k), "int32", Role.OUTPUT)
+        self.each, self.wide = _eights(stored.stop), wide
+        self.chunks = ceil(columns / self.wide)
+        self.held = max(self.wide, self.each)
+        self.raw = b.sbuf("raw", self.wide, dtype, slots=2)
+        self.data = b.sbuf("data", self.held, "float32", slots=2)
+        total = self.chunks * self.each
+        slots = 2 if self.chunks == 1 else 1
+        self.found = b.sbuf("found", total, "float32", slots=slots)
+        self.places = b.sbuf("places", total, "int32", slots=slots)
+        if self.chunks > 1:
+            self.merged = b.sbuf("merged", self.each, "float32", slots=2)
+            self.of, self.picked = (
+                b.sbuf(n, self.each, "int32", slots=2) for n in ("of", "picked")
+            )
+            self.column = b.sbuf("first column", 1, "float32", slots=2)
+        self.stored = b.sbuf("stored", self.k, dtype, slots=2)
+
+    def build(self) -> Program:
+        b = self.b
+        for r0, size in b.tiles(self.rows, P):
+            b.fresh(self.found, self.places, self.stored)
+            if self.chunks > 1:
+                b.fresh(self.column)
+                b.emit("memset", rows_of(self.column, size, 1), value=0.0)
+            for number, c0, count in b.parts(self.columns, self.wide):
+                self._chunk(r0, number, c0, size, count)
+            self._store(r0, size)
+        return b.build()
+
+    def _store(self, r0: Affine, size: int) -> None:
+        b, at = self.b, r0 * self.k
+        best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
+        to, found = rows_of(self.stored, size, self.k), rows_of(best, size, self.k, self.first)
+        b.emit("tensor_scalar", to, found, op0="multiply", imm0=2 * self.sign)
+        b.store(rows_of(self.values, size, self.k, at), to)
+        b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k, self.first))
+
+    def _chunk(self, r0: Affine, number: Affine, c0: Affine, size: int, count: int) -> None:
+        """The largest of a chunk, counted in columns of the row."""
+        b, held = self.b, max(count, self.each)
+        b.fresh(self.raw, self.data)
+        raw = rows_of(self.raw, size, count)
+        b.load(raw, rows_of(self.source, size, count, r0 * self.columns + c0))
+        if held > count:
+            b.emit("memset", rows_of(self.data, size, held), value=-PADDING)
+        self._key(rows_of(self.data, size, count), raw)
+        start = number * self.each
+        self._rounds(self.data, held, size, self.found, self.places, start)
+        if self.chunks > 1:
+            found, column = (
+                rows_of(self.places, size, self.each, start),
+                rows_of(self.column, size, 1),
+            )
+            b.emit("tensor_scalar", found, found, column, op0="add")
+            b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
+
+    def _key(self, to: Access, source: Access) -> None:
+        self.b.emit("tensor_scalar", to, source, op0="multiply", imm0=self.sign / 2, op1="max",
+                    imm1=-INFINITE)  # fmt: skip
+
+    def _rounds(
+        self, data: Buffer, count: int, size: int, found: Buffer, places: Buffer, start: Affine
+    ) -> None:
+        """The largest eight, taken out, until there are enough."""
+        b, whole = self.b, rows_of(data, size, count)
+        with b.loop(self.each // 8) as turn:
+            eight = rows_of(found, size, 8, start + turn * 8)
+            b.emit("max8", eight, whole)
+            where = rows_of(places, size, 8, start + turn * 8)
+            b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-PADDING)
+
+    def _merge(self, size: int) -> tuple[Buffer, Buffer]:
+        """The largest of what the chunks gave, and the columns that those came from."""
+        b = self.b
+        b.fresh(self.merged, self.of, self.picked)
+        total = self.chunks * self.each
+        self._rounds(self.found, total, size, self.merged, self.of, Affine())
+        columns, of = rows_of(self.places, size, total), rows_of(self.of, size, self.each)
+        b.emit("nc_n_gather", rows_of(self.picked, size, self.each), columns, of)
+        return self.merged, self.picked
+
+
+class _LargestOfFew(_Largest):
+    """Few rows: each is cut over several partitions, whose largest come together in one."""
+
+    def __init__(
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
+    ) -> None:
+        super().__init__(b, rows, columns, stored, sign, dtype, wide)
+        self.of_parts = b.sbuf("of parts", self.each, "float32", slots=2)
+        self.places_there = b.sbuf("places there", self.each, "int32", slots=2)
+
+    def build(self) -> Program:
+        b, pieces = self.b, self.chunks
+        for r0, size in b.tiles(self.rows, P // pieces):
+            parts = self.of_parts, self.places_there
+            b.fresh(self.raw, self.data, self.found, self.places, self.stored, *parts)
+            self._load(r0, size)
+            raw, data = (rows_of(t, size * pieces, self.wide) for t in (self.raw, self.data))
+            if self.held > self.wide:
+                b.emit("memset", rows_of(self.data, size * pieces, self.held), value=-PADDING)
+            self._key(data, raw)
+            self._rounds(self.data, self.held, size * pieces, *parts, Affine())
+            self._join(size)
+            self._store(r0, size)
+        return b.build()
+
+    def _load(self, r0: Affine, size: int) -> None:
+        """Pieces of rows on partitions; what the last lacks is as small as all can be.
+
+        Of equal numbers the first are found, which are in the pieces before.
+        """
+        b, (full, rest) = self.b, divmod(self.columns, self.wide)
+        if rest:
+            b.emit(
+                "memset", rows_of(self.raw, size * self.chunks, self.wide), value=-inf * self.sign
+            )
+        with b.loop(size) as r:
+            first, at = r * (self.chunks * self.wide), (r0 + r) * self.columns
+            whole = Access(
+                buffer=self.source, offset=at, pattern=((self.wide, full), (1, self.wide))
+            )
+            b.load(rows_of(self.raw, full, self.wide, first), whole)
+            if rest:
+                last = rows_of(self.source, 1, rest, at + full * self.wide)
+                b.load(rows_of(self.raw, 1, rest, first + full * self.wide), last)
+
+    def _join(self, size: int) -> None:
+        """The candidates of a row's pieces beside each other, counted in columns of the row."""
+        b, pieces, each = self.b, self.chunks, self.each
+        with b.loop(size) as r:
+            for part, whole in ((self.of_parts, self.found), (self.places_there, self.places)):
+                to = rows_of(whole, 1, pieces * each, r * (pieces * each))
+                source = rows_of(part, pieces, each, r * (pieces * each))
+                b.emit("dma_copy", to, source, queue="join")
+        b.fresh(self.column)
+        column = rows_of(self.column, size, 1)
+        b.emit("memset", column, value=0.0)
+        with b.loop(pieces) as piece:
+            places = rows_of(self.places, size, each, piece * each)
+            b.emit("tensor_scalar", places, places, column, op0="add")
+            b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
+
+
+# --- from calls ---
+
+
+def ordered(
+    rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target, first: int = 0
+) -> Program:
+    """By eights or by a network, whichever works fewer cycles."""
+    options: dict[str, Any] = {
+        "chip": target.chip, "cores": target.cores, "dtype": dtype, "first": first,
+    }  # fmt: skip
+    share = ceil(rows / target.cores)
+    wide = _segment(share, columns, k)
+    passed = ceil(share / P) * columns if share > FEW else wide + ceil(columns / wide) * _eights(k)
+    eights = 2 * passed * ceil(k / 8)
+    if _by_eights(share, columns, k) and eights <= network_cycles(share, columns):
+        return select_largest(rows, columns, k, sign=1.0 if largest else -1.0, **options)
+    return sort_rows(rows, columns, k, descending=largest, **options)
+
+
+def along_dimension(x: TensorArg, dim: int, outs: Mapping[str, TensorArg], target: Target, k: int,
+           largest: bool, first: int = 0) -> Lowered:  # fmt: skip
+    """Along a dimension; one that is not the last is turned to be it, and the results back.
+
+    outs  results by the name of the buffer: values, index
+    """
+    shape = x.shape or (1,)
+    dim %= len(shape)
+    rows, columns = prod(shape) // shape[dim], shape[dim]
+    program = ordered(rows, columns, k, largest, x.dtype, target, first)
+    if prod(shape[dim + 1 :]) == 1:
+        return (labelled(program, {"in": x, **outs}),)
+    last = _last(x, dim)
+    turned = made("turned", last.shape, x.torch_dtype)
+    programs = list(copied(last, turned, target))
+    if k - first == 1:  # one of each row: in the same order without the dimension
+        return (*programs, labelled(program, {"in": turned, **outs}))
+    there = {n: _last(out, dim) for n, out in outs.items()}
+    found = {n: made(f"turned {n}", t.shape, t.torch_dtype) for n, t in there.items()}
+    programs.append(labelled(program, {"in": turned, **found}))
+    for n, t in there.items():
+        programs += copied(found[n], t, target)
+    return tuple(programs)
+
+
+def _last(t: TensorArg, dim: int) -> TensorArg:
+    """With a dimension moved to the end."""
+    return permuted(t, [d for d in range(len(t.shape)) if d != dim] + [dim])
+
+
+def found_in(call: Call, *names: str) -> dict[str, TensorArg]:
+    """The results of a call by the names of buffers."""
+    return dict(zip(names or ("values", "index"), call.outputs, strict=False))
+
+
+def topk(call: Call, target: Target) -> Lowered:
+    x, k, dim = call.tensors[0], int(call.argument(1, 1)), int(call.argument(2, -1))
+    if not x.numel or not k:
+        return ()
+    largest = call.argument(3, True) is not False
+    return along_dimension(x, dim, found_in(call), target, k, largest)
+
+
+def sort(call: Call, target: Target) -> Lowered:
+    """Sort, argsort, msort; the order of equal elements is not kept."""
+    x = call.tensors[0]
+    if not x.numel:
+        return ()
+    stable = "stable" in call.op.partition(".")[2]
+    rest = call.arguments[2 if stable else 1 :]
+    dim = next((a for a in rest if isinstance(a, int) and not isinstance(a, bool)), None)
+    descending = any(a is True for a in rest)
+    dim = (0 if call.name == "msort" else -1) if dim is None else dim
+    columns = x.shape[dim] if x.shape else 1
+    outs = found_in(call, "index") if call.name == "argsort" else found_in(call)
+    return along_dimension(x, dim, outs, target, columns, descending)
+
+
+def flat_sort(call: Call, target: Target) -> Lowered:
+    """All elements of a tensor."""
+    x = (call.tensors or call.outputs)[0]
+    if not x.numel:
+        return ()
+    program = ordered(1, x.numel, x.numel, False, x.dtype, target)
+    return (labelled(program, {"in": x}),)
