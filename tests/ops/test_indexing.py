@@ -11,7 +11,7 @@ from torch_trn_emu.counters import fold
 from torch_trn_emu.engines import transfer
 from torch_trn_emu.kernels import entries
 from torch_trn_emu.kernels.entries import Indexed, Term, gather_entries
-from torch_trn_emu.ops import OPS
+from torch_trn_emu.ops import OPS, indexing
 from torch_trn_emu.timing import price
 
 from .calls import CHIP, GENERATOR, call_of, lowered, random, run
@@ -158,7 +158,7 @@ def test_what_a_row_does_not_cover_says_so(cores: int) -> None:
     apart = call_of(aten.index.Tensor, X, [_index(6, 3), None, _index(7, 3)])
     with pytest.raises(KeyError, match="apart"):
         OPS["index"].lower(apart, Target(CHIP, cores))
-    assert entries.at_flat(call_of(aten.take.default, X, _index(9, 2))).entries == 210
+    assert indexing.at_flat(call_of(aten.take.default, X, _index(9, 2))).entries == 210
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -211,7 +211,7 @@ def _aot_patches(options: Options) -> dict[str, bool]:
 
 @cache
 def _version() -> str:
-    """Of the files that make prices: compiler, operators, kernels, chips, the scheduler of the library."""
+    """Of the files that make prices: compiler, operators, kernels, chips, and the library."""
     package = Path(__file__).parent.parent
     files = sorted([*package.rglob("*.py"), *package.glob("*.so")])
     stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path in files if (stat := path.stat())]

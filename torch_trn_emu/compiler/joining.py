@@ -25,20 +25,6 @@ _SCALARS = (Kind.COLUMN, Kind.ONE)
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
 
-class _Recorder:
-    """Takes what a recipe's step emits, as a step over rows."""
-
-    def __init__(self, name: str, kind: Kind, dtype: str) -> None:
-        self.name, self.kind, self.dtype = name, kind, dtype
-
-    def emit(
-        self, opcode: str, to: Any, *reads: Any, engine: Any = None, **attributes: Any
-    ) -> None:
-        self.made = step(
-            self.name, opcode, *reads, kind=self.kind, engine=engine, dtype=self.dtype, **attributes
-        )
-
-
 def _by_row(s: RowStep, kinds: Mapping[str, Kind]) -> RowStep:
     """One value a row as the scalar operand that it is: half the time of a tensor that repeats."""
     if s.opcode != "tensor_tensor" or s.kind is not Kind.FULL:
@@ -223,12 +209,12 @@ class Attempt:
             columns = bool(reads) and all(self.made[r] is Kind.COLUMN for r in reads)
             kind = Kind.COLUMN if columns or column else Kind.FULL
             dtype = one.dtype if one.dtype != "float32" else ""
-            recorder = _Recorder(f"{self.node.name}.{k}", kind, dtype)
-            one.emit(recorder, None, reads)  # type: ignore[arg-type]
+            name = f"{self.node.name}.{k}"
+            made = RowStep(name, one.opcode, tuple(reads), one.attributes, kind, one.engine, dtype)
             by_row = self.region.kind == "rows"
-            self.steps.append(_by_row(recorder.made, self.made) if by_row else recorder.made)
-            self.made[recorder.name] = kind
-            done.append(recorder.name)
+            self.steps.append(_by_row(made, self.made) if by_row else made)
+            self.made[name] = kind
+            done.append(name)
         return done[-1]
 
     def _add(

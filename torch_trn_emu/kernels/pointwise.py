@@ -4,9 +4,10 @@ A step reads operands and makes a result; the steps of one program stay in SBUF.
 the same number of elements, but for inputs of a single one, which is there for all.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
+from types import MappingProxyType
 
 from ..chip import Chip
 from ..isa import Access, Affine, Attribute, Buffer, Builder, Engine, Program, Role, itemsize
@@ -19,6 +20,7 @@ __all__ = [
     "constant",
     "copy",
     "drop",
+    "instruction",
     "pointwise",
     "select",
     "tensor_scalar",
@@ -32,80 +34,63 @@ class Step:
     the results of the steps before, the last one first.
     """
 
-    emit: Callable[[Builder, Access, Sequence[Access]], None]
+    opcode: str
     reads: tuple[int, ...]
+    attributes: MappingProxyType[str, Attribute]
+    engine: Engine | None = None  # the first that can run it
     dtype: str = ""  # of an intermediate result; the output's if empty
+
+    def emit(self, b: Builder, to: Access, reads: Sequence[Access]) -> None:
+        b.emit(self.opcode, to, *reads, engine=self.engine, **self.attributes)  # type: ignore[arg-type]
+
+
+def instruction(
+    opcode: str, *reads: int, engine: Engine | None = None, dtype: str = "", **attributes: Attribute
+) -> Step:
+    """A step that is `opcode`, with attributes by name."""
+    return Step(
+        opcode=opcode,
+        reads=reads,
+        attributes=MappingProxyType(attributes),
+        engine=engine,
+        dtype=dtype,
+    )
 
 
 def tensor_tensor(op: str, a: int = 0, b: int = 1, *, engine: Engine = Engine.VECTOR) -> Step:
     """`a op b`, elementwise."""
-    return Step(
-        emit=lambda builder, to, reads: _emit(builder, "tensor_tensor", to, reads, engine, op=op),
-        reads=(a, b),
-    )
+    return instruction("tensor_tensor", a, b, engine=engine, op=op)
 
 
 def tensor_scalar(a: int = 0, *, engine: Engine = Engine.VECTOR, **attributes: Attribute) -> Step:
     """`(a op0 imm0) op1 imm1`."""
-    return Step(
-        emit=lambda builder, to, reads: _emit(
-            builder, "tensor_scalar", to, reads, engine, **attributes
-        ),
-        reads=(a,),
-    )
+    given = MappingProxyType(attributes)
+    return Step(opcode="tensor_scalar", reads=(a,), attributes=given, engine=engine)
 
 
 def activation(op: str, a: int = 0, *, scale: float = 1.0) -> Step:
     """`op(a * scale)` on the Scalar engine."""
-    return Step(
-        emit=lambda builder, to, reads: _emit(
-            builder, "activation", to, reads, Engine.SCALAR, op=op, scale=scale
-        ),
-        reads=(a,),
-    )
+    return instruction("activation", a, engine=Engine.SCALAR, op=op, scale=scale)
 
 
 def copy(a: int = 0) -> Step:
     """`a` in the result's dtype."""
-    return Step(
-        emit=lambda builder, to, reads: _emit(builder, "tensor_copy", to, reads, Engine.VECTOR),
-        reads=(a,),
-    )
-
-
-def _emitting(opcode: str, reads: tuple[int, ...], **attributes: Attribute) -> Step:
-    return Step(
-        emit=lambda builder, to, operands: _emit(
-            builder, opcode, to, operands, Engine.VECTOR, **attributes
-        ),
-        reads=reads,
-    )
+    return instruction("tensor_copy", a, engine=Engine.VECTOR)
 
 
 def constant(value: float) -> Step:
     """Every element is `value`."""
-    return _emitting("memset", (), value=value)
+    return instruction("memset", engine=Engine.VECTOR, value=value)
 
 
 def select(predicate: int, on_true: int, on_false: int) -> Step:
     """`predicate ? on_true : on_false`."""
-    return _emitting("select", (predicate, on_true, on_false))
+    return instruction("select", predicate, on_true, on_false, engine=Engine.VECTOR)
 
 
 def drop(data: int, random: int, threshold: float) -> Step:
     """`data` where `random` reaches the threshold, else 0."""
-    return _emitting("dropout", (data, random), threshold=threshold)
-
-
-def _emit(
-    builder: Builder,
-    opcode: str,
-    to: Access,
-    reads: Sequence[Access],
-    engine: Engine,
-    **attributes: Attribute,
-) -> None:
-    builder.emit(opcode, to, *reads, engine=engine, **attributes)  # type: ignore[arg-type]
+    return instruction("dropout", data, random, engine=Engine.VECTOR, threshold=threshold)
 
 
 def pointwise(

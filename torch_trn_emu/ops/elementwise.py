@@ -7,6 +7,7 @@ Sources: the functions of engines/arithmetic.py; where the engines lack one, it 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import copysign, inf, log
 from types import MappingProxyType
 from typing import Any
@@ -274,7 +275,7 @@ def flattened(
 
 
 def _as(s: Step, dtype: str) -> Step:
-    return Step(emit=s.emit, reads=s.reads, dtype=dtype)
+    return replace(s, dtype=dtype)
 
 
 # --- from calls ----------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ..calls import Call, TensorArg
-from ..isa import Access, Builder, Engine
-from ..kernels.pointwise import Step, activation, tensor_scalar, tensor_tensor
+from ..isa import Engine
+from ..kernels.pointwise import Step, activation, instruction, tensor_scalar, tensor_tensor
 from .attributes import rounded_down
 
 __all__ = ["DRAWS", "exponential_steps", "parameters", "steps_of", "uniform_steps"]
@@ -29,10 +29,6 @@ _ENDS = MappingProxyType(
 )  # fmt: skip
 
 
-def _random(b: Builder, to: Access, operands: Sequence[Access]) -> None:
-    b.emit("rng", to, engine=Engine.VECTOR, seed=1)
-
-
 def _scaled(op0: str, imm0: float, op1: str = "", imm1: float = 0.0, *, of: int = -1) -> Step:
     second: dict[str, Any] = {"op1": op1, "imm1": imm1} if op1 else {}
     return tensor_scalar(of, op0=op0, imm0=imm0, **second)
@@ -41,8 +37,10 @@ def _scaled(op0: str, imm0: float, op1: str = "", imm1: float = 0.0, *, of: int 
 def _counted() -> list[Step]:
     """k, from the upper 24 bits: shifts take integers and are instructions of their own."""
     return [
-        Step(emit=_random, reads=(), dtype="uint32"),
-        replace(tensor_scalar(-1, op0="right_shift", imm0=8), dtype="uint32"),
+        instruction("rng", engine=Engine.VECTOR, dtype="uint32", seed=1),
+        instruction(
+            "tensor_scalar", -1, engine=Engine.VECTOR, dtype="uint32", op0="right_shift", imm0=8
+        ),
     ]
 
 

@@ -1,6 +1,6 @@
 """Rows of reductions and norms: which dimensions a call works along."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, inf, prod
@@ -10,7 +10,7 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant as given
 from ..calls.labels import labelled, made, permuted
-from ..isa import Access, Attribute, Builder, Program
+from ..isa import Attribute, Program
 from ..kernels.limits import BANK, P
 from ..kernels.pointwise import Step, constant, select, tensor_tensor
 from ..kernels.reduce_leading import LINE, beside, columns_outer, columns_reduced
@@ -242,11 +242,7 @@ def all_equal(call: Call, target: Target) -> Lowered:
 
 def _on_last(opcode: str, attributes: tuple[tuple[str, Attribute], ...]) -> Step:
     """An instruction of `Work` on the step before."""
-
-    def emit(b: Builder, to: Access, reads: Sequence[Access]) -> None:
-        b.emit(opcode, to, *reads, **dict(attributes))  # type: ignore[arg-type]
-
-    return Step(emit=emit, reads=(-1,))
+    return Step(opcode=opcode, reads=(-1,), attributes=MappingProxyType(dict(attributes)))
 
 
 def _along(call: Call) -> tuple[int, int, int]:
