@@ -2,3 +2,5 @@
 
 Nothing here knows an operator's name: `ops` reads a call and says which kernel computes it.
 """
+
+__all__ = ["attention", "batch_norm", "convolution", "matmul", "pooling", "rows"]
