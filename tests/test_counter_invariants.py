@@ -14,7 +14,7 @@ from torch_trn_emu.chip import CHIPS, Chip, get_chip
 from torch_trn_emu.counters import COUNTERS, Totals, Unit, counters
 from torch_trn_emu.isa import Engine, Program
 from torch_trn_emu.kernels.attention.forward import attention
-from torch_trn_emu.kernels.attention.spec import Attended
+from torch_trn_emu.kernels.attention.spec import AttentionSpec
 from torch_trn_emu.kernels.convolution.forward import conv2d
 from torch_trn_emu.kernels.matmul import matmul
 from torch_trn_emu.kernels.pointwise import activation, pointwise, tensor_tensor
@@ -80,8 +80,9 @@ def programs(draw: st.DrawFn) -> tuple[Chip, Program]:
         "pointwise": lambda: pointwise("gelu", a * b, [dtype] * 2, dtype,
                                        [tensor_tensor("add"), activation("gelu", -1)], chip=chip,
                                        cores=cores),
-        "attention": lambda: attention(Attended(batch=cores, heads=2, queries=a, keys=b, dim=64,
-                                                causal=draw(st.booleans()) and a == b),
+        "attention": lambda: attention(AttentionSpec(batch=cores, heads=2, queries=a, keys=b,
+                                                      dim=64,
+                                                      causal=draw(st.booleans()) and a == b),
                                        chip=chip, cores=cores),
         "convolution": lambda: conv2d(cores, 64, 16, 16, 64, 3, chip=chip, dtype="bfloat16"),
     }  # fmt: skip

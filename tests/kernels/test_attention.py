@@ -14,7 +14,7 @@ from torch_trn_emu.isa import Engine, Program, Role, validate
 from torch_trn_emu.kernels.attention import forward as forward
 from torch_trn_emu.kernels.attention.backward import attention_backward
 from torch_trn_emu.kernels.attention.forward import attention
-from torch_trn_emu.kernels.attention.spec import Attended, Mask
+from torch_trn_emu.kernels.attention.spec import AttentionSpec, Mask
 from torch_trn_emu.timing import price
 
 CHIP = get_chip("trn3")
@@ -33,7 +33,7 @@ def _run(program: Program, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [torch.from_numpy(x) for x in Machine(CHIP).run(program, inputs).values()]
 
 
-def _agrees(a: Attended, mask: torch.Tensor | None = None) -> None:
+def _agrees(a: AttentionSpec, mask: torch.Tensor | None = None) -> None:
     """Both passes against torch in float64; q, k, v are drawn here."""
     kv_heads = a.kv_heads or a.heads
     q, g = _data(a.batch, a.heads, a.queries, a.dim), _data(a.batch, a.heads, a.queries, a.dim)
@@ -76,13 +76,13 @@ def _agrees(a: Attended, mask: torch.Tensor | None = None) -> None:
 @example(queries=700, keys=130, dim=8, causal=True)  # queries that see all keys
 def test_of_any_size(queries: int, keys: int, dim: int, causal: bool) -> None:
     sizes = {"batch": 1, "heads": 2, "queries": queries, "keys": keys, "dim": dim}
-    _agrees(Attended(**sizes, causal=causal, **SINGLE))  # type: ignore[arg-type]
+    _agrees(AttentionSpec(**sizes, causal=causal, **SINGLE))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_heads_share_keys(causal: bool) -> None:
     sizes = {"batch": 2, "heads": 6, "kv_heads": 2, "queries": 140, "keys": 140, "dim": 16}
-    _agrees(Attended(**sizes, causal=causal, **SINGLE))  # type: ignore[arg-type]
+    _agrees(AttentionSpec(**sizes, causal=causal, **SINGLE))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("boolean", [False, True])
@@ -98,7 +98,7 @@ def test_masks(shape: tuple[int, ...], boolean: bool) -> None:
         dtype="bool" if boolean else "float32",
     )
     sizes = {"batch": 2, "heads": 3, "queries": 150, "keys": 600, "dim": 16}
-    _agrees(Attended(**sizes, mask=described, **SINGLE), mask)  # type: ignore[arg-type]
+    _agrees(AttentionSpec(**sizes, mask=described, **SINGLE), mask)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -106,7 +106,7 @@ def test_sections_of_keys(monkeypatch: pytest.MonkeyPatch, causal: bool) -> None
     monkeypatch.setattr(forward, "SECTION", 512)
     monkeypatch.setattr(forward, "fits", lambda nbytes, chip: False)
     sizes = {"batch": 1, "heads": 1, "queries": 1300, "keys": 1300, "dim": 8}
-    _agrees(Attended(**sizes, causal=causal, **SINGLE))  # type: ignore[arg-type]
+    _agrees(AttentionSpec(**sizes, causal=causal, **SINGLE))  # type: ignore[arg-type]
 
 
 SIZES = {"batch": 1, "heads": 16, "queries": 2048, "keys": 2048, "dim": 128}
@@ -115,7 +115,7 @@ SIZES = {"batch": 1, "heads": 16, "queries": 2048, "keys": 2048, "dim": 128}
 @pytest.mark.parametrize("build", [attention, attention_backward])
 def test_engines_overlap(build: object) -> None:
     """The busiest engine works most of the time, and the loops are extrapolated."""
-    run = price(build(Attended(**SIZES), chip=CHIP), CHIP)  # type: ignore[operator,arg-type]
+    run = price(build(AttentionSpec(**SIZES), chip=CHIP), CHIP)  # type: ignore[operator,arg-type]
     busy = [run.engine_busy_s(e) for e in (Engine.TENSOR, Engine.VECTOR, Engine.SCALAR)]
     assert max(busy) > 0.6 * run.total_s
     assert sum(busy) > 1.4 * run.total_s
@@ -125,7 +125,7 @@ def test_engines_overlap(build: object) -> None:
 def test_causal_leaves_out_blocks_behind_the_diagonal() -> None:
     warm = replace(CHIP, tensor_engine=replace(CHIP.tensor_engine, warm_up_s=0.0))
     times = [
-        price(attention(Attended(**SIZES, causal=c), chip=warm), warm).total_s  # type: ignore[arg-type]
+        price(attention(AttentionSpec(**SIZES, causal=c), chip=warm), warm).total_s  # type: ignore[arg-type]
         for c in (False, True)
     ]
     # Of 4 blocks of keys, tiles see 1, 2, 3 and 4. Vector cycles of a block: 576 for the maximum
@@ -137,11 +137,11 @@ def test_causal_leaves_out_blocks_behind_the_diagonal() -> None:
 @pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3"])
 def test_long_ones_fit(chip: str, keys: int) -> None:
     sizes = {**SIZES, "heads": 2, "queries": keys, "keys": keys}
-    validate(attention(Attended(**sizes), chip=get_chip(chip)), get_chip(chip))  # type: ignore[arg-type]
+    validate(attention(AttentionSpec(**sizes), chip=get_chip(chip)), get_chip(chip))  # type: ignore[arg-type]
 
 
 def test_cores_share_the_batch_or_the_heads() -> None:
-    whole = Attended(batch=3, heads=8, kv_heads=2, queries=5, keys=5, dim=4)
+    whole = AttentionSpec(batch=3, heads=8, kv_heads=2, queries=5, keys=5, dim=4)
     assert whole.share(2) == replace(whole, heads=4, kv_heads=1)
     assert replace(whole, batch=4).share(2).batch == 2
     np.testing.assert_equal(attention(whole, chip=CHIP, cores=2).model_flops, 4 * 3 * 8 * 25 * 4)

@@ -16,7 +16,7 @@ from torch_trn_emu.kernels.attention.backward import attention_backward
 from torch_trn_emu.kernels.attention.forward import attention
 from torch_trn_emu.kernels.attention.heads import Layout
 from torch_trn_emu.kernels.attention.short import short_attention
-from torch_trn_emu.kernels.attention.spec import Attended, Mask
+from torch_trn_emu.kernels.attention.spec import AttentionSpec, Mask
 from torch_trn_emu.ops.attention import ATTENTION
 from torch_trn_emu.ops.op import dense
 from torch_trn_emu.timing import price
@@ -25,15 +25,15 @@ CHIPS = ("trn1", "trn2", "trn3")
 CHIP = get_chip("trn3")
 GENERATOR = torch.Generator().manual_seed(5)
 SINGLE = {"dtype": "float32", "compute": "float32"}
-BERT = Attended(batch=16, heads=12, queries=128, keys=128, dim=64)
+BERT = AttentionSpec(batch=16, heads=12, queries=128, keys=128, dim=64)
 
 
-def _sizes(a: Attended, name: str) -> tuple[int, int, int, int]:
+def _sizes(a: AttentionSpec, name: str) -> tuple[int, int, int, int]:
     keys = name.lstrip("d") in ("k", "v")
     return a.batch, a.heads // a.group if keys else a.heads, a.keys if keys else a.queries, a.dim
 
 
-def _projected(a: Attended, names: Sequence[str]) -> Attended:
+def _projected(a: AttentionSpec, names: Sequence[str]) -> AttentionSpec:
     """Operands as views [batch, length, heads, dim] of one projection, results alone."""
     found = []
     for name in names:
@@ -60,7 +60,7 @@ def _run(program: Any, fed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value) for name, value in made.items()}
 
 
-def _agrees(a: Attended, mask: torch.Tensor | None = None) -> None:
+def _agrees(a: AttentionSpec, mask: torch.Tensor | None = None) -> None:
     """All programs of the forward pass, and the backward pass, against torch in float64."""
     a, layouts = replace(a, stats=True), dict(a.layouts)
     drawn = {n: torch.randn(_sizes(a, n), generator=GENERATOR) for n in ("q", "k", "v", "g")}
@@ -112,7 +112,7 @@ NAMES = ("q", "k", "v", "out", "g", "dq", "dk", "dv")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("sizes", SHAPES, ids=lambda s: "x".join(map(str, s.values())))
 def test_of_any_size_and_layout(sizes: dict[str, int], causal: bool) -> None:
-    a = Attended(**sizes, causal=causal, **SINGLE)  # type: ignore[arg-type]
+    a = AttentionSpec(**sizes, causal=causal, **SINGLE)  # type: ignore[arg-type]
     _agrees(_projected(a, NAMES) if causal else a)
 
 
@@ -126,12 +126,12 @@ def test_masks(shape: tuple[int, ...], boolean: bool) -> None:
     dtype = "bool" if boolean else "float32"
     described = Mask(strides=over.stride(), elements=mask.numel(), dtype=dtype)  # type: ignore[arg-type]
     sizes = {"batch": 2, "heads": 6, "queries": 150, "keys": 90, "dim": 16}
-    _agrees(Attended(**sizes, mask=described, **SINGLE), mask)  # type: ignore[arg-type]
+    _agrees(AttentionSpec(**sizes, mask=described, **SINGLE), mask)  # type: ignore[arg-type]
 
 
-def _drawn(rng: random.Random) -> Attended:
+def _drawn(rng: random.Random) -> AttentionSpec:
     group, kv = rng.choice([1, 1, 1, 2, 8]), rng.choice([1, 2, 3, 4, 12])
-    a = Attended(
+    a = AttentionSpec(
         batch=rng.choice([1, 2, 16]),
         heads=kv * group,
         kv_heads=kv,
@@ -145,7 +145,7 @@ def _drawn(rng: random.Random) -> Attended:
     return _projected(a, NAMES) if rng.random() < 0.5 else a
 
 
-def _called(a: Attended) -> Call:
+def _called(a: AttentionSpec) -> Call:
     shapes = [_sizes(a, n) for n in "qkv"]
     q, k, v = (dense(shape, "BFloat16") for shape in shapes)
     name = "aten::_scaled_dot_product_flash_attention_for_cpu"

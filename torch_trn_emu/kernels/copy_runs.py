@@ -10,7 +10,7 @@ from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from .limits import P
 
-__all__ = ["copy_runs", "longest_run", "run_of_copy", "turned"]
+__all__ = ["copy_runs", "longest_run", "run_of_copy", "transposed"]
 
 TILE_BYTES = 8 * 1024
 
@@ -27,7 +27,7 @@ def longest_run(t: TensorArg) -> int:
     return run
 
 
-def turned(t: TensorArg) -> tuple[int, int, int] | None:
+def transposed(t: TensorArg) -> tuple[int, int, int] | None:
     """(batch, rows, columns) of a tensor whose last two dimensions are exchanged in memory."""
     kept = [(n, s) for n, s in zip(t.shape, t.strides, strict=True) if n != 1]
     if len(kept) < 2 or kept[-1][1] == 1:

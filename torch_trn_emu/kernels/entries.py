@@ -100,18 +100,18 @@ def integers(b: Builder, opcode: str, *operands: Access, **attributes: Any) -> N
 class _Entries:
     """The numbers of the entries, and tiles of what is moved."""
 
-    def __init__(self, b: Builder, how: Indexed, dtype: str) -> None:
-        self.b, self.how, self.dtype = b, how, dtype
-        self.wide = min(how.entry, int(TILE_BYTES / itemsize(dtype)))
+    def __init__(self, b: Builder, spec: Indexed, dtype: str) -> None:
+        self.b, self.spec, self.dtype = b, spec, dtype
+        self.wide = min(spec.entry, int(TILE_BYTES / itemsize(dtype)))
         fits = max(1, int(TILE_BYTES / itemsize(dtype) / self.wide))
-        length = ceil(how.count / P) if how.rows == 1 else how.count
+        length = ceil(spec.count / P) if spec.rows == 1 else spec.count
         self.together = max(1, min(fits, MOST, length))
-        names = ["index"] + [f"index {k}" for k in range(1, len(how.terms))]
-        self.index = [b.hbm(n, (how.indices,), "int32", Role.INPUT) for n in names]
+        names = ["index"] + [f"index {k}" for k in range(1, len(spec.terms))]
+        self.index = [b.hbm(n, (spec.indices,), "int32", Role.INPUT) for n in names]
         self.loaded = [b.sbuf(f"{n} tile", self.together, "int32", slots=2) for n in names]
         self.values = b.sbuf("entries", self.together * self.wide, dtype, slots=2)
         # A single row is cut over the partitions, which then are so many columns apart.
-        self.row_step = how.row_step if how.rows > 1 else how.column_step * self.together
+        self.row_step = spec.row_step if spec.rows > 1 else spec.column_step * self.together
         self.number = b.sbuf("numbers", self.together, "int32", slots=2) if self._made else None
         self.wrapped = b.sbuf("wrapped", self.together, "int32", slots=2)
         self.start = self._starts()
@@ -119,50 +119,50 @@ class _Entries:
     @property
     def _made(self) -> bool:
         """Whether an entry's number is more than its index."""
-        how, first = self.how, self.how.terms[0]
-        plain = len(how.terms) == 1 and first.step == 1 and not first.wraps
-        return not plain or bool(self.row_step or how.column_step)
+        spec, first = self.spec, self.spec.terms[0]
+        plain = len(spec.terms) == 1 and first.step == 1 and not first.wraps
+        return not plain or bool(self.row_step or spec.column_step)
 
     def _starts(self) -> Buffer | None:
         """The numbers of a tile's entries without their indices."""
-        how = self.how
-        if not (self.row_step or how.column_step):
+        spec = self.spec
+        if not (self.row_step or spec.column_step):
             return None
         start = self.b.sbuf("starts", self.together, "int32")
         whole = rows_of(start, P, self.together)
-        self.b.emit("iota", whole, channel=self.row_step, step=how.column_step, base=0)
+        self.b.emit("iota", whole, channel=self.row_step, step=spec.column_step, base=0)
         return start
 
     def tiles(self) -> Iterator[_Tile]:
         """All entries; the body of `for` is emitted for each kind of tile."""
-        b, how = self.b, self.how
-        with b.loop(how.lead) as lead:
-            for tile in self._runs() if how.rows == 1 else self._grid():
-                base = tile.base + lead * how.lead_step
-                at = tile.at + lead * (how.rows * how.count)
+        b, spec = self.b, self.spec
+        with b.loop(spec.lead) as lead:
+            for tile in self._runs() if spec.rows == 1 else self._grid():
+                base = tile.base + lead * spec.lead_step
+                at = tile.at + lead * (spec.rows * spec.count)
                 offset, pattern = tile.index
                 yield _Tile(
                     base=base, at=at, rows=tile.rows, count=tile.count, pitch=tile.pitch,
-                    index=(offset + lead * how.places[0], pattern),
+                    index=(offset + lead * spec.places[0], pattern),
                 )  # fmt: skip
 
     def _grid(self) -> Iterator[_Tile]:
         """Rows on partitions."""
-        how, (_, down, across) = self.how, self.how.places
-        for r0, rows in self.b.tiles(how.rows, P):
-            for c0, count in self.b.tiles(how.count, self.together):
+        spec, (_, down, across) = self.spec, self.spec.places
+        for r0, rows in self.b.tiles(spec.rows, P):
+            for c0, count in self.b.tiles(spec.count, self.together):
                 yield _Tile(
-                    base=r0 * how.row_step + c0 * how.column_step, at=r0 * how.count + c0,
-                    rows=rows, count=count, pitch=how.count,
+                    base=r0 * spec.row_step + c0 * spec.column_step, at=r0 * spec.count + c0,
+                    rows=rows, count=count, pitch=spec.count,
                     index=(r0 * down + c0 * across, ((down, rows), (across, count))),
                 )  # fmt: skip
 
     def _runs(self) -> Iterator[_Tile]:
         """One row, cut over the partitions."""
         q = self.together
-        for at, rows, count in runs(self.b, self.how.count, q):
+        for at, rows, count in runs(self.b, self.spec.count, q):
             index = (at, ((q, rows), (1, count)))
-            base = at * self.how.column_step
+            base = at * self.spec.column_step
             yield _Tile(base=base, at=at, rows=rows, count=count, pitch=q, index=index)
 
     def numbers(self, tile: _Tile) -> Access:
@@ -178,7 +178,7 @@ class _Entries:
             return views[0]
         b.fresh(self.number, self.wrapped)
         number, parts = rows_of(self.number, size, count), []
-        for view, term in zip(views, self.how.terms, strict=True):
+        for view, term in zip(views, self.spec.terms, strict=True):
             parts.append(self._steps(view, term, size, count))
         if self.start:
             parts.append(rows_of(self.start, size, count))
@@ -200,32 +200,32 @@ class _Entries:
 
     def pieces(self, tile: _Tile) -> Iterator[tuple[Affine, Access, int]]:
         """(first element of the entries, their tile in SBUF, elements of each) of a tile."""
-        for e0, wide in self.b.tiles(self.how.entry, self.wide):
+        for e0, wide in self.b.tiles(self.spec.entry, self.wide):
             self.b.fresh(self.values)
             yield e0, rows_of(self.values, tile.rows, tile.count * wide), wide
 
     def table(self, hbm: Buffer, tile: _Tile, e0: Affine, wide: int) -> Access:
         """The entries that the numbers of a tile count in."""
-        how = self.how
-        reach = how.reach + (tile.rows - 1) * self.row_step + (tile.count - 1) * how.column_step
-        offset = tile.base * how.entry + e0
-        return Access(buffer=hbm, offset=offset, pattern=((how.entry, reach), (1, wide)))
+        spec = self.spec
+        reach = spec.reach + (tile.rows - 1) * self.row_step + (tile.count - 1) * spec.column_step
+        offset = tile.base * spec.entry + e0
+        return Access(buffer=hbm, offset=offset, pattern=((spec.entry, reach), (1, wide)))
 
     def dense(self, hbm: Buffer, tile: _Tile, e0: Affine, wide: int) -> Access:
         """Where a tile's entries lie one after the other."""
-        entry = self.how.entry
+        entry = self.spec.entry
         inner = ((entry, tile.count), (1, wide)) if wide < entry else ((1, tile.count * wide),)
         pattern = ((tile.pitch * entry, tile.rows), *inner)
         return Access(buffer=hbm, offset=tile.at * entry + e0, pattern=pattern)
 
 
-def gather_entries(how: Indexed, *, chip: Chip, dtype: str, cores: int = 1) -> Program:
+def gather_entries(spec: Indexed, *, chip: Chip, dtype: str, cores: int = 1) -> Program:
     """out[l, r, c, :] = table[number of (l, r, c), :]"""
-    how = how.shared(cores)
-    b = Builder(f"gather {how.moved} entries of {how.entry}", cores=cores)
-    table = b.hbm("table", (how.entries * how.entry,), dtype, Role.WEIGHT)
-    out = b.hbm("out", (how.moved * how.entry,), dtype, Role.OUTPUT)
-    entries = _Entries(b, how, dtype)
+    spec = spec.shared(cores)
+    b = Builder(f"gather {spec.moved} entries of {spec.entry}", cores=cores)
+    table = b.hbm("table", (spec.entries * spec.entry,), dtype, Role.WEIGHT)
+    out = b.hbm("out", (spec.moved * spec.entry,), dtype, Role.OUTPUT)
+    entries = _Entries(b, spec, dtype)
     for tile in entries.tiles():
         numbers = entries.numbers(tile)
         for e0, values, wide in entries.pieces(tile):
@@ -236,7 +236,7 @@ def gather_entries(how: Indexed, *, chip: Chip, dtype: str, cores: int = 1) -> P
 
 
 def scatter_entries(
-    how: Indexed,
+    spec: Indexed,
     *,
     chip: Chip,
     dtype: str,
@@ -252,14 +252,14 @@ def scatter_entries(
     repeated  one element "in" stands for all; so does `value`
     zeroed    the table is cleared first
     """
-    whole, how = how, how.shared(cores)
-    b = Builder(f"scatter {how.moved} entries of {how.entry}", cores=cores)
+    whole, spec = spec, spec.shared(cores)
+    b = Builder(f"scatter {spec.moved} entries of {spec.entry}", cores=cores)
     if value is None:
-        source = b.hbm("in", (1 if repeated else how.moved * how.entry,), dtype, Role.INPUT)
-    out = b.hbm("out", (whole.entries * how.entry,), dtype, Role.OUTPUT)
-    entries = _Entries(b, how, dtype)
+        source = b.hbm("in", (1 if repeated else spec.moved * spec.entry,), dtype, Role.INPUT)
+    out = b.hbm("out", (whole.entries * spec.entry,), dtype, Role.OUTPUT)
+    entries = _Entries(b, spec, dtype)
     if zeroed:
-        clear(b, out, ceil(out.elements / cores) if how.moved > P else out.elements)
+        clear(b, out, ceil(out.elements / cores) if spec.moved > P else out.elements)
     length, constant = entries.values.row_elements, None
     if repeated or value is not None:
         constant = rows_of(b.sbuf("constant", length, dtype), P, length)

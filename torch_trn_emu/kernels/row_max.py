@@ -20,7 +20,7 @@ def largest_of_rows(
     index = b.hbm("index", (rows, 1), "int32", Role.OUTPUT)
     wide = max(8, min(columns, WIDE))  # max8 gives eight: short rows are filled up
     data = b.sbuf("data", wide, dtype, slots=2)
-    turned = b.sbuf("data times sign", wide, "float32", slots=2)
+    signed = b.sbuf("data times sign", wide, "float32", slots=2)
     eight, where = b.sbuf("eight", 8, "float32", slots=2), b.sbuf("where", 8, "float32", slots=2)
     best, found, base, better = (
         b.sbuf(n, 1, "float32", slots=2) for n in ("best", "found", "base", "better")
@@ -34,17 +34,17 @@ def largest_of_rows(
         b.emit("memset", at, value=0.0)
         b.emit("memset", start, value=0.0)
         for c0, count in b.tiles(columns, wide):
-            b.fresh(data, turned, eight, where, better)
+            b.fresh(data, signed, eight, where, better)
             there = Access(
                 buffer=source, offset=r0 * columns + c0, pattern=((columns, size), (1, count))
             )
             b.load(rows_of(data, size, count), there)
             held = max(8, count)
             if count < 8:
-                b.emit("memset", rows_of(turned, size, held), value=float("-inf"))
-            x = rows_of(turned, size, count)
+                b.emit("memset", rows_of(signed, size, held), value=float("-inf"))
+            x = rows_of(signed, size, count)
             b.emit("tensor_scalar", x, rows_of(data, size, count), op0="multiply", imm0=sign)
-            whole = rows_of(turned, size, held)
+            whole = rows_of(signed, size, held)
             b.emit("max8", rows_of(eight, size, 8), whole)
             b.emit("nc_find_index8", rows_of(where, size, 8), whole, rows_of(eight, size, 8))
             new, its = rows_of(eight, size, 1), rows_of(where, size, 1)

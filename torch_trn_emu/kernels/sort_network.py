@@ -97,10 +97,10 @@ class _Sort:
         self._inside(chunks, lambda tiles, size: self._network(tiles, size))
         block = 2 * self.chunk
         while block <= self.padded:
-            self._across(block // 2, turned=True)
+            self._across(block // 2, mirrored=True)
             apart = block // 4
             while apart >= self.chunk:
-                self._across(apart, turned=False)
+                self._across(apart, mirrored=False)
                 apart //= 2
             self._inside(chunks, lambda tiles, size: self._merge(tiles, size, self.chunk // 2))
             block *= 2
@@ -146,30 +146,30 @@ class _Sort:
         """All of a partition in order; gives the tiles, the sorted one first."""
         block = 2
         while block <= self.chunk:
-            tiles = self._compare(tiles, size, block // 2, turned=True)
+            tiles = self._compare(tiles, size, block // 2, mirrored=True)
             tiles = self._merge(tiles, size, block // 4)
             block *= 2
         return tiles
 
     def _merge(self, tiles: tuple[Pair, Pair], size: int, apart: int) -> tuple[Pair, Pair]:
         while apart:
-            tiles = self._compare(tiles, size, apart, turned=False)
+            tiles = self._compare(tiles, size, apart, mirrored=False)
             apart //= 2
         return tiles
 
     def _compare(
-        self, tiles: tuple[Pair, Pair], size: int, apart: int, *, turned: bool
+        self, tiles: tuple[Pair, Pair], size: int, apart: int, *, mirrored: bool
     ) -> tuple[Pair, Pair]:
         """Elements `apart` from each other, or mirrored in blocks of twice that, put in order."""
         source, to = tiles
-        kind = self.tiles.index(source), size, apart, turned
+        kind = self.tiles.index(source), size, apart, mirrored
         if kind in self.comparisons:
             self.b.again(self.comparisons[kind])
             return to, source
         blocks = self.chunk // (2 * apart)
 
         def view(buffer: Buffer, upper: bool) -> Access:
-            offset, step = (0, 1) if not upper else (2 * apart - 1, -1) if turned else (apart, 1)
+            offset, step = (0, 1) if not upper else (2 * apart - 1, -1) if mirrored else (apart, 1)
             pattern = ((self.chunk, size), (2 * apart, blocks), (step, apart))
             return Access(buffer=buffer, offset=Affine(offset), pattern=pattern)
 
@@ -256,19 +256,19 @@ class _Sort:
             self._keep(at, self.chunk, size, to, tiles=work(self.tiles, size)[0])
         self.held = to, source
 
-    def _across(self, apart: int, *, turned: bool) -> None:
+    def _across(self, apart: int, *, mirrored: bool) -> None:
         """Chunks `apart` elements from each other, or mirrored in blocks of twice that."""
         wide = min(PIECE, self.chunk)
         block, last = 2 * apart, 2 * apart - wide
         for low, pitch, size in self._pairs(apart):
             with self.b.loop(self.chunk // wide) as piece:
                 below = low.base + low.along + piece * wide
-                if turned:
+                if mirrored:
                     above = low.base + last + (low.along + piece * wide) * -1
                     pitches = pitch, -pitch if pitch < block else pitch
                 else:
                     above, pitches = below + apart, (pitch, pitch)
-                self._piece((below, above), pitches, size, wide, turned)
+                self._piece((below, above), pitches, size, wide, mirrored)
         self.held = self.held[1], self.held[0]
 
     def _pairs(self, apart: int) -> Iterator[tuple[Any, int, int]]:
@@ -286,7 +286,7 @@ class _Sort:
 
     def _piece(
         self, starts: tuple[Affine, Affine], pitches: tuple[int, int], size: int, wide: int,
-        turned: bool,
+        mirrored: bool,
     ) -> None:  # fmt: skip
         b, (source, to) = self.b, self.held
         b.fresh(*(t for tiles in self.pieces.values() for t in tiles))
@@ -296,7 +296,7 @@ class _Sort:
             return Access(buffer=hbm, offset=starts[upper], pattern=pattern)
 
         def view(tile: Buffer, upper: bool) -> Access:
-            start, step = (wide - 1, -1) if upper and turned else (0, 1)
+            start, step = (wide - 1, -1) if upper and mirrored else (0, 1)
             return Access(buffer=tile, offset=affine(start), pattern=((wide, size), (step, wide)))
 
         for kind, upper in (("lower", False), ("upper", True)):

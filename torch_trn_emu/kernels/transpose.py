@@ -28,7 +28,7 @@ def transpose(
     wide = min(columns, WIDE)
     natural = b.sbuf("natural", 4 * wide, dtype, slots=2)
     bank = int(chip.psum.bank_bytes_per_partition / itemsize(dtype))
-    turned = b.psum("turned", min(4 * P, bank), dtype, slots=4)
+    transposed = b.psum("transposed", min(4 * P, bank), dtype, slots=4)
     result = b.sbuf("result", 4 * P, dtype, slots=4)
     for r0, some in b.tiles(rows, 4 * P):
         blocks = [(k, min(P, some - k * P)) for k in range(ceil(some / P))]
@@ -38,11 +38,13 @@ def transpose(
                 from_hbm = rows_of(source, size, width, (r0 + k * P) * columns + c0)
                 b.load(rows_of(natural, size, width, Affine(k * wide)), from_hbm)
             for c, count in b.tiles(width, P):
-                b.fresh(turned, result)
+                b.fresh(transposed, result)
                 for k, size in blocks:
                     block = rows_of(natural, size, count, c + k * wide)
-                    b.emit("nc_transpose", rows_of(turned, count, size, Affine(k * P)), block)
-                b.emit("tensor_copy", rows_of(result, count, some), rows_of(turned, count, some))
+                    b.emit("nc_transpose", rows_of(transposed, count, size, Affine(k * P)), block)
+                b.emit(
+                    "tensor_copy", rows_of(result, count, some), rows_of(transposed, count, some)
+                )
                 b.store(
                     rows_of(out, count, some, (c0 + c) * rows + r0), rows_of(result, count, some)
                 )

@@ -12,13 +12,13 @@ from ..kernels.attention.backward import attention_backward
 from ..kernels.attention.forward import attention
 from ..kernels.attention.heads import Layout, layout_of
 from ..kernels.attention.short import short_attention, takes_short
-from ..kernels.attention.spec import Attended, Mask
+from ..kernels.attention.spec import AttentionSpec, Mask
 from ..kernels.limits import P
 from ..timing import price
 from .op import Lowered, Lowering
 from .products import format_of
 
-__all__ = ["ATTENTION", "ATTENTION_BACKWARD", "attended", "without_sums"]
+__all__ = ["ATTENTION", "ATTENTION_BACKWARD", "attention_spec", "without_sums"]
 
 SURELY = 256  # keys: two heads share a step, which no other program beats (a sweep holds it)
 
@@ -41,14 +41,14 @@ def without_sums(call: Call) -> Call:
     return replace(call, results=call.results[:1]) if forward else call
 
 
-def attended(call: Call, target: Target, first: int) -> Attended:
+def attention_spec(call: Call, target: Target, first: int) -> AttentionSpec:
     """The attention of a call whose query is argument `first`.
 
     head_dim beyond 128 counts as several heads of 128 (inferred): the price, not the values.
     """
     causal, mask, scale = _ARGUMENTS[call.name]
     q, k = call.argument(first), call.argument(first + 1)
-    whole = Attended(
+    whole = AttentionSpec(
         batch=prod(q.shape[:-3]),
         heads=_heads(q),
         kv_heads=_heads(k),
@@ -69,7 +69,7 @@ def attended(call: Call, target: Target, first: int) -> Attended:
     return replace(whole, batch=whole.batch * parts, dim=P, scale=whole.factor)
 
 
-def _folded(a: Attended) -> Attended:
+def _folded(a: AttentionSpec) -> AttentionSpec:
     """One query a head: the heads that share keys as the queries of one."""
     if a.queries != 1 or a.group == 1 or a.causal:
         return a
@@ -117,7 +117,7 @@ def _mask(t: TensorArg, heads: tuple[int, int]) -> Mask:
     return Mask(strides=padded, elements=elements, dtype=t.dtype)  # type: ignore[arg-type]
 
 
-def _labelled(program: Program, call: Call, whole: Attended, first: int) -> Program:
+def _labelled(program: Program, call: Call, whole: AttentionSpec, first: int) -> Program:
     """With what its buffers stand for: memory where it has strides of its own, else elements."""
     results = dict(zip(("out", "lse") if first == 0 else ("dq", "dk", "dv"), call.outputs,
                        strict=False))  # fmt: skip
@@ -136,7 +136,7 @@ def _labelled(program: Program, call: Call, whole: Attended, first: int) -> Prog
     return labelled(program, held, before=gaps, outer=outer, steps=steps)
 
 
-def _step(whole: Attended, share: Attended, name: str, layout: Layout) -> int:
+def _step(whole: AttentionSpec, share: AttentionSpec, name: str, layout: Layout) -> int:
     """Elements from where a core's part of a tensor begins to where the next core's does."""
     if share.batch != whole.batch:
         return share.batch * layout.batch
@@ -150,7 +150,7 @@ def _row(build: Callable[..., Program], first: int) -> Lowering:
         q, k = call.argument(first), call.argument(first + 1)
         if not q.numel or not k.numel:
             return ()
-        whole = attended(call, target, first)
+        whole = attention_spec(call, target, first)
         if first == 0:
             whole = replace(whole, stats=len(call.outputs) > 1)
         shared = max(whole.batch, whole.heads // whole.group) >= target.cores
@@ -161,7 +161,7 @@ def _row(build: Callable[..., Program], first: int) -> Lowering:
     return lower
 
 
-def _forward(a: Attended, *, chip: Chip, cores: int) -> Program:
+def _forward(a: AttentionSpec, *, chip: Chip, cores: int) -> Program:
     """Of few keys the program whose steps have several heads; of some more, the faster one."""
     short = short_attention(a, chip=chip, cores=cores) if takes_short(a) else None
     if short is not None and a.keys <= SURELY:

@@ -62,15 +62,15 @@ def _described(
     )
 
 
-def _shared(how: Convolution, cores: int, *, filters: bool) -> Convolution:
+def _shared(spec: Convolution, cores: int, *, filters: bool) -> Convolution:
     """One core's part: of the batch, else of the groups, else of what the result has."""
-    if how.batch >= cores:
-        return replace(how, batch=ceil(how.batch / cores))
-    if how.groups >= cores:
-        return replace(how, groups=ceil(how.groups / cores))
+    if spec.batch >= cores:
+        return replace(spec, batch=ceil(spec.batch / cores))
+    if spec.groups >= cores:
+        return replace(spec, groups=ceil(spec.groups / cores))
     if filters:
-        return replace(how, filters=ceil(how.filters / cores))
-    return replace(how, channels=ceil(how.channels / cores))
+        return replace(spec, filters=ceil(spec.filters / cores))
+    return replace(spec, channels=ceil(spec.channels / cores))
 
 
 def _batched(t: TensorArg, rank: int) -> TensorArg:
@@ -91,14 +91,14 @@ def convolution(call: Call, target: Target) -> Lowered:
     else:
         window, transposed = call.arguments[3:6], bool(call.argument(6, False))
         groups = int(call.argument(8, 1) or 1)
-    how = _described(x, w, out, window, transposed, groups, call, target)
-    how = replace(how, bias=bias.dtype if bias is not None else "")
-    whole, how = how, _shared(how, target.cores, filters=not transposed)
+    spec = _described(x, w, out, window, transposed, groups, call, target)
+    spec = replace(spec, bias=bias.dtype if bias is not None else "")
+    whole, spec = spec, _shared(spec, target.cores, filters=not transposed)
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
-    single = how.channels == 1 and groups > 1
+    single = spec.channels == 1 and groups > 1
     make = conv_input if transposed else depthwise if single else conv
     held = {"in": x, "g": x, "weight": w, "bias": bias, "out": out, "dx": out}
-    return (labelled(make(how, **options), held, outer=_outer(whole, how)),)
+    return (labelled(make(spec, **options), held, outer=_outer(whole, spec)),)
 
 
 def _outer(whole: Convolution, share: Convolution) -> dict[str, int]:
@@ -119,24 +119,24 @@ def convolution_backward(call: Call, target: Target) -> Lowered:
     window, transposed = call.arguments[at : at + 3], bool(call.argument(at + 3, False))
     groups = int(call.argument(at + 5, 1) or 1)
     mask = call.argument(at + 6, (True, True, True))
-    how = _described(x, w, g, window, transposed, groups, call, target)
+    spec = _described(x, w, g, window, transposed, groups, call, target)
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
     programs: list[Program] = []
-    single = how.channels == 1 and groups > 1 and not transposed
+    single = spec.channels == 1 and groups > 1 and not transposed
     results = dict(zip(("dx", "dw", "db"), call.results, strict=False))
     held = {"g": g, "x": x, "weight": w, **results}
     if transposed:  # a convolution of the result's gradient, and its factors change places
         held |= {"in": g, "out": results.get("dx")}
     if mask[0]:
-        share = _shared(how, target.cores, filters=transposed)
+        share = _shared(spec, target.cores, filters=transposed)
         make = conv if transposed else depthwise_input if single else conv_input
-        programs.append(labelled(make(share, **options), held, outer=_outer(how, share)))
+        programs.append(labelled(make(share, **options), held, outer=_outer(spec, share)))
     if mask[1]:  # every core needs all images, or adds its sums to the others'
-        cut = replace(how, batch=1) if how.batch >= target.cores else how
-        share = replace(_shared(cut, target.cores, filters=True), batch=how.batch)
+        cut = replace(spec, batch=1) if spec.batch >= target.cores else spec
+        share = replace(_shared(cut, target.cores, filters=True), batch=spec.batch)
         make = depthwise_weight if single else conv_weight
         factors = {**held, "g": x, "x": g} if transposed else held
-        outer = _outer(how, share)
+        outer = _outer(spec, share)
         programs.append(labelled(make(share, **options), factors, outer=outer))
     if mask[2]:
         channels, pixels = g.shape[1], prod(g.shape[2:])

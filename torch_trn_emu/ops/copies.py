@@ -6,7 +6,7 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, labelled, made, permuted
 from ..isa import Program, View, itemsize
-from ..kernels.copy_runs import copy_runs, longest_run, run_of_copy, turned
+from ..kernels.copy_runs import copy_runs, longest_run, run_of_copy, transposed
 from ..kernels.transpose import transpose
 from .elementwise import conversion, elementwise
 from .op import HostTransfer, Lowered, flat
@@ -41,7 +41,7 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
     if source.numel != to.numel:  # broadcast
         return (elementwise("copy", [], [source], to, target),)
     for t in (source, to):
-        if (swap := turned(t)) and itemsize(t.dtype) <= 4:
+        if (swap := transposed(t)) and itemsize(t.dtype) <= 4:
             batch, rows, columns = swap
             if min(rows, columns) >= 16 and t.dtype in target.chip.tensor_engine.macs_per_pe_cycle:
                 program = transpose(columns * batch, rows, dtype=t.dtype, **options)

@@ -72,8 +72,8 @@ def repeated_places(call: Call, target: Target) -> Lowered:
         return ()
     n, size, chip = repeats.numel, out.numel + 1, target.chip
     ends = cumulate_run(n, chip=chip, dtype=repeats.dtype, out_dtype="int32")
-    how = Indexed(entries=size, entry=1, count=n, terms=(Term(size=size),))
-    ones = scatter_entries(how, chip=chip, dtype="int32", adds=True, zeroed=True, value=1.0)
+    spec = Indexed(entries=size, entry=1, count=n, terms=(Term(size=size),))
+    ones = scatter_entries(spec, chip=chip, dtype="int32", adds=True, zeroed=True, value=1.0)
     sums = cumulate_run(size, chip=chip, dtype="int32", out_dtype="int32")
     ended, marks = made("ends", (n,), "int32"), made("marks", (size,), "int32")
     return (labelled(ends, {"in": repeats, "out": ended}),

@@ -131,19 +131,19 @@ def gathered(read: Reader) -> Lowering:
             return select_masked(call, target)
         if not call.out.numel or not table.numel:
             return ()
-        how = read(call)
+        spec = read(call)
         options: dict[str, Any] = {
             "chip": target.chip, "cores": target.cores, "dtype": table.dtype,
         }  # fmt: skip
-        plain = how.entry == how.lead == len(how.terms) == 1 and not how.terms[0].wraps
-        plain = plain and how.terms[0].step == 1 and not how.column_step
-        columns = how.terms[0].size
-        if plain and how.rows > 1 and picks_in_sbuf(columns, how.count, table.dtype, target.chip):
-            shared = how.places[1] == 0
-            program = pick_in_rows(how.rows, columns, how.count, shared=shared, **options)
-            return (labelled(program, {"table": table, "out": call.out, **_indices(call, how)}),)
-        held = {"table": table, "out": call.out, **_indices(call, how)}
-        return _shared(gather_entries(how, **options), how, held)
+        plain = spec.entry == spec.lead == len(spec.terms) == 1 and not spec.terms[0].wraps
+        plain = plain and spec.terms[0].step == 1 and not spec.column_step
+        columns = spec.terms[0].size
+        if plain and spec.rows > 1 and picks_in_sbuf(columns, spec.count, table.dtype, target.chip):
+            shared = spec.places[1] == 0
+            program = pick_in_rows(spec.rows, columns, spec.count, shared=shared, **options)
+            return (labelled(program, {"table": table, "out": call.out, **_indices(call, spec)}),)
+        held = {"table": table, "out": call.out, **_indices(call, spec)}
+        return _shared(gather_entries(spec, **options), spec, held)
 
     return lower
 
@@ -161,29 +161,29 @@ def scattered(read: Reader, source_at: int, *, adds: bool | None = None) -> Lowe
             return put_masked(call, target)
         if not out.numel or not call.tensors[1].numel:
             return ()
-        how = read(call)
+        spec = read(call)
         copies = _copied_first(call, table, target)
         program = scatter_entries(
-            how,
+            spec,
             chip=target.chip,
             dtype=out.dtype,
             cores=target.cores,
             adds=_adds(call) if adds is None else adds,
             scale=float(call.argument(4, 1)) if call.name == "index_add" else 1.0,
-            repeated=_one_for_all(call, source, how),
+            repeated=_one_for_all(call, source, spec),
             value=None if isinstance(source, TensorArg) else float(source),
         )
-        held = {"out": out, **_indices(call, how)}
+        held = {"out": out, **_indices(call, spec)}
         if isinstance(source, TensorArg):
             held["in"] = source
         puts = not (_adds(call) if adds is None else adds)
         first = out if copies else table
-        return (*copies, *_shared(program, how, held, first, puts=puts))
+        return (*copies, *_shared(program, spec, held, first, puts=puts))
 
     return lower
 
 
-def _indices(call: Call, how: Indexed) -> dict[str, TensorArg]:
+def _indices(call: Call, spec: Indexed) -> dict[str, TensorArg]:
     """The call's tensors of indices by the names of buffers; what repeats is there once."""
     given = [a for a in call.arguments if isinstance(a, tuple) and a and call.name in BY_TENSORS]
     if given:
@@ -192,7 +192,7 @@ def _indices(call: Call, how: Indexed) -> dict[str, TensorArg]:
         tensors = [t if t.shape == shape else expanded(t, shape) for t in tensors]
     else:
         tensors = [t for t in call.tensors[1:] if "int" in t.dtype][:1]
-        tensors = [_once(t, how) for t in tensors]
+        tensors = [_once(t, spec) for t in tensors]
     return {f"index {k}" if k else "index": t for k, t in enumerate(tensors)}
 
 
@@ -202,9 +202,9 @@ def _broadcast(tensors: Sequence[TensorArg]) -> tuple[int, ...]:
     return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
-def _once(t: TensorArg, how: Indexed) -> TensorArg:
+def _once(t: TensorArg, spec: Indexed) -> TensorArg:
     """Indices without the dimensions along which they repeat, where the program has so many."""
-    if t.numel == how.indices:
+    if t.numel == spec.indices:
         return t
     kept = [(n, s) for n, s in zip(t.shape, t.strides, strict=True) if s or n == 1]
     shape, strides = tuple(n for n, _ in kept), tuple(s for _, s in kept)
@@ -213,7 +213,7 @@ def _once(t: TensorArg, how: Indexed) -> TensorArg:
 
 
 def _shared(
-    program: Program, how: Indexed, held: Mapping[str, TensorArg], before: TensorArg | None = None,
+    program: Program, spec: Indexed, held: Mapping[str, TensorArg], before: TensorArg | None = None,
     *, puts: bool = False,
 ) -> tuple[Program, ...]:  # fmt: skip
     """With labels. A core has a part of the longest of what is looped over (`Indexed.shared`): its
@@ -223,19 +223,19 @@ def _shared(
     puts    entries are put, of which the last core must not have some that are none
     """
     names = ("lead", "rows", "count")
-    longest = max(reversed(names), key=lambda n: int(getattr(how, n)))
-    size, at = int(getattr(how, longest)), names.index(longest)
+    longest = max(reversed(names), key=lambda n: int(getattr(spec, n)))
+    size, at = int(getattr(spec, longest)), names.index(longest)
     part = -(-size // program.cores)
     if program.cores > 1 and puts and size % program.cores:
         return (program,)
-    moves = (how.lead_step, how.row_step, how.column_step)[at]
-    outer = (1, how.lead, how.lead * how.rows)[at]
-    steps = dict.fromkeys(("table", "out"), part * moves * how.entry)
+    moves = (spec.lead_step, spec.row_step, spec.column_step)[at]
+    outer = (1, spec.lead, spec.lead * spec.rows)[at]
+    steps = dict.fromkeys(("table", "out"), part * moves * spec.entry)
     if before is None:  # of a gather, entries that lie one after the other
         steps.pop("out")
     for name in held:
         if name.startswith("index"):
-            steps[name] = part * how.places[at]
+            steps[name] = part * spec.places[at]
     shared = {"outer": {"in": outer} | ({"out": outer} if before is None else {}), "steps": steps}
     first = {"out": before} if before is not None else {}
     return (labelled(program, held, before=first, **shared if program.cores > 1 else {}),)
@@ -252,11 +252,11 @@ def _adds(call: Call) -> bool:
     return bool(named)
 
 
-def _one_for_all(call: Call, source: Any, how: Indexed) -> bool:
+def _one_for_all(call: Call, source: Any, spec: Indexed) -> bool:
     """Whether all entries get one element of a tensor."""
     if not isinstance(source, TensorArg):
         return False
-    whole = how.moved * how.entry
+    whole = spec.moved * spec.entry
     if call.name.startswith("scatter") and source.numel != whole:
         raise KeyError(f"{call.name} of a part of the source")
     return source.numel == 1 < whole
@@ -274,10 +274,10 @@ def counted(call: Call, target: Target) -> Lowered:
     if not out.numel or not index.numel:
         return ()
     term = Term(size=out.numel)
-    how = Indexed(entries=out.numel, entry=1, count=index.numel, terms=(term,))
+    spec = Indexed(entries=out.numel, entry=1, count=index.numel, terms=(term,))
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
     value = None if weighted else 1.0
-    program = scatter_entries(how, adds=True, zeroed=True, value=value, **options)
+    program = scatter_entries(spec, adds=True, zeroed=True, value=value, **options)
     return _cleared(program, {"index": index, "out": out, "in": call.tensors[-1]})
 
 
@@ -293,11 +293,11 @@ def embedding_gradient(call: Call, target: Target) -> Lowered:
     if not out.numel or not grad.numel:
         return ()
     size, entry = out.shape
-    how = Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
+    spec = Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
     if call.argument(3, -1) >= 0 or call.argument(4, False):
-        return (scatter_entries(how, adds=True, zeroed=True, **options),)
-    program = scatter_entries(how, adds=True, zeroed=True, **options)
+        return (scatter_entries(spec, adds=True, zeroed=True, **options),)
+    program = scatter_entries(spec, adds=True, zeroed=True, **options)
     return _cleared(program, {"index": index, "in": grad, "out": out})
 
 

@@ -63,7 +63,9 @@ class _Resample:
         self.data = b.sbuf("planes", length, self.compute, slots=2, parts=len(height.parts()))
         self.high = b.sbuf("high", height.out, self.compute, parts=len(height.parts()))
         self.wide = b.sbuf("wide", width.out, self.compute, parts=len(width.parts()))
-        self.turned = b.sbuf("turned", height.out, self.compute, slots=2, parts=len(width.parts()))
+        self.transposed = b.sbuf(
+            "transposed", height.out, self.compute, slots=2, parts=len(width.parts())
+        )
         self.first, self.second = b.psum("first", BANK, slots=3), b.psum("second", BANK, slots=3)
         self.result = b.sbuf("result", min(BANK, width.out), dtype, slots=4)
 
@@ -77,7 +79,7 @@ class _Resample:
         for p0, planes in b.tiles(self.planes, self.together):
             self._load(p0, planes)
             with b.loop(planes) as p:
-                b.fresh(self.turned)
+                b.fresh(self.transposed)
                 self._contract_height(p)
                 self._contract_width(p0 + p)
         return b.build()
@@ -112,7 +114,7 @@ class _Resample:
                     stationary = columns(self.data, rows, size, p * width + w0, part=k)
                     moving = columns(self.high, rows, count, h0, part=k)
                     b.emit("nc_matmul", made, stationary, moving, load="background")
-                b.emit("tensor_copy", columns(self.turned, size, count, h0, part=part), made)
+                b.emit("tensor_copy", columns(self.transposed, size, count, h0, part=part), made)
 
     def _contract_width(self, p: Affine) -> None:
         """[out height, out width] of a plane, stored."""
@@ -124,7 +126,7 @@ class _Resample:
                 b.fresh(self.second, self.result)
                 made, done = columns(self.second, size, count), columns(self.result, size, count)
                 for k, _, rows in self.width.band(w0, count):
-                    stationary = columns(self.turned, rows, size, h0, part=k)
+                    stationary = columns(self.transposed, rows, size, h0, part=k)
                     moving = columns(self.wide, rows, count, w0, part=k)
                     b.emit("nc_matmul", made, stationary, moving, load="background")
                 b.emit("tensor_copy", done, made)

@@ -58,12 +58,12 @@ def loss(call: Call, target: Target) -> Lowered:
     x = call.tensors[0]
     if not x.numel:
         return ()
-    how = reduction_of(call)
-    if how == NONE:
+    kind = reduction_of(call)
+    if kind == NONE:
         return lower_elementwise(call, target)
     operands: list[TensorArg] = list(call.tensors)
     steps = LOSSES[call.name](call, operands) or ()
-    factor = 1 / x.numel if how == MEAN else 1.0
+    factor = 1 / x.numel if kind == MEAN else 1.0
     dtypes = [t.dtype for t in operands]
     program = summed(call.name, x.numel, dtypes, call.out.dtype, steps, factor, chip=target.chip)
     held = {f"in{k}": t if t.numel == x.numel else expanded(t, x.shape)

@@ -56,13 +56,13 @@ class _Tile:
 class _Positions:
     """Flags, and how many are set before each."""
 
-    def __init__(self, b: Builder, how: Masked, each: float) -> None:
+    def __init__(self, b: Builder, spec: Masked, each: float) -> None:
         """`each` is the bytes of what else a flag's tile holds."""
-        self.b, self.how = b, how
+        self.b, self.spec = b, spec
         fits = max(1, int(TILE_BYTES / each))
-        self.together = max(1, min(MOST, fits, ceil(how.count / P)))
-        self.mask = b.hbm("mask", (how.count,), how.mask, Role.INPUT)
-        self.raw = self.tile("mask tile", how.mask)
+        self.together = max(1, min(MOST, fits, ceil(spec.count / P)))
+        self.mask = b.hbm("mask", (spec.count,), spec.mask, Role.INPUT)
+        self.raw = self.tile("mask tile", spec.mask)
         self.flags = self.tile("flags", "float32")
         self.prefix = Prefix(b, self.together, -1.0)  # the first position is 0
 
@@ -70,7 +70,7 @@ class _Positions:
         return self.b.sbuf(name, width or self.together, dtype, slots=2)
 
     def tiles(self) -> Iterator[_Tile]:
-        for at, rows, count in runs(self.b, self.how.count, self.together):
+        for at, rows, count in runs(self.b, self.spec.count, self.together):
             yield _Tile(at=at, rows=rows, count=count)
 
     def there(self, hbm: Buffer, tile: _Tile, entry: int) -> Access:
@@ -90,11 +90,11 @@ class _Positions:
 class _Kept(_Positions):
     """Chosen entries on their way to their positions, the others to the one past the end."""
 
-    def __init__(self, b: Builder, how: Masked, each: float) -> None:
-        super().__init__(b, how, each)
-        self.out = b.hbm("out", ((how.kept + 1) * how.entry,), how.dtype, Role.OUTPUT)
+    def __init__(self, b: Builder, spec: Masked, each: float) -> None:
+        super().__init__(b, spec, each)
+        self.out = b.hbm("out", ((spec.kept + 1) * spec.entry,), spec.dtype, Role.OUTPUT)
         self.past, self.number = self.tile("past", "float32"), self.tile("number", "int32")
-        b.emit("memset", rows_of(self.past, P, self.together), value=float(how.kept))
+        b.emit("memset", rows_of(self.past, P, self.together), value=float(spec.kept))
 
     def keep(self, tile: _Tile, values: Access) -> None:
         b, (flags, positions) = self.b, self.find(tile)
@@ -102,29 +102,29 @@ class _Kept(_Positions):
         number = rows_of(self.number, tile.rows, tile.count)
         b.emit("select", number, flags, positions, rows_of(self.past, tile.rows, tile.count))
         whole = Access(
-            buffer=self.out, pattern=((self.how.entry, self.how.kept + 1), (1, self.how.entry))
+            buffer=self.out, pattern=((self.spec.entry, self.spec.kept + 1), (1, self.spec.entry))
         )
         b.emit("dma_scatter", whole, values, number, queue="kept")
 
 
-def choose(how: Masked, *, chip: Chip) -> Program:
+def choose(spec: Masked, *, chip: Chip) -> Program:
     """Out = the entries of "in" whose flag is set, on one core."""
-    b = Builder(f"choose of {how.count} entries of {how.entry}")
-    source = b.hbm("in", (how.count * how.entry,), how.dtype, Role.INPUT)
-    kept = _Kept(b, how, how.entry * itemsize(how.dtype))
-    data = kept.tile("entries", how.dtype, kept.together * how.entry)
+    b = Builder(f"choose of {spec.count} entries of {spec.entry}")
+    source = b.hbm("in", (spec.count * spec.entry,), spec.dtype, Role.INPUT)
+    kept = _Kept(b, spec, spec.entry * itemsize(spec.dtype))
+    data = kept.tile("entries", spec.dtype, kept.together * spec.entry)
     for tile in kept.tiles():
         b.fresh(data)
-        values = rows_of(data, tile.rows, tile.count * how.entry)
-        b.load(values, kept.there(source, tile, how.entry))
+        values = rows_of(data, tile.rows, tile.count * spec.entry)
+        b.load(values, kept.there(source, tile, spec.entry))
         kept.keep(tile, values)
     return b.build()
 
 
-def coordinates(how: Masked, shape: tuple[int, ...], *, chip: Chip) -> Program:
+def coordinates(spec: Masked, shape: tuple[int, ...], *, chip: Chip) -> Program:
     """Out = the indices, one a dimension, of the flags that are set, on one core."""
     b = Builder(f"coordinates in {shape}")
-    kept = _Kept(b, how, 4 * len(shape))
+    kept = _Kept(b, spec, 4 * len(shape))
     found = kept.tile("coordinates", "int32", kept.together * len(shape))
     work = [kept.tile(n, d) for n, d in (("flat", "float32"), ("part", "float32"))]
     whole = kept.tile("quotient", "int32")
@@ -167,17 +167,17 @@ def _divide(
     b.emit("tensor_copy", places[0], flat)
 
 
-def spread(how: Masked, *, adds: bool, chip: Chip) -> Program:
+def spread(spec: Masked, *, adds: bool, chip: Chip) -> Program:
     """Out = the next entry of "source" where the flag is set, else that of "in"; or their sum."""
-    b = Builder(f"spread over {how.count} entries of {how.entry}")
-    entry, size = how.entry, how.count * how.entry
-    rest = b.hbm("in", (size,), how.dtype, Role.INPUT)
-    source = b.hbm("source", (how.kept * entry,), how.dtype, Role.INPUT)
-    out = b.hbm("out", (size,), how.dtype, Role.OUTPUT)
-    positions = _Positions(b, how, entry * itemsize(how.dtype))
-    tiles = [positions.tile(n, how.dtype, positions.together * entry) for n in ("old", "new")]
+    b = Builder(f"spread over {spec.count} entries of {spec.entry}")
+    entry, size = spec.entry, spec.count * spec.entry
+    rest = b.hbm("in", (size,), spec.dtype, Role.INPUT)
+    source = b.hbm("source", (spec.kept * entry,), spec.dtype, Role.INPUT)
+    out = b.hbm("out", (size,), spec.dtype, Role.OUTPUT)
+    positions = _Positions(b, spec, entry * itemsize(spec.dtype))
+    tiles = [positions.tile(n, spec.dtype, positions.together * entry) for n in ("old", "new")]
     number = positions.tile("number", "int32")
-    table = Access(buffer=source, pattern=((entry, how.kept), (1, entry)))
+    table = Access(buffer=source, pattern=((entry, spec.kept), (1, entry)))
     for tile in positions.tiles():
         flags, found = positions.find(tile)
         b.fresh(number, *tiles)
@@ -260,8 +260,8 @@ def nonzero(call: Call, target: Target) -> Lowered:
     if not x.numel or not out.numel:
         return ()
     rank = len(x.shape)
-    how = Masked(count=x.numel, entry=rank, kept=out.shape[0], dtype=out.dtype, mask=x.dtype)
-    program = coordinates(how, x.shape, chip=target.chip)
+    spec = Masked(count=x.numel, entry=rank, kept=out.shape[0], dtype=out.dtype, mask=x.dtype)
+    program = coordinates(spec, x.shape, chip=target.chip)
     return (labelled(program, {"mask": x, "out": past_end(out, rank)}, before=_nothing(out)),)
 
 

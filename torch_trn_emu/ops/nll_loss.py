@@ -74,55 +74,55 @@ def _rows_of(call: Call, x: TensorArg, target_at: int) -> _Rows:
 class _Chosen:
     """Where the chosen classes of a tile of rows are, and the weights of the rows."""
 
-    def __init__(self, b: Builder, how: _Rows) -> None:
-        self.b, self.how = b, how
-        self.together = max(1, min(TOGETHER, ceil(how.rows / P)))
-        self.target = b.hbm("target", (how.images * how.rows,), "int32", Role.INPUT)
+    def __init__(self, b: Builder, spec: _Rows) -> None:
+        self.b, self.spec = b, spec
+        self.together = max(1, min(TOGETHER, ceil(spec.rows / P)))
+        self.target = b.hbm("target", (spec.images * spec.rows,), "int32", Role.INPUT)
         integers = ("target tile", "counts", "class", "number")
         self.raw, self.counts, self.found, self.number = (self.tile(n, "int32") for n in integers)
         self.weights = self.tile("weights", "float32")
-        if how.weighted:
-            self.table = b.hbm("weight", (how.classes, 1), how.dtype, Role.WEIGHT)
-            self.taken = self.tile("class weights", how.dtype)
+        if spec.weighted:
+            self.table = b.hbm("weight", (spec.classes, 1), spec.dtype, Role.WEIGHT)
+            self.taken = self.tile("class weights", spec.dtype)
         self.start = b.sbuf("starts", self.together, "int32")
         whole = rows_of(self.start, P, self.together)
-        b.emit("iota", whole, channel=self.together * how.step, step=how.step, base=0)
+        b.emit("iota", whole, channel=self.together * spec.step, step=spec.step, base=0)
 
     def tile(self, name: str, dtype: str) -> Buffer:
         return self.b.sbuf(name, self.together, dtype, slots=2)
 
     def tiles(self) -> Iterator[tuple[Affine, Affine, int, int]]:
         """(row of all, first element of its classes, partitions, rows of each)."""
-        b, how = self.b, self.how
-        with b.loop(how.images) as image:
-            for first, size, count in runs(b, how.rows, self.together):
-                at = first + image * how.rows
-                yield at, first * how.step + image * (how.rows * how.classes), size, count
+        b, spec = self.b, self.spec
+        with b.loop(spec.images) as image:
+            for first, size, count in runs(b, spec.rows, self.together):
+                at = first + image * spec.rows
+                yield at, first * spec.step + image * (spec.rows * spec.classes), size, count
 
     def prepare(self, at: Affine, size: int, count: int) -> tuple[Access, Access]:
         """(numbers of the chosen elements, weights of the rows)."""
-        b, how = self.b, self.how
+        b, spec = self.b, self.spec
         b.fresh(self.raw, self.counts, self.found, self.number, self.weights)
         tiles = (self.raw, self.counts, self.found, self.number, self.weights)
         raw, counts, found, number, weights = (rows_of(t, size, count) for t in tiles)
         b.load(raw, run_of(self.target, at, size, count, self.together))
-        integers(b, "tensor_scalar", counts, raw, op0="not_equal", imm0=how.ignored)
+        integers(b, "tensor_scalar", counts, raw, op0="not_equal", imm0=spec.ignored)
         integers(b, "tensor_tensor", found, raw, counts, op="multiply")
-        integers(b, "tensor_scalar", number, found, op0="multiply", imm0=how.apart)
+        integers(b, "tensor_scalar", number, found, op0="multiply", imm0=spec.apart)
         start = rows_of(self.start, size, count)
         integers(b, "tensor_tensor", number, number, start, op="add")
         b.emit("tensor_copy", weights, counts)
-        if how.weighted:
+        if spec.weighted:
             b.fresh(self.taken)
-            taken, table = rows_of(self.taken, size, count), rows_of(self.table, how.classes, 1)
+            taken, table = rows_of(self.taken, size, count), rows_of(self.table, spec.classes, 1)
             b.emit("dma_gather", taken, table, found, queue="weights")
             b.emit("tensor_tensor", weights, weights, taken, op="multiply")
         return number, weights
 
     def reach(self, hbm: Buffer, base: Affine, size: int, count: int) -> Access:
         """The elements that the numbers of a tile count in."""
-        how, last = self.how, (size - 1) * self.together + count - 1
-        elements = last * how.step + (how.classes - 1) * how.apart + 1
+        spec, last = self.spec, (size - 1) * self.together + count - 1
+        elements = last * spec.step + (spec.classes - 1) * spec.apart + 1
         return Access(buffer=hbm, offset=base, pattern=((1, elements), (1, 1)))
 
 
@@ -131,17 +131,19 @@ def _one(buffer: Buffer, offset: int = 0, partitions: int = 1) -> Access:
     return Access(buffer=buffer, offset=affine(offset), pattern=((row, partitions), (1, 1)))
 
 
-def likelihood(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
+def nll_loss(spec: _Rows, *, chip: Chip, cores: int = 1) -> Program:
     """Out = -x[target] * weight of each row, or their sum or mean, with the weights' sum."""
-    how = how.shared(cores) if how.reduction == NONE else how
-    b = Builder(f"likelihood {how.rows}x{how.classes}", cores=cores if how.reduction == NONE else 1)
-    x = b.hbm("x", (how.elements,), how.dtype, Role.INPUT)
-    chosen = _Chosen(b, how)
-    picked, loss = chosen.tile("picked", how.dtype), chosen.tile("loss", "float32")
-    whole = how.images * how.rows if how.reduction == NONE else 1
-    out = b.hbm("out", (whole,), how.dtype, Role.OUTPUT)
-    if how.reduction == NONE:
-        stored = chosen.tile("stored", how.dtype)
+    spec = spec.shared(cores) if spec.reduction == NONE else spec
+    b = Builder(
+        f"nll_loss {spec.rows}x{spec.classes}", cores=cores if spec.reduction == NONE else 1
+    )
+    x = b.hbm("x", (spec.elements,), spec.dtype, Role.INPUT)
+    chosen = _Chosen(b, spec)
+    picked, loss = chosen.tile("picked", spec.dtype), chosen.tile("loss", "float32")
+    whole = spec.images * spec.rows if spec.reduction == NONE else 1
+    out = b.hbm("out", (whole,), spec.dtype, Role.OUTPUT)
+    if spec.reduction == NONE:
+        stored = chosen.tile("stored", spec.dtype)
     else:
         sums, part = b.sbuf("sums", 2, "float32"), b.sbuf("part", 1, "float32", slots=4)
         b.emit("memset", rows_of(sums, P, 2), value=0.0)
@@ -151,7 +153,7 @@ def likelihood(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
         here, made = rows_of(picked, size, count), rows_of(loss, size, count)
         b.emit("dma_gather", here, chosen.reach(x, base, size, count), number, queue="classes")
         b.emit("tensor_tensor", made, here, weights, op="multiply")
-        if how.reduction == NONE:
+        if spec.reduction == NONE:
             b.fresh(stored)
             to = rows_of(stored, size, count)
             b.emit("tensor_scalar", to, made, op0="multiply", imm0=-1.0)
@@ -162,22 +164,22 @@ def likelihood(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
             b.emit("tensor_reduce", _one(part, 0, size), values, op="add")
             total = _one(sums, k, size)
             b.emit("tensor_tensor", total, total, _one(part, 0, size), op="add")
-    if how.reduction != NONE:
-        _finish(b, how, sums, out)
+    if spec.reduction != NONE:
+        _finish(b, spec, sums, out)
     return b.build()
 
 
-def _finish(b: Builder, how: _Rows, sums: Buffer, out: Buffer) -> None:
+def _finish(b: Builder, spec: _Rows, sums: Buffer, out: Buffer) -> None:
     """The partitions' sums added by a product with ones; a mean divides by the weights."""
     ones, psum = b.sbuf("ones", 1, "float32"), b.psum("total", 2)
     both, inverse = b.sbuf("both", 2, "float32"), b.sbuf("inverse", 1, "float32")
-    stored = b.sbuf("stored", 2, how.dtype)
-    weight = b.hbm("total_weight", (1,), how.dtype, Role.OUTPUT)
+    stored = b.sbuf("stored", 2, spec.dtype)
+    weight = b.hbm("total_weight", (1,), spec.dtype, Role.OUTPUT)
     b.emit("memset", _one(ones, 0, P), value=1.0)
     b.emit("nc_matmul", rows_of(psum, 1, 2), _one(ones, 0, P), rows_of(sums, P, 2))
     b.emit("tensor_copy", rows_of(both, 1, 2), rows_of(psum, 1, 2))
     loss = _one(both)
-    if how.reduction == MEAN:
+    if spec.reduction == MEAN:
         b.emit("reciprocal", _one(inverse), _one(both, 1))
         b.emit("tensor_tensor", loss, loss, _one(inverse), op="multiply")
     b.emit("tensor_scalar", _one(stored), loss, op0="multiply", imm0=-1.0)
@@ -186,20 +188,20 @@ def _finish(b: Builder, how: _Rows, sums: Buffer, out: Buffer) -> None:
         b.store(Access(buffer=to, pattern=((1, 1), (1, 1))), _one(stored, k))
 
 
-def likelihood_gradient(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
+def nll_loss_gradient(spec: _Rows, *, chip: Chip, cores: int = 1) -> Program:
     """dx[target] = -g * weight, for a mean over the weights' sum; 0 elsewhere."""
-    how = how.shared(cores)
-    b = Builder(f"likelihood gradient {how.rows}x{how.classes}", cores=cores)
-    each = how.reduction == NONE
-    g = b.hbm("g", (how.images * how.rows if each else 1,), how.dtype, Role.INPUT)
-    out = b.hbm("dx", (how.elements,), how.dtype, Role.OUTPUT)
-    clear(b, out, how.elements)
-    chosen = _Chosen(b, how)
-    stored = chosen.tile("stored", how.dtype)
+    spec = spec.shared(cores)
+    b = Builder(f"nll_loss gradient {spec.rows}x{spec.classes}", cores=cores)
+    each = spec.reduction == NONE
+    g = b.hbm("g", (spec.images * spec.rows if each else 1,), spec.dtype, Role.INPUT)
+    out = b.hbm("dx", (spec.elements,), spec.dtype, Role.OUTPUT)
+    clear(b, out, spec.elements)
+    chosen = _Chosen(b, spec)
+    stored = chosen.tile("stored", spec.dtype)
     if each:
-        given = chosen.tile("g tile", how.dtype)
+        given = chosen.tile("g tile", spec.dtype)
     else:
-        scale = _scale(b, how, g)
+        scale = _scale(b, spec, g)
     for at, base, size, count in chosen.tiles():
         number, weights = chosen.prepare(at, size, count)
         b.fresh(stored)
@@ -217,13 +219,13 @@ def likelihood_gradient(how: _Rows, *, chip: Chip, cores: int = 1) -> Program:
     return b.build()
 
 
-def _scale(b: Builder, how: _Rows, g: Buffer) -> Buffer:
+def _scale(b: Builder, spec: _Rows, g: Buffer) -> Buffer:
     """The gradient of the sum on every partition, over the weights' sum for a mean."""
-    raw, scale = b.sbuf("g and weight", 2, how.dtype), b.sbuf("scale", 1, "float32")
+    raw, scale = b.sbuf("g and weight", 2, spec.dtype), b.sbuf("scale", 1, "float32")
     b.load(_one(raw, 0, P), Access(buffer=g, pattern=((0, P), (1, 1))))
     b.emit("tensor_copy", _one(scale, 0, P), _one(raw, 0, P))
-    if how.reduction == MEAN:
-        weight = b.hbm("total_weight", (1,), how.dtype, Role.INPUT)
+    if spec.reduction == MEAN:
+        weight = b.hbm("total_weight", (1,), spec.dtype, Role.INPUT)
         inverse = b.sbuf("inverse", 1, "float32")
         b.load(_one(raw, 1, P), Access(buffer=weight, pattern=((0, P), (1, 1))))
         over, total = _one(inverse, 0, P), _one(scale, 0, P)
@@ -237,27 +239,27 @@ def nll(call: Call, target: Target) -> Lowered:
     x = call.tensors[0]
     if not x.numel:
         return ()
-    how = _rows_of(call, x, 1)
-    program = likelihood(how, chip=target.chip, cores=target.cores)
+    spec = _rows_of(call, x, 1)
+    program = nll_loss(spec, chip=target.chip, cores=target.cores)
     held = {"x": x, "target": call.argument(1), "weight": call.argument(2)}
     held |= dict(zip(("out", "total_weight"), call.outputs, strict=False))
-    return (labelled(program, held, outer=_outer(how, program)),)
+    return (labelled(program, held, outer=_outer(spec, program)),)
 
 
-def _outer(how: _Rows, program: Program) -> dict[str, int]:
+def _outer(spec: _Rows, program: Program) -> dict[str, int]:
     """How cores share the rows of each image, where they do not share the images."""
-    if how.images >= program.cores:
+    if spec.images >= program.cores:
         return {}
-    logits = dict.fromkeys(("x", "dx"), how.images * (how.classes if how.apart != 1 else 1))
-    return logits | dict.fromkeys(("target", "g", "out"), how.images)
+    logits = dict.fromkeys(("x", "dx"), spec.images * (spec.classes if spec.apart != 1 else 1))
+    return logits | dict.fromkeys(("target", "g", "out"), spec.images)
 
 
 def nll_backward(call: Call, target: Target) -> Lowered:
     x = call.tensors[1]
     if not x.numel:
         return ()
-    how = _rows_of(call, x, 2)
-    program = likelihood_gradient(how, chip=target.chip, cores=target.cores)
+    spec = _rows_of(call, x, 2)
+    program = nll_loss_gradient(spec, chip=target.chip, cores=target.cores)
     places = {"g": 0, "target": 2, "weight": 3, "total_weight": 6}
     held = {n: call.argument(k) for n, k in places.items()}
-    return (labelled(program, {**held, "dx": call.out}, outer=_outer(how, program)),)
+    return (labelled(program, {**held, "dx": call.out}, outer=_outer(spec, program)),)

@@ -172,24 +172,24 @@ _USUAL = MappingProxyType(
 
 def fused(call: Call, target: Target) -> Lowered:
     """One pass that reads parameters, gradients and state and writes all but the gradients."""
-    how = OPTIMIZERS[call.name]
-    lists: dict[str, Any] = dict(zip(("p", "g", *how.state), call.arguments, strict=False))
+    optimizer = OPTIMIZERS[call.name]
+    lists: dict[str, Any] = dict(zip(("p", "g", *optimizer.state), call.arguments, strict=False))
     total = sum(t.numel for t in lists["p"])
     if not total:
         return ()
-    at = 2 + len(how.state) + how.counts_steps
+    at = 2 + len(optimizer.state) + optimizer.counts_steps
     a: dict[str, Any] = {n: call.argument(at + k, _USUAL.get(n, 0))
-                         for k, n in enumerate(how.scalars)}  # fmt: skip
+                         for k, n in enumerate(optimizer.scalars)}  # fmt: skip
     a["decoupled"] = call.name == "_fused_adamw"
-    at += len(how.scalars)
+    at += len(optimizer.scalars)
     a["grad_scale"], a["found_inf"] = call.argument(at), call.argument(at + 1)
-    operands = {n: (lists.get(n) or lists["p"])[0].dtype for n in ("p", "g", *how.state)
-                if n not in how.unused(a)}  # fmt: skip
+    operands = {n: (lists.get(n) or lists["p"])[0].dtype for n in ("p", "g", *optimizer.state)
+                if n not in optimizer.unused(a)}  # fmt: skip
     stored = [n for n in operands if n != "g"]
     shared = {n: a[n].dtype for n in ("lr", "grad_scale", "found_inf")
               if isinstance(a.get(n), TensorArg)}  # fmt: skip
-    if how.counts_steps:
-        steps = call.argument(1 + len(how.state) + 1, ())
+    if optimizer.counts_steps:
+        steps = call.argument(1 + len(optimizer.state) + 1, ())
         shared["step"] = steps[0].dtype if steps else "float32"
     skips = a["found_inf"] is not None
     kept = [f"old {n}" for n in stored] if skips else []
@@ -199,12 +199,12 @@ def fused(call: Call, target: Target) -> Lowered:
         if a["grad_scale"] is not None:
             t.column("1 / scale")
             t.act("1 / scale", "grad_scale", "reciprocal")
-        how.first(t, a)
+        optimizer.first(t, a)
 
     def each(t: Tiles) -> None:
         for old in kept:
             t.act(old, old.removeprefix("old "), "copy")
-        how.each(t, a)
+        optimizer.each(t, a)
         for old in kept:
             new = t(old.removeprefix("old "))
             every = Access(buffer=t.shared["found_inf"], pattern=((1, t.rows), (0, t.count)))
@@ -227,7 +227,7 @@ def fused(call: Call, target: Target) -> Lowered:
         **{n: a[n] for n in ("lr", "grad_scale", "found_inf") if n in shared},
     }
     held |= {f"new {n}": lists[n] for n in stored if n in lists}
-    if how.counts_steps and steps:
+    if optimizer.counts_steps and steps:
         held["step"] = steps[0]
     return (labelled(program, held),)
 

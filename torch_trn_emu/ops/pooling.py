@@ -82,8 +82,8 @@ def _windowed(describe: Callable[[Call, int, list[Axis], TensorArg], Pool], gaps
         dilation = _given(call, at + 3, rank, 1) if gaps else 1
         axes = _axes(x, y, kernel, stride, _given(call, at + 2, rank, 0), dilation)
         make = pool_backward if backward else pool
-        how = describe(call, at, axes, x)
-        program = make(_planes(x, axes), how, chip=target.chip, cores=target.cores)
+        spec = describe(call, at, axes, x)
+        program = make(_planes(x, axes), spec, chip=target.chip, cores=target.cores)
         return (labelled(program, _held(call)),)
 
     return lower
@@ -146,12 +146,12 @@ def _adaptive(op: str, *, backward: bool) -> Lowering:
             make = adaptive_average_backward if backward else adaptive_average
             program = make(planes, x.shape[-2:], y.shape[-2:], dtype=x.dtype, **options)
             return (labelled(program, _held(call)),)
-        how = Pool(
+        spec = Pool(
             op=op, axes=_padded(axes), divisor=float(prod(a.kernel for a in axes)),
             indices=op == "max" and not backward, dtype=x.dtype,
         )  # fmt: skip
         apply = pool_backward if backward else pool
-        return (labelled(apply(_planes(x, axes), how, **options), _held(call)),)
+        return (labelled(apply(_planes(x, axes), spec, **options), _held(call)),)
 
     return lower
 

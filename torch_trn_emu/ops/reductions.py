@@ -164,16 +164,16 @@ def reduction(describe: Describe) -> Lowering:
         if not t.numel:
             return ()
         outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
-        how = describe(call, rows)
+        spec = describe(call, rows)
         x, out = permuted(t, order_of(t, reduced_dims(call, t))), call.out
-        steps: dict[str, Any] = {"op": how.op, "before": how.before, "after": how.after}
+        steps: dict[str, Any] = {"op": spec.op, "before": spec.before, "after": spec.after}
         options = {**steps, "dtype": t.dtype, "out_dtype": out.dtype, "chip": target.chip}
-        if inner >= _RUN and 1 < rows <= _FEW and not how.before:
-            added = [tensor_tensor(how.op, 0, 1)]
-            added += [tensor_tensor(how.op, -1, k) for k in range(2, rows)]
-            added += [_on_last(*work) for work in how.after]
+        if inner >= _RUN and 1 < rows <= _FEW and not spec.before:
+            added = [tensor_tensor(spec.op, 0, 1)]
+            added += [tensor_tensor(spec.op, -1, k) for k in range(2, rows)]
+            added += [_on_last(*work) for work in spec.after]
             few = [row_of(x, k, rows, outer, inner) for k in range(rows)]
-            return (flattened(f"reduce_{how.op}", added, few, flat(out, outer * inner), target),)
+            return (flattened(f"reduce_{spec.op}", added, few, flat(out, outer * inner), target),)
         if outer == inner == 1 and rows > 1024:  # everything: rows first, then the partitions
             return (labelled(reduce_each(((rows, 1),), **options), {"in": x, "out": out}),)
         if _suits_rows(outer, rows, inner, target.cores):

@@ -102,8 +102,8 @@ def _ranks(call: Call, changes: TensorArg, order: TensorArg | None, chip: Chip) 
     sums = cumulate_run(n, chip=chip, dtype="bool", out_dtype="int32", start=-1.0)
     programs = [labelled(sums, {"in": changes, "out": ranks})]
     if order is not None:
-        how = Indexed(entries=n, entry=1, count=n, terms=(Term(size=n),))
-        put = scatter_entries(how, chip=chip, dtype="int32", adds=False)
+        spec = Indexed(entries=n, entry=1, count=n, terms=(Term(size=n),))
+        put = scatter_entries(spec, chip=chip, dtype="int32", adds=False)
         before = {"out": constant(0.0, (1,), "int32")}  # written whole, in an order that is data
         programs.append(labelled(put, {"in": ranks, "index": order, "out": out}, before=before))
     return programs

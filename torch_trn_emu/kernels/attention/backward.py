@@ -1,7 +1,7 @@
 """The gradients of attention as a program: scores are made again, a block of 512 keys at a time.
 
-Queries, their gradients and their turned copies stay in SBUF. For each block of keys the gradients
-of keys and values gather in PSUM over all tiles of queries, those of the queries in SBUF.
+Queries, their gradients and their transposed copies stay in SBUF. For each block of keys the
+gradients of keys and values gather in PSUM over all tiles of queries, those of queries in SBUF.
 
 Source: nki-library, core/attention/attention_bwd.py: the products, what rounds, the scale applied
 as results leave. The order of the loops and the pipeline of three tiles: chosen.
@@ -15,12 +15,12 @@ from ...chip import Chip
 from ...isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize, rows_of
 from ..limits import P
 from ..pipelining import Item, Window, pipelined
-from .spec import BLOCK, Attended, Masks, Turning, fits, grids, tile_at
+from .spec import BLOCK, AttentionSpec, Masks, Transposer, fits, grids, tile_at
 
 __all__ = ["attention_backward"]
 
 
-def attention_backward(a: Attended, *, chip: Chip, cores: int = 1) -> Program:
+def attention_backward(a: AttentionSpec, *, chip: Chip, cores: int = 1) -> Program:
     """Gradients of q, k and v from out, its gradient and the scores' logsumexp."""
     name = f"attention_backward {a.batch}x{a.heads}x{a.queries}x{a.keys}x{a.dim}"
     b = Builder(name, cores=cores, model_flops=10.0 * a.products)
@@ -37,11 +37,11 @@ class _Queries:
 
 
 class _Backward:
-    def __init__(self, b: Builder, a: Attended, chip: Chip) -> None:
+    def __init__(self, b: Builder, a: AttentionSpec, chip: Chip) -> None:
         self.b, self.a = b, a
         self.hbm = {n: a.heads_of(b, n, Role.INPUT) for n in ("g", "q", "k", "v", "out")}
         self.lse = b.hbm("lse", (a.batch * a.heads * a.queries, 1), "float32", Role.INPUT)
-        self.masks, self.turning = Masks(b, a), Turning(b, a)
+        self.masks, self.transposer = Masks(b, a), Transposer(b, a)
         self.hbm |= {n: a.heads_of(b, n, Role.OUTPUT) for n in ("dq", "dk", "dv")}
         each = (2 * itemsize(a.compute) + 4) * a.dim / P + 2 * itemsize(a.compute)
         self._of_queries(2 if fits(2 * a.queries * each, chip) else 1)
@@ -51,7 +51,9 @@ class _Backward:
     def _of_queries(self, slots: int) -> None:
         b, a, tiles = self.b, self.a, ceil(self.a.queries / P)
         self.rows = {n: b.sbuf(f"{n} rows", tiles * a.dim, a.compute, slots=slots) for n in "gq"}
-        self.turned = {n: b.sbuf(f"{n} turned", a.queries, a.compute, slots=slots) for n in "gq"}
+        self.transposed = {
+            n: b.sbuf(f"{n} transposed", a.queries, a.compute, slots=slots) for n in "gq"
+        }
         self.shift, self.delta = (
             b.sbuf(n, tiles, "float32", slots=slots) for n in ("shift", "delta")
         )
@@ -65,7 +67,9 @@ class _Backward:
     def _of_keys(self) -> None:
         b, a, block = self.b, self.a, BLOCK // P * self.a.dim
         self.key_rows = {n: b.sbuf(f"{n} rows", block, a.compute, slots=2) for n in "kv"}
-        self.key_turned = {n: b.sbuf(f"{n} turned", BLOCK, a.compute, slots=2) for n in "kv"}
+        self.key_transposed = {
+            n: b.sbuf(f"{n} transposed", BLOCK, a.compute, slots=2) for n in "kv"
+        }
         self.sums = {n: b.psum(f"d{n}", block) for n in "kv"}
         self.stored = b.sbuf("stored", block, a.dtype, slots=2)
         if a.group > 1:  # heads of queries that share keys add up their gradients
@@ -77,8 +81,8 @@ class _Backward:
         self.scores, self.wanted = (b.psum(n, BLOCK, slots=2) for n in ("scores", "wanted"))
         self.product = b.psum("product", a.dim, slots=2)
         self.masked = b.sbuf("masked", BLOCK, "float32", slots=2)
-        self.errors, self.errors_turned, self.narrow = (
-            b.sbuf(n, BLOCK, a.compute, slots=2) for n in ("errors", "errors turned", "narrow")
+        self.errors, self.errors_transposed, self.narrow = (
+            b.sbuf(n, BLOCK, a.compute, slots=2) for n in ("errors", "errors transposed", "narrow")
         )
         # The softmax is float32; only what multiplies on the array is rounded.
         self.weights = b.sbuf("weights", BLOCK, "float32", slots=2)
@@ -133,9 +137,9 @@ class _Backward:
         ]
 
     def _prepare(self) -> None:
-        """Queries and their gradients, turned, and of each query: -logsumexp, sum(g * out)."""
+        """Queries and their gradients, transposed, and of each query: -logsumexp, sum(g * out)."""
         b, a = self.b, self.a
-        b.fresh(*self.rows.values(), *self.turned.values(), self.shift, self.delta, self.dq)
+        b.fresh(*self.rows.values(), *self.transposed.values(), self.shift, self.delta, self.dq)
         whole = rows_of(self.dq, P, self.dq.row_elements)
         b.emit("memset", whole, value=0.0, engine=Engine.GPSIMD)
         for grid in grids(a.queries):
@@ -146,11 +150,11 @@ class _Backward:
         for start, size in b.tiles(a.queries, BLOCK):
             at = tile_at(start, a.dim)
             for n in "gq":
-                self.turning.bring(self.rows[n], at, self.hbm[n], self._from(n, start), size)
-                self.turning.turn(self.turned[n], start, self.rows[n], at, size)
+                self.transposer.bring(self.rows[n], at, self.hbm[n], self._from(n, start), size)
+                self.transposer.transpose(self.transposed[n], start, self.rows[n], at, size)
             b.fresh(self.work, *self.given.values())
             for n, tile in self.given.items():
-                self.turning.bring(tile, 0, self.hbm[n], self._from(n, start), size)
+                self.transposer.bring(tile, 0, self.hbm[n], self._from(n, start), size)
             for grid in grids(size):
                 g, out = (grid.on_chip(tile, a.dim) for tile in self.given.values())
                 work = grid.on_chip(self.work, a.dim)
@@ -168,10 +172,10 @@ class _Backward:
 
     def _bring_keys(self, start: Affine, size: int) -> None:
         for n in "kv":
-            rows, turned = self.key_rows[n], self.key_turned[n]
-            self.b.fresh(rows, turned, self.sums[n])
-            self.turning.bring(rows, 0, self.hbm[n], self._from(n, start), size)
-            self.turning.turn(turned, 0, rows, 0, size)
+            rows, transposed = self.key_rows[n], self.key_transposed[n]
+            self.b.fresh(rows, transposed, self.sums[n])
+            self.transposer.bring(rows, 0, self.hbm[n], self._from(n, start), size)
+            self.transposer.transpose(transposed, 0, rows, 0, size)
 
     # --- one step of the pipeline of query tiles ---
 
@@ -188,8 +192,8 @@ class _Backward:
             self._errors(coming)
         if going:
             rows = going.kind.rows
-            self.b.fresh(self.errors_turned)
-            self.turning.keep(self.errors_turned, rows, self.size, Engine.SCALAR)
+            self.b.fresh(self.errors_transposed)
+            self.transposer.keep(self.errors_transposed, rows, self.size, Engine.SCALAR)
         if gone:
             self._add_to_queries(gone)
 
@@ -204,8 +208,8 @@ class _Backward:
         rows, at = item.kind.rows, self._first(item)
         self.b.fresh(self.scores, self.wanted)
         for psum, n, key in ((self.scores, "q", "k"), (self.wanted, "g", "v")):
-            stationary = rows_of(self.turned[n], self.a.dim, rows, at)
-            moving = rows_of(self.key_turned[key], self.a.dim, self.size)
+            stationary = rows_of(self.transposed[n], self.a.dim, rows, at)
+            moving = rows_of(self.key_transposed[key], self.a.dim, self.size)
             self._multiply(rows_of(psum, rows, self.size), stationary, moving)
 
     def _errors(self, item: Item[_Queries]) -> None:
@@ -230,7 +234,7 @@ class _Backward:
 
     def _gather(self, item: Item[_Queries]) -> None:
         rows, dim = item.kind.rows, self.a.dim
-        self.turning.spread(self.errors, rows, self.size)
+        self.transposer.spread(self.errors, rows, self.size)
         for n, source, moving in (("k", self.errors, "q"), ("v", self.narrow, "g")):
             given = rows_of(self.rows[moving], rows, dim, self._tile(item) * dim)
             for t, count in _tiles(self.size):
@@ -241,7 +245,7 @@ class _Backward:
         rows, dim = item.kind.rows, self.a.dim
         self.b.fresh(self.product)
         for t, count in _tiles(self.size):
-            stationary = rows_of(self.errors_turned, count, rows, t * P)
+            stationary = rows_of(self.errors_transposed, count, rows, t * P)
             keys = rows_of(self.key_rows["k"], count, dim, t * dim)
             self._multiply(rows_of(self.product, rows, dim), stationary, keys)
 

@@ -2,12 +2,12 @@
 
 Queries lie on partitions, 128 a tile. While the Tensor engine makes the scores of one tile and the
 Vector engine finds their maximum, the Scalar engine exponentiates those of the tile before, whose
-weights turn on the Tensor engine and multiply the values [cte]. Keys that do not fit are taken in
-sections, and the sums are rescaled when the maximum grows.
+weights are transposed on the Tensor engine and multiply the values [cte]. Keys that do not fit
+are taken in sections, and the sums are rescaled when the maximum grows.
 
 Source: [cte] nki-library, core/attention/attention_cte.py (groups of 128 queries in a software
-pipeline, blocks of 512 keys, one maximum for all keys of a section). Weights turn on the Tensor
-engine, not by DMA, on every chip, and the pipeline is two tiles deep, not three: chosen.
+pipeline, blocks of 512 keys, one maximum for all keys of a section). Weights are transposed on the
+Tensor engine, not by DMA, on every chip, and the pipeline is two tiles deep, not three: chosen.
 """
 
 from collections.abc import Hashable
@@ -19,14 +19,14 @@ from ...chip import Chip
 from ...isa import Access, Affine, Builder, Program, Role, itemsize, rows_of
 from ..limits import P
 from ..pipelining import Item, Window, pipelined
-from .spec import BLOCK, Attended, Masks, Tile, Turning, fits, grids, tile_at, tiles_of
+from .spec import BLOCK, AttentionSpec, Masks, Tile, Transposer, fits, grids, tile_at, tiles_of
 
 __all__ = ["attention"]
 
 SECTION = 4096  # chosen: two in flight take what [cte] gives to one section of 8192
 
 
-def attention(a: Attended, *, chip: Chip, cores: int = 1) -> Program:
+def attention(a: AttentionSpec, *, chip: Chip, cores: int = 1) -> Program:
     """out[h] = softmax(q[h] @ k[h].T * scale + mask) @ v[h], and `lse` with a.stats.
 
     Heads lie one after the other, [batch * heads * length, head_dim]; head_dim is 128 at most.
@@ -68,10 +68,10 @@ def _sections(tile: Tile, length: int) -> list[_Part]:
 
 
 class _Forward:
-    def __init__(self, b: Builder, a: Attended, chip: Chip) -> None:
+    def __init__(self, b: Builder, a: AttentionSpec, chip: Chip) -> None:
         self.b, self.a = b, a
         self.q, self.k, self.v = (a.heads_of(b, name, Role.INPUT) for name in "qkv")
-        self.masks, self.turning = Masks(b, a), Turning(b, a)
+        self.masks, self.transposer = Masks(b, a), Transposer(b, a)
         self.out = a.heads_of(b, "out", Role.OUTPUT)
         if a.stats:
             self.lse = b.hbm("lse", (a.batch * a.heads * a.queries, 1), "float32", Role.OUTPUT)
@@ -92,10 +92,10 @@ class _Forward:
     def _operands(self, slots: int) -> None:
         b, a, tiles = self.b, self.a, ceil(self.a.keys / P)
         self.k_rows = b.sbuf("k rows", BLOCK // P * a.dim, a.compute, slots=2)
-        self.k_turned = b.sbuf("k turned", a.keys, a.compute, slots=slots)
+        self.k_transposed = b.sbuf("k transposed", a.keys, a.compute, slots=slots)
         self.v_rows = b.sbuf("v rows", tiles * a.dim, a.compute, slots=slots)
         self.q_rows = b.sbuf("q rows", a.dim, a.compute, slots=2)
-        self.q_turned = b.sbuf("q turned", P, a.compute, slots=2)
+        self.q_transposed = b.sbuf("q transposed", P, a.compute, slots=2)
 
     def _of_scores(self, blocks: int) -> None:
         b, compute = self.b, self.a.compute
@@ -103,7 +103,7 @@ class _Forward:
         self.masked = b.sbuf("masked", blocks * BLOCK, "float32", slots=2)
         self.tops = b.sbuf("tops", blocks, "float32", slots=2)
         self.weights = b.sbuf("weights", BLOCK, compute, slots=3)
-        self.weights_turned = b.sbuf("weights turned", BLOCK, compute, slots=2)
+        self.weights_transposed = b.sbuf("weights transposed", BLOCK, compute, slots=2)
         self.parts = b.sbuf("parts", blocks, "float32", slots=2)
         self.product = b.psum("product", self.a.dim, slots=2)
 
@@ -134,13 +134,13 @@ class _Forward:
 
     def _keys_and_values(self, n: Affine, head: Affine) -> None:
         b, a = self.b, self.a
-        b.fresh(self.k_turned, self.v_rows)
+        b.fresh(self.k_transposed, self.v_rows)
         for start, size in b.tiles(a.keys, BLOCK):
             b.fresh(self.k_rows)
-            self.turning.bring(self.k_rows, 0, self.k, self.k.at(n, head, start), size)
-            self.turning.turn(self.k_turned, start, self.k_rows, 0, size)
+            self.transposer.bring(self.k_rows, 0, self.k, self.k.at(n, head, start), size)
+            self.transposer.transpose(self.k_transposed, start, self.k_rows, 0, size)
             values = self.v.at(n, head, start)
-            self.turning.bring(self.v_rows, tile_at(start, a.dim), self.v, values, size)
+            self.transposer.bring(self.v_rows, tile_at(start, a.dim), self.v, values, size)
 
     def _head(self) -> None:
         tiles = tiles_of(self.a)
@@ -212,7 +212,7 @@ class _Forward:
             elif going and before.kind.going:
                 self._multiply(going, _span(before, old)[1], before.kind.going)
             if now and going and now.kind.going:
-                self.turning.keep(self.weights_turned, old.rows, now.kind.going)
+                self.transposer.keep(self.weights_transposed, old.rows, now.kind.going)
 
         pipelined(self.b, blocks, 2, step)
         if gone and not blocks:
@@ -225,10 +225,10 @@ class _Forward:
         b.fresh(self.masked, self.tops)
         if not item.kind.opens:
             return
-        b.fresh(self.q_rows, self.q_turned)
+        b.fresh(self.q_rows, self.q_transposed)
         at = self.q_at + self._first(item) * self.q.layout.row
         b.load(rows_of(self.q_rows, rows, a.dim), self.q.rows(at, rows))
-        self.turning.turn(self.q_turned, 0, self.q_rows, 0, rows)
+        self.transposer.transpose(self.q_transposed, 0, self.q_rows, 0, rows)
 
     def _scores(
         self, item: Item[_Part], number: Affine, at: Affine, size: int, hides: bool
@@ -236,8 +236,8 @@ class _Forward:
         b, rows = self.b, item.kind.tile.rows
         b.fresh(self.scores)
         scores, key = rows_of(self.scores, rows, size), at + item.kind.start
-        moving = rows_of(self.k_turned, self.a.dim, size, key)
-        stationary = rows_of(self.q_turned, self.a.dim, rows)
+        moving = rows_of(self.k_transposed, self.a.dim, size, key)
+        stationary = rows_of(self.q_transposed, self.a.dim, rows)
         b.emit("nc_matmul", scores, stationary, moving, load="background")
         masked, top = rows_of(self.masked, rows, size, at), rows_of(self.tops, rows, 1, number)
         if not self.masks.given and not hides:
@@ -274,14 +274,14 @@ class _Forward:
         b.fresh(self.parts)
 
     def _weights(self, item: Item[_Part], number: Affine, at: Affine, size: int) -> None:
-        """exp(score * scale + shift), turned so that keys lie on partitions."""
+        """exp(score * scale + shift), transposed so that keys lie on partitions."""
         b, rows = self.b, item.kind.tile.rows
         b.fresh(self.weights)
         written = (rows_of(self.weights, rows, size), rows_of(self.parts, rows, 1, number))
         masked = rows_of(self.masked, rows, size, at, age=self.age)
         shift = rows_of(self.shift, rows, 1)
         b.emit("activation_reduce", written, masked, shift, op="exp", scale=self.masks.scale)
-        self.turning.spread(self.weights, rows, size)
+        self.transposer.spread(self.weights, rows, size)
 
     def _multiply(self, item: Item[_Part], at: Affine, size: int) -> None:
         b, a, rows = self.b, self.a, item.kind.tile.rows
@@ -289,7 +289,7 @@ class _Forward:
         first = tile_at(at + item.kind.start, a.dim)
         for t in range(ceil(size / P)):
             count = min(P, size - t * P)
-            stationary = rows_of(self.weights_turned, count, rows, t * P)
+            stationary = rows_of(self.weights_transposed, count, rows, t * P)
             values = rows_of(self.v_rows, count, a.dim, first + t * a.dim)
             b.emit("nc_matmul", product, stationary, values, load="background")
 

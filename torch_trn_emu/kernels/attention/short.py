@@ -1,10 +1,10 @@
 """Attention with few keys: several heads share the instructions of a step, one pipeline for all.
 
 With 512 keys at most, the scores of a tile of queries are in one PSUM bank, and with fewer keys
-those of several heads. A step brings the operands of its heads, turns them, and makes scores, their
-maxima, weights and results with one instruction for all heads where the engines allow it. The
-pipeline is three steps deep: scores of the newest, weights of the one before, the result of the
-oldest. It runs over the heads of the whole batch and is not drained in between.
+those of several heads. A step brings the operands of its heads, transposes them, and makes scores,
+their maxima, weights and results with one instruction for all heads where the engines allow it.
+The pipeline is three steps deep: scores of the newest, weights of the one before, the result of
+the oldest. It runs over the heads of the whole batch and is not drained in between.
 
 Source: the stages are those of `attention/forward.py`; that heads share a step is chosen.
 """
@@ -19,7 +19,7 @@ from ..limits import P
 from ..pipelining import Item, pipelined
 from .heads import Layout
 from .short_stages import Stages, Tile, Work
-from .spec import BLOCK, Attended
+from .spec import BLOCK, AttentionSpec
 
 __all__ = ["short_attention", "takes_short"]
 
@@ -27,13 +27,13 @@ UNROLLED = 8  # steps of a loop's body (chosen: the program stays small)
 MOST_SUMS = 8192  # heads x tiles whose sums a partition keeps until the end (chosen: 64 KiB)
 
 
-def takes_short(a: Attended) -> bool:
+def takes_short(a: AttentionSpec) -> bool:
     """Whether the program here can do it."""
     sums = a.batch * a.heads * ceil(a.queries / P)
     return a.keys <= BLOCK and not (a.stats and sums > MOST_SUMS)
 
 
-def short_attention(a: Attended, *, chip: Chip, cores: int = 1) -> Program:
+def short_attention(a: AttentionSpec, *, chip: Chip, cores: int = 1) -> Program:
     """As `attention`, for 512 keys at most."""
     name = f"attention {a.batch}x{a.heads}x{a.queries}x{a.keys}x{a.dim}"
     b = Builder(name, cores=cores, model_flops=4.0 * a.products)
@@ -41,7 +41,7 @@ def short_attention(a: Attended, *, chip: Chip, cores: int = 1) -> Program:
     return b.build()
 
 
-def _of_one_batch(a: Attended) -> Attended:
+def _of_one_batch(a: AttentionSpec) -> AttentionSpec:
     """All heads of the batch in one row, where they lie evenly apart."""
     kv_heads = a.heads // a.group
     found: list[tuple[str, Layout]] = []

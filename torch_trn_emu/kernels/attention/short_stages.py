@@ -8,7 +8,7 @@ from math import ceil
 
 from ...isa import Access, Affine, Buffer, Builder, Engine, Role, affine, itemsize, rows_of
 from ..limits import BANK_BYTES, P
-from .spec import BLOCK, Attended, Masks, grids
+from .spec import BLOCK, AttentionSpec, Masks, grids
 
 __all__ = ["Stages", "Tile", "Work"]
 
@@ -41,10 +41,10 @@ class Work:
 
 
 # Rows, from which element on; to, at which element; how many; a column's pitch; heads.
-_Turn = tuple[Buffer, int, Buffer, int, int, int, int]
+_Transpose = tuple[Buffer, int, Buffer, int, int, int, int]
 
 
-def _group(a: Attended) -> int:
+def _group(a: AttentionSpec) -> int:
     """Heads of queries in a step: as many as its PSUM banks take, in whole groups or a share."""
     rows, key_tiles = min(P, a.queries), ceil(a.keys / P)
     most = max(1, min(BLOCK // a.keys, BLOCK // (key_tiles * rows), BLOCK // a.dim))
@@ -58,7 +58,7 @@ def _group(a: Attended) -> int:
 class Stages:
     moved: Affine  # heads before those of the loop that is open
 
-    def __init__(self, b: Builder, a: Attended) -> None:
+    def __init__(self, b: Builder, a: AttentionSpec) -> None:
         self.b, self.a, self.group = b, a, _group(a)
         self.kv = max(1, self.group // a.group)  # heads of keys in a step
         self.parts = max(1, a.group // self.group)  # steps' shares that use the same keys
@@ -68,7 +68,7 @@ class Stages:
         if a.stats:
             self.lse = b.hbm("lse", (a.batch * a.heads * a.queries, 1), "float32", Role.OUTPUT)
         self.row_tiles, self.key_tiles = ceil(a.queries / P), ceil(a.keys / P)
-        # Heads of 32 and 64 are turned together: they end on partitions where a tile may start.
+        # Heads of 32 and 64 are transposed together: they end on partitions where a tile may start.
         self.stack = min(self.group, P // a.dim) if a.dim in (32, 64) and a.group == 1 else 1
         self._buffers()
 
@@ -78,15 +78,19 @@ class Stages:
         self.q_rows = b.sbuf("q rows", g * a.dim, a.compute, slots=2)
         self.k_rows = b.sbuf("k rows", self.key_tiles * self.kv * a.dim, a.compute, slots=2)
         self.v_rows = b.sbuf("v rows", self.key_tiles * self.kv * a.dim, a.compute, slots=3)
-        self.turning = b.psum("turned", self.bank, a.compute, slots=2)
+        self.transposer = b.psum("transposed", self.bank, a.compute, slots=2)
         columns = ceil(g / self.stack) * rows
-        self.k_at = columns if self.row_tiles * self.parts == 1 else 0  # turned with the queries
+        self.k_at = (
+            columns if self.row_tiles * self.parts == 1 else 0
+        )  # transposed with the queries
         widths = (columns, ceil(self.kv / self.stack) * a.keys)
         if self.k_at:
-            self.q_turned = self.k_turned = b.sbuf("turned qk", sum(widths), a.compute, slots=2)
+            self.q_transposed = self.k_transposed = b.sbuf(
+                "transposed qk", sum(widths), a.compute, slots=2
+            )
         else:
-            self.q_turned, self.k_turned = (
-                b.sbuf(f"{n} turned", width, a.compute, slots=2)
+            self.q_transposed, self.k_transposed = (
+                b.sbuf(f"{n} transposed", width, a.compute, slots=2)
                 for n, width in zip("qk", widths, strict=True)
             )
         self.scores = b.psum("scores", BLOCK, slots=2)
@@ -95,15 +99,15 @@ class Stages:
         self.low = b.sbuf("low", g, "float32", slots=2)
         self.weights = b.sbuf("weights", g * a.keys, a.compute, slots=2)
         self.sums, self.inverse = (b.sbuf(n, g, "float32", slots=2) for n in ("sums", "inverse"))
-        self.pitch = self.key_tiles * rows  # of a head in the turned weights
-        self.weights_psum = b.psum("weights turned psum", g * self.pitch, a.compute, slots=2)
-        self.weights_turned = b.sbuf("weights turned", g * self.pitch, a.compute, slots=2)
+        self.pitch = self.key_tiles * rows  # of a head in the transposed weights
+        self.weights_psum = b.psum("weights transposed psum", g * self.pitch, a.compute, slots=2)
+        self.weights_transposed = b.sbuf("weights transposed", g * self.pitch, a.compute, slots=2)
         self.product = b.psum("product", g * a.dim, slots=2)
         self.result = b.sbuf("result", g * a.dim, a.dtype, slots=2)
         if a.stats:
             kept = a.batch * a.heads * self.row_tiles
             self.totals, self.shifts = (b.sbuf(n, kept, "float32") for n in ("totals", "shifts"))
-            self.sums_turned = b.sbuf("sums turned", P, "float32", slots=2)
+            self.sums_transposed = b.sbuf("sums transposed", P, "float32", slots=2)
 
     # --- one step of the pipeline ---
 
@@ -124,19 +128,19 @@ class Stages:
 
     def _scores(self, w: Work) -> None:
         b, a, g, rows = self.b, self.a, self.group, w.tile.rows
-        b.fresh(self.q_rows, self.q_turned, self.scores, self.low)
-        turns = [(self.q_rows, 0, self.q_turned, 0, rows, rows, g)]
+        b.fresh(self.q_rows, self.q_transposed, self.scores, self.low)
+        transposes = [(self.q_rows, 0, self.q_transposed, 0, rows, rows, g)]
         at = self.q.at(w.n, self._head(w), w.first)
         b.load(rows_of(self.q_rows, rows, g * a.dim), self.q.heads(at, rows, g))
         if w.tile.opens:
-            turns += self._bring(w)
-        self._turn(turns)
+            transposes += self._bring(w)
+        self._transpose(transposes)
         for h in range(g):
             head = h * self.kv // g
             p, c = h % self.stack * a.dim, h // self.stack
-            q = self._at(self.q_turned, a.dim, rows, c * rows, p)
+            q = self._at(self.q_transposed, a.dim, rows, c * rows, p)
             k = self.k_at + head // self.stack * a.keys
-            moving = self._at(self.k_turned, a.dim, w.tile.seen, k, p)
+            moving = self._at(self.k_transposed, a.dim, w.tile.seen, k, p)
             scores = rows_of(self.scores, rows, w.tile.seen, h * a.keys)
             b.emit("nc_matmul", scores, q, moving, load="background")
         found = self._by_head(self.scores, w.tile)
@@ -150,14 +154,14 @@ class Stages:
         b.emit("tensor_reduce", low, found, op="max")
         b.emit("tensor_scalar", low, low, op0="multiply", imm0=-self.masks.scale)
 
-    def _bring(self, w: Work) -> list[_Turn]:
-        """Keys and values of a step; what of it is to be turned."""
+    def _bring(self, w: Work) -> list[_Transpose]:
+        """Keys and values of a step; what of it is to be transposed."""
         b, a = self.b, self.a
-        turns: list[_Turn] = []
+        transposes: list[_Transpose] = []
         width = self.kv * a.dim
         b.fresh(self.k_rows, self.v_rows)
         if not self.k_at:
-            b.fresh(self.k_turned)
+            b.fresh(self.k_transposed)
         for buffer, heads in ((self.k_rows, self.k), (self.v_rows, self.v)):
             for grid in grids(a.keys):
                 at = heads.at(w.n, w.step * self.kv, grid.first * P)
@@ -166,11 +170,13 @@ class Stages:
                 b.load(to, source)
         for t, start in enumerate(range(0, a.keys, P)):
             count, place = min(P, a.keys - start), self.k_at + start
-            turns.append((self.k_rows, t * width, self.k_turned, place, count, a.keys, self.kv))
-        return turns
+            transposes.append(
+                (self.k_rows, t * width, self.k_transposed, place, count, a.keys, self.kv)
+            )
+        return transposes
 
-    def _turn(self, turns: list[_Turn]) -> None:
-        """Rows turned, so that head_dim lies on partitions.
+    def _transpose(self, transposes: list[_Transpose]) -> None:
+        """Rows transposed, so that head_dim lies on partitions.
 
         What lies side by side in the end leaves PSUM together.
         """
@@ -178,7 +184,7 @@ class Stages:
         pieces = [
             (to, at + c * pitch, source, start + c * stack * dim, count,
              min(stack, heads - c * stack) * dim)
-            for source, start, to, at, count, pitch, heads in turns
+            for source, start, to, at, count, pitch, heads in transposes
             for c in range(ceil(heads / stack))
         ]  # fmt: skip
         held: list[tuple[Buffer, int, Buffer, int, int, int]] = []
@@ -194,13 +200,15 @@ class Stages:
 
     def _leave(self, held: list[tuple[Buffer, int, Buffer, int, int, int]]) -> None:
         b, at = self.b, 0
-        b.fresh(self.turning)
+        b.fresh(self.transposer)
         for _, _, source, start, count, deep in held:
             rows = rows_of(source, count, deep, start)
-            b.emit("nc_transpose", rows_of(self.turning, deep, count, at), rows)
+            b.emit("nc_transpose", rows_of(self.transposer, deep, count, at), rows)
             at += count
         (to, first, _, _, _, deep), width = held[0], at
-        b.emit("tensor_copy", rows_of(to, deep, width, first), rows_of(self.turning, deep, width))
+        b.emit(
+            "tensor_copy", rows_of(to, deep, width, first), rows_of(self.transposer, deep, width)
+        )
 
     def _hide(self, w: Work, masked: Access, scores: Access) -> None:
         """Scores as they leave PSUM, with what the mask adds."""
@@ -214,11 +222,11 @@ class Stages:
         every = replace(band, pattern=pattern)
         self.b.emit("tensor_tensor", masked, scores, every, op="add")
 
-    # --- the step before: weights, their sums, turned ---
+    # --- the step before: weights, their sums, transposed ---
 
     def _weigh(self, w: Work, age: int) -> None:
         b, a, g, rows, seen = self.b, self.a, self.group, w.tile.rows, w.tile.seen
-        b.fresh(self.weights, self.sums, self.inverse, self.weights_psum, self.weights_turned)
+        b.fresh(self.weights, self.sums, self.inverse, self.weights_psum, self.weights_transposed)
         source = self.masked if w.tile.hides or self.masks.given else self.scores
         for h in range(g):
             both = (
@@ -235,23 +243,25 @@ class Stages:
         for h in range(g):
             for start in range(0, seen, P):
                 count = min(P, seen - start)
-                turned = rows_of(self.weights_psum, count, rows, self._weights_at(h, start, rows))
+                transposed = rows_of(
+                    self.weights_psum, count, rows, self._weights_at(h, start, rows)
+                )
                 weights = rows_of(self.weights, rows, count, h * a.keys + start)
-                b.emit("nc_transpose", turned, weights)
+                b.emit("nc_transpose", transposed, weights)
         for grid in grids(seen):  # Vector has more to do than Scalar
             width = grid.tiles * rows
-            to, turned = (
+            to, transposed = (
                 Access(
                     buffer=x,
                     offset=Affine(self._weights_at(0, grid.first * P, rows)),
                     pattern=((x.row_elements, grid.rows), (self.pitch, g), (1, width)),
                 )
-                for x in (self.weights_turned, self.weights_psum)
+                for x in (self.weights_transposed, self.weights_psum)
             )
-            b.emit("tensor_copy", to, turned, engine=Engine.SCALAR)
+            b.emit("tensor_copy", to, transposed, engine=Engine.SCALAR)
 
     def _weights_at(self, h: int, start: int, rows: int) -> int:
-        """Where the turned weights of a head's tile of keys lie."""
+        """Where the transposed weights of a head's tile of keys lie."""
         return h * self.pitch + start // P * rows
 
     # --- the oldest step: the result ---
@@ -264,7 +274,7 @@ class Stages:
             for t, start in enumerate(range(0, seen, P)):
                 count = min(P, seen - start)
                 at = self._weights_at(h, start, rows)
-                stationary = rows_of(self.weights_turned, count, rows, at, age=age)
+                stationary = rows_of(self.weights_transposed, count, rows, at, age=age)
                 values = (t * self.kv + head) * a.dim
                 moving = rows_of(self.v_rows, count, a.dim, values, age=brought)
                 product = rows_of(self.product, rows, a.dim, h * a.dim)
@@ -291,7 +301,7 @@ class Stages:
             self.b.emit("tensor_copy", kept, source, engine=Engine.GPSIMD)
 
     def _store_stats(self) -> None:
-        """log(sum) - shift, turned: a head's rows lie one after the other in HBM."""
+        """log(sum) - shift, transposed: a head's rows lie one after the other in HBM."""
         b, a = self.b, self.a
         heads = a.batch * a.heads
         for grid in grids(a.queries):
@@ -312,16 +322,16 @@ class Stages:
 
     def _store_sums(self, tile: int, rows: int, start: Affine, count: int) -> None:
         b, row = self.b, self.totals.row_elements
-        b.fresh(self.scores, self.sums_turned)
+        b.fresh(self.scores, self.sums_transposed)
         source = Access(
             buffer=self.totals,
             offset=start * self.row_tiles + tile,
             pattern=((row, rows), (self.row_tiles, count)),
         )
-        turned = rows_of(self.scores, count, rows)
-        b.emit("nc_transpose", turned, source)
-        kept = rows_of(self.sums_turned, count, rows)
-        b.emit("tensor_copy", kept, turned)
+        transposed = rows_of(self.scores, count, rows)
+        b.emit("nc_transpose", transposed, source)
+        kept = rows_of(self.sums_transposed, count, rows)
+        b.emit("tensor_copy", kept, transposed)
         at = start * self.a.queries + tile * P
         pattern = ((self.a.queries, count), (1, rows))
         b.store(Access(buffer=self.lse, offset=at, pattern=pattern), kept)

@@ -11,11 +11,11 @@ from .heads import Heads, Layout, Sizes
 __all__ = [
     "BLOCK",
     "HIDDEN",
-    "Attended",
+    "AttentionSpec",
     "Mask",
     "Masks",
     "Tile",
-    "Turning",
+    "Transposer",
     "fits",
     "grids",
     "tile_at",
@@ -36,7 +36,7 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attended:
+class AttentionSpec:
     """softmax(q @ k.T * scale + mask) @ v for `batch * heads` heads of queries.
 
     kv_heads  of keys and values, each read by heads / kv_heads heads of queries; 0: one each
@@ -82,7 +82,7 @@ class Attended:
         sizes: Sizes = (self.batch, heads, self.keys if of_keys else self.queries, self.dim)
         return Heads(b, name, sizes, self.dtype, role, dict(self.layouts).get(name))
 
-    def share(self, cores: int) -> "Attended":
+    def share(self, cores: int) -> "AttentionSpec":
         """One core's part: of the batch or the heads, whichever leaves the least idle."""
         sizes = {"batch": self.batch, "kv_heads": self.kv_heads or self.heads}
         name = min(sizes, key=lambda n: ceil(sizes[n] / cores) / sizes[n])
@@ -115,12 +115,12 @@ class Tile:
         return self.full * BLOCK + self.last
 
 
-def tiles_of(a: Attended) -> list[Tile]:
+def tiles_of(a: AttentionSpec) -> list[Tile]:
     """The tiles of 128 queries, in order."""
     return [_tile(a, first) for first in range(0, a.queries, P)]
 
 
-def _tile(a: Attended, first: int) -> Tile:
+def _tile(a: AttentionSpec, first: int) -> Tile:
     rows, start = min(P, a.queries - first), first // BLOCK * BLOCK
     if a.causal and start < a.keys:
         return Tile(rows, start // BLOCK, min(BLOCK, a.keys - start), True)
@@ -163,27 +163,29 @@ def tile_at(first: Affine, columns: int) -> Affine:
     return first.divided(P) * columns
 
 
-class Turning:
-    """Operands brought into SBUF, and turned so that head_dim lies on partitions."""
+class Transposer:
+    """Operands brought into SBUF, and transposed so that head_dim lies on partitions."""
 
-    def __init__(self, b: Builder, a: Attended) -> None:
+    def __init__(self, b: Builder, a: AttentionSpec) -> None:
         self.b, self.dim, self.dtype = b, a.dim, a.compute
-        self.psum = b.psum("turned", BLOCK, a.compute, slots=2 if itemsize(a.compute) < 4 else 1)
+        self.psum = b.psum(
+            "transposed", BLOCK, a.compute, slots=2 if itemsize(a.compute) < 4 else 1
+        )
 
     def bring(self, to: Buffer, at: Index, hbm: Heads, base: Affine, size: int) -> None:
         """[size, dim] from HBM with 128 rows a tile, side by side from element `at` on."""
         for grid in grids(size):
             self.b.load(grid.on_chip(to, self.dim, at), grid.in_hbm(hbm, base))
 
-    def turn(self, to: Buffer, at: Index, rows: Buffer, row_at: Index, size: int) -> None:
+    def transpose(self, to: Buffer, at: Index, rows: Buffer, row_at: Index, size: int) -> None:
         """[size, dim] from tiles side by side into [dim, size], 512 of them at most."""
         self.b.fresh(self.psum)
         for t in range(ceil(size / P)):
             count = min(P, size - t * P)
             source = rows_of(rows, count, self.dim, affine(row_at) + t * self.dim)
             self.b.emit("nc_transpose", rows_of(self.psum, self.dim, count, t * P), source)
-        turned = rows_of(self.psum, self.dim, size)
-        self.b.emit("tensor_copy", rows_of(to, self.dim, size, at), turned)
+        transposed = rows_of(self.psum, self.dim, size)
+        self.b.emit("tensor_copy", rows_of(to, self.dim, size, at), transposed)
 
     def spread(self, columns: Buffer, rows: int, size: int) -> None:
         """[rows, size] in tiles of 128 columns that become partitions, side by side in PSUM."""
@@ -207,7 +209,7 @@ class Turning:
 class Masks:
     """Hides keys: `scores` become scores + mask in SBUF, as they leave PSUM."""
 
-    def __init__(self, b: Builder, a: Attended) -> None:
+    def __init__(self, b: Builder, a: AttentionSpec) -> None:
         self.b, self.a = b, a
         if a.causal:
             self.band = self._band()

@@ -20,19 +20,19 @@ from .shape import Convolution
 __all__ = ["depthwise", "depthwise_input", "depthwise_weight"]
 
 
-def depthwise(how: Convolution, *, chip: Chip, cores: int = 1) -> Program:
+def depthwise(spec: Convolution, *, chip: Chip, cores: int = 1) -> Program:
     """out[b, c, q, :] = the sum over the taps of in[b, c, shifted] * weight[c, q, taps] + bias."""
-    return _Depthwise("depthwise", how, chip, cores, forward=True).forward()
+    return _Depthwise("depthwise", spec, chip, cores, forward=True).forward()
 
 
-def depthwise_input(how: Convolution, *, chip: Chip, cores: int = 1) -> Program:
+def depthwise_input(spec: Convolution, *, chip: Chip, cores: int = 1) -> Program:
     """dx[b, c, :] = the sum over q and the taps of g[b, c, q, shifted] * weight[c, q, taps]."""
-    return _Depthwise("depthwise_input", how, chip, cores, forward=False).input()
+    return _Depthwise("depthwise_input", spec, chip, cores, forward=False).input()
 
 
-def depthwise_weight(how: Convolution, *, chip: Chip, cores: int = 1) -> Program:
+def depthwise_weight(spec: Convolution, *, chip: Chip, cores: int = 1) -> Program:
     """dw[c, q, taps] = the sum over b and the pixels of g[b, c, q, :] * x[b, c, shifted]."""
-    return _Depthwise("depthwise_weight", how, chip, cores, forward=True).weight_gradient()
+    return _Depthwise("depthwise_weight", spec, chip, cores, forward=True).weight_gradient()
 
 
 class _At(NamedTuple):
@@ -48,12 +48,12 @@ class _At(NamedTuple):
 
 class _Depthwise:
     def __init__(
-        self, name: str, how: Convolution, chip: Chip, cores: int, *, forward: bool
+        self, name: str, spec: Convolution, chip: Chip, cores: int, *, forward: bool
     ) -> None:
-        self.how = how
-        self.b = Builder(f"{name} {how.groups}", cores=cores, model_flops=how.flops)
-        depth, height, width = how.axes
-        self.own, self.there = (how.outs, how.sizes) if forward else (how.sizes, how.outs)
+        self.spec = spec
+        self.b = Builder(f"{name} {spec.groups}", cores=cores, model_flops=spec.flops)
+        depth, height, width = spec.axes
+        self.own, self.there = (spec.outs, spec.sizes) if forward else (spec.sizes, spec.outs)
         deep = depth.forward(1) if forward else depth.backward(1)
         self.deep = [one for s in deep for one in s.unrolled()]
         span = max(s.span for s in self.deep)
@@ -70,17 +70,17 @@ class _Depthwise:
     # --- memory ---
 
     def hbm(self, name: str, shape: tuple[int, ...], many: int, role: Role) -> Buffer:
-        how = self.how
-        return self.b.hbm(name, (how.batch, how.groups * many, *shape), how.dtype, role)
+        spec = self.spec
+        return self.b.hbm(name, (spec.batch, spec.groups * many, *shape), spec.dtype, role)
 
     def tile(self, name: str, elements: int, dtype: str = "float32") -> Buffer:
         return self.b.sbuf(name, elements, dtype, slots=2)
 
     def weights(self) -> tuple[Buffer, Buffer]:
-        how = self.how
-        count = how.filters * how.taps
-        hbm = self.b.hbm("weight", (how.groups, count), how.dtype, Role.WEIGHT)
-        return hbm, self.tile("weights", count, how.compute)
+        spec = self.spec
+        count = spec.filters * spec.taps
+        hbm = self.b.hbm("weight", (spec.groups, count), spec.dtype, Role.WEIGHT)
+        return hbm, self.tile("weights", count, spec.compute)
 
     def place(
         self, hbm: Buffer, shape: tuple[int, ...], many: int, channel: Affine, size: int, q: int,
@@ -102,7 +102,7 @@ class _Depthwise:
     ) -> tuple[Access, Access]:  # fmt: skip
         """The tap's positions of its own and of the other side."""
         d, h, w = taps
-        steps = self.how.axes[1].stride, self.how.axes[2].stride
+        steps = self.spec.axes[1].stride, self.spec.axes[2].stride
         wide, other = self.own[2], self.there[2]
         apart, tight = (steps[0], steps[1]), (1, 1)
         mine, its = (tight, apart) if forward else (apart, tight)
@@ -120,7 +120,7 @@ class _Depthwise:
         return a, c
 
     def number(self, taps: tuple[Tap, ...]) -> int:
-        _, height, width = self.how.kernel
+        _, height, width = self.spec.kernel
         return (taps[0].k * height + taps[1].k) * width + taps[2].k
 
     def column(self, tile: Buffer, size: int, at: int) -> Access:
@@ -130,26 +130,26 @@ class _Depthwise:
 
     def strips(self, c0: Affine) -> Iterator[_At]:
         """All images and strips of channels `c0` ..; the body of `for` is emitted for each kind."""
-        with self.b.loop(self.how.batch) as n:
-            channel = n * self.how.groups + c0
+        with self.b.loop(self.spec.batch) as n:
+            channel = n * self.spec.groups + c0
             for deep, high in product(self.deep, self.high):
                 with self.b.loop(high.repeat) as j:
                     low, first = j * high.step + high.low, j * high.count + high.first
                     yield _At(channel, deep, high, low, first, high.count * self.own[2])
 
     def forward(self) -> Program:
-        b, how, many = self.b, self.how, self.how.filters
-        x = self.hbm("in", how.sizes, 1, Role.INPUT)
+        b, spec, many = self.b, self.spec, self.spec.filters
+        x = self.hbm("in", spec.sizes, 1, Role.INPUT)
         weight, held_weight = self.weights()
-        out = self.hbm("out", how.outs, many, Role.OUTPUT)
-        data, total = self.tile("data", self.need, how.compute), self.tile("sum", self.made)
-        result = self.tile("result", self.made, how.dtype)
-        if how.bias:
-            bias = b.hbm("bias", (how.groups, many), how.bias, Role.INPUT)
-            added = self.tile("bias of channels", many, how.bias)
-        for c0, size in b.tiles(how.groups, P):
+        out = self.hbm("out", spec.outs, many, Role.OUTPUT)
+        data, total = self.tile("data", self.need, spec.compute), self.tile("sum", self.made)
+        result = self.tile("result", self.made, spec.dtype)
+        if spec.bias:
+            bias = b.hbm("bias", (spec.groups, many), spec.bias, Role.INPUT)
+            added = self.tile("bias of channels", many, spec.bias)
+        for c0, size in b.tiles(spec.groups, P):
             self._load_all(held_weight, weight, c0, size)
-            if how.bias:
+            if spec.bias:
                 self._load_all(added, bias, c0, size)
             for at in self.strips(c0):
                 self._bring(data, x, 1, size, 0, at)
@@ -161,7 +161,7 @@ class _Depthwise:
                     )
                     b.emit("memset", start, value=0.0)
                     self._add_taps(total, data, held_weight, size, q, at, forward=True)
-                    if how.bias:
+                    if spec.bias:
                         b.emit("tensor_scalar", done, start, self.column(added, size, q), op0="add")
                     else:
                         b.emit("tensor_copy", done, start)
@@ -169,13 +169,13 @@ class _Depthwise:
         return b.build()
 
     def input(self) -> Program:
-        b, how, many = self.b, self.how, self.how.filters
-        g = self.hbm("g", how.outs, many, Role.INPUT)
+        b, spec, many = self.b, self.spec, self.spec.filters
+        g = self.hbm("g", spec.outs, many, Role.INPUT)
         weight, held_weight = self.weights()
-        dx = self.hbm("dx", how.sizes, 1, Role.OUTPUT)
-        data, total = self.tile("data", self.need, how.compute), self.tile("sum", self.made)
-        result = self.tile("result", self.made, how.dtype)
-        for c0, size in b.tiles(how.groups, P):
+        dx = self.hbm("dx", spec.sizes, 1, Role.OUTPUT)
+        data, total = self.tile("data", self.need, spec.compute), self.tile("sum", self.made)
+        result = self.tile("result", self.made, spec.dtype)
+        for c0, size in b.tiles(spec.groups, P):
             self._load_all(held_weight, weight, c0, size)
             for at in self.strips(c0):
                 b.fresh(total, result)
@@ -189,19 +189,19 @@ class _Depthwise:
         return b.build()
 
     def weight_gradient(self) -> Program:
-        b, how, many = self.b, self.how, self.how.filters
-        g = self.hbm("g", how.outs, many, Role.INPUT)
-        x = self.hbm("x", how.sizes, 1, Role.INPUT)
-        count = many * how.taps
-        dw = b.hbm("dw", (how.groups, count), how.dtype, Role.OUTPUT)
+        b, spec, many = self.b, self.spec, self.spec.filters
+        g = self.hbm("g", spec.outs, many, Role.INPUT)
+        x = self.hbm("x", spec.sizes, 1, Role.INPUT)
+        count = many * spec.taps
+        dw = b.hbm("dw", (spec.groups, count), spec.dtype, Role.OUTPUT)
         data, given = (
-            self.tile("data", self.need, how.compute),
-            self.tile("gradient", self.made, how.compute),
+            self.tile("data", self.need, spec.compute),
+            self.tile("gradient", self.made, spec.compute),
         )
         made = self.tile("product", self.made)
         sums, each = self.tile("sums", count), self.tile("each", 1)
-        result = self.tile("result", count, how.dtype)
-        for c0, size in b.tiles(how.groups, P):
+        result = self.tile("result", count, spec.dtype)
+        for c0, size in b.tiles(spec.groups, P):
             b.fresh(sums, result)
             b.emit("memset", columns(sums, size, count), value=0.0)
             for at in self.strips(c0):
@@ -218,7 +218,7 @@ class _Depthwise:
                         to = columns(made, size, h.count * w.count)
                         b.emit("tensor_tensor", to, a, c, op="multiply")
                         b.emit("tensor_reduce", columns(each, size), to, op="add")
-                        to = self.column(sums, size, q * how.taps + self.number(taps))
+                        to = self.column(sums, size, q * spec.taps + self.number(taps))
                         b.emit("tensor_tensor", to, to, columns(each, size), op="add")
             b.emit("tensor_copy", columns(result, size, count), columns(sums, size, count))
             b.store(rows_of(dw, size, count, c0 * count), columns(result, size, count))
@@ -255,6 +255,6 @@ class _Depthwise:
         """The products of filter q's taps with a strip."""
         for taps in taps_of(at.deep, at.high, self.wide):
             to, read = self.views(taps, total, data, size, at.high.span, forward=forward)
-            weight = self.column(weights, size, q * self.how.taps + self.number(taps))
+            weight = self.column(weights, size, q * self.spec.taps + self.number(taps))
             ops = {"op0": "multiply", "op1": "add"}
             self.b.emit("scalar_tensor_tensor", to, read, weight, to, **ops)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """The gradient for the weights of a convolution with few channels, such as a network's first.
 
-Pixels are contracted, so they have to lie on partitions; the Tensor engine turns the input there.
+Pixels are contracted, so they have to lie on partitions; the Tensor engine transposes the input.
 Channels alone would fill few of the array's rows: rows of the filter share them, each with its rows
 of the input shifted, as in the forward pass. A strip of rows is brought once, and the products of
 its pixels add up in PSUM.
@@ -20,8 +20,8 @@ from .shape import Convolution
 
 __all__ = ["shares_partitions", "weight_of_few_channels"]
 
-PRODUCTS = 6  # of PSUM's banks hold products, the others what turns (chosen)
-TOGETHER = 8  # tiles of pixels that turn before the first is multiplied, so that none waits
+PRODUCTS = 6  # of PSUM's banks hold products, the others what is transposed (chosen)
+TOGETHER = 8  # tiles of pixels transposed before the first is multiplied, so that none waits
 STRIP_BYTES = 40 * 1024  # of the input's and of the gradient's rows, per partition
 
 
@@ -57,85 +57,85 @@ class _Pixels:
         return self.images * self.rows * self.columns
 
 
-def _parts(how: Convolution) -> list[_Part]:
-    rows = how.kernel[1]
-    together = max(1, min(rows, P // how.channels))
+def _parts(spec: Convolution) -> list[_Part]:
+    rows = spec.kernel[1]
+    together = max(1, min(rows, P // spec.channels))
     return [_Part(first=i, rows=min(together, rows - i)) for i in range(0, rows, together)]
 
 
-def _products(how: Convolution) -> list[_Product]:
+def _products(spec: Convolution) -> list[_Product]:
     found = []
-    for number, part in enumerate(_parts(how)):
-        together = BANK // (part.rows * how.channels)
-        for k in range(0, how.kernel[2], together):
-            count = min(together, how.kernel[2] - k)
+    for number, part in enumerate(_parts(spec)):
+        together = BANK // (part.rows * spec.channels)
+        for k in range(0, spec.kernel[2], together):
+            count = min(together, spec.kernel[2] - k)
             found.append(_Product(part=number, k=k, count=count))
     return found
 
 
-def shares_partitions(how: Convolution) -> bool:
+def shares_partitions(spec: Convolution) -> bool:
     """Whether rows of the filter fit on the partitions together, and the products in PSUM."""
-    flat = how.kernel[0] == how.sizes[0] == how.outs[0] == 1
-    several = how.kernel[1] > 1 and 2 * how.channels <= P
-    return flat and several and len(_products(how)) <= PRODUCTS
+    flat = spec.kernel[0] == spec.sizes[0] == spec.outs[0] == 1
+    several = spec.kernel[1] > 1 and 2 * spec.channels <= P
+    return flat and several and len(_products(spec)) <= PRODUCTS
 
 
-def weight_of_few_channels(how: Convolution, b: Builder, schedule: Schedule) -> Program:
+def weight_of_few_channels(spec: Convolution, b: Builder, schedule: Schedule) -> Program:
     """dw[g, f, c, taps] = the sum over b and the pixels of g[b, g, f, :] * x[b, g, c, shifted]."""
-    return _FewChannels(b, how, schedule).build()
+    return _FewChannels(b, spec, schedule).build()
 
 
 class _FewChannels:
-    def __init__(self, b: Builder, how: Convolution, schedule: Schedule) -> None:
-        self.b, self.how, self.schedule = b, how, schedule
-        f, c, size = how.filters, how.channels, itemsize(how.compute)
-        self.g = b.hbm("g", (how.batch, how.groups * f, *how.outs), how.dtype, Role.INPUT)
-        self.x = b.hbm("x", (how.batch, how.groups * c, *how.sizes), how.dtype, Role.INPUT)
-        self.dw = b.hbm("dw", (how.groups * f, c, how.taps), how.dtype, Role.OUTPUT)
-        self.parts, self.products = _parts(how), _products(how)
-        _, height, width = how.outs
+    def __init__(self, b: Builder, spec: Convolution, schedule: Schedule) -> None:
+        self.b, self.spec, self.schedule = b, spec, schedule
+        f, c, size = spec.filters, spec.channels, itemsize(spec.compute)
+        self.g = b.hbm("g", (spec.batch, spec.groups * f, *spec.outs), spec.dtype, Role.INPUT)
+        self.x = b.hbm("x", (spec.batch, spec.groups * c, *spec.sizes), spec.dtype, Role.INPUT)
+        self.dw = b.hbm("dw", (spec.groups * f, c, spec.taps), spec.dtype, Role.OUTPUT)
+        self.parts, self.products = _parts(spec), _products(spec)
+        _, height, width = spec.outs
         self.columns = min(width, P)
         self.rows = max(1, min(height, P // self.columns))
-        self.images = max(1, min(how.batch, P // (height * width)))
+        self.images = max(1, min(spec.batch, P // (height * width)))
         self.f_tiles = max(1, min(ceil(f / P), PRODUCTS // len(self.products)))
-        self.pad = how.axes[2].padding
-        self.pitch = how.sizes[2] + 2 * self.pad
+        self.pad = spec.axes[2].padding
+        self.pitch = spec.sizes[2] + 2 * self.pad
         held = len(self.parts) * self.pitch + self.f_tiles * width
         fits = int(STRIP_BYTES / (held * self.images * size)) // self.rows * self.rows
         self.strip = max(self.rows, min(height, fits))
-        self.high = inside_together(how.axes[1].forward(self.strip), how.kernel[1])
-        self.x_rows = b.sbuf("x rows", self.images * self.strip * self.pitch, how.compute, slots=2,
+        self.high = inside_together(spec.axes[1].forward(self.strip), spec.kernel[1])
+        self.x_rows = b.sbuf("x rows", self.images * self.strip * self.pitch, spec.compute, slots=2,
                              parts=len(self.parts))  # fmt: skip
-        self.g_rows = b.sbuf("g rows", self.images * self.strip * width, how.compute, slots=2,
+        self.g_rows = b.sbuf("g rows", self.images * self.strip * width, spec.compute, slots=2,
                              parts=self.f_tiles)  # fmt: skip
         # Of every pixel its gradients, then for each part the columns of the filter.
         self.starts = [self.f_tiles * P if self.f_tiles > 1 else min(f, P)]
         for part in self.parts:
-            self.starts.append(self.starts[-1] + how.kernel[2] * part.rows * c)
+            self.starts.append(self.starts[-1] + spec.kernel[2] * part.rows * c)
         self.bank = int(BANK_BYTES / size)
         self.across = [(x, min(self.columns, width - x)) for x in range(0, width, self.columns)]
         self.together = max(1, TOGETHER // len(self.across))  # tiles of rows
         tiles, banks = self.together * len(self.across), self.f_tiles * len(self.products)
-        self.turned = b.psum("turned", self.bank, how.compute, slots=BANKS - banks)
-        self.pixels = b.sbuf("pixels", tiles * self.starts[-1], how.compute, slots=2)
+        self.transposed = b.psum("transposed", self.bank, spec.compute, slots=BANKS - banks)
+        self.pixels = b.sbuf("pixels", tiles * self.starts[-1], spec.compute, slots=2)
         self.psum = b.psum("product", BANK, parts=self.f_tiles * len(self.products))
-        self.sums = b.sbuf("sums", c * how.taps, "float32", parts=self.f_tiles)
-        self.stored = b.sbuf("stored", c * how.taps, how.dtype, slots=2)
+        self.sums = b.sbuf("sums", c * spec.taps, "float32", parts=self.f_tiles)
+        self.stored = b.sbuf("stored", c * spec.taps, spec.dtype, slots=2)
 
     def build(self) -> Program:
-        b, how = self.b, self.how
-        with b.loop(how.groups) as group:
-            for f0, fs in b.tiles(how.filters, self.f_tiles * P):
+        b, spec = self.b, self.spec
+        with b.loop(spec.groups) as group:
+            for f0, fs in b.tiles(spec.filters, self.f_tiles * P):
                 tiles = [min(P, fs - start) for start in range(0, fs, P)]
                 for part, _ in enumerate(tiles):
                     whole = columns(self.sums, P, self.sums.row_elements, part=part)
                     b.emit("memset", whole, value=0.0)
-                for n0, images in b.tiles(how.batch, self.images):
+                for n0, images in b.tiles(spec.batch, self.images):
                     for high in self.high:
                         with b.loop(high.repeat) as j:
                             self._strip(group, f0, tiles, n0, images, high, j)
                 for part, size in enumerate(tiles):
-                    self._store(group * how.filters + f0 + part * P, part, size)
+                    self._store(group * spec.filters + f0 + part * P, part, size)
         return b.build()
 
     def _strip(
@@ -156,7 +156,7 @@ class _FewChannels:
         self._add(tiles)
 
     def _groups(self, images: int, rows: int) -> Iterator[list[_Pixels]]:
-        """All pixels of a strip, as many tiles as turn together."""
+        """All pixels of a strip, as many tiles as are transposed together."""
         for y0, some in self.b.tiles(rows, self.together * self.rows):
             yield [
                 _Pixels(images=images, y=y0 + y, rows=min(self.rows, some - y), x=x, columns=size)
@@ -170,12 +170,12 @@ class _FewChannels:
         self, group: Affine, f0: Affine, tiles: list[int], n0: Affine, images: int, high: Strip,
         j: Affine,
     ) -> None:  # fmt: skip
-        b, how = self.b, self.how
-        volume, width, filters = prod(how.outs), how.outs[2], how.groups * how.filters
+        b, spec = self.b, self.spec
+        volume, width, filters = prod(spec.outs), spec.outs[2], spec.groups * spec.filters
         run, y = (1, high.count * width), j * high.count + high.first
         b.fresh(self.g_rows)
         for part, size in enumerate(tiles):
-            at = (n0 * filters + group * how.filters + f0 + part * P) * volume + y * width
+            at = (n0 * filters + group * spec.filters + f0 + part * P) * volume + y * width
             images_there = several([(filters * volume, images)])
             source = Access(buffer=self.g, offset=at, pattern=((volume, size), *images_there, run))
             here = several([(self.strip * width, images)])
@@ -184,13 +184,13 @@ class _FewChannels:
 
     def _load_x(self, group: Affine, n0: Affine, images: int, high: Strip, j: Affine) -> None:
         """For each row of the filter the rows of the input that its outputs multiply."""
-        b, how = self.b, self.how
-        channels, width, step = how.groups * how.channels, how.sizes[2], how.axes[1].stride
-        volume, taps = prod(how.sizes), {t.k: t for t in high.taps}
+        b, spec = self.b, self.spec
+        channels, width, step = spec.groups * spec.channels, spec.sizes[2], spec.axes[1].stride
+        volume, taps = prod(spec.sizes), {t.k: t for t in high.taps}
         b.fresh(self.x_rows)
         for number, part in enumerate(self.parts):
             wanted = [taps.get(part.first + i) for i in range(part.rows)]
-            self._borders(number, part.rows * how.channels, images, high.count, wanted)
+            self._borders(number, part.rows * spec.channels, images, high.count, wanted)
             for i, tap in enumerate(wanted):
                 if tap is None:
                     continue
@@ -198,15 +198,15 @@ class _FewChannels:
                 across = several([(channels * volume, images), (step * width, tap.count)])
                 source = Access(
                     buffer=self.x,
-                    offset=(n0 * channels + group * how.channels) * volume + row * width,
-                    pattern=((volume, how.channels), *across, (1, width)),
+                    offset=(n0 * channels + group * spec.channels) * volume + row * width,
+                    pattern=((volume, spec.channels), *across, (1, width)),
                 )
                 held = self.x_rows.row_elements
                 here = several([(self.strip * self.pitch, images), (self.pitch, tap.count)])
                 to = Access(
                     buffer=self.x_rows,
-                    offset=Affine(i * how.channels * held + tap.own * self.pitch + self.pad),
-                    pattern=((held, how.channels), *here, (1, width)),
+                    offset=Affine(i * spec.channels * held + tap.own * self.pitch + self.pad),
+                    pattern=((held, spec.channels), *here, (1, width)),
                     part=Affine(number),
                 )
                 b.load(to, source)
@@ -234,9 +234,9 @@ class _FewChannels:
     # --- pixels ---
 
     def _views(self, tiles: list[int], pixels: _Pixels) -> Iterator[tuple[Access, int, int]]:
-        """(what turns, its width, where it goes among a pixel's columns)."""
-        how, (images, rows) = self.how, (pixels.images, pixels.rows)
-        width, axis = how.outs[2], how.axes[2]
+        """(what is transposed, its width, where it goes among a pixel's columns)."""
+        spec, (images, rows) = self.spec, (pixels.images, pixels.rows)
+        width, axis = spec.outs[2], spec.axes[2]
         for f, size in enumerate(tiles):
             inner = [(self.strip * width, images), (width, rows)]
             yield Access(
@@ -245,8 +245,8 @@ class _FewChannels:
                 pattern=((self.g_rows.row_elements, size), *several(inner), (1, pixels.columns)),
                 part=Affine(f),
             ), size, f * P  # fmt: skip
-        for (number, part), k in product(enumerate(self.parts), range(how.kernel[2])):
-            size = part.rows * how.channels
+        for (number, part), k in product(enumerate(self.parts), range(spec.kernel[2])):
+            size = part.rows * spec.channels
             inner = [(self.strip * self.pitch, images), (self.pitch, rows)]
             at = pixels.x * axis.stride + k * axis.dilation
             yield Access(
@@ -265,17 +265,17 @@ class _FewChannels:
             start, end, taken = views[0][2], views[0][2], 0
             while views and views[0][2] == end and end + views[0][1] - start <= self.bank:
                 if not taken:
-                    b.fresh(self.turned)
+                    b.fresh(self.transposed)
                 view, size, _ = views.pop(0)
-                b.emit("nc_transpose", columns(self.turned, count, size, end - start), view)
+                b.emit("nc_transpose", columns(self.transposed, count, size, end - start), view)
                 end, taken = end + size, taken + 1
             to = columns(self.pixels, count, end - start, base + start)
-            b.emit("tensor_copy", to, columns(self.turned, count, end - start))
+            b.emit("tensor_copy", to, columns(self.transposed, count, end - start))
 
     def _multiply(self, tiles: list[int], pixels: _Pixels, base: int) -> None:
         b, count = self.b, pixels.count
         for (f, size), (number, p) in product(enumerate(tiles), enumerate(self.products)):
-            wide = self.parts[p.part].rows * self.how.channels
+            wide = self.parts[p.part].rows * self.spec.channels
             bank = f * len(self.products) + number
             b.emit(
                 "nc_matmul",
@@ -289,22 +289,22 @@ class _FewChannels:
 
     def _add(self, tiles: list[int]) -> None:
         """The products of a strip, which lie as [column of the filter, row of it, channel]."""
-        b, how = self.b, self.how
+        b, spec = self.b, self.spec
         for (f, size), (number, p) in product(enumerate(tiles), enumerate(self.products)):
             part = self.parts[p.part]
             total = Access(
                 buffer=self.sums,
-                offset=Affine(part.first * how.kernel[2] + p.k),
-                pattern=((self.sums.row_elements, size), (1, p.count), (how.kernel[2], part.rows),
-                         (how.taps, how.channels)),
+                offset=Affine(part.first * spec.kernel[2] + p.k),
+                pattern=((self.sums.row_elements, size), (1, p.count), (spec.kernel[2], part.rows),
+                         (spec.taps, spec.channels)),
                 part=Affine(f),
             )  # fmt: skip
             bank = f * len(self.products) + number
-            made = columns(self.psum, size, p.count * part.rows * how.channels, part=bank)
+            made = columns(self.psum, size, p.count * part.rows * spec.channels, part=bank)
             b.emit("tensor_tensor", total, total, made, op="add")
 
     def _store(self, f: Affine, part: int, size: int) -> None:
-        b, row = self.b, self.how.channels * self.how.taps
+        b, row = self.b, self.spec.channels * self.spec.taps
         b.fresh(self.stored)
         here = columns(self.stored, size, row)
         b.emit("tensor_copy", here, columns(self.sums, size, row, part=part))

@@ -40,7 +40,7 @@ def conv2d(
     Weights come as [c, i, j, f], which the stationary operand wants; filters are split over cores.
     """
     rows, columns = height - kernel + 1, width - kernel + 1
-    how = Convolution(
+    spec = Convolution(
         batch=batch,
         channels=channels,
         filters=ceil(filters / cores),
@@ -51,47 +51,47 @@ def conv2d(
         ),
         dtype=dtype,
         compute=dtype,
-        turned=True,
+        weights_transposed=True,
         share=False,
         flops=2.0 * batch * filters * channels * kernel**2 * rows * columns,
     )
-    return conv(how, chip=chip, schedule=schedule, cores=cores)
+    return conv(spec, chip=chip, schedule=schedule, cores=cores)
 
 
-def conv(how: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1) -> Program:
+def conv(spec: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1) -> Program:
     """out[b, g, f, :] = the sum over c and the taps of in[b, g, c, :] * weight[g, f, c, taps]."""
-    size = "x".join(map(str, how.sizes))
-    name = f"conv {how.batch}x{how.channels}x{size} {how.filters}"
-    return _Conv(Builder(name, cores=cores, model_flops=how.flops), how, chip, schedule).build()
+    size = "x".join(map(str, spec.sizes))
+    name = f"conv {spec.batch}x{spec.channels}x{size} {spec.filters}"
+    return _Conv(Builder(name, cores=cores, model_flops=spec.flops), spec, chip, schedule).build()
 
 
 class _Conv:
-    def __init__(self, b: Builder, how: Convolution, chip: Chip, schedule: Schedule) -> None:
-        self.b, self.how, self.chip, self.schedule = b, how, chip, schedule
-        c, f, width, out_width = how.channels, how.filters, how.sizes[2], how.outs[2]
-        skipped = int(how.sizes[0] == how.outs[0] == 1)  # no depth
-        size, out = list(how.sizes)[skipped:], list(how.outs)[skipped:]
-        self.source = b.hbm("in", (how.batch, how.groups * c, *size), how.dtype, Role.INPUT)
-        self.out = b.hbm("out", (how.batch, how.groups * f, *out), how.dtype, Role.OUTPUT)
-        self.parts = parts_of(how)
+    def __init__(self, b: Builder, spec: Convolution, chip: Chip, schedule: Schedule) -> None:
+        self.b, self.spec, self.chip, self.schedule = b, spec, chip, schedule
+        c, f, width, out_width = spec.channels, spec.filters, spec.sizes[2], spec.outs[2]
+        skipped = int(spec.sizes[0] == spec.outs[0] == 1)  # no depth
+        size, out = list(spec.sizes)[skipped:], list(spec.outs)[skipped:]
+        self.source = b.hbm("in", (spec.batch, spec.groups * c, *size), spec.dtype, Role.INPUT)
+        self.out = b.hbm("out", (spec.batch, spec.groups * f, *out), spec.dtype, Role.OUTPUT)
+        self.parts = parts_of(spec)
         # A PSUM tile: several images if they are small, else rows of one; of wide ones a piece.
-        self.wide = how.axes[2].forward(min(out_width, BANK))
+        self.wide = spec.axes[2].forward(min(out_width, BANK))
         across = self.wide[0].count
-        self.per_tile = max(1, min(how.outs[1], BANK // across))
-        whole = self.per_tile == how.outs[1] and len(self.wide) == 1 and how.outs[0] == 1
-        self.images = max(1, min(how.batch, BANK // (how.outs[1] * across))) if whole else 1
-        self.strips = how.axes[1].forward(self.per_tile)
+        self.per_tile = max(1, min(spec.outs[1], BANK // across))
+        whole = self.per_tile == spec.outs[1] and len(self.wide) == 1 and spec.outs[0] == 1
+        self.images = max(1, min(spec.batch, BANK // (spec.outs[1] * across))) if whole else 1
+        self.strips = spec.axes[1].forward(self.per_tile)
         if self.parts[0].rows:
-            self.strips = inside_together(self.strips, how.kernel[1])
-        self.deep = [one for s in how.axes[0].forward(1) for one in s.unrolled()]
+            self.strips = inside_together(self.strips, spec.kernel[1])
+        self.deep = [one for s in spec.axes[0].forward(1) for one in s.unrolled()]
         self.together = self._together(chip)
         spans = [self._span(s, min(s.repeat, self.together)) for s in self.strips]
         depths = max(s.span for s in self.deep)
         self.held = self.images * depths * max(spans) * width
-        self.filter = Filter(b, how, self.parts)
-        self.data = b.sbuf("data", self.held, how.compute, slots=2, parts=len(self.parts))
+        self.filter = Filter(b, spec, self.parts)
+        self.data = b.sbuf("data", self.held, spec.compute, slots=2, parts=len(self.parts))
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
-        self.result = b.sbuf("result", BANK, how.dtype, slots=4)
+        self.result = b.sbuf("result", BANK, spec.dtype, slots=4)
 
     # --- how the work is cut ---
 
@@ -99,13 +99,13 @@ class _Conv:
         """PSUM tiles of rows whose input is loaded at once: a quarter of SBUF."""
         budget = chip.sbuf.usable_bytes_per_partition / 8
         depths = max(s.span for s in self.deep)
-        row = self.how.sizes[2] * itemsize(self.how.compute) * len(self.parts) * depths
-        return max(1, int(budget / (row * self.per_tile * self.how.axes[1].stride)))
+        row = self.spec.sizes[2] * itemsize(self.spec.compute) * len(self.parts) * depths
+        return max(1, int(budget / (row * self.per_tile * self.spec.axes[1].stride)))
 
     def _span(self, s: Strip, tiles: int) -> int:
         """Rows of the input that `tiles` tiles like strip s need."""
         if self.parts[0].rows:  # shifted copies, without the filter's reach
-            axis = self.how.axes[1]
+            axis = self.spec.axes[1]
             return (tiles * s.count - 1) * axis.stride + 1
         return (tiles - 1) * s.step + s.span
 
@@ -130,12 +130,12 @@ class _Conv:
         start: Affine, tiles: int,
     ) -> None:  # fmt: skip
         """For each row of the filter the input rows it meets, zeros where there are none."""
-        axis = self.how.axes[1]
+        axis = self.spec.axes[1]
         rows, deep = self._span(high, tiles), self.deep[0]
         lows = [axis.source(high.first, part.first + q) for q in range(part.rows)]
         last = high.repeat * high.count * axis.stride
         if lows[0] < 0 or lows[-1] + last > axis.size:
-            width = images * rows * self.how.sizes[2]
+            width = images * rows * self.spec.sizes[2]
             self.b.emit("memset", columns(self.data, part.partitions, width, part=k), value=0.0)
         for q, low in enumerate(lows):
             skip = max(0, -low)
@@ -149,13 +149,13 @@ class _Conv:
         rows: int, skip: int, held: int,
     ) -> None:  # fmt: skip
         """`rows` rows from `low` to row `skip` of tiles of `held` rows, on block q's partitions."""
-        how, (group, n0, images) = self.how, of
-        _, height, width = how.sizes
-        volume, channels = prod(how.sizes), how.groups * how.channels
+        spec, (group, n0, images) = self.spec, of
+        _, height, width = spec.sizes
+        volume, channels = prod(spec.sizes), spec.groups * spec.channels
         inner = [(1, rows * width)]
         outer = [(channels * volume, images), (height * width, deep.span)]
         here = [(deep.span * held * width, images), (held * width, deep.span)]
-        at = (n0 * channels + group * how.channels + part.c0) * volume
+        at = (n0 * channels + group * spec.channels + part.c0) * volume
         source = Access(
             buffer=self.source,
             offset=at + deep.low * height * width + low * width,
@@ -173,11 +173,11 @@ class _Conv:
     # --- products ---
 
     def build(self) -> Program:
-        b, how = self.b, self.how
-        with b.loop(how.groups) as group:
-            for f0, fs in b.tiles(how.filters, self.filter.block):
+        b, spec = self.b, self.spec
+        with b.loop(spec.groups) as group:
+            for f0, fs in b.tiles(spec.filters, self.filter.block):
                 self.filter.load(group, f0, fs)
-                for n0, images in b.tiles(how.batch, self.images):
+                for n0, images in b.tiles(spec.batch, self.images):
                     for deep, high in product(self.deep, self.strips):
                         for start, tiles in b.tiles(high.repeat, self.together):
                             self._load(group, n0, images, deep, high, start, tiles)
@@ -188,7 +188,7 @@ class _Conv:
         self, group: Affine, f0: Affine, fs: int, n0: Affine, images: int, deep: Strip,
         high: Strip, start: Affine, tiles: int,
     ) -> None:  # fmt: skip
-        b, how = self.b, self.how
+        b, spec = self.b, self.spec
         held = self._span(high, tiles)
         with b.loop(tiles) as j:
             for wide in self.wide:
@@ -198,7 +198,7 @@ class _Conv:
                     self._accumulate(f, size, fs, images, deep, high, wide, j, held)
                     kept = self._evacuate(size, prod(shape), k)
                     y = (start + j) * high.count + high.first
-                    channel = n0 * (how.groups * how.filters) + group * how.filters + f0 + f
+                    channel = n0 * (spec.groups * spec.filters) + group * spec.filters + f0 + f
                     self._store(kept, size, shape, channel, deep, y, wide)
 
     def _accumulate(
@@ -212,7 +212,7 @@ class _Conv:
         whole = high.count * wide.count
         if not products or products[0][3].count * products[0][4].count < whole:
             b.emit("memset", columns(self.psum, size, images * whole), value=0.0)
-        width, axes = self.how.sizes[2], self.how.axes
+        width, axes = self.spec.sizes[2], self.spec.axes
         for k, number, d, h, w in products:
             part = self.parts[k]
             step = high.count * axes[1].stride if part.rows else high.step
@@ -238,7 +238,7 @@ class _Conv:
         self, deep: Strip, high: Strip, wide: Strip
     ) -> Iterator[tuple[int, int, Tap, Tap, Tap]]:
         """(part of the contraction, number in its weights, taps) of all products of a tile."""
-        _, height, width = self.how.kernel
+        _, height, width = self.spec.kernel
         for k, part in enumerate(self.parts):
             if part.rows:
                 every = Tap(k=0, own=0, there=0, count=high.count)
@@ -249,7 +249,7 @@ class _Conv:
 
     def _evacuate(self, size: int, count: int, k: Affine) -> Access:
         to, source = columns(self.result, size, count), columns(self.psum, size, count)
-        if self.how.bias:
+        if self.spec.bias:
             self.b.emit(
                 "tensor_scalar", to, source, columns(self.filter.added, size, 1, k), op0="add"
             )
@@ -262,10 +262,10 @@ class _Conv:
         y: Affine, wide: Strip,
     ) -> None:  # fmt: skip
         images, rows, count = shape
-        _, height, width = self.how.outs
-        volume = prod(self.how.outs)
+        _, height, width = self.spec.outs
+        volume = prod(self.spec.outs)
         lines = [(1, rows * count)] if count == width else [(width, rows), (1, count)]
-        across = [(self.how.groups * self.how.filters * volume, images)]
+        across = [(self.spec.groups * self.spec.filters * volume, images)]
         row = self.result.row_elements
         here = [(rows * count, images)]
         inner = [(1, rows * count)] if count == width else [(count, rows), (1, count)]

@@ -17,9 +17,9 @@ __all__ = ["Convolution", "Part", "parts_of"]
 class Convolution:
     """Sizes of one core's share. `channels` and `filters` are those of one group.
 
-    dtype    of the tensors; `compute` is that of the array
-    turned   weights come as [channels, taps, filters], as the array wants them
-    share    lets rows of the filter share the array where channels are few
+    dtype               of the tensors; `compute` is that of the array
+    weights_transposed  they come as [channels, taps, filters], as the array wants them
+    share               lets rows of the filter share the array where channels are few
     """
 
     batch: int
@@ -30,7 +30,7 @@ class Convolution:
     bias: str = ""
     dtype: str = "float32"
     compute: str = "float32"
-    turned: bool = False
+    weights_transposed: bool = False
     share: bool = True
     flops: float = 0.0
 
@@ -68,11 +68,11 @@ class Part:
         return self.channels * max(1, self.rows)
 
 
-def parts_of(how: Convolution) -> list[Part]:
+def parts_of(spec: Convolution) -> list[Part]:
     """The contraction cut to what fits on the partitions, rows of the filter together if few."""
-    c, rows = how.channels, how.kernel[1]
-    together = min(rows, P // c) if how.share and not how.turned else 1
-    if together > 1 and how.kernel[0] == 1:
+    c, rows = spec.channels, spec.kernel[1]
+    together = min(rows, P // c) if spec.share and not spec.weights_transposed else 1
+    if together > 1 and spec.kernel[0] == 1:
         return [
             Part(c0=0, channels=c, first=i, rows=min(together, rows - i))
             for i in range(0, rows, together)

@@ -1,6 +1,6 @@
 """The gradient of a convolution for its weights as matmuls, one per tap, from what lies in SBUF.
 
-Pixels are contracted: both operands turn on the Tensor engine, four blocks a PSUM bank.
+Pixels are contracted: both are transposed on the Tensor engine, four blocks a PSUM bank.
 `Convolution` describes the forward pass; few channels have a program of their own.
 """
 
@@ -19,81 +19,83 @@ from .shape import Convolution
 
 __all__ = ["conv_weight"]
 
-TURNED = 72  # blocks of an operand, pixels by taps, that are turned together
-PIXEL_TILES = 8  # of 128 pixels that are turned before they are multiplied
+TRANSPOSED = 72  # blocks of an operand, pixels by taps, that are transposed together
+PIXEL_TILES = 8  # of 128 pixels that are transposed before they are multiplied
 
 
 def conv_weight(
-    how: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1
+    spec: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1
 ) -> Program:
     """dw[g, f, c, taps] = the sum over b and the pixels of g[b, g, f, :] * x[b, g, c, shifted]."""
-    name = f"conv_weight {how.batch}x{how.filters} {how.channels}"
-    b = Builder(name, cores=cores, model_flops=how.flops)
-    if shares_partitions(how):
-        return weight_of_few_channels(how, b, schedule)
-    return _Weight(b, how, schedule).build()
+    name = f"conv_weight {spec.batch}x{spec.filters} {spec.channels}"
+    b = Builder(name, cores=cores, model_flops=spec.flops)
+    if shares_partitions(spec):
+        return weight_of_few_channels(spec, b, schedule)
+    return _Weight(b, spec, schedule).build()
 
 
 class _Weight:
-    def __init__(self, b: Builder, how: Convolution, schedule: Schedule) -> None:
-        self.b, self.how, self.schedule = b, how, schedule
-        f, c = how.filters, how.channels
-        self.g = b.hbm("g", (how.batch, how.groups * f, *how.outs), how.dtype, Role.INPUT)
-        self.x = b.hbm("x", (how.batch, how.groups * c, *how.sizes), how.dtype, Role.INPUT)
-        self.dw = b.hbm("dw", (how.groups * f, c, how.taps), how.dtype, Role.OUTPUT)
+    def __init__(self, b: Builder, spec: Convolution, schedule: Schedule) -> None:
+        self.b, self.spec, self.schedule = b, spec, schedule
+        f, c = spec.filters, spec.channels
+        self.g = b.hbm("g", (spec.batch, spec.groups * f, *spec.outs), spec.dtype, Role.INPUT)
+        self.x = b.hbm("x", (spec.batch, spec.groups * c, *spec.sizes), spec.dtype, Role.INPUT)
+        self.dw = b.hbm("dw", (spec.groups * f, c, spec.taps), spec.dtype, Role.OUTPUT)
         # Pixels of a tile: images, rows and columns that make at most 128.
-        _, rows, width = how.outs
+        _, rows, width = spec.outs
         self.columns = min(width, P)
         self.rows = max(1, min(rows, P // self.columns))
-        self.images = max(1, min(how.batch, P // (rows * width))) if how.outs[0] == 1 else 1
-        together = max(1, min(PIXEL_TILES, TURNED // how.taps))
+        self.images = max(1, min(spec.batch, P // (rows * width))) if spec.outs[0] == 1 else 1
+        together = max(1, min(PIXEL_TILES, TRANSPOSED // spec.taps))
         self.strip = min(rows, self.rows * together)
         tiles = ceil(self.strip / self.rows) * ceil(width / self.columns)
-        size, (_, _, pad) = itemsize(how.compute), (a.padding for a in how.axes)
-        self.pitch = how.sizes[2] + 2 * pad
-        axis = how.axes[1]
-        self.deep = [one for s in how.axes[0].forward(1) for one in s.unrolled()]
+        size, (_, _, pad) = itemsize(spec.compute), (a.padding for a in spec.axes)
+        self.pitch = spec.sizes[2] + 2 * pad
+        axis = spec.axes[1]
+        self.deep = [one for s in spec.axes[0].forward(1) for one in s.unrolled()]
         self.high = inside_together(axis.forward(self.strip), axis.kernel)
         depths = max(s.span for s in self.deep)
         held = self._held(self.strip) * self.pitch * depths * self.images
         # Blocks of filters and channels whose sums fit.
-        each = max(1, int(WEIGHT_BYTES / (4 * P * how.taps)))
+        each = max(1, int(WEIGHT_BYTES / (4 * P * spec.taps)))
         self.f_tiles = min(ceil(f / P), 4, each)
         self.c_tiles = max(
             1, min(ceil(c / P), each // self.f_tiles, int(48 * 1024 / (2 * held * size)))
         )
         wide_c = min(c, P)
-        self.sums = b.sbuf("sums", wide_c * how.taps, "float32", parts=self.f_tiles * self.c_tiles)
-        self.g_rows = b.sbuf("g rows", self.images * self.strip * width, how.compute, slots=2,
+        self.sums = b.sbuf("sums", wide_c * spec.taps, "float32", parts=self.f_tiles * self.c_tiles)
+        self.g_rows = b.sbuf("g rows", self.images * self.strip * width, spec.compute, slots=2,
                              parts=self.f_tiles)  # fmt: skip
-        self.x_rows = b.sbuf("x rows", held, how.compute, slots=2, parts=self.c_tiles)
-        self.g_turned = b.sbuf("g turned", tiles * self.f_tiles * P, how.compute, slots=2)
-        self.x_turned = b.sbuf("x turned", tiles * how.taps * wide_c, how.compute, slots=2)
-        self.turned = b.psum("turned", 4 * P, how.compute, slots=2)
+        self.x_rows = b.sbuf("x rows", held, spec.compute, slots=2, parts=self.c_tiles)
+        self.g_transposed = b.sbuf("g transposed", tiles * self.f_tiles * P, spec.compute, slots=2)
+        self.x_transposed = b.sbuf(
+            "x transposed", tiles * spec.taps * wide_c, spec.compute, slots=2
+        )
+        self.transposed = b.psum("transposed", 4 * P, spec.compute, slots=2)
         self.psum = b.psum("product", BANK, slots=2)
-        self.stored = b.sbuf("stored", wide_c * how.taps, how.dtype, slots=2)
+        self.stored = b.sbuf("stored", wide_c * spec.taps, spec.dtype, slots=2)
 
     def _held(self, outputs: int) -> int:
         """Rows of the input, padding included, that so many output rows need."""
-        axis = self.how.axes[1]
+        axis = self.spec.axes[1]
         return (outputs - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1
 
     def build(self) -> Program:
-        b, how = self.b, self.how
-        with b.loop(how.groups) as group:
-            for f0, fs in b.tiles(how.filters, self.f_tiles * P):
-                for c0, cs in b.tiles(how.channels, self.c_tiles * P):
+        b, spec = self.b, self.spec
+        with b.loop(spec.groups) as group:
+            for f0, fs in b.tiles(spec.filters, self.f_tiles * P):
+                for c0, cs in b.tiles(spec.channels, self.c_tiles * P):
                     self._block(group, f0, fs, c0, cs)
         return b.build()
 
     def _block(self, group: Affine, f0: Affine, fs: int, c0: Affine, cs: int) -> None:
-        b, how = self.b, self.how
+        b, spec = self.b, self.spec
         f_tiles, c_tiles = _tiles(fs), _tiles(cs)
         for part in range(self.f_tiles * len(c_tiles)):
             row = self.sums.row_elements
             whole = Access(buffer=self.sums, pattern=((row, P), (1, row)), part=Affine(part))
             b.emit("memset", whole, value=0.0)
-        for n0, images in b.tiles(how.batch, self.images):
+        for n0, images in b.tiles(spec.batch, self.images):
             for deep, high in product(self.deep, self.high):
                 with b.loop(high.repeat) as j:
                     self._load_g(group, f0, f_tiles, n0, images, deep, high, j)
@@ -111,13 +113,13 @@ class _Weight:
         self, group: Affine, f0: Affine, f_tiles: list[int], n0: Affine, images: int, deep: Strip,
         high: Strip, j: Affine,
     ) -> None:  # fmt: skip
-        how, b = self.how, self.b
-        _, height, width = how.outs
-        volume, filters = prod(how.outs), how.groups * how.filters
+        spec, b = self.spec, self.b
+        _, height, width = spec.outs
+        volume, filters = prod(spec.outs), spec.groups * spec.filters
         b.fresh(self.g_rows)
         y = j * high.count + high.first
         for f, rows in enumerate(f_tiles):
-            at = (n0 * filters + group * how.filters + f0 + f * P) * volume
+            at = (n0 * filters + group * spec.filters + f0 + f * P) * volume
             source = Access(
                 buffer=self.g,
                 offset=at + deep.first * height * width + y * width,
@@ -133,10 +135,10 @@ class _Weight:
         high: Strip, j: Affine,
     ) -> None:  # fmt: skip
         """The rows that the strip's outputs reach, with zeros around the borders."""
-        how, b = self.how, self.b
-        axis, pad = how.axes[1], how.axes[2].padding
-        _, height, width = how.sizes
-        volume, channels = prod(how.sizes), how.groups * how.channels
+        spec, b = self.spec, self.b
+        axis, pad = spec.axes[1], spec.axes[2].padding
+        _, height, width = spec.sizes
+        volume, channels = prod(spec.sizes), spec.groups * spec.channels
         held, low = self._held(high.count), axis.source(high.first, 0)
         skip = max(0, -low)
         rows = min(held, axis.size - low) - skip
@@ -156,7 +158,7 @@ class _Weight:
             y = j * (high.count * axis.stride) + (low + skip)
             source = Access(
                 buffer=self.x,
-                offset=(n0 * channels + group * how.channels + c0 + c * P) * volume
+                offset=(n0 * channels + group * spec.channels + c0 + c * P) * volume
                 + deep.low * height * width
                 + y * width,
                 pattern=((volume, size), *several(outer), *lines),
@@ -173,16 +175,16 @@ class _Weight:
 
     def _pixels(self, images: int, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
         """(images, first row, rows, first column, columns) of tiles of at most 128 pixels."""
-        width = self.how.outs[2]
+        width = self.spec.outs[2]
         for y in range(0, rows, self.rows):
             for x in range(0, width, self.columns):
                 yield images, y, min(self.rows, rows - y), x, min(self.columns, width - x)
 
     def _turn_g(self, f_tiles: list[int], pixels: Sequence[tuple[int, ...]], high: Strip) -> None:
-        b, width = self.b, self.how.outs[2]
-        b.fresh(self.g_turned)
+        b, width = self.b, self.spec.outs[2]
+        b.fresh(self.g_transposed)
         for t, (images, y, rows, x, columns_) in enumerate(pixels):
-            b.fresh(self.turned)
+            b.fresh(self.transposed)
             count = images * rows * columns_
             for f, size in enumerate(f_tiles):
                 inner = [(high.count * width, images), (width, rows)]
@@ -192,31 +194,31 @@ class _Weight:
                     pattern=((self.g_rows.row_elements, size), *several(inner), (1, columns_)),
                     part=Affine(f),
                 )
-                b.emit("nc_transpose", columns(self.turned, count, size, f * P), view)
+                b.emit("nc_transpose", columns(self.transposed, count, size, f * P), view)
             wide = (len(f_tiles) - 1) * P + f_tiles[-1]
-            to = columns(self.g_turned, count, wide, t * self.f_tiles * P)
-            b.emit("tensor_copy", to, columns(self.turned, count, wide))
+            to = columns(self.g_transposed, count, wide, t * self.f_tiles * P)
+            b.emit("tensor_copy", to, columns(self.transposed, count, wide))
 
     def _taps(self, deep: Strip) -> list[tuple[int, int]]:
         """(number of the first tap, where its depth is held) for every plane of the filter."""
-        _, height, width = self.how.kernel
+        _, height, width = self.spec.kernel
         return [(d.k * height * width, d.there) for d in deep.taps]
 
     def _turn_x(
         self, c: int, size: int, pixels: Sequence[tuple[int, ...]], deep: Strip, high: Strip
     ) -> None:
         """[c, pixels] of every tap to [pixels, tap, c]."""
-        b, how = self.b, self.how
-        _, height, width = how.axes
-        b.fresh(self.x_turned)
-        plane, per = self._held(high.count) * self.pitch, how.kernel[1] * how.kernel[2]
+        b, spec = self.b, self.spec
+        _, height, width = spec.axes
+        b.fresh(self.x_transposed)
+        plane, per = self._held(high.count) * self.pitch, spec.kernel[1] * spec.kernel[2]
         for t, (count, y, rows, x, columns_) in enumerate(pixels):
             for base, there in self._taps(deep):
                 for first in range(0, per, 4):
                     taps = range(first, min(per, first + 4))
-                    b.fresh(self.turned)
+                    b.fresh(self.transposed)
                     for slot, tap in enumerate(taps):
-                        i, k = divmod(tap, how.kernel[2])
+                        i, k = divmod(tap, spec.kernel[2])
                         row = there * plane + (y * height.stride + i * height.dilation) * self.pitch
                         at = row + x * width.stride + k * width.dilation
                         inner = [(deep.span * plane, count), (height.stride * self.pitch, rows)]
@@ -227,20 +229,20 @@ class _Weight:
                                      (width.stride, columns_)),
                             part=Affine(c),
                         )  # fmt: skip
-                        into = columns(self.turned, count * rows * columns_, size, slot * size)
+                        into = columns(self.transposed, count * rows * columns_, size, slot * size)
                         b.emit("nc_transpose", into, view)
                     many = len(taps) * size
-                    to = (t * how.taps + base + first) * size
+                    to = (t * spec.taps + base + first) * size
                     pixels_ = count * rows * columns_
-                    b.emit("tensor_copy", columns(self.x_turned, pixels_, many, to),
-                           columns(self.turned, pixels_, many))  # fmt: skip
+                    b.emit("tensor_copy", columns(self.x_transposed, pixels_, many, to),
+                           columns(self.transposed, pixels_, many))  # fmt: skip
 
     def _multiply(
         self, f_tiles: list[int], c: int, size: int, c_count: int,
         pixels: Sequence[tuple[int, ...]], deep: Strip,
     ) -> None:  # fmt: skip
-        b, how = self.b, self.how
-        per, together = how.kernel[1] * how.kernel[2], max(1, BANK // size)
+        b, spec = self.b, self.spec
+        per, together = spec.kernel[1] * spec.kernel[2], max(1, BANK // size)
         row = self.sums.row_elements
         for (f, rows), (base, _) in product(enumerate(f_tiles), self._taps(deep)):
             for first in range(0, per, together):
@@ -250,33 +252,33 @@ class _Weight:
                 for t, (images, _, lines, _, columns_) in enumerate(pixels):
                     count = images * lines * columns_
                     at = (t * self.f_tiles + f) * P
-                    moving = (t * how.taps + base + first) * size
+                    moving = (t * spec.taps + base + first) * size
                     b.emit(
                         "nc_matmul",
                         into,
-                        columns(self.g_turned, count, rows, at),
-                        columns(self.x_turned, count, taps * size, moving),
+                        columns(self.g_transposed, count, rows, at),
+                        columns(self.x_transposed, count, taps * size, moving),
                         load=self.schedule.load,
                     )
                 total = Access(
                     buffer=self.sums,
                     offset=Affine(base + first),
-                    pattern=((row, rows), (1, taps), (how.taps, size)),
+                    pattern=((row, rows), (1, taps), (spec.taps, size)),
                     part=Affine(f * c_count + c),
                 )
                 b.emit("tensor_tensor", total, total, into, op="add")
 
     def _store(self, group: Affine, f: Affine, rows: int, c: Affine, size: int, part: int) -> None:
-        b, how = self.b, self.how
+        b, spec = self.b, self.spec
         b.fresh(self.stored)
-        count, row = size * how.taps, how.channels * how.taps
+        count, row = size * spec.taps, spec.channels * spec.taps
         source = Access(
             buffer=self.sums,
             pattern=((self.sums.row_elements, rows), (1, count)),
             part=Affine(part),
         )
         b.emit("tensor_copy", columns(self.stored, rows, count), source)
-        at = (group * how.filters + f) * row + c * how.taps
+        at = (group * spec.filters + f) * row + c * spec.taps
         to = Access(buffer=self.dw, offset=at, pattern=((row, rows), (1, count)))
         b.store(to, columns(self.stored, rows, count))
 

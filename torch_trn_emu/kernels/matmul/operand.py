@@ -42,7 +42,7 @@ class Operand:
             slots = natural_slots(block)
             self.natural = b.sbuf(f"{hbm.name} natural", length, dtype, slots=slots)
             bank = int(BANK_BYTES / itemsize(dtype))
-            self.turned = b.psum(f"{hbm.name} turned", bank, dtype, slots=2)
+            self.transposed = b.psum(f"{hbm.name} transposed", bank, dtype, slots=2)
 
     def _cut(self, k: int, slots: int, name: str, wide: Buffer | None = None) -> None:
         """Tiles for k elements of K, loaded at a time; `wide`, if given, holds a group or more."""
@@ -294,9 +294,9 @@ class Operand:
         to_column = Affine() if self.packing.mx else start
         lanes = [(t, j, self._columns(t, j, ks)) for t in range(self.group) for j in range(x)]
         lanes = [lane for lane in lanes if lane[2]]
-        together = max(1, self.turned.row_elements // P)
+        together = max(1, self.transposed.row_elements // P)
         for first in range(0, len(lanes), together):
-            b.fresh(self.turned)
+            b.fresh(self.transposed)
             chosen = lanes[first : first + together]
             for slot, (t, j, count) in enumerate(chosen):
                 # MX keeps neighbours along K in one partition; otherwise lanes are 128 apart.
@@ -319,9 +319,9 @@ class Operand:
             self._quantize(part, ks, start, size)
 
     def _turned(self, offset: int, partitions: int, size: int) -> Access:
-        row = self.turned.row_elements
+        row = self.transposed.row_elements
         return Access(
-            buffer=self.turned, offset=Affine(offset), pattern=((row, partitions), (1, size))
+            buffer=self.transposed, offset=Affine(offset), pattern=((row, partitions), (1, size))
         )
 
     def _columns(self, t: int, j: int, ks: int) -> int:

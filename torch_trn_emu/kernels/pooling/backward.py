@@ -9,15 +9,15 @@ from .tiles import Pool, PoolTiles, flat
 __all__ = ["pool_backward"]
 
 
-def pool_backward(planes: int, how: Pool, *, chip: Chip, cores: int = 1) -> Program:
+def pool_backward(planes: int, spec: Pool, *, chip: Chip, cores: int = 1) -> Program:
     """Dx from g (and "indices" for a maximum)."""
-    return _Backward(planes, how, chip, cores).build()
+    return _Backward(planes, spec, chip, cores).build()
 
 
 class _Backward(PoolTiles):
-    def __init__(self, planes: int, how: Pool, chip: Chip, cores: int) -> None:
-        super().__init__("pool_backward", planes, how, chip, cores)
-        b, dtype = self.b, how.dtype
+    def __init__(self, planes: int, spec: Pool, chip: Chip, cores: int) -> None:
+        super().__init__("pool_backward", planes, spec, chip, cores)
+        b, dtype = self.b, spec.dtype
         self.kinds = self.strips(self.sizes, self.outs, False)
         spans = [max(s.span for s in kind) for kind in self.kinds]
         self.need = spans[0] * spans[1] * self.outs[2]
@@ -30,7 +30,7 @@ class _Backward(PoolTiles):
             self.tile("result", self.made, dtype),
         )
         self.work = self.tile("work", self.need, "float32")
-        if how.op == "max":
+        if spec.op == "max":
             self.index = b.hbm("indices", (self.planes, *self.outs), "int32", Role.INPUT)
             self.found, self.at = (
                 self.tile("found", self.need, "int32"),
@@ -38,11 +38,11 @@ class _Backward(PoolTiles):
             )
             self.where = self.tile("positions", self.made, "float32", 1)
             self.base = self.tile("base", 1, "float32", 1)
-        elif not how.divisor:
+        elif not spec.divisor:
             self.inverse = self.tile("inverse", self.need, "float32", 1)
 
     def build(self) -> Program:
-        b, how = self.b, self.how
+        b, spec = self.b, self.spec
         for deep, high, wide, p0, planes, j in self.over(self.kinds, self.prepare):
             low = (Affine(deep.low), deep.span), (j * high.step + high.low, high.span)
             count, need = high.count * self.sizes[2], deep.span * high.span * self.outs[2]
@@ -50,7 +50,7 @@ class _Backward(PoolTiles):
             self.move(self.g, flat(self.data, planes, need, deep.span), self.outs, p0, *low)
             b.emit("memset", flat(self.sum, planes, count), value=0.0)
             g = self.data
-            if how.op == "max":
+            if spec.op == "max":
                 b.fresh(self.found, self.at)
                 self.move(
                     self.index, flat(self.found, planes, need, deep.span), self.outs, p0, *low
@@ -68,37 +68,37 @@ class _Backward(PoolTiles):
             first = Affine(deep.first), j * high.count + high.first
             where = (first[0], 1), (first[1], high.count)
             self.move(self.dx, done, self.sizes, p0, *where, store=True)
-            if how.op == "max":
+            if spec.op == "max":
                 step = float(high.count * self.sizes[2])
                 b.emit("tensor_scalar", base, base, op0="add", imm0=step)
         return b.build()
 
     def prepare(self, deep: Strip, high: Strip, wide: Strip) -> None:
-        if self.how.op == "max":
+        if self.spec.op == "max":
             view = flat(self.where, P, high.count * self.sizes[2])
             self.b.emit("iota", view, channel=0, step=1, base=0)
-        elif not self.how.divisor:
+        elif not self.spec.divisor:
             width = self.outs[2]
             for d in range(deep.span):
                 ranges = ((deep.low + d, 1), (high.low, high.span), (0, width))
                 self.counted(self.inverse, d * high.span * width, *ranges)
 
     def start(self, deep: Strip, high: Strip) -> None:
-        if self.how.op == "max":
+        if self.spec.op == "max":
             self.position(deep.first, high.first)
 
     def _shares(self, planes: int, need: int) -> None:
         """The gradient that each tap of a window gets."""
         to, g = flat(self.work, planes, need), flat(self.data, planes, need)
-        if self.how.divisor:
-            self.b.emit("tensor_scalar", to, g, op0="multiply", imm0=1 / self.how.divisor)
+        if self.spec.divisor:
+            self.b.emit("tensor_scalar", to, g, op0="multiply", imm0=1 / self.spec.divisor)
         else:
             inverse = flat(self.inverse, planes, need)
             self.b.emit("tensor_tensor", to, g, inverse, op="multiply")
 
     def _tap(self, taps: tuple[Tap, ...], g: Buffer, planes: int, rows_held: int) -> None:
         b, (d, h, w) = self.b, taps
-        axes, width, outs = self.how.axes, self.sizes[2], self.outs[2]
+        axes, width, outs = self.spec.axes, self.sizes[2], self.outs[2]
         offset = (d.there * rows_held + h.there) * outs + self.low + w.there
         inner = ((outs, h.count), (1, w.count))
         own = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
@@ -108,7 +108,7 @@ class _Backward(PoolTiles):
             return Access(buffer=buffer, offset=Affine(at), pattern=pattern)
 
         into, share = view(self.sum, h.own * width + w.own, own), view(g, offset, inner)
-        if self.how.op == "max":
+        if self.spec.op == "max":
             hit = view(self.work, offset, inner)
             here = view(self.where, h.own * width + w.own, own)
             b.emit("tensor_tensor", hit, view(self.at, offset, inner), here, op="equal")

@@ -11,32 +11,32 @@ from .tiles import Pool, PoolTiles, flat
 __all__ = ["pool"]
 
 
-def pool(planes: int, how: Pool, *, chip: Chip, cores: int = 1) -> Program:
+def pool(planes: int, spec: Pool, *, chip: Chip, cores: int = 1) -> Program:
     """Y of [planes, out...] from x of [planes, size...]; "indices" too if asked for."""
-    return _Forward(planes, how, chip, cores).build()
+    return _Forward(planes, spec, chip, cores).build()
 
 
 class _Forward(PoolTiles):
-    def __init__(self, planes: int, how: Pool, chip: Chip, cores: int) -> None:
-        super().__init__("pool", planes, how, chip, cores)
-        b, dtype = self.b, how.dtype
+    def __init__(self, planes: int, spec: Pool, chip: Chip, cores: int) -> None:
+        super().__init__("pool", planes, spec, chip, cores)
+        b, dtype = self.b, spec.dtype
         self.kinds = self.strips(self.outs, self.sizes, True)
         spans = [max(s.span for s in kind) for kind in self.kinds]
         rows = max(s.count for s in self.kinds[1])
         self.need, self.made = spans[0] * spans[1] * self.sizes[2], rows * self.outs[2]
         self.x = b.hbm("x", (self.planes, *self.sizes), dtype, Role.INPUT)
         self.y = b.hbm("y", (self.planes, *self.outs), dtype, Role.OUTPUT)
-        held = dtype if how.op == "max" else "float32"
+        held = dtype if spec.op == "max" else "float32"
         self.data, self.best = (
             self.tile("data", self.need, dtype),
             self.tile("best", self.made, held),
         )
         self.result = (
             self.best
-            if held == dtype and how.op == "max"
+            if held == dtype and spec.op == "max"
             else self.tile("result", self.made, dtype)
         )
-        if how.indices:
+        if spec.indices:
             self.index = b.hbm("indices", (self.planes, *self.outs), "int32", Role.OUTPUT)
             self.where = self.tile("positions", self.need, "float32", 1)
             self.mask, self.at = (
@@ -45,11 +45,11 @@ class _Forward(PoolTiles):
             )
             self.found = self.tile("found", self.made, "int32")
             self.base = self.tile("base", 1, "float32", 1)
-        if how.op == "add" and not how.divisor:
+        if spec.op == "add" and not spec.divisor:
             self.inverse = self.tile("inverse", self.made, "float32", 1)
 
     def build(self) -> Program:
-        b, how = self.b, self.how
+        b, spec = self.b, self.spec
         for deep, high, wide, p0, planes, j in self.over(self.kinds, self.prepare):
             b.fresh(self.data, self.best, *([self.result] if self.result is not self.best else []))
             low_d, low_h = Affine(deep.low), j * high.step + high.low
@@ -57,8 +57,8 @@ class _Forward(PoolTiles):
             self.move(self.x, tile, self.sizes, p0, (low_d, deep.span), (low_h, high.span))
             count = high.count * self.outs[2]
             best = flat(self.best, planes, count)
-            b.emit("memset", best, value=-inf if how.op == "max" else 0.0)
-            if how.indices:
+            b.emit("memset", best, value=-inf if spec.op == "max" else 0.0)
+            if spec.indices:
                 b.fresh(self.mask, self.at, self.found)
                 b.emit("memset", flat(self.at, planes, count), value=0.0)
             for taps in taps_of(deep, high, wide):
@@ -67,7 +67,7 @@ class _Forward(PoolTiles):
             first = Affine(deep.first), j * high.count + high.first
             where = (first[0], 1), (first[1], high.count)
             self.move(self.y, done, self.outs, p0, *where, store=True)
-            if how.indices:
+            if spec.indices:
                 found, at = flat(self.found, planes, count), flat(self.at, planes, count)
                 base = Access(buffer=self.base, pattern=((1, planes), (1, 1)))
                 b.emit("tensor_scalar", found, at, base, op0="add")
@@ -79,7 +79,7 @@ class _Forward(PoolTiles):
     def prepare(self, deep: Strip, high: Strip, wide: Strip) -> None:
         """What all strips of a kind share: positions, or what the average divides by."""
         width = self.sizes[2]
-        if self.how.indices:
+        if self.spec.indices:
             for d in range(deep.span):
                 view = Access(
                     buffer=self.where,
@@ -87,17 +87,17 @@ class _Forward(PoolTiles):
                     pattern=((self.where.row_elements, P), (1, high.span * width)),
                 )
                 self.b.emit("iota", view, channel=0, step=1, base=d * self.sizes[1] * width)
-        if self.how.op == "add" and not self.how.divisor:
+        if self.spec.op == "add" and not self.spec.divisor:
             ranges = ((deep.first, 1), (high.first, high.count), (0, self.outs[2]))
             self.counted(self.inverse, 0, *ranges)
 
     def start(self, deep: Strip, high: Strip) -> None:
-        if self.how.indices:
+        if self.spec.indices:
             self.position(deep.low, high.low)
 
     def _tap(self, taps: tuple[Tap, ...], planes: int, rows_held: int) -> None:
         b, (d, h, w) = self.b, taps
-        axes, width, outs = self.how.axes, self.sizes[2], self.outs[2]
+        axes, width, outs = self.spec.axes, self.sizes[2], self.outs[2]
         offset = (d.there * rows_held + h.there) * width + self.low + w.there
         shape = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
         own = ((outs, h.count), (1, w.count))
@@ -107,20 +107,20 @@ class _Forward(PoolTiles):
             return Access(buffer=buffer, offset=Affine(at), pattern=pattern)
 
         x, best = view(self.data, offset, shape), view(self.best, h.own * outs + w.own, own)
-        if self.how.indices:
+        if self.spec.indices:
             mask = view(self.mask, h.own * outs + w.own, own)
             at = view(self.at, h.own * outs + w.own, own)
             b.emit("tensor_tensor", mask, x, best, op="greater")
             b.emit("select", at, mask, view(self.where, offset, shape), at)
-        b.emit("tensor_tensor", best, best, x, op=self.how.op)
+        b.emit("tensor_tensor", best, best, x, op=self.spec.op)
 
     def _finish(self, planes: int, count: int) -> Access:
         b, best = self.b, flat(self.best, planes, count)
-        if self.how.op == "max":
+        if self.spec.op == "max":
             return best
         done = flat(self.result, planes, count)
-        if self.how.divisor:
-            b.emit("tensor_scalar", done, best, op0="multiply", imm0=1 / self.how.divisor)
+        if self.spec.divisor:
+            b.emit("tensor_scalar", done, best, op0="multiply", imm0=1 / self.spec.divisor)
         else:
             b.emit("tensor_tensor", done, best, flat(self.inverse, planes, count), op="multiply")
         return done

@@ -37,24 +37,24 @@ class Pool:
 class PoolTiles:
     """Strips of planes in SBUF: a pooling program derives from it."""
 
-    def __init__(self, name: str, planes: int, how: Pool, chip: Chip, cores: int) -> None:
-        self.planes, self.how = ceil(planes / cores), how
-        self.b = Builder(f"{name} {how.op} {planes} planes", cores=cores)
-        self.sizes = tuple(a.size for a in how.axes)
-        self.outs = tuple(a.out for a in how.axes)
+    def __init__(self, name: str, planes: int, spec: Pool, chip: Chip, cores: int) -> None:
+        self.planes, self.spec = ceil(planes / cores), spec
+        self.b = Builder(f"{name} {spec.op} {planes} planes", cores=cores)
+        self.sizes = tuple(a.size for a in spec.axes)
+        self.outs = tuple(a.out for a in spec.axes)
         self.base: Buffer
 
     def strips(
         self, own: tuple[int, ...], there: tuple[int, ...], forward: bool
     ) -> list[list[Strip]]:
         """Of depth, height and width: one plane deep, whole rows, as many rows as fit."""
-        depth, height, width = self.how.axes
-        counting = self.how.counting or self.how.axes
+        depth, height, width = self.spec.axes
+        counting = self.spec.counting or self.spec.axes
 
         def of(axis: Axis, count: int) -> list[Strip]:
             if not forward:
                 return axis.backward(count)
-            counts = counting[self.how.axes.index(axis)].counts
+            counts = counting[self.spec.axes.index(axis)].counts
             return axis.forward(count, lambda first: counts(first, min(count, axis.out - first)))
 
         deep = [one for s in of(depth, 1) for one in s.unrolled()]
@@ -108,7 +108,7 @@ class PoolTiles:
 
     def counted(self, tile: Buffer, offset: int, *ranges: tuple[int, int]) -> None:
         """1 / (how many taps lie inside), for outputs (first, count) of depth, height, width."""
-        b, axes = self.b, self.how.counting or self.how.axes
+        b, axes = self.b, self.spec.counting or self.spec.axes
         row, width = tile.row_elements, ranges[2][1]
         (deep,) = axes[0].counts(*ranges[0])
         whole = Access(buffer=tile, offset=Affine(offset),

@@ -198,10 +198,10 @@ class _RowProgram(RowTiles):
 
     def _finish(self, s: RowStep, halves: list[tuple[int, int]]) -> None:
         """A reduction from its chunks, then from its pieces, which memory brings together."""
-        b, how = self.b, self.layout
+        b, layout = self.b, self.layout
         for h, size in halves:
             data, to = box(self.partial[s.name], size, self.chunks, part=h), self.tiles[s.name]
-            if how.pieces == 1:
+            if layout.pieces == 1:
                 b.emit("tensor_reduce", box(to, size, 1, part=h), data, **s.attributes)
                 continue
             own, scratch, together = self.whole[s.name]
@@ -210,13 +210,15 @@ class _RowProgram(RowTiles):
                 b.emit("tensor_reduce", box(own, size, 1), data, **s.attributes)
             else:
                 own = self.partial[s.name]
-            b.store(box(scratch, size, how.values), box(own, size, how.values))
-            row = how.pieces * how.values
-            there = Access(buffer=scratch, pattern=((row, how.rows), (0, how.pieces), (1, row)))
+            b.store(box(scratch, size, layout.values), box(own, size, layout.values))
+            row = layout.pieces * layout.values
+            there = Access(
+                buffer=scratch, pattern=((row, layout.rows), (0, layout.pieces), (1, row))
+            )
             b.load(box(together, size, row), there)
-            by_value = ((row, size), (1, how.values), (how.values, how.pieces))
+            by_value = ((row, size), (1, layout.values), (layout.values, layout.pieces))
             parts = Access(buffer=together, pattern=by_value)
-            b.emit("tensor_reduce", box(to, size, how.values), parts, **s.attributes)
+            b.emit("tensor_reduce", box(to, size, layout.values), parts, **s.attributes)
 
     def _sum_of(self, made: RowStep, reductions: list[RowStep], count: int) -> str:
         """The reduction that the instruction which makes a value does as well, or ""."""

@@ -125,9 +125,9 @@ def _scalars_apart(s: RowStep) -> Iterator[RowStep]:
     for k in ops:
         name = s.name if k == ops[-1] else f"{s.name} first"
         if f"imm{k}" in given:
-            how = {f"{key}0": given[f"{key}{k}"] for key in ("op", "imm", "reverse")
+            scalars = {f"{key}0": given[f"{key}{k}"] for key in ("op", "imm", "reverse")
                    if f"{key}{k}" in given}  # fmt: skip
-            yield step(name, "tensor_scalar", value, kind=s.kind, **how)
+            yield step(name, "tensor_scalar", value, kind=s.kind, **scalars)
         else:
             pair = [value, operands.pop(0)]
             if given.get(f"reverse{k}"):

@@ -57,9 +57,9 @@ class RowTiles(Order):
 
     def _shape(self, kind: Kind) -> tuple[int, int]:
         """In memory."""
-        how = self.layout
-        full, column = (how.rows, how.columns * how.inner), (how.rows, how.inner)
-        row, one = (1, how.columns), (1, 1)
+        layout = self.layout
+        full, column = (layout.rows, layout.columns * layout.inner), (layout.rows, layout.inner)
+        row, one = (1, layout.columns), (1, 1)
         return {Kind.FULL: full, Kind.COLUMN: column, Kind.ROW: row, Kind.ONE: one}[kind]
 
     def _tile(self, name: str, kind: Kind, dtype: str, slots: int) -> Buffer:
@@ -137,26 +137,26 @@ class RowTiles(Order):
 
     def by_row(self, tile: Buffer, h: int, size: int, count: int) -> Access:
         """A FULL tile with what is reduced innermost."""
-        how = self.layout
-        if how.values == 1:
+        layout = self.layout
+        if layout.values == 1:
             return box(tile, size, count, part=h)
-        block = how.reduced * how.inner
-        blocks = ((block, how.together), (1, how.inner), (how.inner, how.reduced))
+        block = layout.reduced * layout.inner
+        blocks = ((block, layout.together), (1, layout.inner), (layout.inner, layout.reduced))
         return Access(buffer=tile, pattern=((tile.row_elements, size), *blocks), part=Affine(h))
 
     def repeated(self, tile: Buffer, h: int, size: int, count: int) -> Access:
         """A COLUMN for every element of a FULL tile."""
-        how = self.layout
-        inner = [(how.inner, how.together), (0, how.reduced), (1, how.inner)]
-        if how.values == 1:  # which may be cut in chunks
+        layout = self.layout
+        inner = [(layout.inner, layout.together), (0, layout.reduced), (1, layout.inner)]
+        if layout.values == 1:  # which may be cut in chunks
             inner = [(0, count)]
         return Access(buffer=tile, pattern=((tile.row_elements, size), *inner), part=Affine(h))
 
     def row(self, name: str, part: Affine, c0: Affine, count: int) -> tuple[Access, Access]:
         """(where a ROW lies on every partition, once for all its rows; what it is in memory)"""
-        how = self.layout
-        lines, each = self.rows if how.pieces > 1 else P, count // how.together
-        repeats = ((0, lines // how.pieces), (self.columns, how.pieces))
+        layout = self.layout
+        lines, each = self.rows if layout.pieces > 1 else P, count // layout.together
+        repeats = ((0, lines // layout.pieces), (self.columns, layout.pieces))
         source = Access(buffer=self.hbm[name], offset=c0, pattern=(*repeats, (1, each)))
         return box(self.tiles[name], lines, each, part=part), source
 
@@ -169,15 +169,15 @@ class RowTiles(Order):
         self, tile: Buffer, hbm: Buffer, r0: Affine, h: int, size: int, *, once: bool = False
     ) -> tuple[Access, Access]:
         """(a COLUMN of a tile of lines, what it is in memory); `once` for each row of pieces"""
-        how = self.layout
-        if how.pieces == 1:
-            at, line = (r0 + h * P) * how.values, ((how.values, size), (1, how.values))
+        layout = self.layout
+        if layout.pieces == 1:
+            at, line = (r0 + h * P) * layout.values, ((layout.values, size), (1, layout.values))
             return self.values(tile, h, size), Access(buffer=hbm, offset=at, pattern=line)
         if once:
-            row = how.pieces * how.values
-            first = Access(buffer=tile, pattern=((row, how.rows), (1, how.values)))
-            return first, box(hbm, how.rows, how.values)
-        every = ((how.values, how.rows), (0, how.pieces), (1, how.values))
+            row = layout.pieces * layout.values
+            first = Access(buffer=tile, pattern=((row, layout.rows), (1, layout.values)))
+            return first, box(hbm, layout.rows, layout.values)
+        every = ((layout.values, layout.rows), (0, layout.pieces), (1, layout.values))
         return self.values(tile, h, size), Access(buffer=hbm, pattern=every)
 
 
