@@ -476,13 +476,13 @@ class Recorder(TorchDispatchMode):
 def _basis(mode: str, rests_on: str) -> str:
     """Where the error bar is from."""
     text = (
-        f"mean error of {CALIBRATION.rows} published measurements {CALIBRATION.mean_error:.1%}, of "
-        f"{HELD_OUT.rows} that nothing was fitted on {HELD_OUT.mean_error:.1%}"
+        f"mean error {CALIBRATION.mean_error:.1%} on {CALIBRATION.rows} measurements used for "
+        f"calibration, {HELD_OUT.mean_error:.1%} on {HELD_OUT.rows} held-out ones"
     )
     if mode == "compile":
         text += (
-            f", of {LAUNCHED.rows} compiled operators {LAUNCHED.mean_error:.1%}, "
-            f"of {COMPILED.rows} graphs of the vendor's compiler {COMPILED.mean_error:.1%}"
+            f", {LAUNCHED.mean_error:.1%} on {LAUNCHED.rows} compiled operators, "
+            f"{COMPILED.mean_error:.1%} on {COMPILED.rows} graphs from the vendor's compiler"
         )
     return f"{rests_on}; {text}" if rests_on else text
 
