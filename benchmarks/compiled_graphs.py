@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler.estimate import pricing_backend
-from torch_trn_emu.compiler.pieces import Launch
+from torch_trn_emu.compiler.subgraphs import Launch
 from torch_trn_emu.estimation import OperatorsOfTheDevice
 
 __all__ = ["GRAPHS", "Graph", "graph_us", "launched_us"]

@@ -10,7 +10,7 @@ import pytest
 from torch_trn_emu import pricing
 from torch_trn_emu.calls import Target, read_call
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler import launched
+from torch_trn_emu.compiler import graph_launches
 from torch_trn_emu.compiler.sizes import MOST_SIZES, SizedPrice
 
 TARGET = Target(get_chip("trn3"), 2)
@@ -110,14 +110,14 @@ def test_a_graph_keeps_the_prices_of_a_few_sizes() -> None:
 def test_graphs_that_left_are_still_in_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
     price = pricing.prices(record(700_000, 4))[0]
     assert price is not None
-    monkeypatch.setattr(launched, "MOST_WHOLE", 2)
-    before = len(launched._names)
+    monkeypatch.setattr(graph_launches, "MOST_WHOLE", 2)
+    before = len(graph_launches._names)
     for k in range(4):
-        priced = launched.GraphPrice(
+        priced = graph_launches.GraphPrice(
             name=f"bounded {k}", price=price, regions=(), windows=k, spilled_bytes=0, calls=()
         )
-        launched.launch_row(priced, 0)
-    rows = launched.summary()[before:]
+        graph_launches.launch_row(priced, 0)
+    rows = graph_launches.summary()[before:]
     assert [row.windows for row in rows] == [0, 1, 2, 3]
-    assert not isinstance(launched._launched[before], launched.GraphPrice)
-    assert isinstance(launched._launched[before + 3], launched.GraphPrice)
+    assert not isinstance(graph_launches._launched[before], graph_launches.GraphPrice)
+    assert isinstance(graph_launches._launched[before + 3], graph_launches.GraphPrice)

@@ -6,9 +6,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler.engine import price_graph
-from torch_trn_emu.compiler.pieces import launches_of, pieces_of
+from torch_trn_emu.compiler.graph_price import price_graph
 from torch_trn_emu.compiler.regions import regions_of
+from torch_trn_emu.compiler.subgraphs import launches_of, pieces_of
 from torch_trn_emu.compiler.windows import windows
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Memory, validate

@@ -9,8 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler.engine import price_graph as price_whole
-from torch_trn_emu.compiler.pieces import Piece, pieces_of
+from torch_trn_emu.compiler.graph_price import price_graph as price_whole
+from torch_trn_emu.compiler.subgraphs import Piece, pieces_of
 from torch_trn_emu.compiler.windows import Window, schedule_window, windows
 from torch_trn_emu.counters import COUNTERS, combine, fold
 from torch_trn_emu.engines.machine import Machine

@@ -15,7 +15,7 @@ from .records import (
 )
 
 if TYPE_CHECKING:
-    from .launched import GraphSaving, summary
+    from .graph_launches import GraphSaving, summary
 
 __all__ = [
     "CompileFallbackWarning",
@@ -29,9 +29,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`summary` brings the lowering with it, which a program that compiles nothing never needs."""
+    """`summary` imports `ops` and `kernels`, which a program that compiles nothing never needs."""
     if name in ("GraphSaving", "summary"):
-        from . import launched
+        from . import graph_launches
 
-        return getattr(launched, name)
+        return getattr(graph_launches, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

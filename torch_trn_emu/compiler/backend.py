@@ -28,19 +28,19 @@ from .code import EagerCode, TrnCode, placement_of
 from .control import copy_of, put_flags
 from .decompositions import decompositions, resizing_whole
 from .dump import write_dump
-from .engine import target_of_process
 from .flex import open_flex_attention
 from .fuse_producers import fuse_producers
+from .graph_price import target_of_process
 from .kernels import in_one_file
+from .move_to_host import device_of_graph, graphs_of, host_inputs, move_to_host
 from .operators import apply_precision, multiply_attention, policy_of, to_twins
 from .options import Options, read_options
 from .overlaps import separate_overlaps
-from .pieces import Launch, pieces_of, unpriced
 from .records import GraphRecord, fall_back, note, note_once
-from .rehome import device_of_graph, graphs_of, host_inputs, rehome
 from .reuse import round_once
 from .roles import find_weights, note_constants, say_roles
 from .sizes import SizedPrice, places_of
+from .subgraphs import Launch, pieces_of, unpriced
 
 __all__ = ["backend_replaced", "trn"]
 
@@ -133,7 +133,7 @@ def compile_graph(
             round_once(part.graph)
             separate_overlaps(part.graph)
         inputs = host_inputs(example_inputs)
-        rehome(gm)
+        move_to_host(gm)
         record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes, fused=fused)
         with in_one_file():
             code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)

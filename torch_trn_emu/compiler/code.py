@@ -16,12 +16,12 @@ from torch.fx import GraphModule, Node
 
 from .. import _C
 from .control import flags_read
+from .graph_launches import launch_row
 from .kernels import in_one_file
-from .launched import launch_row
-from .pieces import Launch
+from .move_to_host import is_trn
 from .records import GraphRecord, note
-from .rehome import is_trn
 from .sizes import SizedPrice
+from .subgraphs import Launch
 
 __all__ = ["EagerCode", "Placement", "TrnCode", "placement_of"]
 

@@ -18,7 +18,7 @@ from torch import Tensor, library
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from .rehome import graphs_of
+from .move_to_host import graphs_of
 
 __all__ = [
     "FLAG",

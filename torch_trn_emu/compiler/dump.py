@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 
 from ..calls import Target
 from ..isa import dump
-from .engine import GraphPrice, Work
+from .graph_price import GraphPrice, Work
 from .region import Region
 from .windows import windows
 

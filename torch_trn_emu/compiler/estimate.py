@@ -19,10 +19,10 @@ from ..calls import Target
 from .code import EagerCode
 from .control import Flags, flags_read, put_flags
 from .decompositions import decompositions, resizing_whole
+from .move_to_host import graphs_of
 from .operators import SDPA, policy_of
-from .pieces import Launch, launches_of, unpriced
-from .rehome import graphs_of
 from .roles import find_weights, note_constants, say_roles
+from .subgraphs import Launch, launches_of, unpriced
 
 __all__ = ["composites_apart", "pricing_backend"]
 

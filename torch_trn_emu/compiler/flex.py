@@ -20,7 +20,7 @@ from ..calls import Call, Target, TensorArg
 from ..precision import POLICIES
 from ..pricing import Price, price_call, remember, scaled
 from ..settings import DEVICE_TYPE
-from .engine import target_of_process
+from .graph_price import target_of_process
 
 __all__ = ["autocast", "backward", "forward", "open_flex_attention", "share_of_blocks"]
 

@@ -13,8 +13,8 @@ from torch.fx import GraphModule
 
 from ..errors import Unsupported
 from .backend import trn
+from .move_to_host import device_of_graph
 from .records import note_once
-from .rehome import device_of_graph
 
 __all__ = ["compile_plainly", "is_for_trn"]
 

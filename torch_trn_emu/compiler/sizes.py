@@ -16,7 +16,7 @@ from torch.fx._graph_pickler import GraphPickler, Options
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .calls import with_sizes
-from .pieces import Launch
+from .subgraphs import Launch
 
 __all__ = ["SizedPrice", "places_of"]
 

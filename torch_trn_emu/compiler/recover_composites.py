@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch.fx import Graph, Node
 
-__all__ = ["recomposed"]
+__all__ = ["recovered"]
 
 aten = torch.ops.aten
 
@@ -30,7 +30,7 @@ _Key = tuple[str, int, tuple[str, ...]]
 _FUNCTIONS = (aten.exp.default, aten.sigmoid.default, aten.erf.default, aten.tanh.default)
 
 
-def recomposed(graph: Graph) -> Graph:
+def recovered(graph: Graph) -> Graph:
     """The graph with activations as one node each; itself if it has none, else a copy.
 
     The nodes that one call became are put together if they read what the call reads and only the

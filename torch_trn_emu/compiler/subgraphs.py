@@ -19,10 +19,10 @@ from ..pricing import Price, not_modelled
 from .calls import is_true, tensor_of
 from .compose_attention import attention_composed
 from .control import Body, Flag, Flags, bodies_of, inlined
-from .engine import GraphPrice, Work, price_graph
+from .graph_price import GraphPrice, Work, price_graph
 from .programs import Lowered, lowered
-from .recompose import recomposed
 from .records import warn_unpriced
+from .recover_composites import recovered
 from .region import Region
 from .regions import regions_of
 
@@ -116,7 +116,7 @@ class _Cut:
 
         held: list[Region] = []
         number = 1
-        whole = attention_composed(recomposed(gm.graph), self.policy)
+        whole = attention_composed(recovered(gm.graph), self.policy)
         for region in regions_of(whole, self.policy):
             inner = bodies_of(gm, region.nodes[0])
             if not _decides(inner):

@@ -15,7 +15,7 @@ from ..isa import Program
 from ..pricing import NOT_MODELLED, remember
 from ..settings import settings
 from ..timing import Span
-from .engine import GraphPrice, Saving, target_of_process
+from .graph_price import GraphPrice, Saving, target_of_process
 
 __all__ = ["GraphSaving", "launch_row", "summary"]
 

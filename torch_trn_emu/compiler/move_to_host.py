@@ -17,7 +17,7 @@ from .. import _C
 from ..host import host_device
 from ..settings import DEVICE_TYPE
 
-__all__ = ["device_of_graph", "graphs_of", "host_inputs", "rehome"]
+__all__ = ["device_of_graph", "graphs_of", "host_inputs", "move_to_host"]
 
 aten = torch.ops.aten
 _SHAPES = frozenset(("val", "eager_input_vals"))  # what a node's metadata has of fake tensors
@@ -73,7 +73,7 @@ def _on_host(value: Any) -> Any:
         return base.as_strided(value.shape, value.stride(), offset)
 
 
-def rehome(gm: GraphModule) -> None:
+def move_to_host(gm: GraphModule) -> None:
     """Rewrite the graph in place."""
     parts = list(graphs_of(gm))
     for part in parts:
@@ -82,7 +82,7 @@ def rehome(gm: GraphModule) -> None:
             node.args, node.kwargs = tree_map(_host_device, (node.args, node.kwargs))
         for node in part.graph.nodes:
             if node.op == "get_attr":
-                _rehome_constant(part, node)
+                _constant_to_host(part, node)
             if len(parts) > 1:  # Inductor does it for a graph without bodies
                 for key in _SHAPES & node.meta.keys():
                     node.meta[key] = tree_map(_on_host, node.meta[key])
@@ -107,7 +107,7 @@ def _keep_copies(gm: GraphModule, node: Node) -> None:
         node.target, node.args, node.kwargs = aten.clone.default, (node.args[0],), {}
 
 
-def _rehome_constant(gm: GraphModule, node: Node) -> None:
+def _constant_to_host(gm: GraphModule, node: Node) -> None:
     *path, name = node.target.split(".")  # type: ignore[union-attr]
     owner = gm.get_submodule(".".join(path))
     value = getattr(owner, name)

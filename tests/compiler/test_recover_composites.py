@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler import pieces, recompose
+from torch_trn_emu.compiler import recover_composites, subgraphs
 
 # torch 2.13 uses what it deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -37,13 +37,13 @@ def priced(function, dtype, *, backward=False):
 def graphs_of(function, dtype, monkeypatch, *, backward=False):
     """The operators of each graph that is priced, by name."""
     found = []
-    regions_of = pieces.regions_of
+    regions_of = subgraphs.regions_of
 
     def spy(graph, policy):
         found.append([n.target._opname for n in graph.nodes if n.op == "call_function"])
         return regions_of(graph, policy)
 
-    monkeypatch.setattr(pieces, "regions_of", spy)
+    monkeypatch.setattr(subgraphs, "regions_of", spy)
     priced(function, dtype, backward=backward)
     return found
 
@@ -96,9 +96,9 @@ def test_a_value_kept_for_the_backward_pass_keeps_the_call_apart():
     kept.output((result, next(n for n in kept.nodes if n.name.startswith("exp"))))
 
     def names(given):
-        recomposed = recompose.recomposed(given)
-        recomposed.lint()
-        return [n.target._opname for n in recomposed.nodes if n.op == "call_function"]
+        recovered = recover_composites.recovered(given)
+        recovered.lint()
+        return [n.target._opname for n in recovered.nodes if n.op == "call_function"]
 
     assert names(graph) == ["silu"]
     assert names(kept) == ["neg", "exp", "add", "div"]
@@ -106,7 +106,7 @@ def test_a_value_kept_for_the_backward_pass_keeps_the_call_apart():
 
 def test_a_graph_without_activations_is_not_copied():
     gm = torch.fx.symbolic_trace(nn.Linear(2, 2))
-    assert recompose.recomposed(gm.graph) is gm.graph
+    assert recover_composites.recovered(gm.graph) is gm.graph
 
 
 def test_an_activation_takes_one_scalar_instruction():
