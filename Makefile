@@ -11,7 +11,7 @@ FORMATS := torch_trn_emu/formats/formats.def
 NATIVE := $(shell find csrc -type f 2>/dev/null) $(FORMATS) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test build lint format bench benchmark docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64
+.PHONY: demo test build lint format bench benchmark accuracy docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64
 
 # A size at which the Tensor engine matters, compiled; ARGS="--steps 20" comes after and wins.
 DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150
@@ -63,7 +63,6 @@ docs: build $(STAMPS)/group-test $(STAMPS)/group-docs
 	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/step_time.py --figures docs/tutorials/figures
 	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/several_ranks.py --figures docs/tutorials/figures
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
-	$(BIN)/python docs/links.py build/docs
 
 conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m conformance $(ARGS)
@@ -78,6 +77,12 @@ golden: build $(STAMPS)/group-test
 # otherwise: make fuzz ARGS="--seed 7 --seconds 36000 --report findings.jsonl".
 fuzz: build $(STAMPS)/group-test
 	$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
+
+# Predicts every public measurement again, in a few minutes, and writes docs/accuracy.md; put the table
+# of ranges that it prints into torch_trn_emu/chip/calibration.py.
+accuracy: build $(STAMPS)/group-test
+	$(BIN)/python benchmarks/measurements.py $(ARGS)
+	$(BIN)/python docs/generate.py
 
 distributed-conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m distributed_conformance tests/distributed

@@ -6,11 +6,12 @@ row of COMMANDS and a module of `torch_trn_emu/cli` with a function `execute(opt
 
 Exit status
 0    the command succeeded
-1    a check failed (doctor), a difference exceeded the tolerance (diff), or the script failed
+1    it found what it was asked to look for (doctor: a fault; diff: over the tolerance), or the
+     script ended with an error
 2    usage error
-3    the emulator raised an error, or a file is malformed; the message says why
+3    the emulator refused, or a file is not what it should be; the message says why
 130  interrupted (Ctrl-C); 143: terminated (SIGTERM)
-`run` exits with the script's own status.
+Of `run`, the script's own status.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def _data(module: str) -> Any:
 
 CHIPS = {name: chip.lnc_choices for name, chip in _data("chip").CHIPS.items()}
 POLICIES = tuple(_data("formats").POLICIES)
-STATUSES = ("modelled", "inferred", "free", "not modelled")
+STATUSES = ("modelled", "computed", "inferred", "free", "not modelled")
 MODES = ("eager", "compile")
 _VARIABLES = {"chip": "TRN_EMU_CHIP", "lnc": "NEURON_LOGICAL_NC_CONFIG", "alias": "TRN_EMU_AS"}
 _REFUSED = 3
@@ -137,7 +138,7 @@ def _rows(parser: argparse.ArgumentParser, default: int) -> None:
         type=positive,
         metavar="N",
         default=default,
-        help="number of rows in each table (default: %(default)s)",
+        help="rows of each table (default: %(default)s)",
     )
 
 
@@ -149,7 +150,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         help="write run.json, report.html (for a browser) and trace.json.gz (for Perfetto) there",
     )
     parser.add_argument(
-        "--with-stack", action="store_true", help="also attribute time to source lines"
+        "--with-stack", action="store_true", help="attribute time to source lines too"
     )
     parser.add_argument(
         "--summary",
@@ -195,13 +196,13 @@ def _diff(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=tolerance,
         metavar="X",
-        help="exit with status 1 if a value differs by more than this, relative to A",
+        help="exit with 1 if a number that the script read differs by more, relative to A's",
     )
 
 
 def _coverage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="RUN", help="run.json: list only that run's operators")
-    parser.add_argument("--status", choices=STATUSES, help="list only operators with this status")
+    parser.add_argument("--status", choices=STATUSES, help="only operators priced like this")
 
 
 def _vectors(parser: argparse.ArgumentParser) -> None:

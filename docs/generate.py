@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
@@ -178,10 +179,12 @@ def walk_table(name: str) -> str:
 def operator_table() -> str:
     """The rows of OPS, those alike together."""
     from torch_trn_emu.ops import OPS
+    from torch_trn_emu.ops.unbounded import worth
 
     groups: dict[tuple[str, str, str], list[str]] = {}
     for row in OPS.values():
-        groups.setdefault((row.status, row.engine, row.note), []).append(f"`{row.name}`")
+        status = worth(row.name, row.status)
+        groups.setdefault((status, row.engine, row.note), []).append(f"`{row.name}`")
     rows = [
         (" ".join(sorted(names)), engine, status, note)
         for (status, engine, note), names in groups.items()
@@ -191,31 +194,72 @@ def operator_table() -> str:
     return counts + "\n\n" + markdown_table(head, sorted(rows, key=lambda r: (r[2], r[1], r[0])))
 
 
-def accuracy_table() -> str:
-    """Predicted against published times, from benchmarks/accuracy.py."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import accuracy
+def _measured() -> list[dict[str, Any]]:
+    return (recorded("accuracy.json") or {"rows": []})["rows"]
 
-    head = ("row", "what", "measured", "predicted", "error", "what the prediction owes to the row")
+
+def range_table() -> str:
+    """The ranges of chip/calibration.py, by regime."""
+    from torch_trn_emu.chip.calibration import RANGES, REGIMES
+
+    rows = [
+        (
+            r.regime,
+            REGIMES[r.regime],
+            f"{r.low:.2f} to {r.high:.2f}",
+            f"{r.rows}" + (f", {r.trn3} on Trn3" if r.trn3 else ""),
+            "" if r.of == r.regime else f"those of {r.of}: too few of its own",
+        )
+        for r in RANGES.values()
+    ]
+    return markdown_table(("regime", "what", "measured / predicted", "rows", "rows taken"), rows)
+
+
+def _errors(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    errors = sorted(abs(row["error"]) for row in rows)
+    if not errors:
+        return ("0", "", "", "")
+    mean = sum(errors) / len(errors)
+    return (f"{len(errors)}", f"{median(errors):.1%}", f"{mean:.1%}", f"{errors[-1]:.1%}")
+
+
+def accuracy_summary() -> str:
+    """Errors by kind, rows that nothing was fitted on apart."""
+    rows = [row for row in _measured() if "error" in row]
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    uses = ("not fitted", "shaped", "fitted")
+    cells = [
+        (kind, use, *_errors(found))
+        for kind in kinds
+        for use in uses
+        if (found := [r for r in rows if r["kind"] == kind and r["use"] == use])
+    ]
+    reached = [r for r in rows if r["regime"] and r["kind"] != "collectives"]
+    for use in uses:
+        found = [r for r in reached if r["use"] == use]
+        cells.append(("**what a user can reach**, without collectives", use, *_errors(found)))
+    cells.append(("**what a user can reach**, without collectives", "all", *_errors(reached)))
+    head = ("kind", "use", "rows", "median", "mean", "worst")
+    return markdown_table(head, cells)
+
+
+def accuracy_rows() -> str:
+    """Every measurement, by kind."""
+    rows = _measured()
+    head = ("row", "chip", "what", "measured", "predicted", "error", "use", "regime", "remarks")
     text = []
-    for title, data, prices in accuracy.TABLES:
-        table = accuracy.rows(data, prices)
-        errors = [abs(row.error) for row in table]
-        mean, worst = sum(errors) / len(errors), max(errors)
-        text.append(f"{len(errors)} measurements, {title}; mean {mean:.1%}, worst {worst:.1%}.\n")
-        rows = [
-            (
-                row.id,
-                row.what,
-                f"{row.measured:.4g} {row.unit}",
-                f"{row.predicted:.4g}",
-                f"{row.error:+.1%}",
-                "; ".join(filter(None, (", ".join(row.fitted), row.note))),
-            )
-            for row in table
-        ]
-        text.append(markdown_table(head, rows) + "\n")
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of = [row for row in rows if row["kind"] == kind]
+        text.append(f"### {kind.capitalize()}\n\n{markdown_table(head, list(map(_cells, of)))}\n")
     return "\n".join(text).rstrip()
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    predicted = f"{row['predicted']:.4g}" if "predicted" in row else "none"
+    error = f"{row['error']:+.1%}" if "error" in row else ""
+    said = [row["note"], row.get("reason", ""), row.get("unpredicted", "")]
+    return (row["id"], row["chip"], row["what"], f"{row['measured']:.4g} {row['unit']}", predicted,
+            error, row["use"], row.get("regime", ""), "; ".join(filter(None, said)))  # fmt: skip
 
 
 def policy_table() -> str:
@@ -269,7 +313,7 @@ def device_list_table() -> str:
         for place in PLACES
         if place.module.partition(".")[0] not in twins
     ]
-    return markdown_table(("place", "enables"), rows)
+    return markdown_table(("place", "what it makes work"), rows)
 
 
 def cuda_name_table() -> str:
@@ -317,7 +361,9 @@ SECTIONS = (
     Section(document="docs/fidelity.md", name="policies", text=policy_table),
     Section(document="docs/counters.md", name="counters", text=counter_table),
     Section(document="docs/coverage.md", name="coverage", text=coverage_table),
-    Section(document="docs/fidelity.md", name="accuracy", text=accuracy_table),
+    Section(document="docs/accuracy.md", name="ranges", text=range_table),
+    Section(document="docs/accuracy.md", name="accuracy summary", text=accuracy_summary),
+    Section(document="docs/accuracy.md", name="accuracy rows", text=accuracy_rows),
     Section(document="docs/timing.md", name="operators", text=operator_table),
     Section(document="README.md", name="speed", text=speed_table),
     Section(document="benchmarks/README.md", name="speed", text=benchmark_table),

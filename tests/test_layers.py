@@ -27,7 +27,7 @@ LAYERS = (
     ("calls",),
     ("kernels",),
     ("ops",),
-    ("pricing", "advice"),
+    ("pricing", "advice", "ranges"),
     ("compiler",),
     ("estimation",),
     ("parity",),

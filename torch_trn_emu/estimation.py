@@ -27,13 +27,13 @@ from torch.utils._pytree import tree_leaves
 from .accelerated.table import ONE_LAUNCH
 from .calls import Call, Target, TensorArg
 from .chip import Chip, get_chip
-from .chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED, error_bar
 from .counters import Clock, clocked, combine, derive
 from .known_values import KnownValues
 from .ops.attention import without_sums
 from .pages import HtmlTable, render
 from .precision import chosen_precision, current_precision
 from .pricing import OpRow, Price, price_call, report_rows
+from .ranges import Range, range_of, regime_of
 from .settings import settings
 
 __all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "composite_of", "estimate"]
@@ -55,6 +55,7 @@ _OTHERWISE_ON_META = frozenset(
     "repeat".split()
 )
 ATTENTION, DROPOUT = functional.scaled_dot_product_attention, functional.dropout
+UNFLATTEN = torch.Tensor.unflatten
 RMS_NORM = (functional.rms_norm, torch.rms_norm)
 
 
@@ -67,7 +68,8 @@ class Estimate:
     counters    as `torch.trn.counters()` gives them
     ops         a row for each operator, longest first
     precision   the matmul precision policy that was priced
-    error_bar   share of the time; `basis` says where it is from
+    range       where four of five measurements like it lie, as factors on the time; `basis` says
+                what that rests on for this chip
     """
 
     chip: str
@@ -79,7 +81,7 @@ class Estimate:
     counters: Mapping[str, float] = field(repr=False)
     ops: tuple[OpRow, ...] = field(repr=False)
     memory_peak_bytes: int
-    error_bar: float
+    range: Range
     basis: str
 
     def __str__(self) -> str:
@@ -89,7 +91,7 @@ class Estimate:
             f"{self.time_us:,.1f} us on {self.chip} (LNC={self.lnc}, {self.mode}, "
             f"precision {self.precision}): {launches}, "
             f"{self.device_us:,.1f} us of programs, at most {self.memory_peak_bytes / 2**20:,.1f} "
-            f"MiB of HBM; error bar {self.error_bar:.1%}, {self.basis}"
+            f"MiB of HBM; {self.range}; {self.basis}"
         )
 
     def _repr_html_(self) -> str:
@@ -234,6 +236,7 @@ class OperatorsOfTheDevice(TorchFunctionMode):
         self.policy = current_precision()
         by_name = {ATTENTION: self.attention, DROPOUT: _fused_dropout}
         self.instead: dict[Any, Any] = by_name | dict.fromkeys(RMS_NORM, _fused_rms_norm)
+        self.instead[torch.tensor] = _tensor
         named: dict[str, Any] = {function.__name__: new for function, new in by_name.items()}
         self.names: Any = mock.patch.multiple(functional, **named)
 
@@ -246,6 +249,8 @@ class OperatorsOfTheDevice(TorchFunctionMode):
         self.names.stop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.unflatten:  # Dynamo does not find methods in a table
+            return _unflatten(*args, **(kwargs or {}))
         return self.instead.get(func, func)(*args, **(kwargs or {}))
 
     def attention(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -263,6 +268,24 @@ def _fused_dropout(
     if input.device.type == "meta" and training and 0 < p < 1 and input.numel() and not inplace:
         return torch.native_dropout(input, p, True)[0]
     return DROPOUT(input, p, training, inplace)
+
+
+def _tensor(data: Any, *, device: Any = None, **named: Any) -> torch.Tensor:
+    """Dynamo makes no fake tensor of one that is made on `meta`. Checked on torch 2.13.0."""
+    meta = device is not None and torch.device(device).type == "meta"
+    if not meta or not torch.compiler.is_dynamo_compiling():
+        return torch.tensor(data, device=device, **named)
+    if isinstance(data, list) and not data:
+        return torch.empty(0, device=device, **named)
+    return torch.tensor(data, **named).to(device)
+
+
+def _unflatten(self: torch.Tensor, dim: Any, sizes: Any) -> torch.Tensor:
+    """The method calls `super()`, where Dynamo would end a graph. Checked on torch 2.13.0."""
+    if isinstance(dim, str) or not torch.compiler.is_dynamo_compiling():
+        return UNFLATTEN(self, dim, sizes)  # type: ignore[no-any-return]
+    dim %= self.dim()
+    return self.view(*self.shape[:dim], *sizes, *self.shape[dim + 1 :])
 
 
 class _FusedRmsNorm(torch.autograd.Function):
@@ -458,6 +481,8 @@ class Recorder(TorchDispatchMode):
             busy_s=device_s,
             idle_s=self.idle_s,
         )
+        whole = len(priced) > 1 or bool(self.graphs)
+        found = range_of(regime_of(totals, launches=clock.launches, whole=whole))
         return Estimate(
             chip=chip.name,
             lnc=cores,
@@ -468,23 +493,9 @@ class Recorder(TorchDispatchMode):
             counters=derive(totals | clocked(clock), chip, cores),
             ops=tuple(report_rows(priced)),
             memory_peak_bytes=self.memory.peak,
-            error_bar=error_bar(mode),
-            basis=_basis(mode, chip.basis),
+            range=found,
+            basis=found.basis(chip),
         )
-
-
-def _basis(mode: str, rests_on: str) -> str:
-    """Where the error bar is from."""
-    text = (
-        f"mean error {CALIBRATION.mean_error:.1%} on {CALIBRATION.rows} measurements used for "
-        f"calibration, {HELD_OUT.mean_error:.1%} on {HELD_OUT.rows} held-out ones"
-    )
-    if mode == "compile":
-        text += (
-            f", {LAUNCHED.mean_error:.1%} on {LAUNCHED.rows} compiled operators, "
-            f"{COMPILED.mean_error:.1%} on {COMPILED.rows} graphs from the vendor's compiler"
-        )
-    return f"{rests_on}; {text}" if rests_on else text
 
 
 def _may_go_back(args: Any) -> bool:

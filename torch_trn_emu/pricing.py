@@ -21,6 +21,7 @@ from .counters import COUNTERS, combine, fold
 from .isa import Engine, Program, itemsize
 from .ops import OPS, HostTransfer, Op
 from .ops.classes import class_of
+from .ranges import range_of, regime_of
 from .timing import Run, Span, lanes, price
 from .timing.graph import GraphRun
 
@@ -258,6 +259,8 @@ class OpRow:
     status  modelled, inferred or not modelled; `docs/timing.md` says what that means
     note    what the price leaves out, or why there is no program
     advice  what would make it cheaper, "" for nothing
+    regime  its kind of time; four of five measurements of it lie within `range_low` to `range_high`
+            times the prediction
     """
 
     op: str
@@ -269,6 +272,14 @@ class OpRow:
     narrowed: tuple[str, ...]  # dtypes that the chip does not have
     note: str
     advice: str = ""
+    regime: str = ""
+    range_low: float = 1.0
+    range_high: float = 1.0
+
+    @property
+    def range_text(self) -> str:
+        """The factors as tables show them."""
+        return f"{self.range_low:.2f} to {self.range_high:.2f}"
 
 
 def report_rows(priced: list[tuple[str, int, Price]]) -> list[OpRow]:
@@ -284,6 +295,7 @@ def report_rows(priced: list[tuple[str, int, Price]]) -> list[OpRow]:
 
 def _row(key: tuple[str, str, str, str], members: list[tuple[int, Price]], total: float) -> OpRow:
     seconds = fsum(calls * price.seconds for calls, price in members)
+    found = range_of(_regime(key[0], members))
     return OpRow(
         op=key[0],
         calls=sum(calls for calls, _ in members),
@@ -294,7 +306,17 @@ def _row(key: tuple[str, str, str, str], members: list[tuple[int, Price]], total
         narrowed=tuple(sorted({name for _, price in members for name in price.narrowed})),
         note=key[3],
         advice=advice(price for _, price in members),
+        regime=found.regime,
+        range_low=found.low,
+        range_high=found.high,
     )
+
+
+def _regime(op: str, members: list[tuple[int, Price]]) -> str:
+    """Of the operator's launches together; a graph holds many operators."""
+    totals = combine((price.totals, calls) for calls, price in members)
+    launches = sum(calls for calls, _ in members)
+    return regime_of(totals, launches=launches, whole=op.startswith("graph "))
 
 
 # --- for the runtime ------------------------------------------------------------------------------

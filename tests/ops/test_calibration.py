@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from torch_trn_emu.chip.calibration import CALIBRATION, COMPILED, HELD_OUT, LAUNCHED
-
 # torch 2.13 uses what it deprecates, and Dynamo warns of a mode's subclass
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
@@ -62,20 +60,6 @@ def test_compiled_graphs_are_predicted_to_a_sixth(compiled_rows: list[Any]) -> N
     errors = sorted(abs(row.error) for row in compiled_rows)
     assert sum(errors) / len(errors) <= 0.16
     assert errors[2 * len(errors) // 3] <= 0.31
-
-
-def test_the_package_knows_the_summary(accuracy: ModuleType, compiled_rows: list[Any]) -> None:
-    tables = (
-        (CALIBRATION, accuracy.rows()),
-        (HELD_OUT, accuracy.rows(accuracy.HOLDOUT, accuracy.HOLDOUT_PRICES)),
-        (LAUNCHED, accuracy.rows(accuracy.LAUNCHED, accuracy.LAUNCHED_PRICES)),
-        (COMPILED, compiled_rows),
-    )
-    for summary, table in tables:
-        errors = [abs(row.error) for row in table]
-        assert summary.rows == len(errors)
-        assert summary.mean_error == round(sum(errors) / len(errors), 3)
-        assert summary.worst_error == round(max(errors), 3)
 
 
 def test_schedules_of_a_matmul_come_in_the_measured_order(accuracy: ModuleType) -> None:

@@ -1,33 +1,91 @@
-"""How far predicted times are from published measurements: the summary of benchmarks/accuracy.py.
+"""How far measurements lie from predictions: a range for each regime.
 
-A test holds these figures to the table that the benchmark computes. All rows are of trn1 and trn2;
-trn3 has no public measurement.
+The rows are published measurements that no constant was fitted on and no schedule shaped on, each
+predicted as a user reaches it (benchmarks/accuracy.json). A range holds the 10th to the 90th
+percentile of measured / predicted; a publication counts as five rows at most, so that one long
+table does not decide alone. A regime of fewer than five rows takes those that a schedule was shaped
+on too, or the range of a wider one, and says so.
+tests/chip/test_ranges.py holds this table to the file; `make accuracy` prints it anew.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-__all__ = ["CALIBRATION", "COMPILED", "HELD_OUT", "LAUNCHED", "Accuracy", "error_bar"]
+from .spec import Chip
+
+__all__ = ["FEWEST", "MIXED", "RANGES", "REGIMES", "Range"]
+
+FEWEST = 5  # rows that make a range of a regime's own (chosen)
+MIXED = "whole graph"  # several operators together
+# What a regime is, for docs/accuracy.md.
+REGIMES: Mapping[str, str] = MappingProxyType(
+    {
+        "large product": "one operator, the Tensor engine is the busiest",
+        "stream": "one operator, DMA is busier than any engine",
+        "reduction": "one operator, Vector, Scalar or GpSimd is the busiest engine: reductions, "
+        "norms, scans, elementwise operators of many instructions",
+        "small": "one operator that takes 60 us at most",
+        "decode": "a graph or several operators whose products do at most 64 flops a byte read, "
+        "and DMA is busier than the Tensor engine",
+        "whole graph": "any other compiled graph, or several operators",
+        "collective": "an exchange between ranks",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """Absolute errors of the predicted times, as shares of the measured ones."""
+class Range:
+    """Where four of five measurements of a regime lie.
 
+    low, high  factors on the predicted time
+    rows       how many measurements that nothing was fitted or shaped on
+    trn3       measurements of the regime on Trn3, whatever they served for
+    of         whose rows they are: the regime's own, or a wider choice where it has too few
+    """
+
+    regime: str
+    low: float
+    high: float
     rows: int
-    mean_error: float
-    worst_error: float
+    trn3: int
+    of: str
+
+    def __str__(self) -> str:
+        whose = "" if self.of == self.regime else f", of {self.of}: {self.regime} has too few"
+        return (
+            f"four of five measurements lie within {self.low:.2f} to {self.high:.2f} times the "
+            f"prediction ({self.regime}; {self.rows} rows that nothing was fitted on{whose})"
+        )
+
+    def basis(self, chip: Chip) -> str:
+        """What it is for a chip: measured there, or extrapolated."""
+        if chip.name == "trn3" and self.trn3 >= FEWEST:
+            return f"measured on Trn3: {self.trn3} rows of {self.regime}"
+        return chip.basis or "measured on trn1 and trn2"
+
+    def of_time(self, time: float) -> tuple[float, float]:
+        """The ends for a predicted time."""
+        return self.low * time, self.high * time
 
 
-CALIBRATION = Accuracy(rows=23, mean_error=0.045, worst_error=0.146)
-# No constant of chips.py was fitted on these.
-HELD_OUT = Accuracy(rows=20, mean_error=0.095, worst_error=0.198)
-# The compiled figures of calibration rows, and graphs of the vendor's compiler, both priced as
-# torch.compile(backend="trn") cuts and fuses them.
-LAUNCHED = Accuracy(rows=5, mean_error=0.075, worst_error=0.139)
-COMPILED = Accuracy(rows=13, mean_error=0.154, worst_error=0.461)
+def _range(regime: str, low: float, high: float, rows: int, trn3: int = 0, of: str = "") -> Range:
+    return Range(regime=regime, low=low, high=high, rows=rows, trn3=trn3, of=of or regime)
 
 
-def error_bar(mode: str = "eager") -> float:
-    """What to expect of a prediction: the largest mean error of the tables it rests on."""
-    bar = max(CALIBRATION.mean_error, HELD_OUT.mean_error)
-    return max(bar, LAUNCHED.mean_error, COMPILED.mean_error) if mode == "compile" else bar
+# begin: ranges
+RANGES: Mapping[str, Range] = MappingProxyType(
+    {
+        found.regime: found
+        for found in (
+            _range("large product", 0.99, 1.6, 41, 36, "large product, shaped ones too"),
+            _range("stream", 0.75, 1.6, 6),
+            _range("reduction", 0.02, 1.13, 5, 1),
+            _range("small", 0.45, 1.6, 16, 0, "operators"),
+            _range("decode", 0.19, 1.14, 7, 6),
+            _range("whole graph", 0.77, 1.7, 17, 1),
+            _range("collective", 1.26, 27.48, 26),
+        )
+    }
+)
+# end: ranges

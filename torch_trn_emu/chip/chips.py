@@ -11,9 +11,11 @@ Sources
   [nkipy]   nkipy, HardwareConstants.h
   [nkilib]  nki-library, top-k cost model
   [xpu]     xpu-perf, NEURON vendor notes (trn2, TorchNeuron beta)
+  [gemm]    InferenceX, trn3_lnc2_gemm: profiles of 36 products on Trn3
   [press]   Next Platform 2025-12-03 and other re:Invent 2025 coverage
-`calNN` are the rows of benchmarks/data/measured_calibration.csv. What is fitted on trn2 is used
-for trn3, which has no public measurement; such figures are `inferred`.
+`calNN` and `gemmNN` are rows of measured_calibration.csv and measured_trn3_gemm.csv in
+benchmarks/data. What is fitted on trn2 is used for trn3 where nothing public was measured there;
+such figures are `inferred`.
 """
 
 from dataclasses import fields, is_dataclass, replace
@@ -261,7 +263,9 @@ _TRN3 = Chip(
         min_interval_cycles=_MIN_II,
         pipeline_latency_cycles=_TENSOR_LATENCY,
         stationary_columns_per_cycle=documented(4, "[guide] LoadStationary is up to 4x faster"),
-        exposed_stationary_load=inferred(_EXPOSED_LOAD, "as on trn2"),
+        exposed_stationary_load=calibrated(
+            0.35, "[gemm] active time of the Tensor engine for each instruction", "gemm21"
+        ),
         moving_free_limit={"float32": 4096, "bfloat16": 8192},
         warm_up_s=_WARM_UP,
         float32_transpose_passes=_TRANSPOSE_MODE,

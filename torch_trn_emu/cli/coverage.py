@@ -7,6 +7,7 @@ from typing import Any
 from torch_trn_emu.accelerated import KERNELS
 from torch_trn_emu.calls import Call
 from torch_trn_emu.ops import OPS
+from torch_trn_emu.ops.unbounded import worth
 from torch_trn_emu.parity.noise import matmul_kind
 
 from .output import Report, Table, show
@@ -15,7 +16,7 @@ from .record import read_record
 __all__ = ["coverage", "execute"]
 
 # Of a price: by the operator's own row, by its class, nothing to pay, or unknown: docs/coverage.md.
-STATUSES = ("modelled", "inferred", "free", "not modelled")
+STATUSES = ("modelled", "computed", "inferred", "free", "not modelled")
 _NOT_ON_HOST = frozenset(name.partition(".")[0] for name in KERNELS)
 
 
@@ -52,15 +53,15 @@ def _of_run(calls: Mapping[str, tuple[int, str, str]]) -> Iterator[dict[str, Any
 def _row(op: str, engine: str, status: str, note: str, calls: int | str) -> dict[str, Any]:
     kind = matmul_kind(Call(op, (), ()).name)
     if kind:
-        contract = f"operands follow the policy ({kind})"
+        contract = f"operands as the policy says ({kind})"
     elif op.partition("::")[2].partition(".")[0] in _NOT_ON_HOST or op in _NOT_ON_HOST:
-        contract = "own kernel: docs/fidelity.md"
+        contract = "a kernel of its own: docs/fidelity.md"
     else:
-        contract = "bitwise equal to the host"
+        contract = "the host's values, bit for bit"
     return {
         "op": op,
         "contract": contract,
-        "price": status,
+        "price": worth(Call(op, (), ()).name, status),
         "engine": engine,
         "calls": calls,
         "note": note,

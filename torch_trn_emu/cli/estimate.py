@@ -27,7 +27,9 @@ from torch.utils._python_dispatch import _disable_current_modes as disable_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from torch_trn_emu.calls import Target
+from torch_trn_emu.chip import get_chip
 from torch_trn_emu.estimation import Estimate, Recorder, composite_of
+from torch_trn_emu.ranges import as_data
 from torch_trn_emu.settings import DEVICE_TYPE, settings
 
 from .environment import apply
@@ -39,7 +41,7 @@ __all__ = ["ShapesOnly", "execute"]
 
 
 NOT_COMPUTED = (
-    "trn-emu estimate: operators are priced, not computed; values that the script prints below "
+    "trn-emu estimate: operators are priced, not computed; numbers that the script prints below "
     "are not computed"
 )
 
@@ -242,14 +244,16 @@ def _report(command: list[str], found: Estimate, steps: list[Step], rows: int) -
         "command": command,
         "steps": [asdict(step) for step in steps],
         **{k: v for k, v in asdict(found).items() if k != "counters"},
+        "range": as_data(found.range, get_chip(found.chip)),
         "counters": dict(found.counters),
     }
     lines = [
-        f"{' '.join(command)} on {found.chip}, {found.lnc} physical core(s) per logical core",
-        f"{found.time_us:,.1f} us from the first dispatch to the last result; the core is busy for "
+        f"{' '.join(command)} on {found.chip}, {found.lnc} physical core(s) per logical one, "
+        f"matmul policy {found.precision}",
+        f"{found.time_us:,.1f} us from the first dispatch to the last result; the core works "
         f"{found.device_us:,.1f} us of it",
         f"peak HBM: {bytes_of(found.memory_peak_bytes)}",
-        f"expect about ±{100 * found.error_bar:.0f} % ({found.basis})",
+        f"{found.range}; {found.basis}",
     ]
     cells = [
         (str(i), microseconds(step.seconds), count(step.launches, "count"))
@@ -268,5 +272,5 @@ def _report(command: list[str], found: Estimate, steps: list[Step], rows: int) -
 
 def _ending(steps: list[Step], found: Estimate) -> str:
     if not steps:
-        return f"about {found.time_us / 1e3:.3g} ms in total; no optimizer step found"
+        return f"about {found.time_us / 1e3:.3g} ms in all; no optimizer step was seen"
     return f"about {steps[-1].seconds * 1e3:.3g} ms a step once settled"

@@ -10,7 +10,7 @@ from .output import Report, Table, show
 from .rank_report import rank_report
 from .ranks import read_ranks
 from .record import ENDINGS, read_record
-from .tables import bytes_of, counter_table, microseconds, op_table
+from .tables import bytes_of, counter_table, microseconds, op_table, range_lines
 
 __all__ = ["execute", "report"]
 
@@ -35,9 +35,10 @@ def report(record: dict[str, Any], rows: int) -> Report:
     verdict = record["verdict"]
     lines = [
         f"{' '.join(record['command'])}: {ENDINGS.get(record['ended'], record['ended'])}",
-        f"{record['chip']}, {record['lnc']} physical core(s) per logical core, "
+        f"{record['chip']}, {record['lnc']} physical core(s) per logical one, "
         f"matmul policy {record['matmul']}",
-        f"simulated time {elapsed:.6f} s; the cores were busy for {busy:.6f} s",
+        f"simulated time {elapsed:.6f} s; the cores worked {busy:.6f} s of it",
+        *range_lines(record),
         f"peak HBM: {memory or 'none'}",
         verdict["sentence"],
         *(change["text"] for change in verdict["changes"]),
@@ -48,7 +49,7 @@ def report(record: dict[str, Any], rows: int) -> Report:
         op_table(record["ops"], rows),
         _modules(record["modules"], rows),
         counter_table(record["counters"]),
-        Table(title="Numbers read by the script", head=("where", "value"), rows=values[-rows:]),
+        Table(title="Numbers the script read", head=("where", "value"), rows=values[-rows:]),
     ]
     return Report(data=record, lines=lines, tables=tables)
 

@@ -7,7 +7,7 @@ from torch_trn_emu.counters import unit_of
 
 from .output import Table
 
-__all__ = ["bytes_of", "count", "counter_table", "microseconds", "op_table"]
+__all__ = ["bytes_of", "count", "counter_table", "microseconds", "op_table", "range_lines"]
 
 
 def count(value: float, unit: str) -> str:
@@ -31,12 +31,18 @@ def counter_table(counters: Mapping[str, float]) -> Table:
     return Table(title="Counters", head=("counter", "value", "unit"), rows=rows)
 
 
+def range_lines(record: Mapping[str, Any]) -> list[str]:
+    """How far to trust the time of a record; earlier versions wrote none."""
+    return [record["range"]["text"]] if "range" in record else []
+
+
 def op_table(ops: Iterable[Mapping[str, Any]], most: int) -> Table:
     rows = [
         (
             row["op"],
             f"{row['calls']:,}",
             microseconds(row["device_s"]),
+            f"{row['range_low']:.2f} to {row['range_high']:.2f}" if "range_low" in row else "",
             f"{row['share']:.1%}",
             row["engine"],
             row["status"],
@@ -44,5 +50,5 @@ def op_table(ops: Iterable[Mapping[str, Any]], most: int) -> Table:
         )
         for row in list(ops)[:most]
     ]
-    head = ("operator", "calls", "us", "share", "engine", "price", "note")
+    head = ("operator", "calls", "us", "range", "share", "engine", "price", "note")
     return Table(title="Operators, longest first", head=head, rows=rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..collectives import bus_factor, priced
+from ..ranges import range_of
 
 if TYPE_CHECKING:
     from .recording import Recording
@@ -70,6 +71,8 @@ class CollectiveRow:
     late_s: float
     algorithm_bandwidth: float  # bytes/s
     bus_bandwidth: float
+    range_low: float  # factors on the duration: four of five measurements lie between
+    range_high: float
 
 
 def read_collectives(device: int, raw: Iterable[Sequence[Any]]) -> Iterator[Collective]:
@@ -110,6 +113,7 @@ def collective_rows(recording: "Recording") -> list[CollectiveRow]:
 def _row(calls: Sequence[Collective]) -> CollectiveRow:
     c, duration_ns = calls[0], sum(x.duration_ns for x in calls)
     bandwidth = c.bytes * len(calls) / (duration_ns / 1e9) if duration_ns else 0.0
+    found = range_of("collective")
     return CollectiveRow(
         operation=c.operation,
         group=c.group,
@@ -125,6 +129,8 @@ def _row(calls: Sequence[Collective]) -> CollectiveRow:
         late_s=sum(x.late_ns for x in calls) / 1e9,
         algorithm_bandwidth=bandwidth,
         bus_bandwidth=bandwidth * bus_factor(c.operation, c.ranks),
+        range_low=found.low,
+        range_high=found.high,
     )
 
 

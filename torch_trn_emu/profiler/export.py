@@ -8,6 +8,7 @@ from typing import Any
 
 from ..counters import unit_of
 from ..pricing import report_rows
+from ..ranges import as_data, said
 from .communication import collective_rows
 from .hooks import CATEGORIES
 from .modules import module_rows, source_rows
@@ -86,6 +87,7 @@ def as_json(recording: Recording) -> Row:
         "chip": r.chip.name,
         "physical_cores_per_logical_core": r.lnc,
         "elapsed_s": r.elapsed_ns * 1e-9,
+        "range": as_data(r.range, r.chip),
         "launches": len(r.launches),
         "launches_left_out": r.left_out,
         "verdict": asdict(judge(r)),
@@ -115,6 +117,8 @@ def write_parquet(recording: Recording, folder: Path) -> None:
             "export_json, which needs nothing."
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
+    about = {"chip": recording.chip.name, "range": said(recording.range, recording.chip)}
     for name, make in TABLES.items():
         if rows := list(make(recording)):
-            parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{name}.parquet")
+            table = pyarrow.Table.from_pylist(rows).replace_schema_metadata(about)
+            parquet.write_table(table, folder / f"{name}.parquet")

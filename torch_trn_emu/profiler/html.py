@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..chip.calibration import CALIBRATION, HELD_OUT, error_bar
 from ..counters import unit_of
 from ..pages import HtmlTable, render
 from ..pricing import Price, report_rows
+from ..ranges import said
 from . import charts
 from .flame import flame
 from .hooks import CATEGORIES
@@ -66,19 +66,16 @@ def notebook(recording: Recording) -> str:
 
 def _facts(r: Recording) -> dict[str, str]:
     c = r.counters
-    extrapolated = f"{r.chip.name} is {r.chip.basis}; " if r.chip.basis else ""
     left_out = f"; {r.left_out:,} more are not recorded (max_launches)" if r.left_out else ""
     return {
-        "chip": f"{r.chip.name}, {r.lnc} physical core(s) per logical core, "
+        "chip": f"{r.chip.name}, {r.lnc} physical core(s) a logical core, "
         f"{len(r.devices)} logical core(s) in use",
         "simulated time": f"{seconds(r.elapsed_ns * 1e-9)} for {len(r.launches):,} launches"
-        f"{left_out}; cores busy for {seconds(c['core_busy_time'])}",
+        f"{left_out}; the cores worked {seconds(c['core_busy_time'])}",
         "utilization": f"mfu {c['mfu_estimated_percent']:.1f} %, hfu "
-        f"{c['hfu_estimated_percent']:.1f} %, mbu {c['mbu_estimated_percent']:.1f} % "
-        "while programs ran",
-        "accuracy": f"expect about ±{100 * error_bar():.0f} % ({extrapolated}mean error "
-        f"{CALIBRATION.mean_error:.1%} on {CALIBRATION.rows} measurements used for calibration, "
-        f"{HELD_OUT.mean_error:.1%} on {HELD_OUT.rows} held-out ones); see docs/timing.md",
+        f"{c['hfu_estimated_percent']:.1f} %, mbu {c['mbu_estimated_percent']:.1f} % of the time "
+        "that programs ran",
+        "accuracy": f"{said(r.range, r.chip)}; see docs/accuracy.md",
     }
 
 
@@ -148,7 +145,7 @@ def _tables(r: Recording) -> dict[str, HtmlTable]:
         ),
         "operator_table": HtmlTable(
             "",
-            ("operator", "shapes", "calls", "each", "time", "share", "engine", "price",
+            ("operator", "shapes", "calls", "each", "time", "range", "share", "engine", "price",
              "not native", "advice"),
             list(_operators(r)),
         ),
@@ -194,6 +191,7 @@ def _operators(r: Recording) -> Iterable[tuple[str, ...]]:
         row = report_rows([(op, calls, price)])[0]
         yield (
             canonical(op), shapes(signature), f"{calls:,}", seconds(price.seconds),
-            seconds(calls * price.seconds), f"{calls * price.seconds / busy_s:.1%}", row.engine,
-            row.status, ", ".join(row.narrowed), row.advice,
+            seconds(calls * price.seconds), row.range_text,
+            f"{calls * price.seconds / busy_s:.1%}", row.engine, row.status,
+            ", ".join(row.narrowed), row.advice,
         )  # fmt: skip

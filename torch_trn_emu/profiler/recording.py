@@ -13,6 +13,7 @@ from typing import Any
 from ..chip import Chip
 from ..counters import Clock, clocked, combine, derive
 from ..pricing import Price, prices
+from ..ranges import Range, range_of, regime_of
 from .communication import Collective
 from .hooks import PHASES
 from .memory import Block, MemoryUse
@@ -104,6 +105,13 @@ class Recording:
             exposed_s=exposed_ns * 1e-9,
         )
         return derive(totals | clocked(clock), self.chip, self.lnc)
+
+    @cached_property
+    def range(self) -> Range:
+        """Where four of five measurements of such a run lie, as factors on its time."""
+        whole = len(self.groups) > 1 or any(op.startswith("graph ") for op, _, _ in self.groups)
+        launches = len(self.launches)
+        return range_of(regime_of(self.counters, launches=launches, whole=whole))
 
 
 # --- reading ------------------------------------------------------------------------------------

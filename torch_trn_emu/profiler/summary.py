@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from ..pricing import report_rows
+from ..ranges import said
 from .communication import collective_rows
 from .modules import module_rows, source_rows
 from .recording import Recording
@@ -58,19 +59,20 @@ def _whole(r: Recording) -> Iterable[RenderableType]:
     """Of all launches: the time, the verdict, engines and memory."""
     c = r.counters
     yield (
-        f"{r.chip.name}, {r.lnc} physical core(s) per logical core, "
+        f"{r.chip.name}, {r.lnc} physical core(s) a logical core, "
         f"{len(r.devices)} in use: {seconds(r.elapsed_ns * 1e-9)} simulated for "
         f"{len(r.launches):,} launches"
     )
+    yield said(r.range, r.chip)
     if r.left_out:
-        yield f"plus {r.left_out:,} more that were not recorded (max_launches)"
+        yield f"and {r.left_out:,} launches after them, not recorded (max_launches)"
     yield (
-        f"the cores were busy for {seconds(c['core_busy_time'])} and waited "
+        f"the cores worked {seconds(c['core_busy_time'])} and waited "
         f"{seconds(c['core_idle_time'])} for the host's dispatches"
     )
     yield (
         f"mfu {c['mfu_estimated_percent']:.1f} %, hfu {c['hfu_estimated_percent']:.1f} %, "
-        f"mbu {c['mbu_estimated_percent']:.1f} % while programs ran"
+        f"mbu {c['mbu_estimated_percent']:.1f} % of the time that programs ran"
     )
     verdict = judge(r)
     yield "\n" + verdict.sentence
@@ -82,20 +84,20 @@ def _whole(r: Recording) -> Iterable[RenderableType]:
         ("engine", "active", "of elapsed", "instructions"),
         [(n, seconds(s), f"{p:.1f} %", f"{k:,.0f}") for n, s, p, k in engine_rows(r)],
     )
-    yield _table(("peak HBM", "bytes", "of capacity"), _memory(r))
+    yield _table(("HBM at its peak", "bytes", "of capacity"), _memory(r))
     yield (
-        f"peak per core: SBUF {gib(c['sbuf_high_water_bytes'])}, "
-        f"PSUM {gib(c['psum_high_water_bytes'])}"
+        f"SBUF {gib(c['sbuf_high_water_bytes'])} and PSUM {gib(c['psum_high_water_bytes'])} "
+        "of one core at the most"
     )
 
 
 def _tables(r: Recording, rows: int) -> Iterable[RenderableType]:
     """By operator, module, collective and source line, `rows` of each at most."""
     yield _table(
-        ("operator", "calls", "time", "share", "engine", "status", "not native"),
+        ("operator", "calls", "time", "range", "share", "engine", "status", "not native"),
         [
-            (x.op, f"{x.calls:,}", seconds(x.device_s), f"{x.share:.1%}", x.engine, x.status,
-             ", ".join(x.narrowed))
+            (x.op, f"{x.calls:,}", seconds(x.device_s), x.range_text, f"{x.share:.1%}", x.engine,
+             x.status, ", ".join(x.narrowed))
             for x in report_rows(r.groups)[:rows]
         ],
     )  # fmt: skip
@@ -110,10 +112,12 @@ def _tables(r: Recording, rows: int) -> Iterable[RenderableType]:
     )  # fmt: skip
     if r.collectives:
         yield _table(
-            ("collective", "ranks", "algorithm", "bytes", "calls", "time", "exposed", "late"),
+            ("collective", "ranks", "algorithm", "bytes", "calls", "time", "range", "exposed",
+             "late"),
             [
                 (x.operation, f"{x.ranks}", x.algorithm, gib(x.bytes), f"{x.calls:,}",
-                 *(seconds(t) for t in (x.duration_s, x.exposed_s, x.late_s)))
+                 seconds(x.duration_s), f"{x.range_low:.2f} to {x.range_high:.2f}",
+                 *(seconds(t) for t in (x.exposed_s, x.late_s)))
                 for x in collective_rows(r)[:rows]
             ],
         )  # fmt: skip
@@ -126,7 +130,7 @@ def _tables(r: Recording, rows: int) -> Iterable[RenderableType]:
 
 COLLECTIVE_HEAD = (
     "collective", "group", "ranks", "algorithm", "links", "elements", "bytes", "calls", "time",
-    "exposed", "late", "algorithm GB/s", "bus GB/s",
+    "range", "exposed", "late", "algorithm GB/s", "bus GB/s",
 )  # fmt: skip
 
 
@@ -142,7 +146,9 @@ def collective_cells(r: Recording) -> list[tuple[str, ...]]:
             f"{x.dtype}[{x.elements:,}]",
             gib(x.bytes),
             f"{x.calls:,}",
-            *(seconds(s) for s in (x.duration_s, x.exposed_s, x.late_s)),
+            seconds(x.duration_s),
+            f"{x.range_low:.2f} to {x.range_high:.2f}",
+            *(seconds(s) for s in (x.exposed_s, x.late_s)),
             f"{x.algorithm_bandwidth / 1e9:.1f}",
             f"{x.bus_bandwidth / 1e9:.1f}",
         )

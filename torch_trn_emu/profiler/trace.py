@@ -18,6 +18,7 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Engine
 from ..pricing import spans_of
+from ..ranges import said
 from ..timing import Span
 from .communication import lanes_of
 from .hooks import CATEGORIES
@@ -44,6 +45,7 @@ def write(recording: Recording, path: Path, max_events: int, skip_launches: int)
         "otherData": {
             "about": "simulated time of torch_trn_emu",
             "chip": recording.chip.name,
+            "range": said(recording.range, recording.chip),
             "shown": shown.note,
         },
     }
