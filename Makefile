@@ -63,6 +63,7 @@ docs: build $(STAMPS)/group-test $(STAMPS)/group-docs
 	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/step_time.py --figures docs/tutorials/figures
 	TRN_EMU_MATMUL=mxfp8 $(BIN)/python docs/tutorials/several_ranks.py --figures docs/tutorials/figures
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(BIN)/python docs/links.py build/docs
 
 conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m conformance $(ARGS)

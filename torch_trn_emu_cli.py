@@ -6,12 +6,11 @@ row of COMMANDS and a module of `torch_trn_emu/cli` with a function `execute(opt
 
 Exit status
 0    the command succeeded
-1    it found what it was asked to look for (doctor: a fault; diff: over the tolerance), or the
-     script ended with an error
+1    a check failed (doctor), a difference exceeded the tolerance (diff), or the script failed
 2    usage error
-3    the emulator refused, or a file is not what it should be; the message says why
+3    the emulator raised an error, or a file is malformed; the message says why
 130  interrupted (Ctrl-C); 143: terminated (SIGTERM)
-Of `run`, the script's own status.
+`run` exits with the script's own status.
 """
 
 import argparse
@@ -138,7 +137,7 @@ def _rows(parser: argparse.ArgumentParser, default: int) -> None:
         type=positive,
         metavar="N",
         default=default,
-        help="rows of each table (default: %(default)s)",
+        help="number of rows in each table (default: %(default)s)",
     )
 
 
@@ -150,7 +149,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         help="write run.json, report.html (for a browser) and trace.json.gz (for Perfetto) there",
     )
     parser.add_argument(
-        "--with-stack", action="store_true", help="attribute time to source lines too"
+        "--with-stack", action="store_true", help="also attribute time to source lines"
     )
     parser.add_argument(
         "--summary",
@@ -196,13 +195,13 @@ def _diff(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=tolerance,
         metavar="X",
-        help="exit with 1 if a number that the script read differs by more, relative to A's",
+        help="exit with status 1 if a value differs by more than this, relative to A",
     )
 
 
 def _coverage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="RUN", help="run.json: list only that run's operators")
-    parser.add_argument("--status", choices=STATUSES, help="only operators priced like this")
+    parser.add_argument("--status", choices=STATUSES, help="list only operators with this status")
 
 
 def _vectors(parser: argparse.ArgumentParser) -> None:

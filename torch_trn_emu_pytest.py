@@ -51,7 +51,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "trn(precision=None): runs on the emulated device, under this matmul policy if given",
+        "trn(precision=None): run on the emulated device, with this matmul policy if given",
     )
 
 
@@ -61,7 +61,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if marker is None:
         return
     if marker.args or set(marker.kwargs) - {"precision"}:
-        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.trn takes precision=... and no more.")
+        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.trn takes only precision=...")
     if (policy := marker.kwargs.get("precision")) is not None:
         from torch_trn_emu import precision
 

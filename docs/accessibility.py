@@ -1,9 +1,10 @@
-"""Checks pages with axe-core, light and dark: labels, contrast, names of controls, headings.
+"""Checks pages with axe-core, light, dark and narrow: labels, contrast, names, headings.
 
     npm pack axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz package/axe.min.js
-    python docs/accessibility.py package/axe.min.js out/demo/report.html build/docs/index.html
+    python docs/accessibility.py package/axe.min.js out/demo/report.html build/docs
 
-Prints each violation with the elements concerned; the exit status is 1 if there are any.
+Of a directory, all pages are checked. Prints each violation with the elements concerned, and pages
+that are wider than a window of 500 px; the exit status is 1 if there are any.
 """
 
 import argparse
@@ -16,15 +17,17 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from screenshots import browser
+from screenshots import VIEWS, browser
 
-SCHEMES = {"light": 1, "dark": 0}  # Chromium's numbers for prefers-color-scheme
 RUN = """
 <script>
 addEventListener("load", () => setTimeout(async () => {
   const found = await axe.run(document, {resultTypes: ["violations"]});
   const out = document.createElement("script");
   out.type = "application/json"; out.id = "axe-found";
+  const wide = document.documentElement.scrollWidth - innerWidth;
+  if (wide > 0) found.violations.push({impact: "serious", id: "reflow", nodes: [],
+    help: `the page is ${wide} px wider than the window`});
   out.textContent = JSON.stringify(found.violations).replaceAll("<", "\\\\u003c");
   document.body.append(out);
 }, 500));
@@ -32,7 +35,7 @@ addEventListener("load", () => setTimeout(async () => {
 """
 
 
-def violations(page: Path, axe: Path, scheme: int) -> list[dict[str, Any]]:
+def violations(page: Path, axe: Path, width: int, scheme: int) -> list[dict[str, Any]]:
     """What axe-core finds on the page, which is copied beside the original with axe-core in it."""
     html = page.read_text()
     checked = f"{html}<script>{axe.read_text()}</script>{RUN}"
@@ -47,7 +50,7 @@ def violations(page: Path, axe: Path, scheme: int) -> list[dict[str, Any]]:
             "--allow-file-access-from-files",
             "--virtual-time-budget=20000",
             f"--blink-settings=preferredColorScheme={scheme}",
-            "--window-size=1200,1600",
+            f"--window-size={width},1600",
             "--dump-dom",
             Path(copy.name).as_uri(),
         ]
@@ -58,15 +61,22 @@ def violations(page: Path, axe: Path, scheme: int) -> list[dict[str, Any]]:
     return json.loads(unescape(found[1]))
 
 
+def every(folder: Path) -> list[Path]:
+    """The pages of a site, without those that Sphinx makes for its search."""
+    return [p for p in sorted(folder.rglob("*.html")) if p.stem not in ("genindex", "search")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("axe", type=Path, help="axe.min.js of the npm package axe-core")
     parser.add_argument("pages", type=Path, nargs="+")
+    parser.add_argument("--views", nargs="+", choices=VIEWS, default=list(VIEWS))
     options = parser.parse_args()
     count = 0
-    for page in options.pages:
-        for name, scheme in SCHEMES.items():
-            found = violations(page.resolve(), options.axe, scheme)
+    pages = [p for named in options.pages for p in (every(named) if named.is_dir() else [named])]
+    for page in pages:
+        for name in options.views:
+            found = violations(page.resolve(), options.axe, *VIEWS[name])
             print(f"{page} ({name}): {len(found)} violations")
             for one in found:
                 print(f"  {one['impact']}: {one['id']}: {one['help']} ({len(one['nodes'])})")

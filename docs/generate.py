@@ -313,7 +313,7 @@ def device_list_table() -> str:
         for place in PLACES
         if place.module.partition(".")[0] not in twins
     ]
-    return markdown_table(("place", "what it makes work"), rows)
+    return markdown_table(("place", "enables"), rows)
 
 
 def cuda_name_table() -> str:

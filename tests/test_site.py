@@ -47,6 +47,13 @@ def test_a_tutorial_runs(arguments, tmp_path):
     assert done.stdout
 
 
+def test_links_of_the_pages_lead_somewhere():
+    """`make docs` asks the same of the site that it built."""
+    command = [sys.executable, str(ROOT / "docs/links.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_command_is_described():
     page = (ROOT / "docs/command_line.md").read_text()
     assert [name for name in COMMANDS if f"`trn-emu {name}" not in page] == []

@@ -38,17 +38,17 @@ def _float32(price: "Price") -> bool:
 
 # (text, whether it applies to a price)
 RULES: tuple[tuple[str, Callable[["Price"], bool]], ...] = (
-    ("no program for the chip, priced as host work: use other operators",
+    ("no engine program, priced as work on the host: use other operators",
      lambda p: p.status == "not modelled"),
-    ("the host waits for it: read values less often", lambda p: p.blocks),
-    ("the chip has no such dtype and stores half the width: use int32 or float32",
+    ("it makes the host wait: read values less often", lambda p: p.blocks),
+    ("not supported by the chip, priced at half the width: use int32 or float32",
      lambda p: bool(p.narrowed)),
-    ("float32 takes four times the array's time of bfloat16: precision 'bf16'", _float32),
-    ("mostly the start and end of a program: larger tensors, or torch.compile",
+    ("float32 takes the array four times as long as bfloat16: use precision 'bf16'", _float32),
+    ("mostly program start and end: use larger tensors or torch.compile",
      lambda p: 0 < p.totals["total_active_time"] < 0.5 * p.seconds),
-    ("bound by HBM: fused by torch.compile, operands stay in SBUF",
+    ("bound by HBM: torch.compile fuses it and keeps operands in SBUF",
      lambda p: p.engine == "dma" and is_elementwise(p)),
-    ("DMA transfers below 32 KiB: larger, contiguous tensors use its bandwidth",
+    ("DMA transfers below 32 KiB: use larger, contiguous tensors",
      lambda p: p.engine == "dma" and 0 < transfer_bytes(p) < GOOD_TRANSFER_BYTES),
 )  # fmt: skip
 

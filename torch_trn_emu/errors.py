@@ -12,7 +12,7 @@ __all__ = [
     "Unsupported",
 ]
 
-REPORT = "This is a fault of torch_trn_emu: please report it with the lines above."
+REPORT = "This is a bug in torch_trn_emu: please report it with the lines above."
 
 
 class TrnEmuError(RuntimeError):

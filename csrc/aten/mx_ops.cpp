@@ -134,7 +134,7 @@ int64_t packed(Element element, int64_t k) {
 
 void check_source(const Tensor& x, const char* what) {
   TORCH_CHECK_TYPE(takes_policy(x.scalar_type()), what, ": ", x.scalar_type(),
-                   " input: the chip quantises bfloat16 and float16, and float32 through bfloat16. "
+                   " input: the chip quantizes bfloat16 and float16, and float32 through bfloat16. "
                    "Convert it first.");
 }
 

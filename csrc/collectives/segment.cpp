@@ -177,7 +177,7 @@ void Segment::check_alive(int rank) const {
     throw Failure(name + " " + (other.reason[0] != 0 ? other.reason : "has left the group"));
   if (other.pid.load() != 0 && ended(other))
     throw Failure(name + " (pid " + std::to_string(other.pid.load()) +
-                  ") ended without a word: killed, or crashed");
+                  ") ended unexpectedly: killed, or crashed");
 }
 
 std::string Segment::describe(int rank) const {

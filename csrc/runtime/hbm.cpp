@@ -103,7 +103,8 @@ void warn_nearly_full(int device, size_t allocated, size_t capacity) {
   TORCH_WARN("trn:", device, " is nearly out of memory: ", human(allocated), " of ",
              human(capacity),
              " are allocated. Beyond that torch.OutOfMemoryError is raised: use a ",
-             "smaller batch, activation checkpointing or another device index. This is said once; ",
+             "smaller batch, activation checkpointing or another device index. This warning is "
+             "issued once; ",
              "torch.trn.memory_summary() shows the whole table.");
 }
 

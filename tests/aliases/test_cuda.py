@@ -191,8 +191,8 @@ def test_the_script_runs(done):
 
 
 def test_it_is_said_once_what_was_mapped(done):
-    assert done.stderr.count("trn-emu: cuda is trn here") == 1
-    assert "others refuse" in done.stderr
+    assert done.stderr.count("trn-emu: cuda is mapped to trn") == 1
+    assert "others raise an error" in done.stderr
 
 
 def test_threads_of_the_script_see_cuda_too(tmp_path):

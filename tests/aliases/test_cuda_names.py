@@ -75,7 +75,7 @@ def test_legacy_types_are_in_torch_trn():
 
 
 def test_refused_names_have_a_reason():
-    assert reason("MemPool").startswith("there is one pool")
+    assert reason("MemPool").startswith("there is one memory pool")
     assert reason("Stream") is None
     assert not {name for names in REFUSED.values() for name in names} & {*SAME, *SPECIAL, *KEPT}
 

@@ -173,8 +173,8 @@ def test_coverage_of_the_table_and_of_a_run(runs, capsys):
     _, text = printed(capsys, "coverage", "--json", "--run", runs[1])
     rows = {row["op"]: row for row in json.loads(text)}
     assert rows["aten::addmm"]["calls"] == 6
-    assert rows["aten::addmm"]["contract"] == "operands as the policy says (linear)"
-    assert rows["aten::gelu"]["contract"] == "the host's values, bit for bit"
+    assert rows["aten::addmm"]["contract"] == "operands follow the policy (linear)"
+    assert rows["aten::gelu"]["contract"] == "bitwise equal to the host"
     assert {row["price"] for row in rows.values()} <= set(STATUSES)
     _, text = printed(capsys, "coverage", "--status", "free", "--json")
     assert all(row["price"] == "free" for row in json.loads(text))
@@ -191,7 +191,7 @@ def test_info_and_doctor(capsys):
     assert status == int(any(f["state"] == "wrong" for f in findings))
     assert {f["name"]: f["state"] for f in findings}["computes"] == "ok"
     host = {f["name"]: f["found"] for f in findings}["host backend"]
-    assert "tested in the interpreter only" in host
+    assert "tested in Triton's interpreter only" in host
 
 
 def test_doctor_reports_a_wrong_environment():
@@ -275,9 +275,9 @@ def test_numbers_are_those_that_the_script_reads(folder, capsys):
 
 def test_the_first_divergence_is_named(runs, capsys):
     _, text = printed(capsys, "diff", *runs)
-    assert "first divergence (relative difference over 0.001): train.py:15 #1" in text
+    assert "first divergence (relative difference above 0.001): train.py:15 #1" in text
     _, text = printed(capsys, "diff", runs[0], runs[0])
-    assert "no number diverges" in text
+    assert "no divergence" in text
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 # `make asan` names sanitizers, and a folder for what is built with them.
 SANITIZE = os.environ.get("TRN_NUMERICS_SANITIZE", "").split()
 BUILD = Path(os.environ.get("TRN_NUMERICS_BUILD") or ROOT / "build" / "numerics")
+CXX = os.environ.get("CXX", "g++")  # `make aarch64-test` names a cross compiler
 FLAGS = (
     "-O3 -std=c++20 -fPIC -ffp-contract=off -fno-trapping-math -Wall -Wextra -Wconversion -Werror"
 ).split() + SANITIZE
@@ -151,7 +152,7 @@ def build() -> Path:
         if not target.exists() or target.stat().st_mtime < stamp:
             partial = target.with_suffix(f".{os.getpid()}.o")
             openmp = ["-fopenmp"] if source.stem == "capi" else []
-            command = ["g++", *FLAGS, *openmp, f"-I{SOURCES}", "-c", str(source), "-o"]
+            command = [CXX, *FLAGS, *openmp, f"-I{SOURCES}", "-c", str(source), "-o"]
             subprocess.run([*command, str(partial)], check=True)
             partial.replace(target)
         return target
@@ -160,7 +161,7 @@ def build() -> Path:
         objects = list(pool.map(compile_one, sources))
     if not library.exists() or library.stat().st_mtime < max(o.stat().st_mtime for o in objects):
         partial = library.with_suffix(f".{os.getpid()}.so")
-        command = ["g++", "-shared", "-fopenmp", *SANITIZE, *map(str, objects), "-o", str(partial)]
+        command = [CXX, "-shared", "-fopenmp", *SANITIZE, *map(str, objects), "-o", str(partial)]
         subprocess.run(command, check=True)
         partial.replace(library)
     return library

@@ -67,7 +67,7 @@ def computed(
     wanted = [k for k, r in enumerate(call.results) if isinstance(r, TensorArg) and r.numel]
     for cores in (2, 1):
         programs = OPS[name].lower(call, Target(CHIP, cores))
-        assert isinstance(programs, tuple), f"{name} moves data over the host's link"
+        assert isinstance(programs, tuple), f"{name} transfers data between host and device"
         if is_labelled(programs, wanted):
             break
     else:

@@ -19,7 +19,7 @@ from torch_trn_emu.profiler.timeline import canonical
 
 def test_summary_has_its_parts(prof) -> None:
     text = prof.summary()
-    for part in ("-bound: for ", "tensor engine", "HBM at its peak", "aten::addmm",
+    for part in ("-bound: for ", "tensor engine", "peak HBM", "aten::addmm",
                  "Model.layers.0", "AdamW step", "SBUF", "conftest.py:"):  # fmt: skip
         assert part in text, part
     assert max(map(len, text.splitlines())) <= 100
@@ -185,16 +185,63 @@ def browser() -> str:
     pytest.skip("no browser: install the Debian package chromium")
 
 
-def test_the_page_in_a_browser(prof, tmp_path: Path) -> None:
-    """Chromium renders it without a complaint, and every chart has something in it."""
-    found = browser()
-    prof.export_html(tmp_path / "r.html")
-    command = [found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-               f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
-               "--virtual-time-budget=2000", "--dump-dom",
-               (tmp_path / "r.html").as_uri()]  # fmt: skip
+def browse(path: Path) -> subprocess.CompletedProcess[str]:
+    """The page in headless Chromium: its document on stdout, its complaints on stderr."""
+    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+               f"--user-data-dir={path.parent / 'profile'}", "--enable-logging=stderr", "--v=0",
+               "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+# Stands for ui.perfetto.dev: answers the second PING, keeps what it is sent.
+PERFETTO = """
+<script>
+addEventListener("load", () => {
+  const frame = document.body.appendChild(document.createElement("iframe")).contentWindow;
+  const asked = [];
+  window.open = address => { asked.push(address); return frame; };
+  frame.postMessage = (data, to) => {
+    asked.push([typeof data === "string" ? data : Object.keys(data), to]);
+    const answer = (origin, source) =>
+      dispatchEvent(new MessageEvent("message", { data: "PONG", origin, source }));
+    if (data === "PING") { answer("https://github.com", frame); answer(to, window); }
+    if (data === "PING" && asked.length === 3) answer(to, frame);
+    if (data.perfetto) document.body.dataset.perfetto = JSON.stringify(
+      { asked, title: data.perfetto.title, trace: new TextDecoder().decode(data.perfetto.buffer) });
+  };
+  const ready = setInterval(() => {
+    if (!document.body.dataset.timeline) return;
+    clearInterval(ready);
+    document.getElementById("perfetto").click();
+  }, 20);
+});
+</script>
+"""
+
+
+def test_the_button_hands_the_trace_to_perfetto(prof, tmp_path: Path) -> None:
+    """PING until PONG comes from Perfetto's window and origin; then the trace, to that origin."""
+    path = tmp_path / "r.html"
+    prof.export_html(path)
+    path.write_text(path.read_text() + PERFETTO)
+    page = _Page()
+    page.feed(browse(path).stdout)
+    body = next(attributes for tag, attributes in page.tags if tag == "body")
+    found = json.loads(body["data-perfetto"])
+    home = "https://ui.perfetto.dev"
+    assert found["asked"] == [home, ["PING", home], ["PING", home], [["perfetto"], home]]
+    assert found["title"]
+    spans = [e for e in json.loads(found["trace"])["traceEvents"] if e["ph"] == "X"]
+    assert len(spans) > len(prof.recording.launches)
+    assert all(e["dur"] >= 0 for e in spans)
+
+
+def test_the_page_in_a_browser(prof, tmp_path: Path) -> None:
+    """Chromium renders it without a complaint, and every chart has something in it."""
+    prof.export_html(tmp_path / "r.html")
+    done = browse(tmp_path / "r.html")
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert not complaints
     page = _Page()

@@ -399,7 +399,7 @@ def test_an_operator_reads_what_it_writes_in_place(machine: MachineExecutor) -> 
     ("call", "reason"),
     [
         (lambda a: torch.cummax(a, 0).values, "cummax along columns"),
-        (lambda a: torch.mode(a).values, "its row has the cost only"),
+        (lambda a: torch.mode(a).values, "its row models only the cost"),
         (lambda a: torch.special.bessel_j0(a), "it has no row"),
         (lambda a: a.double() + 1, "float64 is float32 in the program's"),
     ],

@@ -56,10 +56,10 @@ KERNELS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_CUDNN = "it is a name of NVIDIA's cuDNN. Call {instead}, which runs on trn"
-_MIOPEN = "it is a name of AMD's MIOpen. Call {instead}, which runs on trn"
+_CUDNN = "it belongs to NVIDIA's cuDNN. Call {instead}, which runs on trn"
+_MIOPEN = "it belongs to AMD's MIOpen. Call {instead}, which runs on trn"
 _ATTENTION = (
-    "it returns what its own CUDA kernel needs for its backward. Call "
+    "it returns data for the backward of its own CUDA kernel. Call "
     "torch.nn.functional.scaled_dot_product_attention, which is one kernel on trn"
 )
 _SPARSE = (

@@ -158,7 +158,7 @@ def _refusing(name: str, why: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise Unsupported(
             f"torch.cuda.{name} has no counterpart on trn, so --as-cuda cannot map it: {why}. "
-            "Leave it out where torch.cuda.get_device_name() is not a GPU's."
+            "Skip it if torch.cuda.get_device_name() is not a GPU's."
         )
 
     refuse.__name__ = name
@@ -378,8 +378,8 @@ def install() -> None:
     if _TOLD not in os.environ:
         os.environ[_TOLD] = "1"
         print(
-            f"trn-emu: cuda is trn here ({trn.get_device_name()}): devices and their names, "
-            "Tensor.cuda, is_cuda and device, autocast, GradScaler, Generator, torch.load, and "
-            f"{mapped} names of torch.cuda; {refused} others refuse.",
+            f"trn-emu: cuda is mapped to trn ({trn.get_device_name()}): devices and their "
+            "names, Tensor.cuda, is_cuda and device, autocast, GradScaler, Generator, torch.load "
+            f"and {mapped} names of torch.cuda; {refused} others raise an error that says why.",
             file=sys.stderr,
         )

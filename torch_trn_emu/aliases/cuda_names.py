@@ -44,7 +44,7 @@ SPECIAL = MappingProxyType(
                 for kind in "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
                 if prefix + kind != "sparse.Bool"
             ],
-            "tensors on trn of that dtype: constructor, `isinstance`, `Tensor.type`",
+            "trn tensor types: constructor, `isinstance`, `Tensor.type`",
         ),
         **dict.fromkeys(
             [
@@ -52,7 +52,7 @@ SPECIAL = MappingProxyType(
                 for kind in "BFloat16 Bool Byte Char ComplexDouble ComplexFloat Double Float Half "
                 "Int Long Short".split()
             ],
-            "storages on trn of that dtype",
+            "trn storage types",
         ),
         **dict.fromkeys(
             ["amp.GradScaler", "amp.autocast", "amp.custom_bwd", "amp.custom_fwd"],
@@ -72,7 +72,7 @@ KEPT = MappingProxyType(
     {
         **dict.fromkeys(
             "AcceleratorError CudaError DeferredCudaCallError OutOfMemoryError".split(),
-            "an error that `except` may name",
+            "exception types, for `except` clauses",
         ),
         "cudaStatus": "numbers",
         **dict.fromkeys(
@@ -90,23 +90,23 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "it captures both passes: use torch.compile, or torch.cuda.graph for a whole step": (
                 "make_graphed_callables"
             ),
-            "there is one pool for each core": (
+            "there is one memory pool per core": (
                 "MemPool use_mem_pool CUDAPluggableAllocator change_current_allocator "
                 "caching_allocator_alloc caching_allocator_delete caching_allocator_disabled "
                 "caching_allocator_enable"
             ),
-            "pinned host memory is not counted": (
+            "pinned host memory is not tracked": (
                 "host_memory_stats host_memory_stats_as_nested_dict "
                 "reset_accumulated_host_memory_stats reset_peak_host_memory_stats"
             ),
-            "there is no management library to ask: torch.trn.counters() has what the cores did": (
+            "there is no management library: use torch.trn.counters()": (
                 "clock_rate memory_usage power_draw temperature utilization"
             ),
-            "it reaches into a library of CUDA": (
+            "it accesses a CUDA library": (
                 "check_error cudart current_blas_handle current_solver_handle ExternalStream "
                 "GreenContext get_stream_from_external nccl.version nccl.unique_id nccl.init_rank"
             ),
-            "copies among devices by CUDA's own collectives: use torch.distributed": (
+            "it copies between devices with CUDA's own collectives: use torch.distributed": (
                 "comm.broadcast comm.broadcast_coalesced comm.gather comm.reduce_add "
                 "comm.reduce_add_coalesced comm.scatter nccl.all_gather nccl.all_reduce "
                 "nccl.broadcast nccl.reduce nccl.reduce_scatter"
@@ -114,10 +114,10 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "kernels written in CUDA do not run on trn": (
                 "jiterator._create_jit_fn jiterator._create_multi_output_jit_fn"
             ),
-            "tensors are not read from storage by the device": (
+            "the device cannot read tensors from storage": (
                 "gds.GdsFile gds.gds_deregister_buffer gds.gds_register_buffer"
             ),
-            "products are not tuned by trying kernels: leave it out": (
+            "kernels are not tuned: remove the call": (
                 "tunable.enable tunable.tuning_enable tunable.record_untuned_enable "
                 "tunable.set_max_tuning_duration tunable.get_max_tuning_duration "
                 "tunable.set_max_tuning_iterations tunable.get_max_tuning_iterations "
@@ -133,24 +133,26 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 # What a tensor says of devices, or takes: by what makes it speak of cuda.
 TENSOR_WORDS = MappingProxyType(
     {
-        **dict.fromkeys(["device", "is_cuda", "cuda", "type", "__repr__"], "says cuda for trn"),
+        **dict.fromkeys(
+            ["device", "is_cuda", "cuda", "type", "__repr__"], "reports cuda instead of trn"
+        ),
         **dict.fromkeys(
             "to new new_empty new_empty_strided new_full new_ones new_tensor new_zeros "
             "pin_memory is_pinned type_as record_stream".split(),
-            "takes cuda for trn",
+            "accepts cuda for trn",
         ),
         **dict.fromkeys(
             "storage untyped_storage storage_type is_shared share_memory_".split(),
-            "through the storage, whose device says cuda",
+            "through the storage, whose device reports cuda",
         ),
         **dict.fromkeys(["cpu", "get_device", "is_cpu"], "the same on every device"),
-        "__dlpack_device__": "an extension device, not CUDA: the memory is the host's",
+        "__dlpack_device__": "an extension device, not CUDA: the memory is on the host",
         **dict.fromkeys(
             "ipu is_ipu is_maia is_meta is_mps is_mtia is_vulkan is_xla is_xpu mtia xpu "
             "is_mkldnn".split(),
             "another device or format: False, or raises as on a GPU",
         ),
-        **dict.fromkeys(["is_trn", "trn"], "the device's own name, which stays"),
+        **dict.fromkeys(["is_trn", "trn"], "the device's own name, unchanged"),
     }
 )
 

@@ -33,7 +33,7 @@ class _Submodules(MetaPathFinder):
 
             why = f": {found}" if (found := reason(name)) is not None else ""
             raise ModuleNotFoundError(
-                f"{name} is not served by the emulator's torch_neuronx{why}. It has: "
+                f"{name} is not provided by the emulator's torch_neuronx{why}. It has: "
                 f"{', '.join(torch_neuronx.__all__)}.",
                 name=name,
             )

@@ -64,10 +64,10 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(
             ("torch_neuronx.nki", "torch_neuronx.nki_op", "torch_neuronx.wrap_nki"),
-            "kernels written in NKI do not run here",
+            "NKI kernels are not supported",
         ),
         "torch_neuronx.distributed": "use torch.distributed: its backends are neuron and xla",
-        "torch_neuronx.python_ops": "its operators are the emulator's own",
+        "torch_neuronx.python_ops": "the emulator has its own operators",
         "torch_neuronx.experimental": "it belongs to the XLA release; profiling is "
         "torch_neuronx.profiling",
         **dict.fromkeys(
@@ -78,7 +78,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
                     "save_fx_graph_all_formats", "save_fx_graph_txt",
                 )
             ),
-            "there is no MLIR here; the option dump and TRN_EMU_DUMP keep what each graph becomes",
+            "MLIR is not used; for dumps of graphs use the option dump or TRN_EMU_DUMP",
         ),
     }
 )  # fmt: skip
@@ -96,7 +96,7 @@ class Variable(str):
 
 
 _CACHE = "there is no NEFF cache; compiled graphs are in torch's own caches"
-_COLLECTIVE = "collectives are modelled without it"
+_COLLECTIVE = "not part of the model of collectives"
 VARIABLES: Mapping[str, Variable] = MappingProxyType(
     {
         "TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION": Variable(
@@ -105,18 +105,18 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
             honoured=True,
         ),
         "TORCH_NEURONX_PRESERVE_COMPILATION_ARTIFACTS": Variable(
-            "1 keeps what is made of each graph, in the emulator's form", honoured=True
+            "1: keep the dumps of each graph, in the emulator's format", honoured=True
         ),
-        "TORCH_NEURONX_DEBUG_DIR": Variable("the folder for it", honoured=True),
+        "TORCH_NEURONX_DEBUG_DIR": Variable("directory for these files", honoured=True),
         "TORCH_NEURONX_DYNAMO_DISABLE_CPU_AUTOCOPY": Variable(
-            "1: a compiled function refuses tensors of the host", honoured=True
+            "1: compiled functions raise an error for CPU tensors", honoured=True
         ),
         "TORCH_NEURONX_ENABLED_METRIC_TABLES": Variable(
-            "graph_stats writes that table at exit", honoured=True
+            "graph_stats: write that table at exit", honoured=True
         ),
-        "TORCH_NEURONX_METRICS_DIR": Variable("the folder for it", honoured=True),
-        "TORCH_NEURONX_RETAIN_DEVICE_MODE": Variable("results are always where torch has them"),
-        "TORCH_NEURONX_COMPLEX_DECOMPOSE": Variable("complex numbers are computed as such"),
+        "TORCH_NEURONX_METRICS_DIR": Variable("directory for these files", honoured=True),
+        "TORCH_NEURONX_RETAIN_DEVICE_MODE": Variable("results are always where torch expects them"),
+        "TORCH_NEURONX_COMPLEX_DECOMPOSE": Variable("complex numbers are computed natively"),
         "TORCH_NEURONX_ENABLE_NKI_SDPA": Variable(
             "attention is priced by the emulator's own kernel"
         ),
@@ -124,12 +124,14 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
         "TORCH_NEURONX_FALLBACK_ONLY_FOR_UNIMPLEMENTED_OPS": Variable(
             "no operator falls back to the host"
         ),
-        "TORCH_NEURONX_MLIR_ATEN_OPS": Variable("operators are the emulator's own"),
-        "TORCH_NEURONX_ENABLE_STACK_TRACE": Variable("errors already come from the line at fault"),
-        "TORCH_NEURONX_LOG_LEVEL": Variable(
-            "there is nothing to log: TORCH_LOGS has Dynamo's logs"
+        "TORCH_NEURONX_MLIR_ATEN_OPS": Variable("the emulator has its own operators"),
+        "TORCH_NEURONX_ENABLE_STACK_TRACE": Variable(
+            "errors are always raised at the line that causes them"
         ),
-        "TORCH_NEURONX_ENABLE_ASYNC_NRT": Variable("launches are always asynchronous in time"),
+        "TORCH_NEURONX_LOG_LEVEL": Variable("there are no logs; use TORCH_LOGS for Dynamo's logs"),
+        "TORCH_NEURONX_ENABLE_ASYNC_NRT": Variable(
+            "launches are always asynchronous in simulated time"
+        ),
         "TORCH_NEURONX_DISABLE_NEFF_CACHE": Variable(_CACHE),
         "TORCH_NEURONX_NEFF_DISABLE_CACHE": Variable(_CACHE),
         "TORCH_NEURONX_NEFF_CACHE_DIR": Variable(_CACHE),

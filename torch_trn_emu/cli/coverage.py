@@ -53,11 +53,11 @@ def _of_run(calls: Mapping[str, tuple[int, str, str]]) -> Iterator[dict[str, Any
 def _row(op: str, engine: str, status: str, note: str, calls: int | str) -> dict[str, Any]:
     kind = matmul_kind(Call(op, (), ()).name)
     if kind:
-        contract = f"operands as the policy says ({kind})"
+        contract = f"operands follow the policy ({kind})"
     elif op.partition("::")[2].partition(".")[0] in _NOT_ON_HOST or op in _NOT_ON_HOST:
-        contract = "a kernel of its own: docs/fidelity.md"
+        contract = "own kernel: docs/fidelity.md"
     else:
-        contract = "the host's values, bit for bit"
+        contract = "bitwise equal to the host"
     return {
         "op": op,
         "contract": contract,

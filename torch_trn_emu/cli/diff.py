@@ -124,16 +124,16 @@ def _report(data: dict[str, Any], rows: int) -> Report:
         lines.append(f"B takes {b['elapsed_s'] / a['elapsed_s']:.3f} of A's time")
     lines += [f"{name}: {line}" for name, run in (("A", a), ("B", b)) for line in range_lines(run)]
     lines.append(
-        f"{len(data['values'])} numbers that both scripts read, relative difference up to "
+        f"{len(data['values'])} numbers read by both scripts, relative difference up to "
         f"{data['worst_relative']:.3g}; {data['values_missing']} in one run only"
     )
     if (first := data["first_divergence"]) is not None:
         lines.append(
-            f"first divergence (relative difference over {DIVERGES:g}): {first['where']} "
+            f"first divergence (relative difference above {DIVERGES:g}): {first['where']} "
             f"#{first['ordinal'] + 1}, {first['a']:.6g} in A and {first['b']:.6g} in B"
         )
     elif data["values"]:
-        lines.append(f"no number diverges (relative difference over {DIVERGES:g})")
+        lines.append(f"no divergence (no relative difference above {DIVERGES:g})")
     lines += [
         f"{name} {line}"
         for name in ("A", "B")
@@ -163,7 +163,9 @@ def _value_table(data: dict[str, Any], most: int) -> Table:
         )
         for v in chosen
     ]
-    return Table(title="Numbers the scripts read", head=("where", "A", "B", "relative"), rows=rows)
+    return Table(
+        title="Numbers read by the scripts", head=("where", "A", "B", "relative"), rows=rows
+    )
 
 
 def _op_table(data: dict[str, Any], most: int) -> Table:

@@ -53,7 +53,7 @@ def _guarded(check: Callable[[], Finding]) -> Finding:
     except Exception as error:  # a check that fails is a finding
         name = check.__name__.lstrip("_").replace("_", " ")
         text = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        return Finding(name=name, state="wrong", found=text, remedy="Read the line on the left.")
+        return Finding(name=name, state="wrong", found=text, remedy="See the message on the left.")
 
 
 def _torch() -> Finding:
@@ -69,12 +69,12 @@ def _autoload() -> Finding:
     if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
         remedy = "Unset TORCH_DEVICE_BACKEND_AUTOLOAD, or import torch_trn_emu first."
         return Finding(name="autoload", state="note", found="switched off", remedy=remedy)
-    return Finding(name="autoload", state="ok", found="import torch brings the device")
+    return Finding(name="autoload", state="ok", found="import torch provides the device")
 
 
 def _settings() -> Finding:
     if (error := startup_error()) is not None:
-        remedy = "Correct or unset the variable that the text names."
+        remedy = "Correct or unset the variable named in the message."
         return Finding(name="settings", state="wrong", found=str(error), remedy=remedy)
     return Finding(name="settings", state="ok", found=trn.get_device_name())
 
@@ -83,19 +83,19 @@ def _host() -> Finding:
     name = host_name()
     if name != "cuda":
         here = "is not possible here" if missing_for_cuda() else "is possible"
-        found = f"{name} (TRN_EMU_HOST=cuda {here}; it is tested in the interpreter only)"
+        found = f"{name} (TRN_EMU_HOST=cuda {here}; tested in Triton's interpreter only)"
         return Finding(name="host backend", state="ok", found=found)
-    found = f"cuda ({torch.cuda.get_device_name(host_device())}), tested in the interpreter only"
-    remedy = "Compare with TRN_EMU_HOST=cpu where a value matters; see docs/cuda-host.md."
+    found = (
+        f"cuda ({torch.cuda.get_device_name(host_device())}), tested in Triton's interpreter only"
+    )
+    remedy = "Verify important values with TRN_EMU_HOST=cpu; see docs/cuda-host.md."
     return Finding(name="host backend", state="note", found=found, remedy=remedy)
 
 
 def _vector_instructions() -> Finding:
     found = torch.backends.cpu.get_cpu_capability()
     if found in ("DEFAULT", "NO AVX"):
-        remedy = (
-            "Values are the same on any host; on one with AVX2, products run many times faster."
-        )
+        remedy = "Matrix multiplies are many times faster on a host with AVX2."
         return Finding(name="vector instructions", state="note", found=found, remedy=remedy)
     return Finding(name="vector instructions", state="ok", found=found)
 
@@ -103,7 +103,7 @@ def _vector_instructions() -> Finding:
 def _compiler() -> Finding:
     path = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if path is None:
-        remedy = "torch.compile needs a C++ compiler: install g++, or name one in CXX."
+        remedy = "torch.compile needs a C++ compiler: install g++, or set CXX."
         return Finding(name="compiler", state="note", found="none", remedy=remedy)
     return Finding(name="compiler", state="ok", found=path)
 
@@ -112,7 +112,9 @@ def _memory() -> Finding:
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     device = trn.get_device_properties(0).total_memory / 2**30
     text = f"host {host:.0f} GiB, emulated {device:.0f} GiB per device"
-    remedy = "A model that fits the chip may not fit the host: out of host memory is its own error."
+    remedy = (
+        "A model that fits the chip may not fit into the host's memory, which is a separate error."
+    )
     state = "ok" if host > device else "note"
     return Finding(name="memory", state=state, found=text, remedy=remedy if host <= device else "")
 
@@ -131,7 +133,9 @@ def _computes() -> Finding:
             found=f"fp32 matches the CPU bit for bit; MXFP8 differs by {100 * error:.1f} % "
             "(expected below 10 %)",
         )
-    remedy = "Build it again: make clean build. If it stays, please report it with this table."
+    remedy = (
+        "Rebuild with make clean build. If the problem persists, please report it with this table."
+    )
     matches = "matches" if same else "does not match"
     found = f"fp32 {matches} the CPU; MXFP8 differs by {100 * error:.1f} % (expected below 10 %)"
     return Finding(name="computes", state="wrong", found=found, remedy=remedy)
@@ -139,7 +143,7 @@ def _computes() -> Finding:
 
 def _numpy() -> Finding:
     if importlib.util.find_spec("numpy") is None:
-        remedy = "Golden vectors and the machine's reference need it: pip install numpy"
+        remedy = "Required for golden vectors and TRN_EMU_EXECUTOR=machine: pip install numpy"
         return Finding(name="numpy", state="note", found="none", remedy=remedy)
     return Finding(name="numpy", state="ok", found="installed")
 

@@ -41,7 +41,7 @@ __all__ = ["ShapesOnly", "execute"]
 
 
 NOT_COMPUTED = (
-    "trn-emu estimate: operators are priced, not computed; numbers that the script prints below "
+    "trn-emu estimate: operators are priced, not computed; values that the script prints below "
     "are not computed"
 )
 
@@ -248,9 +248,9 @@ def _report(command: list[str], found: Estimate, steps: list[Step], rows: int) -
         "counters": dict(found.counters),
     }
     lines = [
-        f"{' '.join(command)} on {found.chip}, {found.lnc} physical core(s) per logical one, "
+        f"{' '.join(command)} on {found.chip}, {found.lnc} physical core(s) per logical core, "
         f"matmul policy {found.precision}",
-        f"{found.time_us:,.1f} us from the first dispatch to the last result; the core works "
+        f"{found.time_us:,.1f} us from the first dispatch to the last result; the core is busy for "
         f"{found.device_us:,.1f} us of it",
         f"peak HBM: {bytes_of(found.memory_peak_bytes)}",
         f"{found.range}; {found.basis}",
@@ -272,5 +272,5 @@ def _report(command: list[str], found: Estimate, steps: list[Step], rows: int) -
 
 def _ending(steps: list[Step], found: Estimate) -> str:
     if not steps:
-        return f"about {found.time_us / 1e3:.3g} ms in all; no optimizer step was seen"
+        return f"about {found.time_us / 1e3:.3g} ms in total; no optimizer step found"
     return f"about {steps[-1].seconds * 1e3:.3g} ms a step once settled"

@@ -19,7 +19,7 @@ def rank_report(records: Sequence[Record], rows: int) -> Report:
     verdict = slowest["verdict"]
     lines = [
         f"{' '.join(records[0]['command'])}: {_ending(records)}",
-        f"{slowest['chip']}, {slowest['lnc']} physical core(s) per logical one, "
+        f"{slowest['chip']}, {slowest['lnc']} physical core(s) per logical core, "
         f"matmul policy {slowest['matmul']}, {_system(slowest)}",
         f"simulated time {slowest['elapsed_s']:.6f} s (rank {slowest['rank']}, the longest); the "
         f"cores worked {_span([r['counters']['core_busy_time'] for r in records])} of it",
@@ -32,7 +32,7 @@ def rank_report(records: Sequence[Record], rows: int) -> Report:
         Table(title="Ranks", head=_RANK_HEAD, rows=[_rank(r) for r in records]),
         Table(title="Collectives, most exposed first", head=_HEAD, rows=_collectives(records)),
         op_table(slowest["ops"], rows),
-        Table(title="Numbers that rank 0 read", head=("where", "value"), rows=_values(records)),
+        Table(title="Numbers read by rank 0", head=("where", "value"), rows=_values(records)),
     ]
     return Report(data={"ranks": list(records)}, lines=lines, tables=tables)
 

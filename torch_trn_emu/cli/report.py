@@ -35,9 +35,9 @@ def report(record: dict[str, Any], rows: int) -> Report:
     verdict = record["verdict"]
     lines = [
         f"{' '.join(record['command'])}: {ENDINGS.get(record['ended'], record['ended'])}",
-        f"{record['chip']}, {record['lnc']} physical core(s) per logical one, "
+        f"{record['chip']}, {record['lnc']} physical core(s) per logical core, "
         f"matmul policy {record['matmul']}",
-        f"simulated time {elapsed:.6f} s; the cores worked {busy:.6f} s of it",
+        f"simulated time {elapsed:.6f} s; the cores were busy for {busy:.6f} s",
         *range_lines(record),
         f"peak HBM: {memory or 'none'}",
         verdict["sentence"],
@@ -49,7 +49,7 @@ def report(record: dict[str, Any], rows: int) -> Report:
         op_table(record["ops"], rows),
         _modules(record["modules"], rows),
         counter_table(record["counters"]),
-        Table(title="Numbers the script read", head=("where", "value"), rows=values[-rows:]),
+        Table(title="Numbers read by the script", head=("where", "value"), rows=values[-rows:]),
     ]
     return Report(data=record, lines=lines, tables=tables)
 

@@ -13,14 +13,14 @@ def chip_report(most: int = 12) -> str:
     rest = ranked[most:]
     lines = [f"{calls:>12,}  {name}" for name, calls in ranked[:most]]
     if rest:
-        lines.append(f"{sum(calls for _, calls in rest):>12,}  in {len(rest)} other ops")
+        lines.append(f"{sum(calls for _, calls in rest):>12,}  to {len(rest)} other operators")
     return "\n".join(
         (
             trn.get_device_name(),
             trn.memory_summary(),
             simulated_time(),
             f"{trn.Event.range}; {trn.Event.range.basis(settings().chip)}",
-            f"{sum(counts.values()):>12,}  calls of {len(counts)} ops, of which",
+            f"{sum(counts.values()):>12,}  calls of {len(counts)} operators, of which",
             *lines,
         )
     )
@@ -33,5 +33,5 @@ def simulated_time() -> str:
     share = 100 * busy / (busy + idle) if busy + idle else 0.0
     return (
         f"simulated time {busy + idle:.3f} s for {run['launch_count']:,.0f} launches; "
-        f"the cores worked {share:.0f} % of it and waited for the host the rest"
+        f"the cores were busy for {share:.0f} % of it and waited for the host for the rest"
     )

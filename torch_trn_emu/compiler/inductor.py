@@ -23,7 +23,7 @@ class _Refusal:
     @staticmethod
     def create(*_: Any) -> NoReturn:
         raise Unsupported(
-            "Inductor alone makes no code for trn tensors, AOTInductor's libraries included. Use "
+            "Inductor alone does not support trn tensors, AOTInductor's libraries included. Use "
             "torch.compile(model), or torch.compile(model, backend='trn')."
         )
 

@@ -27,11 +27,11 @@ MODES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 OWN_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "strict": "raise where a graph would run eagerly instead of compiled",
-        "program": "make the engine program of each graph; without it a graph costs no time",
-        "fuse_producers": "activations and norms round their result as an operand of a product; "
-        "else the host decides: where it is a GPU",
-        "dump": "a folder for what was made of each graph, as TRN_EMU_DUMP",
+        "strict": "raise an error instead of running a graph eagerly",
+        "program": "generate an engine program for each graph; without one, it takes no time",
+        "fuse_producers": "activations and norms round their result as an operand of a matrix "
+        "multiply; default: only if the host is a GPU",
+        "dump": "directory for dumps of each graph, as TRN_EMU_DUMP",
     }
 )
 
@@ -80,7 +80,7 @@ def _of_inductor(given: dict[str, Any]) -> dict[str, Any]:
         key = name.replace("-", "_")
         if key not in current:
             near = difflib.get_close_matches(key, [*current, *OWN_OPTIONS], n=1)
-            hint = f"; is {near[0]!r} meant?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"backend 'trn' has no option {name!r}{hint}")
         default = current[key]
         if isinstance(default, bool) and not isinstance(value, bool):

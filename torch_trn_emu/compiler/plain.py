@@ -31,11 +31,11 @@ def compile_plainly(
     """What Inductor is asked for, by our backend; `patches` are the mode and the options."""
     if V.aot_compilation:
         raise Unsupported(
-            "AOTInductor makes libraries for CPUs and GPUs, not for trn. Export the model on the "
+            "AOTInductor supports CPUs and GPUs, not trn. Export the model on the "
             "CPU, or run it with torch.compile(model, backend='trn')."
         )
     if note_once(
-        "torch.compile without a backend: Inductor has no code for trn, so 'trn' compiles"
+        "torch.compile without a backend: Inductor does not support trn, so backend 'trn' is used"
     ):
         print(
             "torch_trn_emu: torch.compile of trn tensors uses backend 'trn'.",

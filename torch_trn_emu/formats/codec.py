@@ -55,7 +55,7 @@ def encode(
     if nan.any() and format.nan_code is None:
         raise Unsupported(f"{format.name} has no NaN. Check for NaN before encoding.")
     if format.specials is Specials.SCALE and bool((real[~nan] <= 0).any()):
-        raise Unsupported(f"{format.name} holds powers of two only, not zero or less.")
+        raise Unsupported(f"{format.name} represents positive powers of two only.")
     finite = np.where(np.isfinite(magnitude), magnitude, 0.0)
     binade = np.where(finite > 0, np.frexp(finite)[1].astype(np.int64) - 1, format.emin)
     exponent = np.maximum(binade, format.emin)

@@ -130,7 +130,7 @@ def _restore_states(path: Path) -> None:
     if not path.exists():
         warn(
             f"{path.parent} has no random state of {DEVICE_TYPE} ({path.name}): random numbers on "
-            "the device, dropout among them, go on from where they are now.",
+            "the device, including dropout masks, continue from the current state.",
             stacklevel=4,
         )
         return
@@ -390,14 +390,14 @@ PLACES = (
     _place("torch.amp.grad_scaler", "GradScaler.__init__", "`GradScaler()` scales on trn",
            _scaler_on_trn),
     _place("accelerate.checkpointing", "save_accelerator_state",
-           "`save_state` keeps the random states", _accelerate_saves),
+           "`save_state` saves the random states", _accelerate_saves),
     _place("accelerate.checkpointing", "load_accelerator_state",
            "`load_state` restores them", _accelerate_loads),
     _place("accelerate.state", "PartialState._prepare_backend",
-           "several ranks, as `torchrun` or `accelerate launch` start them", _several_ranks),
+           "several ranks, started by `torchrun` or `accelerate launch`", _several_ranks),
     _place("accelerate.state", "PartialState.set_device", "each rank's core", _core_of_rank),
     _place("accelerate.utils.modeling", "get_max_memory", '`device_map="auto"`', _max_memory),
-    _place("accelerate.utils.modeling", "get_grad_scaler", "the scaler of fp16", _grad_scaler),
+    _place("accelerate.utils.modeling", "get_grad_scaler", "the fp16 scaler", _grad_scaler),
     _place("accelerate.utils.memory", "clear_device_cache", "`free_memory` empties the pool",
            _empties_cache),
     _place("accelerate.utils.dataclasses", "DynamoBackend", '`dynamo_backend="trn"`',
@@ -414,7 +414,7 @@ PLACES = (
            "`device` of image processors", _lists_trn),
     _place("transformers.pipelines.base", "Pipeline.__init__", "`pipeline(...)`", _pipeline),
     _place("transformers.trainer", "Trainer._save_rng_state",
-           "checkpoints of Trainer keep the random states", _trainer_saves),
+           "checkpoints of Trainer save the random states", _trainer_saves),
     _place("transformers.trainer", "Trainer._load_rng_state",
            "`resume_from_checkpoint` restores them", _trainer_loads),
     _place("safetensors", "safe_open", '`load_file(path, device="trn")`', _opens_on_trn),
@@ -426,7 +426,7 @@ PLACES = (
                    '`precision="16-mixed"`', _precision),
             _place(f"{package}.trainer.connectors.checkpoint_connector",
                    "_CheckpointConnector.dump_checkpoint",
-                   "checkpoints keep the random states", _lightning_dumps),
+                   "checkpoints save the random states", _lightning_dumps),
             _place(f"{package}.trainer.connectors.checkpoint_connector",
                    "_CheckpointConnector.restore_training_state",
                    "`ckpt_path` restores them", _lightning_restores),

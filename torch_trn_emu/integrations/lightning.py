@@ -57,8 +57,8 @@ def _accelerator(base: Any) -> Any:
             chosen = [0] if devices in ("auto", 1, "1", -1, "-1", None) else _indices(devices)
             if len(chosen) != 1:
                 raise Unimplemented(
-                    f"Trainer(accelerator={DEVICE_TYPE!r}, devices={devices!r}): Lightning's "
-                    "strategies for several devices: torch_trn_emu/integrations/lightning.py. Use "
+                    f"Trainer(accelerator={DEVICE_TYPE!r}, devices={devices!r}): Lightning "
+                    "supports one device so far (torch_trn_emu/integrations/lightning.py). Use "
                     "devices=1, or torchrun and DistributedDataParallel without Lightning."
                 )
             return chosen

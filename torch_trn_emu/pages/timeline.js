@@ -280,7 +280,7 @@
     if (!other) { tip.textContent = "the browser blocked the window"; return; }
     const buffer = new TextEncoder().encode(trace()).buffer;
     const ask = setInterval(() => other.postMessage("PING", home), 100);
-    const answer = e => { if (e.origin !== home || e.data !== "PONG") return;
+    const answer = e => { if (e.origin !== home || e.source !== other || e.data !== "PONG") return;
       clearInterval(ask); removeEventListener("message", answer);
       other.postMessage({ perfetto: { buffer, title: document.title } }, home); };
     addEventListener("message", answer);

@@ -145,7 +145,7 @@ class Comparison:
         ]
         gradients = [[name, *_cells(d)] for name, d in self.gradients.items()]
         return [
-            ("Modules, errors carried along", ("module", "calls", *figures), modules),
+            ("Modules (errors accumulate)", ("module", "calls", *figures), modules),
             ("Gradients", ("gradient", *figures), gradients),
             ("Operators, each alone", ("operator", "calls", *figures, "cause"), ops),
         ]

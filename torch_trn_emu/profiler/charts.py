@@ -65,7 +65,7 @@ def bounds(verdict: Verdict) -> str:
         if width > 70:
             parts.append(_text(x + 6, 19, f"{name} {share:.0%}"))
         x += width
-    return _svg(30, parts, "what the time was bound by")
+    return _svg(30, parts, "time by limiting resource")
 
 
 # --- roofline ------------------------------------------------------------------------------------

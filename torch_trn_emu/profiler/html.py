@@ -68,13 +68,13 @@ def _facts(r: Recording) -> dict[str, str]:
     c = r.counters
     left_out = f"; {r.left_out:,} more are not recorded (max_launches)" if r.left_out else ""
     return {
-        "chip": f"{r.chip.name}, {r.lnc} physical core(s) a logical core, "
+        "chip": f"{r.chip.name}, {r.lnc} physical core(s) per logical core, "
         f"{len(r.devices)} logical core(s) in use",
         "simulated time": f"{seconds(r.elapsed_ns * 1e-9)} for {len(r.launches):,} launches"
-        f"{left_out}; the cores worked {seconds(c['core_busy_time'])}",
+        f"{left_out}; cores busy for {seconds(c['core_busy_time'])}",
         "utilization": f"mfu {c['mfu_estimated_percent']:.1f} %, hfu "
-        f"{c['hfu_estimated_percent']:.1f} %, mbu {c['mbu_estimated_percent']:.1f} % of the time "
-        "that programs ran",
+        f"{c['hfu_estimated_percent']:.1f} %, mbu {c['mbu_estimated_percent']:.1f} % "
+        "while programs ran",
         "accuracy": f"{said(r.range, r.chip)}; see docs/accuracy.md",
     }
 

@@ -73,8 +73,8 @@ class profile:
         """Wait for the cores, then record."""
         if not _active.acquire(blocking=False):
             raise RuntimeError(
-                "torch_trn_emu.profile: a profile is active already, and launches can be recorded "
-                "by one only. Stop that one first, or use it for both regions."
+                "torch_trn_emu.profile: another profile is active already, and only one can record "
+                "launches. Stop it first, or use it for both regions."
             )
         try:
             self._start()
@@ -99,7 +99,7 @@ class profile:
     def stop(self) -> None:
         """Wait for the cores; what ran since `start` is added to the profile."""
         if not self._running:
-            raise RuntimeError("torch_trn_emu.profile: stop() without start().")
+            raise RuntimeError("torch_trn_emu.profile: stop() was called without start().")
         self._scopes.leave_alone()
         raw = _C.stop_recording()
         self._running = False
@@ -150,7 +150,9 @@ class profile:
     def recording(self) -> Recording:
         """Everything recorded so far, as data. RuntimeError while the profile is active."""
         if self._running:
-            raise RuntimeError("torch_trn_emu.profile: read it after stop(), or after the block.")
+            raise RuntimeError(
+                "torch_trn_emu.profile: results are available after stop(), or after the block."
+            )
         chosen = settings()
         capacity = chosen.chip.hbm_bytes_per_logical_core(chosen.lnc)
         return Recording(

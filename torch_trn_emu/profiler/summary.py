@@ -59,20 +59,20 @@ def _whole(r: Recording) -> Iterable[RenderableType]:
     """Of all launches: the time, the verdict, engines and memory."""
     c = r.counters
     yield (
-        f"{r.chip.name}, {r.lnc} physical core(s) a logical core, "
+        f"{r.chip.name}, {r.lnc} physical core(s) per logical core, "
         f"{len(r.devices)} in use: {seconds(r.elapsed_ns * 1e-9)} simulated for "
         f"{len(r.launches):,} launches"
     )
     yield said(r.range, r.chip)
     if r.left_out:
-        yield f"and {r.left_out:,} launches after them, not recorded (max_launches)"
+        yield f"plus {r.left_out:,} more that were not recorded (max_launches)"
     yield (
-        f"the cores worked {seconds(c['core_busy_time'])} and waited "
+        f"the cores were busy for {seconds(c['core_busy_time'])} and waited "
         f"{seconds(c['core_idle_time'])} for the host's dispatches"
     )
     yield (
         f"mfu {c['mfu_estimated_percent']:.1f} %, hfu {c['hfu_estimated_percent']:.1f} %, "
-        f"mbu {c['mbu_estimated_percent']:.1f} % of the time that programs ran"
+        f"mbu {c['mbu_estimated_percent']:.1f} % while programs ran"
     )
     verdict = judge(r)
     yield "\n" + verdict.sentence
@@ -84,10 +84,10 @@ def _whole(r: Recording) -> Iterable[RenderableType]:
         ("engine", "active", "of elapsed", "instructions"),
         [(n, seconds(s), f"{p:.1f} %", f"{k:,.0f}") for n, s, p, k in engine_rows(r)],
     )
-    yield _table(("HBM at its peak", "bytes", "of capacity"), _memory(r))
+    yield _table(("peak HBM", "bytes", "of capacity"), _memory(r))
     yield (
-        f"SBUF {gib(c['sbuf_high_water_bytes'])} and PSUM {gib(c['psum_high_water_bytes'])} "
-        "of one core at the most"
+        f"peak per core: SBUF {gib(c['sbuf_high_water_bytes'])}, "
+        f"PSUM {gib(c['psum_high_water_bytes'])}"
     )
 
 

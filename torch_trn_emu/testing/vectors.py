@@ -54,7 +54,7 @@ def write_vectors(folder: Path | str, advance: Callable[[], None] = lambda: None
             save_file(tensors, draft)
         files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest = {
-        "what": "inputs (float32) and the codes they become; one code a byte where 8 bits suffice",
+        "what": "inputs (float32) and their codes; one byte per code if 8 bits suffice",
         "block_size": 32,
         "seed": SEED,
         "files": files,

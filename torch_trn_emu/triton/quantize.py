@@ -130,7 +130,7 @@ def check_source(dtype: torch.dtype, what: str) -> None:
     """Raises TypeError for what the chip cannot quantise."""
     if dtype not in SOURCES:
         raise TypeError(
-            f"{what}: {str(dtype).removeprefix('torch.')} input: the chip quantises bfloat16 and "
+            f"{what}: {str(dtype).removeprefix('torch.')} input: the chip quantizes bfloat16 and "
             "float16, and float32 through bfloat16. Convert it first."
         )
 

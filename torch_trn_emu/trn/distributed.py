@@ -123,6 +123,6 @@ def _say_why_this_rank_ends() -> None:
 
 def _reason(error: BaseException | None) -> str:
     if error is None:
-        return "has ended (its script is through, or called sys.exit)"
+        return "has exited (its script finished, or called sys.exit)"
     lines: Sequence[str] = str(error).strip().splitlines() or [""]
     return f"ended with {type(error).__name__}: {lines[0]}"

@@ -216,8 +216,8 @@ def _machine() -> "Machine":
 def _programs(call: Call, row: Op | None) -> tuple[Program, ...]:
     """The programs of a call on all cores, else on one, whose buffers say what they stand for."""
     if row is None:
-        raise _NotOnMachine("it has no row, so no program of its own.")
-    only = f"its row has the cost only{f': {row.note}' if row.note else ''}."
+        raise _NotOnMachine("it has no row in OPS, so no program.")
+    only = f"its row models only the cost{f': {row.note}' if row.note else ''}."
     if row.status != "modelled":
         raise _NotOnMachine(only)
     wanted = [k for k, r in enumerate(call.results) if isinstance(r, TensorArg) and r.numel]
@@ -227,7 +227,7 @@ def _programs(call: Call, row: Op | None) -> tuple[Program, ...]:
         except (KeyError, ChipLimit, Unimplemented, Unsupported) as why:
             raise _NotOnMachine(f"{type(why).__name__}: {why}.") from None
         if not isinstance(programs, tuple):
-            raise _NotOnMachine("it moves data over the host's link.")
+            raise _NotOnMachine("it transfers data between host and device.")
         if is_labelled(programs, wanted):
             return programs
     raise _NotOnMachine(only)

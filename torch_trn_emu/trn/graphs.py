@@ -89,7 +89,7 @@ class _Recorder(TorchDispatchMode):
         if given and (name in _READS_ON_HOST or leaves):
             raise RuntimeError(
                 f"{name} waits for values of the device, which a captured graph cannot: operation "
-                "not permitted when stream is capturing. Do it before or after the capture."
+                "not permitted when stream is capturing. Call it before or after the capture."
             )
 
     def _save(self, tensor: Tensor) -> None:
@@ -154,7 +154,7 @@ _open: list[int] = []
 
 def _begin(number: int) -> None:
     if _open:
-        raise RuntimeError("a graph is being captured already: end that capture first")
+        raise RuntimeError("another graph is being captured: end that capture first")
     from .random import get_rng_state
 
     capture = _Capture(current_device(), random=get_rng_state())

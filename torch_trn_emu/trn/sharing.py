@@ -23,6 +23,6 @@ def _reduce_storage(storage: torch.UntypedStorage) -> Any:
     if device.type == DEVICE_TYPE:
         raise Unsupported(
             "The emulated HBM belongs to one process: a trn tensor cannot be shared with another. "
-            'Send tensor.cpu(), and move it with .to("trn") where it arrives.'
+            'Send tensor.cpu(), and move it with .to("trn") on the other side.'
         )
     return reduce_storage(storage)

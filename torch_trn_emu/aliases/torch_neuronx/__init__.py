@@ -103,8 +103,8 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     if (why := reason(f"torch_neuronx.{name}")) is not None:
-        raise Unsupported(f"torch_neuronx.{name} is not served by the emulator: {why}.")
+        raise Unsupported(f"torch_neuronx.{name} is not provided by the emulator: {why}.")
     raise Unimplemented(
-        f"torch_neuronx.{name} is not served by the emulator: "
+        f"torch_neuronx.{name} is not provided by the emulator: "
         f"torch_trn_emu/aliases/torch_neuronx has {', '.join(__all__)}."
     )

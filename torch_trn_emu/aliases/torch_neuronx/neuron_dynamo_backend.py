@@ -33,7 +33,7 @@ _model_name = "model_default"
 
 def __getattr__(name: str) -> Any:
     if (why := reason(f"torch_neuronx.neuron_dynamo_backend.{name}")) is not None:
-        raise Unsupported(f"torch_neuronx.neuron_dynamo_backend.{name} is not served: {why}.")
+        raise Unsupported(f"torch_neuronx.neuron_dynamo_backend.{name} is not provided: {why}.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -109,7 +109,7 @@ def neuron_backend(
     if given.pop("dynamic", False) or not torch._dynamo.config.assume_static_by_default:
         raise Unsupported(
             'torch.compile(backend="neuron", dynamic=True): the vendor\'s compiler has no dynamic '
-            "shapes. Leave dynamic out: a graph is compiled for each shape that comes."
+            "shapes. Leave dynamic out: a graph is compiled for each new shape."
         )
     if mode not in (None, "default"):
         warn(
