@@ -11,7 +11,7 @@ FORMATS := torch_trn_emu/formats/formats.def
 NATIVE := $(shell find csrc -type f 2>/dev/null) $(FORMATS) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test build lint format bench benchmark accuracy docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64
+.PHONY: demo test build lint format bench benchmark accuracy docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64 aarch64-test
 
 # A size at which the Tensor engine matters, compiled; ARGS="--steps 20" comes after and wins.
 DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150
@@ -169,6 +169,17 @@ AARCH64_OBJECTS := $(patsubst csrc/%.cpp,build/aarch64/%.o,$(filter-out %/bind.c
   $(wildcard csrc/numerics/*.cpp csrc/timing/*.cpp)))
 aarch64: $(AARCH64_OBJECTS)
 	@echo "$(words $^) files of csrc/numerics and csrc/timing compile for aarch64"
+
+# The tests of the numerics, compiled for ARM. AARCH64_PYTHON runs them: on an ARM machine python, else
+# a Python for ARM under qemu, with numpy, ml_dtypes, gfloat, hypothesis and pytest.
+AARCH64_PYTHON ?= $(BIN)/python
+aarch64-test: $(STAMPS)/group-test-core
+	cd tests/numerics && CXX=$(AARCH64_CXX) TRN_NUMERICS_BUILD=$(CURDIR)/build/aarch64/numerics \
+	  $(CURDIR)/$(BIN)/python -c 'from numerics_library import build; build()'
+	TRN_NUMERICS_BUILD=$(CURDIR)/build/aarch64/numerics PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
+	  $(AARCH64_PYTHON) -m pytest -c /dev/null --rootdir=. --confcutdir=tests/numerics \
+	  --import-mode=importlib -p no:cacheprovider $(or $(ARGS),tests/numerics)
+
 build/aarch64/%.o: csrc/%.cpp $(FORMATS) $(shell find csrc/numerics csrc/timing -name '*.h' -o -name '*.inc')
 	@mkdir -p $(@D)
 	$(AARCH64_CXX) -std=c++20 -O1 -ffp-contract=off -fno-trapping-math -fPIC \

@@ -62,7 +62,7 @@ def speed_table() -> str:
         if row["name"] in _SHOWN
     ]
     head = ("on `trn`", "on the CPU", "time")
-    return markdown_table(head, rows) + "\n\n" + machine_line(results)
+    return markdown_table(tuple(head), rows) + "\n\n" + machine_line(results)
 
 
 def benchmark_table() -> str:
@@ -92,7 +92,7 @@ def measured_table(name: str, command: str) -> str:
         )
         for row in results["rows"]
     ]
-    head = ("what", "against", "measured", "quartiles", "goal", "", "ms", "baseline ms", "rounds")
+    head = "what,against,measured,quartiles,goal,result,ms,baseline ms,rounds".split(",")
     return machine_line(results) + "\n\n" + markdown_table(head, rows)
 
 
@@ -325,7 +325,7 @@ def cuda_name_table() -> str:
         kind = "the same name in `torch.trn`" if name in SAME else why
         joined.setdefault((how, kind), []).append(f"`{name}`")
     rows_ = [(" ".join(names), how, why) for (how, why), names in joined.items()]
-    return markdown_table(("names", "", "to what, or why"), rows_)
+    return markdown_table(("names", "status", "counterpart or reason"), rows_)
 
 
 def neuron_name_table() -> str:
@@ -348,7 +348,7 @@ def neuron_variable_table() -> str:
         (f"`{name}`", "honoured" if known.honoured else "no effect", str(known))
         for name, known in VARIABLES.items()
     ]
-    return markdown_table(("variable", "", "what it does, or why it has none"), rows)
+    return markdown_table(("variable", "status", "effect, or why it has none"), rows)
 
 
 SECTIONS = (
