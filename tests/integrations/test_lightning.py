@@ -1,25 +1,27 @@
-"""What Lightning is told: one device, or a clear refusal."""
+"""What Lightning is told of devices, and a clear refusal of more than there are."""
 
 import pytest
 import torch
 
-from torch_trn_emu.errors import Unimplemented
+from torch_trn_emu.errors import ChipLimit
 from torch_trn_emu.integrations.lightning import _accelerator
 
 TrnAccelerator = _accelerator(object)
 
 
 @pytest.mark.parametrize(
-    ("asked", "index"), [(1, 0), ("auto", 0), ("1", 0), (-1, 0), ([2], 2), ("3,", 3)]
-)
-def test_one_device(asked, index):
+    ("asked", "indices"),
+    [(1, [0]), ("auto", [0]), ("1", [0]), (-1, [0, 1, 2, 3]), ([2], [2]), ("3,", [3]), (2, [0, 1]),
+     ("0,1", [0, 1])],
+)  # fmt: skip
+def test_devices(asked, indices):
     parsed = TrnAccelerator.parse_devices(asked)
-    assert TrnAccelerator.get_parallel_devices(parsed) == [torch.device("trn", index)]
+    assert TrnAccelerator.get_parallel_devices(parsed) == [torch.device("trn", i) for i in indices]
 
 
-@pytest.mark.parametrize("asked", [2, [0, 1], "0,1"])
-def test_several_devices_are_planned(asked):
-    with pytest.raises(Unimplemented, match="torchrun and DistributedDataParallel"):
+@pytest.mark.parametrize("asked", [5, [4], "0,9"])
+def test_more_devices_than_there_are(asked):
+    with pytest.raises(ChipLimit, match="4 devices are visible"):
         TrnAccelerator.parse_devices(asked)
 
 

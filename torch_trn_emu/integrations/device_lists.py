@@ -228,6 +228,25 @@ def _lightning_restores(original: Any, self: Any) -> None:
         _restore(states["devices"])
 
 
+@_around
+def _lightning_wraps(original: Any, self: Any, model: torch.nn.Module) -> Any:
+    """The strategy `ddp`, which wraps the model in a stream of CUDA."""
+    if self.root_device.type != DEVICE_TYPE:
+        return original(self, model)
+    with trn.stream(trn.Stream()):
+        return torch.nn.parallel.DistributedDataParallel(
+            module=model, device_ids=[self.root_device.index], **self._ddp_kwargs
+        )
+
+
+def _as_a_gpu(original: Any, module: ModuleType) -> Any:
+    """The function with the device's name among "cuda" and "gpu"."""
+    code = original.__code__
+    constants = tuple((*c, DEVICE_TYPE) if c == ("cuda", "gpu") else c for c in code.co_consts)
+    original.__code__ = code.replace(co_consts=constants)
+    return original
+
+
 # accelerate
 
 
@@ -430,6 +449,11 @@ PLACES = (
             _place(f"{package}.trainer.connectors.checkpoint_connector",
                    "_CheckpointConnector.restore_training_state",
                    "`ckpt_path` restores them", _lightning_restores),
+            _place(f"{package}.strategies.ddp", "DDPStrategy._setup_model",
+                   '`Trainer(strategy="ddp", devices=4)`', _lightning_wraps),
+            _place(f"{package}.trainer.connectors.accelerator_connector",
+                   "_AcceleratorConnector._check_strategy_and_fallback",
+                   '`Trainer(strategy="fsdp", devices=4)`', _as_a_gpu),
         )
     ),
     *(
@@ -446,6 +470,8 @@ PLACES = (
                    '`Fabric(accelerator="auto")`', _auto_accelerator),
             _place(f"{package}.connector", "_Connector._choose_strategy",
                    '`Fabric(accelerator="trn")`', _fabric_strategy),
+            _place(f"{package}.strategies.ddp", "DDPStrategy.setup_module",
+                   '`Fabric(strategy="ddp", devices=4)`', _lightning_wraps),
             _place(f"{package}.plugins.precision.amp", "MixedPrecision.__init__",
                    '`Fabric(precision="16-mixed")`', _precision),
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import trn
-from ..errors import Unimplemented
+from ..errors import ChipLimit
 from ..settings import DEVICE_TYPE
 
 __all__ = ["register"]
@@ -29,7 +29,7 @@ def register(package: ModuleType) -> None:
 
 def _accelerator(base: Any) -> Any:
     class TrnAccelerator(base):
-        """One logical core. Lightning's strategies for several are planned."""
+        """Logical cores: one, or several for the strategies of several processes."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -40,9 +40,11 @@ def _accelerator(base: Any) -> Any:
                 trn.set_device(device)
 
         def setup(self, trainer: Any) -> None:
-            (self._device,) = trainer._accelerator_connector._parallel_devices
+            devices = trainer._accelerator_connector._parallel_devices
+            if len(devices) == 1:  # Lightning took the CPU
+                trainer.strategy._root_device = devices[0]
+            self._device = trainer.strategy.root_device
             trn.set_device(self._device)
-            trainer.strategy._root_device = self._device
 
         def get_device_stats(self, device: Any) -> dict[str, Any]:
             """Memory of the core, and all counters."""
@@ -53,13 +55,18 @@ def _accelerator(base: Any) -> Any:
 
         @staticmethod
         def parse_devices(devices: Any) -> list[int]:
-            """1, "auto", a list of one index or its text. Raises Unimplemented for several."""
-            chosen = [0] if devices in ("auto", 1, "1", -1, "-1", None) else _indices(devices)
-            if len(chosen) != 1:
-                raise Unimplemented(
-                    f"Trainer(accelerator={DEVICE_TYPE!r}, devices={devices!r}): Lightning "
-                    "supports one device so far (torch_trn_emu/integrations/lightning.py). Use "
-                    "devices=1, or torchrun and DistributedDataParallel without Lightning."
+            """Indices: of "auto" the first, of a number so many, of -1 all, or those listed."""
+            if devices in ("auto", None):
+                return [0]
+            if devices in (-1, "-1"):
+                return list(range(trn.device_count()))
+            chosen = _indices(devices)
+            if not chosen or max(chosen) >= trn.device_count():
+                raise ChipLimit(
+                    f"Trainer(accelerator={DEVICE_TYPE!r}, devices={devices!r}): "
+                    f"{trn.device_count()} devices are visible, logical cores of one chip. "
+                    "Take fewer, or start the script with torchrun, where ranks have the cores "
+                    "of a server."
                 )
             return chosen
 
@@ -83,7 +90,7 @@ def _accelerator(base: Any) -> Any:
 
 
 def _indices(devices: Any) -> list[int]:
-    if isinstance(devices, int):
-        return list(range(devices))
+    if isinstance(devices, int) or (isinstance(devices, str) and devices.strip().isdecimal()):
+        return list(range(int(devices)))
     parts = devices.split(",") if isinstance(devices, str) else devices
     return [int(part) for part in parts if str(part).strip()]
