@@ -119,6 +119,26 @@ def instruction_set_table() -> str:
     return machine_line(results) + shared + "\n\n" + markdown_table(head, rows)
 
 
+def ranks_table() -> str:
+    """Collectives against gloo, from benchmarks/ranks.py."""
+    if (results := recorded("ranks.json")) is None:
+        return "Not measured yet: `python benchmarks/ranks.py`."
+    rows = [
+        (
+            row["name"],
+            row["against"],
+            f"{row['value']:.3g} {row['unit']}",
+            "{:.3g} to {:.3g}".format(*row["quartiles"]),
+            f"{row['goal']:g}",
+            f"{row['measured_us']:.4g}",
+            f"{row['baseline_us']:.4g}",
+        )
+        for row in results["rows"]
+    ]
+    head = ("what", "against", "measured", "quartiles", "goal", "us", "baseline us")
+    return markdown_table(head, rows)
+
+
 def convergence_table() -> str:
     """Validation losses of the demo's model under each matmul precision."""
     if (results := recorded("convergence.json")) is None:
@@ -174,6 +194,29 @@ def walk_table(name: str) -> str:
     for reason, cases in by_reason.items():
         text += f"\n\n{reason}\n\n" + "\n".join(f"- {case}" for case in cases)
     return text
+
+
+def distributed_conformance_table() -> str:
+    """Torch's own tests of process groups that do not pass, from tests/distributed/upstream.py."""
+    path = ROOT / "docs/distributed_conformance.json"
+    if not path.exists():
+        return "Not measured yet: `make distributed-conformance`."
+    sys.path.insert(0, str(ROOT / "tests/distributed"))
+    import upstream
+
+    found = upstream.counted(json.loads(path.read_text()))
+    passed = sum(outcome == "passed" for outcome, _ in found.values())
+    text = (
+        f"{passed} of {len(found)} tests pass ({passed / len(found):.1%}). They count if they pass "
+        "with gloo on the CPU or need an accelerator, as which trn serves them; the rest of the "
+        "suite is for MPI or disabled by torch.\n\n"
+    )
+    rows = [
+        (f"`{name}`", outcome, upstream.reason(name) or why.replace("|", "/"))
+        for name, (outcome, why) in sorted(found.items())
+        if outcome != "passed"
+    ]
+    return text + markdown_table(("test", "outcome", "reason"), rows)
 
 
 def operator_table() -> str:
@@ -372,6 +415,8 @@ SECTIONS = (
     Section(document="benchmarks/README.md", name="convergence", text=convergence_table),
     Section(document="docs/conformance.md", name="conformance", text=conformance_table),
     Section(document="docs/conformance.md", name="compiled", text=compiled_conformance_table),
+    Section(document="docs/distributed.md", name="suite", text=distributed_conformance_table),
+    Section(document="benchmarks/README.md", name="ranks", text=ranks_table),
 )
 
 

@@ -339,6 +339,7 @@ Backend::WorkPtr Backend::endCoalescing() {
   std::vector<c10::intrusive_ptr<Work>> parts;
   if (coalesced_) parts = std::move(*coalesced_);
   coalesced_.reset();
+  deliver_own();
   c10::Device device(c10::kCPU);
   for (const auto& part : parts) device = part->device();
   return c10::make_intrusive<Work>(rank_, device, std::move(parts));

@@ -133,6 +133,7 @@ class Backend final : public c10d::Backend {
   [[noreturn]] void fail(const std::string& what, const std::string& why, bool known = false);
   collectives::Patience patience(std::chrono::milliseconds timeout, bool here) const;
   WorkPtr message(c10d::OpType op, Tensors& tensors, int peer, int tag);
+  void deliver_own();
   void deliver(c10d::OpType op, int peer, int tag, const at::Tensor& memory, int64_t arrival_ns,
                CollectivePrice cost, Work& work, const std::string& what);
   std::string group() const;  // its name, for people
@@ -155,6 +156,17 @@ class Backend final : public c10d::Backend {
   int64_t queue_ns_ = 0;  // the end of the last collective; only who runs one touches it
   std::atomic<bool> ended_{false}, broken_{false};
   std::optional<std::vector<c10::intrusive_ptr<Work>>> coalesced_;
+  // Of this batch, between this rank and itself.
+  struct OwnMessage {
+    bool sending;
+    int tag;
+    at::Tensor memory;
+    int64_t arrival_ns;
+    CollectivePrice cost;
+    c10::intrusive_ptr<Work> work;
+    std::string what;
+  };
+  std::vector<OwnMessage> own_;
   std::optional<int64_t> estimated_ns_;
   std::mutex prices_mutex_;
   std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, CollectivePrice> prices_;

@@ -6,6 +6,7 @@
 #include "runtime/stream.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace trn {
 
@@ -16,7 +17,8 @@ Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, i
   TORCH_CHECK(tensors.size() == 1, name, ": one tensor, got ", tensors.size());
   TORCH_CHECK_VALUE(op == c10d::OpType::RECVANYSOURCE || (peer >= 0 && peer < size_), name,
                     ": rank ", peer, " is none of the ", size_, " ranks of the group");
-  TORCH_CHECK_VALUE(peer != rank_, name, ": a rank cannot send to itself or receive from itself");
+  TORCH_CHECK_VALUE(peer != rank_ || coalesced_, name,
+                    ": a rank exchanges messages with itself in batch_isend_irecv alone");
   const at::Tensor& tensor = tensors[0];
   const at::Tensor memory =
       borrow_contiguous(tensor, sending ? Access::kRead : Access::kWrite, name);
@@ -36,6 +38,10 @@ Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, i
                            std::to_string(tensor.numel()) + "] " + (sending ? "to" : "from") + " " +
                            (peer < 0 ? "any rank" : "rank " + std::to_string(global(peer))) +
                            ", tag " + std::to_string(tag);
+  if (peer == rank_) {
+    own_.push_back({sending, tag, memory, arrival_ns, cost, work, what});
+    return keep(std::move(work));
+  }
   Lane* lane = nullptr;
   {
     std::lock_guard<std::mutex> lock(lanes_mutex_);
@@ -52,6 +58,44 @@ Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, i
     }
   });
   return keep(std::move(work));
+}
+
+// Sends of a batch and the receives that they are for, both of this rank, in the order of the calls.
+void Backend::deliver_own() {
+  auto all = std::move(own_);
+  own_.clear();
+  const auto complete = [](const OwnMessage& message, std::shared_ptr<Collective> ended) {
+    ended->arrival_ns = message.arrival_ns;
+    ended->row = message.cost.row;
+    ended->what = message.what;
+    ended->sequence = message.work->getSequencenumber();
+    CollectiveClock::ended(message.work->device().index(), message.arrival_ns, ended);
+    message.work->done(std::move(ended));
+  };
+  for (OwnMessage& to : all) {
+    if (!to.sending) continue;
+    const auto from = std::find_if(all.begin(), all.end(), [&](const OwnMessage& m) {
+      return !m.sending && m.memory.defined() && m.tag == to.tag;
+    });
+    TORCH_CHECK_VALUE(from != all.end(), to.what, ": the batch has no receive from this rank");
+    TORCH_CHECK_VALUE(from->memory.scalar_type() == to.memory.scalar_type() &&
+                          from->memory.nbytes() == to.memory.nbytes(),
+                      to.what, " for ", from->what,
+                      ": give both sides tensors of one size and dtype");
+    if (to.memory.nbytes() > 0)
+      std::memcpy(from->memory.mutable_data_ptr(), to.memory.const_data_ptr(), to.memory.nbytes());
+    Collective ended;
+    ended.arrivals_ns = {to.arrival_ns, from->arrival_ns};
+    ended.start_ns = std::max(to.arrival_ns, from->arrival_ns);
+    ended.end_ns = ended.start_ns + to.cost.ns;
+    ended.group = group();
+    complete(to, std::make_shared<Collective>(ended));
+    complete(*from, std::make_shared<Collective>(ended));
+    from->memory.reset();
+  }
+  for (const OwnMessage& m : all)
+    TORCH_CHECK_VALUE(m.sending || !m.memory.defined(), m.what,
+                      ": the batch has no send to this rank");
 }
 
 CollectivePrice Backend::price_of_message(int64_t bytes, int peer) {

@@ -74,8 +74,10 @@ void Work::await_values(std::chrono::milliseconds timeout) {
     cv_.wait_for(lock, kLook);
     if (completed_) break;
     if (timeout > kNoTimeout && std::chrono::steady_clock::now() >= deadline) {
+      // What scripts written for NCCL look for.
       C10_THROW_ERROR(DistBackendError,
-                      c10::str(c10d::opTypeToString(opType_), " #", sequence_,
+                      c10::str("caught collective operation timeout: ",
+                               c10d::opTypeToString(opType_), " #", sequence_,
                                " has not ended within the ", timeout.count(), " ms of wait()"));
     }
     lock.unlock();

@@ -250,6 +250,18 @@ def _as_a_gpu(original: Any, module: ModuleType) -> Any:
 # accelerate
 
 
+@_around
+def _fsdp_plugin(original: Any, self: Any) -> None:
+    try:
+        original(self)
+    except RuntimeError as error:
+        if "no available devices" not in str(error):
+            raise
+        # The last thing that it looks for: where parameters of other ranks get memory.
+        device = torch.device(DEVICE_TYPE, trn.current_device())
+        self.param_init_fn = lambda module: module.to_empty(device=device, recurse=False)
+
+
 def _several_ranks(original: Any, module: ModuleType) -> Any:
     @wraps(original)
     def _prepare_backend(self: Any, cpu: bool = False, *args: Any, **kwargs: Any) -> Any:
@@ -425,6 +437,8 @@ PLACES = (
            '`ProfileKwargs(activities=["trn"])`', _profiler_activity),
     _place("accelerate.accelerator", "Accelerator.__init__", '`mixed_precision="fp16"`',
            _lists_trn),
+    _place("accelerate.utils.dataclasses", "FullyShardedDataParallelPlugin.__post_init__",
+           "`fsdp_config` of version 1", _fsdp_plugin),
     _place("transformers.utils.import_utils", "is_torch_bf16_gpu_available", "`bf16=True`",
            _has_bfloat16),
     _place("transformers.utils", "get_available_devices", "the devices that exist",

@@ -125,6 +125,45 @@ def check_fsdp2():
     on_both(lambda device: train(sharded(device), device, batches(), clip=True))
 
 
+def check_fsdp2_of_compiled_blocks():
+    from torch.distributed.fsdp import fully_shard
+
+    def run(device, compiled):
+        model = net().to(device)
+        for part in (model.first, model.second):
+            if compiled:
+                part.compile(backend="trn")
+            fully_shard(part, mesh=init_device_mesh(device, (WORLD,)))
+        return train(fully_shard(model, mesh=init_device_mesh(device, (WORLD,))), device, batches())
+
+    assert torch.allclose(run("trn", True), run("cpu", False), rtol=1e-5)
+
+
+def check_clipping_over_a_mesh_of_two_dimensions():
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    def run(device, shape):
+        mesh = init_device_mesh(device, shape, mesh_dim_names=("dp", "tp"))
+        model = net().to(device)
+        plan = {"first": ColwiseParallel(), "second": RowwiseParallel()}
+        if shape[1] > 1:  # a norm between the two needs whole rows
+            model = nn.Sequential(
+                OrderedDict(first=model.first, act=model.act, second=model.second)
+            )
+            parallelize_module(model, mesh["tp"], plan)
+        fully_shard(model, mesh=mesh["dp"])
+        data = batches(0) if shape[1] > 1 else batches()
+        return train(model, device, data, clip=True)
+
+    for shape in ((WORLD, 1), (1, WORLD)):
+        on_both(lambda device, shape=shape: run(device, shape))
+
+
 def check_fsdp2_mixed_precision():
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -295,6 +334,35 @@ def check_pipeline():
             on_both(lambda device, schedule=schedule: run(device, schedule))
 
 
+def check_interleaved_pipeline():
+    from torch.distributed.pipelining import PipelineStage
+    from torch.distributed.pipelining.schedules import (
+        ScheduleInterleaved1F1B,
+        ScheduleInterleavedZeroBubble,
+    )
+
+    def run(device, schedule):
+        group = dist.new_group(list(range(WORLD)))
+        place = DEVICE if device == "trn" else torch.device("cpu")
+        parts = [list(net())[number] for number in (RANK, RANK + WORLD)]  # two stages a rank
+        stages = [
+            PipelineStage(part.to(device), RANK + i * WORLD, 2 * WORLD, place, group=group)
+            for i, part in enumerate(parts)
+        ]
+        pipeline = schedule(stages, 4, loss_fn=F.mse_loss)
+        losses: list[torch.Tensor] = []
+        x, y = batches(0)[0]
+        inputs = (x.to(device),) if RANK == 0 else ()
+        last = {"target": y.to(device), "losses": losses} if RANK == WORLD - 1 else {}
+        pipeline.step(*inputs, **last)
+        grads = [p.grad.cpu().sum() for part in parts for p in part.parameters()]
+        return torch.stack([loss.detach().cpu() for loss in losses] + grads + [torch.zeros(())])
+
+    if WORLD == 2:
+        for schedule in (ScheduleInterleaved1F1B, ScheduleInterleavedZeroBubble):
+            on_both(lambda device, schedule=schedule: run(device, schedule))
+
+
 def check_expert_parallel():
     from torch.distributed._functional_collectives import all_to_all_single_autograd
 
@@ -338,6 +406,34 @@ def check_checkpoint():
         other.load_state_dict(state["model"])
         for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
             same(theirs.to_local(), mine.to_local().cpu())
+
+
+def check_resuming_from_an_asynchronous_checkpoint():
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    folder = [tempfile.mkdtemp() if RANK == 0 else None]
+    dist.broadcast_object_list(folder, src=0, device=torch.device("cpu"))
+
+    def state_of(model, optimizer):
+        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+
+    def made():
+        model = sharded("trn")
+        return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    model, optimizer = made()
+    train(model, "trn", batches(), optimizer)
+    saving = checkpoint.async_save(state_of(model, optimizer), checkpoint_id=folder[0])
+    expected = train(model, "trn", batches(RANK + 5), optimizer)  # while it is written
+    saving.result()
+    model, optimizer = made()
+    state = state_of(model, optimizer)
+    checkpoint.load(state, checkpoint_id=folder[0])
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
+    same(train(model, "trn", batches(RANK + 5), optimizer), expected)
 
 
 def check_sync_batch_norm():

@@ -252,6 +252,28 @@ def check_all_gather_coalesced():
             same(out, given(r, shape))
 
 
+def check_a_batch_of_messages_to_itself():
+    x, y = on(RANK, (7,)), on(RANK, (3, 2), torch.bfloat16)
+    a, b = torch.empty_like(x), torch.empty_like(y)
+    batch = [
+        dist.P2POp(dist.irecv, a, RANK),
+        dist.P2POp(dist.isend, x, RANK),
+        dist.P2POp(dist.isend, y, RANK),
+        dist.P2POp(dist.irecv, b, RANK),
+    ]
+    for work in dist.batch_isend_irecv(batch):
+        work.wait()
+    same(a, given(RANK, (7,)))
+    same(b, given(RANK, (3, 2), torch.bfloat16))
+    for wrong in (batch[:1], batch[1:2], [batch[0], batch[2]]):
+        said = ""
+        try:
+            dist.batch_isend_irecv(wrong)
+        except ValueError as error:
+            said = str(error)
+        assert "batch has no" in said or "one size and dtype" in said, said
+
+
 def check_objects():
     found = [None] * WORLD
     dist.all_gather_object(found, {"rank": RANK, "text": "x" * RANK})
