@@ -60,7 +60,8 @@ Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, i
   return keep(std::move(work));
 }
 
-// Sends of a batch and the receives that they are for, both of this rank, in the order of the calls.
+// Sends of a batch and the receives that they are for, both of this rank, in the order of the
+// calls.
 void Backend::deliver_own() {
   auto all = std::move(own_);
   own_.clear();

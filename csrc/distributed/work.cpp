@@ -75,10 +75,10 @@ void Work::await_values(std::chrono::milliseconds timeout) {
     if (completed_) break;
     if (timeout > kNoTimeout && std::chrono::steady_clock::now() >= deadline) {
       // What scripts written for NCCL look for.
-      C10_THROW_ERROR(DistBackendError,
-                      c10::str("caught collective operation timeout: ",
-                               c10d::opTypeToString(opType_), " #", sequence_,
-                               " has not ended within the ", timeout.count(), " ms of wait()"));
+      C10_THROW_ERROR(
+          DistBackendError,
+          c10::str("caught collective operation timeout: ", c10d::opTypeToString(opType_), " #",
+                   sequence_, " has not ended within the ", timeout.count(), " ms of wait()"));
     }
     lock.unlock();
     if (auto& check = collective_hooks().check_interrupt) check();

@@ -31,7 +31,7 @@ WAYS = {
     "trn": {"BACKEND": "gloo", "TRN_EMU_MATMUL": "fp32"},
 }
 WORLDS = (2, 4, 8)
-LIMIT_S = 90  # of one test
+LIMIT_S = 300  # of one test
 
 # Runs in a process of its own: tests are given by name, one outcome a line is printed.
 RUNNER = f"""
