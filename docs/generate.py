@@ -293,7 +293,9 @@ def accuracy_rows() -> str:
     text = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of = [row for row in rows if row["kind"] == kind]
-        text.append(f"### {kind.capitalize()}\n\n{markdown_table(head, list(map(_cells, of)))}\n")
+        text.append(
+            f"### {kind[0].upper() + kind[1:]}\n\n{markdown_table(head, list(map(_cells, of)))}\n"
+        )
     return "\n".join(text).rstrip()
 
 
