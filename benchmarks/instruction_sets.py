@@ -98,6 +98,22 @@ def linear(dtype: torch.dtype) -> Sides:
     return sides
 
 
+def stored(element: str, rows: int) -> Sides:
+    """A few rows by a weight of 2048 x 2048 that is stored in MX, against both in float32."""
+
+    def sides(device: str) -> tuple[Timer, Timer]:
+        x, w = torch.randn(rows, 2048), torch.randn(2048, 2048)
+        codes = dict(zip(("x", "xs"), torch.ops.trn.quantize_mx(x.to(device)), strict=True))
+        w_codes, w_scales = torch.ops.trn.quantize_mx(w.to(device), element=element)
+        codes |= {"w": w_codes.t(), "ws": w_scales.t(), "mx": torch.ops.trn.mx_matmul}
+        return (
+            Timer("mx(x, xs, w, ws)", globals=codes),
+            Timer("linear(x, w)", globals={"linear": nn.functional.linear, "x": x, "w": w}),
+        )
+
+    return sides
+
+
 def overhead(device: str) -> tuple[Timer, Timer]:
     a, b = torch.randn(2, 16)
     return (
@@ -112,6 +128,10 @@ def conv() -> nn.Module:
 
 def lstm() -> nn.Module:
     return nn.LSTM(128, 256)
+
+
+def gru() -> nn.Module:
+    return nn.GRU(128, 256)
 
 
 LAYOUTS = ("a @ b", "a @ b.t()", "a.t() @ b")
@@ -140,12 +160,23 @@ ROWS = (
     row("linear, 1 x 2048 x 2048, float32, mxfp8", 1.0, linear(torch.float32)),
     row("linear, 1 x 2048 x 2048, bfloat16, mxfp8", 1.0, linear(torch.bfloat16), "bfloat16"),
     *(
+        row(f"{rows} x 2048 x 2048, weight stored in {name}", 1.0, stored(element, rows))
+        for rows in (1, 16)
+        for name, element in (("MXFP8", "float8_e4m3fn"), ("MXFP4", "float4_e2m1fn"))
+    ),
+    *(
         row(
-            f"LSTM 128 -> 256, 50 steps, batch 16, {policy}",
+            f"{name} 128 -> 256, 50 steps, batch 16, {policy}",
             1.1,
-            of_module(lstm, 50, 16, 128, policy=policy),
+            of_module(make, 50, 16, 128, policy=policy),
         )
+        for name, make in (("LSTM", lstm), ("GRU", gru))
         for policy in ("fp32", "mxfp8")
+    ),
+    row(
+        "LSTM 128 -> 256, 50 steps, batch 16, backward, mxfp8",
+        1.1,
+        of_module(lstm, 50, 16, 128, policy="mxfp8", back=True),
     ),
     *(
         row(

@@ -1,6 +1,8 @@
 // The matmul family under the precision policy: operands rounded as they are packed, exact
 // products, float32 sums, one rounding. What the policy leaves alone (fp32, other dtypes) runs on
 // the host's kernel.
+#include "numerics/kernels.h"
+#include "numerics/packed.h"
 #include "on_host.h"
 #include "operands.h"
 #include "product_roles.h"
@@ -126,25 +128,58 @@ Tensor resolved(HostCall& call, const Tensor& tensor) { return call.alias(tensor
 
 // The operands of a product on the host. Where one has few lines, the other is its rounded copy, if
 // it has one: the values are those of rounding it now.
-struct HostOperands {
-  Tensor a, b;
-  OperandFormats formats;
-
+class HostOperands {
+ public:
   HostOperands(HostCall& call, const Tensor& first, const Tensor& second, OperandFormats given)
-      : formats(given) {
+      : formats_(given) {
     constexpr int64_t few = 128;
-    if (first.dim() <= 2 && second.dim() == 2 && (first.dim() == 1 || first.size(0) <= few))
-      b = rounded_copy(second, formats.second, 0);
-    if (b.defined())
-      formats.second = OperandFormat::as_given;
-    else if (first.dim() == 2 && second.dim() <= 2 && (second.dim() == 1 || second.size(1) <= few))
-      a = rounded_copy(first, formats.first, 1);
-    if (a.defined())
-      formats.first = OperandFormat::as_given;
+    if (first.dim() <= 2 && second.dim() == 2 && (first.dim() == 1 || first.size(0) <= few)) {
+      if (reads_panels(first, second)) panels_ = packed_copy(second, formats_.second);
+      if (!panels_.defined()) b_ = rounded_copy(second, formats_.second, 0);
+    }
+    if (b_.defined())
+      formats_.second = OperandFormat::as_given;
+    else if (!panels_.defined() && first.dim() == 2 && second.dim() <= 2 &&
+             (second.dim() == 1 || second.size(1) <= few))
+      a_ = rounded_copy(first, formats_.first, 1);
+    if (a_.defined())
+      formats_.first = OperandFormat::as_given;
     else
-      a = resolved(call, first);
-    if (!b.defined()) b = resolved(call, second);
+      a_ = resolved(call, first);
+    if (!b_.defined()) b_ = resolved(call, second);
   }
+
+  // As product_on_host.
+  Tensor product(const std::optional<Tensor>& addend, const Scalar& beta, const Scalar& alpha,
+                 at::ScalarType out_dtype) const {
+    if (!panels_.defined())
+      return product_on_host(a_, b_, formats_, addend, beta, alpha, out_dtype);
+    const int64_t m = a_.size(0), n = b_.size(1);
+    Tensor out = at::empty({m, n}, a_.options().dtype(out_dtype)), added;
+    numerics::Addend plus;
+    if (addend.has_value() && beta.toFloat() != 0.0f) {
+      added = addend->resolve_neg().expand({m, n});
+      if (!takes_policy(added.scalar_type())) added = added.to(at::kFloat);
+      plus = addend_of(added, false);
+    }
+    numerics::gemm_packed(m, n, b_.size(0), first_operand(a_, formats_.first),
+                          static_cast<const uint32_t*>(panels_.const_data_ptr()),
+                          result_of(out, false), alpha.toFloat(), beta.toFloat(), plus);
+    return out;
+  }
+
+ private:
+  // Whether the product would pack the second operand (numerics/packed.h).
+  bool reads_panels(const Tensor& first, const Tensor& second) const {
+    if (first.dim() != 2 || first.size(0) > second.size(1) || first.size(1) != second.size(0))
+      return false;
+    const bool by_lines = first.size(0) <= numerics::most_dots && second.stride(0) == 1;
+    return first.numel() > 0 && !by_lines &&
+           numerics::is_packable(operand_rounding(formats_.first, first.scalar_type()));
+  }
+
+  Tensor a_, b_, panels_;
+  OperandFormats formats_;
 };
 
 bool expands(const Tensor& self, const std::vector<int64_t>& sizes) {
@@ -209,8 +244,7 @@ std::optional<Tensor> product(const char* name, Ranks ranks, const Tensor& a, co
   }();
   HostCall call(launch.device(), name);
   const HostOperands host(call, a, b, *formats);
-  Tensor out = product_on_host(host.a, host.b, host.formats, call.alias(addend), beta, alpha,
-                               out_dtype.value_or(a.scalar_type()));
+  Tensor out = host.product(call.alias(addend), beta, alpha, out_dtype.value_or(a.scalar_type()));
   launch.retire(out);
   return call.adopt(std::move(out));
 }
@@ -300,8 +334,7 @@ std::optional<Tensor> activated(const char* name, const Tensor& self, const Tens
   Launch launch(name, self, a, b, beta, alpha, use_gelu);
   HostCall call(launch.device(), name);
   const HostOperands host(call, a, b, *formats);
-  Tensor sums =
-      product_on_host(host.a, host.b, host.formats, call.alias(self), beta, alpha, at::kFloat);
+  Tensor sums = host.product(call.alias(self), beta, alpha, at::kFloat);
   Tensor out = round_result(use_gelu ? at::gelu(sums) : at::relu(sums), a.scalar_type());
   launch.retire(out);
   return call.adopt(std::move(out));

@@ -7,6 +7,7 @@
 #include "redispatch.h"
 
 #include "numerics/mx.h"
+#include "numerics/stored.h"
 
 #include <ATen/WrapDimUtils.h>
 #include <ATen/ops/empty.h>
@@ -312,11 +313,33 @@ Tensor multiply(const Tensor& a, const Tensor& b, const MxSpec& first, const MxS
   return out;
 }
 
+// A few rows by a matrix whose columns lie in memory as they were quantised, or nothing.
+std::optional<Tensor> few_rows_by_codes(const Tensor& x, const Tensor& b, const Tensor& b_scales,
+                                        at::ScalarType out_dtype, numerics::Grouping grouping,
+                                        std::optional<std::string_view> name) {
+  if (x.dim() != 2 || b.dim() != 2 || x.size(0) > numerics::most_stored_rows || x.numel() == 0 ||
+      grouping != numerics::Grouping::contiguous || b_scales.dim() != 2 || b.stride(0) != 1 ||
+      b.stride(1) != b.size(0) || b_scales.stride(0) != 1)
+    return std::nullopt;
+  const Element element = element_of(b.scalar_type(), name);
+  const int64_t m = x.size(0), k = dequantized_size(b, element, 0, std::nullopt), n = b.size(1);
+  check_scales(b, b_scales, 0, k, grouping);
+  if (x.size(1) != k) return std::nullopt;
+  Tensor out = at::empty({m, n}, x.options().dtype(out_dtype));
+  numerics::gemm_stored(
+      m, n, k, x.const_data_ptr<float>(),
+      {static_cast<const uint8_t*>(b.const_data_ptr()), b.stride(1),
+       static_cast<const uint8_t*>(b_scales.const_data_ptr()), b_scales.stride(1), element},
+      {out.mutable_data_ptr(), numerics_dtype(out_dtype), n});
+  return out;
+}
+
 Tensor multiply_codes(const Tensor& a, const Tensor& a_scales, const Tensor& b,
                       const Tensor& b_scales, at::ScalarType out_dtype, numerics::Grouping grouping,
                       std::optional<std::string_view> a_element,
                       std::optional<std::string_view> b_element) {
   const Tensor x = dequantize(a, a_scales, -1, at::kFloat, grouping, std::nullopt, a_element);
+  if (auto out = few_rows_by_codes(x, b, b_scales, out_dtype, grouping, b_element)) return *out;
   const Tensor y = dequantize(b, b_scales, -2, at::kFloat, grouping, std::nullopt, b_element);
   Tensor out = at::empty(product_shape(x, y, "mx_matmul"), x.options().dtype(out_dtype));
   const auto operand = [](const Tensor& t) {

@@ -1,6 +1,7 @@
 // See weight_copies.h. One table for all cores, by address; what is not in it costs a load.
 #include "weight_copies.h"
 
+#include "numerics/packed.h"
 #include "numerics/round_operand.h"
 #include "operands.h"
 #include "runtime/allocator.h"
@@ -8,6 +9,7 @@
 #include "runtime/hbm.h"
 #include "runtime/host.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/StorageImpl.h>
 
@@ -34,6 +36,7 @@ using Samples = std::array<uint32_t, kSamples>;
 struct Copy {
   OperandFormat format;
   int k_axis;
+  int64_t panel_columns;  // 0: as the matrix lies
   at::ScalarType dtype;
   std::array<int64_t, 5> layout;  // sizes, strides, offset
   uint32_t version;
@@ -117,15 +120,32 @@ numerics::Operand operand_of(const at::Tensor& weight, OperandFormat format) {
           weight.stride(1),        operand_rounding(format, weight.scalar_type()), 0};
 }
 
+// Undefined where its values are no bfloat16.
+at::Tensor rounded_as_it_lies(const Copy& copy, const at::Tensor& weight) {
+  at::Tensor rounded = at::empty_strided(weight.sizes(), weight.strides(),
+                                         at::dtype(at::kBFloat16).device(at::kCPU));
+  const bool made =
+      numerics::round_operand(weight.size(0), weight.size(1), operand_of(weight, copy.format),
+                              copy.k_axis, rounded.mutable_data_ptr());
+  return made ? rounded : at::Tensor();
+}
+
+at::Tensor packed(const Copy& copy, const at::Tensor& weight) {
+  const int64_t k = weight.size(0), n = weight.size(1);
+  at::Tensor words =
+      at::empty({numerics::packed_words(k, n)}, at::dtype(at::kInt).device(at::kCPU));
+  auto* to = static_cast<uint32_t*>(words.mutable_data_ptr());
+  const bool made = numerics::pack_matrix(k, n, operand_of(weight, copy.format), to);
+  return made ? words : at::Tensor();
+}
+
 void make(Table& t, Copy& copy, const at::Tensor& weight) {
   if (!has_room(t, weight.numel() * int64_t{sizeof(uint16_t)})) return;
   const InHbm of_the_host(-1);
-  at::Tensor rounded = at::empty_strided(weight.sizes(), weight.strides(),
-                                         at::dtype(at::kBFloat16).device(at::kCPU));
   copy.samples = samples_of(weight);
-  copy.impossible =
-      !numerics::round_operand(weight.size(0), weight.size(1), operand_of(weight, copy.format),
-                               copy.k_axis, rounded.mutable_data_ptr());
+  at::Tensor rounded =
+      copy.panel_columns > 0 ? packed(copy, weight) : rounded_as_it_lies(copy, weight);
+  copy.impossible = !rounded.defined();
   if (copy.impossible) return;
   copy.rounded = std::move(rounded);
   t.counts.bytes += copy.bytes();
@@ -133,11 +153,11 @@ void make(Table& t, Copy& copy, const at::Tensor& weight) {
 }
 
 // Whether a copy would save anything, and the memory is one that tells of what happens to it.
-bool is_worth_it(const at::Tensor& weight, OperandFormat format) {
+bool is_worth_it(const at::Tensor& weight, OperandFormat format, bool packs) {
   const auto kind = operand_rounding(format, weight.scalar_type()).kind;
-  if (kind != numerics::OperandRounding::Kind::bfloat16 &&
-      kind != numerics::OperandRounding::Kind::mx)
-    return false;
+  const bool rounds = kind == numerics::OperandRounding::Kind::bfloat16 ||
+                      kind == numerics::OperandRounding::Kind::mx;
+  if (!rounds && !(packs && weight.scalar_type() == at::kBFloat16)) return false;
   if (weight.dim() != 2 || weight.numel() < kLeastElements || weight.is_neg() || host().foreign)
     return false;
   const bool dense = (weight.stride(1) == 1 && weight.stride(0) == weight.size(1)) ||
@@ -157,10 +177,9 @@ Memory& memory_of(Table& t, const c10::Storage& storage, uintptr_t begin, uintpt
   return t.memory.emplace(begin, Memory{end, impl, storage.getWeakStorageImpl(), {}}).first->second;
 }
 
-}  // namespace
-
-at::Tensor rounded_copy(const at::Tensor& weight, OperandFormat format, int k_axis) {
-  if (!is_worth_it(weight, format)) return {};
+at::Tensor copy_of(const at::Tensor& weight, OperandFormat format, int k_axis,
+                   int64_t panel_columns) {
+  if (!is_worth_it(weight, format, panel_columns > 0)) return {};
   const c10::Storage& storage = weight.storage();
   const auto begin = reinterpret_cast<uintptr_t>(storage.data());
   const uintptr_t end = begin + storage.nbytes();
@@ -173,8 +192,8 @@ at::Tensor rounded_copy(const at::Tensor& weight, OperandFormat format, int k_ax
   if (is_lent(t, begin, end)) return {};
   Memory& memory = memory_of(t, storage, begin, end);
   for (Copy& copy : memory.copies) {
-    if (copy.format != format || copy.k_axis != k_axis || copy.dtype != weight.scalar_type() ||
-        copy.layout != layout)
+    if (copy.format != format || copy.k_axis != k_axis || copy.panel_columns != panel_columns ||
+        copy.dtype != weight.scalar_type() || copy.layout != layout)
       continue;
     const bool changed =
         copy.version != version || (copy.rounded.defined() && copy.samples != samples_of(weight));
@@ -189,9 +208,27 @@ at::Tensor rounded_copy(const at::Tensor& weight, OperandFormat format, int k_ax
     t.counts.uses += copy.rounded.defined();
     return copy.rounded;
   }
-  memory.copies.push_back(
-      {format, k_axis, weight.scalar_type(), layout, version, false, {}, {}, t.lookups});
+  memory.copies.push_back({format,
+                           k_axis,
+                           panel_columns,
+                           weight.scalar_type(),
+                           layout,
+                           version,
+                           false,
+                           {},
+                           {},
+                           t.lookups});
   return {};
+}
+
+}  // namespace
+
+at::Tensor rounded_copy(const at::Tensor& weight, OperandFormat format, int k_axis) {
+  return copy_of(weight, format, k_axis, 0);
+}
+
+at::Tensor packed_copy(const at::Tensor& weight, OperandFormat format) {
+  return copy_of(weight, format, 0, numerics::packed_columns());
 }
 
 void forget_copies(const void* memory, size_t bytes) noexcept {

@@ -26,6 +26,9 @@ namespace trn {
 // the same strides. Undefined where it has no copy.
 at::Tensor rounded_copy(const at::Tensor& weight, OperandFormat format, int k_axis);
 
+// The same of a [k, n] as numerics/packed.h has it, for the instruction set in use.
+at::Tensor packed_copy(const at::Tensor& weight, OperandFormat format);
+
 // The memory is about to be written, was written, or is given back.
 void forget_copies(const void* memory, size_t bytes) noexcept;
 

@@ -7,7 +7,7 @@ namespace trn::numerics {
 // Each level has what those before it have. avx512 is F, BW, DQ and VL; avx512_bf16 adds VDPBF16PS.
 enum class Isa : int { plain, avx2, avx512, avx512_bf16 };
 
-// The best level of this host, or the limit if that is lower.
+// The fastest level of this host; with a limit, the highest that both have.
 Isa isa();
 
 // Holds the kernels to a level: tests compare levels bit for bit. Call while no kernel runs.

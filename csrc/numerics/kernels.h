@@ -105,7 +105,8 @@ struct Kernels {
   int64_t panel_columns;
   int64_t tile_rows;
   GemmRun gemm_float32;
-  GemmRun gemm_bf16;  // null where the instruction set has no such product
+  GemmRun gemm_of_pairs;  // a step is one k: words of a are float32, those of b bf16_pairs
+  GemmRun gemm_bf16;      // null where the instruction set has no such product
 };
 
 const Kernels& kernels();  // of the current instruction set

@@ -235,3 +235,63 @@ def test_wrong_arguments_are_named(device, arguments, message):
 def test_other_formats_are_refused_with_the_remedy(device):
     with pytest.raises(TypeError, match="Convert it first"):
         torch.ops.trn.quantize_mx(torch.ones(2, 32, device=device, dtype=torch.float64))
+
+
+@devices
+@elements
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (70, 96), (64, 600), (33, 34)])
+def test_few_rows_by_stored_codes_are_those_by_the_widened_matrix(device, element, n, k):
+    """Columns as they were quantised are read once; rows of them are widened first."""
+    torch.manual_seed(0)
+    w = torch.randn(n, k)
+    w[0, :3] = torch.tensor([float("nan"), float("inf"), 1e-30])
+    codes, scales = torch.ops.trn.quantize_mx(w.to(device), element=element)
+    scales.view(torch.uint8)[-1] = 0  # products that are subnormal
+    y = torch.ops.trn.dequantize_mx(codes, scales, element=element).double().cpu().t()
+    other = scales.view(torch.uint8).t().contiguous().view(scales.dtype)
+    for m in (1, 2, 4, 5, 6, 7, 13, 16, 17):
+        a, a_scales = torch.ops.trn.quantize_mx(torch.randn(m, k).to(device))
+        x = torch.ops.trn.dequantize_mx(a, a_scales).double().cpu()
+        for dtype in (torch.float32, torch.bfloat16):
+            read, widened = (
+                torch.ops.trn.mx_matmul(
+                    a, a_scales, codes.t(), each, out_dtype=dtype, b_element=element
+                ).cpu()
+                for each in (scales.t(), other)
+            )
+            if m > 4:
+                torch.testing.assert_close(read, widened, rtol=0, atol=0, equal_nan=True)
+            elif dtype == torch.float32:  # the columns are added along k in another order
+                bound = 2 * k * 2.0**-24 * (x.abs() @ y.abs()) + k * 2.0**-126
+                near = (read.double() - x @ y).abs() <= bound
+                assert bool((near | read.isnan()).all())
+                assert torch.equal(read.isnan(), widened.isnan())
+
+
+@devices
+@pytest.mark.parametrize(
+    "element", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"]
+)
+def test_every_stored_code_is_read_as_it_is_dequantised(device, element):
+    """A column of each code, under every scale, by rows of one 1 in a block of zeros."""
+    bits = 4 if element == "float4_e2m1fn" else 6 if element.startswith("float6") else 8
+    codes = torch.arange(256).to(torch.uint8).reshape(8, 32).repeat_interleave(256, 0)
+    if bits == 6:
+        codes &= 63
+    if bits == 4:
+        codes = codes[:, :16].contiguous().view(torch.float4_e2m1fn_x2)
+    elif bits == 8:
+        codes = codes.view(getattr(torch, element))
+    scales = torch.arange(256).to(torch.uint8).repeat(8)[:, None].view(torch.float8_e8m0fnu)
+    values = torch.ops.trn.dequantize_mx(
+        codes.to(device), scales.to(device), element=element
+    ).cpu()  # [2048, 32]
+    one, ones_scale = torch.ops.trn.quantize_mx(torch.eye(32).to(device))
+    b, b_scales = codes.to(device).t(), scales.to(device).t()
+    for rows in (slice(0, 3), slice(3, 10), slice(10, 26)):
+        got = torch.ops.trn.mx_matmul(
+            one[rows].contiguous(), ones_scale[rows].contiguous(), b, b_scales, b_element=element
+        ).cpu()
+        plain = values.isfinite().all(1)  # 0 times infinity would be NaN
+        assert torch.equal(got[:, plain] + 0.0, values.t()[rows][:, plain] + 0.0)
+        assert not bool(got[:, ~plain].isfinite().all(0).any())

@@ -1,6 +1,7 @@
 """Rounded copies of weights: every bit as without them, and gone with the first change."""
 
 import ctypes
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_trn_emu import _C
+from torch_trn_emu.settings import ISAS
 
 N, K = 192, 256
 POLICIES = ("bf16", "mxfp8", "mxfp8_all", "mxfp4")
@@ -234,6 +236,33 @@ def test_every_bit_is_that_of_the_first_use(name: str, dtype: torch.dtype) -> No
                         again.view(torch.int8), first.view(torch.int8)
                     ) or torch.equal(again.isnan(), first.isnan())
                     torch.testing.assert_close(again, first, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.fixture
+def any_isa() -> Iterator[Callable[[int], None]]:
+    before = _C.isa()
+    yield _C.limit_isa
+    _C.limit_isa(before)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_packed_weights_give_the_bits_of_the_first_use(
+    name: str, any_isa: Callable[[int], None]
+) -> None:
+    torch.backends.trn.matmul.precision = name
+    for level in range(len(ISAS)):
+        any_isa(level)
+        for dtype, (n, k), m in itertools.product(
+            (torch.float32, torch.bfloat16), ((N, K), (130, 301), (520, 77)), (5, 6, 12, 13, 128)
+        ):
+            x, bias = rows(m, dtype, k), weight(n, dtype=dtype)
+            for w in (weight(n, k, dtype=dtype), weight(k, n, dtype=dtype).t()):
+                if m > n:
+                    continue
+                before = uses()
+                first, *later = [torch.addmm(bias, x, w.t(), beta=0.5, alpha=2) for _ in range(4)]
+                assert uses() >= before + 2
+                assert all(torch.equal(again.cpu(), first.cpu()) for again in later)
 
 
 def test_vectors_and_addends() -> None:

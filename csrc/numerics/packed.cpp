@@ -1,0 +1,128 @@
+// See packed.h. Sums in the order of gemm: float32 where one tile holds all rows, else pairs.
+#include "packed.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels.h"
+#include "packing.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace trn::numerics {
+namespace {
+
+constexpr int64_t pairs_at_once =
+    256;  // a panel of b and a tile of a stay in the first-level cache
+constexpr int64_t item_columns = 256;
+
+// The left operand, packed whole: pairs for the bfloat16 dot product, or float32 words.
+struct Left {
+  Packing packing;
+  Scratch<uint32_t> words;
+
+  static Left of(const Lines& a, bool pairs) {
+    const Packing p(kernels(), pairs, a.k, packs_a_across(a));
+    const int64_t panels = ceil_div(a.count, p.kernel->tile_rows);
+    Scratch<uint32_t> words(static_cast<size_t>(panels * p.a_panel_words()));
+    const bool subnormal = pack_a(p, a, 0, panels, words.get());
+    if (pairs && subnormal) return of(a, false);
+    return {p, std::move(words)};
+  }
+};
+
+// sums [m, panels * panel_columns] = a * panels [first, last) of b.
+void multiply_item(const Left& a, int64_t m, const uint32_t* b, int64_t first, int64_t last,
+                   float* sums) {
+  const Packing& p = a.packing;
+  const Packing of_b(*p.kernel, true, p.k);
+  const Kernels::GemmRun run = p.pairs ? p.kernel->gemm_bf16 : p.kernel->gemm_of_pairs;
+  const int64_t rows = p.kernel->tile_rows, columns = p.kernel->panel_columns;
+  const int64_t ldc = (last - first) * columns, steps_a_pair = p.pairs ? 1 : 2;
+  for (int64_t pair = 0; pair < of_b.steps; pair += pairs_at_once) {
+    const int64_t s = pair * steps_a_pair;
+    const int64_t steps = std::min(pairs_at_once * steps_a_pair, p.steps - s);
+    for (int64_t j = first; j < last; ++j)
+      for (int64_t i = 0; i < m; i += rows)
+        run(std::min(rows, m - i), steps, a.words.get() + i / rows * p.a_panel_words() + s * rows,
+            p.a_by_steps, b + j * of_b.b_panel_words() + pair * columns,
+            sums + i * ldc + (j - first) * columns, ldc, pair > 0);
+  }
+}
+
+const char* element(const void* data, DType dtype, int64_t at) {
+  return static_cast<const char*>(data) + at * static_cast<int64_t>(size_of(dtype));
+}
+
+}  // namespace
+
+int64_t packed_words(int64_t k, int64_t n) {
+  return ceil_div(n, kernels().panel_columns) * Packing(kernels(), true, k).b_panel_words();
+}
+
+int64_t packed_columns() { return kernels().panel_columns; }
+
+bool is_packable(const OperandRounding& rounding) {
+  return rounding.kind != OperandRounding::Kind::mx ||
+         (rounding.mx.grouping == Grouping::contiguous &&
+          rounding.mx.rounding.mode == RoundingMode::nearest_even);
+}
+
+bool pack_matrix(int64_t k, int64_t n, const Operand& b, uint32_t* words) {
+  const Lines lines{static_cast<const char*>(b.data),
+                    b.dtype,
+                    n,
+                    k,
+                    b.col_stride,
+                    b.row_stride,
+                    0,
+                    0,
+                    b.rounding};
+  if (!is_packable(b.rounding) || !fits_bf16(lines)) return false;
+  const Packing p(kernels(), true, k);
+  std::atomic<bool> subnormal = false;
+  parallel_for(0, ceil_div(n, p.kernel->panel_columns), 1, [&](int64_t lo, int64_t hi) {
+    if (pack_b(p, lines, lo, hi, words + lo * p.b_panel_words())) subnormal = true;
+  });
+  return !subnormal;
+}
+
+void gemm_packed(int64_t m, int64_t n, int64_t k, const Operand& a, const uint32_t* b,
+                 const Result& c, float alpha, float beta, const Addend& addend) {
+  const IeeeScope scope;
+  const Kernels& kernel = kernels();
+  const Lines lines{static_cast<const char*>(a.data),
+                    a.dtype,
+                    m,
+                    k,
+                    a.row_stride,
+                    a.col_stride,
+                    0,
+                    0,
+                    a.rounding};
+  const bool pairs = m > kernel.tile_rows && kernel.gemm_bf16 != nullptr && fits_bf16(lines);
+  const Left left = Left::of(lines, pairs);
+  const int64_t columns = kernel.panel_columns, panels = ceil_div(n, columns);
+  const int64_t each = std::max<int64_t>(
+      1, std::min(item_columns / columns, ceil_div(panels, int64_t{num_threads()})));
+  const bool adds = addend.data != nullptr && beta != 0;
+  parallel_for(0, ceil_div(panels, each), 1, [&](int64_t lo, int64_t hi) {
+    Scratch<float> sums(static_cast<size_t>(m * each * columns));
+    for (int64_t item = lo; item < hi; ++item) {
+      const int64_t first = item * each, last = std::min(first + each, panels);
+      multiply_item(left, m, b, first, last, sums.get());
+      const int64_t j0 = first * columns, count = std::min(last * columns, n) - j0;
+      for (int64_t i = 0; i < m; ++i)
+        kernel.finish_row(
+            sums.get() + i * (last - first) * columns, count, alpha, beta, addend.dtype,
+            adds
+                ? element(addend.data, addend.dtype, i * addend.row_stride + j0 * addend.col_stride)
+                : nullptr,
+            addend.col_stride, c.dtype,
+            const_cast<char*>(element(c.data, c.dtype, i * c.row_stride + j0)), c.rounding,
+            static_cast<uint64_t>(i * n + j0));
+    }
+  });
+}
+
+}  // namespace trn::numerics

@@ -1,0 +1,27 @@
+// A matrix of bfloat16 values in the panels that the microkernels read, packed once for many
+// products with few rows. Half the bytes of float32 panels: kernels that need float32 widen them.
+#pragma once
+
+#include <cstdint>
+
+#include "gemm.h"
+
+namespace trn::numerics {
+
+// Words of [k, n] in panels, and the columns of one: of the instruction set in use.
+int64_t packed_words(int64_t k, int64_t n);
+int64_t packed_columns();
+
+// Whether an operand of this rounding may be packed: to nearest, in contiguous blocks.
+bool is_packable(const OperandRounding& rounding);
+
+// Packs b [k, n]. False where it is not packable, a value is no bfloat16, or may be a subnormal of
+// float32: what was written is then of no use.
+bool pack_matrix(int64_t k, int64_t n, const Operand& b, uint32_t* words);
+
+// As gemm of one matrix with the packed b, bit for bit, where gemm would pack it too: m <= n, k >
+// 0, and m > most_dots or b not contiguous along k. a is packable, c has contiguous rows.
+void gemm_packed(int64_t m, int64_t n, int64_t k, const Operand& a, const uint32_t* b,
+                 const Result& c, float alpha = 1.0f, float beta = 1.0f, const Addend& addend = {});
+
+}  // namespace trn::numerics
