@@ -13,6 +13,7 @@ from char_gpt import Config, Corpus, build, standard_library_text, train
 SMALL = Config(layers=2, width=96, heads=3, steps=200)
 
 
+@pytest.mark.conformance  # 50 s of training
 @pytest.mark.slow
 def test_mxfp8_ends_within_one_percent_of_fp32(monkeypatch):
     corpus = Corpus(standard_library_text())

@@ -52,11 +52,10 @@ def test_everything_agrees():
     assert found["share"] >= GOAL
 
 
-# What a change of the compiler or of torch would break first, an operator of each family of OPS.
+# What a change of the compiler or of torch would break first; `make conformance` has all.
 FEW = (
-    "add|softmax|mm|addbmm|mv|nn.functional.linear|nn.functional.bilinear|nn.functional.conv2d"
-    "|nn.functional.layer_norm|nn.functional.scaled_dot_product_attention|cumsum|sort|cat|gather"
-    "|index_put|nn.functional.max_pool2d|nn.functional.cross_entropy|quantile|masked_scatter"
+    "softmax|addbmm|nn.functional.linear|nn.functional.conv2d|nn.functional.layer_norm|sort"
+    "|nn.functional.scaled_dot_product_attention|index_put|nn.functional.cross_entropy|quantile"
 )
 
 
@@ -67,7 +66,7 @@ def test_a_few_compiled_operators_equal_eager(tmp_path, monkeypatch):
     match = f"^compiled_op/({FEW})/float32/"
     found = walk(tmp_path / "summary.json", "--compiled", "--match", match, "--samples", "1")
     assert unexplained(found) == []
-    assert found["samples"] >= 18
+    assert found["samples"] >= 10
 
 
 @pytest.mark.conformance

@@ -15,7 +15,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_changed_samples_agree_with_the_host(tmp_path):
     report = tmp_path / "findings.jsonl"
-    done = run("--seed", "1", "--cases", "280", "--jobs", "1", "--report", str(report))
+    done = run("--seed", "1", "--cases", "180", "--jobs", "1", "--report", str(report))
     assert done.returncode == 0, done.stdout + done.stderr
     assert not report.exists()
 
@@ -41,7 +41,9 @@ def test_products_under_policies_have_their_definitions(monkeypatch):
     import policies
     import sampling
 
-    for name, policy, sample in itertools.product(policies.PRODUCTS, policies.POLICIES, range(3)):
+    pairs = itertools.product(policies.PRODUCTS, policies.POLICIES)
+    for k, (name, policy) in enumerate(pairs):
+        sample = k % 3
         dtype = policies.FORMATS[sample]
         case = sampling.Case(
             seed=1, name=name, dtype=dtype, aspect=policy, sample=sample, mutations=()
