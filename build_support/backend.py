@@ -6,6 +6,7 @@ where there is none is the version of `DEFAULT` fetched.
 """
 
 import os
+import warnings
 from typing import Any
 
 from setuptools import build_meta
@@ -19,6 +20,15 @@ def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
     return [*build_meta.get_requires_for_build_editable(config_settings), *requirement()]
+
+
+def build_editable(
+    wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None
+) -> str:
+    """As setuptools, without its warning of a folder with the package's name: here it is wanted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Editable installation")
+        return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
 
 
 def build_sdist(sdist_directory: str, config_settings: Any = None) -> str:
