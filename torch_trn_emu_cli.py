@@ -79,6 +79,8 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def _suggestion(self, message: str) -> str:
+        if "invalid choice" not in message and "unrecognized" not in message:
+            return ""  # the words of other messages are not names
         below = [a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)]
         parsers = [self, *(p for choices in below for p in choices.values())]
         actions = [action for one in parsers for action in one._actions]

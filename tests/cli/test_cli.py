@@ -455,8 +455,8 @@ def test_refusals_say_why(arguments, said, capsys):
         (["run"], "SCRIPT"),
         (["fly"], "invalid choice"),
         ([], "COMMAND"),
-        (["estimate", "--steps", "0", "train.py"], "must be a positive integer, not '0'"),
-        (["report", "--rows", "-3", "out"], "must be a positive integer, not '-3'"),
+        (["estimate", "--steps", "0", "train.py"], "must be a positive integer, not '0' (see"),
+        (["report", "--rows", "-3", "out"], "must be a positive integer, not '-3' (see"),
         (
             ["diff", "--tolerance", "nan", "a", "b"],
             "must be a relative difference such as 0.01, not 'nan'",
