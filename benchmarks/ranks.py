@@ -77,7 +77,7 @@ def ddp_step(device: str) -> Call:
 
     def step() -> None:
         optimizer.zero_grad()
-        loss_of(model(tokens[:, :-1]), tokens[:, 1:]).backward()
+        loss_of(model, tokens[:, :-1], tokens[:, 1:]).backward()
         optimizer.step()
         if device == "trn":
             torch.accelerator.synchronize()
