@@ -3,8 +3,7 @@
 #include "stored.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
+#include <cstring>
 
 #include "kernels.h"
 #include "packing.h"
@@ -23,89 +22,69 @@ namespace {
 
 constexpr int64_t k_at_once = 512, most_columns = 32;
 
-// A code of a float format as float32: a normal number's magnitude moves to its place and gets the
-// other bias, a subnormal one is a small integer times the smallest. No float32 is subnormal on the
-// way: hosts take a hundred times as long with those.
-struct Places {
-  int shift;            // of the magnitude
-  uint32_t bias;        // to add to it
-  float smallest;       // subnormal number
-  uint32_t normal;      // code of the smallest normal number
-  uint32_t sign_shift;  // from the code's sign to bit 31
-  uint32_t magnitude;   // mask
-  uint32_t largest;     // code of a finite number
-  uint32_t infinity;    // its code; none: above every code
+// What each byte of codes stands for under the scale 1: one value, or two for codes of four bits;
+// and what each scale is.
+struct Values {
+  alignas(64) float of[2 * 256];
+  float scale[256];
 
-  explicit Places(const FloatFormat& f)
-      : shift(23 - f.mantissa_bits),
-        bias(static_cast<uint32_t>(127 - f.bias()) << 23),
-        smallest(std::ldexp(1.0f, f.min_exponent() - f.mantissa_bits)),
-        normal(1u << f.mantissa_bits),
-        sign_shift(static_cast<uint32_t>(32 - f.bits())),
-        magnitude(f.magnitude_mask()),
-        largest(f.max_code()),
-        infinity(f.specials == Specials::ieee ? f.infinity_code() : 256) {}
+  explicit Values(Element element) {
+    const int together = codes_a_byte(element);
+    uint8_t bytes[256], ones[16];
+    for (int i = 0; i < 256; ++i) {
+      bytes[i] = static_cast<uint8_t>(i);
+      scale[i] = decode_e8m0(bytes[i]);
+    }
+    std::fill_n(ones, 16, uint8_t{127});
+    dequantize(bytes, 256, ones, 16, 1, element, Grouping::contiguous, 1, 256 * together,
+               DType::float32, of, 512);
+  }
 };
 
-inline uint32_t value_bits(uint32_t code, const Places p, float scale) {
-  const uint32_t magnitude = code & p.magnitude;
-  const uint32_t sign = (code & (p.magnitude + 1)) << p.sign_shift;
-  const float small = static_cast<float>(static_cast<int32_t>(magnitude)) * p.smallest;
-  const uint32_t normal = (magnitude << p.shift) + p.bias;
-  const uint32_t finite = magnitude < p.normal ? std::bit_cast<uint32_t>(small) : normal;
-  const uint32_t special = magnitude == p.infinity ? 0x7f800000u : 0x7fc00000u;
-  const float v = std::bit_cast<float>(sign | (magnitude > p.largest ? special : finite));
-  const float scaled = v * scale;
-  return scaled != scaled ? 0x7fc00000u : std::bit_cast<uint32_t>(scaled);
-}
-
-TRN_EVERY_WIDTH void widen_bytes(const Places p, const uint8_t* __restrict codes,
+TRN_EVERY_WIDTH void widen_bytes(const float* __restrict values, const uint8_t* __restrict codes,
                                  const float* __restrict scales, int64_t blocks,
-                                 uint32_t* __restrict y) {
+                                 float* __restrict y) {
   for (int64_t block = 0; block < blocks; ++block, codes += 32, y += 32) {
     const float scale = scales[block];
-    for (int i = 0; i < 32; ++i) y[i] = value_bits(codes[i], p, scale);
+    for (int i = 0; i < 32; ++i) y[i] = values[codes[i]] * scale;
   }
 }
 
-TRN_EVERY_WIDTH void widen_halves(const Places p, const uint8_t* __restrict codes,
+TRN_EVERY_WIDTH void widen_halves(const float* __restrict values, const uint8_t* __restrict codes,
                                   const float* __restrict scales, int64_t blocks,
-                                  uint32_t* __restrict y) {
+                                  float* __restrict y) {
   for (int64_t block = 0; block < blocks; ++block, codes += 16, y += 32) {
+    for (int i = 0; i < 16; ++i) std::memcpy(y + 2 * i, values + 2 * codes[i], 2 * sizeof(float));
     const float scale = scales[block];
-    for (int i = 0; i < 16; ++i) {
-      y[2 * i] = value_bits(codes[i] & 15u, p, scale);
-      y[2 * i + 1] = value_bits(codes[i] >> 4, p, scale);
-    }
+    for (int i = 0; i < 32; ++i) y[i] *= scale;
   }
 }
 
 // k [k0, k0 + count) of column j in float32.
-void widen_column(const StoredMx& b, const Places& places, int64_t j, int64_t k0, int64_t count,
-                  uint32_t* y) {
+void widen_column(const StoredMx& b, const Values& values, int64_t j, int64_t k0, int64_t count,
+                  float* y) {
   const int together = codes_a_byte(b.element);
-  const FloatFormat& f = element_format(b.element);
   const uint8_t* codes = b.codes + j * b.column_bytes + k0 / together;
   const uint8_t* scales = b.scales + j * b.column_scales + k0 / 32;
-  const int64_t blocks = f.specials == Specials::integer ? 0 : count / 32;
+  const int64_t blocks = count / 32;
   float factors[k_at_once / 32];
-  for (int64_t block = 0; block < blocks; ++block) factors[block] = decode_e8m0(scales[block]);
-  (together == 2 ? widen_halves : widen_bytes)(places, codes, factors, blocks, y);
+  for (int64_t block = 0; block < blocks; ++block) factors[block] = values.scale[scales[block]];
+  (together == 2 ? widen_halves : widen_bytes)(values.of, codes, factors, blocks, y);
   if (const int64_t done = blocks * 32; done < count)
     dequantize(codes + done / together, b.column_bytes, scales + blocks, b.column_scales, 1,
                b.element, Grouping::contiguous, 1, count - done, DType::float32, y + done, count);
 }
 
 // k [k0, k0 + count) of columns [j0, j0 + columns) as [count, panel_columns] in float32.
-void widen_panel(const Kernels& kernel, const StoredMx& b, const Places& places, int64_t j0,
+void widen_panel(const Kernels& kernel, const StoredMx& b, const Values& values, int64_t j0,
                  int64_t columns, int64_t k0, int64_t count, uint32_t* panel) {
   constexpr int64_t line = k_at_once + 16;  // a power of two would share cache sets
-  uint32_t lines[most_columns * line];
+  float lines[most_columns * line];
   const int64_t width = kernel.panel_columns;
-  std::fill(lines + columns * line, lines + width * line, 0u);
+  std::fill(lines + columns * line, lines + width * line, 0.0f);
   for (int64_t j = 0; j < columns; ++j)
-    widen_column(b, places, j0 + j, k0, count, lines + j * line);
-  kernel.transpose(lines, line, width, count, panel, width);
+    widen_column(b, values, j0 + j, k0, count, lines + j * line);
+  kernel.transpose(reinterpret_cast<const uint32_t*>(lines), line, width, count, panel, width);
 }
 
 void put(const Kernels& kernel, const Result& c, int64_t m, int64_t n, int64_t j0, int64_t count,
@@ -122,10 +101,10 @@ void multiply_columns(int64_t m, int64_t n, int64_t k, const float* a, const Sto
                       const Result& c) {
   static_assert(k_at_once == piece_k);  // sums are added up after as many
   const Kernels& kernel = kernels();
-  const Places places(element_format(b.element));
+  const Values values(b.element);
   constexpr int64_t each = 64;
   parallel_for(0, ceil_div(n, each), 1, [&](int64_t lo, int64_t hi) {
-    uint32_t words[k_at_once];
+    float words[k_at_once];
     float sums[most_dots * each];
     for (int64_t item = lo; item < hi; ++item) {
       const int64_t j0 = item * each, columns = std::min(each, n - j0);
@@ -133,7 +112,7 @@ void multiply_columns(int64_t m, int64_t n, int64_t k, const float* a, const Sto
         float line[most_dots] = {};
         for (int64_t k0 = 0; k0 < k; k0 += k_at_once) {
           const int64_t count = std::min(k_at_once, k - k0);
-          widen_column(b, places, j0 + j, k0, count, words);
+          widen_column(b, values, j0 + j, k0, count, words);
           kernel.dots(m, count, a + k0, k, Elementwise::none, DType::float32, words, line);
         }
         for (int64_t i = 0; i < m; ++i) sums[i * each + j] = line[i];
@@ -150,7 +129,7 @@ void gemm_stored(int64_t m, int64_t n, int64_t k, const float* a, const StoredMx
   const IeeeScope scope;
   if (m <= most_dots) return multiply_columns(m, n, k, a, b, c);
   const Kernels& kernel = kernels();
-  const Places places(element_format(b.element));
+  const Values values(b.element);
   const Packing p(kernel, false, k);
   const Lines lines{reinterpret_cast<const char*>(a), DType::float32, m, k, k, 1, 0, 0, {}};
   const int64_t tiles = ceil_div(m, kernel.tile_rows), columns = kernel.panel_columns;
@@ -163,7 +142,7 @@ void gemm_stored(int64_t m, int64_t n, int64_t k, const float* a, const StoredMx
       const int64_t j0 = item * columns, live = std::min(columns, n - j0);
       for (int64_t k0 = 0; k0 < k; k0 += k_at_once) {
         const int64_t count = std::min(k_at_once, k - k0);
-        widen_panel(kernel, b, places, j0, live, k0, count, panel);
+        widen_panel(kernel, b, values, j0, live, k0, count, panel);
         for (int64_t tile = 0; tile < tiles; ++tile)
           kernel.gemm_float32(std::min(kernel.tile_rows, m - tile * kernel.tile_rows), count,
                               left.get() + tile * p.a_panel_words() + k0 * kernel.tile_rows, false,
