@@ -167,7 +167,7 @@ def test_a_limit_leaves_out_and_says_so() -> None:
     recording = prof.recording
     assert len(recording.launches) == 5
     assert recording.left_out == 3
-    assert "3 launches after them, not recorded" in prof.summary()
+    assert "plus 3 more that were not recorded" in prof.summary()
     assert recording.elapsed_ns == sum(x.duration_ns + x.idle_ns for x in recording.launches)
 
 
