@@ -12,12 +12,16 @@
 #include <ATen/Context.h>
 #include <ATen/native/DispatchStub.h>
 #include <ATen/native/transformers/attention.h>
+#include <ATen/ops/_scaled_dot_product_attention_math_native.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward_ops.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_ops.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones.h>
+#include <torch/library.h>
 
 #include <cmath>
+#include <limits>
 
 namespace trn {
 namespace {
@@ -159,6 +163,33 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
   return {call.adopt(std::move(dq)), call.adopt(std::move(dk)), call.adopt(std::move(dv))};
 }
 
+// ---- attention as two products ----
+
+// The mask with what lies after a query hidden too, as the fused kernels have it.
+at::Tensor causal_mask(const at::Tensor& mask, const at::Tensor& query, const at::Tensor& key) {
+  const at::Tensor seen =
+      at::ones_symint({query.sym_size(-2), key.sym_size(-2)}, query.options().dtype(at::kBool))
+          .tril();
+  if (mask.scalar_type() == at::kBool) return mask.logical_and(seen);
+  return mask.masked_fill(seen.logical_not(), -std::numeric_limits<double>::infinity());
+}
+
+// torch's function refuses a mask beside is_causal, which its fused kernels take. Where a policy
+// chose the products in their place, so does this one.
+std::tuple<at::Tensor, at::Tensor> attention_by_products(
+    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+    const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
+    const std::optional<at::Tensor>& dropout_mask, std::optional<double> scale, bool enable_gqa) {
+  const bool both = is_causal && mask.has_value() && mask->defined();
+  if (both && products_for_fused(query, key, value, mask, dropout, is_causal, enable_gqa)) {
+    return at::native::_scaled_dot_product_attention_math(
+        query, key, value, causal_mask(*mask, query, key), dropout, /*is_causal=*/false,
+        dropout_mask, scale, enable_gqa);
+  }
+  return at::native::_scaled_dot_product_attention_math(query, key, value, mask, dropout, is_causal,
+                                                        dropout_mask, scale, enable_gqa);
+}
+
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> host_attention(const at::Tensor& q, const at::Tensor& k,
@@ -196,6 +227,13 @@ void register_attention(Registrar& registrar) {
   registrar.add("_fused_sdp_choice", &fused_sdp_choice_op);
   registrar.add("_scaled_dot_product_flash_attention_for_cpu", &flash);
   registrar.add("_scaled_dot_product_flash_attention_for_cpu_backward", &flash_backward);
+}
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  library.impl("_scaled_dot_product_attention_math", &attention_by_products);
+}
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) {
+  library.impl("_scaled_dot_product_attention_math", &attention_by_products);
 }
 
 }  // namespace trn

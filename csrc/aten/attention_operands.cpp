@@ -47,22 +47,46 @@ void check_mask(const at::Tensor& query, const at::Tensor& mask) {
 
 }  // namespace
 
+namespace {
+
+sdp::sdp_params params_of(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                          const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
+                          bool enable_gqa) {
+  sdp::sdp_params params{query, key, value, mask, dropout, is_causal, enable_gqa};
+  if (mask.has_value() && !mask->defined()) params.attn_mask.reset();
+  return params;
+}
+
+// The format that attention's operands are rounded to.
+OperandFormat rounded_to(const at::Tensor& query) {
+  if (!takes_policy(query.scalar_type())) return OperandFormat::as_given;
+  return operand_formats(current_policy(), MatmulClass::attention).first;
+}
+
+}  // namespace
+
 int64_t attention_path(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                        const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
                        bool enable_gqa) {
-  sdp::sdp_params params{query, key, value, mask, dropout, is_causal, enable_gqa};
-  if (mask.has_value() && !mask->defined()) params.attn_mask.reset();
   const auto& context = at::globalContext();
   if (!context.userEnabledMathSDP() && !context.userEnabledFlashSDP())
     return int64_t(at::SDPBackend::error);
-  const auto format = operand_formats(current_policy(), MatmulClass::attention).first;
-  const bool rounds = format != OperandFormat::as_given && takes_policy(query.scalar_type());
-  const bool fits = fits_fused(params, rounds);
+  const OperandFormat format = rounded_to(query);
+  const bool rounds = format != OperandFormat::as_given;
+  const bool fits =
+      fits_fused(params_of(query, key, value, mask, dropout, is_causal, enable_gqa), rounds);
   // A policy that quantises attention does so in its two products, along their own axes.
   const bool by_products = rounds && (is_mx(format) || query.sym_numel() == 0);
   if (fits && !by_products) return int64_t(at::SDPBackend::flash_attention);
   TORCH_CHECK(context.userEnabledMathSDP() || fits, "No available kernel.  Aborting execution.");
   return int64_t(at::SDPBackend::math);
+}
+
+bool products_for_fused(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                        const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
+                        bool enable_gqa) {
+  return rounded_to(query) != OperandFormat::as_given &&
+         fits_fused(params_of(query, key, value, mask, dropout, is_causal, enable_gqa), true);
 }
 
 void check_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,

@@ -15,6 +15,11 @@ int64_t attention_path(const at::Tensor& query, const at::Tensor& key, const at:
                        const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
                        bool enable_gqa);
 
+// Whether a policy computes as two products what the CPU's fused kernel would take.
+bool products_for_fused(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                        const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
+                        bool enable_gqa);
+
 // Raises unless the fused kernels, ours and the host's, stay within these operands.
 void check_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                      double dropout, const std::optional<at::Tensor>& mask);

@@ -7,6 +7,8 @@
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Generator.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <optional>
@@ -124,10 +126,30 @@ bool is_parameter(const c10::TensorImpl* tensor) {
          PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(ParameterClass)) != 0;
 }
 
+// Python shows a node of autograd by its type: those of products have the attributes of torch's.
+void show_product_nodes() {
+  for (const ProductNode& node : product_nodes()) {
+    const auto shown =
+        py::reinterpret_steal<py::object>(torch::autograd::functionToPyObject(node.torchs));
+    torch::autograd::registerCppFunction(node.type, Py_TYPE(shown.ptr()));
+  }
+}
+
+// torch.Generator is a type of torch._C, which Python may not change: `property` stands for its
+// device from now on.
+void set_generator_device(const py::object& property) {
+  auto* type = reinterpret_cast<PyTypeObject*>(THPGeneratorClass);
+  if (PyDict_SetItemString(type->tp_dict, "device", property.ptr()) != 0)
+    throw py::error_already_set();
+  PyType_Modified(type);
+}
+
 }  // namespace
 
 void bind_graphs(py::module_& m) {
   set_parameter_test(&is_parameter);
+  show_product_nodes();
+  m.def("set_generator_device", &set_generator_device, py::arg("property"));
   m.def("role_of", [](py::handle a, py::handle b) {
     if (!THPVariable_Check(a.ptr()) || !THPVariable_Check(b.ptr()))
       throw py::type_error("role_of takes two tensors");

@@ -33,8 +33,8 @@ struct OperandFormats {
 
 enum class MatmulClass : uint8_t { linear, attention, convolution };
 
-// `weight_gradient`: neither operand is weight-like (the first one is transposed, as autograd calls
-// it).
+// `weight_gradient`: neither operand of the linear product is a weight, as in a weight's gradient,
+// the product of an activation and an incoming gradient. product_roles.h tells which product it is.
 OperandFormats operand_formats(Policy policy, MatmulClass matmul_class,
                                bool weight_gradient = false);
 

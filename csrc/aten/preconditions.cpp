@@ -22,7 +22,7 @@ using c10::IValue;
 // lu_unpack(LU_data, LU_pivots, unpack_data, unpack_pivots)
 void lu_unpack(const IValue* arguments) {
   const at::Tensor &lu = arguments[0].toTensor(), &pivots = arguments[1].toTensor();
-  if (!arguments[3].toBool() || lu.dim() < 2 || lu.numel() == 0) return;
+  if (!arguments[3].toBool() || lu.dim() < 2) return;
   std::vector<int64_t> needed(lu.sizes().begin(), lu.sizes().end() - 2);
   needed.push_back(std::min(lu.size(-2), lu.size(-1)));
   TORCH_CHECK(pivots.sizes() == at::IntArrayRef(needed), "lu_unpack: LU_pivots has shape ",
@@ -85,14 +85,23 @@ void pdist_backward(const IValue* arguments) {
               ". Skip it where there is nothing to measure.");
 }
 
+bool is_tensor(const IValue& value) { return value.isTensor() && value.toTensor().defined(); }
+
 // native_batch_norm(input, weight?, bias?, running_mean?, running_var?, ...) and its kin
 void batch_norm(const IValue* arguments) {
   constexpr std::pair<size_t, const char*> kPerChannel[] = {
       {1, "weight"}, {2, "bias"}, {3, "running_mean"}, {4, "running_var"}};
   const at::Tensor& input = arguments[0].toTensor();
+  const bool without_stats = arguments[3].isBool();  // the overload no_stats
+  const IValue& training = arguments[without_stats ? 3 : 5];
+  const bool normalises_by_stats = training.isBool() && !training.toBool();
+  TORCH_CHECK(!normalises_by_stats ||
+                  (!without_stats && is_tensor(arguments[3]) && is_tensor(arguments[4])),
+              "batch_norm: running_mean has to be given, and running_var, where training is False. "
+              "Pass both, or training=True.");
   if (input.dim() < 2) return;
   for (const auto& [at, name] : kPerChannel) {
-    if (!arguments[at].isTensor() || !arguments[at].toTensor().defined()) continue;
+    if (!is_tensor(arguments[at])) continue;
     TORCH_CHECK(arguments[at].toTensor().numel() >= input.size(1), "batch_norm: ", name, " has ",
                 arguments[at].toTensor().numel(), " elements, fewer than the input's ",
                 input.size(1), " channels.");

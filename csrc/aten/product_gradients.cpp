@@ -104,14 +104,13 @@ struct OfRole : Made {
       : Made(from.sequence_nr(), edge_list(from.next_edges())), role(given) {}
   ProductRole role;
 
-  // torch's formula, with all its products in the class of the forward one.
+  // torch's formula, with all its products in the class of the forward one: under vmap they are
+  // batches, which would be taken for attention.
   variable_list as_made(variable_list&& grads) {
-    if (role.matmul_class == MatmulClass::attention || (role.weight == 1 && !batched))
-      return Made::apply(std::move(grads));
+    if (role.matmul_class == MatmulClass::attention) return Made::apply(std::move(grads));
     const RoleScope scope({role.matmul_class, -1});
     return Made::apply(std::move(grads));
   }
-  bool batched = false;
 };
 
 struct Mm final : OfRole<made::MmBackward0> {
@@ -165,7 +164,6 @@ struct Addmm final : OfRole<made::AddmmBackward0> {
 
 struct Bmm final : OfRole<made::BmmBackward0> {
   Bmm(made::BmmBackward0& from, ProductRole given) : OfRole(from, given) {
-    batched = true;
     self_ = std::move(from.self_);
     mat2_ = std::move(from.mat2_);
   }
@@ -182,7 +180,6 @@ struct Bmm final : OfRole<made::BmmBackward0> {
 
 struct Baddbmm final : OfRole<made::BaddbmmBackward0> {
   Baddbmm(made::BaddbmmBackward0& from, ProductRole given) : OfRole(from, given) {
-    batched = true;
     alpha = from.alpha;
     beta = from.beta;
     batch1_ = std::move(from.batch1_);
@@ -298,6 +295,13 @@ Tensor differentiable(DispatchKeySet keys, const Tensor& a, const Tensor& b, int
 }
 
 }  // namespace
+
+std::vector<ProductNode> product_nodes() {
+  return {{typeid(Mm), c10::make_intrusive<made::MmBackward0>()},
+          {typeid(Addmm), c10::make_intrusive<made::AddmmBackward0>()},
+          {typeid(Bmm), c10::make_intrusive<made::BmmBackward0>()},
+          {typeid(Baddbmm), c10::make_intrusive<made::BaddbmmBackward0>()}};
+}
 
 TORCH_LIBRARY_FRAGMENT(trn, library) {
   library.def("product_of_role(Tensor a, Tensor b, int matmul_class, int weight) -> Tensor",

@@ -6,6 +6,10 @@
 #include "policy.h"
 
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
+
+#include <typeinfo>
+#include <vector>
 
 namespace trn {
 
@@ -47,6 +51,14 @@ bool is_weight(const at::Tensor& tensor);
 void follow_copy(const at::Tensor& made, const at::Tensor& from);
 
 void mark_weight(const at::Tensor& tensor);
+
+// The nodes of autograd that know their product's role, each with one of torch's own that it stands
+// for, whose attributes (_saved_self ..) Python shows.
+struct ProductNode {
+  const std::type_info& type;
+  c10::intrusive_ptr<torch::autograd::Node> torchs;
+};
+std::vector<ProductNode> product_nodes();
 
 // Whether a tensor is a torch.nn.Parameter. Python knows.
 using ParameterTest = bool (*)(const c10::TensorImpl*);

@@ -80,6 +80,8 @@ constexpr WiderRow kRows[] = {
     {"_fft_c2r", kFft},
     {"_fft_r2c", kFft},
     // 16-bit formats
+    {"_upsample_bicubic2d_aa", kHalves},
+    {"_upsample_bicubic2d_aa_backward", kHalves},
     {"_upsample_bilinear2d_aa", kHalves},
     {"_upsample_bilinear2d_aa_backward", kHalves},
     {"avg_pool3d", kHalves},

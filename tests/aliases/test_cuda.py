@@ -7,6 +7,7 @@ import sys
 import pytest
 
 SCRIPT = """
+import pickle
 import tempfile
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,12 @@ model.cuda().half()
 generator = torch.Generator(device="cuda").manual_seed(1)
 assert isinstance(torch.default_generator, torch.Generator)
 assert torch.randn(2, generator=generator, device="cuda").is_trn
+for g in (generator, generator.clone_state(), torch.cuda.default_generators[0]):
+    assert g.device == torch.device("cuda", 0), g.device
+    assert torch.Generator(g.device).device.type == "cuda"
+    drawn = pickle.loads(pickle.dumps(g))
+    assert drawn.device == g.device and torch.equal(drawn.get_state(), g.get_state())
+assert torch.Generator().device.type == torch.default_generator.device.type == "cpu"
 with torch.device("cuda"):
     assert torch.zeros(1).is_trn
 torch.set_default_device("cuda")

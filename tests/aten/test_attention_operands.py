@@ -190,6 +190,29 @@ def test_the_fused_kernel_refuses_what_would_lead_it_beyond_its_operands(policy)
                 flash_backward(g, q, k, v, o, s, 0.0, False)
 
 
+@policies
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [torch.bool, None])
+def test_a_mask_beside_is_causal_is_one_mask(policy, dtype, masked):
+    """As the CPU's fused kernel takes both, under every policy; forward and backward."""
+    q, k, v = (draw((2, 4, n, 8), i, dtype).trn() for i, n in enumerate((6, 7, 7)))
+    scores = draw((1, 1, 6, 7), 3, dtype).trn()
+    mask = scores > -0.5 if masked is torch.bool else scores
+    causal = torch.ones(6, 7, dtype=torch.bool, device="trn").tril()
+    merged = mask & causal if masked is torch.bool else mask.masked_fill(~causal, -torch.inf)
+
+    def results(**kwargs):
+        given = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = attend(*given, **kwargs)
+        return out, *torch.autograd.grad(out.square().sum(), given)
+
+    with torch_trn_emu.precision(policy):
+        both = results(attn_mask=mask, is_causal=True)
+        one = results(attn_mask=merged)
+    for got, expected in zip(both, one, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_the_fused_kernel_takes_any_layout():
     q, k, v = draw(Q, 0), draw(KV, 1), draw(KV, 2)
     wanted = flash(q, k, v)[0]

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 import torch_trn_emu
 
@@ -221,3 +222,64 @@ def test_memory_of_a_weight_that_is_gone_is_no_weight():
         del w
         x = torch.randn(2, 64, 64, device="trn")
         assert not torch_trn_emu._C.is_weight(x)
+
+
+def layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 32)).trn()
+
+
+def gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    made = torch.autograd.grad(module(x).square().sum(), list(module.parameters()))
+    return dict(zip(dict(module.named_parameters()), made, strict=True))
+
+
+def assert_like_one(got: dict[str, Tensor], at: int, one: dict[str, Tensor]) -> None:
+    for name, wanted in one.items():
+        error = (got[name][at] - wanted).norm() / wanted.norm()
+        assert error < 2e-3, (name, at, float(error))  # another format is at least 1e-2 away
+
+
+@policies
+def test_gradients_under_vmap_have_the_formats_of_one_sample(policy):
+    """Products of one sample become batches there, which are still those of linear layers."""
+    torch.manual_seed(0)
+    module, xs = layers(), draw(3, 7, 64).trn()
+    weights = dict(module.named_parameters())
+
+    def loss(weights, x):
+        return functional_call(module, weights, (x,)).square().sum()
+
+    with torch_trn_emu.precision(policy):
+        per_sample = vmap(grad(loss), in_dims=(None, 0))(weights, xs)
+        for i, x in enumerate(xs):
+            assert_like_one(per_sample, i, gradients(module, x))
+
+
+@policies
+def test_an_ensemble_under_vmap_has_the_formats_of_its_members(policy):
+    torch.manual_seed(0)
+    members, x = [layers() for _ in range(3)], draw(7, 64).trn()
+    weights, _ = stack_module_state(members)
+
+    def loss(weights, x):
+        return functional_call(members[0], weights, (x,)).square().sum()
+
+    with torch_trn_emu.precision(policy):
+        together = vmap(grad(loss), in_dims=(0, None))(weights, x)
+        for i, member in enumerate(members):
+            assert_like_one(together, i, gradients(member, x))
+
+
+@policies
+def test_batched_gradients_have_the_formats_of_one(policy):
+    torch.manual_seed(0)
+    module, given = layers(), draw(3, 7, 32, seed=1).trn()
+    weights = list(module.parameters())
+    with torch_trn_emu.precision(policy):
+        out = module(draw(7, 64).trn())
+        for i, batched in enumerate(
+            zip(*torch.autograd.grad(out, weights, given, True, is_grads_batched=True), strict=True)
+        ):
+            one = torch.autograd.grad(out, weights, given[i], retain_graph=True)
+            for got, wanted in zip(batched, one, strict=True):
+                assert (got - wanted).norm() <= 2e-3 * wanted.norm()

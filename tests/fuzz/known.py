@@ -31,6 +31,34 @@ KNOWN = (
         " numbers from call to call where they are not.",
     ),
     Known(
+        cases=r"^(nn\.functional\.(avg_pool3d|gelu)|narrow_copy)/.*/out",
+        verdicts=("BOUND", "DIFFERS"),
+        text="The host takes a strided `out=` for contiguous, or computes it by another kernel.",
+    ),
+    Known(
+        cases=r"^nn\.functional\.max_pool1d/",
+        verdicts=("BOUND", "DIFFERS"),
+        text="Without a gradient the host has a kernel of its own, which ignores a negative bit and"
+        " gives a contiguous result; trn gives what max_pool2d gives.",
+    ),
+    Known(
+        cases=r"^nn\.functional\.linear_cross_entropy.*/b?float16/",
+        verdicts=("BOUND", "DIFFERS"),
+        text="trn sums 16-bit formats in float32, the host in the format.",
+    ),
+    Known(
+        cases=r"^nn\.functional\.linear_cross_entropy",
+        verdicts=("ERROR_DIFFERS",),
+        text="trn refuses weights of another format, which the host casts.",
+        says="^no error on the host, RuntimeError: expected m1 and m2 to have the same dtype",
+    ),
+    Known(
+        cases=r"^nn\.functional\.scaled_dot_product_attention/",
+        verdicts=("ERROR_DIFFERS",),
+        text="The host's fused kernel reads beyond fewer values than keys.",
+        says="^no error on the host, RuntimeError: Expected size for first two dimensions of",
+    ),
+    Known(
         cases=r"^resize_",
         verdicts=("BOUND", "DIFFERS"),
         text="What grows holds whatever memory held before.",

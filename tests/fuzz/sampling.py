@@ -155,7 +155,13 @@ def arguments_of(case: Case) -> str:
     return f"({', '.join(texts)})".replace("'", "")
 
 
-LACKS = ("not implemented for", "Could not run", "Unsupported dtype", "MKL FFT doesn't support")
+LACKS = (
+    "not implemented for",
+    "Could not run",
+    "Unsupported dtype",
+    "MKL FFT doesn't support",
+    "on CPU does not support",
+)
 
 
 def host_lacks(case: Case, host_error: Exception | None, error: Exception | None) -> bool:

@@ -11,6 +11,8 @@ from torch import nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
+import torch_trn_emu
+
 # Forward mode compiles its formulas with torch.jit on first use.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 
@@ -267,3 +269,39 @@ def test_jacobians_and_hessians():
         )
 
     assert_same_on_trn(step)
+
+
+def products(x, w, b):
+    return {
+        "mm": x @ w,
+        "addmm": torch.addmm(b, x, w, beta=0.5, alpha=2),
+        "bmm": torch.bmm(x[None], w[None]),
+        "baddbmm": torch.baddbmm(b, x[None], w[None], beta=0.5, alpha=2),
+        "mv": torch.mv(x, w[0]),
+        "conv": torch.nn.functional.conv1d(x[None], w[:, :4, None]),
+        "attention": torch.nn.functional.scaled_dot_product_attention(*(x[None, None],) * 3),
+    }
+
+
+@pytest.mark.parametrize("policy", ["fp32", "mxfp8", "mxfp4"])
+def test_nodes_of_products_show_what_they_saved(policy):
+    """As on the CPU: names, numbers, sizes, and the tensors themselves."""
+    given = [torch.randn(s) for s in ((4, 32), (32, 32), (32,))]
+    with torch_trn_emu.precision(policy):
+        host = products(*(x.clone().requires_grad_() for x in given))
+        trn = products(*(x.trn().requires_grad_() for x in given))
+    for name, result in host.items():
+        node, ours = result.grad_fn, trn[name].grad_fn
+        saved = {a for a in dir(node) if a.startswith(("_saved", "_raw_saved"))}
+        assert saved == {a for a in dir(ours) if a.startswith(("_saved", "_raw_saved"))}, name
+        for attribute in (a for a in saved if a.startswith("_saved")):
+            expected, got = getattr(node, attribute), getattr(ours, attribute)
+            if isinstance(expected, torch.Tensor):
+                assert got.is_trn, attribute
+                assert got.shape == expected.shape, attribute
+            else:
+                assert got == expected, attribute
+    used = trn["mm"].grad_fn
+    trn["mm"].sum().backward()
+    with pytest.raises(RuntimeError, match="already been freed"):
+        _ = used._saved_self

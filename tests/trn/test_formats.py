@@ -22,6 +22,20 @@ def test_a_result_is_cast_once():
     assert torch.equal(F.avg_pool3d(x.to("trn"), 2).cpu(), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_antialiased_resizing_is_cast_once(mode, dtype):
+    def resized(x, out):
+        x = x.clone().requires_grad_()
+        y = F.interpolate(x, size=(5, 9), mode=mode, antialias=True)
+        return y, *torch.autograd.grad(y, x, out)
+
+    x, out = torch.randn(2, 3, 8, 6).to(dtype), torch.randn(2, 3, 5, 9).to(dtype)
+    expected = resized(x.float(), out.float())
+    for got, wide in zip(resized(x.trn(), out.trn()), expected, strict=True):
+        assert torch.equal(got.cpu(), wide.to(dtype))
+
+
 def test_out_and_in_place_keep_their_tensor():
     x = torch.randn(4, dtype=torch.complex64).to(torch.complex32)
     expected = x.to(torch.complex64).exp().to(torch.complex32)
@@ -61,6 +75,18 @@ def test_it_is_one_launch():
 WRONG = {
     "lu_unpack": lambda: torch.lu_unpack(
         torch.eye(3, device="trn"), torch.empty(0, dtype=torch.int32, device="trn")
+    ),
+    "lu_unpack: LU_pivots has shape": lambda: torch.lu_unpack(
+        torch.ones(0, 7, 5, device="trn"), torch.ones(3, 5, dtype=torch.int32, device="trn")
+    ),
+    "argument #2 'value'": lambda: torch.ops.aten._flash_attention_forward(
+        *(torch.ones(1, 4, 2, 8, device="trn"),) * 2, None, None, None, 4, 4, 0.0, False, False
+    ),
+    "running_mean has to be given": lambda: torch.native_batch_norm(
+        torch.ones(1, 2, 3, device="trn"), None, None, None, None, False, 0.5, 1e-5
+    ),
+    "running_mean has to be given, and": lambda: torch.ops.aten._native_batch_norm_legit.no_stats(
+        torch.ones(1, 2, 3, device="trn"), None, None, False, 0.5, 1e-5
     ),
     "embedding_bag": lambda: F.embedding_bag(
         torch.tensor([0, 1], device="trn"),

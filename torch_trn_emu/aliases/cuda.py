@@ -23,7 +23,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from .. import trn
+from .. import _C, trn
 from ..errors import Unsupported
 from ..host import host_device
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
@@ -170,8 +170,8 @@ def _refusing_class(name: str, why: str) -> type:
     return type(name, (), {"__new__": _refusing(name, why)})
 
 
-def _class_told_trn(kind: Any) -> Any:
-    """A class that takes a device: its instances are the original's."""
+def _class_told_trn(kind: Any, module: str) -> Any:
+    """A class of `module` that takes a device: its instances are the original's."""
 
     class Meta(type(kind)):  # type: ignore[misc]
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -181,7 +181,7 @@ def _class_told_trn(kind: Any) -> Any:
         def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, kind)
 
-    return Meta(kind.__name__, (kind,), {})
+    return Meta(kind.__name__, (kind,), {"__module__": module, "__doc__": kind.__doc__})
 
 
 def _place_of(name: str) -> list[Any]:
@@ -206,7 +206,7 @@ def _map_functions() -> tuple[int, int]:
     for name in SAME:
         value = attrgetter(name)(trn)
         if inspect.isclass(value):
-            value = _class_told_trn(value)
+            value = _class_told_trn(value, "torch.cuda")
         elif callable(value):
             value = _translated(value)
         _put(name, value)
@@ -242,7 +242,9 @@ def _map_constructors() -> None:
             setattr(module, name, _translated(getattr(module, name)))
     torch.compile = _compile(torch.compile)
     torch.backends.cudnn.is_acceptable = lambda tensor: False  # asked for every tensor that is_cuda
-    torch.Generator = _class_told_trn(torch.Generator)  # type: ignore[misc]
+    device = torch.Generator.device
+    _C.set_generator_device(property(lambda self: to_cuda(device.__get__(self))))
+    torch.Generator = _class_told_trn(torch.Generator, "torch")  # type: ignore[misc]
     torch.jit.load = _translated(torch.jit.load)
     asked = torch.get_default_device
     torch.get_default_device = lambda: to_cuda(asked())

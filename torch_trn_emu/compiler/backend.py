@@ -41,6 +41,7 @@ from .reuse import round_once
 from .roles import find_weights, note_constants, say_roles
 from .sizes import SizedPrice, places_of
 from .subgraphs import Launch, pieces_of, unpriced
+from .versions import versions_kept
 
 __all__ = ["backend_replaced", "trn"]
 
@@ -135,7 +136,7 @@ def compile_graph(
         inputs = host_inputs(example_inputs)
         move_to_host(gm)
         record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes, fused=fused)
-        with in_one_file():
+        with in_one_file(), versions_kept():
             code = TrnCode(compile_fx_inner(gm, inputs, **kwargs), placement, priced, record)
     except Exception as error:
         if options.strict or _is_dynamos(error):

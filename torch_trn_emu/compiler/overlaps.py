@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-__all__ = ["separate_overlaps"]
+__all__ = ["separate_overlaps", "writes"]
 
 aten = torch.ops.aten
 
@@ -23,6 +23,16 @@ _WRITING = frozenset(
         "diagonal_scatter as_strided_scatter"
     ).split()
 )
+
+
+def writes(node: Any) -> bool:
+    """Whether Inductor may let the operator write into its first argument."""
+    target = getattr(node, "target", None)
+    return (
+        isinstance(target, torch._ops.OpOverload)
+        and target.namespace == "aten"
+        and (target._opname in _WRITING or target._opname.startswith("_foreach_"))
+    )
 
 
 def _overlaps(x: Any) -> bool:
@@ -53,11 +63,8 @@ def separate_overlaps(graph: Graph) -> int:
     """
     count = 0
     for node in list(graph.nodes):
-        target = node.target
-        if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
-            continue
         first = node.args[0] if node.args else None
-        if target._opname not in _WRITING or not isinstance(first, Node):
+        if not writes(node) or not isinstance(first, Node):
             continue
         if not _overlaps(first.meta.get("val")):
             continue

@@ -4,8 +4,9 @@ Both are made of scaled_dot_product_attention, which follows the precision polic
 gradient. torch.nn.attention.varlen comes here. Checked on torch 2.13.0.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -243,6 +244,28 @@ def _efficient_attention_forward(
     )
 
 
+def _with_tensors(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuses None where the operator's schema asks for a tensor, in torch's words."""
+    schema = getattr(torch.ops.aten, kernel.__name__).default._schema
+    places = [
+        (i, argument.name)
+        for i, argument in enumerate(schema.arguments)
+        if str(argument.type) == "Tensor"
+    ]
+
+    @functools.wraps(kernel)
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        for i, name in places:
+            if (arguments[i] if i < len(arguments) else keywords.get(name)) is None:
+                raise RuntimeError(
+                    "Expected a proper Tensor but got None (or an undefined Tensor in C++) "
+                    f"for argument #{i} '{name}'"
+                )
+        return kernel(*arguments, **keywords)
+
+    return checked
+
+
 def register_fused_attention() -> None:
     for kernel in (
         _flash_attention_forward,
@@ -250,4 +273,4 @@ def register_fused_attention() -> None:
         _efficient_attention_forward,
     ):
         for key in DEVICE_KEYS:
-            _LIBRARY.impl(kernel.__name__, kernel, key)
+            _LIBRARY.impl(kernel.__name__, _with_tensors(kernel), key)
