@@ -185,7 +185,15 @@ def check_recipes(kinds: tuple[Kinds, Kinds]) -> None:
 
 
 def recipes_of(a: Sequence[int], b: Sequence[int]) -> tuple[Kinds, Kinds]:
-    return tuple(map(ScalingType, a)), tuple(map(ScalingType, b))
+    return tuple(map(_scaling, a)), tuple(map(_scaling, b))
+
+
+def _scaling(number: int) -> ScalingType:
+    if number not in {int(kind.value) for kind in ScalingType.__members__.values()}:
+        raise ValueError(
+            f"Invalid scaling configuration: {number} is no torch.nn.functional.ScalingType."
+        )
+    return ScalingType(number)
 
 
 def swizzles_of(a: Sequence[int], b: Sequence[int]) -> _Swizzles:
