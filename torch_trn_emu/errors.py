@@ -16,27 +16,27 @@ REPORT = "This is a bug in torch_trn_emu: please report it with the lines above.
 
 
 class TrnEmuError(RuntimeError):
-    """What every error of this package is."""
+    """Base class of all errors of this package."""
 
 
 class ChipLimit(TrnEmuError):
-    """The program asks for more than the chip has. The text gives limit, source and a way out."""
+    """The program exceeds a limit of the chip. The message states limit, source and workaround."""
 
 
 class UndefinedOnChip(TrnEmuError):
-    """The vendor leaves it undefined (unwritten SBUF, a race). The text names data and reader."""
+    """Undefined by the vendor (unwritten SBUF, a race). The message names data and reader."""
 
 
 class Unsupported(TrnEmuError, NotImplementedError):
-    """Will not be emulated. The text gives the alternative."""
+    """Not emulated by design. The message suggests an alternative."""
 
 
 class Unimplemented(TrnEmuError, NotImplementedError):
-    """Planned. The text names the file where it goes."""
+    """Planned but not implemented. The message names the file where it belongs."""
 
 
 class EmulatorBug(TrnEmuError):
-    """An invariant of ours broke. How to report it follows the text."""
+    """An internal invariant was violated. The message says how to report it."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"{text}\n{REPORT}")

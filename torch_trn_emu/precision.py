@@ -34,7 +34,7 @@ def _code(policy: str) -> int:
 
 
 def current_precision() -> str:
-    """The policy that a matmul of this thread would follow now."""
+    """Return the matmul policy that is active in this thread."""
     return POLICIES[int(_C.current_policy())]
 
 
@@ -58,9 +58,9 @@ class _Entered(threading.local):
 
 
 class precision(ContextDecorator):
-    """Context manager and decorator: matmuls that this thread runs inside follow `policy`.
+    """Context manager and decorator that sets the matmul policy of this thread.
 
-    What runs inside is what counts: a backward pass outside the block follows the policy outside.
+    It applies to what runs inside: a backward pass outside the block uses the policy outside.
     """
 
     def __init__(self, policy: str) -> None:
@@ -87,9 +87,9 @@ class precision(ContextDecorator):
 
 
 def set_precision(module: torch.nn.Module, policy: str | None) -> None:
-    """Make `module` and its children follow `policy` wherever they run, forward and backward.
+    """Set the policy of `module` and its children, forward and backward.
 
-    An inner module's own policy wins over an outer one's. None takes the override away.
+    The policy of an inner module overrides that of an outer one. None removes the policy.
     """
     for handle in module.__dict__.pop("_trn_precision_hooks", ()):
         handle.remove()

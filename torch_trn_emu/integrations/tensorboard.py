@@ -25,7 +25,7 @@ def tensorboard_callback(
     counters: Collection[str] | None = None,
     prefix: str = "trn/",
 ) -> Callable[[int], None]:
-    """A function of the step that logs what the cores did since it was last called.
+    """Return a function of the step that logs the counters since its last call.
 
     writer    has `add_scalar(tag, value, step)`
     every     log on every such step only

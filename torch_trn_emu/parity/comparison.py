@@ -28,7 +28,7 @@ MOST_TOLERATED = 0.5  # relative; beyond it nothing would be compared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleError:
-    """What a module returned in b, against a; errors of earlier modules are carried along."""
+    """A module's output in b against a, including the errors of earlier modules."""
 
     module: str
     kind: str
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def first_divergent(self) -> OpError | None:
-        """The first operator whose own error is more than float arithmetic explains."""
+        """The first operator whose own error exceeds what float32 arithmetic explains."""
         return next((op for op in self.ops if op.diverges), None)
 
     def tolerance(self, *phases: str) -> float:
@@ -85,7 +85,7 @@ class Comparison:
         return "\n\n".join((self._summary(), *(text_table(h, r) for _, h, r in self._tables())))
 
     def to_html(self) -> str:
-        """A page of its own, without scripts."""
+        """A self-contained page without scripts."""
         tables = [HtmlTable(*t) for t in self._tables()]
         lines = self._summary().splitlines()
         return render(
@@ -171,7 +171,7 @@ def _figures(found: Distance) -> str:
 def compare(
     model: Model, inputs: Any, a: str = "cpu", b: str = "trn", *, grads: bool = True, seed: int = 0
 ) -> Comparison:
-    """Run `model` in two places and measure where their values diverge.
+    """Run `model` on two devices or policies and measure where their values diverge.
 
     model   a module, of which each place gets a copy, or a function of its inputs
     inputs  a tensor, a tuple of positional or a mapping of keyword arguments, on any device

@@ -54,7 +54,7 @@ class Sensitivity:
     measured: Distance
 
     def apply(self, model: torch.nn.Module) -> None:
-        """Give each module of `model` its proposed policy, wherever the model lies."""
+        """Set the proposed policy on each module of `model`."""
         for path, policy in self.proposal.items():
             set_precision(model.get_submodule(path), policy)
 
@@ -64,7 +64,7 @@ class Sensitivity:
         return "\n\n".join((self._summary(), *(text_table(h, r) for _, h, r in self._tables())))
 
     def to_html(self) -> str:
-        """A page of its own, without scripts."""
+        """A self-contained page without scripts."""
         return render(
             "tables.html",
             title="Sensitivity to the matmul policy",

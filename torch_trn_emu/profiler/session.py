@@ -70,7 +70,7 @@ class profile:
     # --- recording -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Wait for the cores, then record."""
+        """Synchronize, then start recording."""
         if not _active.acquire(blocking=False):
             raise RuntimeError(
                 "torch_trn_emu.profile: another profile is active already, and only one can record "
@@ -97,7 +97,7 @@ class profile:
         self._scopes.watch()
 
     def stop(self) -> None:
-        """Wait for the cores; what ran since `start` is added to the profile."""
+        """Synchronize, and add what ran since `start` to the profile."""
         if not self._running:
             raise RuntimeError("torch_trn_emu.profile: stop() was called without start().")
         self._scopes.leave_alone()
@@ -181,7 +181,7 @@ class profile:
         return dict(self.recording.counters)
 
     def op_report(self) -> list[OpRow]:
-        """A row for each operator and way of pricing it, longest first."""
+        """Return a row for each operator and kind of price, longest first."""
         return report_rows(self.recording.groups)
 
     def module_report(self) -> list[ModuleRow]:
@@ -189,11 +189,11 @@ class profile:
         return module_rows(self.recording)
 
     def verdict(self) -> Verdict:
-        """What bounds the run, and the changes that would help most."""
+        """Return what limits the run, and the changes that would help most."""
         return judge(self.recording)
 
     def memory(self) -> dict[int, dict[str, int]]:
-        """HBM at its peak, by device: bytes of each category."""
+        """Return peak HBM usage by device, in bytes by category."""
         return {device: dict(use.peak) for device, use in self.recording.memory.items()}
 
     def summary(self, rows: int = 10, width: int = 100) -> str:

@@ -33,7 +33,7 @@ def assert_parity(
     optimizer: MakeOptimizer = _sgd,
     seed: int = 0,
 ) -> Comparison:
-    """Run on the host and on trn from the same state; fail where more differs than formats explain.
+    """Run on the CPU and on trn from the same state, and fail if formats do not explain the error.
 
     inputs     tensors or other values, on any device; a single mapping gives keyword arguments
     grads      compare the gradients of parameters and of inputs that ask for one

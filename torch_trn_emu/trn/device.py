@@ -43,7 +43,7 @@ _initialized = False
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProperties:
-    """What one logical NeuronCore offers."""
+    """Properties of one logical NeuronCore."""
 
     name: str
     total_memory: int  # bytes of HBM
@@ -64,12 +64,12 @@ class DeviceProperties:
 
     @property
     def multi_processor_count(self) -> int:
-        """What a script for CUDA asks for: the cores that work side by side."""
+        """The number of cores that work in parallel; for scripts written for CUDA."""
         return self.physical_cores
 
 
 def is_available() -> bool:
-    """Whether there is a trn device: always, unless the environment asks for an impossible one."""
+    """Whether a trn device is available: True unless the environment has invalid settings."""
     return bool(_C.device_count() > 0)
 
 
@@ -79,7 +79,7 @@ def is_initialized() -> bool:
 
 
 def init() -> None:
-    """Initialise now what the first use would. Raises what is wrong with the environment."""
+    """Initialize trn now instead of at first use. Raises an error for invalid settings."""
     _lazy_init()
 
 
@@ -120,18 +120,18 @@ def index_of(device: Device = None, *, optional: bool = True) -> int:
 
 
 def device_count() -> int:
-    """Number of logical NeuronCores that are visible."""
+    """Return the number of visible logical NeuronCores."""
     return int(_C.device_count())
 
 
 def current_device() -> int:
-    """Index of the device on which new tensors of this thread are made."""
+    """Return the index of this thread's current device."""
     _lazy_init()
     return int(_C.current_device())
 
 
 def set_device(device: Device) -> None:
-    """Make `device` the current one of this thread."""
+    """Set this thread's current device."""
     _lazy_init()
     if (index := index_of(device, optional=False)) >= 0:
         _C.exchange_device(index)
@@ -199,7 +199,7 @@ def get_device_capability(device: Device = None) -> tuple[int, int]:
 
 
 def synchronize(device: Device = None) -> None:
-    """Let simulated host time pass until all work of the core has ended.
+    """Wait, in simulated time, until all work of the core has finished.
 
     On a CPU host results are in memory when an op returns: only the simulated clock waits. On a
     CUDA host the GPU is waited for as well.

@@ -273,6 +273,6 @@ def install() -> None:
 
 
 def executor_report() -> list[ExecutorRow]:
-    """What computed the values of each operator so far; empty unless TRN_EMU_EXECUTOR=machine."""
+    """Return what computed each operator's values; empty unless TRN_EMU_EXECUTOR=machine."""
     rows = [row for mode in _installed for row in mode.rows.values()]
     return sorted(rows, key=lambda row: row.op)

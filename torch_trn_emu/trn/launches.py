@@ -93,14 +93,14 @@ def counters(device: Device = None) -> dict[str, float]:
 
 
 def op_report(device: Device = None) -> "list[OpRow]":
-    """A row for each operator and way of pricing it, longest first; free operators are left out."""
+    """Return a row for each operator and kind of price, longest first, without free operators."""
     from ..pricing import report_rows
 
     return report_rows(_priced(device))
 
 
 def reset_counters(device: Device = None) -> None:
-    """Wait for the cores, then forget launches, counters and times so far; the clock goes on."""
+    """Synchronize, then reset launches, counters and times; the clock is not reset."""
     for index in _indices(device):
         _C.synchronize(index)
         _C.reset_launches(index)

@@ -43,7 +43,7 @@ def _stats(device: Device) -> dict[str, int]:
 
 
 def memory_allocated(device: Device = None) -> int:
-    """Bytes in tensors and workspaces now, in blocks of the pool."""
+    """Return the bytes currently allocated for tensors and workspaces."""
     return _stats(device)["allocated_bytes"]
 
 
@@ -53,7 +53,7 @@ def max_memory_allocated(device: Device = None) -> int:
 
 
 def memory_reserved(device: Device = None) -> int:
-    """Bytes the pool holds, allocated or cached."""
+    """Return the bytes held by the pool, allocated or cached."""
     return _stats(device)["reserved_bytes"]
 
 
@@ -171,7 +171,7 @@ def get_allocator_backend() -> str:
 
 
 def reset_peak_memory_stats(device: Device = None) -> None:
-    """Set the peaks to the present values."""
+    """Reset the peaks to the current values."""
     _lazy_init()
     _C.reset_peak(index_of(device))
 
@@ -226,7 +226,7 @@ def empty_cache() -> None:
 
 
 def memory_summary(device: Device = None, abbreviated: bool = False) -> str:
-    """A table of the pool's state; with the largest live blocks unless `abbreviated`."""
+    """Return a table of the pool's state, with the largest live blocks unless `abbreviated`."""
     index, stats = index_of(device), _stats(device)
     lines = [
         f"HBM of trn:{index}, {_bytes(stats['capacity_bytes'])}",

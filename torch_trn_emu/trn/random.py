@@ -43,12 +43,12 @@ def _get_generator(device: Device = None) -> torch.Generator:
 
 
 def get_rng_state(device: Device = None) -> torch.Tensor:
-    """State of the device's generator, a uint8 tensor on the host."""
+    """Return the state of the device's generator, a uint8 tensor on the CPU."""
     return _get_generator(device).get_state()
 
 
 def set_rng_state(state: torch.Tensor, device: Device = None) -> None:
-    """Set the state that `get_rng_state` gave."""
+    """Set the state of the device's generator."""
     _get_generator(device).set_state(state)
 
 
@@ -80,7 +80,7 @@ def seed() -> int:
 
 
 def seed_all() -> None:
-    """Seed all devices from the host's entropy, alike."""
+    """Seed all devices with one random number."""
     manual_seed_all(seed())
 
 
