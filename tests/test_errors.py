@@ -1,4 +1,4 @@
-"""Each kind of error can be met by a user, and its text says whose turn it is."""
+"""Each kind of error can be met by a user, and its text says who has to act."""
 
 import os
 import subprocess
@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
+import torch_trn_emu
 from torch_trn_emu import errors
 from torch_trn_emu.compatibility import BUILT_FOR, check_torch
-from torch_trn_emu.integrations.lightning import _accelerator
 from torch_trn_emu.isa.builder import Builder
 from torch_trn_emu.settings import read
 
@@ -25,9 +25,8 @@ def shared_memory():
     ForkingPickler(io.BytesIO()).dump(torch.ones(2, device="trn"))
 
 
-def a_collective():
-    TrnAccelerator = _accelerator(object)
-    TrnAccelerator.parse_devices(2)
+def a_value_of_meta():
+    torch_trn_emu.estimate(lambda x: x.item(), torch.empty(2, 2, device="meta").sum())
 
 
 def an_unknown_opcode():
@@ -37,7 +36,7 @@ def an_unknown_opcode():
 REACHED = {
     errors.ChipLimit: (too_many_cores, r"Set NEURON_LOGICAL_NC_CONFIG to 1 or 2"),
     errors.Unsupported: (shared_memory, r"Send tensor\.cpu\(\)"),
-    errors.Unimplemented: (a_collective, r"torch_trn_emu/integrations/lightning\.py"),
+    errors.Unimplemented: (a_value_of_meta, r"trn-emu estimate script\.py"),
     errors.EmulatorBug: (an_unknown_opcode, r"please report it"),
 }
 
