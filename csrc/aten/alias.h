@@ -78,9 +78,6 @@ class HostCall {
 // The host's dispatch keys for a trn tensor's.
 c10::DispatchKeySet host_keys(c10::DispatchKeySet keys);
 
-// Backward runs on the thread that asks for it: see docs/decisions/0004.
-void keep_backward_on_this_thread();
-
 // Turns a tensor that a host kernel made into a trn tensor on `device`, in place.
 at::Tensor relabel(at::Tensor tensor, c10::Device device, size_t holders = 1);
 
