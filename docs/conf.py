@@ -52,6 +52,8 @@ LABELS = {
     '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
     '<aside class="toc-drawer">': '<aside class="toc-drawer" aria-label="On this page">',
     'class="caption" role="heading">': 'class="caption" role="heading" aria-level="2">',
+    "<pre>": '<pre tabindex="0">',  # what scrolls in a narrow window is reached by keys
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
 }
 
 
