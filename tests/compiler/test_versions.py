@@ -70,7 +70,13 @@ def _loss(x, w):
     return out
 
 
-FUNCTIONS = (by_rows, by_views, by_index, by_list, by_cache)
+def by_neighbours(x, y):
+    x[:, [0, 2]] = y[:, [1, 3]]
+    x[1:3] += x[0:2].clone()
+    return x * 1
+
+
+FUNCTIONS = (by_neighbours, by_rows, by_views, by_index, by_list, by_cache)
 
 
 def everything(tensors, y):

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from .overlaps import writes
 
-__all__ = ["keep_versions", "versions_kept"]
+__all__ = ["keep_versions", "versions_kept", "write_apart"]
 
 aten = torch.ops.aten
 
@@ -85,12 +85,36 @@ def keep_versions(graph: Graph) -> int:
     return len(copies)
 
 
+def write_apart(graph: Graph) -> int:
+    """Write indices into a copy of an input that changes again later. Returns how many.
+
+    Inductor would write into the input, then read it in the loop that writes the later changes.
+    Changes no value.
+    """
+    count = 0
+    for copied in [node for node in graph.nodes if node.target is aten.copy_.default]:
+        given, last = copied.args[:2]
+        while isinstance(last, Node) and last.target is aten.index_put.default:
+            last = last.args[0]
+        if last is given:
+            continue
+        for node in [user for user in given.users if user.target is aten.index_put.default]:
+            with graph.inserting_before(node):
+                copy = graph.call_function(aten.clone.default, (given,))
+            copy.meta = dict(given.meta)
+            copy.meta["val"] = given.meta["val"].clone()
+            node.args = (copy, *node.args[1:])
+            count += 1
+    return count
+
+
 class _KeepVersions(CustomGraphPass):
     def __call__(self, graph: Graph) -> None:
+        write_apart(graph)
         keep_versions(graph)
 
     def uuid(self) -> Any:
-        return "trn: keep_versions"
+        return "trn: keep_versions, write_apart"
 
 
 @contextmanager
