@@ -28,7 +28,7 @@ ENTRIES = {op.name: op for op in reversed(op_db) if torch.float32 in op.dtypes}
 
 def listed() -> set[str]:
     """Names in the first column of the table."""
-    text = PAGE.read_text().split("## What follows no policy")[1]
+    text = PAGE.read_text().split("## Operators that ignore the policy")[1]
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
     return {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
 
