@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -33,6 +34,20 @@ def chosen_torch() -> Torch:
     return torch
 
 
+def program(name: str) -> str:
+    """CMake or Ninja as pyproject.toml pins it, from where pip put it; else that of the path.
+
+    Another version of CMake would start the build folder anew.
+    """
+    spec = find_spec(name)
+    beside = Path(spec.origin).parents[4] / "bin" if spec and spec.origin else None
+    found = shutil.which(name, path=str(beside)) if beside else None
+    found = found or shutil.which(name)
+    if found is None:
+        raise SystemExit(f"no {name} to build with: pip install {name}")
+    return found
+
+
 def linked(folder: Path, name: str, target: Path) -> Path:
     """A link of a fixed name: an isolated build finds its packages in another folder each time."""
     link = folder / name
@@ -50,22 +65,23 @@ class CMakeBuild(build_ext):
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-torch{torch.version}"
         build.mkdir(parents=True, exist_ok=True)
         prefix = linked(build, "torch", torch.folder) / "share/cmake"
+        cmake = program("cmake")
         configure = [
-            "cmake",
+            cmake,
             "-S",
             str(ROOT),
             "-B",
             str(build),
             "-G",
             "Ninja",
-            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+            f"-DCMAKE_MAKE_PROGRAM={program('ninja')}",
             f"-DCMAKE_PREFIX_PATH={prefix}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
         ]
         print(f"compiling for torch {torch.version} in {torch.folder}", flush=True)
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build)], check=True)
+        subprocess.run([cmake, "--build", str(build)], check=True)
 
     def copy_extensions_to_source(self) -> None:
         """For an editable installation: setuptools does not know of the file beside the library."""
