@@ -18,14 +18,16 @@ from pathlib import Path
 
 import torch
 from compiled_graphs import GRAPHS, graph_us, launched_us
+from kernels.add import add_single_elements
+from kernels.convolution import conv2d
+from kernels.matmul import SERIAL, naive_matmul
+from kernels.normalization import rms_norm
 
 import torch_trn_emu
 from torch_trn_emu.chip import CHIPS, Chip, Figure, get_chip
 from torch_trn_emu.engines import clock_hz, cycles, transfer
 from torch_trn_emu.isa import Builder, Program, Role, tile
-from torch_trn_emu.kernels.convolution.forward import conv2d
-from torch_trn_emu.kernels.matmul import COMPILER, HAND, SERIAL, matmul, matmul_naive
-from torch_trn_emu.kernels.normalization import rms_norm
+from torch_trn_emu.kernels.matmul import COMPILER, HAND, matmul
 from torch_trn_emu.kernels.pointwise import activation, pointwise, tensor_tensor
 from torch_trn_emu.kernels.reduce_rows import reduce_rows
 from torch_trn_emu.timing import price
@@ -114,23 +116,6 @@ def _mm(m: int, k: int, n: int, dtype: str, chip: Chip = TRN2, **options: object
     return matmul(m, k, n, chip=chip, **{**types, **options})  # type: ignore[arg-type]
 
 
-def _add_single_elements() -> Program:
-    """The naive vector add of the course: an element per iteration, two iterations in flight."""
-    count = 25600
-    b = Builder("vector add of single elements")
-    x, y = (b.hbm(n, (count, 1), "float32", Role.INPUT) for n in "xy")
-    z = b.hbm("z", (count, 1), "float32", Role.OUTPUT)
-    tiles = [b.sbuf(f"t{n}", 1, "float32", slots=2) for n in "xy"]
-    one = [tile(t, (0, 0), (1, 1)) for t in tiles]
-    with b.loop(count) as i:
-        b.fresh(*tiles)
-        b.load(one[0], tile(x, (i, 0), (1, 1)))
-        b.load(one[1], tile(y, (i, 0), (1, 1)))
-        b.emit("tensor_tensor", one[0], one[0], one[1], op="add")
-        b.store(tile(z, (i, 0), (1, 1)), one[0])
-    return b.build()
-
-
 def _exp_us(n: int) -> float:
     """One activation from its start until a semaphore shows it."""
     b = Builder("exp")
@@ -190,7 +175,7 @@ class Price:
 PRICES = {
     "cal01": Price(lambda: _us(_mm(4096, 8192, 8192, F4, lhs_layout="km", schedule=HAND))),
     "cal02": Price(
-        lambda: _us(matmul_naive(4096, 8192, 8192, dtype=F4)),
+        lambda: _us(naive_matmul(4096, 8192, 8192, dtype=F4)),
         note="four tiles in flight, which fits",
         taken=True,
     ),
@@ -199,7 +184,7 @@ PRICES = {
     "cal05": Price(lambda: _us(_mm(2048, 2048, 2048, B2, lhs_layout="km", schedule=COMPILER))),
     "cal06": Price(lambda: _us(conv2d(1, 256, 224, 224, 256, 3, chip=TRN2, dtype="float16"))),
     "cal07": Price(
-        lambda: _us(_add_single_elements()), note="two tiles in flight, which fits", taken=True
+        lambda: _us(add_single_elements()), note="two tiles in flight, which fits", taken=True
     ),
     "cal08": Price(lambda: _us(_add(25600, F4, 1))),
     "cal09": Price(

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import torch_trn_emu
+from benchmarks.kernels.convolution import conv2d
 from torch_trn_emu.chip import CHIPS, Chip, get_chip
 from torch_trn_emu.counters import COUNTERS, Totals, Unit, counters
 from torch_trn_emu.isa import Engine, Program
 from torch_trn_emu.kernels.attention.forward import attention
 from torch_trn_emu.kernels.attention.spec import AttentionSpec
-from torch_trn_emu.kernels.convolution.forward import conv2d
 from torch_trn_emu.kernels.matmul import matmul
 from torch_trn_emu.kernels.pointwise import activation, pointwise, tensor_tensor
 from torch_trn_emu.ops.normalization import row_op

@@ -16,8 +16,8 @@ from torch_trn_emu.counters import (
 )
 from torch_trn_emu.isa import Builder, Engine, Program, Role, tile
 from torch_trn_emu.kernels.matmul import matmul
-from torch_trn_emu.kernels.normalization import softmax
 from torch_trn_emu.kernels.pointwise import activation, pointwise
+from torch_trn_emu.ops.normalization import row_op
 from torch_trn_emu.timing import Run, price
 
 TRN1, TRN2, TRN3 = get_chip("trn1"), get_chip("trn2"), get_chip("trn3")
@@ -252,7 +252,7 @@ PROGRAMS = [
     (TRN2, matmul(512, 1024, 512, chip=TRN2, compute="float8_e5m2", lhs_dtype="float8_e5m2",
                   rhs_dtype="float8_e5m2")),
     (TRN3, matmul(2048, 2048, 2048, chip=TRN3, compute="mxfp8", cores=2)),
-    (TRN3, softmax(1000, 777, chip=TRN3, cores=2)),
+    (TRN3, row_op("softmax", 1000, 777, B2, chip=TRN3, cores=2)),
     (TRN2, pointwise("gelu", 10**6, [B2], B2, [activation("gelu")], chip=TRN2)),
 ]  # fmt: skip
 
@@ -273,7 +273,7 @@ def test_invariants(chip: object, program: Program) -> None:
 
 
 def test_launches_multiply_and_programs_add(run: Run) -> None:
-    other = price(softmax(256, 64, chip=TRN2, cores=2), TRN2)
+    other = price(row_op("softmax", 256, 64, B2, chip=TRN2, cores=2), TRN2)
     a, b = fold(run), fold(other)
     both = combine([(a, 3), (b, 2)])
     for name, row in COUNTERS.items():

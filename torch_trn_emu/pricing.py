@@ -33,7 +33,6 @@ __all__ = [
     "host_seconds",
     "not_modelled",
     "price_call",
-    "price_programs",
     "price_run",
     "prices",
     "programs",
@@ -135,20 +134,6 @@ def _priced(call: Call, target: Target, row: Op, status: str, reason: str) -> Pr
         totals=totals,
         note=note,
         narrowed=call.narrowed,
-    )
-
-
-def price_programs(name: str, programs: list[Program], chip: Chip) -> Price:
-    """The price of programs that run one after the other in one launch."""
-    runs = [price(program, chip) for program in programs]
-    totals = _joined(runs, chip)
-    return Price(
-        op=name,
-        row=name,
-        engine=_busiest(runs),
-        status="modelled",
-        seconds=totals["total_time"],
-        totals=totals,
     )
 
 

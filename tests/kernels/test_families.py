@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import validate
-from torch_trn_emu.kernels.convolution.forward import conv2d
-from torch_trn_emu.kernels.normalization import layer_norm, rms_norm, softmax
 from torch_trn_emu.kernels.pointwise import (
     activation,
     copy,
@@ -83,51 +81,6 @@ def test_reduce_rows(shape: tuple[int, int], op: str, reference: object) -> None
     exact = reference(x.astype(np.float64), axis=1)  # type: ignore[operator]
     bound = shape[1] * 2.0**-24 * np.abs(x).astype(np.float64).sum(axis=1)
     assert (np.abs(out[:, 0] - exact) <= bound).all()
-
-
-@pytest.mark.parametrize("shape", [(1, 5), (128, 64), (300, 100)])
-def test_softmax(shape: tuple[int, int]) -> None:
-    x = _data(*shape) * 5
-    program = softmax(*shape, chip=TRN2, dtype="float32")
-    validate(program, TRN2)
-    out = Machine(TRN2).run(program, {"in": x})["out"]
-    power = np.exp(x - x.max(axis=1, keepdims=True).astype(np.float64))
-    np.testing.assert_allclose(out, power / power.sum(axis=1, keepdims=True), rtol=3e-6)
-
-
-def test_rms_norm() -> None:
-    x, w = _data(200, 96), _data(1, 96)
-    program = rms_norm(200, 96, chip=TRN2, dtype="float32")
-    validate(program, TRN2)
-    out = Machine(TRN2).run(program, {"in": x, "weight": w})["out"]
-    wide = x.astype(np.float64)
-    expected = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-6) * w
-    np.testing.assert_allclose(out, expected, rtol=2e-6)
-
-
-@pytest.mark.parametrize("shape", [(1, 7), (130, 96), (20, 1500)])
-def test_layer_norm(shape: tuple[int, int]) -> None:
-    x, w, bias = _data(*shape), _data(1, shape[1]), _data(1, shape[1])
-    program = layer_norm(*shape, chip=TRN2, dtype="float32")
-    validate(program, TRN2)
-    out = Machine(TRN2).run(program, {"in": x, "weight": w, "bias": bias})["out"]
-    wide = x.astype(np.float64)
-    centred = wide - wide.mean(axis=1, keepdims=True)
-    expected = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * w + bias
-    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("batch", "c", "size", "f", "kernel"), [(1, 3, 9, 5, 3), (2, 130, 8, 140, 2), (1, 4, 40, 4, 1)]
-)
-def test_conv2d(batch: int, c: int, size: int, f: int, kernel: int) -> None:
-    x, w = _data(batch, c, size, size), _data(c, kernel, kernel, f)
-    program = conv2d(batch, c, size, size, f, kernel, chip=TRN2, dtype="float32")
-    validate(program, TRN2)
-    out = Machine(TRN2).run(program, {"in": x, "weight": w})["out"]
-    patches = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))
-    expected = np.einsum("bcyxij,cijf->bfyx", patches.astype(np.float64), w.astype(np.float64))
-    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (130, 70), (600, 2100)])

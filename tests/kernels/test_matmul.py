@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.kernels.matmul import SERIAL
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.formats.mx import MX_FORMATS, dequantize_mx, quantize_mx
 from torch_trn_emu.isa import dump, validate
-from torch_trn_emu.kernels.matmul import COMPILER, HAND, SERIAL, Schedule, matmul, matmul_naive
+from torch_trn_emu.kernels.matmul import COMPILER, HAND, Schedule, matmul
 from torch_trn_emu.timing import price
 
 RNG = np.random.default_rng(1)
@@ -191,14 +192,6 @@ def test_time_grows_with_the_contraction(name: str, compute: str, m: int, n: int
     assert seconds(edge + 1) < 1.5 * seconds(edge)
     each = [seconds(k) / k for k in (2 * edge, 50_304, 65_537, 98_304, 262_144)]
     assert max(each) < 1.2 * min(each)
-
-
-def test_naive() -> None:
-    m, k, n = 256, 256, 1024
-    lhs, rhs = RNG.standard_normal((k, m)), RNG.standard_normal((k, n))
-    program = matmul_naive(m, k, n, dtype="float32")
-    out = Machine(get_chip("trn2")).run(program, {"lhs": lhs, "rhs": rhs})["out"]
-    _agrees(out, lhs.T.astype(np.float32), rhs.astype(np.float32))
 
 
 @pytest.mark.parametrize("name", ["trn1", "trn2", "trn3"])

@@ -5,12 +5,15 @@ import pytest
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.isa import Engine, Program
 from torch_trn_emu.kernels.matmul import matmul
-from torch_trn_emu.kernels.normalization import softmax
+from torch_trn_emu.ops.normalization import row_op
 from torch_trn_emu.timing import lanes, price
 from torch_trn_emu.timing.price import unrolled
 
 CHIP = get_chip("trn3")
-PROGRAMS = [matmul(512, 512, 512, chip=CHIP, compute="mxfp8"), softmax(700, 300, chip=CHIP)]
+PROGRAMS = [
+    matmul(512, 512, 512, chip=CHIP, compute="mxfp8"),
+    row_op("softmax", 700, 300, "bfloat16", chip=CHIP),
+]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.name)

@@ -8,54 +8,18 @@ that share the array each get their rows of the input shifted.
 
 from collections.abc import Iterator
 from itertools import product
-from math import ceil, prod
+from math import prod
 
 from ...chip import Chip
 from ...isa import Access, Affine, Builder, Program, Role, itemsize
 from ..limits import BANK, P
 from ..matmul.blocking import HAND, Schedule
 from ..planes import columns, several
-from ..windows import Axis, Strip, Tap, inside_together
+from ..windows import Strip, Tap, inside_together
 from .filters import Filter
 from .shape import Convolution, Part, parts_of
 
-__all__ = ["conv", "conv2d"]
-
-
-def conv2d(
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-    filters: int,
-    kernel: int,
-    *,
-    chip: Chip,
-    dtype: str = "bfloat16",
-    schedule: Schedule = HAND,
-    cores: int = 1,
-) -> Program:
-    """out[b, f, y, x] = sum of in[b, c, y + i, x + j] * weight[f, c, i, j]; stride 1, no padding.
-
-    Weights come as [c, i, j, f], which the stationary operand wants; filters are split over cores.
-    """
-    rows, columns = height - kernel + 1, width - kernel + 1
-    spec = Convolution(
-        batch=batch,
-        channels=channels,
-        filters=ceil(filters / cores),
-        axes=(
-            Axis(size=1, out=1, kernel=1),
-            Axis(size=height, out=rows, kernel=kernel),
-            Axis(size=width, out=columns, kernel=kernel),
-        ),
-        dtype=dtype,
-        compute=dtype,
-        weights_transposed=True,
-        share=False,
-        flops=2.0 * batch * filters * channels * kernel**2 * rows * columns,
-    )
-    return conv(spec, chip=chip, schedule=schedule, cores=cores)
+__all__ = ["conv"]
 
 
 def conv(spec: Convolution, *, chip: Chip, schedule: Schedule = HAND, cores: int = 1) -> Program:

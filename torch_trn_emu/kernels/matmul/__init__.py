@@ -13,7 +13,6 @@ from ..limits import BANK, P
 from .blocking import (
     COMPILER,
     HAND,
-    SERIAL,
     Chunks,
     Plan,
     Schedule,
@@ -29,7 +28,7 @@ from .evacuation import PLAIN, Evacuation, Leaving
 from .operand import Operand
 from .packing import Packing
 
-__all__ = ["COMPILER", "HAND", "SERIAL", "Schedule", "matmul", "matmul_naive"]
+__all__ = ["COMPILER", "HAND", "Schedule", "matmul"]
 
 
 def matmul(
@@ -347,36 +346,3 @@ class _Chunked(_Body):
             pattern=((width, rows), (1, columns)),
             part=affine(row).divided(P),
         )
-
-
-def matmul_naive(m: int, k: int, n: int, *, dtype: str, slots: int = 4) -> Program:
-    """Out = lhs.T @ rhs with every operand tile loaded in the inner loop; lhs is [k, m].
-
-    Sizes are multiples of 128, 128 and 512: it exists to be compared with measurements.
-    """
-    b = Builder(f"naive matmul {m}x{k}x{n}", model_flops=2.0 * m * k * n)
-    lhs, rhs = b.hbm("lhs", (k, m), dtype, Role.INPUT), b.hbm("rhs", (k, n), dtype, Role.WEIGHT)
-    out = b.hbm("out", (m, n), dtype, Role.OUTPUT)
-    left, right = b.sbuf("left", P, dtype, slots=slots), b.sbuf("right", BANK, dtype, slots=slots)
-    psum, result = b.psum("psum", BANK, slots=2), b.sbuf("result", BANK, dtype, slots=2)
-
-    def on_chip(buffer: Buffer) -> Access:
-        return Access(buffer=buffer, pattern=((buffer.row_elements, P), (1, buffer.row_elements)))
-
-    def in_hbm(buffer: Buffer, row: Affine, column: Affine, columns: int) -> Access:
-        width = buffer.shape[1]
-        return Access(
-            buffer=buffer, offset=row * width + column, pattern=((width, P), (1, columns))
-        )
-
-    for m0, _ in b.tiles(m, P):
-        for n0, _ in b.tiles(n, BANK):
-            b.fresh(psum, result)
-            for k0, _ in b.tiles(k, P):
-                b.fresh(left, right)
-                b.load(on_chip(left), in_hbm(lhs, k0, m0, P))
-                b.load(on_chip(right), in_hbm(rhs, k0, n0, BANK))
-                b.emit("nc_matmul", on_chip(psum), on_chip(left), on_chip(right), load="background")
-            b.emit("tensor_copy", on_chip(result), on_chip(psum))
-            b.store(in_hbm(out, m0, n0, BANK), on_chip(result))
-    return b.build()

@@ -19,7 +19,6 @@ from .packing import K_GROUP, Packing
 __all__ = [
     "COMPILER",
     "HAND",
-    "SERIAL",
     "Chunks",
     "Plan",
     "Schedule",
@@ -48,7 +47,6 @@ class Schedule:
 
 HAND = Schedule()  # what the best published hand-written kernels reach
 COMPILER = Schedule(load="exposed")  # the vendor compiler at -O2
-SERIAL = Schedule(operand_slots=1, psum_slots=1, result_slots=1)  # nothing overlaps
 
 
 def packing_of(compute: str, chip: Chip) -> Packing:
@@ -153,10 +151,6 @@ def plan_blocks(
         f"matmul {m}x{k}x{n}: a contraction of {k} does not fit in {budget} bytes of SBUF per "
         f"partition ({chip.name}, chips.py). Split it and add the parts."
     )
-
-
-# Sides of a block of the result and elements of K of a chunk, best first; whole groups of tiles.
-_CHUNKS = ((1024, 4096), (512, 4096), (1024, 2048), (512, 2048), (512, 512), (P, 512))
 
 
 def plan_chunks(
