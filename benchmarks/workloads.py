@@ -393,7 +393,7 @@ REASONS: dict[str, str] = {
     "mm03": _FLOAT32,
     "mm04": _ONE_CORE,
     "mm05": _ONE_CORE,
-    "mm07": "sorted by a network on the Vector engine; the kernel uses GpSimd's top-k instruction",
+    "mm07": "DMAs that only synchronize, between the steps of the measured kernel (its source)",
     "mm08": "each region of the graph stores and loads its tensors; the kernel is written as one",
     "mm15": _EXPERTS,
     "mm16": _EXPERTS,

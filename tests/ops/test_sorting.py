@@ -12,6 +12,7 @@ from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.isa import Engine, validate
 from torch_trn_emu.kernels import sort_network
+from torch_trn_emu.kernels.largest_of_groups import largest_of_groups
 from torch_trn_emu.kernels.sort_network import sort_rows
 from torch_trn_emu.ops import OPS, sorting
 from torch_trn_emu.ops.sorting import select_largest
@@ -205,3 +206,22 @@ def test_a_permutation_is_the_order_of_random_numbers() -> None:
     assert (np.diff(keys[index]) >= 0).all()
     # As many ascents as descents: each of 2,999 with a chance of a half, in six deviations.
     assert abs((np.diff(index) > 0).sum() - 1499.5) < 6 * (3000 / 12) ** 0.5
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "columns", "k"), [(1, 2048, 20), (1, 1000, 40), (3, 70, 9), (140, 130, 33), (9, 7, 7)]
+)
+def test_the_largest_by_groups_of_gpsimd(rows: int, columns: int, k: int, largest: bool) -> None:
+    x = _odd(rows, columns, -INF if largest else INF, INF, -INF, NAN).bfloat16().float()
+    program = largest_of_groups(
+        rows, columns, k, sign=1.0 if largest else -1.0, chip=CHIP, dtype="bfloat16"
+    )
+    validate(program, CHIP)
+    _holds(run((program,), {"in": x}), x, x.topk(k, largest=largest).values)
+
+
+def test_many_of_bfloat16_are_found_by_topk() -> None:
+    (program,) = lowered(call_of(aten.topk.default, random(1, 100_000).bfloat16(), 256))
+    assert [i.opcode for i in program.instructions()].count("topk") == 2
+    assert not validate(program, CHIP)

@@ -1,6 +1,9 @@
 """The GpSimd engine: eight small processors for what the other engines cannot do.
 
-Source: [isa] Neuron SDK v2.26.1, nki.isa pages; `inferred` where no formula is printed.
+Sources
+  [isa]     Neuron SDK v2.26.1, nki.isa pages; topk: SDK 2.32
+  [nkilib]  nki-library, chunked top-k: ceil(rows / 8) x ceil(width / 16)
+Where no formula is printed the row says `inferred`.
 """
 
 from collections.abc import Sequence
@@ -65,13 +68,24 @@ def _n_gather_cycles(i: Instruction, chip: Chip) -> float:
 
 
 def _topk_cycles(i: Instruction, chip: Chip) -> float:
-    return 4 * i.reads[0].free + float(str(i.attributes["k"]))  # [isa] 4 n + K
+    # [isa] 4 n + K. Inferred: n counts the elements of a partition, as a group's 16 partitions are
+    # lanes of one processor; 4 cycles for each element of a group would exceed the published time
+    # of a whole kernel (mm07 of measured_models.csv) and what [nkilib] says of its cost.
+    return interval(i, chip, 4 * i.reads[0].free + float(str(i.attributes["k"])))
 
 
 def _topk(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":
-    data, k = reads[0].reshape(reads[0].shape[0], -1), int(str(i.attributes["k"]))
-    order = np.argsort(data, axis=1, kind="stable")[:, data.shape[1] - k :]  # ascending [isa]
-    return [np.take_along_axis(data, order, axis=1), order]
+    # Element s of a group of 16 partitions lies in partition s % 16, column s // 16; results too.
+    # [isa] The order of the results is that of the instruction's page, of equal ones the last.
+    data, k = reads[0].reshape(reads[0].shape[0] // 16, 16, -1), int(str(i.attributes["k"]))
+    groups = data.transpose(0, 2, 1).reshape(data.shape[0], -1)
+    order = np.argsort(groups, axis=1, kind="stable")[:, groups.shape[1] - k :]  # ascending
+    found = np.take_along_axis(groups, order, axis=1)
+
+    def spread(x: "Array") -> "Array":
+        return np.asarray(x.reshape(x.shape[0], k // 16, 16).transpose(0, 2, 1).reshape(old.shape))
+
+    return [spread(found), spread(order)]
 
 
 def _partition_reduce(i: Instruction, reads: "Sequence[Array]", old: "Array") -> "Sequence[Array]":

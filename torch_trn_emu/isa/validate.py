@@ -229,6 +229,19 @@ def _free_limits(i: Instruction, chip: Chip) -> Complaints:
         )
 
 
+def _topk(i: Instruction, chip: Chip) -> Complaints:
+    if i.opcode != "topk":
+        return
+    data, k, n = i.reads[0], int(str(i.attributes["k"])), 16 * i.reads[0].free
+    if data.buffer.dtype != "bfloat16":
+        yield f"reads {data.buffer.dtype}; it takes bfloat16 only [isa]."
+    if data.partitions % 16 or k % 16 or not 1 <= k <= n < 65536 or k >= 32768:
+        yield (
+            f"[{data.partitions}P, {data.free}F], k={k}: groups of 16 partitions of fewer than "
+            "65536 elements, k below 32768 and no more than those; here k fills its 16 partitions."
+        )
+
+
 _RULES: tuple[Callable[[Instruction, Chip], Complaints], ...] = (
     _runs_there,
     _dtypes,
@@ -237,4 +250,5 @@ _RULES: tuple[Callable[[Instruction, Chip], Complaints], ...] = (
     _transpose,
     _psum_inputs,
     _free_limits,
+    _topk,
 )

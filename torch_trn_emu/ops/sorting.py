@@ -1,6 +1,7 @@
 """The largest of every row in order, eight at a time, or by a sorting network where that is faster.
 
-max8 finds the eight largest and nc_match_replace8 takes them out and says where they were. Rows
+max8 finds the eight largest and nc_match_replace8 takes them out and says where they were. Many of
+bfloat16 are found by GpSimd's topk first (`kernels/largest_of_groups.py`). Rows
 longer than a tile give their largest chunk by chunk, which are then worked on as one row. What is
 compared is half the number, so that infinity is finite and more than what was taken out; NaN is
 found as the engines order it, which is not public.
@@ -14,6 +15,7 @@ from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made, permuted
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..kernels.largest_of_groups import group_cycles, largest_of_groups
 from ..kernels.limits import WIDE, P
 from ..kernels.sort_keys import INFINITE, PADDING
 from ..kernels.sort_network import network_cycles, sort_rows
@@ -167,9 +169,11 @@ class _LargestOfFew(_Largest):
         super().__init__(b, rows, columns, stored, sign, dtype, wide)
         self.of_parts = b.sbuf("of parts", self.each, "float32", slots=2)
         self.places_there = b.sbuf("places there", self.each, "int32", slots=2)
+        self.start = b.sbuf("start", 1, "float32")
 
     def build(self) -> Program:
         b, pieces = self.b, self.chunks
+        self._starts(min(self.rows, P // pieces))
         for r0, size in b.tiles(self.rows, P // pieces):
             parts = self.of_parts, self.places_there
             b.fresh(self.raw, self.data, self.found, self.places, self.stored, *parts)
@@ -189,35 +193,38 @@ class _LargestOfFew(_Largest):
         Of equal numbers the first are found, which are in the pieces before.
         """
         b, (full, rest) = self.b, divmod(self.columns, self.wide)
-        if rest:
-            b.emit(
-                "memset", rows_of(self.raw, size * self.chunks, self.wide), value=-inf * self.sign
-            )
+        if not rest:
+            pieces = ((self.wide, size * full), (1, self.wide))
+            source = Access(buffer=self.source, offset=r0 * self.columns, pattern=pieces)
+            b.load(rows_of(self.raw, size * full, self.wide), source)
+            return
+        whole = rows_of(self.raw, size * self.chunks, self.wide)
+        b.emit("memset", whole, value=-inf * self.sign)
         with b.loop(size) as r:
             first, at = r * (self.chunks * self.wide), (r0 + r) * self.columns
             whole = Access(
                 buffer=self.source, offset=at, pattern=((self.wide, full), (1, self.wide))
             )
             b.load(rows_of(self.raw, full, self.wide, first), whole)
-            if rest:
-                last = rows_of(self.source, 1, rest, at + full * self.wide)
-                b.load(rows_of(self.raw, 1, rest, first + full * self.wide), last)
+            last = rows_of(self.source, 1, rest, at + full * self.wide)
+            b.load(rows_of(self.raw, 1, rest, first + full * self.wide), last)
 
     def _join(self, size: int) -> None:
         """The candidates of a row's pieces beside each other, counted in columns of the row."""
         b, pieces, each = self.b, self.chunks, self.each
-        with b.loop(size) as r:
-            for part, whole in ((self.of_parts, self.found), (self.places_there, self.places)):
-                to = rows_of(whole, 1, pieces * each, r * (pieces * each))
-                source = rows_of(part, pieces, each, r * (pieces * each))
-                b.emit("dma_copy", to, source, queue="join")
-        b.fresh(self.column)
-        column = rows_of(self.column, size, 1)
-        b.emit("memset", column, value=0.0)
-        with b.loop(pieces) as piece:
-            places = rows_of(self.places, size, each, piece * each)
-            b.emit("tensor_scalar", places, places, column, op0="add")
-            b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
+        there = rows_of(self.places_there, size * pieces, each)
+        b.emit("tensor_scalar", there, there, rows_of(self.start, size * pieces, 1), op0="add")
+        for part, whole in ((self.of_parts, self.found), (self.places_there, self.places)):
+            to, source = rows_of(whole, size, pieces * each), rows_of(part, size * pieces, each)
+            b.emit("dma_copy", to, source, queue="join")
+
+    def _starts(self, rows: int) -> None:
+        """The column where each partition's piece starts: made in a partition, then spread."""
+        b, pieces = self.b, self.chunks
+        line = b.sbuf("first columns", pieces, "float32")
+        b.emit("iota", rows_of(line, 1, pieces), channel=0, step=self.wide, base=0)
+        of_all = Access(buffer=line, pattern=((pieces, 1), (0, rows), (1, pieces)))
+        b.emit("dma_copy", rows_of(self.start, rows * pieces, 1), of_all, queue="join")
 
 
 # --- from calls ---
@@ -226,16 +233,21 @@ class _LargestOfFew(_Largest):
 def ordered(
     rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target, first: int = 0
 ) -> Program:
-    """By eights or by a network, whichever works fewer cycles."""
+    """By eights, by groups of GpSimd or by a network, whichever works fewer cycles."""
     options: dict[str, Any] = {
         "chip": target.chip, "cores": target.cores, "dtype": dtype, "first": first,
     }  # fmt: skip
     share = ceil(rows / target.cores)
     wide = _segment(share, columns, k)
-    passed = ceil(share / P) * columns if share > FEW else wide + ceil(columns / wide) * _eights(k)
-    eights = 2 * passed * ceil(k / 8)
-    if _by_eights(share, columns, k) and eights <= network_cycles(share, columns):
-        return select_largest(rows, columns, k, sign=1.0 if largest else -1.0, **options)
+    pieces = ceil(columns / wide) if share <= FEW else 1
+    passed = ceil(share / (P // pieces)) * (wide + pieces * _eights(k) if pieces > 1 else columns)
+    fits, sign = _by_eights(share, columns, k), 1.0 if largest else -1.0
+    eights = 2 * passed * ceil(k / 8) if fits else inf
+    groups = group_cycles(share, columns, k) if dtype == "bfloat16" else inf
+    if groups < min(eights, network_cycles(share, columns)):
+        return largest_of_groups(rows, columns, k, sign=sign, **options)
+    if eights <= network_cycles(share, columns):
+        return select_largest(rows, columns, k, sign=sign, **options)
     return sort_rows(rows, columns, k, descending=largest, **options)
 
 
