@@ -383,7 +383,7 @@ UNPREDICTED = {
 _FLOAT32 = "intermediates are float32 here, at a quarter of the Vector engine's 16-bit rate"
 _ONE_CORE = "the kernel moves its bytes at 390 GB/s on one core, more than a core has here"
 _BETA = "the beta compiles it badly, see docs/timing.md: sub reaches 609 GB/s in the same table"
-_EXPERTS = "gathers of the chosen experts, rows of megabytes over few DMA engines, take most of it"
+_EXPERTS = "the chosen experts pass through memory on their way to the products"
 _DISPATCH = "launches x 93 us are the measured time: an operator's dispatch is priced as 55 us"
 _VISION = "timed on the host, image transfer included; the measured time is a seventh of the peak"
 # Why a prediction is far from the measured figure, where something public shows it.
@@ -397,9 +397,7 @@ REASONS: dict[str, str] = {
     "mm08": "each region of the graph stores and loads its tensors; the kernel is written as one",
     "mm15": _EXPERTS,
     "mm16": _EXPERTS,
-    "llm04": _EXPERTS,
     "llm05": _EXPERTS,
-    "llm06": _EXPERTS,
     "mm18": _VISION,
     "mm19": _VISION,
     "mm21": _DISPATCH,

@@ -26,6 +26,7 @@ def _index(size: int, *shape: int, negative: bool = False) -> torch.Tensor:
 
 X = random(6, 5, 7)
 MANY = random(150, 40)
+LONG = random(6, 32, 512)
 GATHERS = [
     (aten.embedding.default, MANY, _index(150, 3, 70)),
     (aten.index_select.default, X, 0, _index(6, 300)),
@@ -40,6 +41,8 @@ GATHERS = [
     (aten.index.Tensor, X, [_index(6, 4, 5, negative=True)]),
     (aten.index.Tensor, X, [_index(6, 150, negative=True), _index(5, 150, negative=True)]),
     (aten.index.Tensor, X, [None, _index(5, 3), _index(7, 3)]),
+    (aten.index.Tensor, LONG, [_index(6, 3, negative=True)]),  # in pieces
+    (aten.embedding.default, LONG.flatten(1), _index(6, 1)),
     (aten.take.default, X, _index(210, 9, 20, negative=True)),
 ]
 

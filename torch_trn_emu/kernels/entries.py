@@ -25,6 +25,9 @@ __all__ = [
     "scatter_entries",
 ]
 
+PIECE_BYTES = 2048  # of a long entry that a partition takes at least (chosen)
+TURN_S = 1.6e-6  # that an entry in pieces takes by itself: its index, its numbers (inferred)
+PASS_S = 2e-6  # from the load of a tile to that of the next but one (inferred)
 MOST = 512  # indices of a partition that are worked on together (chosen)
 
 
@@ -71,6 +74,33 @@ class Indexed:
     def reach(self) -> int:
         """Entries that one value of (l, r, c) may find."""
         return 1 + sum((t.size - 1) * t.step for t in self.terms)
+
+    def spread(self, dtype: str, chip: Chip, cores: int) -> "Indexed":
+        """Few long entries in pieces, one a partition: all DMA engines have some to bring."""
+        if self.lead * self.rows != 1:
+            return self
+        dma, nbytes = chip.dma, self.entry * itemsize(dtype)
+        rate = dma.engine_bytes_per_s / 2  # in and out
+        turns = ceil(self.count / cores / dma.engines)
+        whole_s = nbytes / TILE_BYTES * max(PASS_S, turns * TILE_BYTES / rate)
+        apart_s = self.count * max(TURN_S, nbytes / cores / dma.engines / rate)
+        most = min(P, int(nbytes / PIECE_BYTES))
+        pieces = next((n for n in range(most, 1, -1) if self.entry % n == 0), 1)
+        if apart_s >= 0.9 * whole_s or pieces < dma.engines:
+            return self
+        return replace(
+            self,
+            entries=self.entries * pieces,
+            entry=self.entry // pieces,
+            terms=tuple(replace(t, step=t.step * pieces) for t in self.terms),
+            lead=self.count,
+            rows=pieces,
+            count=1,
+            lead_step=self.column_step * pieces,
+            row_step=1,
+            column_step=0,
+            places=(self.places[2], 0, 0),
+        )
 
     def shared(self, cores: int) -> "Indexed":
         """One core's part: of the longest of what is looped over."""

@@ -143,6 +143,7 @@ def gathered(read: Reader) -> Lowering:
             program = pick_in_rows(spec.rows, columns, spec.count, shared=shared, **options)
             return (labelled(program, {"table": table, "out": call.out, **_indices(call, spec)}),)
         held = {"table": table, "out": call.out, **_indices(call, spec)}
+        spec = spec.spread(table.dtype, target.chip, target.cores)
         return _shared(gather_entries(spec, **options), spec, held)
 
     return lower
