@@ -48,10 +48,9 @@ def _output() -> Any:
 
     A hook that is traced by itself marks nothing: it has to run.
     """
-    from torch._dynamo.exc import SkipFrame
-    from torch._dynamo.symbolic_convert import InstructionTranslator
+    from .torch_private.dynamo import SkipFrame, graph_being_traced
 
-    output = InstructionTranslator.current_tx().output
+    output = graph_being_traced()
     if output.root_tx.f_globals.get("__name__") == _HOOKS:
         raise SkipFrame("a hook that sets the precision of a module")
     return output

@@ -17,12 +17,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch._C import DispatchKey
-from torch._ops import HigherOrderOperator
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .accelerated.table import ONE_LAUNCH
 from .calls import Call, Target, TensorArg
@@ -35,6 +31,16 @@ from .precision import chosen_precision, current_precision
 from .pricing import OpRow, Price, price_call, report_rows
 from .ranges import Range, range_of, regime_of
 from .settings import settings
+from .torch_private import (
+    DispatchKey,
+    HigherOrderOperator,
+    OpOverload,
+    TorchDispatchMode,
+    TracingContext,
+    has_kernel,
+    suggest_memory_format,
+    tree_leaves,
+)
 
 __all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "composite_of", "estimate"]
 
@@ -152,13 +158,12 @@ def _compiled(fn: Callable[..., Any], recorder: "Recorder", stack: ExitStack) ->
     Each shape is compiled for itself, however many there are: beyond its limits Dynamo would run
     the function eagerly.
     """
-    from torch._dynamo import config as dynamo_config
-
     from .compiler.estimate import composites_apart
+    from .torch_private import dynamo
 
     stack.enter_context(composites_apart())
     unlimited = 1 << 30
-    limits = dynamo_config.patch(recompile_limit=unlimited, accumulated_recompile_limit=unlimited)
+    limits = dynamo.config.patch(recompile_limit=unlimited, accumulated_recompile_limit=unlimited)
     stack.enter_context(limits)
     _compiling.append(recorder)
     stack.callback(_compiling.pop)
@@ -177,14 +182,13 @@ def _shared_backend(policy: str, target: Target) -> Callable[..., Any]:
     return pricing_backend(policy, target, told, fused_attention)
 
 
-def _composite_on_meta(func: torch._ops.OpOverload) -> DispatchKey | None:
+def _composite_on_meta(func: OpOverload) -> DispatchKey | None:
     return None if func._opname in _OTHERWISE_ON_META else composite_of(func)
 
 
 @cache
-def composite_of(func: torch._ops.OpOverload) -> DispatchKey | None:
+def composite_of(func: OpOverload) -> DispatchKey | None:
     """The kernel of an operator for which the device has none: it runs what torch makes it of."""
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     own = has_kernel(func.name(), DEVICE_KEY) and func._opname not in _MADE_OF_PRODUCTS
     if func.is_view or func._opname in _NOT_BY_KEY or own:
         return None
@@ -313,7 +317,7 @@ def _fused_rms_norm(
     eps: float | None = None,
 ) -> torch.Tensor:
     """The conditions of at::native::rms_norm; compiled it is what torch makes of it."""
-    by_columns = torch._prims_common.suggest_memory_format(input) != torch.contiguous_format
+    by_columns = suggest_memory_format(input) != torch.contiguous_format
     apart = weight is not None and weight.dtype != input.dtype
     if input.device.type != "meta" or by_columns or apart or torch.compiler.is_dynamo_compiling():
         return torch.rms_norm(input, normalized_shape, weight, eps)
@@ -384,7 +388,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch._guards.TracingContext.try_get() is not None:
+        if TracingContext.try_get() is not None:
             return func(*args, **kwargs)  # the compiler looks at shapes
         if isinstance(func, HigherOrderOperator):
             return self._control(func, args, kwargs)

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .errors import Unimplemented
+from .torch_private import disable_modes, tree_leaves, tree_map
 
 __all__ = ["KnownValues"]
 
@@ -75,7 +74,7 @@ class KnownValues:
             return twin(value) if isinstance(value, torch.Tensor) else value
 
         here = {k: "cpu" if k == "device" and v is not None else v for k, v in kwargs.items()}
-        with _disable_current_modes(), torch.no_grad():
+        with disable_modes(), torch.no_grad():
             return func(*tree_map(or_same, args), **tree_map(or_same, here))
 
     def _twin(self, tensor: torch.Tensor) -> torch.Tensor | None:

@@ -20,6 +20,7 @@ from torch.autograd.graph import Node
 from . import _C
 from .annotation import closed, opened
 from .settings import settings
+from .torch_private import sequence_number, tree_leaves
 
 __all__ = ["POLICIES", "chosen_precision", "current_precision", "precision", "set_precision"]
 
@@ -129,7 +130,7 @@ class _Override:
         if torch.compiler.is_dynamo_compiling():
             opened(POLICIES[self._policy])
             return
-        first = torch._C._autograd._get_sequence_nr()
+        first = sequence_number()
         self._entered.stack.append((_C.exchange_thread_policy(self._policy), first))
 
     def leave(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
@@ -165,7 +166,7 @@ class _BackwardPolicy:
 
 def _nodes_since(output: Any, first: int) -> Iterator[Node]:
     """Backward nodes made since sequence number `first`, reached from the tensors in `output`."""
-    leaves = torch.utils._pytree.tree_leaves(output)
+    leaves = tree_leaves(output)
     pending = [x.grad_fn for x in leaves if isinstance(x, torch.Tensor) and x.grad_fn is not None]
     seen: set[Node] = set()
     while pending:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import ScalingType
 
 from .. import _C
+from ..torch_private import host_grouped_mm
 from .products import LINEAR, multiply
 from .scaled import (
     E8M0,
@@ -126,7 +127,7 @@ def grouped_mm(
     weight = -1 if self.dim() == mat2.dim() == 2 else 1 if mat2.dim() == 3 else 0
     formats = _C.operand_formats(_C.current_policy(), LINEAR, weight)
     if not any(formats) and dtype == self.dtype:  # as given: the host's kernel
-        made: Tensor = torch._grouped_mm(self, mat2, offs=offs, out_dtype=out_dtype)
+        made: Tensor = host_grouped_mm(self, mat2, offs=offs, out_dtype=out_dtype)
         return made if offs is None else _without_rest(made, self, mat2, offs)
     out = _empty_result(self, mat2, offs, dtype)
     for group in _groups(self, mat2, offs):

@@ -10,6 +10,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..torch_private import fused_rms_norm
+
 __all__ = ["backward", "forward", "shapes"]
 
 
@@ -17,7 +19,7 @@ def forward(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float | None
 ) -> tuple[Tensor, Tensor]:
     """The result, and 1 / rms of each row."""
-    return torch._fused_rms_norm(input, list(normalized_shape), weight, eps)
+    return fused_rms_norm(input, list(normalized_shape), weight, eps)
 
 
 def shapes(

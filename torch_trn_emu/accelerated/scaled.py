@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import ScalingType, SwizzleType
 
 from ..errors import Unsupported
+from ..torch_private import host_scaled_mm
 from .products import store
 
 __all__ = [
@@ -267,7 +268,7 @@ def scaled_mm(
         wide = _of_float_scales(self, mat2, scale_a, scale_b) if multiply else None
         if wide is None:  # one for all, or rows: the CPU's kernel, which knows the rest as well
             rest = (bias, scale_result, out_dtype, use_fast_accum)
-            made: Tensor = torch._scaled_mm(self, mat2, scale_a, scale_b, *rest)
+            made: Tensor = host_scaled_mm(self, mat2, scale_a, scale_b, *rest)
             return made
         product = wide
     elif scale_a.dtype == scale_b.dtype == E8M0:

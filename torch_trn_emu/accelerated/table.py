@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import library
-from torch._ops import OpOverload
 
 from .. import _C
 from ..errors import Unsupported
+from ..torch_private import OpOverload
 
 __all__ = ["ELSEWHERE", "KERNELS", "ONE_LAUNCH", "REFUSED", "register", "twin_of"]
 

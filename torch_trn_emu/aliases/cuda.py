@@ -21,11 +21,17 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from .. import _C, trn
 from ..errors import Unsupported
 from ..host import host_device
+from ..torch_private import (
+    DisableTorchFunction,
+    StorageBase,
+    tree_map_only,
+    validate_device,
+    wrap_restore_location,
+)
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 from ..trn.legacy import TensorType, tensor_types
 from . import cuda_distributed
@@ -69,7 +75,7 @@ def to_trn(value: Any) -> Any:
 
 
 def _device(kind: str, index: int | None) -> torch.device:
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return torch.device(kind) if index is None else torch.device(kind, index)
 
 
@@ -326,7 +332,7 @@ def _map_threads() -> None:
 def _map_storages() -> None:
     """Storages say cuda of their device, take it, and are saved as a GPU machine saves them."""
     kind: Any = torch.UntypedStorage
-    real = torch._C.StorageBase.device  # type: ignore[attr-defined]
+    real = StorageBase.device
     make = kind.__new__
     kind.device = property(lambda self: to_cuda(real.__get__(self)))
 
@@ -336,8 +342,10 @@ def _map_storages() -> None:
 
     kind.__new__ = staticmethod(new)
     torch.serialization.register_package(9, _tag, _load)
-    where = torch.serialization._get_restore_location
+    wrap_restore_location(_restoring)
 
+
+def _restoring(where: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(where)
     def restore_location(map_location: Any) -> Any:
         """Files saved without the alias say trn: what a script maps has the name of cuda."""
@@ -346,7 +354,7 @@ def _map_storages() -> None:
         found = where(map_location)
         return lambda storage, location: found(storage, to_cuda(location))
 
-    torch.serialization._get_restore_location = restore_location
+    return restore_location
 
 
 def _tag(storage: Any) -> str | None:
@@ -358,7 +366,7 @@ def _load(storage: Any, location: str) -> Any:
     """Moves to a core what a file has of a GPU. Raises RuntimeError for one that is not there."""
     if not _CUDA.fullmatch(location := to_cuda(location)):
         return None
-    torch.serialization._validate_device(location, "cuda")
+    validate_device(location, "cuda")
     return storage.to(device=_device("trn", torch.device(location).index or 0))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .. import _C
+from ..torch_private import compiled_c10d
 
 __all__ = ["asked_by_torch", "install"]
 
@@ -44,7 +45,7 @@ def install(translated: Callable[..., Any]) -> None:
         module.ProcessGroupNCCL = group
     _C.set_backend_name("nccl")  # for profilers of torch
     c10d._NCCL_AVAILABLE = True
-    compiled: Any = torch._C._distributed_c10d
+    compiled: Any = compiled_c10d
     if not hasattr(compiled, "_hash_tensors"):
         compiled._hash_tensors = _hash_tensors
     if c10d.default_pg_nccl_timeout is None:

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity
 
 from .. import _C
 from ..settings import DEVICE_TYPE
+from ..torch_private import KinetoProfile
 
 __all__ = ["map_profilers"]
 
@@ -45,7 +46,7 @@ def _with_device(init: Callable[..., None]) -> Callable[..., None]:
 
 def map_profilers() -> None:
     """torch.profiler.profile, torch.autograd.profiler.profile and emit_nvtx."""
-    base: Any = torch.profiler._KinetoProfile  # type: ignore[attr-defined]
+    base: Any = KinetoProfile
     base.__init__ = _with_activities(base.__init__)
     older = torch.autograd.profiler.profile
     older.__init__ = _with_device(older.__init__)  # type: ignore[method-assign]

@@ -85,8 +85,7 @@ def _say_what_has_no_effect() -> None:
 
 def compile_backend(graph: torch.fx.GraphModule, inputs: Any, **options: Any) -> Any:
     """`torch.compile(backend="neuron")`, an entry point: the backend "trn" by the vendor's name."""
-    from torch._dynamo.backends.registry import list_backends
-
+    from ..torch_private.dynamo import list_backends
     from .torch_neuronx.neuron_dynamo_backend import neuron_backend
 
     if "trn" not in list_backends(exclude_tags=None):

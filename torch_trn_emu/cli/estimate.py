@@ -19,18 +19,22 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch._ops import HigherOrderOperator
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._python_dispatch import _disable_current_modes as disable_modes
-from torch.utils._pytree import tree_leaves, tree_map
 
 from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.estimation import Estimate, Recorder, composite_of
 from torch_trn_emu.ranges import as_data
 from torch_trn_emu.settings import DEVICE_TYPE, settings
+from torch_trn_emu.torch_private import (
+    FAKE_TENSOR_LOGGER,
+    FakeTensorMode,
+    HigherOrderOperator,
+    TorchDispatchMode,
+    disable_modes,
+    tree_leaves,
+    tree_map,
+)
 
 from .environment import apply
 from .output import Report, Table, progress, show
@@ -86,9 +90,8 @@ def _compiling(recorder: Recorder) -> Iterator[None]:
 
     torch has no hook that runs before it chooses between a module's code and its compiled code.
     """
-    from torch._dynamo.eval_frame import OptimizedModule  # takes longer to import than the rest
-
     from torch_trn_emu.compiler.backend import backend_replaced
+    from torch_trn_emu.torch_private.dynamo import OptimizedModule
 
     call = nn.Module.__call__
     compiled: dict[nn.Module, Any] = {}
@@ -194,7 +197,7 @@ class ShapesOnly(TorchDispatchMode):
 
 def _silent() -> Any:
     """What torch logs of an operator without shapes: that operator runs, and says so itself."""
-    return patch.object(logging.getLogger("torch._subclasses.fake_tensor"), "disabled", True)
+    return patch.object(logging.getLogger(FAKE_TENSOR_LOGGER), "disabled", True)
 
 
 _CHEAP = frozenset(

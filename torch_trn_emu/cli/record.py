@@ -17,6 +17,7 @@ from torch_trn_emu.precision import current_precision
 from torch_trn_emu.profiler import profile
 from torch_trn_emu.profiler.export import as_json
 from torch_trn_emu.settings import settings
+from torch_trn_emu.torch_private import DisableTorchFunction
 from torch_trn_emu.trn.distributed import place_in_world
 
 __all__ = ["FORMAT", "Values", "about_run", "read_record", "record_of", "versions"]
@@ -44,7 +45,7 @@ class Values(TorchFunctionMode):
         if func in _READS and isinstance(args[0], torch.Tensor) and _is_number(args[0]):
             where = self._where()
             if where:
-                with torch._C.DisableTorchFunction():
+                with DisableTorchFunction():
                     value = result if isinstance(result, float) else args[0].detach().item()
                 self.rows.append({"where": where, "value": float(value)})
         return result

@@ -13,17 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._dynamo import exc as dynamo_errors
-from torch._dynamo import trace_rules
-from torch._functorch import config as functorch_config
-from torch._guards import TracingContext
-from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch.fx import GraphModule
 
 from .. import _C
 from ..host import host_name
 from ..precision import current_precision
 from ..settings import settings
+from ..torch_private import TracingContext, dynamo
+from ..torch_private.inductor import compile_fx, compile_fx_inner, functorch_config
 from .code import EagerCode, TrnCode, placement_of
 from .control import copy_of, put_flags
 from .decompositions import decompositions, resizing_whole
@@ -49,7 +46,7 @@ Backend = Callable[[GraphModule, Sequence[Any]], Any]
 _replacement: Backend | None = None
 
 # Dynamo runs what sets random states, as it does for torch's own devices, instead of tracing it.
-trace_rules.add("torch_trn_emu.trn.random")
+dynamo.run_untraced("torch_trn_emu.trn.random")
 
 
 def trn(
@@ -180,8 +177,8 @@ def _reason(error: Exception) -> str:
 
 def _is_dynamos(error: Exception) -> bool:
     """Errors by which the layers above steer: to trace again, to skip a frame."""
-    steers = isinstance(error, dynamo_errors.TorchDynamoException)
-    return steers and not isinstance(error, dynamo_errors.BackendCompilerFailed)
+    steers = isinstance(error, dynamo.TorchDynamoException)
+    return steers and not isinstance(error, dynamo.BackendCompilerFailed)
 
 
 # --- what holds around a compilation --------------------------------------------------------------
@@ -206,7 +203,7 @@ def _aot_patches(options: Options) -> dict[str, bool]:
     return {
         "enable_autograd_cache": cached,
         "bundled_autograd_cache": True,
-        "force_non_lazy_backward_lowering": not torch._dynamo.config.compiled_autograd,
+        "force_non_lazy_backward_lowering": not dynamo.config.compiled_autograd,
     }
 
 
@@ -234,11 +231,5 @@ def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None
 
 def _guard_on_precision() -> None:
     """Make Dynamo trace again when the policy of the thread is another one."""
-    if TracingContext.try_get() is None:
-        return
-    from torch._dynamo.guards import GuardBuilder, install_guard
-    from torch._dynamo.source import AttrSource, CallFunctionNoArgsSource, ImportSource
-
-    module = AttrSource(ImportSource("torch_trn_emu"), "_C")
-    source = CallFunctionNoArgsSource(AttrSource(module, "current_policy"))
-    install_guard(source.make_guard(GuardBuilder.EQUALS_MATCH))
+    if TracingContext.try_get() is not None:
+        dynamo.guard_on_call("torch_trn_emu", "_C", "current_policy")

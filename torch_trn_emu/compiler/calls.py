@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils._pytree import tree_leaves
 
 from ..calls import Call, TensorArg
+from ..torch_private import HigherOrderOperator, tree_leaves
 from .control import FLAG
 from .operators import policy_of
 
@@ -130,7 +130,7 @@ def is_free(node: Node) -> bool:
     """Whether a node launches nothing: arguments, views, arithmetic of sizes or on the host."""
     schema = _schema(node)
     if node.op != "call_function" or schema is None:
-        return not isinstance(node.target, torch._ops.HigherOrderOperator)
+        return not isinstance(node.target, HigherOrderOperator)
     if getattr(node.target, "is_view", False) or schema.name.split("::")[1] in _FREE:
         return True
     value = node.meta.get("val")

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
-from torch._inductor.codecache import FxGraphCache
-from torch._inductor.output_code import OutputCode
 from torch.fx import GraphModule, Node
 
 from .. import _C
+from ..torch_private.inductor import BypassAOTAutogradCache, FxGraphCache, OutputCode
 from .control import flags_read
 from .graph_launches import launch_row
 from .kernels import in_one_file

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, library
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import tree_leaves
 
+from ..torch_private import DispatchKey, tree_leaves
 from .move_to_host import graphs_of
 
 __all__ = [
@@ -95,7 +95,7 @@ def run_assuming(operator: Any, args: Any, kwargs: Any, read: Callable[[Tensor],
         read(test(*carried, *others))
         stacked = operator is _higher.while_loop_stack_output
         return tuple(t.unsqueeze(0) for t in carried) if stacked else carried
-    run = operator.py_kernels[torch._C.DispatchKey.CompositeExplicitAutograd]
+    run = operator.py_kernels[DispatchKey.CompositeExplicitAutograd]
     return run(*args, **kwargs)
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey
-from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.lowering import lowerings, make_fallback
 
+from ..torch_private import DispatchKey
+from ..torch_private.inductor import lowerings, make_fallback, select_decomp_table
 from .operators import PRECISE
 
 __all__ = ["decompositions", "resizing_whole"]

@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
-import torch
-from torch._C import DispatchKey
-from torch._decomp import global_decomposition_table
-from torch._functorch import config as functorch_config
-from torch._inductor.compile_fx import compile_fx
 from torch.fx import GraphModule
 
 from ..calls import Target
+from ..torch_private import DispatchKey, OpOverload, global_decomposition_table, has_kernel
+from ..torch_private.inductor import compile_fx, functorch_config
 from .code import EagerCode
 from .control import Flags, flags_read, put_flags
 from .decompositions import decompositions, resizing_whole
@@ -107,13 +104,12 @@ def composites_apart() -> Iterator[None]:
 
 
 @lru_cache
-def _referenced_composites() -> tuple[torch._ops.OpOverload, ...]:
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+def _referenced_composites() -> tuple[OpOverload, ...]:
     known = {op: None for table in global_decomposition_table.values() for op in table}
     return tuple(
         op
         for op in known
-        if isinstance(op, torch._ops.OpOverload)
+        if isinstance(op, OpOverload)
         and DispatchKey.Meta in op.py_kernels
         and has_kernel(op.name(), "CompositeImplicitAutograd")
     )

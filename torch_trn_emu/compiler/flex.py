@@ -4,7 +4,6 @@ Eager calls are priced as attention times the share of blocks that the mask keep
 holds the operators themselves, which are fused and priced as any others. Checked on torch 2.13.0.
 """
 
-import importlib
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import count
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey
 from torch.fx import Graph
 
 from .. import _C
@@ -20,6 +18,7 @@ from ..calls import Call, Target, TensorArg
 from ..precision import POLICIES
 from ..pricing import Price, price_call, remember, scaled
 from ..settings import DEVICE_TYPE
+from ..torch_private import DispatchKey, DispatchKeySet, ExcludeDispatchKeyGuard, flex_operators
 from .graph_price import target_of_process
 
 __all__ = ["autocast", "backward", "forward", "open_flex_attention", "share_of_blocks"]
@@ -97,15 +96,11 @@ def _launched(
     return made
 
 
-def _module() -> Any:
-    return importlib.import_module("torch._higher_order_ops.flex_attention")
-
-
 def forward(query: Tensor, key: Tensor, value: Tensor, score: Any, mask: Any, *rest: Any) -> Any:
     """Attention on trn, in one launch."""
 
     def run() -> Any:
-        return _module().sdpa_dense(query, key, value, score, mask, *rest)
+        return flex_operators().sdpa_dense(query, key, value, score, mask, *rest)
 
     return _launched("flex_attention", query, key, value, mask, run)
 
@@ -114,7 +109,7 @@ def backward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     """Its gradients, likewise."""
 
     def run() -> Any:
-        return _module().sdpa_dense_backward(query, key, value, *rest)
+        return flex_operators().sdpa_dense_backward(query, key, value, *rest)
 
     return _launched("flex_attention_backward", query, key, value, rest[6], run)
 
@@ -124,9 +119,9 @@ def autocast(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     dtype = torch.get_autocast_dtype(DEVICE_TYPE)
     cast = [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
             for t in (query, key, value)]  # fmt: skip
-    keys = torch._C.DispatchKeySet(_AUTOCAST)
-    with torch._C._ExcludeDispatchKeyGuard(keys):
-        return _module().flex_attention(*cast, *rest)
+    keys = DispatchKeySet(_AUTOCAST)
+    with ExcludeDispatchKeyGuard(keys):
+        return flex_operators().flex_attention(*cast, *rest)
 
 
 def open_flex_attention(graph: Graph) -> int:
@@ -141,4 +136,4 @@ def open_flex_attention(graph: Graph) -> int:
 
 
 def _opened(*arguments: Any, **named: Any) -> Any:
-    return _module().sdpa_dense(*arguments, **named)
+    return flex_operators().sdpa_dense(*arguments, **named)

@@ -30,8 +30,7 @@ class _Refusal:
 
 def hook(name: str) -> Any:
     """Inductor's code generator `name` for trn."""
-    from torch._inductor.codegen.common import register_device_op_overrides
-    from torch._inductor.codegen.cpu_device_op_overrides import CpuDeviceOpOverrides
+    from ..torch_private.inductor import CpuDeviceOpOverrides, register_device_op_overrides
 
     register_device_op_overrides(DEVICE_TYPE, CpuDeviceOpOverrides())
     return _Refusal

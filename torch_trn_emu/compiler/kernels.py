@@ -4,17 +4,21 @@ What surrounds a kernel, its bindings and the start of g++, takes longer to comp
 docs/performance.md. Checked on torch 2.13.0.
 """
 
-import contextlib
 import contextvars
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from torch._inductor import async_compile
-from torch._inductor.async_compile import AsyncCompile, get_compile_threads, kernel_code_log
-from torch._inductor.codecache import CppPythonBindingsCodeCache
+from ..torch_private.inductor import (
+    AsyncCompile,
+    CppPythonBindingsCodeCache,
+    async_compile_replaced,
+    get_compile_threads,
+    kernel_code_log,
+)
 
 __all__ = ["in_one_file"]
 
@@ -50,15 +54,9 @@ class _Together(AsyncCompile):
         super().wait(scope)
 
 
-@contextlib.contextmanager
-def in_one_file() -> Iterator[None]:
+def in_one_file() -> AbstractContextManager[None]:
     """Code of graphs that is compiled or loaded meanwhile has its kernels together."""
-    previous = async_compile.AsyncCompile
-    async_compile.AsyncCompile = _Together  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        async_compile.AsyncCompile = previous  # type: ignore[misc]
+    return async_compile_replaced(_Together)
 
 
 def _build(kernels: Sequence[_Kernel]) -> dict[_Kernel, Callable[..., None]]:

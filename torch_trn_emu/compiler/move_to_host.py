@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_any, tree_map
 
 from .. import _C
 from ..host import host_device
 from ..settings import DEVICE_TYPE
+from ..torch_private import FakeTensor, tree_any, tree_map, unset_fake_temporarily
 
 __all__ = ["device_of_graph", "graphs_of", "host_inputs", "move_to_host"]
 

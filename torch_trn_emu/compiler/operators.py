@@ -17,6 +17,7 @@ from .. import _C
 from ..accelerated import KERNELS, twin_of
 from ..annotation import ANNOTATION
 from ..precision import POLICIES
+from ..torch_private import OpOverload, scaled_dot_product_attention
 from .roles import ATTENTION, CONVOLUTION, role_of
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 aten, trn = torch.ops.aten, torch.ops.trn
 
 # Under this name it is the operator also while a mode stands in for torch.nn.functional's.
-SDPA = torch._C._nn.scaled_dot_product_attention
+SDPA = scaled_dot_product_attention
 FORMATS: tuple[str, ...] = tuple(_C.operand_format_names())
 ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -239,13 +240,13 @@ def to_twins(graph: Graph) -> int:
     """Operators that the host has no kernel for become those that compute them there."""
     count = 0
     for node in graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and (twin := twin_of(node.target)):
+        if isinstance(node.target, OpOverload) and (twin := twin_of(node.target)):
             node.target = twin
             count += 1
     return count
 
 
-def _shapes_of(op: torch._ops.OpOverload) -> Callable[..., Any]:
+def _shapes_of(op: OpOverload) -> Callable[..., Any]:
     """A twin's shapes are those of its operator of aten."""
     named = {argument.name: k for k, argument in enumerate(op._schema.arguments)}
 

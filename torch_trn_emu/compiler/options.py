@@ -72,7 +72,7 @@ def read_options(mode: str | None, options: Mapping[str, Any] | None) -> Options
 
 
 def _of_inductor(given: dict[str, Any]) -> dict[str, Any]:
-    from torch._inductor import config
+    from ..torch_private.inductor import config
 
     current = config.get_config_copy()
     patches = {}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from ..torch_private import OpOverload
+
 __all__ = ["separate_overlaps", "writes"]
 
 aten = torch.ops.aten
@@ -29,7 +31,7 @@ def writes(node: Any) -> bool:
     """Whether Inductor may let the operator write into its first argument."""
     target = getattr(node, "target", None)
     return (
-        isinstance(target, torch._ops.OpOverload)
+        isinstance(target, OpOverload)
         and target.namespace == "aten"
         and (target._opname in _WRITING or target._opname.startswith("_foreach_"))
     )

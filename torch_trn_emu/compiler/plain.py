@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch._inductor.virtualized import V
 from torch.fx import GraphModule
 
 from ..errors import Unsupported
+from ..torch_private.inductor import V
 from .backend import trn
 from .move_to_host import device_of_graph
 from .records import note_once

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -21,6 +20,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from ..settings import DEVICE_TYPE
+from ..torch_private import FakeTensorMode, tree_leaves
 from .decompositions import decompositions
 from .operators import register_shapes
 
@@ -181,7 +181,7 @@ def match_of(node: Node) -> Match | None:
 
 def _match_row(row: Producer, node: Node, value: Tensor) -> Match | None:
     trace = _trace(row, value.dim(), value.dtype)
-    results = torch.utils._pytree.tree_leaves(trace.output_node().args)
+    results = tree_leaves(trace.output_node().args)
     bound = _unify(results[0], node, {})
     if bound is None or any(p not in bound for p in trace.nodes if p.op == "placeholder"):
         return None

@@ -103,7 +103,7 @@ def report() -> list[GraphRecord]:
 
 
 def _breaks() -> list[GraphRecord]:
-    from torch._dynamo.utils import counters
+    from ..torch_private.dynamo import counters
 
     return [
         GraphRecord(name="break", kind="break", status="eager", nodes=count, reason=reason)

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
-from torch.fx._graph_pickler import GraphPickler, Options
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from ..torch_private import FakeTensorMode
+from ..torch_private.inductor import GraphPickler, PicklerOptions
 from .calls import with_sizes
 from .subgraphs import Launch
 
@@ -107,4 +107,4 @@ class SizedPrice:
 
 # Of a node's metadata what prices and reports read.
 _KEPT = frozenset(("val", "custom", "stack_trace", "original_aten", "seq_nr", "from_node"))
-_PICKLED = Options(ops_filter=None, node_metadata_key_filter=_KEPT.__contains__)
+_PICKLED = PicklerOptions(ops_filter=None, node_metadata_key_filter=_KEPT.__contains__)

@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_leaves
 
 from ..calls import Call, Target
 from ..counters import combine
 from ..pricing import Price, not_modelled
+from ..torch_private import tree_leaves
 from .calls import is_true, tensor_of
 from .compose_attention import attention_composed
 from .control import Body, Flag, Flags, bodies_of, inlined

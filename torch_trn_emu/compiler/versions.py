@@ -11,11 +11,10 @@ from operator import getitem
 from typing import Any
 
 import torch
-from torch._inductor import config
-from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx import Graph, Node
-from torch.utils._pytree import tree_map_only
 
+from ..torch_private import OpOverload, tree_map_only
+from ..torch_private.inductor import CustomGraphPass, config
 from .overlaps import writes
 
 __all__ = ["keep_versions", "versions_kept", "write_apart"]
@@ -26,7 +25,7 @@ aten = torch.ops.aten
 def _views_storage(node: Node) -> bool:
     """Whether the result is a view of the first argument."""
     target = node.target
-    return isinstance(target, torch._ops.OpOverload) and any(
+    return isinstance(target, OpOverload) and any(
         returned.alias_info is not None and not returned.alias_info.is_write
         for returned in target._schema.returns
     )

@@ -23,6 +23,7 @@ import torch
 
 from .. import trn
 from ..settings import DEVICE_TYPE
+from ..torch_private import DisableTorchFunction, device_of_dlpack
 from ..trn.distributed import BACKENDS
 from ..trn.legacy import dense_of
 
@@ -95,10 +96,10 @@ def _lists_trn(original: Any, module: ModuleType) -> Any:
 
 @_around
 def _dlpack_device(original: Any, self: torch.Tensor) -> tuple[Any, int]:
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         if self.device.type != DEVICE_TYPE:
             return original(self)  # type: ignore[no-any-return]
-        kind, index = torch._C._torchDeviceToDLDevice(self.device)
+        kind, index = device_of_dlpack(self.device)
     return torch.utils.dlpack.DLDeviceType(kind), index
 
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 from ..precision import precision
+from ..torch_private import tree_map
 from .measure import distance
 from .place import place
 from .trace import Call

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import _C
 from ..precision import current_precision
 from ..settings import DEVICE_TYPE
+from ..torch_private import tree_leaves, tree_map
 from .causes import Causes, find_causes
 from .measure import Distance, distance, float_tensors
 from .noise import LABELS, SAFETY, matmul_kind, operand_formats, product_noise, unit_roundoff

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
+
+from ..torch_private import tree_leaves
 
 __all__ = ["Distance", "distance", "float_tensors"]
 

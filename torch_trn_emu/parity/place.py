@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 from ..precision import POLICIES, precision
 from ..settings import DEVICE_TYPE
+from ..torch_private import tree_map
 
 __all__ = ["Place", "place"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..torch_private import tree_leaves, tree_map
 from .measure import float_tensors
 from .place import Place
 from .trace import Around, Tracer
@@ -132,12 +133,12 @@ def execute(
 
 
 def _asking(inputs: Any) -> list[int]:
-    leaves = torch.utils._pytree.tree_leaves(inputs)
+    leaves = tree_leaves(inputs)
     return [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.requires_grad]
 
 
 def _asking_alike(given: Any, positions: list[int]) -> dict[int, torch.Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(given)
+    leaves = tree_leaves(given)
     return {i: leaves[i].requires_grad_() for i in positions}
 
 
@@ -145,4 +146,4 @@ def _on_host(output: Any) -> Any:
     def host(value: Any) -> Any:
         return value.detach().cpu() if isinstance(value, torch.Tensor) else value
 
-    return torch.utils._pytree.tree_map(host, output)
+    return tree_map(host, output)

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..torch_private import TorchDispatchMode, autograd_node, sequence_number
 
 __all__ = ["Call", "Tracer"]
 
@@ -93,12 +94,12 @@ class Tracer(TorchDispatchMode):
         return leave
 
     def _position(self) -> tuple[str, str]:
-        node: Any = torch._C._current_autograd_node()  # None in forward
+        node: Any = autograd_node()  # None in forward
         if node is not None:
             return self._module_of_node.get(node._sequence_nr(), ""), "backward"
         module = self._open[-1] if self._open else ""
         # The node was made just before; later operators that make none must not take it over.
-        self._module_of_node.setdefault(torch._C._autograd._get_sequence_nr() - 1, module)
+        self._module_of_node.setdefault(sequence_number() - 1, module)
         return module, "forward"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

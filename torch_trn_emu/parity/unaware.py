@@ -15,9 +15,9 @@ from unittest.mock import patch
 import torch
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ..settings import DEVICE_TYPE
+from ..torch_private import tree_leaves, tree_map
 from .measure import Distance, distance, float_tensors
 from .noise import SAFETY, unit_roundoff
 from .place import Place

@@ -17,10 +17,10 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import _C
 from ..settings import DEVICE_TYPE
+from ..torch_private import is_traceable_wrapper_subclass
 
 __all__ = ["CATEGORIES", "PHASES", "Scopes"]
 

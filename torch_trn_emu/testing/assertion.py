@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from ..parity.comparison import Comparison, ModuleError, compare
 from ..parity.examine import OpError
@@ -13,6 +12,7 @@ from ..parity.measure import distance, float_tensors
 from ..parity.place import Place, place
 from ..parity.run import Model, call_with, loss_of, own_copy
 from ..precision import current_precision
+from ..torch_private import tree_leaves
 
 __all__ = ["assert_parity"]
 

@@ -3,14 +3,19 @@
 from typing import Any
 
 import torch
-from torch.autograd.variable import Variable
 
 from .. import _C
+from ..torch_private import (
+    ImperativeEngine,
+    is_multithreading_enabled,
+    set_autograd_engine,
+    set_multithreading_enabled,
+)
 
 __all__ = ["keep_backward_on_the_calling_thread"]
 
 
-class _OneThread(torch._C._ImperativeEngine):
+class _OneThread(ImperativeEngine):
     """torch's engine, with its own threads off while it runs; the user's setting stays.
 
     So does the thread's precision policy: a node that raises never runs the hook that would put
@@ -19,20 +24,20 @@ class _OneThread(torch._C._ImperativeEngine):
     """
 
     def run_backward(self, *args: Any, **kwargs: Any) -> Any:
-        before = torch._C._is_multithreading_enabled()
+        before = is_multithreading_enabled()
         policy = None
         if not torch.compiler.is_dynamo_compiling():
             policy = _C.exchange_thread_policy(-1)
             _C.exchange_thread_policy(policy)
-        torch._C._set_multithreading_enabled(False)
+        set_multithreading_enabled(False)
         try:
             return super().run_backward(*args, **kwargs)
         finally:
-            torch._C._set_multithreading_enabled(before)
+            set_multithreading_enabled(before)
             if policy is not None:
                 _C.exchange_thread_policy(policy)
 
 
 def keep_backward_on_the_calling_thread() -> None:
     """Replace the engine that `Tensor.backward` and `torch.autograd.grad` call."""
-    Variable._execution_engine = _OneThread()
+    set_autograd_engine(_OneThread())

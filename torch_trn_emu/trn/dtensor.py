@@ -14,6 +14,7 @@ import torch
 from .. import _C
 from ..importing import when_imported
 from ..settings import DEVICE_TYPE
+from ..torch_private import DTENSOR_RANDOM, RING_ATTENTION
 
 __all__ = ["install_dtensor"]
 
@@ -23,11 +24,9 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 def install_dtensor() -> None:
     """Act on DTensor's modules once a program imports them."""
-    when_imported("torch.distributed.tensor._random", _track_random_state)
+    when_imported(DTENSOR_RANDOM, _track_random_state)
     when_imported("torch.distributed.tensor", _shard_attention)
-    when_imported(
-        "torch.distributed.tensor.experimental._context_parallel._attention", _ring_attention
-    )
+    when_imported(RING_ATTENTION, _ring_attention)
 
 
 def _track_random_state(module: Any) -> None:

@@ -19,7 +19,6 @@ from zlib import crc32
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..calls import Call, Target, TensorArg
 from ..errors import ChipLimit, Unimplemented, Unsupported
@@ -28,6 +27,7 @@ from ..ops import OPS
 from ..ops.op import Op
 from ..precision import current_precision
 from ..settings import DEVICE_TYPE, settings
+from ..torch_private import TorchDispatchMode
 from .call_memory import CallMemory, Mismatch, is_labelled
 from .random import get_rng_state
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..errors import Unsupported
+from ..torch_private import ForceDispatchKeyGuard, dispatch_key, excluded_keys, included_keys
 
 __all__ = ["register_fused_attention"]
 
@@ -192,11 +193,11 @@ def _flash_attention_backward(
 
 def _with_autograd() -> Any:
     """A custom operator's backward pass runs below autograd."""
-    included = torch._C._dispatch_tls_local_include_set()
-    excluded = torch._C._dispatch_tls_local_exclude_set()
+    included = included_keys()
+    excluded = excluded_keys()
     for key in ("AutogradFunctionality", "ADInplaceOrView"):
-        excluded = excluded.remove(torch._C._dispatch_key_parse(key))
-    return torch._C._ForceDispatchKeyGuard(included, excluded)
+        excluded = excluded.remove(dispatch_key(key))
+    return ForceDispatchKeyGuard(included, excluded)
 
 
 def _efficient_attention_forward(

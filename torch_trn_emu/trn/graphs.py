@@ -13,11 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .. import _C
 from ..settings import DEVICE_TYPE, settings
+from ..torch_private import (
+    AutoDispatchBelowAutograd,
+    DisableTorchFunction,
+    TorchDispatchMode,
+    tree_leaves,
+)
 from .device import current_device, synchronize
 
 __all__ = [
@@ -121,7 +125,7 @@ def uncounted() -> Iterator[None]:
     """What the emulator does for itself is no launch."""
     previous = _C.pause_ledger(True)
     try:
-        with torch._C.DisableTorchFunction():  # under another name too, tensors are on trn
+        with DisableTorchFunction():  # under another name too, tensors are on trn
             yield
     finally:
         _C.pause_ledger(previous)
@@ -184,7 +188,7 @@ def _end(number: int) -> None:
 
 def _replay(number: int) -> None:
     capture = _captures[number]
-    with uncounted(), torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+    with uncounted(), torch.no_grad(), AutoDispatchBelowAutograd():
         for step in capture.steps:
             _run(step)
     _C.launch_graph(capture.device, capture.row, 1)

@@ -5,18 +5,13 @@ functions do for other devices what they did. Checked on torch 2.13.0.
 """
 
 import importlib
-import importlib.abc
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
-import torch
-
+from ..importing import when_imported
 from ..settings import DEVICE_TYPE
+from ..torch_private import COMPILE_FX, DispatchKey, flex_operators
 
 __all__ = ["ADAPTED", "install"]
 
@@ -31,8 +26,8 @@ def _flex_attention(module: Any) -> None:
             checked(query, key, value)
 
     module._validate_device = validate
-    operators = importlib.import_module("torch._higher_order_ops.flex_attention")
-    keys: Any = torch._C.DispatchKey
+    operators = flex_operators()
+    keys: Any = DispatchKey
     operators.flex_attention.py_impl(keys.PrivateUse1)(_later("compiler.flex", "forward"))
     operators.flex_attention.py_impl(keys.AutocastPrivateUse1)(_later("compiler.flex", "autocast"))
     backward = operators.flex_attention_backward
@@ -66,52 +61,13 @@ def _compile_fx(module: Any) -> None:
     module.compile_fx = chosen
 
 
-Adapt = Callable[[Any], None]
-ADAPTED: dict[str, Adapt] = {
-    "torch._inductor.compile_fx": _compile_fx,
+ADAPTED: dict[str, Callable[[Any], None]] = {
+    COMPILE_FX: _compile_fx,
     "torch.nn.attention.flex_attention": _flex_attention,
 }
 
 
-class _Loader(importlib.abc.Loader):
-    """Loads a module as its own loader does, then adapts it."""
-
-    def __init__(self, loader: Any, adapt: Adapt) -> None:
-        self.loader, self.adapt = loader, adapt
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        made: ModuleType | None = self.loader.create_module(spec)
-        return made
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        self.adapt(module)
-
-    def __getattr__(self, name: str) -> Any:  # get_source and others, which inspect asks for
-        return getattr(self.loader, name)
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self) -> None:
-        self.waiting = dict(ADAPTED)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        adapt = self.waiting.pop(fullname, None)
-        if adapt is None:
-            return None
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, adapt)
-        return spec
-
-
 def install() -> None:
     """Adapt what is imported already, and the rest when it is."""
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        return
-    finder = _Finder()
-    for name in [name for name in finder.waiting if name in sys.modules]:
-        finder.waiting.pop(name)(sys.modules[name])
-    sys.meta_path.insert(0, finder)
+    for name, adapt in ADAPTED.items():
+        when_imported(name, adapt)

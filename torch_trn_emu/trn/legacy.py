@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..settings import ALIAS, DEVICE_TYPE
+from ..torch_private import LegacyStorage
 
 __all__ = ["SPARSE", "STORAGES", "TENSORS", "TensorType", "dense_of", "tensor_types"]
 
@@ -69,7 +70,7 @@ def _tensor_type(
 
 
 def _storage_type(name: str, dtype: torch.dtype) -> type:
-    base: Any = torch.storage._LegacyStorage
+    base: Any = LegacyStorage
     return type(name, (base,), {"dtype": dtype, "_dtype": dtype, "__module__": _MODULE})
 
 

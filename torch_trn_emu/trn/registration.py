@@ -8,6 +8,7 @@ from .. import _C, accelerated
 from ..host import host_name
 from ..precision import install
 from ..settings import ALIAS, DEVICE_TYPE, ISAS, settings
+from ..torch_private import register_device_module
 from . import late
 from .amp import lower_to_bfloat16
 from .backward import keep_backward_on_the_calling_thread
@@ -31,7 +32,7 @@ def register(module_name: str) -> None:
     when a trn device is first asked for.
     """
     torch.utils.rename_privateuse1_backend(DEVICE_TYPE)  # type: ignore[attr-defined]
-    torch._register_device_module(DEVICE_TYPE, sys.modules[module_name])
+    register_device_module(DEVICE_TYPE, sys.modules[module_name])
     torch.utils.generate_methods_for_privateuse1_backend(  # type: ignore[attr-defined]
         for_storage=True
     )

@@ -8,6 +8,7 @@ from torch.multiprocessing.reductions import reduce_storage
 
 from ..errors import Unsupported
 from ..settings import DEVICE_TYPE
+from ..torch_private import StorageBase
 
 __all__ = ["register_reductions"]
 
@@ -18,7 +19,7 @@ def register_reductions() -> None:
 
 
 def _reduce_storage(storage: torch.UntypedStorage) -> Any:
-    base: Any = torch._C.StorageBase  # an alias may change what the class itself says
+    base: Any = StorageBase  # an alias may change what the class itself says
     device: torch.device = base.device.__get__(storage)
     if device.type == DEVICE_TYPE:
         raise Unsupported(

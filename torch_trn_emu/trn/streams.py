@@ -8,6 +8,7 @@ import torch
 from ..chip.calibration import MIXED
 from ..ranges import Range, range_of
 from ..settings import DEVICE_TYPE
+from ..torch_private import DeviceType
 from .device import Device, _lazy_init, index_of
 
 __all__ = [
@@ -90,7 +91,7 @@ def default_stream(device: Device = None) -> Stream:
     return Stream(
         stream_id=0,
         device_index=index_of(device),
-        device_type=int(torch._C._autograd.DeviceType.PrivateUse1),  # type: ignore[call-overload]
+        device_type=int(DeviceType.PrivateUse1),  # type: ignore[call-overload]
     )
 
 

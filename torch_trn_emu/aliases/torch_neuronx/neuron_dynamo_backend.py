@@ -103,10 +103,11 @@ def neuron_backend(
     that were asked for; warns of a mode other than "default", which has no effect.
     """
     from ...compiler.backend import trn
+    from ...torch_private import dynamo
 
     given = dict(options or {})
     name = given.pop("model_name", _model_name)
-    if given.pop("dynamic", False) or not torch._dynamo.config.assume_static_by_default:
+    if given.pop("dynamic", False) or not dynamo.config.assume_static_by_default:
         raise Unsupported(
             'torch.compile(backend="neuron", dynamic=True): the vendor\'s compiler has no dynamic '
             "shapes. Leave dynamic out: a graph is compiled for each new shape."

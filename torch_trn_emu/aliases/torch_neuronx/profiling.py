@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
+
+from ...torch_private import ExperimentalConfig
 
 __all__ = ["NRTProfilerError", "NeuronConfig", "NeuronProfiler", "ProfileMode"]
 
@@ -31,7 +32,7 @@ class ProfileMode(Enum):
     HOST_MEMORY = "host_memory"
 
 
-class NeuronConfig(_ExperimentalConfig):
+class NeuronConfig(ExperimentalConfig):
     """`experimental_config` of `torch.profiler.profile`; only the folder has an effect."""
 
     def __init__(

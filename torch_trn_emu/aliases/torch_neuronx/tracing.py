@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 from ... import trn
 from ...errors import Unsupported
 from ...settings import DEVICE_TYPE
+from ...torch_private import tree_map
 
 __all__ = ["DataParallel", "async_load", "dynamic_batch", "lazy_load", "replace_weights", "trace"]
 

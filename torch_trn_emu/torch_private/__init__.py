@@ -1,0 +1,165 @@
+"""The private names of torch that the package uses, each with what breaks if torch changes it.
+
+No other module names them, so that a new release of torch is read here first. This module has what
+`import torch` loads; `dynamo` and `inductor` have what torch loads when something is compiled.
+Operators of `torch.ops` are no private names: their schemas are kept compatible.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._C import (
+    DispatchKey,  # kernels by key: decompositions, estimates on `meta`, FlexAttention
+    DispatchKeySet,  # FlexAttention: autocast is left out below it
+)
+from torch._C._autograd import DeviceType  # the device of the default stream
+from torch._C._profiler import _ExperimentalConfig as ExperimentalConfig  # torch_neuronx.profiling
+from torch._decomp import global_decomposition_table  # estimate(mode="compile"): composites on meta
+from torch._guards import TracingContext  # compiled code is traced again for another policy
+from torch._ops import (
+    HigherOrderOperator,  # cond, while_loop and FlexAttention launch what their bodies do
+    OpOverload,  # every walk over a graph's nodes
+)
+from torch._prims_common import suggest_memory_format  # when rms_norm is one launch in an estimate
+from torch._subclasses.fake_tensor import (
+    FakeTensor,  # a compiled graph's metadata moves to the host
+    FakeTensorMode,  # `trn-emu estimate`: scripts run on shapes; prices by symbolic sizes
+    unset_fake_temporarily,  # copying a graph's constants to the host
+)
+from torch.autograd.variable import Variable
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,  # executor, captured graphs, estimate and parity see each operator
+    is_traceable_wrapper_subclass,  # the profiler's hooks on parameters such as DTensor
+)
+from torch.utils._python_dispatch import (
+    _disable_current_modes as disable_modes,  # estimate: values that are known without data
+)
+from torch.utils._pytree import (
+    tree_any,  # nested arguments and results, here and in the next three
+    tree_leaves,
+    tree_map,
+    tree_map_only,
+)
+
+__all__ = [
+    "COMPILE_FX",
+    "DTENSOR_RANDOM",
+    "FAKE_TENSOR_LOGGER",
+    "RING_ATTENTION",
+    "AutoDispatchBelowAutograd",
+    "DeviceType",
+    "DisableTorchFunction",
+    "DispatchKey",
+    "DispatchKeySet",
+    "ExcludeDispatchKeyGuard",
+    "ExperimentalConfig",
+    "FakeTensor",
+    "FakeTensorMode",
+    "ForceDispatchKeyGuard",
+    "HigherOrderOperator",
+    "ImperativeEngine",
+    "KinetoProfile",
+    "LegacyStorage",
+    "OpOverload",
+    "StorageBase",
+    "TorchDispatchMode",
+    "TracingContext",
+    "autograd_node",
+    "compiled_c10d",
+    "device_of_dlpack",
+    "disable_modes",
+    "dispatch_key",
+    "excluded_keys",
+    "flex_operators",
+    "fused_rms_norm",
+    "global_decomposition_table",
+    "has_kernel",
+    "host_grouped_mm",
+    "host_scaled_mm",
+    "included_keys",
+    "is_multithreading_enabled",
+    "is_traceable_wrapper_subclass",
+    "register_device_module",
+    "scaled_dot_product_attention",
+    "sequence_number",
+    "set_autograd_engine",
+    "set_multithreading_enabled",
+    "suggest_memory_format",
+    "tree_any",
+    "tree_leaves",
+    "tree_map",
+    "tree_map_only",
+    "unset_fake_temporarily",
+    "validate_device",
+    "wrap_restore_location",
+]
+
+_core: Any = torch._C
+
+# --- modes and dispatch ---
+
+# Names of the alias cuda, and what the emulator does for itself, meet no function mode.
+DisableTorchFunction: Any = _core.DisableTorchFunction
+AutoDispatchBelowAutograd: Any = _core._AutoDispatchBelowAutograd  # replays of captured graphs
+ExcludeDispatchKeyGuard: Any = _core._ExcludeDispatchKeyGuard  # FlexAttention under autocast
+ForceDispatchKeyGuard: Any = _core._ForceDispatchKeyGuard  # gradient of varlen attention
+included_keys: Callable[[], Any] = _core._dispatch_tls_local_include_set  # the same
+excluded_keys: Callable[[], Any] = _core._dispatch_tls_local_exclude_set  # the same
+dispatch_key: Callable[[str], Any] = _core._dispatch_key_parse  # the same
+# Estimates: which operators the device has a kernel for.
+has_kernel: Callable[[str, str], bool] = _core._dispatch_has_kernel_for_dispatch_key
+
+# --- autograd ---
+
+ImperativeEngine: Any = _core._ImperativeEngine  # backward on the calling thread, here and below
+is_multithreading_enabled: Callable[[], bool] = _core._is_multithreading_enabled
+set_multithreading_enabled: Callable[[bool], Any] = _core._set_multithreading_enabled
+sequence_number: Callable[[], int] = _core._autograd._get_sequence_nr  # precision of modules
+autograd_node: Callable[[], Any] = _core._current_autograd_node  # parity: modules in backward
+
+
+def set_autograd_engine(engine: Any) -> None:
+    """The engine of `backward` and `grad`; unread, backward would run on threads of its own."""
+    Variable._execution_engine = engine
+
+
+# --- operators by their functions ---
+
+# rms_norm on trn.
+fused_rms_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch._fused_rms_norm
+host_grouped_mm: Callable[..., Any] = torch._grouped_mm  # the host's kernel for unrounded operands
+host_scaled_mm: Callable[..., Any] = torch._scaled_mm  # the host's kernel for float32 scales
+# Dynamo's node for attention: composed, or fused, by the policy.
+scaled_dot_product_attention: Callable[..., torch.Tensor] = _core._nn.scaled_dot_product_attention
+
+# --- storages, devices, files ---
+
+StorageBase: Any = _core.StorageBase  # the device of a storage, whatever an alias says
+LegacyStorage: Any = getattr(torch.storage, "_LegacyStorage")  # noqa: B009  torch.trn.FloatStorage
+register_device_module: Callable[[str, Any], None] = torch._register_device_module  # torch.trn
+device_of_dlpack: Callable[..., Any] = _core._torchDeviceToDLDevice  # DLPack through frameworks
+KinetoProfile: Any = getattr(torch.profiler, "_KinetoProfile")  # noqa: B009  profilers under `cuda`
+compiled_c10d: Any = getattr(_core, "_distributed_c10d", None)  # process groups under `cuda`
+# Files saved on a GPU, here and below.
+validate_device: Callable[[Any, str], Any] = torch.serialization._validate_device
+
+
+def wrap_restore_location(wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Let `wrapper` stand around what `torch.load` makes of its `map_location`."""
+    serialization: Any = torch.serialization
+    serialization._get_restore_location = wrapper(serialization._get_restore_location)
+
+
+# --- modules by name ---
+
+COMPILE_FX = "torch._inductor.compile_fx"  # torch.compile without a backend
+DTENSOR_RANDOM = "torch.distributed.tensor._random"  # random operators of sharded tensors
+RING_ATTENTION = "torch.distributed.tensor.experimental._context_parallel._attention"
+FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"  # `trn-emu estimate` logs errors once
+
+
+def flex_operators() -> Any:
+    """What FlexAttention does by device, and what its operators compute."""
+    return importlib.import_module("torch._higher_order_ops.flex_attention")
