@@ -388,8 +388,6 @@ _DISPATCH = "launches x 93 us are the measured time: an operator's dispatch is p
 _VISION = "timed on the host, image transfer included; the measured time is a seventh of the peak"
 # Why a prediction is far from the measured figure, where something public shows it.
 REASONS: dict[str, str] = {
-    "mm01": _FLOAT32,
-    "mm02": _FLOAT32,
     "mm03": _FLOAT32,
     "mm04": _ONE_CORE,
     "mm05": _ONE_CORE,

@@ -280,3 +280,24 @@ def test_softmax_along_another_dimension(shape: tuple[int, ...], dim: int) -> No
     want = expected if whole else expected.movedim(dim, -1)
     np.testing.assert_allclose(out.reshape(want.shape), want, rtol=1e-5, atol=2e-6)
     assert whole == (shape != (5, 40, 300))
+
+
+@pytest.mark.parametrize("columns", [40, 700])
+def test_norms_without_weights_have_no_step_for_them(columns: int) -> None:
+    x, g, w = _data(9, columns), _data(9, columns), _data(columns)
+    for weight, bias in ((None, None), (w, None), (None, w)):
+        y, mean, rstd = aten.native_layer_norm(x, [columns], weight, bias, 1e-5)
+        given = {"x": x} | {n: t for n, t in (("w", weight), ("b", bias)) if t is not None}
+        absent = {n for n in "wb" if n not in given}
+        program = row_op("layer_norm", 9, columns, "float32", chip=CHIP, absent=absent)
+        got = run((program,), given)
+        np.testing.assert_allclose(got["out y"].reshape(y.shape), y, rtol=1e-5, atol=1e-5)
+    program = row_op(
+        "layer_norm_backward", 9, columns, "float32", chip=CHIP, absent={"w", "dw", "db"}
+    )
+    assert not any("matmul" in i.opcode for i in program.instructions())
+    dx = aten.native_layer_norm_backward(
+        g, x, [columns], mean, rstd, None, None, [True, False, False]
+    )[0]
+    got = run((program,), {"g": g, "x": x, "mean": mean, "rstd": rstd})
+    np.testing.assert_allclose(got["out dx"].reshape(dx.shape), dx, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ Each entry of ROW_OPS says which inputs a program has, its steps and what it sto
 float32 between load and store.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -107,8 +107,7 @@ def _rstd(n: int, eps: float) -> list[RowStep]:
 
 
 def _norm(n: int, eps: float) -> list[RowStep]:
-    scaled = step("xhat", "tensor_scalar", "centred", "rstd", op0="multiply")
-    return [*_moments(n), *_rstd(n, eps), scaled]
+    return [*_moments(n), *_rstd(n, eps), *_xhat(n)]
 
 
 def _layer_norm(n: int, eps: float) -> list[RowStep]:
@@ -213,23 +212,60 @@ def row_op(
     cores: int = 1,
     eps: float = 1e-5,
     inner: int = 1,
+    absent: Collection[str] = (),
 ) -> Program:
     """An entry of ROW_OPS over columns of [rows, columns, inner]; COLUMN operands are float32, the
     others of `dtype`.
+
+    absent  inputs that are not there (a factor of 1, an addend of 0), and outputs not asked for
     """
     entry = ROW_OPS[name]
     inputs = []
     for text in entry.inputs.split():
         kind, _, plain = text.rpartition(":")
         held = "float32" if kind == "column" else dtype
-        inputs.append(Input(plain, held, Kind(kind or "full")))
+        if plain not in absent:
+            inputs.append(Input(plain, held, Kind(kind or "full")))
+    named = [n for n in entry.outputs.split() if n.lstrip("*") not in absent]
+    stored = [n.lstrip("*") for n in named]
     steps = entry.steps(columns, eps)
+    if absent:
+        given = {text.rpartition(":")[2] for text in entry.inputs.split()}
+        steps = _read(_without(steps, given & set(absent), stored), stored)
     kinds = {s.name: s.kind for s in steps}
     outputs = [
-        Output(n.lstrip("*"), "float32" if n.startswith("*") or kinds[n] is Kind.ROW else dtype)
-        for n in entry.outputs.split()
+        Output(n.lstrip("*"), "float32" if n[0] == "*" or kinds[n] is Kind.ROW else dtype)
+        for n in named
     ]
-    stored = [o.name for o in outputs]
     shared = shared_out(fused(absorbed(inputs, steps, stored), stored), chip)
     values = Values(inputs, shared, outputs)
     return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)
+
+
+def _without(
+    steps: Sequence[RowStep], absent: Collection[str], stored: Collection[str]
+) -> list[RowStep]:
+    """The steps where operands that are absent change nothing: the other one stands for both."""
+    other: dict[str, str] = {}
+    found: list[RowStep] = []
+    for s in steps:
+        there = tuple(other.get(r, r) for r in s.reads if r not in absent)
+        if len(there) == len(s.reads):
+            found.append(replace(s, reads=there))
+        elif s.name not in stored:
+            other[s.name] = there[0]
+        else:  # what made the other operand makes what is stored
+            k = next(k for k, made in enumerate(found) if made.name == there[0])
+            found[k] = replace(found[k], name=s.name)
+            other[there[0]] = s.name
+    return found
+
+
+def _read(steps: Sequence[RowStep], stored: Collection[str]) -> list[RowStep]:
+    """Those that something stored is made of."""
+    wanted, kept = set(stored), []
+    for s in reversed(steps):
+        if s.name in wanted:
+            wanted |= set(s.reads)
+            kept.append(s)
+    return kept[::-1]

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any
 
 from ..calls import Call, Target, TensorArg
-from ..calls.labels import constant as given
 from ..calls.labels import labelled, made, permuted
 from ..isa import Attribute, Program
 from ..kernels.limits import BANK, P
@@ -335,10 +334,8 @@ def along_rows(name: str, places: Mapping[str, int], dim_at: int) -> Lowering:
     return lower
 
 
-def over_normalized(
-    name: str, places: Mapping[str, int], absent: Mapping[str, float] = MappingProxyType({})
-) -> Lowering:
-    """Layer and RMS norm: a row is the normalized shape. `absent` is what None stands for."""
+def over_normalized(name: str, places: Mapping[str, int]) -> Lowering:
+    """Layer and RMS norm: a row is the normalized shape. Weights and biases may be None."""
 
     def lower(call: Call, target: Target) -> Lowered:
         t = call.tensors[0]
@@ -352,12 +349,17 @@ def over_normalized(
         rows = t.numel // columns
         eps = next((a for a in call.arguments if isinstance(a, float)), _EPS.get(t.dtype, 1e-5))
         options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "eps": eps}
-        program = row_op(name, rows, columns, t.dtype, **options)
-        held = {n: call.argument(at) or given(absent.get(n, 0.0), (columns,), t.torch_dtype)
-                for n, at in places.items()}  # fmt: skip
+        held = {n: call.argument(at) for n, at in places.items()}
         made_of = dict(zip(ROW_OPS[name].outputs.replace("*", "").split(), call.results,
                            strict=False))  # fmt: skip
         sums = [s.name for s in ROW_OPS[name].steps(columns, eps) if s.opcode == "column_sum"]
+        sums = [n for n in sums if made_of.get(n) is not None]
+        absent = {n for n, t in held.items() if t is None}
+        asked = {n for n, r in made_of.items() if r is not None}
+        absent |= {n.lstrip("*") for n in ROW_OPS[name].outputs.split()} - asked
+        program = row_op(name, rows, columns, t.dtype, absent=absent, **options)
+        held = {n: t for n, t in held.items() if n not in absent}
+        made_of = {n: r for n, r in made_of.items() if n not in absent}
         each = {n: made(n, (program.cores, columns), "float32") for n in sums}
         apart = each if program.cores > 1 else {}
         stored = {f"out {n}": apart.get(n, r) for n, r in made_of.items()}
