@@ -7,6 +7,9 @@
 #include "runtime/shadow.h"
 #include "weight_copies.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/_neg_view.h>
+#include <ATen/ops/clone.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/core/impl/COW.h>
 
@@ -110,6 +113,16 @@ struct Kept {
   c10::Storage storage;
   WritableSpan written;
 };
+
+// Complex32 with a conjugate and a negative bit: the host has no kernel that resolves both at once.
+bool has_both_bits(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kComplexHalf && tensor.is_conj() && tensor.is_neg();
+}
+
+at::Tensor without_conjugate_bit(const at::Tensor& alias) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return at::_neg_view(at::_neg_view(alias).clone());
+}
 
 // A kernel kept the twin: let it own the memory through a reference to the trn storage.
 void give_away(StorageSlot& slot) {
@@ -235,10 +248,13 @@ at::Tensor HostCall::alias(const at::Tensor& tensor, Access access) {
   if (!tensor.defined()) return tensor;
   if (tensor.device().type() != kTrn) {
     check_host_tensor(tensor, access);
-    return tensor;
+    return access == Access::kRead && has_both_bits(tensor) ? without_conjugate_bit(tensor)
+                                                            : tensor;
   }
   check_device(tensor);
-  return is_composite(tensor) ? alias_composite(tensor, access) : alias_dense(tensor, access);
+  if (is_composite(tensor)) return alias_composite(tensor, access);
+  const at::Tensor made = alias_dense(tensor, access);
+  return access == Access::kRead && has_both_bits(tensor) ? without_conjugate_bit(made) : made;
 }
 
 std::optional<at::Tensor> HostCall::alias(const std::optional<at::Tensor>& tensor) {

@@ -5,6 +5,7 @@
 #include "runtime/device.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_pad_circular_ops.h>
 #include <ATen/ops/ge.h>
 #include <ATen/ops/le.h>
 #include <ATen/ops/nanquantile_ops.h>
@@ -12,6 +13,8 @@
 #include <ATen/ops/tensor_split_ops.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace trn {
@@ -123,6 +126,50 @@ void grid_sampler_3d(const IValue* arguments) {
   check_modes("grid_sampler_3d", arguments[2].toInt(), 1, arguments[3].toInt());
 }
 
+// native_batch_norm_backward(grad_out, input, ...) and its kin divide by the number of elements.
+void batch_norm_backward(const IValue* arguments) {
+  const at::Tensor& input = arguments[1].toTensor();
+  TORCH_CHECK(input.numel() > 0, "batch_norm: no gradient for an empty input, of shape ",
+              input.sizes(), ". Call torch.nn.functional.batch_norm, whose gradient is zero.");
+}
+
+// linalg_lstsq(self, b, rcond?, *, driver?)
+void lstsq(const IValue* arguments) {
+  const at::Tensor &a = arguments[0].toTensor(), &b = arguments[1].toTensor();
+  if (!arguments[3].isString() || a.numel() == 0 || b.dim() == 0 || b.size(-1) > 0) return;
+  const std::string& driver = arguments[3].toStringRef();
+  TORCH_CHECK(driver != "gelss" && driver != "gelsd", "linalg.lstsq: driver '", driver,
+              "' needs at least one right-hand side, but other has shape ", b.sizes(),
+              ". Pass driver='gelsy'.");
+}
+
+// reflection_pad2d(self, padding) and its kin
+void pad(const IValue* arguments) {
+  const at::Tensor& self = arguments[0].toTensor();
+  const std::vector<int64_t> padding = arguments[1].toIntVector();
+  for (size_t i = 0; 2 * i + 1 < padding.size() && int64_t(i) < self.dim(); ++i) {
+    const int64_t dim = self.dim() - 1 - int64_t(i);
+    const int64_t size = self.size(dim) + padding[2 * i] + padding[2 * i + 1];
+    TORCH_CHECK(size >= 0, "pad: padding of ", padding[2 * i], " and ", padding[2 * i + 1],
+                " leaves ", size, " elements of the ", self.size(dim), " along dimension ", dim,
+                ". Remove fewer.");
+  }
+}
+
+// histc(self, bins, min, max): the limits are numbers of the input's type.
+void histc(const IValue* arguments) {
+  const at::ScalarType dtype = arguments[0].toTensor().scalar_type();
+  if (!at::isIntegralType(dtype, false)) return;
+  const bool is_signed = at::isSignedType(dtype);
+  const int bits = int(8 * c10::elementSize(dtype)) - (is_signed ? 1 : 0);
+  const double above = std::ldexp(1.0, bits), lowest = is_signed ? -above : 0;
+  for (size_t k : {2, 3}) {
+    const double limit = arguments[k].toScalar().toDouble();
+    TORCH_CHECK(limit >= lowest && limit < above, "histc: ", k == 2 ? "min" : "max", " is ", limit,
+                ", which ", dtype, " does not hold. Convert the input with to().");
+  }
+}
+
 constexpr std::pair<std::string_view, Precondition> kRows[] = {
     {"lu_unpack", &lu_unpack},
     {"_embedding_bag", &embedding_bag},
@@ -131,6 +178,16 @@ constexpr std::pair<std::string_view, Precondition> kRows[] = {
     {"_native_batch_norm_legit", &batch_norm},
     {"_native_batch_norm_legit_no_training", &batch_norm},
     {"_batch_norm_with_update", &batch_norm},
+    {"native_batch_norm_backward", &batch_norm_backward},
+    {"batch_norm_backward", &batch_norm_backward},
+    {"linalg_lstsq", &lstsq},
+    {"histc", &histc},
+    {"reflection_pad1d", &pad},
+    {"reflection_pad2d", &pad},
+    {"reflection_pad3d", &pad},
+    {"replication_pad1d", &pad},
+    {"replication_pad2d", &pad},
+    {"replication_pad3d", &pad},
     {"segment_reduce", &segment_reduce},
     {"_segment_reduce_backward", &segment_reduce_backward},
     {"_pdist_backward", &pdist_backward},
@@ -165,7 +222,27 @@ std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& w
   return Op::redispatch(kComposite, self, where.cpu(), dim);
 }
 
+// Where one side of a dimension is cropped and the other wraps around more than what is left, the
+// composite leaves memory as it was.
+at::Tensor pad_circular(const at::Tensor& self, c10::SymIntArrayRef padding) {
+  using Op = at::_ops::_pad_circular;
+  const auto known = c10::asIntArrayRefSlowOpt(padding);
+  if (known && !self.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
+    for (size_t i = 0; 2 * i + 1 < known->size() && int64_t(i) < self.dim(); ++i) {
+      const int64_t before = (*known)[2 * i], after = (*known)[2 * i + 1];
+      const int64_t size = self.size(self.dim() - 1 - int64_t(i));
+      const int64_t left = size + std::min<int64_t>(before, 0) + std::min<int64_t>(after, 0);
+      const int64_t wrapped = std::max<int64_t>({before, after, 0});
+      TORCH_CHECK(wrapped <= left || wrapped > size, "pad: padding of ", before, " and ", after,
+                  " wraps around more than the ", left, " elements that are left of ", size,
+                  ". Pad less, or crop first.");
+    }
+  }
+  return Op::redispatch(kComposite, self, padding);
+}
+
 void register_composites(torch::Library& library) {
+  library.impl("_pad_circular", &pad_circular);
   library.impl("quantile", &ChecksQ<at::_ops::quantile>::kernel);
   library.impl("quantile.out", &ChecksQ<at::_ops::quantile_out>::kernel);
   library.impl("nanquantile", &ChecksQ<at::_ops::nanquantile>::kernel);

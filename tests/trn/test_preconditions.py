@@ -1,0 +1,78 @@
+"""Arguments with which a kernel of the host crashes, or leaves its result as memory was, raise."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+
+def on_trn(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, device="trn")
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 4), (3, 0, 4), (2, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_gradient_of_an_empty_batch_norm_is_refused_or_zero(shape, dtype):
+    x = torch.ones(shape, device="trn", dtype=dtype, requires_grad=True)
+    mean, var = (torch.ones(shape[1], device="trn", dtype=dtype) for _ in range(2))
+    made = torch.native_batch_norm(x, None, None, mean, var, False, 0.1, 1e-5)[0]
+    with pytest.raises(
+        RuntimeError, match=r"no gradient for an empty input.*functional\.batch_norm"
+    ):
+        made.sum().backward()
+    F.batch_norm(x, mean, var).sum().backward()
+    assert x.grad.shape == shape
+
+
+@pytest.mark.parametrize("driver", ["gelsy", "gels", "gelsd", "gelss"])
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_least_squares_without_a_right_hand_side(driver, batch):
+    a, b = torch.randn(*batch, 4, 3, device="trn"), on_trn(*batch, 4, 0)
+    if driver in ("gelsd", "gelss"):
+        with pytest.raises(RuntimeError, match=r"at least one right-hand side.*gelsy"):
+            torch.linalg.lstsq(a, b, driver=driver)
+    else:
+        assert torch.linalg.lstsq(a, b, driver=driver).solution.shape == (*batch, 3, 0)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_padding_leaves_no_negative_size(mode, rank):
+    for crop in (-4, -100):
+        with pytest.raises(RuntimeError, match=r"pad: padding of|too small"):
+            F.pad(on_trn(0, *[3] * (rank + 1)), (0, crop, *[0] * (2 * rank - 2)), mode=mode)
+
+
+def test_circular_padding_reads_only_what_is_left():
+    for size, before, after in itertools.product((1, 2, 3), range(-3, 4), range(-3, 4)):
+        x = torch.arange(2.0 * size).view(1, 2, size)
+        left = size + min(before, 0) + min(after, 0)
+        if left < 0 or max(before, after) > left:
+            with pytest.raises(RuntimeError):
+                F.pad(x.to("trn"), (before, after), mode="circular")
+            continue
+        core = x[..., max(-before, 0) : size - max(-after, 0)]
+        parts = [core[..., left - max(before, 0) :], core, core[..., : max(after, 0)]]
+        made = F.pad(x.to("trn"), (before, after), mode="circular")
+        assert torch.equal(made.cpu(), torch.cat(parts, -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_limits_of_a_histogram_are_numbers_of_its_type(dtype):
+    info, x = torch.iinfo(dtype), torch.ones(3, dtype=dtype, device="trn")
+    for limits in ((2.0 * info.min - 1, 10), (0, 2.0 * info.max + 2)):
+        with pytest.raises(RuntimeError, match=r"histc: (min|max) is .*does not hold"):
+            torch.histc(x, bins=4, min=limits[0], max=limits[1])
+    assert torch.histc(x, bins=4, min=0, max=100).sum() == 3
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_complex32_with_both_bits_is_resolved():
+    """The host has no kernel that resolves a conjugate and a negative bit of complex32 at once."""
+    x = torch.tensor([1 + 2j, 3 - 4j, 5j], dtype=torch.complex32)
+    host, trn = (torch._neg_view(x.to(place)[::2].conj()) for place in ("cpu", "trn"))
+    expected = torch.tensor([-1 + 2j, 5j], dtype=torch.complex64)
+    there = torch.empty(2, dtype=torch.complex32, device="trn").copy_(host)
+    for made in (there, trn, trn.clone(), trn.resolve_neg(), trn.contiguous(), trn * 1):
+        assert torch.equal(made.cpu().to(torch.complex64), expected)
