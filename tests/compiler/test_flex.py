@@ -103,6 +103,24 @@ def test_the_price_is_one_launch_of_the_blocks_that_the_mask_keeps():
     assert times[0] > times[1] > times[2]
 
 
+def test_a_compiled_call_is_priced_by_its_blocks_too():
+    def window(batch, head, row, column):
+        return (row >= column) & (row - column < 32)
+
+    times = []
+    for kind in (None, causal, window):
+        torch._dynamo.reset()
+        blocks = mask(size=512, kind=kind, block=32) if kind else None
+        q, k, v = operands(size=512, grad=True)
+        torch_trn_emu.reset_op_counts()
+        torch.compile(flex.flex_attention)(q, k, v, block_mask=blocks).sum().backward()
+        rows = [row for row in torch_trn_emu.launches() if "graph" in row.op]
+        assert [row.launches for row in rows] == [1, 1]
+        times.append([row.device_ns for row in rows])
+    for whole, half, few in zip(*times, strict=True):
+        assert whole > half > few
+
+
 def test_what_goes_beside_the_result():
     q, k, v = operands()
     out, aux = flex.flex_attention(q, k, v, return_aux=flex.AuxRequest(lse=True, max_scores=True))

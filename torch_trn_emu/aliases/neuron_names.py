@@ -139,6 +139,8 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
         "TORCH_NEURONX_ENABLE_HOST_CC": Variable(_COLLECTIVE),
         "NEURON_USE_SPLIT_ALLGATHER": Variable(_COLLECTIVE),
         "NEURON_USE_SPLIT_REDUCE_SCATTER": Variable(_COLLECTIVE),
+        "COLLECTIVE_BUCKETSIZE_IN_MB": Variable(_COLLECTIVE),
+        "COLLECTIVE_MIN_BUCKETS": Variable(_COLLECTIVE),
         "NEURON_LAUNCH_BLOCKING": Variable(
             "values are there and errors raised when an operator returns; simulated time goes "
             "on as with asynchronous launches"

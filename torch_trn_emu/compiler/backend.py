@@ -25,7 +25,7 @@ from .code import EagerCode, TrnCode, placement_of
 from .control import copy_of, put_flags
 from .decompositions import decompositions, resizing_whole
 from .dump import write_dump
-from .flex import open_flex_attention
+from .flex import mark_of, open_flex_attention
 from .fuse_producers import fuse_producers
 from .graph_price import target_of_process
 from .kernels import in_one_file
@@ -221,7 +221,8 @@ def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None
     """What else decides a graph's code goes into the keys of torch's caches."""
     process = settings()
     nodes = (n for part in graphs_of(gm) for n in part.graph.nodes)
-    marks = [(n.name, own) for n in nodes if (own := policy_of(n, policy)) != policy]
+    own = ((n.name, policy_of(n, policy), mark_of(n)) for n in nodes)
+    marks = [mark for mark in own if mark[1] != policy or mark[2] is not None]
     chosen = (options.program, options.fuse_producers)
     ours = (process.chip.name, process.lnc, host_name(), policy, *chosen, marks, _version())
     tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"

@@ -1,7 +1,8 @@
 """FlexAttention on trn: torch's own products, score function and softmax, in one launch.
 
-Eager calls are priced as attention times the share of blocks that the mask keeps. A compiled graph
-holds the operators themselves, which are fused and priced as any others. Checked on torch 2.13.0.
+Calls are priced as attention times the share of blocks that the mask keeps, in compiled graphs too:
+there the operators themselves compute the values, and the share is that of the mask with which the
+graph was compiled. Checked on torch 2.13.0.
 """
 
 from collections.abc import Callable
@@ -11,17 +12,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from .. import _C
 from ..calls import Call, Target, TensorArg
 from ..precision import POLICIES
 from ..pricing import Price, price_call, remember, scaled
 from ..settings import DEVICE_TYPE
-from ..torch_private import DispatchKey, DispatchKeySet, ExcludeDispatchKeyGuard, flex_operators
+from ..torch_private import (
+    DispatchKey,
+    DispatchKeySet,
+    ExcludeDispatchKeyGuard,
+    flex_operators,
+    unset_fake_temporarily,
+)
 from .graph_price import target_of_process
 
-__all__ = ["autocast", "backward", "forward", "open_flex_attention", "share_of_blocks"]
+__all__ = [
+    "Mark",
+    "autocast",
+    "backward",
+    "forward",
+    "mark_of",
+    "marked_price",
+    "open_flex_attention",
+    "share_of_blocks",
+]
 
 _FORWARD = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _ROW_KEYS = 1 << 61  # apart from those of compiled and of captured graphs
@@ -47,6 +63,21 @@ def _tensor(t: Tensor) -> TensorArg:
     return TensorArg(str(t.dtype).removeprefix("torch."), tuple(t.shape), tuple(t.stride()))
 
 
+def _call(tensors: tuple[TensorArg, ...], policy: str, backward: bool) -> Call:
+    """Attention without a mask, which costs what all blocks cost."""
+    q, k, v = tensors
+    out = TensorArg(q.torch_dtype, (*q.shape[:-1], v.shape[-1]), q.strides)
+    sums = TensorArg("float32", q.shape[:-1], q.shape[:-1])
+    if backward:
+        given = (out, q, k, v, out, sums, 0.0, False)
+        return Call(f"{_FORWARD}_backward", given, (q, k, v), policy)
+    return Call(_FORWARD, (q, k, v, 0.0, False), (out, sums), policy)
+
+
+def _price(whole: Call, name: str, share: float, target: Target) -> Price:
+    return scaled(price_call(whole, target), f"trn::{name}", share, target.chip)
+
+
 @lru_cache(maxsize=4096)
 def _row(
     name: str,
@@ -58,14 +89,7 @@ def _row(
 ) -> Any:
     """The ledger's row of calls of one signature."""
     q, k, v = tensors
-    out = TensorArg(q.torch_dtype, (*q.shape[:-1], v.shape[-1]), q.strides)
-    sums = TensorArg("float32", q.shape[:-1], q.shape[:-1])
-    if name.endswith("backward"):
-        given = (out, q, k, v, out, sums, 0.0, False)
-        whole = Call(f"{_FORWARD}_backward", given, (q, k, v), policy)
-    else:
-        whole = Call(_FORWARD, (q, k, v, 0.0, False), (out, sums), policy)
-    price: Price = scaled(price_call(whole, target), f"trn::{name}", share, target.chip)
+    price = _price(_call(tensors, policy, name.endswith("backward")), name, share, target)
     return _C.add_graph_row(
         device=device,
         name=price.op,
@@ -124,15 +148,62 @@ def autocast(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
         return flex_operators().flex_attention(*cast, *rest)
 
 
+# A call in a graph: its number there, the share of its blocks, and its query, key and value.
+Mark = tuple[int, float, tuple[TensorArg, ...]]
+_MARK = "trn_flex"  # key in what AOTAutograd carries to the nodes made of a call, backward too
+
+
 def open_flex_attention(graph: Graph) -> int:
     """Put the operators of FlexAttention into a graph of Dynamo in its place. Returns how often.
 
     Inductor's own code for it is for GPUs, and on CPUs without gradients.
     """
     nodes = graph.find_nodes(op="call_function", target=torch.ops.higher_order.flex_attention)
-    for node in nodes:
+    for number, node in enumerate(nodes):
+        mark = _mark(number, node)
+        if mark is not None:
+            node.meta["custom"] = (node.meta.get("custom") or {}) | {_MARK: mark}
         node.target = _opened
     return len(nodes)
+
+
+def _mark(number: int, node: Node) -> Mark | None:
+    """What prices the call; None if sizes are symbolic."""
+    operands: list[Any] = [n.meta.get("example_value") for n in node.args[:3]]  # type: ignore[union-attr]
+    if not all(isinstance(t, Tensor) and all(type(s) is int for s in t.shape) for t in operands):
+        return None
+    query, key = operands[:2]
+    given: tuple[Any, ...] = node.args[4]  # type: ignore[assignment]
+    known = tuple(_value(part) if isinstance(part, Node) else part for part in given)
+    share = 1.0
+    if isinstance(known[2], Tensor):
+        previous = _C.pause_ledger(True)
+        try:
+            with unset_fake_temporarily():
+                share = round(share_of_blocks(known, query, key), 3)
+        finally:
+            _C.pause_ledger(previous)
+    return number, share, tuple(map(_tensor, operands))
+
+
+def _value(node: Node) -> Any:
+    """The tensor with which Dynamo traces; None for what the graph computes itself."""
+    argument = node.meta.get("grapharg")
+    return None if argument is None else argument.example
+
+
+def mark_of(node: Node) -> Mark | None:
+    """The call of FlexAttention that a node computes a part of."""
+    found: Mark | None = (node.meta.get("custom") or {}).get(_MARK)
+    return found
+
+
+def marked_price(mark: Mark, policy: str, backward: bool, target: Target) -> tuple[Call, Price]:
+    """Attention without the mask, and what the call costs with it."""
+    _number, share, tensors = mark
+    whole = _call(tensors, policy, backward)
+    name = "flex_attention_backward" if backward else "flex_attention"
+    return whole, _price(whole, name, share, target)
 
 
 def _opened(*arguments: Any, **named: Any) -> Any:

@@ -19,6 +19,7 @@ from ..torch_private import tree_leaves
 from .calls import is_true, tensor_of
 from .compose_attention import attention_composed
 from .control import Body, Flag, Flags, bodies_of, inlined
+from .flex import Mark, mark_of, marked_price
 from .graph_price import GraphPrice, Work, price_graph
 from .programs import Lowered, lowered
 from .records import warn_unpriced
@@ -135,14 +136,28 @@ class _Cut:
 
     def _work(self, gm: GraphModule, regions: Sequence[Region]) -> Work:
         work = Work(list(regions), [], [])
+        flex: set[int] = set()
         for region in regions:
             inner = bodies_of(gm, region.nodes[0])
-            if inner:
+            mark = mark_of(region.nodes[0])
+            if mark is not None:
+                if mark[0] not in flex:
+                    flex.add(mark[0])
+                    self._add_flex_attention(work, gm, region, mark)
+            elif inner:
                 self._add_loop(work, region, inner[0])
             else:
                 work.parts += lowered(region, self.target)
                 work.calls += region.calls
         return work
+
+    def _add_flex_attention(self, work: Work, gm: GraphModule, region: Region, mark: Mark) -> None:
+        """A call of FlexAttention, by the blocks that its mask keeps."""
+        given = gm.graph.find_nodes(op="placeholder")
+        backward = any(node.name.startswith("tangents") for node in given)
+        call, price = marked_price(mark, self.policy, backward, self.target)
+        work.parts.append(Lowered((call, 0), None, {}, price, region=region.number))
+        work.calls.append(call)
 
     def _add_loop(self, work: Work, region: Region, body: Body) -> None:
         """All passes of a loop whose length is known."""
