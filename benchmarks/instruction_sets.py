@@ -24,8 +24,25 @@ from rich.table import Table
 from run import AVX2, FP32, STEP_NAME, Result, Row, Sides, adamw, machine, measure, training
 from torch import Tensor, nn
 
+import torch_trn_emu
+from torch_trn_emu.settings import ISAS
+
 RESULTS = Path(__file__).parent / "instruction_sets.json"
 PAIRS = 9
+# Names of torch_trn_emu.settings.ISAS as columns.
+COLUMNS = {
+    "plain": "plain",
+    "avx2": "AVX2",
+    "avx512": "AVX512",
+    "avx512_bf16": "AVX512 BF16",
+    "amx_bf16": "AMX BF16",
+}
+AVX512 = {
+    "ATEN_CPU_CAPABILITY": "avx512",
+    "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    "TRN_EMU_ISA": "avx512",
+}
 
 
 def product(
@@ -197,7 +214,8 @@ ROWS = (
 def serve(seconds: float, threads: int) -> None:
     """Measure the rows whose numbers come on stdin, one a line; a line of JSON for each."""
     torch.set_num_threads(threads)
-    print(json.dumps(machine()), flush=True)
+    column = COLUMNS[ISAS[torch_trn_emu._C.isa()]]
+    print(json.dumps(machine() | {"column": column}), flush=True)
     for line in sys.stdin:
         torch.backends.trn.matmul.precision = "mxfp8"  # type: ignore[attr-defined]
         print(json.dumps(asdict(measure(ROWS[int(line)], "trn", seconds))), flush=True)
@@ -216,7 +234,7 @@ class Child:
             text=True,
         )
         self.machine = self.read()
-        self.name = str(self.machine["vector_instructions"])
+        self.name = str(self.machine.pop("column"))
 
     def read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -252,8 +270,10 @@ def main() -> None:
 
     quiet = is_quiet()
     children = [Child({}, options)]
-    if children[0].name != "AVX2":
-        children.append(Child(AVX2, options))
+    levels = list(COLUMNS.values())
+    for name, environment in (("AVX512", AVX512), ("AVX2", AVX2)):
+        if levels.index(name) < levels.index(children[0].name):
+            children.append(Child(environment, options))
     console = Console()
     table = Table("what", "against", *(child.name for child in children), "goal", "pairs")
     kept = []

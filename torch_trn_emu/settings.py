@@ -27,7 +27,7 @@ __all__ = [
 
 _ALIASES = ("", "cuda", "neuron")
 # The instruction sets of csrc/numerics/isa.h, each with what those before it have.
-ISAS = ("plain", "avx2", "avx512", "avx512_bf16")
+ISAS = ("plain", "avx2", "avx512", "avx512_bf16", "amx_bf16")
 # "auto" is cuda where there is a GPU; "foreign" is the CPU by the paths of a CUDA host, for tests.
 HOSTS = ("cpu", "cuda", "auto", "foreign")
 # How ranks communicate: in shared memory if they are on one host, over gloo if not.

@@ -62,13 +62,13 @@ void multiply(const Kernels& kernel, bool pairs, const Lines& a, const PackedOpe
               int64_t panels, uint32_t* words, float* c, int64_t ldc, bool accumulate) {
   const Packing p(kernel, pairs, a.k, packs_a_across(a));
   if (a.k == 0 && !accumulate) std::fill(c, c + a.count * ldc, 0.0f);
-  pack_a(p, a, 0, ceil_div(a.count, kernel.tile_rows), words);
+  pack_a(p, a, 0, ceil_div(a.count, p.tile_rows), words);
   multiply_panels(p, a.count, words, p.a_panel_words(), panels, b.words.get(),
                   b.packing.b_panel_words(), c, ldc, accumulate);
 }
 
 size_t a_words(const Packing& p, int64_t count) {
-  return static_cast<size_t>(ceil_div(count, p.kernel->tile_rows) * p.a_panel_words());
+  return static_cast<size_t>(ceil_div(count, p.tile_rows) * p.a_panel_words());
 }
 
 float mask_value(const AttentionMask& mask, int64_t i) {
@@ -124,8 +124,8 @@ struct Block {
     scores_stride = ceil_div(shape.kv_length, kernel.panel_columns) * kernel.panel_columns;
     // Scores that stay in the second-level cache, and enough rows to reuse a panel of keys.
     const int64_t wanted = 65536 / std::max<int64_t>(1, scores_stride);
-    rows =
-        std::clamp<int64_t>(wanted / kernel.tile_rows, 1, 96 / kernel.tile_rows) * kernel.tile_rows;
+    const int64_t tile = Packing(kernel, pairs, 1).tile_rows;
+    rows = std::clamp<int64_t>(wanted / tile, 1, 96 / tile) * tile;
   }
 
   // Columns that rows [row, row + count) see.

@@ -75,16 +75,16 @@ constexpr int64_t most_tile_rows = 96;
 constexpr int64_t most_tile_columns = 256;
 
 // Packed bfloat16 pairs to packed float32, where subnormals forbid the bfloat16 product.
-void widen_a(const Packing& words, int64_t panels, const uint32_t* from, int64_t from_panel_words,
-             uint32_t* to) {
-  const int64_t rows = words.kernel->tile_rows;
-  for (int64_t panel = 0; panel < panels; ++panel)
-    for (int64_t k = 0; k < words.steps; ++k)
-      for (int64_t r = 0; r < rows; ++r) {
-        const uint32_t pair = from[panel * from_panel_words + words.a_word(r, k / 2)];
-        to[panel * words.a_panel_words() + words.a_word(r, k)] =
-            k % 2 == 0 ? pair << 16 : pair & 0xffff0000;
-      }
+void widen_a(const Packing& pairs, const Packing& words, int64_t lines, const uint32_t* from,
+             int64_t from_panel_words, uint32_t* to) {
+  for (int64_t line = 0; line < lines; ++line) {
+    const uint32_t* in = from + line / pairs.tile_rows * from_panel_words;
+    uint32_t* out = to + line / words.tile_rows * words.a_panel_words();
+    for (int64_t k = 0; k < words.steps; ++k) {
+      const uint32_t pair = in[pairs.a_word(line % pairs.tile_rows, k / 2)];
+      out[words.a_word(line % words.tile_rows, k)] = k % 2 == 0 ? pair << 16 : pair & 0xffff0000;
+    }
+  }
 }
 
 void widen_b(const Packing& words, int64_t panels, const uint32_t* from, int64_t from_panel_words,
@@ -112,23 +112,24 @@ struct Panels {
 struct Region {
   int64_t a_first, a_last, b_first, b_last;
 
-  int64_t first_row(const Packing& p) const { return a_first * p.kernel->tile_rows; }
+  int64_t first_row(const Packing& p) const { return a_first * p.tile_rows; }
   int64_t rows(const Packing& p, int64_t m) const {
-    return std::min(a_last * p.kernel->tile_rows, m) - first_row(p);
+    return std::min(a_last * p.tile_rows, m) - first_row(p);
   }
 };
 
 // c (+)= a * b over the k's of the packing.
 void multiply_region(const Packing& p, bool subnormal, const Region& r, int64_t rows,
                      const Panels& a, const Panels& b, float* c, int64_t ldc, bool accumulate) {
-  const int64_t a_panels = r.a_last - r.a_first, b_panels = r.b_last - r.b_first;
+  const int64_t b_panels = r.b_last - r.b_first;
   if (!subnormal || !p.pairs)
     return multiply_panels(p, rows, a.at(r.a_first), a.panel_words, b_panels, b.at(r.b_first),
                            b.panel_words, c, ldc, accumulate);
   const Packing words(*p.kernel, false, p.k, p.a_by_steps);
-  Scratch<uint32_t> wide_a(static_cast<size_t>(a_panels * words.a_panel_words()));
+  Scratch<uint32_t> wide_a(
+      static_cast<size_t>(ceil_div(rows, words.tile_rows) * words.a_panel_words()));
   Scratch<uint32_t> wide_b(static_cast<size_t>(b_panels * words.b_panel_words()));
-  widen_a(words, a_panels, a.at(r.a_first), a.panel_words, wide_a.get());
+  widen_a(p, words, rows, a.at(r.a_first), a.panel_words, wide_a.get());
   widen_b(words, b_panels, b.at(r.b_first), b.panel_words, wide_b.get());
   multiply_panels(words, rows, wide_a.get(), words.a_panel_words(), b_panels, wide_b.get(),
                   words.b_panel_words(), c, ldc, accumulate);
@@ -310,15 +311,14 @@ struct Streaming {
 
   Streaming(const Problem& problem, const Packing& packing)
       : q(problem), p(packing), streams_b(problem.m <= problem.n), chunk(chunk_of(problem.k)) {
-    const int64_t a_panels = ceil_div(q.m, p.kernel->tile_rows);
+    const int64_t a_panels = ceil_div(q.m, p.tile_rows);
     const int64_t b_panels = ceil_div(q.n, p.kernel->panel_columns);
     kept_panels = streams_b ? a_panels : b_panels;
     streamed_panels = streams_b ? b_panels : a_panels;
   }
 
   int64_t most(bool of_a) const {
-    return of_a ? most_tile_rows / p.kernel->tile_rows
-                : most_tile_columns / p.kernel->panel_columns;
+    return of_a ? most_tile_rows / p.tile_rows : most_tile_columns / p.kernel->panel_columns;
   }
   Packing part(int64_t k) const { return {*p.kernel, p.pairs, k, p.a_by_steps}; }
   int64_t streamed_words(const Packing& packing) const {

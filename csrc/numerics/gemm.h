@@ -45,7 +45,7 @@ struct Result {
 //   Every product of rounded operands is exact before it is added, sums are float32 in an
 //   unspecified but fixed order (it does not depend on the number of threads), and the result is
 //   rounded once. |error| <= gamma_K * sum |a b| with gamma_K = K u / (1 - K u), u = 2^-24, K = k
-//   rounded up to even, plus K * 2^-126 where the host's bfloat16 dot product flushes subnormals.
+//   rounded up to even, plus K * 2^-126 where the host's bfloat16 products flush subnormals.
 // c may be the addend, element by element. beta == 0 does not read the addend. k == 0 gives
 // beta * addend.
 void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b,

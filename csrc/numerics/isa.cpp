@@ -1,8 +1,28 @@
 // Detects the host's instruction set once.
 #include "isa.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace trn::numerics {
 namespace {
+
+// Linux gives the registers of AMX to a process that asks for them.
+bool has_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned bf16_bit = 22, tile_bit = 24;
+  constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  return (d >> bf16_bit & 1) != 0 && (d >> tile_bit & 1) != 0 &&
+         syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
 
 Isa detect() {
 #if defined(__x86_64__)
@@ -11,7 +31,8 @@ Isa detect() {
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
     return Isa::avx2;
-  return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512;
+  if (!__builtin_cpu_supports("avx512bf16")) return Isa::avx512;
+  return has_tiles() ? Isa::amx_bf16 : Isa::avx512_bf16;
 #else
   return Isa::plain;
 #endif
@@ -28,7 +49,7 @@ Isa fastest_of(Isa host) {
 }
 
 bool limited = false;
-Isa highest = Isa::avx512_bf16;
+Isa highest = Isa::amx_bf16;
 
 }  // namespace
 

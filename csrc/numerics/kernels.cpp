@@ -12,6 +12,15 @@ const Kernels& kernels() {
     table.gemm_bf16 = avx512_bf16::gemm_bf16;
     return table;
   }();
+  static const Kernels with_tiles = [] {
+    Kernels table = avx512::kernels;
+    table.gemm_bf16 = amx_bf16::gemm_bf16;
+    table.begin_bf16 = amx_bf16::begin;
+    table.end_bf16 = amx_bf16::end;
+    table.pair_tile_rows = amx_bf16::tile_rows;
+    table.pairs_by_steps = false;
+    return table;
+  }();
   switch (isa()) {
     case Isa::plain:
       break;
@@ -21,6 +30,8 @@ const Kernels& kernels() {
       return avx512::kernels;
     case Isa::avx512_bf16:
       return with_bf16;
+    case Isa::amx_bf16:
+      return with_tiles;
   }
 #endif
   return plain::kernels;

@@ -104,9 +104,14 @@ struct Kernels {
                            const uint32_t* b, float* c, int64_t ldc, bool accumulate);
   int64_t panel_columns;
   int64_t tile_rows;
+  int64_t pair_tile_rows;  // of gemm_bf16, which may
+  bool pairs_by_steps;     // read panels of a by steps
   GemmRun gemm_float32;
   GemmRun gemm_of_pairs;  // a step is one k: words of a are float32, those of b bf16_pairs
   GemmRun gemm_bf16;      // null where the instruction set has no such product
+  // Around calls of gemm_bf16 in one thread; null where there is nothing to do.
+  void (*begin_bf16)();
+  void (*end_bf16)();
 };
 
 const Kernels& kernels();  // of the current instruction set
@@ -125,6 +130,13 @@ namespace avx512_bf16 {
 void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, bool a_by_steps, const uint32_t* b,
                float* c, int64_t ldc, bool accumulate);
 }
+namespace amx_bf16 {
+constexpr int64_t tile_rows = 32;
+void begin();
+void end();
+void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, bool a_by_steps, const uint32_t* b,
+               float* c, int64_t ldc, bool accumulate);
+}  // namespace amx_bf16
 #endif
 
 }  // namespace trn::numerics

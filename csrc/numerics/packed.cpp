@@ -23,7 +23,7 @@ struct Left {
 
   static Left of(const Lines& a, bool pairs) {
     const Packing p(kernels(), pairs, a.k, packs_a_across(a));
-    const int64_t panels = ceil_div(a.count, p.kernel->tile_rows);
+    const int64_t panels = ceil_div(a.count, p.tile_rows);
     Scratch<uint32_t> words(static_cast<size_t>(panels * p.a_panel_words()));
     const bool subnormal = pack_a(p, a, 0, panels, words.get());
     if (pairs && subnormal) return of(a, false);
@@ -37,8 +37,9 @@ void multiply_item(const Left& a, int64_t m, const uint32_t* b, int64_t first, i
   const Packing& p = a.packing;
   const Packing of_b(*p.kernel, true, p.k);
   const Kernels::GemmRun run = p.pairs ? p.kernel->gemm_bf16 : p.kernel->gemm_of_pairs;
-  const int64_t rows = p.kernel->tile_rows, columns = p.kernel->panel_columns;
+  const int64_t rows = p.tile_rows, columns = p.kernel->panel_columns;
   const int64_t ldc = (last - first) * columns, steps_a_pair = p.pairs ? 1 : 2;
+  const PairProducts scope(p);
   for (int64_t pair = 0; pair < of_b.steps; pair += pairs_at_once) {
     const int64_t s = pair * steps_a_pair;
     const int64_t steps = std::min(pairs_at_once * steps_a_pair, p.steps - s);

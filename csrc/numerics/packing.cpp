@@ -35,8 +35,16 @@ void spread(const uint32_t* block, int64_t stride, int64_t steps, int64_t panels
                   rows * sizeof(uint32_t));
 }
 
-decltype(&spread<6>) spread_of(int64_t tile_rows) {
-  return tile_rows == 12 ? spread<12> : spread<6>;
+// The same to panels as the packing keeps them.
+void place(const Packing& p, const uint32_t* block, int64_t stride, int64_t steps, int64_t panels,
+           uint32_t* words) {
+  const int64_t rows = p.tile_rows, panel_words = p.a_panel_words();
+  if (p.a_by_steps)
+    return (rows == 12 ? spread<12> : spread<6>)(block, stride, steps, panels, words, panel_words);
+  for (int64_t i = 0; i < panels; ++i)
+    for (int64_t s = 0; s < steps; s += 16)
+      p.kernel->transpose(block + s * stride + i * rows, stride, std::min<int64_t>(16, steps - s),
+                          rows, words + i * panel_words + s * rows, 16);
 }
 
 // Steps of k at a time: a panel of b and a tile of a stay in the first-level cache.
@@ -94,24 +102,22 @@ bool fits_bf16(const Lines& x) {
 }
 
 bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint32_t* words) {
-  const int64_t tile_rows = p.kernel->tile_rows, panel_words = p.a_panel_words();
+  const int64_t tile_rows = p.tile_rows, panel_words = p.a_panel_words();
   const MxConstants mx = mx_constants(a.rounding.mx);
   const int64_t line0 = first * tile_rows, line_end = std::min(last * tile_rows, a.count);
   bool subnormal = false;
 
-  if (p.a_by_steps) {
+  if (packs_a_across(a)) {
     constexpr int64_t strip = 128;
     const int64_t panels = strip / tile_rows;
-    const auto spread_panels = spread_of(tile_rows);
     uint32_t block[32 * strip] = {};
     for (int64_t k0 = 0; k0 < a.k; k0 += 32) {
       const int64_t block_words = p.words(std::min<int64_t>(32, a.k - k0));
       for (int64_t line = line0; line < line_end; line += panels * tile_rows) {
         const int64_t width = std::min(panels * tile_rows, line_end - line);
         subnormal |= round_across(p, a, mx, line, width, k0, {block, strip, 0, 0});
-        spread_panels(block, strip, block_words, ceil_div(width, tile_rows),
-                      words + (line - line0) / tile_rows * panel_words + p.words(k0) * tile_rows,
-                      panel_words);
+        uint32_t* to = words + (line - line0) / tile_rows * panel_words + p.words(k0) * tile_rows;
+        place(p, block, strip, block_words, ceil_div(width, tile_rows), to);
       }
     }
     return subnormal;
@@ -168,7 +174,8 @@ void multiply_panels(const Packing& p, int64_t rows, const uint32_t* a, int64_t 
                      int64_t panels, const uint32_t* b, int64_t b_panel_words, float* c,
                      int64_t ldc, bool accumulate) {
   const Kernels::GemmRun run = p.pairs ? p.kernel->gemm_bf16 : p.kernel->gemm_float32;
-  const int64_t tile_rows = p.kernel->tile_rows, columns = p.kernel->panel_columns;
+  const int64_t tile_rows = p.tile_rows, columns = p.kernel->panel_columns;
+  const PairProducts scope(p);
   for (int64_t s = 0; s < p.steps; s += steps_at_once) {
     const int64_t steps = std::min(steps_at_once, p.steps - s);
     for (int64_t j = 0; j < panels; ++j)

@@ -49,6 +49,7 @@ struct Packing {
   const Kernels* kernel;
   bool pairs;
   int64_t k, steps;
+  int64_t tile_rows;  // lines of a panel of a
   bool a_by_steps;
 
   Packing(const Kernels& kernels, bool bf16_pairs, int64_t length, bool by_steps = false)
@@ -56,21 +57,39 @@ struct Packing {
         pairs(bf16_pairs),
         k(length),
         steps(words(length)),
-        a_by_steps(by_steps) {}
+        tile_rows(pairs ? kernels.pair_tile_rows : kernels.tile_rows),
+        a_by_steps(by_steps && (!pairs || kernels.pairs_by_steps)) {}
 
   int64_t words(int64_t length) const { return pairs ? (length + 1) / 2 : length; }
   Output row_output() const { return pairs ? Output::bfloat16 : Output::float32; }
   Output column_output() const { return pairs ? Output::bf16_pairs : Output::float32; }
   // One cache line more than needed: panels a power of two apart would share cache sets.
-  int64_t a_panel_words() const { return ceil_div(steps, 16) * 16 * kernel->tile_rows + 16; }
+  int64_t a_panel_words() const { return ceil_div(steps, 16) * 16 * tile_rows + 16; }
   int64_t b_panel_words() const { return steps * kernel->panel_columns + 16; }
   // Words of a step of one panel; for a by lines, of one in 16 steps on average.
-  int64_t step_words(bool of_a) const { return of_a ? kernel->tile_rows : kernel->panel_columns; }
+  int64_t step_words(bool of_a) const { return of_a ? tile_rows : kernel->panel_columns; }
   // Where a panel of a holds step s of its line r.
   int64_t a_word(int64_t r, int64_t s) const {
-    if (a_by_steps) return s * kernel->tile_rows + r;
-    return s / 16 * 16 * kernel->tile_rows + r * 16 + s % 16;
+    if (a_by_steps) return s * tile_rows + r;
+    return s / 16 * 16 * tile_rows + r * 16 + s % 16;
   }
+};
+
+// Around the products of a packing in one thread.
+class PairProducts {
+ public:
+  explicit PairProducts(const Packing& p) : kernel_(*p.kernel), begun_(p.pairs) {
+    if (begun_ && kernel_.begin_bf16 != nullptr) kernel_.begin_bf16();
+  }
+  ~PairProducts() {
+    if (begun_ && kernel_.end_bf16 != nullptr) kernel_.end_bf16();
+  }
+  PairProducts(const PairProducts&) = delete;
+  PairProducts& operator=(const PairProducts&) = delete;
+
+ private:
+  const Kernels& kernel_;
+  bool begun_;
 };
 
 // Whether packing reads several lines at a time, across k, or each line along it.

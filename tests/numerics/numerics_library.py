@@ -43,7 +43,7 @@ RULES = ("trn3", "ocp_floor", "rceil", "ceil", "even")
 GROUPINGS = ("contiguous", "wrapped")
 ROUNDINGS = ("none", "bfloat16", "tfloat32", "mx")
 DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
-ISAS = ("plain", "avx2", "avx512", "avx512_bf16")
+ISAS = ("plain", "avx2", "avx512", "avx512_bf16", "amx_bf16")
 
 
 class CMatrix(ctypes.Structure):
@@ -190,7 +190,7 @@ class Numerics:
         self.c.trn_encode_e8m0.argtypes = [c_float]
         self.c.trn_scale_count.restype = c_int64
         self.c.trn_scale_count.argtypes = [c_int64, c_int]
-        self.c.trn_limit_isa(3)
+        self.c.trn_limit_isa(len(ISAS) - 1)
         self.host_isa = self.c.trn_isa()
 
     def limit_isa(self, level: int) -> None:
