@@ -56,6 +56,8 @@ with torch.autocast(x.device.type, dtype=torch.bfloat16):
 assert torch.zeros(2, device="cuda").is_trn
 assert torch.zeros(2, device=1).device == torch.device("cuda", 1)
 assert torch.zeros(2, device=x.device).is_trn
+assert torch.accelerator.current_accelerator() == device
+assert torch.device(1) == torch.device("cuda:1") and torch.zeros(1, device=torch.device(1)).is_cuda
 assert torch.cat([x, x]).is_cuda and not torch.zeros(1).is_cuda
 with tempfile.TemporaryFile() as file:
     torch.save(model.state_dict(), file)

@@ -96,7 +96,9 @@ class CudaIsTrn(TorchFunctionMode):
         if (special := _SPECIAL.get(func)) is not None:
             return special(*args, **kwargs)
         if func is torch.device:  # the script's own object keeps the script's name
-            return func(*args, **kwargs)
+            made = func(*args, **kwargs)
+            by_number = args and isinstance(args[0], int)
+            return to_cuda(made) if by_number and not cuda_distributed.asked_by_torch(1) else made
         named = {name: to_trn(value) for name, value in kwargs.items()}
         return func(*map(to_trn, args), **named)
 
@@ -254,9 +256,22 @@ def _map_constructors() -> None:
     torch.jit.load = _translated(torch.jit.load)
     asked = torch.get_default_device
     torch.get_default_device = lambda: to_cuda(asked())
+    torch.accelerator.current_accelerator = _as_scripts_hear(torch.accelerator.current_accelerator)
     trn.Stream.device = property(  # type: ignore[assignment]
         lambda self: _device("cuda", self.device_index)
     )
+
+
+def _as_scripts_hear(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives a device: of cuda to scripts and libraries, the real one to torch."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        made = function(*args, **kwargs)
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        return made if asking.startswith("torch.") else to_cuda(made)
+
+    return call
 
 
 def _translated_init(init: Callable[..., None]) -> Callable[..., None]:
