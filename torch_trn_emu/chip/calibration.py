@@ -79,11 +79,11 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         found.regime: found
         for found in (
             _range("large product", 0.99, 1.6, 41, 36, "large product, shaped ones too"),
-            _range("stream", 0.75, 1.6, 6),
+            _range("stream", 0.84, 1.6, 7, 0, "stream, shaped ones too"),
             _range("reduction", 0.9, 1.13, 5, 0, "reduction, shaped ones too"),
-            _range("small", 0.75, 1.6, 13, 1, "operators"),
+            _range("small", 0.86, 1.6, 11, 1, "operators"),
             _range("decode", 0.52, 1.14, 10, 6, "decode, shaped ones too"),
-            _range("whole graph", 0.77, 1.7, 17, 1),
+            _range("whole graph", 0.84, 1.7, 16, 1),
             _range("collective", 1.26, 27.48, 26),
         )
     }

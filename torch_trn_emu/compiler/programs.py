@@ -16,6 +16,7 @@ from ..kernels.rows import flat_program, row_program
 from ..kernels.rows.balance_engines import shared_out
 from ..kernels.rows.fold_constants import absorbed
 from ..kernels.rows.fuse import fused
+from ..kernels.rows.keep_short import SHORT, kept_short
 from ..kernels.rows.values import Input, Kind, Output, RowStep, Values
 from ..ops import OPS, Product, multiplied, product_of
 from ..ops.attention import without_sums
@@ -46,6 +47,7 @@ class _Shape:
     outputs: tuple[tuple[int, str], ...]
     product: Call | None = None
     constant: bool = False  # the product's second factor may lie as the array takes it
+    short: tuple[tuple[int, str], ...] = ()  # values that the graph has in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,10 @@ def _fused(region: Region, target: Target) -> list[Lowered]:
     outputs = tuple((number(made), v.dtype) for made, v in stored.items() if made in numbers)
     product = region.calls[0] if first else None
     constant = product is not None and is_constant(base_of(region.nodes[0].all_input_nodes[-1])[0])
-    shape = _Shape(region.elements, region.columns, inputs, steps, outputs, product, constant)
+    short = () if first else _in_16_bits(region, numbers)
+    shape = _Shape(
+        region.elements, region.columns, inputs, steps, outputs, product, constant, short
+    )
     program = _program(shape, target)
     if program is None:
         return []
@@ -139,6 +144,16 @@ def _fused(region: Region, target: Target) -> list[Lowered]:
         tensors |= _operands_of(region)
     known = {b.name for b in program.buffers}
     return [Lowered(shape, program, {b: t for b, t in tensors.items() if b in known})]
+
+
+def _in_16_bits(region: Region, numbers: Mapping[str, int]) -> tuple[tuple[int, str], ...]:
+    """Values over rows that the graph has in a 16-bit format, by number."""
+    made = {}
+    for node, call in zip(region.nodes, region.calls, strict=True):
+        name = region.alias.get(node.name, node.name)
+        if call.outputs and call.outputs[0].dtype in SHORT and name in numbers:
+            made[numbers[name]] = call.outputs[0].dtype
+    return tuple(sorted(made.items()))
 
 
 def _operands_of(region: Region) -> dict[str, str]:
@@ -173,7 +188,9 @@ def _program(shape: _Shape, target: Target) -> Program | None:
         product = product_of(shape.product, target)
         product = laid_out(product) if shape.constant else product
         return _product(product, inputs, steps, outputs, target)
-    steps = shared_out(fused(steps, [o.name for o in outputs]), target.chip)
+    stored = [o.name for o in outputs]
+    steps = shared_out(fused(steps, stored), target.chip)
+    steps = kept_short(inputs, steps, stored, {f"v{n}": dtype for n, dtype in shape.short})
     values = Values(inputs, steps, outputs)
     if shape.columns is None:
         return flat_program("rows", shape.elements, values, chip=target.chip, cores=target.cores)

@@ -82,8 +82,8 @@ def cumulate_rows(
     b = Builder(f"cumulate_{op} {rows}x{columns}", cores=cores)
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     out = b.hbm("out", (rows, columns), out_dtype or dtype, Role.OUTPUT)
-    wide = evenly(columns, WIDE)
-    data, result = b.sbuf("data", wide, dtype, slots=2), b.sbuf("result", wide, "float32", slots=2)
+    wide = evenly(columns, WIDE // 2)  # one tile comes, one is scanned, one goes
+    data, result = b.sbuf("data", wide, dtype, slots=3), b.sbuf("result", wide, "float32", slots=3)
     other, last = b.sbuf("unit", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
     ops, unit, start = STEPS[op]
     b.emit("memset", rows_of(other, P, wide), value=unit)
