@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 FORMATS := torch_trn_emu/formats/formats.def
 NATIVE := $(shell find csrc -type f 2>/dev/null) $(FORMATS) CMakeLists.txt setup.py pyproject.toml
-CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc')
+CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h')
 
 .PHONY: demo test build lint format bench benchmark accuracy docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64 aarch64-test
 
@@ -180,7 +180,7 @@ aarch64-test: $(STAMPS)/group-test-core
 	  $(AARCH64_PYTHON) -m pytest -c /dev/null --rootdir=. --confcutdir=tests/numerics \
 	  --import-mode=importlib -p no:cacheprovider $(or $(ARGS),tests/numerics)
 
-build/aarch64/%.o: csrc/%.cpp $(FORMATS) $(shell find csrc/numerics csrc/timing -name '*.h' -o -name '*.inc')
+build/aarch64/%.o: csrc/%.cpp $(FORMATS) $(shell find csrc/numerics csrc/timing -name '*.h')
 	@mkdir -p $(@D)
 	$(AARCH64_CXX) -std=c++20 -O1 -ffp-contract=off -fno-trapping-math -fPIC \
 	  -Wall -Wextra -Wconversion -Werror -Icsrc -c $< -o $@

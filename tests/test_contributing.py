@@ -12,7 +12,7 @@ SOURCES = [
     path
     for folder in ("torch_trn_emu", "csrc")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".cpp", ".h", ".inc", ".def")
+    if path.suffix in (".py", ".cpp", ".h", ".def")
 ] + list(ROOT.glob("torch_trn_emu_*.py"))
 
 

@@ -1,7 +1,9 @@
 """Rules of the house that no linter knows."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,11 +63,24 @@ def test_a_public_module_lists_its_names(path):
 
 
 def cpp_files() -> list[Path]:
-    return [path for path in tree() if path.suffix in (".cpp", ".h", ".inc")]
+    return [path for path in tree() if path.suffix in (".cpp", ".h")]
 
 
 def test_cpp_sources_are_ascii():
     assert [path for path in cpp_files() if not path.read_bytes().isascii()] == []
+
+
+def test_a_header_of_kernels_compiles_alone():
+    """Each instruction set compiles them; alone they are for any machine."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    headers = sorted((ROOT / "csrc/numerics").glob("*-inl.h"))
+    assert headers
+    for header in headers:
+        command = [compiler, "-x", "c++", "-std=c++20", "-fsyntax-only", "-w", str(header)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def includes(path: Path) -> list[str]:

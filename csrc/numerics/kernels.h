@@ -1,5 +1,5 @@
-// Internal: the vector kernels, one table for each instruction set. The *.inc files are the source
-// of every table; kernels_<isa>.cpp compiles them for one instruction set.
+// Internal: the vector kernels, one table for each instruction set. The *-inl.h files are the
+// source of every table; kernels_<isa>.cpp compiles them for one instruction set.
 #pragma once
 
 #include <cstdint>
@@ -87,7 +87,7 @@ struct Kernels {
                      const void* addend, int64_t addend_stride, DType out, void* y, Rounding,
                      uint64_t index);
 
-  // Rows of attention scores, see attention.inc.
+  // Rows of attention scores, see attention-inl.h.
   float (*scale_scores)(float* scores, int64_t count, float scale, const float* added);
   float (*exponentiate)(float* scores, int64_t count, int64_t padded, float shift);
   void (*softmax_backward)(const float* p, float* gradients, int64_t padded, float d);

@@ -17,7 +17,7 @@
 #define TRN_NAMESPACE avx2
 #define TRN_ISA 2
 #define TRN_LANES 8
-#include "kernels.inc"
+#include "kernels-inl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -24,7 +24,7 @@
 #define TRN_NAMESPACE avx512
 #define TRN_ISA 512
 #define TRN_LANES 16
-#include "kernels.inc"
+#include "kernels-inl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -21,19 +21,13 @@
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 #endif
 
+#define TRN_NAMESPACE avx512_bf16
 #define TRN_ISA 512
 #define TRN_LANES 16
 #define TRN_BF16
+#include "microkernel-inl.h"
 
 namespace trn::numerics::avx512_bf16 {
-namespace {
-
-// clang-format off: in the order of use
-#include "simd.inc"
-#include "microkernel.inc"
-// clang-format on
-
-}  // namespace
 
 void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, bool a_by_steps, const uint32_t* b,
                float* c, int64_t ldc, bool accumulate) {

@@ -6,4 +6,4 @@
 #define TRN_NAMESPACE plain
 #define TRN_ISA 0
 #define TRN_LANES 4
-#include "kernels.inc"
+#include "kernels-inl.h"

@@ -141,7 +141,7 @@ def build() -> Path:
     """Compile what changed, and return the shared object."""
     folder = BUILD
     folder.mkdir(parents=True, exist_ok=True)
-    headers = [TABLE, *(p for p in SOURCES.iterdir() if p.suffix in (".h", ".inc"))]
+    headers = [TABLE, *(p for p in SOURCES.iterdir() if p.suffix == ".h")]
     newest = max(p.stat().st_mtime for p in headers)
     sources = [*sorted(SOURCES.glob("*.cpp")), HERE / "capi.cpp"]
     library = folder / "libtrn_numerics_test.so"

@@ -1,21 +1,11 @@
-// Every kernel of one instruction set, and its table. kernels_<isa>.cpp defines TRN_NAMESPACE,
-// TRN_ISA (0 plain, 2 AVX2, 512 AVX-512), and TRN_LANES, and includes this once.
+// Every kernel of one instruction set, and its table: kernels_<isa>.cpp includes this once.
+#pragma once
+
+#include "attention-inl.h"
+#include "gemm-inl.h"
+#include "mx-inl.h"
 
 namespace trn::numerics::TRN_NAMESPACE {
-namespace {
-
-// clang-format off: in the order of use
-#include "simd.inc"
-#include "convert.inc"
-#include "mx_encode.inc"
-#include "mx_bf16.inc"
-#include "mx.inc"
-#include "microkernel.inc"
-#include "gemm.inc"
-#include "attention.inc"
-// clang-format on
-
-}  // namespace
 
 extern const Kernels kernels;
 const Kernels kernels = {

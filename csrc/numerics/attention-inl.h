@@ -1,4 +1,10 @@
-// Row operations of attention of one instruction set. Included after gemm.inc.
+// Row operations of attention of one instruction set.
+#pragma once
+
+#include "gemm-inl.h"
+
+namespace trn::numerics::TRN_NAMESPACE {
+namespace {
 
 // exp(x) for x <= about 88, within 2 units in the last place; 0 where that is below 2^-126.
 TRN_INLINE f32v exponential(f32v x) {
@@ -71,3 +77,6 @@ inline void softmax_backward(const float* p, float* gradients, int64_t padded, f
     store(gradients + j, weight == splat(0.0f) ? splat(0.0f) : value);
   }
 }
+
+}  // namespace
+}  // namespace trn::numerics::TRN_NAMESPACE

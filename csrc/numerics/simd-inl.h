@@ -1,5 +1,10 @@
-// Vectors of TRN_LANES 32-bit lanes, for the kernels of one instruction set (TRN_ISA names it).
-// Included inside the namespace of that instruction set, so that nothing is shared between two.
+// Vectors of TRN_LANES 32-bit lanes, for the kernels of one instruction set.
+#pragma once
+
+#include "instruction_set.h"
+
+namespace trn::numerics::TRN_NAMESPACE {
+namespace {
 
 #define TRN_INLINE inline __attribute__((always_inline))
 
@@ -145,7 +150,7 @@ TRN_INLINE u32v half_to_float(u32v half) {
 }
 TRN_INLINE u32v float_to_half(u32v bits) {
   const u32v magnitude = bits & 0x7fffffff;
-  // As for every format (mx.inc): the exponent of the result's last place picks a number to add
+  // As for every format (mx-inl.h): the exponent of the result's last place picks a number to add
   // that makes the adder round there.
   const u32v limited = umin(magnitude, splat(0x47800000u));  // 65536
   const u32v exponent = umax(limited & infinity_bits, splat(0x38800000u));
@@ -213,3 +218,6 @@ template <class T>
 TRN_INLINE void copy_items(T* to, const T* from, int64_t count) {
   __builtin_memcpy(to, from, static_cast<size_t>(count) * sizeof(T));
 }
+
+}  // namespace
+}  // namespace trn::numerics::TRN_NAMESPACE

@@ -1,4 +1,4 @@
-// MX elements and scales of one instruction set. Included after convert.inc.
+// MX elements and scales of one instruction set.
 //
 // Both directions rest on one identity. Let |v| < 2^(e + 1) with e >= the format's least exponent,
 // and magic = 2^(e + 23 - mantissa_bits). Then the sum |v| + magic has its last place where the
@@ -6,6 +6,12 @@
 // bits(sum) - bits(magic) its significand n. The code is n + ((e - least exponent) <<
 // mantissa_bits): a subnormal has field 0, and the leading bit of a normal n makes the field one
 // more.
+#pragma once
+
+#include "convert-inl.h"
+
+namespace trn::numerics::TRN_NAMESPACE {
+namespace {
 
 struct Encoded {
   u32v code;   // without sign, in the low 8 bits; the rest is of no use
@@ -142,3 +148,6 @@ TRN_INLINE Scales block_scales(const MxConstants& c, const uint32_t* tops, u32v&
   store(s.scale, scale_bits(code));
   return s;
 }
+
+}  // namespace
+}  // namespace trn::numerics::TRN_NAMESPACE

@@ -1,10 +1,16 @@
 // bfloat16 to MX codes of 8 bits, rounding to nearest even: two elements in each 32-bit lane, which
-// takes half the work. Included after mx_encode.inc.
+// takes half the work.
+#pragma once
 
-// With magic as in mx_encode.inc, the upper half of bits(sum) is its exponent field << 7, the lower
-// half its significand. So lower * 256 + upper * (2 << mantissa_bits), one instruction, has in its
-// second byte significand + (field << mantissa_bits): the code, if a constant in magic takes off
-// what the field has too much. The constant is even, so ties stay with the even code.
+#include "mx_encode-inl.h"
+
+namespace trn::numerics::TRN_NAMESPACE {
+namespace {
+
+// With magic as in mx_encode-inl.h, the upper half of bits(sum) is its exponent field << 7, the
+// lower half its significand. So lower * 256 + upper * (2 << mantissa_bits), one instruction, has
+// in its second byte significand + (field << mantissa_bits): the code, if a constant in magic takes
+// off what the field has too much. The constant is even, so ties stay with the even code.
 struct WordConstants {
   u32v min_normal_bits, magic, factors, max_codes;
   u32v low_half, high_half, infinity, sign, signs;
@@ -153,3 +159,6 @@ TRN_INLINE void mx_columns_words(const MxConstants& c, const BFloat16* const* ro
     }
   }
 }
+
+}  // namespace
+}  // namespace trn::numerics::TRN_NAMESPACE

@@ -1,5 +1,11 @@
 // Operand rounding, transposition and the epilogue of matrix products of one instruction set.
-// Included after mx.inc and microkernel.inc.
+#pragma once
+
+#include "microkernel-inl.h"
+#include "mx-inl.h"
+
+namespace trn::numerics::TRN_NAMESPACE {
+namespace {
 
 // ---- operands that are rounded element by element ----
 
@@ -227,3 +233,6 @@ inline void finish_row(const float* sums, int64_t count, float alpha, float beta
     });
   });
 }
+
+}  // namespace
+}  // namespace trn::numerics::TRN_NAMESPACE

@@ -1,4 +1,10 @@
-// Format conversions and random bits of one instruction set. Included after simd.inc.
+// Format conversions and random bits of one instruction set.
+#pragma once
+
+#include "simd-inl.h"
+
+namespace trn::numerics::TRN_NAMESPACE {
+namespace {
 
 // Philox4x32-10 on `lanes` counters at once; word w of each counter in words[w].
 TRN_INLINE void multiply_wide(u32v x, uint32_t factor, u32v& high, u32v& low) {
@@ -255,3 +261,6 @@ inline void convert(DType from, const void* x, DType to, void* y, int64_t count,
     });
   });
 }
+
+}  // namespace
+}  // namespace trn::numerics::TRN_NAMESPACE

@@ -1,4 +1,10 @@
-// Matmul microkernels of one instruction set. Included after simd.inc.
+// Matmul microkernels of one instruction set.
+#pragma once
+
+#include "simd-inl.h"
+
+namespace trn::numerics::TRN_NAMESPACE {
+namespace {
 
 TRN_INLINE f32v multiply_add(f32v a, f32v b, f32v c) {
 #if TRN_ISA == 512
@@ -140,3 +146,6 @@ inline void gemm_of_pairs(int64_t rows, int64_t steps, const uint32_t* a, bool a
       a_by_steps ? gemm_rows_of_pairs<true, tile_rows> : gemm_rows_of_pairs<false, tile_rows>;
   run(rows, steps, a, b, c, ldc, accumulate);
 }
+
+}  // namespace
+}  // namespace trn::numerics::TRN_NAMESPACE

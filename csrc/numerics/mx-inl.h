@@ -1,4 +1,11 @@
-// MX quantisation along rows and down columns. Included after mx_encode.inc and mx_bf16.inc.
+// MX quantisation along rows and down columns.
+#pragma once
+
+#include "mx_bf16-inl.h"
+#include "mx_encode-inl.h"
+
+namespace trn::numerics::TRN_NAMESPACE {
+namespace {
 
 template <Output out>
 struct Stored {
@@ -40,7 +47,7 @@ TRN_INLINE void store_value(T* p, u32v bits) {
     store_exact(p, bits);
 }
 
-// Whether mx_bf16.inc does it.
+// Whether mx_bf16-inl.h does it.
 template <class S, bool stochastic, Output out>
 constexpr bool has_word_kernel =
     std::is_same_v<S, BFloat16> && !stochastic && out == Output::codes8;
@@ -379,3 +386,6 @@ inline void mx_decode_row(FloatFormat f, const uint8_t* codes, const float* scal
     mx_decode_typed(f, codes, scales, count, static_cast<D*>(y));
   });
 }
+
+}  // namespace
+}  // namespace trn::numerics::TRN_NAMESPACE
