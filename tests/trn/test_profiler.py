@@ -22,6 +22,18 @@ def test_operators_appear_in_a_profile(tmp_path):
     assert (tmp_path / "trace.json").stat().st_size > 1000
 
 
+def test_tables_are_sorted_by_columns_of_the_device(tmp_path):
+    activities = [ProfilerActivity.CPU, ProfilerActivity.PrivateUse1]
+    x = torch.randn(64, 64, device="trn")
+    with profile(activities=activities, profile_memory=True, with_stack=True) as run:
+        (x @ x).neg()
+    rows = run.key_averages()
+    for column in ("trn_time_total", "self_trn_time_total", "trn_memory_usage", "cpu_time_total"):
+        assert "aten::neg" in rows.table(sort_by=column)
+    assert rows.table(sort_by="trn_time_total") == rows.table(sort_by="device_time_total")
+    run.events().export_stacks(str(tmp_path / "stacks.txt"), "self_trn_time_total")
+
+
 def test_memory_of_the_device_is_profiled():
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
         kept = torch.ones(1 << 20, device="trn")

@@ -9,6 +9,7 @@ transformers 5.20.2, lightning 2.6.6, safetensors 0.8.0.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,6 +102,17 @@ def _dlpack_device(original: Any, self: torch.Tensor) -> tuple[Any, int]:
             return original(self)  # type: ignore[no-any-return]
         kind, index = device_of_dlpack(self.device)
     return torch.utils.dlpack.DLDeviceType(kind), index
+
+
+@_around
+def _columns_of_trn(original: Any, *args: Any, **kwargs: Any) -> Any:
+    """A profiler's table by a column of the device: torch's word for it is privateuse1."""
+    given = signature(original).bind(*args, **kwargs)
+    for name in {"sort_by", "metric"} & given.arguments.keys():
+        column = given.arguments[name]
+        if isinstance(column, str):
+            given.arguments[name] = re.sub(rf"^(self_)?{DEVICE_TYPE}_", r"\1privateuse1_", column)
+    return original(*given.args, **given.kwargs)
 
 
 @_around
@@ -421,6 +433,10 @@ PLACES = (
            _default_tensor_type),
     _place("torch.amp.grad_scaler", "GradScaler.__init__", "`GradScaler()` scales on trn",
            _scaler_on_trn),
+    _place("torch.autograd.profiler_util", "EventList.table",
+           '`table(sort_by="trn_time_total")`', _columns_of_trn),
+    _place("torch.autograd.profiler_util", "EventList.export_stacks",
+           '`export_stacks(path, "self_trn_time_total")`', _columns_of_trn),
     _place("accelerate.checkpointing", "save_accelerator_state",
            "`save_state` saves the random states", _accelerate_saves),
     _place("accelerate.checkpointing", "load_accelerator_state",
