@@ -211,3 +211,15 @@ def test_large_ones_fit(name: str, compute: str, size: tuple[int, int, int]) -> 
 )
 def test_any_size(size: tuple[int, int, int], chip: str, compute: str, **layouts: str) -> None:
     _agrees(*_run(chip, *size, compute=compute, dtype=compute, **layouts))
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 300, 70), (5, 128, 600), (130, 70, 33)])
+def test_matrices_picked_from_a_table(m: int, k: int, n: int) -> None:
+    lhs = _round(RNG.standard_normal((3, m, k)), "bfloat16")
+    table = _round(RNG.standard_normal((5, k, n)), "bfloat16")
+    index = np.array([4, -5, 2])
+    program = matmul(m, k, n, chip=get_chip("trn2"), batch=3, out_dtype="float32", picked=5)
+    assert not validate(program, get_chip("trn2"))
+    machine = Machine(get_chip("trn2"))
+    (out,) = machine.run(program, {"lhs": lhs, "rhs": table, "picked": index}).values()
+    np.testing.assert_allclose(out.reshape(3, m, n), lhs @ table[index], rtol=1e-4, atol=1e-4)

@@ -82,7 +82,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
             _range("stream", 0.84, 1.6, 7, 0, "stream, shaped ones too"),
             _range("reduction", 0.9, 1.13, 5, 0, "reduction, shaped ones too"),
             _range("small", 0.86, 1.6, 11, 1, "operators"),
-            _range("decode", 0.52, 1.14, 10, 6, "decode, shaped ones too"),
+            _range("decode", 0.56, 1.18, 10, 6, "decode, shaped ones too"),
             _range("whole graph", 0.84, 1.7, 16, 1),
             _range("collective", 1.26, 27.48, 26),
         )

@@ -24,6 +24,7 @@ from ..ops.classes import class_of
 from ..ops.products import laid_out
 from ..pricing import Price, price_call
 from .calls import base_of
+from .picking import of_picked, picked_later, picks_for
 from .region import Region, item_of
 from .roles import is_constant
 
@@ -48,6 +49,7 @@ class _Shape:
     product: Call | None = None
     constant: bool = False  # the product's second factor may lie as the array takes it
     short: tuple[tuple[int, str], ...] = ()  # values that the graph has in 16 bits
+    picked: int = 0  # matrices of the table that the product's second factors are picked from
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,10 @@ def _fused(region: Region, target: Target) -> list[Lowered]:
     product = region.calls[0] if first else None
     constant = product is not None and is_constant(base_of(region.nodes[0].all_input_nodes[-1])[0])
     short = () if first else _in_16_bits(region, numbers)
+    chosen = picks_for(region.nodes[0], region.calls[0], target) if first else None
+    picked = chosen.matrices if chosen else 0
     shape = _Shape(
-        region.elements, region.columns, inputs, steps, outputs, product, constant, short
+        region.elements, region.columns, inputs, steps, outputs, product, constant, short, picked
     )
     program = _program(shape, target)
     if program is None:
@@ -142,6 +146,8 @@ def _fused(region: Region, target: Target) -> list[Lowered]:
     tensors |= {f"out v{number(made)}": v.node for made, v in stored.items() if made in numbers}
     if product is not None:
         tensors |= _operands_of(region)
+    if chosen:
+        tensors |= {"rhs": chosen.table, "picked": chosen.index}
     known = {b.name for b in program.buffers}
     return [Lowered(shape, program, {b: t for b, t in tensors.items() if b in known})]
 
@@ -187,6 +193,7 @@ def _program(shape: _Shape, target: Target) -> Program | None:
         steps = shared_out(steps, target.chip)
         product = product_of(shape.product, target)
         product = laid_out(product) if shape.constant else product
+        product = of_picked(product, shape.picked) if shape.picked else product
         return _product(product, inputs, steps, outputs, target)
     stored = [o.name for o in outputs]
     steps = shared_out(fused(steps, stored), target.chip)
@@ -212,6 +219,8 @@ def _product(
 
 def _single(region: Region, target: Target) -> Iterator[Lowered]:
     """An operator by its row of OPS, or by its class; where that takes no program, by its price."""
+    if picked_later(region.nodes[0], region.calls[0], target):
+        return
     call = _in_place(region)
     if not _reads_more(region.nodes[0]):
         call = without_sums(call)

@@ -27,6 +27,7 @@ from .epilogue import Epilogue, Finisher
 from .evacuation import PLAIN, Evacuation, Leaving
 from .operand import Operand
 from .packing import Packing
+from .picked import Picked
 
 __all__ = ["COMPILER", "HAND", "Schedule", "matmul"]
 
@@ -48,6 +49,7 @@ def matmul(
     schedule: Schedule = COMPILER,
     leaving: Leaving = PLAIN,
     epilogue: Epilogue | None = None,
+    picked: int = 0,
 ) -> Program:
     """out[b, m, n] = lhs[b] @ rhs[b], accumulated in float32, in the best blocking of `schedule`.
 
@@ -56,6 +58,7 @@ def matmul(
     cores    the first free dimension long enough is split over them; the program is one core's
     leaving   what is added, scaled and applied as results leave PSUM
     epilogue  what is computed of the results and stored instead of them
+    picked    rhs is a table of so many matrices, of which an index for each of the batch picks one
     """
     flops = 2.0 * batch * m * k * n
     if cores > 1:
@@ -63,13 +66,17 @@ def matmul(
     b = Builder(f"matmul {m}x{k}x{n} {compute}", cores=cores, model_flops=flops)
     packing, majors = packing_of(compute, chip), (lhs_layout == "km", rhs_layout == "kn")
     sizes = (batch, m, k, n)
-    lhs, rhs = _given(b, sizes, (lhs_dtype, rhs_dtype), majors)
+    lhs, rhs = _given(b, sizes, (lhs_dtype, rhs_dtype), majors, picked)
     out = _results(b, (batch, m, n), out_dtype, epilogue)
     held = itemsize(out.dtype) * schedule.result_slots + leaving.bytes_per_column
     held += epilogue.column_bytes if epilogue else 0
     cut = (m, k, n, packing, *majors, held, chip, schedule)
     plan = plan_chunks(*cut) or plan_blocks(*cut)
     left, right = _operands(b, (lhs, rhs), majors, packing, plan, chip)
+    if picked:
+        if plan.chunk or packing.mx or not majors[1] or (batch == 1 and n > plan.block_n):
+            raise KeyError("matrices picked in chunks, in MX formats or transposed, or very wide")
+        right.picked = Picked(b, rhs, batch)
     body = (_Chunked if plan.chunk else _Body)(b, left, right, out, plan, schedule, leaving)
     if epilogue is not None:
         body.finisher = Finisher(b, epilogue, (batch, m, n), plan.block_n)
@@ -87,13 +94,14 @@ def _given(
     sizes: tuple[int, int, int, int],
     dtypes: tuple[str, str],
     majors: tuple[bool, bool],
+    picked: int,
 ) -> tuple[Buffer, Buffer]:
     """The factors in HBM; `majors` says which have the contraction before the free dimension."""
     batch, m, k, n = sizes
     shapes = [(batch, k, free) if major else (batch, free, k)
               for free, major in zip((m, n), majors, strict=True)]  # fmt: skip
     lhs = b.hbm("lhs", shapes[0], dtypes[0], Role.INPUT)
-    return lhs, b.hbm("rhs", shapes[1], dtypes[1], Role.WEIGHT)
+    return lhs, b.hbm("rhs", (picked or batch, *shapes[1][1:]), dtypes[1], Role.WEIGHT)
 
 
 def _results(
@@ -160,6 +168,9 @@ class _Body:
         batch, m, k, n = sizes
         with self.b.loop(batch) as i:
             self.bases = (i * (m * k), i * (k * n), i * (m * n))
+            if self.right.picked:
+                self.right.picked.choose(i)
+                self.bases = (self.bases[0], 0, self.bases[2])
             self.leaving.batch = i
             self._blocks(m, n)
 

@@ -10,6 +10,7 @@ from math import gcd
 from ...isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
 from ..limits import BANK_BYTES, P
 from .packing import K_GROUP, NATURAL_BYTES, Packing, natural_slots, parts_of_row
+from .picked import Picked
 
 __all__ = ["Operand"]
 
@@ -35,6 +36,7 @@ class Operand:
         self.turn_by_dma = turn_by_dma and not contraction_major
         self.f = hbm.shape[-1] if contraction_major else hbm.shape[-2]
         self.ready: tuple[Buffer, Buffer] | None = None  # data and scales in HBM, after `restage`
+        self.picked: Picked | None = None
         self._cut(k if k_at_once is None else k_at_once, slots, hbm.name)
         if not contraction_major and not turn_by_dma:
             dtype = self.wide.dtype
@@ -229,34 +231,38 @@ class Operand:
     ) -> None:
         x, tile_k, f = self.packing.per_row, self.packing.tile_k, self.f
         tiles, rest = divmod(ks, tile_k)
-        start = k0 * f + affine(f0) + affine(base)
+        column = affine(f0) + affine(base)
         # MX keeps neighbours along K in one partition; otherwise rows go to partitions in order.
         k_of_p, k_of_j = (x, 1) if self.packing.mx else (1, P)
 
-        def copy(offset: Affine, to: int, p: int, j: int, t: int) -> None:
+        def copy(k: Affine, to: int, p: int, j: int, t: int) -> None:
             pattern = ((k_of_p * f, p), (tile_k * f, t), (k_of_j * f, j), (1, fs))
             kept = (pattern[0], *(q for q in pattern[1:3] if q[1] != 1), pattern[3])
-            source = Access(buffer=self.hbm, offset=offset, pattern=kept)
-            self.b.load(self._wide(part, p, j, t, to, fs), source)
+            source = Access(buffer=self.hbm, offset=k * f + column, pattern=kept)
+            wide = self._wide(part, p, j, t, to, fs)
+            if self.picked:
+                self.picked.load(wide, source, k)
+            else:
+                self.b.load(wide, source)
 
         if tiles:
-            copy(start, 0, P, x, tiles)
+            copy(k0, 0, P, x, tiles)
         if not rest:
             return
-        start, to = start + tiles * tile_k * f, tiles * x * self.staged
+        start, to = k0 + tiles * tile_k, tiles * x * self.staged
         if self.packing.mx:
             whole, odd = divmod(rest, x)
             if whole:
                 copy(start, to, whole, x, 1)
             if odd:
                 row = self.wide.row_elements
-                copy(start + whole * x * f, to + whole * row, 1, odd, 1)
+                copy(start + whole * x, to + whole * row, 1, odd, 1)
         else:
             lanes, odd = divmod(rest, P)
             if lanes:
                 copy(start, to, P, lanes, 1)
             if odd:
-                copy(start + lanes * P * f, to + lanes * self.staged, odd, 1, 1)
+                copy(start + lanes * P, to + lanes * self.staged, odd, 1, 1)
 
     def _load_turning(
         self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
