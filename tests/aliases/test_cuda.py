@@ -221,6 +221,8 @@ for activities in ([ProfilerActivity.CPU, ProfilerActivity.CUDA], [ProfilerActiv
     rows = run.key_averages()
     assert sum(row.device_time_total for row in rows) > 0
     assert rows.table(sort_by="cuda_time_total")
+table = run.key_averages().table(sort_by="cuda_time_total")
+assert "Self CUDA time total" in table and "TRN" not in table
 with torch.autograd.profiler.profile(use_device="cuda") as run:
     x @ x
 assert {row.key: row.device_time_total for row in run.key_averages()}["aten::mm"] > 0

@@ -44,8 +44,27 @@ def _with_device(init: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def _with_columns_of_cuda(table: Callable[..., str]) -> Callable[..., str]:
+    """A table takes the name of the device for its columns from its first event."""
+
+    @wraps(table)
+    def call(self: Any, *args: Any, **kwargs: Any) -> str:
+        first = self[0] if self else None
+        if first is None or first.use_device != DEVICE_TYPE:
+            return table(self, *args, **kwargs)
+        first.use_device = "cuda"
+        try:
+            return table(self, *args, **kwargs)
+        finally:
+            first.use_device = DEVICE_TYPE
+
+    return call
+
+
 def map_profilers() -> None:
-    """torch.profiler.profile, torch.autograd.profiler.profile and emit_nvtx."""
+    """torch.profiler.profile, torch.autograd.profiler.profile and emit_nvtx; tables say CUDA."""
+    events: Any = torch.autograd.profiler_util.EventList
+    events.table = _with_columns_of_cuda(events.table)
     base: Any = KinetoProfile
     base.__init__ = _with_activities(base.__init__)
     older = torch.autograd.profiler.profile
