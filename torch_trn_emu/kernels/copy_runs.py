@@ -9,6 +9,7 @@ from ..calls import TensorArg
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from .limits import P
+from .runs import runs
 
 __all__ = ["copy_runs", "longest_run", "run_of_copy", "transposed"]
 
@@ -55,23 +56,23 @@ def copy_runs(
 ) -> Program:
     """Runs of `run` elements that lie apart in the source ("in") or the result ("out")."""
     run = run_of_copy(run, dtype)
-    runs = ceil(ceil(elements / run) / cores)
-    group = max(1, min(int(TILE_BYTES / itemsize(dtype) / run), ceil(runs / P)))
-    b = Builder(f"copy {runs} runs of {run}", cores=cores)
+    count = ceil(ceil(elements / run) / cores)
+    group = max(1, min(int(TILE_BYTES / itemsize(dtype) / run), ceil(count / P)))
+    b = Builder(f"copy {count} runs of {run}", cores=cores)
     apart, tight = 2 * run, run  # anything that breaks the run
     pitch_in, pitch_out = (apart, tight) if strided == "in" else (tight, apart)
     # A strided result is written here and there; only what is dense counts as the tensor.
-    source = b.hbm("in", (runs, pitch_in), dtype, Role.INPUT)
-    out = b.hbm("out", (runs, pitch_out), out_dtype, Role.OUTPUT)
+    source = b.hbm("in", (count, pitch_in), dtype, Role.INPUT)
+    out = b.hbm("out", (count, pitch_out), out_dtype, Role.OUTPUT)
     data = b.sbuf("data", group * run, dtype, slots=2)
     cast = b.sbuf("cast", group * run, out_dtype, slots=2) if dtype != out_dtype else data
 
-    def move(first: Affine, rows: int, count: int) -> None:
+    def move(first: Affine, rows: int, together: int) -> None:
         b.fresh(data)
-        inner = ((run, count), (1, run))
+        inner = ((run, together), (1, run))
 
         def in_hbm(buffer_pitch: int) -> tuple[tuple[int, int], ...]:
-            return ((group * buffer_pitch, rows), (buffer_pitch, count), (1, run))
+            return ((group * buffer_pitch, rows), (buffer_pitch, together), (1, run))
 
         on_chip = Access(buffer=data, pattern=((group * run, rows), *inner))
         b.load(on_chip, Access(buffer=source, offset=first * pitch_in, pattern=in_hbm(pitch_in)))
@@ -82,10 +83,6 @@ def copy_runs(
             on_chip = made
         b.store(Access(buffer=out, offset=first * pitch_out, pattern=in_hbm(pitch_out)), on_chip)
 
-    for first, some in b.tiles(runs, P * group):
-        rows, rest = divmod(some, group)
-        if rows:
-            move(first, rows, group)
-        if rest:
-            move(first + rows * group, 1, rest)
+    for first, rows, together in runs(b, count, group):
+        move(first, rows, together)
     return b.build()
