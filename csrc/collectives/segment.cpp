@@ -110,7 +110,6 @@ void Segment::join(int rank) {
   RankState& mine = state(rank);
   mine.pid = getpid();
   mine.born = look_at(getpid()).born;
-  write(mine.doing, sizeof mine.doing, "joined the group");
 }
 
 std::byte* Segment::header(int rank, uint32_t half) {
@@ -183,7 +182,12 @@ void Segment::check_alive(int rank) const {
 std::string Segment::describe(int rank) const {
   const RankState& r = state(rank);
   const Process process = look_at(r.pid.load());
-  std::string text = "rank " + std::to_string(rank) + ": " + r.doing;
+  const uint32_t stage = r.stage.load();
+  std::string text = "rank " + std::to_string(rank) + ": ";
+  if (stage == kJoined)
+    text += "joined the group";
+  else
+    text += std::string(stage == kIn ? "in " : "last finished ") + r.doing;
   if (process.state == 'T' || process.state == 't')
     text += "; its process is stopped (SIGCONT resumes it)";
   else if (r.pid.load() != 0 && ended(r))

@@ -16,11 +16,14 @@ constexpr size_t kMailBytes = 64 << 10;    // of a message's piece
 constexpr uint32_t kMailPieces = 2;        // of a mailbox
 constexpr int kMaxRanks = 128;
 
+enum Stage : uint32_t { kJoined, kIn, kFinished };
+
 struct alignas(64) RankState {
   std::atomic<int32_t> pid;
   std::atomic<uint64_t> born;  // start time of the process: a pid may be given out again
   std::atomic<uint64_t> sequence;
-  std::atomic<uint32_t> left;  // 1: left the group or ended
+  std::atomic<uint32_t> left;   // 1: left the group or ended
+  std::atomic<uint32_t> stage;  // a Stage, of what it is doing
   char doing[160];
   char reason[512];  // why it ended
 };

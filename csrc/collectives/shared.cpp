@@ -10,6 +10,8 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
+#include <utility>
 
 namespace trn::collectives {
 namespace {
@@ -36,12 +38,15 @@ class Shared final : public Transport {
   ~Shared() override { leave(""); }
 
   const char* name() const override { return "shm"; }
-  void announce(uint64_t sequence, const std::string& what, bool done) override {
+  void announce(uint64_t sequence, const std::string& what) override {
     RankState& mine = segment_->state(rank_);
     mine.sequence = sequence;
-    std::snprintf(mine.doing, sizeof mine.doing, "%s %s", done ? "last finished" : "in",
-                  what.c_str());
+    const size_t length = std::min(what.size(), sizeof mine.doing - 1);
+    std::memcpy(mine.doing, what.data(), length);
+    mine.doing[length] = 0;
+    mine.stage = kIn;
   }
+  void announce_end() override { segment_->state(rank_).stage = kFinished; }
   void abort(const std::string& reason) override {
     if (getpid() == owner_) segment_->abort(rank_, reason);
   }
@@ -58,11 +63,17 @@ class Shared final : public Transport {
     return out;
   }
 
+  void send_along(In first) override { along_ = first; }
+
   void headers(std::span<const std::byte> mine, std::byte* all, const Patience& wait) override {
     if (mine.size() > kHeaderBytes) throw Failure("a header is longer than its place");
     const uint32_t half = next();
     std::memcpy(segment_->header(rank_, half), mine.data(), mine.size());
+    const std::optional<In> along = std::exchange(along_, std::nullopt);
+    if (along) put(*along, half);
+    there_.reset();
     meet(wait);
+    if (along) there_ = half;
     for (int r = 0; r < size_; ++r)
       std::memcpy(all + size_t(r) * mine.size(), segment_->header(r, half), mine.size());
   }
@@ -90,10 +101,8 @@ class Shared final : public Transport {
   void gather(In mine, std::span<const Out> from, int root, size_t largest,
               const Patience& wait) override {
     for (size_t round = 0; round < rounds_for(largest, kPieceBytes); ++round) {
-      const uint32_t half = next();
       const Cut c = cut(mine.bytes, round, kPieceBytes);
-      if (c.bytes > 0) std::memcpy(segment_->slot(rank_, half), mine.data + c.at, c.bytes);
-      meet(wait);
+      const uint32_t half = show({mine.data + c.at, c.bytes}, wait);
       if (root >= 0 && root != rank_) continue;
       for (size_t r = 0; r < size_t(size_); ++r) {
         const Cut other = cut(from[r].bytes, round, kPieceBytes);
@@ -124,9 +133,7 @@ class Shared final : public Transport {
         (data.bytes <= kSmallBytes ? kSmallBytes : kPieceBytes) / reduction.width * reduction.width;
     for (size_t round = 0; round < rounds_for(data.bytes, each); ++round) {
       const Cut c = cut(data.bytes, round, each);
-      const uint32_t half = next();
-      std::memcpy(segment_->slot(rank_, half), data.data + c.at, c.bytes);
-      meet(wait);
+      const uint32_t half = show({data.data + c.at, c.bytes}, wait);
       if (data.bytes <= kSmallBytes) {
         combine(data.data + c.at, half, 0, c.bytes, reduction);
         continue;
@@ -296,12 +303,28 @@ class Shared final : public Transport {
                       reduction.factors.empty() ? nullptr : reduction.factors.data());
   }
 
+  void put(In piece, uint32_t half) {
+    const size_t bytes = std::min(piece.bytes, kPieceBytes);
+    if (bytes > 0) std::memcpy(segment_->slot(rank_, half), piece.data, bytes);
+  }
+
+  // The half in which each rank's slot holds its piece: where the headers took them along, that.
+  uint32_t show(In piece, const Patience& wait) {
+    if (there_) return *std::exchange(there_, std::nullopt);
+    const uint32_t half = next();
+    put(piece, half);
+    meet(wait);
+    return half;
+  }
+
   uint32_t next() { return turn_++ & 1; }
   size_t sub_slot() const { return kPieceBytes / size_t(size_) / 64 * 64; }
 
   std::unique_ptr<Segment> segment_;
   const int owner_;
   uint32_t turn_ = 0;
+  std::optional<In> along_;        // what travels with the next headers
+  std::optional<uint32_t> there_;  // the half in which that of the last headers lies
   std::vector<Stash> stashes_;
 };
 

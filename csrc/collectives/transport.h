@@ -67,8 +67,9 @@ class Transport {
   int rank() const { return rank_; }
   int size() const { return size_; }
 
-  // What this rank does next, for the messages of ranks that wait for it.
-  virtual void announce(uint64_t /*sequence*/, const std::string& /*what*/, bool /*done*/) {}
+  // What this rank does next, for the messages of ranks that wait for it; and that it is done.
+  virtual void announce(uint64_t /*sequence*/, const std::string& /*what*/) {}
+  virtual void announce_end() {}
   // Ends what all ranks wait for, with a reason; also called when the process ends.
   virtual void abort(const std::string& reason) = 0;
   // Leaves the group: who waits for this rank later is told, with the reason if there is one.
@@ -76,6 +77,9 @@ class Transport {
   // What is known of the other ranks, one line each, when a wait took too long.
   virtual std::string describe_ranks() const { return ""; }
 
+  // The gather() or all_reduce() that follows the next headers() begins with `first`, which may
+  // travel with them. All ranks say so, or none.
+  virtual void send_along(In /*first*/) {}
   // all[r] becomes rank r's header; all are of one size.
   virtual void headers(std::span<const std::byte> mine, std::byte* all, const Patience& wait) = 0;
   // to[r] goes to rank r. `largest` bounds every piece on every rank.

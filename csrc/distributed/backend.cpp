@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <set>
 #include <sstream>
 
@@ -28,16 +29,22 @@ std::set<collectives::Transport*>& all_transports() {
 // Cheap, since every call does it: no streams.
 std::string describe(const char* name, uint64_t sequence, int32_t dtype, uint64_t elements,
                      int32_t reduce, int32_t root) {
-  char text[160];
-  const std::string_view type = c10::getDtypeNames(c10::ScalarType(dtype)).first;
-  int length = std::snprintf(text, sizeof text, "%s #%llu %.*s[%llu]", name,
-                             static_cast<unsigned long long>(sequence), int(type.size()),
-                             type.data(), static_cast<unsigned long long>(elements));
-  if (reduce >= 0)
-    length += std::snprintf(text + length, sizeof text - size_t(length), " %s",
-                            name_of(c10d::ReduceOp::RedOpType(reduce)));
-  if (root >= 0) std::snprintf(text + length, sizeof text - size_t(length), " root %d", root);
+  std::string text;
+  text.reserve(64);
+  text.append(name).append(" #").append(std::to_string(sequence)).append(" ");
+  text.append(c10::getDtypeNames(c10::ScalarType(dtype)).first);
+  text.append("[").append(std::to_string(elements)).append("]");
+  if (reduce >= 0) text.append(" ").append(name_of(c10d::ReduceOp::RedOpType(reduce)));
+  if (root >= 0) text.append(" root ").append(std::to_string(root));
   return text;
+}
+
+std::vector<int64_t> ranks_of_world(const BackendOptions& options, int size) {
+  const auto& given = options.global_ranks_in_group;
+  if (!given.empty()) return {given.begin(), given.end()};
+  std::vector<int64_t> all(size_t(size), 0);
+  std::iota(all.begin(), all.end(), 0);
+  return all;
 }
 
 }  // namespace
@@ -61,7 +68,8 @@ Backend::Backend(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
       store_(std::move(store)),
       options_(std::move(options)),
       transport_(meet(store_, rank, size, options_->timeout)),
-      owner_(getpid()) {
+      owner_(getpid()),
+      ranks_(ranks_of_world(*options_, size)) {
   std::lock_guard<std::mutex> lock(all_mutex);
   all_transports().insert(transport_.get());
 }
@@ -110,28 +118,16 @@ std::string Backend::group() const {
   return !described.empty() && described != "undefined" ? described : options_->group_name;
 }
 
-std::vector<int64_t> Backend::global_ranks() const {
-  const auto& given = options_->global_ranks_in_group;
-  if (!given.empty()) return std::vector<int64_t>(given.begin(), given.end());
-  std::vector<int64_t> all;
-  for (int r = 0; r < size_; ++r) all.push_back(r);
-  return all;
-}
-
-int64_t Backend::global(int rank) const {
-  const auto& given = options_->global_ranks_in_group;
-  return given.empty() ? rank : int64_t(given[size_t(rank)]);
-}
-
-CollectivePrice Backend::price(const char* op, int64_t bytes, const std::vector<int64_t>& ranks) {
+// `op` stays valid, and `ranks` are those of the group or two.
+CollectivePrice Backend::price(std::string_view op, int64_t bytes, const std::vector<int64_t>& ranks) {
   auto& ask = collective_hooks().price;
   if (!ask) return {};
-  const std::tuple key(std::string(op), bytes, ranks.front(), ranks.back());
+  const std::tuple key(op, bytes, ranks.front(), ranks.back());
   {
     std::lock_guard<std::mutex> lock(prices_mutex_);
     if (const auto known = prices_.find(key); known != prices_.end()) return known->second;
   }
-  const CollectivePrice found = ask(op, bytes, ranks);  // takes the GIL: no lock held
+  const CollectivePrice found = ask(op.data(), bytes, ranks);  // takes the GIL: no lock held
   std::lock_guard<std::mutex> lock(prices_mutex_);
   return prices_[key] = found;
 }
@@ -189,7 +185,7 @@ std::vector<std::byte> Backend::header_of(const Call& call, uint64_t sequence,
   header->dtype = int32_t(call.dtype);
   header->reduce = call.reduces ? int32_t(call.reduce.op_) : -1;
   header->root = call.root;
-  std::snprintf(header->name, sizeof header->name, "%s", call.name);
+  std::strncpy(header->name, call.name, sizeof header->name - 1);
   header->factor = call.factor;
   for (size_t r = 0; r < n; ++r) {
     header->sends()[r] = r < call.sends.size() ? call.sends[r] : 0;
@@ -249,7 +245,7 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
   check_usable();
   const bool timed = call.device && call.device->is_privateuseone();
   const CollectivePrice cost =
-      timed ? price(call.name, call.priced_bytes, global_ranks()) : CollectivePrice{};
+      timed ? price(call.name, call.priced_bytes, ranks_) : CollectivePrice{};
   const c10::Device device = call.device.value_or(c10::Device(c10::kCPU));
   if (estimated_ns_) {
     *estimated_ns_ += cost.ns;
@@ -275,24 +271,24 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
     }
   };
   const bool over_gloo = transport_->name() == std::string("gloo");
-  if (async || over_gloo || !lane_.run_here([&] { task(true); })) {
+  if (async || over_gloo || !lane_.run_here([&] { task(true); }))
     lane_.post([task] { task(false); });
-  } else if (!work->isSuccess()) {
-    std::rethrow_exception(work->exception());
-  }
-  return keep(std::move(work));
+  if (async) return keep(std::move(work));
+  work->wait();
+  return nullptr;
 }
 
 void Backend::run(const Call& call, uint64_t sequence, int64_t arrival_ns, CollectivePrice cost,
                   const Move& move, Work& work, bool here) {
   const auto what = [&] { return title(call.name, sequence); };
   const int32_t reduce = call.reduces ? int32_t(call.reduce.op_) : -1;
-  const std::string mine = describe(call.name, sequence, int32_t(call.dtype),
+  std::string mine = describe(call.name, sequence, int32_t(call.dtype),
                                     uint64_t(call.elements), reduce, call.root);
   try {
     if (broken_) throw collectives::Failure("an earlier operation of the group failed");
     const auto wait = patience(call.timeout, here);
-    transport_->announce(sequence, mine, false);
+    transport_->announce(sequence, mine);
+    if (call.along) transport_->send_along(*call.along);
     const auto header = header_of(call, sequence, arrival_ns);
     std::vector<std::byte> all(header.size() * size_t(size_));
     transport_->headers(header, all.data(), wait);
@@ -305,12 +301,12 @@ void Backend::run(const Call& call, uint64_t sequence, int64_t arrival_ns, Colle
       ended->start_ns = std::max(ended->start_ns, h->arrival_ns);
     }
     move(meeting);
-    transport_->announce(sequence, mine, true);
+    transport_->announce_end();
     queue_ns_ = ended->end_ns = ended->start_ns + cost.ns;
     ended->row = cost.row;
     ended->group = group();
     ended->sequence = sequence;
-    ended->what = mine;
+    ended->what = std::move(mine);
     if (call.device && call.device->is_privateuseone())
       CollectiveClock::ended(call.device->index(), arrival_ns, ended);
     work.done(std::move(ended));

@@ -20,6 +20,7 @@ Backend::WorkPtr Backend::broadcast(Tensors& tensors, const c10d::BroadcastOptio
   call.receives[size_t(root)] = memory.nbytes();
   if (rank_ == root) call.sends.assign(size_t(size_), memory.nbytes());
   call.results = tensors;
+  call.along = rank_ == root ? in(memory) : In{};
   return start(std::move(call), [this, memory, root](const Meeting& m) {
     std::vector<Out> from(size_t(size_), Out{});
     if (rank_ != root)
@@ -43,6 +44,7 @@ Backend::WorkPtr Backend::allreduce(Tensors& tensors, const c10d::AllreduceOptio
   call.sends.assign(size_t(size_), bytes_of(tensors));
   call.receives = call.sends;
   call.results = tensors;
+  if (all.memory.size() == 1) call.along = in(all.memory[0]);
   const Call about = call;
   return start(std::move(call), [about, memory = all.memory](const Meeting& m) {
     const Reduction how = made(about, m);
@@ -94,6 +96,7 @@ Backend::WorkPtr Backend::allgather(std::vector<Tensors>& outputs, Tensors& inpu
   call.receives = sizes(memory);
   call.priced_bytes = int64_t(bytes_of(outputs[0]));
   call.results = outputs[0];
+  call.along = in(mine);
   return start(std::move(call), [mine, memory](const Meeting& m) {
     m.transport.gather(in(mine), outs(memory), -1, m.largest, m.wait);
   });
@@ -165,6 +168,7 @@ Backend::WorkPtr Backend::allgather_into_tensor_coalesced(Tensors& outputs, Tens
   call.receives = call.sends;
   call.priced_bytes = int64_t(bytes_of(outputs));
   call.results = outputs;
+  if (from.size() == 1) call.along = in(from[0]);
   return start(std::move(call), [to, from](const Meeting& m) {
     for (size_t i = 0; i < from.size(); ++i)
       m.transport.gather(in(from[i]), outs(to[i]), -1, from[i].nbytes(), m.wait);

@@ -29,6 +29,7 @@ Backend::WorkPtr Backend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
   }
   call.sends.assign(size_t(size_), 0);
   call.sends[size_t(root)] = mine.nbytes();
+  call.along = in(mine);
   return start(std::move(call), [this, mine, memory, root](const Meeting& m) {
     const std::vector<Out> from =
         rank_ == root ? outs(memory) : std::vector<Out>(size_t(size_), Out{});

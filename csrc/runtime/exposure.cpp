@@ -7,8 +7,6 @@
 namespace trn {
 namespace {
 
-constexpr size_t kPending = 64;
-
 int64_t held_from(const Collective& collective, const Waits& open, int64_t host_ns) {
   int64_t from = collective.held_ns;
   for (const Wait& wait : open) {
@@ -66,7 +64,9 @@ void Exposure::over(int64_t arrival_ns) {
 void Exposure::ended(const CollectivePtr& collective, int64_t host_ns) {
   pending_.push_back(collective);
   if (log_.size() < log_limit_) log_.push_back(collective);
-  if (pending_.size() > kPending) settle(host_ns);
+  if (pending_.size() <= most_pending_) return;
+  settle(host_ns);
+  most_pending_ = std::max(size_t{64}, 2 * pending_.size());
 }
 
 void Exposure::hold(const Waits& waits, int64_t host_ns) {

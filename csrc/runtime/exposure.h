@@ -46,6 +46,7 @@ class Exposure {
   size_t most_ = 8192;                             // intervals before old ones are dropped
   std::multiset<int64_t> under_way_;
   std::vector<CollectivePtr> pending_;  // ended, and launches may still overlap them
+  size_t most_pending_ = 64;            // before those that are over are settled
   std::map<int64_t, CollectiveTimes> settled_;
   std::vector<CollectivePtr> log_;
   size_t log_limit_ = 0;
