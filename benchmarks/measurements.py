@@ -25,6 +25,7 @@ from torch_trn_emu.chip import get_chip, get_system
 from torch_trn_emu.chip.calibration import FEWEST, REGIMES
 from torch_trn_emu.collectives import bus_factor, duration
 from torch_trn_emu.estimation import Estimate
+from torch_trn_emu.ranges import regime_of_collective
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -248,7 +249,7 @@ def _collective(row: Row, line: Mapping[str, str]) -> Row:
     bus = size / seconds / 1e9 * bus_factor(op, ranks)
     return row | {
         "predicted": seconds * 1e6 if row["unit"] == "us" else bus,
-        "regime": "collective",
+        "regime": regime_of_collective(size),
     }
 
 
@@ -309,7 +310,8 @@ _WIDER = {
     "large product": ("operators", ("large product", "stream", "reduction", "small")),
     "decode": ("graphs", ("decode", "whole graph")),
     "whole graph": ("graphs", ("decode", "whole graph")),
-    "collective": ("collectives", ("collective",)),
+    "small collective": ("collectives", ("small collective", "large collective")),
+    "large collective": ("collectives", ("small collective", "large collective")),
 }
 
 

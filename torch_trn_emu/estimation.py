@@ -459,7 +459,7 @@ class Recorder(TorchDispatchMode):
             self.in_graph = False
         for one in launches:
             for _ in range(one.count(flags)):
-                dispatch_s = self.target.chip.launch.graph_launch_s
+                dispatch_s = one.priced.launches * self.target.chip.launch.graph_launch_s
                 self.graphs[id(one.priced)] = one.priced
                 self._launch(id(one.priced), one.priced.price, dispatch_s)
         return results

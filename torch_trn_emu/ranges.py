@@ -12,12 +12,22 @@ from typing import Any
 from .chip import Chip
 from .chip.calibration import MIXED, RANGES, Range
 
-__all__ = ["SMALL_S", "Range", "as_data", "range_of", "regime_of", "said"]
+__all__ = [
+    "SMALL_S",
+    "Range",
+    "as_data",
+    "range_of",
+    "regime_of",
+    "regime_of_collective",
+    "said",
+]
 
 SMALL_S = (
     60e-6  # a launch's start, pipelines to fill and semaphores are most of such a time (chosen)
 )
 FEW_ROWS = 64.0  # products of fewer flops a byte read use a weight for a few rows only (chosen)
+# From here on published sweeps of all_reduce take longer than their latency (chosen).
+LARGE_BYTES = 8 << 20
 _ENGINES = ("tensor", "vector", "scalar", "gpsimd")
 
 
@@ -40,6 +50,11 @@ def regime_of(totals: Mapping[str, float], *, launches: int, whole: bool) -> str
     if moving >= busy[busiest]:
         return "stream"
     return "large product" if busiest == "tensor" else "reduction"
+
+
+def regime_of_collective(size_bytes: int) -> str:
+    """The regime of an exchange between ranks, by its full buffer."""
+    return "large collective" if size_bytes >= LARGE_BYTES else "small collective"
 
 
 def range_of(regime: str) -> Range:

@@ -55,7 +55,7 @@ class Settings:
     executor: str  # a name of EXECUTORS: what computes the values of eager operators
     transport: str  # a name of TRANSPORTS: what carries the bytes of collectives
     system: System  # the server, and what connects it to others
-    collectives: str  # a name of CALLERS: whose base latency and algorithms apply
+    collectives: str  # a name of CALLERS: whose base latency and algorithms apply; "": who calls
     ranks_per_server: int  # as torchrun says; 0: it did not start this process
 
 
@@ -100,7 +100,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         executor=_one_of(environ, "TRN_EMU_EXECUTOR", EXECUTORS) or EXECUTORS[0],
         transport=_one_of(environ, "TRN_EMU_TRANSPORT", TRANSPORTS) or TRANSPORTS[0],
         system=system,
-        collectives=_one_of(environ, "TRN_EMU_COLLECTIVES", CALLERS) or CALLERS[0],
+        collectives=_one_of(environ, "TRN_EMU_COLLECTIVES", CALLERS) or "",
         ranks_per_server=_integer_in(environ, "LOCAL_WORLD_SIZE"),
     )
 

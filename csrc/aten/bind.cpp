@@ -2,6 +2,7 @@
 #include "lend.h"
 #include "product_roles.h"
 #include "runtime/generator.h"
+#include "runtime/graph_schedule.h"
 #include "runtime/ledger.h"
 #include "weight_copies.h"
 
@@ -38,6 +39,31 @@ class HostGraph {
   // Calls `host_code` with a list of host aliases of `inputs`, which is emptied as compiled graphs
   // do, and gives the results on their devices. One launch of `row` on success.
   py::list run(const py::object& host_code, const py::list& inputs, LaunchRow* row) const {
+    return run_then(host_code, inputs, [&] {
+      if (row != nullptr) Ledger::of(device_).launch(row);
+    });
+  }
+
+  // The same of a graph with collectives: each step is the row of a launch, None for the issue of
+  // the next collective, or the number of one that is waited for.
+  py::list run_scheduled(const py::object& host_code, const py::list& inputs,
+                         const py::list& steps) const {
+    std::vector<GraphStep> all;
+    for (const py::handle step : steps) {
+      if (step.is_none())
+        all.push_back({GraphStep::kIssue, nullptr, 0});
+      else if (py::isinstance<py::int_>(step))
+        all.push_back({GraphStep::kWait, nullptr, step.cast<int64_t>()});
+      else
+        all.push_back({GraphStep::kLaunch, step.cast<LaunchRow*>(), 0});
+    }
+    GraphSchedule schedule(device_, std::move(all));
+    return run_then(host_code, inputs, [&] { schedule.finish(); });
+  }
+
+ private:
+  template <class Then>
+  py::list run_then(const py::object& host_code, const py::list& inputs, Then then) const {
     if (in_forked_child()) throw_forked_child();
     const std::vector<py::object> originals = inputs_returned(inputs);
     py::list lent = lend_all(inputs);
@@ -53,11 +79,10 @@ class HostGraph {
       results = py::reinterpret_steal<py::object>(PyObject_CallOneArg(host_code.ptr(), lent.ptr()));
       if (!results) throw py::error_already_set();
     }
-    if (row != nullptr) Ledger::of(device_).launch(row);
+    then();
     return take_all_back(results, originals, aliases);
   }
 
- private:
   std::vector<py::object> inputs_returned(const py::list& inputs) const {
     std::vector<py::object> kept;
     kept.reserve(returned_inputs_.size());
@@ -166,7 +191,9 @@ void bind_graphs(py::module_& m) {
            py::arg("device"), py::arg("written"), py::arg("result_devices"),
            py::arg("returned_inputs"), py::arg("draws"))
       .def("run", &HostGraph::run, py::arg("host_code"), py::arg("inputs"),
-           py::arg("row").none(true) = nullptr);
+           py::arg("row").none(true) = nullptr)
+      .def("run_scheduled", &HostGraph::run_scheduled, py::arg("host_code"), py::arg("inputs"),
+           py::arg("steps"));
   m.def("lend", [](py::handle tensor) {
     if (!THPVariable_Check(tensor.ptr())) throw py::type_error("lend takes a tensor");
     return py::reinterpret_steal<py::object>(

@@ -4,6 +4,7 @@
 #include "reduce.h"
 #include "rendezvous.h"
 #include "runtime/collective_clock.h"
+#include "runtime/graph_schedule.h"
 #include "runtime/stream.h"
 
 #include <c10/core/ScalarType.h>
@@ -119,15 +120,17 @@ std::string Backend::group() const {
 }
 
 // `op` stays valid, and `ranks` are those of the group or two.
-CollectivePrice Backend::price(std::string_view op, int64_t bytes, const std::vector<int64_t>& ranks) {
+CollectivePrice Backend::price(std::string_view op, int64_t bytes,
+                               const std::vector<int64_t>& ranks, bool in_graph) {
   auto& ask = collective_hooks().price;
   if (!ask) return {};
-  const std::tuple key(op, bytes, ranks.front(), ranks.back());
+  const std::tuple key(op, bytes, ranks.front(), ranks.back(), in_graph);
   {
     std::lock_guard<std::mutex> lock(prices_mutex_);
     if (const auto known = prices_.find(key); known != prices_.end()) return known->second;
   }
-  const CollectivePrice found = ask(op.data(), bytes, ranks);  // takes the GIL: no lock held
+  const CollectivePrice found =
+      ask(op.data(), bytes, ranks, in_graph);  // takes the GIL: no lock held
   std::lock_guard<std::mutex> lock(prices_mutex_);
   return prices_[key] = found;
 }
@@ -243,9 +246,12 @@ std::vector<const Backend::Header*> Backend::compare(const Call& call,
 
 Backend::WorkPtr Backend::start(Call call, Move move) {
   check_usable();
+  GraphSchedule* const graph = GraphSchedule::current();
+  if (graph && call.device && call.device->is_cpu())  // its tensors lie on the host
+    call.device = c10::Device(kTrn, graph->device());
   const bool timed = call.device && call.device->is_privateuseone();
   const CollectivePrice cost =
-      timed ? price(call.name, call.priced_bytes, ranks_) : CollectivePrice{};
+      timed ? price(call.name, call.priced_bytes, ranks_, graph != nullptr) : CollectivePrice{};
   const c10::Device device = call.device.value_or(c10::Device(c10::kCPU));
   if (estimated_ns_) {
     *estimated_ns_ += cost.ns;
@@ -254,9 +260,15 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
     return keep(std::move(work));
   }
   const uint64_t sequence = ++sequence_;
-  const int64_t arrival_ns = timed ? CollectiveClock::issue(current_stream(device.index())) : 0;
+  const int64_t arrival_ns = !timed  ? 0
+                             : graph ? graph->arrive()
+                                     : CollectiveClock::issue(current_stream(device.index()));
   auto work = c10::make_intrusive<Work>(rank_, call.op, sequence, device, call.results,
                                         profiler_title(call.name), call.inputs);
+  if (graph && timed && !graph->empty()) {
+    work->leave_to_schedule();
+    graph->issued([work] { return work->ends(); });
+  }
   call.results.clear();
   call.inputs.clear();
   const bool async = call.async || coalesced_;
@@ -282,8 +294,8 @@ void Backend::run(const Call& call, uint64_t sequence, int64_t arrival_ns, Colle
                   const Move& move, Work& work, bool here) {
   const auto what = [&] { return title(call.name, sequence); };
   const int32_t reduce = call.reduces ? int32_t(call.reduce.op_) : -1;
-  std::string mine = describe(call.name, sequence, int32_t(call.dtype),
-                                    uint64_t(call.elements), reduce, call.root);
+  std::string mine = describe(call.name, sequence, int32_t(call.dtype), uint64_t(call.elements),
+                              reduce, call.root);
   try {
     if (broken_) throw collectives::Failure("an earlier operation of the group failed");
     const auto wait = patience(call.timeout, here);

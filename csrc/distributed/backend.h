@@ -41,7 +41,7 @@ struct Call {
   std::chrono::milliseconds timeout = c10d::kUnsetTimeout;
   bool async = true;
   std::optional<collectives::In> along{};  // with which its gather() or all_reduce() begins
-  int64_t priced_bytes = 0;  // the full buffer
+  int64_t priced_bytes = 0;                // the full buffer
   std::optional<c10::Device> device{};
   std::vector<at::Tensor> results{}, inputs{};
 };
@@ -140,7 +140,8 @@ class Backend final : public c10d::Backend {
   std::string group() const;  // its name, for people
   std::string title(const char* op, uint64_t sequence) const;
   int64_t global(int rank) const { return ranks_[size_t(rank)]; }
-  CollectivePrice price(std::string_view op, int64_t bytes, const std::vector<int64_t>& ranks);
+  CollectivePrice price(std::string_view op, int64_t bytes, const std::vector<int64_t>& ranks,
+                        bool in_graph = false);
   CollectivePrice price_of_message(int64_t bytes, int peer);
   void check_usable() const;
   bool busy();
@@ -149,7 +150,7 @@ class Backend final : public c10d::Backend {
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<BackendOptions> options_;
   std::unique_ptr<collectives::Transport> transport_;
-  const int owner_;  // pid
+  const int owner_;                   // pid
   const std::vector<int64_t> ranks_;  // of the world
   std::atomic<uint64_t> sequence_{0};
   std::atomic<uint64_t> messages_{0};
@@ -170,7 +171,7 @@ class Backend final : public c10d::Backend {
   std::vector<OwnMessage> own_;
   std::optional<int64_t> estimated_ns_;
   std::mutex prices_mutex_;
-  std::map<std::tuple<std::string_view, int64_t, int64_t, int64_t>, CollectivePrice> prices_;
+  std::map<std::tuple<std::string_view, int64_t, int64_t, int64_t, bool>, CollectivePrice> prices_;
   std::mutex lanes_mutex_;
   Lane lane_;
   std::map<std::pair<int, int>, Lane> senders_, receivers_;  // by peer (-1: any) and tag

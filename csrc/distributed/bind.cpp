@@ -33,9 +33,9 @@ void without_python(const std::function<void()>& wait) {
 }
 
 CollectivePrice ask(const py::function& price, const char* op, int64_t bytes,
-                    const std::vector<int64_t>& ranks) {
+                    const std::vector<int64_t>& ranks, bool in_graph) {
   py::gil_scoped_acquire gil;
-  const auto [ns, row] = price(op, bytes, ranks).cast<std::pair<int64_t, int64_t>>();
+  const auto [ns, row] = price(op, bytes, ranks, in_graph).cast<std::pair<int64_t, int64_t>>();
   return {ns, row};
 }
 
@@ -48,8 +48,8 @@ void bind_hooks(py::module_& m) {
   m.def("set_collective_pricer", [](py::function price) {
     auto* kept = new py::function(std::move(price));  // outlives the interpreter
     collective_hooks().price = [kept](const char* op, int64_t bytes,
-                                      const std::vector<int64_t>& ranks) {
-      return ask(*kept, op, bytes, ranks);
+                                      const std::vector<int64_t>& ranks, bool in_graph) {
+      return ask(*kept, op, bytes, ranks, in_graph);
     };
   });
   m.def("set_gloo_maker", [](py::function make) {

@@ -23,8 +23,10 @@ struct CollectiveHooks {
   std::function<c10::intrusive_ptr<c10d::Backend>(c10::intrusive_ptr<c10d::Store>, int rank,
                                                   int size, std::chrono::milliseconds timeout)>
       make_gloo;
-  // The price of an operation that moves `bytes` among global `ranks`.
-  std::function<CollectivePrice(const char* op, int64_t bytes, const std::vector<int64_t>& ranks)>
+  // The price of an operation that moves `bytes` among global `ranks`; `in_graph`: a compiled
+  // program issues it.
+  std::function<CollectivePrice(const char* op, int64_t bytes, const std::vector<int64_t>& ranks,
+                                bool in_graph)>
       price;
   // Throws if the user interrupts. Called while a wait of the calling thread lasts.
   std::function<void()> check_interrupt;

@@ -1,6 +1,7 @@
 // See memory.h.
 #include "memory.h"
 
+#include "runtime/graph_schedule.h"
 #include "runtime/host.h"
 
 namespace trn {
@@ -9,7 +10,8 @@ at::Tensor borrow(const at::Tensor& tensor, Access access, const char* op) {
   TORCH_CHECK(tensor.defined(), op, ": an undefined tensor");
   TORCH_CHECK(tensor.layout() == at::kStrided, op, ": a ", tensor.layout(),
               " tensor: collectives take dense ones, so call to_dense() first");
-  TORCH_CHECK(tensor.is_privateuseone(), op, ": a tensor on ", tensor.device(),
+  const bool of_graph = tensor.is_cpu() && GraphSchedule::current() != nullptr;
+  TORCH_CHECK(of_graph || tensor.is_privateuseone(), op, ": a tensor on ", tensor.device(),
               " in a group whose backend is for ", c10::Device(kTrn).type(),
               ": move it with .to(), or make the group with a backend for each device, as in "
               "init_process_group(\"cpu:gloo,trn:trn\")");
@@ -17,7 +19,7 @@ at::Tensor borrow(const at::Tensor& tensor, Access access, const char* op) {
               tensor.sizes(), " with strides ", tensor.strides(), ": call contiguous() first");
   TORCH_CHECK(host().type == c10::kCPU, op, ": TRN_EMU_HOST is not the CPU: collectives run on ",
               "tensors in host memory only. Unset the variable");
-  return lend(tensor, access);
+  return of_graph ? tensor : lend(tensor, access);
 }
 
 at::Tensor borrow_contiguous(const at::Tensor& tensor, Access access, const char* op) {

@@ -93,6 +93,11 @@ bool Work::wait(std::chrono::milliseconds timeout) {
   return true;
 }
 
+std::vector<CollectivePtr> Work::ends() {
+  collective_hooks().without_python([&] { await_values(kNoTimeout); });
+  return collectives();
+}
+
 std::vector<CollectivePtr> Work::collectives() const {
   std::vector<CollectivePtr> all;
   if (collective_) all.push_back(collective_);
@@ -106,7 +111,7 @@ std::vector<CollectivePtr> Work::collectives() const {
 }
 
 void Work::synchronize() {
-  if (!device_.is_privateuseone()) return;
+  if (!device_.is_privateuseone() || scheduled_) return;
   const c10::Stream stream = current_stream(device_.index());
   CollectiveClock::wait(stream, collectives());
   if (opType_ == c10d::OpType::BARRIER) SimulatedClock::synchronize(stream);

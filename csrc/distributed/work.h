@@ -49,6 +49,9 @@ class Work final : public c10d::Work {
   void failed(std::exception_ptr error) { finish(std::move(error)); }
 
   std::vector<CollectivePtr> collectives() const;  // with those of parts, by their end
+  // A compiled graph issued it, and its schedule says when its core waits.
+  void leave_to_schedule() { scheduled_ = true; }
+  std::vector<CollectivePtr> ends();  // waits for the values
   c10::Device device() const { return device_; }
 
  private:
@@ -60,6 +63,7 @@ class Work final : public c10d::Work {
   std::vector<c10::intrusive_ptr<Work>> parts_;
   CollectivePtr collective_;
   int source_ = -1;
+  bool scheduled_ = false;
 };
 
 }  // namespace trn

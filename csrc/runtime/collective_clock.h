@@ -54,6 +54,8 @@ c10::Stream collective_stream(c10::DeviceIndex device);
 struct CollectiveClock {
   // The host issues a collective on `stream`; when both are ready for it.
   static int64_t issue(c10::Stream stream) noexcept;
+  // A program that the core runs issues it: no dispatch.
+  static int64_t reach(c10::Stream stream) noexcept;
   // What was issued for `arrival_ns` has ended, or failed (null).
   static void ended(c10::DeviceIndex device, int64_t arrival_ns, const CollectivePtr& collective);
   // The stream waits for the end of collectives.

@@ -365,6 +365,14 @@ int64_t CollectiveClock::issue(c10::Stream stream) noexcept {
   return arrival_ns;
 }
 
+int64_t CollectiveClock::reach(c10::Stream stream) noexcept {
+  Ledger::Core& core = Ledger::Core::of(stream.device_index());
+  std::lock_guard<std::mutex> lock(core.mutex);
+  const int64_t arrival_ns = std::max(core.ready(stream.id()), core.host_ns);
+  core.exposure.issued(arrival_ns);
+  return arrival_ns;
+}
+
 void CollectiveClock::ended(c10::DeviceIndex device, int64_t arrival_ns,
                             const CollectivePtr& collective) {
   Ledger::Core& core = Ledger::Core::of(device);

@@ -33,8 +33,9 @@ def test_parallel_widely(check, all_checks):
 
 
 def test_a_mesh_of_a_bound_device_splits_its_group():
-    found = launch.outcomes(launch.run("parallel.py", "bound", BOUND))
-    assert found.get(BOUND, found) == ""
+    checks = (BOUND, "check_compiled_collectives")
+    found = launch.outcomes(launch.run("parallel.py", "bound", *checks))
+    assert found == dict.fromkeys(checks, "")
 
 
 def test_a_script_for_cuda_runs():

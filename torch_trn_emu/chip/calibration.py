@@ -29,7 +29,8 @@ REGIMES: Mapping[str, str] = MappingProxyType(
         "decode": "a graph or several operators whose products do at most 64 flops a byte read, "
         "and DMA is busier than the Tensor engine",
         "whole graph": "any other compiled graph, or several operators",
-        "collective": "an exchange between ranks",
+        "small collective": "an exchange between ranks of less than 8 MiB",
+        "large collective": "an exchange between ranks of 8 MiB or more",
     }
 )
 
@@ -84,7 +85,8 @@ RANGES: Mapping[str, Range] = MappingProxyType(
             _range("small", 0.86, 1.6, 11, 1, "operators"),
             _range("decode", 0.56, 1.18, 10, 6, "decode, shaped ones too"),
             _range("whole graph", 0.84, 1.7, 16, 1),
-            _range("collective", 1.26, 27.48, 26),
+            _range("small collective", 6.29, 27.48, 21),
+            _range("large collective", 1.13, 4.36, 5),
         )
     }
 )

@@ -38,12 +38,18 @@ _UNKNOWN = Priced(
 _priced: list[Priced] = []
 
 
-def price(op: str, size_bytes: int, ranks: Sequence[int]) -> tuple[int, int]:
-    """Nanoseconds of an operation among global ranks, and the row to ask for with `priced`."""
+def price(
+    op: str, size_bytes: int, ranks: Sequence[int], in_graph: bool = False
+) -> tuple[int, int]:
+    """Nanoseconds of an operation among global ranks, and the row to ask for with `priced`.
+
+    in_graph  a compiled program issues it, not the host
+    """
     chosen = settings()
+    caller = chosen.collectives or ("graph" if in_graph else "eager")
     cores = tuple(_core_of(rank, chosen) for rank in ranks)
     per_chip = chosen.chip.logical_cores(chosen.lnc)
-    found = duration(op, size_bytes, cores, chosen.system, per_chip, chosen.collectives)
+    found = duration(op, size_bytes, cores, chosen.system, per_chip, caller)
     ns = round(found.seconds * 1e9)
     row = Priced(
         operation=op,

@@ -15,8 +15,9 @@ from .. import _C
 from ..torch_private.inductor import BypassAOTAutogradCache, FxGraphCache, OutputCode
 from .control import flags_read
 from .graph_launches import launch_row
+from .host_groups import groups_of, open_groups
 from .kernels import in_one_file
-from .move_to_host import is_trn
+from .move_to_host import graphs_of, is_trn
 from .records import GraphRecord, note
 from .sizes import SizedPrice
 from .subgraphs import Launch
@@ -33,6 +34,7 @@ class Placement:
     result_devices: tuple[int, ...]
     returned_inputs: tuple[int, ...]
     draws: bool
+    groups: tuple[str, ...] = ()  # of its collectives
 
     def host_graph(self) -> Any:
         return _C.HostGraph(
@@ -56,6 +58,7 @@ def placement_of(gm: GraphModule, device: int) -> Placement:
         result_devices=tuple(_core_of(r) for r in results),
         returned_inputs=tuple(number.get(r, -1) if isinstance(r, Node) else -1 for r in results),
         draws=any(_draws(node) for node in gm.graph.nodes),
+        groups=tuple(dict.fromkeys(name for part in graphs_of(gm) for name in groups_of(part))),
     )
 
 
@@ -137,6 +140,9 @@ class TrnCode(OutputCode):
             self._graph = self.placement.host_graph()
             if self._is_one_launch():
                 ((_, self._row),) = self._rows_at(())
+        if self.placement.groups:
+            open_groups(self.placement.groups)
+            return self._run_with_collectives(inputs)
         if self._row is not None or not self.priced:
             return self._graph.run(self.code, inputs, self._row)
         return self._run_and_see(inputs)
@@ -145,15 +151,34 @@ class TrnCode(OutputCode):
         launches = self.priced if isinstance(self.priced, tuple) else ()
         return len(launches) == 1 and launches[0].once
 
-    def _run_and_see(self, inputs: Sequence[Any]) -> Any:
+    def _run_and_see(self, inputs: Sequence[Any], scheduled: bool = False) -> Any:
         """Launch what has run: the flags that it read and the sizes of its results tell."""
         sized = self.priced if isinstance(self.priced, SizedPrice) else None
         given = sized.given(inputs) if sized else ()
         with flags_read() as flags:
-            results = self._graph.run(self.code, inputs)
+            if scheduled:
+                results = self._graph.run_scheduled(self.code, inputs, [])
+            else:
+                results = self._graph.run(self.code, inputs)
+        if not self.priced:
+            return results
         for launch, row in self._rows_at((*given, *sized.made(results)) if sized else ()):
             _C.launch_graph(self.placement.device, row, launch.count(flags))
         return results
+
+    def _run_with_collectives(self, inputs: Sequence[Any]) -> Any:
+        """Launch beside the collectives; after them, where only what has run tells the launches."""
+        sized = self.priced if isinstance(self.priced, SizedPrice) else None
+        given = sized.given(inputs) if sized else ()
+        if not self.priced or (sized and sized.is_made) or not self._is_once(given):
+            return self._run_and_see(inputs, scheduled=True)
+        steps: list[Any] = []
+        for launch, row in self._rows_at(given):
+            steps += [row, *launch.then]
+        return self._graph.run_scheduled(self.code, inputs, steps)
+
+    def _is_once(self, sizes: tuple[int, ...]) -> bool:
+        return all(launch.once for launch, _ in self._rows_at(sizes))
 
     def _rows_at(self, sizes: tuple[int, ...]) -> list[tuple[Launch, Any]]:
         """The launches of a call with these sizes, each with its row."""

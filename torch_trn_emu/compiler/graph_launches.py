@@ -44,7 +44,8 @@ class GraphSaving:
         if self.note:
             return f"{self.name}: not modelled: {self.note}"
         return (
-            f"{self.name}: {s.launches[0]} operators in {self.regions} regions, 1 launch; "
+            f"{self.name}: {s.launches[0]} operators in {self.regions} regions, "
+            f"{s.launches[1]} launch; "
             f"HBM {s.hbm_bytes[0] / 1e6:.1f} -> {s.hbm_bytes[1] / 1e6:.1f} MB, "
             f"core {s.device_s[0] * 1e6:.1f} -> {s.device_s[1] * 1e6:.1f} us, "
             f"launches {s.launch_s[0] * 1e6:.1f} -> {s.launch_s[1] * 1e6:.1f} us"
@@ -66,7 +67,7 @@ def launch_row(priced: GraphPrice, device: int) -> object:
         signature=f"({len(priced.regions)} regions)",
         key=(1 << 63) + number,
         device_ns=round(priced.price.seconds * 1e9),
-        dispatch_ns=round(settings().chip.launch.graph_launch_s * 1e9),
+        dispatch_ns=round(priced.launches * settings().chip.launch.graph_launch_s * 1e9),
         price_row=remember(priced.price, partial(_programs, number), partial(_lanes, number)),
         blocks=priced.price.blocks,
     )

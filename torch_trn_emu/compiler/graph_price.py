@@ -72,7 +72,10 @@ class Saving:
 
 @dataclass(slots=True, kw_only=True)
 class GraphPrice:
-    """What one launch of a graph costs: as `pricing.Price` for an operator."""
+    """What one launch of a graph costs: as `pricing.Price` for an operator.
+
+    continues  the program of the launch before goes on, after a collective
+    """
 
     name: str
     price: Price
@@ -82,6 +85,12 @@ class GraphPrice:
     calls: tuple[Call, ...] = field(repr=False)
     cut: tuple[Window, ...] = field(default=(), repr=False)  # not kept in torch's caches
     target: Target | None = field(default=None, repr=False)
+    continues: bool = False
+
+    @property
+    def launches(self) -> int:
+        """How often the host dispatches it."""
+        return 0 if self.continues else 1
 
     def programs(self) -> tuple[Program, ...]:
         """What was scheduled, in order; none for a graph that comes from a cache."""
@@ -104,7 +113,7 @@ class GraphPrice:
             price.blocks,
             price.status,
         )
-        rest = (self.regions, self.windows, self.spilled_bytes, self.calls)
+        rest = (self.regions, self.windows, self.spilled_bytes, self.calls, self.continues)
         return _restored, (self.name, plain, *rest)
 
     def saving(self, target: Target) -> Saving:
@@ -117,10 +126,13 @@ class GraphPrice:
             return totals["hbm_read_bytes"] + totals["hbm_write_bytes"]
 
         return Saving(
-            launches=(len(prices), 1),
+            launches=(len(prices), self.launches),
             hbm_bytes=(moved(alone), moved(self.price.totals)),
             device_s=(sum(p.seconds for p in prices), self.price.seconds),
-            launch_s=(len(prices) * launch.eager_dispatch_s, launch.graph_launch_s),
+            launch_s=(
+                len(prices) * launch.eager_dispatch_s,
+                self.launches * launch.graph_launch_s,
+            ),
         )
 
 
@@ -131,6 +143,7 @@ def _restored(
     windows: int,
     spilled_bytes: int,
     calls: tuple[Call, ...],
+    continues: bool,
 ) -> GraphPrice:
     price = _graph_price(*plain)
     return GraphPrice(
@@ -140,6 +153,7 @@ def _restored(
         windows=windows,
         spilled_bytes=spilled_bytes,
         calls=calls,
+        continues=continues,
     )
 
 

@@ -15,6 +15,7 @@ from .. import _C
 from ..host import host_device
 from ..settings import DEVICE_TYPE
 from ..torch_private import FakeTensor, tree_any, tree_map, unset_fake_temporarily
+from .host_groups import to_host_groups
 
 __all__ = ["device_of_graph", "graphs_of", "host_inputs", "move_to_host"]
 
@@ -76,6 +77,7 @@ def move_to_host(gm: GraphModule) -> None:
     """Rewrite the graph in place."""
     parts = list(graphs_of(gm))
     for part in parts:
+        to_host_groups(part)
         for node in list(part.graph.nodes):
             _keep_copies(part, node)
             node.args, node.kwargs = tree_map(_host_device, (node.args, node.kwargs))

@@ -14,6 +14,7 @@ from torch.fx import Graph, Node
 from ..calls import Call, TensorArg
 from ..kernels.rows.values import Kind, step
 from .calls import base_of, call_of, is_free
+from .communication import Waits, waits
 from .joining import Attempt
 from .region import (
     KNOWN,
@@ -36,13 +37,14 @@ PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
 def regions_of(graph: Graph, policy: str) -> list[Region]:
     """The regions of a graph, in an order in which they can run."""
     nodes = [node for node in graph.nodes if not is_free(node)]
-    first = _Cutter(policy, frozenset())
+    after = waits(graph)
+    first = _Cutter(policy, frozenset(), after)
     for node in nodes:
         first.take(node)
     apart = frozenset(
         n for r in first.regions if r.kind == "product" for n in first.better_apart(r)
     )
-    cutter = _Cutter(policy, apart) if apart else first
+    cutter = _Cutter(policy, apart, after) if apart else first
     if apart:
         for node in nodes:
             cutter.take(node)
@@ -70,10 +72,10 @@ def _ordered(regions: Sequence[Region]) -> list[Region]:
 
 
 class _Cutter:
-    """`apart` are nodes that shall not join a product."""
+    """`apart` are nodes that shall not join a product; `after` says which waits come before."""
 
-    def __init__(self, policy: str, apart: frozenset[Node]) -> None:
-        self.policy, self.apart = policy, apart
+    def __init__(self, policy: str, apart: frozenset[Node], after: Waits) -> None:
+        self.policy, self.apart, self.after = policy, apart, after
         self.regions: list[Region] = []
         self.home: dict[Node, Region] = {}
         self.calls: dict[Node, Call] = {}
@@ -84,7 +86,8 @@ class _Cutter:
             call = Call(str(node.target), (), ())
         self.calls[node] = call
         for region in self._candidates(node):
-            if self._joins(region, node, call):
+            in_time = self._after(region) >= self.after.get(node, frozenset())
+            if in_time and self._joins(region, node, call):
                 self._put(region, node, call)
                 return
         self._put(self._fresh(node, call), node, call)
@@ -100,6 +103,10 @@ class _Cutter:
         above = set().union(*(r.above for r in homes.values())) if homes else set()
         free = [r for r in homes.values() if r.number not in above]
         return sorted(free, key=lambda r: -r.number)
+
+    def _after(self, region: Region) -> frozenset[Node]:
+        """The waits for collectives that come before a region."""
+        return frozenset().union(*(self.after.get(n, frozenset()) for n in region.nodes))
 
     def _bases(self, node: Node) -> Iterator[tuple[Node, bool]]:
         for base, in_order in self._sources(node):
@@ -176,6 +183,8 @@ class _Cutter:
 
     def _can_merge(self, a: Region, b: Region) -> bool:
         if not (a.nodes and b.nodes and a.kind == b.kind == "rows"):
+            return False
+        if self._after(a) != self._after(b):
             return False
         if a.elements != b.elements or len({a.columns, b.columns} - {None}) > 1:
             return False

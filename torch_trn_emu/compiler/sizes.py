@@ -73,6 +73,11 @@ class SizedPrice:
         self._known: dict[Sizes, tuple[Launch, ...]] = {}
         self._gm: GraphModule | bytes = gm
 
+    @property
+    def is_made(self) -> bool:
+        """Whether only the results of a call show all sizes."""
+        return any(place.made for place in self.places)
+
     def given(self, arguments: Sequence[Any]) -> Sizes:
         """The sizes that the arguments of a call show."""
         return tuple(place.read(arguments) for place in self.places if not place.made)

@@ -17,6 +17,7 @@ from ..counters import combine
 from ..pricing import Price, not_modelled
 from ..torch_private import tree_leaves
 from .calls import is_true, tensor_of
+from .communication import stretches
 from .compose_attention import attention_composed
 from .control import Body, Flag, Flags, bodies_of, inlined
 from .flex import Mark, mark_of, marked_price
@@ -36,11 +37,13 @@ class Launch:
 
     when   as often as one of these flags is read; (): once
     times  that many times over
+    then   what its program does next: None issues a collective, a number waits for that one
     """
 
     priced: GraphPrice
     when: tuple[Flag, ...] = ()
     times: int = 1
+    then: tuple[int | None, ...] = ()
 
     @property
     def once(self) -> bool:
@@ -61,10 +64,14 @@ class Piece:
     reads_flag: bool
     when: tuple[Flag, ...]
     times: int
+    then: tuple[int | None, ...] = ()
+    continues: bool = False
 
     def launch(self, target: Target) -> Launch:
         priced = price_graph(self.name, self.work, target, reads_flag=self.reads_flag)
-        return Launch(priced=priced, when=self.when, times=self.times)
+        if self.continues:
+            priced = replace(priced, price=_continued(priced.price, target), continues=True)
+        return Launch(priced=priced, when=self.when, times=self.times, then=self.then)
 
 
 def pieces_of(name: str, gm: GraphModule, policy: str, target: Target) -> Iterator[Piece]:
@@ -103,17 +110,21 @@ class _Cut:
     def pieces(self, name: str, gm: GraphModule, body: Body, times: int) -> Iterator[Piece]:
         """Cut a body where its flags are read."""
 
-        def piece(held: Sequence[Region], reads_flag: bool) -> Piece:
-            called = f"{name} part {number}" if number > 1 else name
-            work = self._work(gm, held)
-            return Piece(
-                name=called,
-                gm=gm,
-                work=work,
-                reads_flag=reads_flag,
-                when=body.when,
-                times=times,
-            )
+        def piece(held: Sequence[Region], reads_flag: bool) -> Iterator[Piece]:
+            nonlocal number
+            parts = stretches(held)
+            for k, part in enumerate(parts):
+                yield Piece(
+                    name=f"{name} part {number}" if number > 1 else name,
+                    gm=gm,
+                    work=self._work(gm, part.regions),
+                    reads_flag=reads_flag and k + 1 == len(parts),
+                    when=body.when,
+                    times=times,
+                    then=part.then,
+                    continues=k > 0,
+                )
+                number += 1
 
         held: list[Region] = []
         number = 1
@@ -125,14 +136,14 @@ class _Cut:
                 continue
             reads_flag = inner[0].follows
             if held or reads_flag:
-                yield piece(held, reads_flag)
-                number, held = number + 1, []
+                yield from piece(held, reads_flag)
+                held = []
             for one in inner:
                 runs = times * _passes(one) if one.elements is not None else 1
                 one = one if one.when else replace(one, when=body.when)
                 yield from self.pieces(f"{name} {one.name}", one.gm, one, runs)
         if held or number == 1 or body.ends:
-            yield piece(held, body.ends)
+            yield from piece(held, body.ends)
 
     def _work(self, gm: GraphModule, regions: Sequence[Region]) -> Work:
         work = Work(list(regions), [], [])
@@ -181,6 +192,15 @@ def _passes(body: Body) -> int:
     given = tensor_of(body.elements)
     assert given is not None
     return given.shape[0]
+
+
+def _continued(price: Price, target: Target) -> Price:
+    """Of a program that has started: that is paid once."""
+    if not price.totals["event_count"]:
+        return price
+    totals = dict(price.totals)
+    totals["total_time"] -= target.chip.launch.kernel_overhead_s
+    return replace(price, seconds=totals["total_time"], totals=MappingProxyType(totals))
 
 
 def _looped(price: Price, passes: int, target: Target) -> Price:

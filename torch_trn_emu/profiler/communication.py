@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..collectives import bus_factor, priced
-from ..ranges import range_of
+from ..ranges import range_of, regime_of_collective
 
 if TYPE_CHECKING:
     from .recording import Recording
@@ -113,7 +113,7 @@ def collective_rows(recording: "Recording") -> list[CollectiveRow]:
 def _row(calls: Sequence[Collective]) -> CollectiveRow:
     c, duration_ns = calls[0], sum(x.duration_ns for x in calls)
     bandwidth = c.bytes * len(calls) / (duration_ns / 1e9) if duration_ns else 0.0
-    found = range_of("collective")
+    found = range_of(regime_of_collective(c.bytes))
     return CollectiveRow(
         operation=c.operation,
         group=c.group,

@@ -1,7 +1,8 @@
-"""DTensor on trn: random operators of sharded tensors, and attention. Checked on torch 2.13.0.
+"""DTensor on trn: random operators of sharded tensors, attention and products.
 
 torch's tracker of random state takes a generator's state for the seed and offset of CUDA, and its
-strategies for attention name CUDA's kernels. Both learn of this device when DTensor is imported.
+strategies know the kernels of CUDA and no operators of ours. They learn of this device when DTensor
+is imported. Checked on torch 2.13.0.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ def install_dtensor() -> None:
     """Act on DTensor's modules once a program imports them."""
     when_imported(DTENSOR_RANDOM, _track_random_state)
     when_imported("torch.distributed.tensor", _shard_attention)
+    when_imported("torch.distributed.tensor", _shard_products)
     when_imported(RING_ATTENTION, _ring_attention)
 
 
@@ -91,6 +93,28 @@ def _shard_attention(_: ModuleType) -> None:
 
     register_sharding(_FORWARD.default)(forward)
     register_sharding(_BACKWARD.default)(backward)
+
+
+def _shard_products(_: ModuleType) -> None:
+    """The product of a traced gradient is sharded as `mm` and `bmm` are."""
+    from torch.distributed.tensor import Partial, Replicate, Shard
+    from torch.distributed.tensor.experimental import register_sharding
+
+    def product(a: Any, b: Any, matmul_class: int, weight: int) -> Any:
+        batched = len(a.shape) - 2
+        rows, columns, whole, sums = Shard(batched), Shard(batched + 1), Replicate(), Partial()
+        found = [
+            (sums, columns, rows),
+            (rows, rows, whole),
+            (columns, whole, columns),
+            (sums, sums, whole),
+            (sums, whole, sums),
+            (whole, whole, whole),
+        ]
+        found += [(Shard(0),) * 3] * batched
+        return [([out], [left, right, None, None]) for out, left, right in found]
+
+    register_sharding(torch.ops.trn.product_of_role.default)(product)
 
 
 def _ring_attention(module: Any) -> None:

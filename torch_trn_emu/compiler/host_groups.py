@@ -1,0 +1,72 @@
+"""The groups in which the host code of a compiled graph runs its collectives.
+
+It works on tensors in host memory, for which a group of trn has no backend. So it names a second
+group over the same ranks, whose backend for the host is that of the first for trn. The backend
+takes such tensors from compiled graphs only. Checked on torch 2.13.0.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.fx import GraphModule, Node
+
+from ..settings import DEVICE_TYPE
+
+__all__ = ["collective_of", "groups_of", "open_groups", "to_host_groups"]
+
+_HOST = " in graphs"  # ends the name of the second group
+
+
+def collective_of(node: Node) -> str:
+    """The name of a functional collective or of its wait; "" for other nodes."""
+    schema = getattr(node.target, "_schema", None)
+    space, _, name = schema.name.partition("::") if schema else ("", "", "")
+    return name if space == "_c10d_functional" else ""
+
+
+def groups_of(gm: GraphModule) -> tuple[str, ...]:
+    """The groups whose collectives the graph calls."""
+    named = (_group_at(node) for node in gm.graph.nodes)
+    return tuple(dict.fromkeys(node.args[k] for node, k in named if k is not None))  # type: ignore[misc]
+
+
+def _group_at(node: Node) -> tuple[Node, int | None]:
+    """Which argument names a group, if one does."""
+    if not collective_of(node):
+        return node, None
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    k = names.index("group_name") if "group_name" in names else None
+    return node, k if k is not None and k < len(node.args) else None
+
+
+def to_host_groups(gm: GraphModule) -> None:
+    """Let the collectives of a graph that has moved to the host name the second groups."""
+    open_groups(groups_of(gm))
+    for node in gm.graph.nodes:
+        _, k = _group_at(node)
+        if k is not None:
+            node.update_arg(k, f"{node.args[k]}{_HOST}")
+
+
+# By the first; torch's registry does not keep a group alive.
+_second: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def open_groups(names: Iterable[str]) -> None:
+    """Make the second group of each, where there is none yet for the group as it is now."""
+    c10d = torch._C._distributed_c10d
+    for name in names:
+        group: Any = c10d._resolve_process_group(name)
+        if group in _second:
+            continue
+        second = c10d.ProcessGroup(torch.distributed.HashStore(), group.rank(), group.size())
+        second.bound_device_id = group.bound_device_id
+        kind = c10d.ProcessGroup.BackendType.CUSTOM
+        second._set_default_backend(kind)
+        backend = group._get_backend(torch.device(DEVICE_TYPE))
+        second._register_backend(torch.device("cpu"), kind, backend)
+        c10d._unregister_process_group(name + _HOST)  # of a group that has been destroyed
+        c10d._register_process_group(name + _HOST, second)
+        _second[group] = second
