@@ -56,12 +56,12 @@ _second: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 def open_groups(names: Iterable[str]) -> None:
     """Make the second group of each, where there is none yet for the group as it is now."""
-    c10d = torch._C._distributed_c10d
+    c10d: Any = torch._C._distributed_c10d
     for name in names:
-        group: Any = c10d._resolve_process_group(name)
+        group = c10d._resolve_process_group(name)
         if group in _second:
             continue
-        second = c10d.ProcessGroup(torch.distributed.HashStore(), group.rank(), group.size())
+        second = c10d.ProcessGroup(c10d.HashStore(), group.rank(), group.size())
         second.bound_device_id = group.bound_device_id
         kind = c10d.ProcessGroup.BackendType.CUSTOM
         second._set_default_backend(kind)

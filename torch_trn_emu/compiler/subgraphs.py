@@ -110,6 +110,8 @@ class _Cut:
     def pieces(self, name: str, gm: GraphModule, body: Body, times: int) -> Iterator[Piece]:
         """Cut a body where its flags are read."""
 
+        number = 1
+
         def piece(held: Sequence[Region], reads_flag: bool) -> Iterator[Piece]:
             nonlocal number
             parts = stretches(held)
@@ -127,7 +129,6 @@ class _Cut:
                 number += 1
 
         held: list[Region] = []
-        number = 1
         whole = attention_composed(recovered(gm.graph), self.policy)
         for region in regions_of(whole, self.policy):
             inner = bodies_of(gm, region.nodes[0])
