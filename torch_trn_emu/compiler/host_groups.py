@@ -13,6 +13,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..settings import DEVICE_TYPE
+from ..torch_private import compiled_c10d
 
 __all__ = ["collective_of", "groups_of", "open_groups", "to_host_groups"]
 
@@ -56,17 +57,16 @@ _second: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 def open_groups(names: Iterable[str]) -> None:
     """Make the second group of each, where there is none yet for the group as it is now."""
-    c10d: Any = torch._C._distributed_c10d
     for name in names:
-        group = c10d._resolve_process_group(name)
+        group = compiled_c10d._resolve_process_group(name)
         if group in _second:
             continue
-        second = c10d.ProcessGroup(c10d.HashStore(), group.rank(), group.size())
+        second = compiled_c10d.ProcessGroup(compiled_c10d.HashStore(), group.rank(), group.size())
         second.bound_device_id = group.bound_device_id
-        kind = c10d.ProcessGroup.BackendType.CUSTOM
+        kind = compiled_c10d.ProcessGroup.BackendType.CUSTOM
         second._set_default_backend(kind)
         backend = group._get_backend(torch.device(DEVICE_TYPE))
         second._register_backend(torch.device("cpu"), kind, backend)
-        c10d._unregister_process_group(name + _HOST)  # of a group that has been destroyed
-        c10d._register_process_group(name + _HOST, second)
+        compiled_c10d._unregister_process_group(name + _HOST)  # of a group that has been destroyed
+        compiled_c10d._register_process_group(name + _HOST, second)
         _second[group] = second

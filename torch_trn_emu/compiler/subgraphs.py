@@ -109,7 +109,6 @@ class _Cut:
 
     def pieces(self, name: str, gm: GraphModule, body: Body, times: int) -> Iterator[Piece]:
         """Cut a body where its flags are read."""
-
         number = 1
 
         def piece(held: Sequence[Region], reads_flag: bool) -> Iterator[Piece]:
