@@ -471,6 +471,27 @@ def check_compiled_collectives():
     assert torch.allclose(found.cpu(), expected, rtol=1e-5)
 
 
+def check_compiled_tensor_parallelism():
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    mesh = init_device_mesh("trn", (WORLD,))
+
+    def gradients(strict):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)).to("trn")
+        parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        run = torch.compile(model, backend="trn", options={"strict": True}) if strict else model
+        run(torch.ones(4, 16, device=DEVICE)).square().sum().backward()
+        return [p.grad.full_tensor().cpu() for p in model.parameters()]
+
+    for found, expected in zip(gradients(True), gradients(False), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def check_meshes_after_device_id():
     mesh = init_device_mesh("trn", (WORLD, 1), mesh_dim_names=("dp", "tp"))
     x = torch.full((2,), float(RANK), device=DEVICE)
