@@ -144,7 +144,10 @@ assert {str(p.device) for p in spread.parameters()} == {"trn:0", "trn:1"}
 assert spread(torch.ones(1, 64)).device.type == "cpu"
 assert ProfileKwargs(activities=["trn"])._get_profiler_activity("trn")
 release_memory(big)
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, synchronize_rng_states
+before = torch.trn.get_rng_state()
+synchronize_rng_states(["torch", "trn"])
+assert torch.equal(torch.trn.get_rng_state(), before)
 assert DynamoBackend("TRN").value == "TRN" and "TRN" in [b.value for b in DynamoBackend]
 print("done")
 """

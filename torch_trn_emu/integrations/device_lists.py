@@ -321,6 +321,14 @@ def _max_memory(original: Any, module: ModuleType) -> Any:
 
 
 @_around
+def _synchronizes(original: Any, rng_types: Any, generator: Any = None) -> None:
+    """The device's random state is that of a generator, which accelerate synchronizes."""
+    original([kind for kind in rng_types if kind != DEVICE_TYPE], generator)
+    if DEVICE_TYPE in rng_types:
+        original(["generator"], trn.default_generators[trn.current_device()])
+
+
+@_around
 def _empties_cache(original: Any, *args: Any, **kwargs: Any) -> None:
     original(*args, **kwargs)
     trn.empty_cache()
@@ -448,6 +456,8 @@ PLACES = (
     _place("accelerate.utils.modeling", "get_grad_scaler", "the fp16 scaler", _grad_scaler),
     _place("accelerate.utils.memory", "clear_device_cache", "`free_memory` empties the pool",
            _empties_cache),
+    _place("accelerate.utils.random", "synchronize_rng_states",
+           '`Accelerator(rng_types=["trn"])`', _synchronizes),
     _place("accelerate.utils.dataclasses", "DynamoBackend", '`dynamo_backend="trn"`',
            _knows_backend),
     _place("accelerate.utils.dataclasses", "ProfileKwargs._get_profiler_activity",
