@@ -269,6 +269,8 @@ def working(model: Any) -> dict[str, Any]:
 
 def generated(model: Any, inputs: dict[str, Any]) -> Tensor:
     given = {k: v for k, v in inputs.items() if k not in ("labels", "decoder_input_ids")}
+    if model.config.is_encoder_decoder:
+        given["decoder_start_token_id"] = 0
     torch.manual_seed(2)
     made = model.generate(
         **given, do_sample=False, max_new_tokens=6, min_new_tokens=6, pad_token_id=0, num_beams=1
@@ -379,6 +381,8 @@ def walk(names: list[str], report: Path) -> list[dict[str, Any]]:
             new.append({"name": begun[-1], "verdict": "CRASH", "why": status})
         if not new:
             new.append({"name": names[0], "verdict": "CRASH", "why": done.stderr[-300:]})
+        for row in new:
+            row["reason"] = DIFFER.get(row["name"])
         with report.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in new)
         rows += new
