@@ -6,10 +6,13 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_pad_circular_ops.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/ge.h>
 #include <ATen/ops/le.h>
+#include <ATen/ops/lt.h>
 #include <ATen/ops/nanquantile_ops.h>
 #include <ATen/ops/quantile_ops.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/tensor_split_ops.h>
 #include <torch/library.h>
 
@@ -78,6 +81,25 @@ void segment_reduce(const IValue* arguments) {
 // _segment_reduce_backward(grad, output, data, reduce, *, lengths, offsets, axis, ...)
 void segment_reduce_backward(const IValue* arguments) {
   check_segments(arguments[2].toTensor(), arguments[4], arguments[5], arguments[6].toInt());
+}
+
+// _ctc_loss(log_probs, targets, input_lengths, target_lengths, ...): each target is a class. Rows of
+// targets are as long as the longest, and what lies beyond a length is not read.
+void ctc_loss(const IValue* arguments) {
+  const at::Tensor &log_probs = arguments[0].toTensor(), &targets = arguments[1].toTensor();
+  if (targets.numel() == 0 || !at::isIntegralType(targets.scalar_type(), false)) return;
+  at::Tensor read = targets;
+  if (targets.dim() == 2) {
+    at::Tensor lengths =
+        arguments[3].isTensor() ? arguments[3].toTensor() : at::tensor(arguments[3].toIntVector());
+    if (lengths.dim() != 1 || lengths.numel() != targets.size(0)) return;  // the kernel refuses it
+    const at::Tensor place = at::arange(targets.size(1), lengths.options());
+    read = targets.masked_select(place.lt(lengths.unsqueeze(1)));
+  }
+  const int64_t classes = log_probs.dim() > 0 ? log_probs.size(-1) : 0;
+  const bool within = at::ge(read, 0).all().item<bool>() && at::lt(read, classes).all().item<bool>();
+  TORCH_CHECK(within, "ctc_loss: targets must be from 0 to ", classes - 1, ", one of the ", classes,
+              " classes of log_probs.");
 }
 
 // _pdist_backward(grad, self, p, pdist)
@@ -188,6 +210,7 @@ constexpr std::pair<std::string_view, Precondition> kRows[] = {
     {"replication_pad1d", &pad},
     {"replication_pad2d", &pad},
     {"replication_pad3d", &pad},
+    {"_ctc_loss", &ctc_loss},
     {"segment_reduce", &segment_reduce},
     {"_segment_reduce_backward", &segment_reduce_backward},
     {"_pdist_backward", &pdist_backward},

@@ -88,7 +88,7 @@ KNOWN = (
         " leaves its result as memory was.",
         says=r"^no error on the host, \w+: (lu_unpack: LU_pivots|(embedding_bag|segment_reduce): "
         r"|batch_norm: \w+ has|grid_sampler_[23]d: (interpolation|padding)_mode"
-        r"|pdist: no gradient|pad: padding of)",
+        r"|pdist: no gradient|pad: padding of|ctc_loss: targets)",
     ),
     Known(
         cases=r"^torch\._scaled_mm",

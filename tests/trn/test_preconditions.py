@@ -67,6 +67,19 @@ def test_limits_of_a_histogram_are_numbers_of_its_type(dtype):
     assert torch.histc(x, bins=4, min=0, max=100).sum() == 3
 
 
+@pytest.mark.parametrize("lengths", [(2, 1), torch.tensor([2, 1])], ids=["numbers", "tensor"])
+def test_targets_of_ctc_loss_are_classes(lengths):
+    """What lies beyond the length of a target is not read."""
+    scores = torch.randn(5, 2, 4).log_softmax(-1)
+    rows = torch.tensor([[1, 2, 9], [3, -1, 9]])
+    steps = torch.tensor([5, 5]) if isinstance(lengths, torch.Tensor) else (5, 5)
+    got = F.ctc_loss(scores.to("trn"), rows.to("trn"), steps, lengths)
+    assert torch.equal(got.cpu(), F.ctc_loss(scores, rows, steps, lengths))
+    for wrong in (torch.tensor([[1, 4], [3, 0]]), torch.tensor([1, -1, 3])):
+        with pytest.raises(RuntimeError, match="ctc_loss: targets must be from 0 to 3"):
+            F.ctc_loss(scores.to("trn"), wrong.to("trn"), steps, lengths)
+
+
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
 def test_complex32_with_both_bits_is_resolved():
     """The host has no kernel that resolves a conjugate and a negative bit of complex32 at once."""
