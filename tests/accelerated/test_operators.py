@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import torch_trn_emu
 
@@ -158,3 +159,30 @@ def test_rms_norm_has_second_gradients():
     x = torch.randn(4, 8, dtype=torch.float64, device="trn", requires_grad=True)
     normalize = lambda t: torch.nn.functional.rms_norm(t, (8,))  # noqa: E731
     assert torch.autograd.gradgradcheck(normalize, (x,))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor")
+@pytest.mark.parametrize("layout", ["cusparselt", "cutlass"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("policy", ["fp32", "bf16", "mxfp8"])
+def test_semi_structured_weights_multiply_as_dense_ones(layout, dtype, policy, monkeypatch):
+    monkeypatch.setattr(
+        torch.sparse.SparseSemiStructuredTensor, "_FORCE_CUTLASS", layout == "cutlass"
+    )
+    kept = torch.zeros(64, 32, 4).scatter(-1, torch.rand(64, 32, 4).topk(2).indices, 1.0)
+    weight = (torch.randn(64, 128) * kept.view(64, 128)).to(dtype).to("trn")
+    x, bias = torch.randn(37, 128, dtype=dtype).to("trn"), torch.randn(64, dtype=dtype).to("trn")
+    with torch_trn_emu.precision("fp32"):
+        sparse = torch.sparse.to_sparse_semi_structured(weight)
+        assert torch.equal(sparse.to_dense(), weight)
+    with torch_trn_emu.precision(policy):
+        assert torch.equal(F.linear(x, sparse), F.linear(x, weight))
+        assert torch.equal(F.linear(x, sparse, bias), F.linear(x, weight, bias))
+        assert torch.equal(sparse @ x.t(), (x @ weight.t()).t())
+
+
+def test_semi_structured_weights_keep_two_of_four():
+    with pytest.raises(ValueError, match="more than 2 of 4"):
+        torch._cslt_compress(torch.ones(32, 64, dtype=torch.float16, device="trn"))
+    with pytest.raises(ValueError, match="float16 or bfloat16"):
+        torch._cslt_compress(torch.ones(32, 64, device="trn"))

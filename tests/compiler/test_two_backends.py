@@ -1,4 +1,4 @@
-"""One function, compiled by trn and by another backend in one process: neither changes the other."""
+"""A function compiled by trn and by another backend in one process: neither changes the other."""
 
 import pytest
 import torch

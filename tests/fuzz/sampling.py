@@ -217,9 +217,10 @@ def acceptable(case: Case, verdict: str, why: str) -> bool:
 
 
 def smaller(case: Case, verdict: str) -> Case:
-    """The case with the fewest changes that still comes out as `verdict`."""
+    """The case with the fewest changes that still comes out as `verdict`, for no known reason."""
     for change in case.mutations:
         fewer = replace(case, mutations=tuple(m for m in case.mutations if m != change))
-        if judge(fewer)[0] == verdict:
+        found, why = judge(fewer)
+        if found == verdict and not acceptable(fewer, found, why):
             return smaller(fewer, verdict)
     return case

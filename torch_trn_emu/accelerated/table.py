@@ -40,6 +40,10 @@ KERNELS: Mapping[str, str] = MappingProxyType(
         "_convert_weight_to_int4pack": "packed.convert_weight_to_int4pack",
         "_weight_int4pack_mm": "packed.weight_int4pack_mm",
         "_mixed_dtypes_linear": "packed.mixed_dtypes_linear",
+        "_cslt_compress": "sparse.cslt_compress",
+        "_cslt_sparse_mm": "sparse.cslt_mm",
+        "_sparse_semi_structured_mm": "sparse.cutlass_mm",
+        "_sparse_semi_structured_addmm": "sparse.cutlass_addmm",
         "batch_norm_stats": "batch_norm.stats",
         "batch_norm_elemt": "batch_norm.elemt",
         "batch_norm_elemt.out": "batch_norm.elemt_out",
@@ -63,8 +67,8 @@ _ATTENTION = (
     "torch.nn.functional.scaled_dot_product_attention, which is one kernel on trn"
 )
 _SPARSE = (
-    "the metadata of 2:4 sparse weights is laid out for NVIDIA's sparse Tensor Cores. Keep the "
-    "weight dense with the pruned elements at zero: its products have the same values"
+    "it prunes and tiles 2:4 sparse weights for NVIDIA's sparse Tensor Cores. Prune the weight "
+    "yourself and call torch.sparse.to_sparse_semi_structured"
 )
 _PHILOX = "it exposes CUDA's Philox keys. Use torch.Generator(device='trn')"
 _TRITON = "it is a Triton kernel for GPUs. Call {instead}"
@@ -94,10 +98,9 @@ def _refusals() -> dict[str, str]:
         ("miopen_rnn miopen_rnn_backward", _MIOPEN, "torch.nn.LSTM, GRU or RNN"),
         ("_use_miopen_ctc_loss _use_miopen_ctc_loss.Tensor miopen_ctc_loss "
          "miopen_ctc_loss.Tensor", _MIOPEN, "torch.nn.functional.ctc_loss"),
-        ("_cslt_compress _cslt_sparse_mm _cslt_sparse_mm_search _sparse_semi_structured_tile "
+        ("_cslt_sparse_mm_search _sparse_semi_structured_tile "
          "_sparse_semi_structured_apply _sparse_semi_structured_apply_dense "
-         "_sparse_semi_structured_linear _sparse_semi_structured_mm "
-         "_sparse_semi_structured_addmm _to_sparse_semi_structured", _SPARSE, ""),
+         "_sparse_semi_structured_linear _to_sparse_semi_structured", _SPARSE, ""),
         ("_philox_key_split _philox_key_fold_in _philox_normal_ _philox_uniform_", _PHILOX, ""),
         ("_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention.quantized "
          "_scaled_dot_product_flash_attention_backward _scaled_dot_product_efficient_attention "

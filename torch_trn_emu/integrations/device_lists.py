@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from warnings import warn
 
@@ -53,15 +53,15 @@ def apply(place: Place, module: ModuleType) -> None:
     for part in path:
         holder = getattr(holder, part, None)
     there: Any = vars(holder).get(last) if holder is not None else None
-    is_static = isinstance(there, staticmethod)
-    original: Any = there.__func__ if is_static else there
+    kind = next((k for k in (staticmethod, classmethod) if isinstance(there, k)), None)
+    original: Any = there.__func__ if kind is not None else there
     if original is None or getattr(original, "_trn_bridge", False):
         return
     replacement = place.bridge(original, module)
     if replacement is original:
         return
     replacement._trn_bridge = True
-    setattr(holder, last, staticmethod(replacement) if is_static else replacement)
+    setattr(holder, last, kind(replacement) if kind is not None else replacement)
     package = module.__name__.partition(".")[0]
     for other in [m for name, m in sys.modules.items() if name.partition(".")[0] == package]:
         if not path and vars(other).get(last) is original:
@@ -123,6 +123,17 @@ def _default_tensor_type(original: Any, t: Any) -> None:
     else:
         torch.set_default_dtype(dtype)
         torch.set_default_device(DEVICE_TYPE)
+
+
+@_around
+def _sparse_on_trn(original: Any, cls: Any, tensor: torch.Tensor) -> None:
+    """Checks a tensor of trn as one of CUDA: dimensions, dtype and shape."""
+    if tensor.device.type != DEVICE_TYPE:
+        return original(cls, tensor)  # type: ignore[no-any-return]
+    asked = ("device", "dim", "is_contiguous", "dtype", "shape")
+    return original(  # type: ignore[no-any-return]
+        cls, SimpleNamespace(is_cuda=True, **{name: getattr(tensor, name) for name in asked})
+    )
 
 
 def _scaler_on_trn(original: Any, module: ModuleType) -> Any:
@@ -439,6 +450,9 @@ PLACES = (
     _place("torch", "Tensor.__dlpack_device__", "`torch.from_dlpack(x)`", _dlpack_device),
     _place("torch", "set_default_tensor_type", "`torch.trn.FloatTensor` as the default type",
            _default_tensor_type),
+    _place("torch.sparse.semi_structured",
+           "SparseSemiStructuredTensor._validate_device_dim_dtype_shape",
+           "`torch.sparse.to_sparse_semi_structured`", _sparse_on_trn),
     _place("torch.amp.grad_scaler", "GradScaler.__init__", "`GradScaler()` scales on trn",
            _scaler_on_trn),
     _place("torch.autograd.profiler_util", "EventList.table",

@@ -75,7 +75,14 @@ from .reductions import (
     truth,
     without_nan,
 )
-from .scaled_products import grouped, lower_scaled_mm, of_codes, scaled_grouped, with_packed_weight
+from .scaled_products import (
+    grouped,
+    lower_scaled_mm,
+    of_codes,
+    scaled_grouped,
+    with_packed_weight,
+    with_sparse_weight,
+)
 from .scans import extremes, logarithms, scan
 from .searchsorted import multinomial, search
 from .sorting import flat_sort, sort, topk
@@ -212,6 +219,9 @@ _PRODUCTS = (
     _row("_scaled_grouped_mm_v2", "tensor", scaled_grouped(2, 8), "inferred", _EQUAL),
     _row("_weight_int4pack_mm _weight_int8pack_mm _mixed_dtypes_linear", "tensor",
          with_packed_weight, "inferred", "the weight is read as bfloat16"),
+    *(_row(name, "tensor", with_sparse_weight(at), "inferred", "the weight is read dense")
+      for name, at in (("_cslt_sparse_mm", 1), ("_sparse_semi_structured_mm", 2),
+                       ("_sparse_semi_structured_addmm", 3))),
     _row("mm bmm mv dot vdot linear", "tensor", lower_matmul, MADE,
          "operands follow the precision policy"),
     _row("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, MADE,

@@ -26,6 +26,7 @@ __all__ = [
     "of_codes",
     "scaled_grouped",
     "with_packed_weight",
+    "with_sparse_weight",
 ]
 
 _E8M0, _FLOAT4 = "float8_e8m0fnu", "Float4_e2m1fn_x2"
@@ -156,6 +157,20 @@ def scaled_grouped(scale: int, offs: int) -> Callable[[Call, Target], Lowered]:
         one = Call("aten::_scaled_mm", (a, b, *scales), (result,), call.policy)
         programs: Any = lower_scaled(one, target)
         return programs * groups  # type: ignore[no-any-return]
+
+    return lower
+
+
+def with_sparse_weight(activation: int) -> Callable[[Call, Target], Lowered]:
+    """A product with a 2:4 sparse weight, which the array reads dense: where [k, n] is given."""
+
+    def lower(call: Call, target: Target) -> Lowered:
+        b = call.argument(activation)
+        k, n = b.shape
+        m = call.out.numel // max(1, n)
+        a = TensorArg(b.torch_dtype, (n, k), (k, 1))
+        weight, out = dense((k, m), b.torch_dtype), dense((n, m), call.out.torch_dtype)
+        return lower_matmul(Call("aten::mm", (a, weight), (out,), call.policy), target)
 
     return lower
 
