@@ -87,7 +87,8 @@ def cslt_mm(
 def _of_cutlass(packed: Tensor, meta: Tensor) -> Tensor:
     shape = torch.Size((packed.shape[0], packed.shape[1] * 2))
     held = SparseSemiStructuredTensorCUTLASS(shape, packed, meta, None, None, None)
-    return held.to_dense()
+    weight: Tensor = held.to_dense()
+    return weight
 
 
 def cutlass_mm(
