@@ -102,6 +102,13 @@ void ctc_loss(const IValue* arguments) {
               " classes of log_probs.");
 }
 
+// _softmax_backward_data(grad_output, output, dim, input_dtype) and that of its logarithm
+void softmax_backward(const IValue* arguments) {
+  const at::Tensor &grad = arguments[0].toTensor(), &output = arguments[1].toTensor();
+  TORCH_CHECK(grad.sizes() == output.sizes(), "softmax backward: grad_output has shape ",
+              grad.sizes(), ", but output ", output.sizes(), ". They must be the same.");
+}
+
 // _pdist_backward(grad, self, p, pdist)
 void pdist_backward(const IValue* arguments) {
   const at::Tensor& self = arguments[1].toTensor();
@@ -211,6 +218,8 @@ constexpr std::pair<std::string_view, Precondition> kRows[] = {
     {"replication_pad2d", &pad},
     {"replication_pad3d", &pad},
     {"_ctc_loss", &ctc_loss},
+    {"_softmax_backward_data", &softmax_backward},
+    {"_log_softmax_backward_data", &softmax_backward},
     {"segment_reduce", &segment_reduce},
     {"_segment_reduce_backward", &segment_reduce_backward},
     {"_pdist_backward", &pdist_backward},

@@ -80,6 +80,14 @@ def test_targets_of_ctc_loss_are_classes(lengths):
             F.ctc_loss(scores.to("trn"), wrong.to("trn"), steps, lengths)
 
 
+@pytest.mark.parametrize("name", ["_softmax_backward_data", "_log_softmax_backward_data"])
+def test_a_gradient_of_softmax_has_the_shape_of_its_output(name):
+    backward = getattr(torch, name)
+    for shape in ((3, 3), (3, 5), (2, 4), (4,)):
+        with pytest.raises(RuntimeError, match="softmax backward: grad_output has shape"):
+            backward(on_trn(*shape), on_trn(3, 4), 1, torch.float32)
+
+
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
 def test_complex32_with_both_bits_is_resolved():
     """The host has no kernel that resolves a conjugate and a negative bit of complex32 at once."""
