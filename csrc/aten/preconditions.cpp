@@ -83,8 +83,8 @@ void segment_reduce_backward(const IValue* arguments) {
   check_segments(arguments[2].toTensor(), arguments[4], arguments[5], arguments[6].toInt());
 }
 
-// _ctc_loss(log_probs, targets, input_lengths, target_lengths, ...): each target is a class. Rows of
-// targets are as long as the longest, and what lies beyond a length is not read.
+// _ctc_loss(log_probs, targets, input_lengths, target_lengths, ...): each target is a class. Rows
+// of targets are as long as the longest, and what lies beyond a length is not read.
 void ctc_loss(const IValue* arguments) {
   const at::Tensor &log_probs = arguments[0].toTensor(), &targets = arguments[1].toTensor();
   if (targets.numel() == 0 || !at::isIntegralType(targets.scalar_type(), false)) return;
@@ -97,7 +97,8 @@ void ctc_loss(const IValue* arguments) {
     read = targets.masked_select(place.lt(lengths.unsqueeze(1)));
   }
   const int64_t classes = log_probs.dim() > 0 ? log_probs.size(-1) : 0;
-  const bool within = at::ge(read, 0).all().item<bool>() && at::lt(read, classes).all().item<bool>();
+  const bool within =
+      at::ge(read, 0).all().item<bool>() && at::lt(read, classes).all().item<bool>();
   TORCH_CHECK(within, "ctc_loss: targets must be from 0 to ", classes - 1, ", one of the ", classes,
               " classes of log_probs.");
 }
