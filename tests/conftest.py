@@ -12,6 +12,10 @@ os.environ.setdefault("TRN_EMU_MATMUL", "fp32")  # read once, when torch is impo
 if os.environ.get("TRN_EMU_HOST", "cpu") != "cuda":
     # Read when Triton is imported, which torch.compile may do: its kernels run on the CPU then.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Processes that run tests side by side share the cores: threads that wait for one spin.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    threads = max(1, (os.cpu_count() or 1) // int(workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 _STATUS: list[int] = []
