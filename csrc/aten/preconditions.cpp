@@ -8,6 +8,7 @@
 #include <ATen/ops/_pad_circular_ops.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/ge.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/le.h>
 #include <ATen/ops/lt.h>
 #include <ATen/ops/nanquantile_ops.h>
@@ -108,6 +109,12 @@ void softmax_backward(const IValue* arguments) {
   const at::Tensor &grad = arguments[0].toTensor(), &output = arguments[1].toTensor();
   TORCH_CHECK(grad.sizes() == output.sizes(), "softmax backward: grad_output has shape ",
               grad.sizes(), ", but output ", output.sizes(), ". They must be the same.");
+}
+
+// _linalg_eigvals(self): LAPACK crashes on them; linalg.eig checks them by itself.
+void eigvals(const IValue* arguments) {
+  TORCH_CHECK(at::isfinite(arguments[0].toTensor()).all().item<bool>(),
+              "torch.linalg.eigvals: input tensor should not contain infs or NaNs.");
 }
 
 // _pdist_backward(grad, self, p, pdist)
@@ -219,6 +226,8 @@ constexpr std::pair<std::string_view, Precondition> kRows[] = {
     {"replication_pad2d", &pad},
     {"replication_pad3d", &pad},
     {"_ctc_loss", &ctc_loss},
+    {"_linalg_eigvals", &eigvals},
+    {"linalg_eigvals", &eigvals},
     {"_softmax_backward_data", &softmax_backward},
     {"_log_softmax_backward_data", &softmax_backward},
     {"segment_reduce", &segment_reduce},

@@ -89,7 +89,8 @@ KNOWN = (
         says=r"^(no error|.* not implemented for .*) on the host, \w+: (lu_unpack: LU_pivots"
         r"|(embedding_bag|segment_reduce): "
         r"|batch_norm: \w+ has|grid_sampler_[23]d: (interpolation|padding)_mode"
-        r"|pdist: no gradient|pad: padding of|ctc_loss: targets|softmax backward: )",
+        r"|pdist: no gradient|pad: padding of|ctc_loss: targets|softmax backward: "
+        r"|torch\.linalg\.eigvals: )",
     ),
     Known(
         cases=r"^torch\._scaled_mm",

@@ -88,6 +88,18 @@ def test_a_gradient_of_softmax_has_the_shape_of_its_output(name):
             backward(on_trn(*shape), on_trn(3, 4), 1, torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_eigenvalues_of_what_is_not_finite(dtype, value):
+    x = torch.eye(5, dtype=dtype, device="trn").repeat(2, 1, 1)
+    x[0, 1, 1] = value
+    for eigen in (torch.linalg.eigvals, torch.linalg.eig):
+        with pytest.raises(RuntimeError, match="should not contain infs or NaNs"):
+            eigen(x)
+    with pytest.raises(RuntimeError, match="should not contain infs or NaNs"):
+        torch.linalg.eigvals(x, out=torch.empty(0, dtype=torch.complex128, device="trn"))
+
+
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
 def test_complex32_with_both_bits_is_resolved():
     """The host has no kernel that resolves a conjugate and a negative bit of complex32 at once."""
