@@ -204,7 +204,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The C++ side of torch_trn_emu.";
   py::register_local_exception_translator(&trn::translate);
   trn::install_allocators();
-  trn::lend_thread_pool();
+  trn::share_thread_pool();
   trn::register_hooks();
   torch::utils::set_requires_device_init(trn::kTrn, true);
   trn::bind_device(m);

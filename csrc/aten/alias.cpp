@@ -3,8 +3,8 @@
 #include "alias.h"
 
 #include "composite_alias.h"
+#include "runtime/accounting_block.h"
 #include "runtime/hbm.h"
-#include "runtime/shadow.h"
 #include "weight_copies.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -101,7 +101,8 @@ void carry_storage(const c10::Storage& origin, c10::StorageImpl& twin, c10::Devi
   if (twin.data_ptr().get() != storage->data_ptr().get() ||
       twin.data_ptr().get_deleter() != &keep) {
     c10::DataPtr memory = std::move(twin._mutable_data_ptr_no_checks());
-    if (host().foreign) memory = with_shadow(std::move(memory), twin.nbytes(), device.index());
+    if (host().foreign)
+      memory = with_accounting_block(std::move(memory), twin.nbytes(), device.index());
     memory.unsafe_set_device(device);
     storage->set_data_ptr_noswap(std::move(memory));
   }
@@ -332,7 +333,8 @@ at::Tensor relabel(at::Tensor tensor, c10::Device device, size_t holders) {
       storage = impl->unsafe_storage().unsafeGetStorageImpl();
     }
     c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
-    if (host().foreign) data = with_shadow(std::move(data), storage->nbytes(), device.index());
+    if (host().foreign)
+      data = with_accounting_block(std::move(data), storage->nbytes(), device.index());
     data.unsafe_set_device(device);
     storage->set_allocator(device_allocator());
   }

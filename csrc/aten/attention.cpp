@@ -1,11 +1,11 @@
 // Scaled dot product attention: which path torch takes for trn tensors, and the fused one.
 #include "attention_operands.h"
-#include "given_attention.h"
 #include "on_host.h"
 #include "operands.h"
 #include "products.h"
 #include "registrations.h"
 #include "rounding_mode.h"
+#include "unquantized_attention.h"
 
 #include "numerics/attention.h"
 
@@ -128,7 +128,7 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
   Launch launch(name, q, k, v, dropout, is_causal, mask, scale);
   HostCall call(launch.device(), op_name<Flash>());
   const auto forward = rounded          ? &attention_on_host
-                       : host().foreign ? &given_attention
+                       : host().foreign ? &unquantized_attention
                                         : &flash_on_host;
   auto [out, logsumexp] =
       forward(call.alias(q), call.alias(k), call.alias(v), is_causal, call.alias(mask), scale);
@@ -155,7 +155,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
   Launch launch(op_name<FlashBackward>(), grad_out, query, key, value, out, logsumexp, dropout,
                 is_causal, mask, scale);
   HostCall call(launch.device(), op_name<FlashBackward>());
-  const auto backward = rounded ? &attention_backward_on_host : &given_attention_backward;
+  const auto backward = rounded ? &attention_backward_on_host : &unquantized_attention_backward;
   auto [dq, dk, dv] =
       backward(call.alias(grad_out), call.alias(query), call.alias(key), call.alias(value),
                call.alias(out), call.alias(logsumexp), is_causal, call.alias(mask), scale);

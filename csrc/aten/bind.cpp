@@ -1,5 +1,5 @@
 // Python's side of compiled graphs: runs host code on trn tensors.
-#include "lend.h"
+#include "host_alias.h"
 #include "product_roles.h"
 #include "runtime/generator.h"
 #include "runtime/graph_schedule.h"
@@ -66,7 +66,7 @@ class HostGraph {
   py::list run_then(const py::object& host_code, const py::list& inputs, Then then) const {
     if (in_forked_child()) throw_forked_child();
     const std::vector<py::object> originals = inputs_returned(inputs);
-    py::list lent = lend_all(inputs);
+    py::list lent = aliases_of(inputs);
     const std::vector<py::object> aliases = inputs_returned(lent);
     py::object results;
     {
@@ -91,7 +91,7 @@ class HostGraph {
     return kept;
   }
 
-  py::list lend_all(const py::list& inputs) const {
+  py::list aliases_of(const py::list& inputs) const {
     const auto count = PyList_GET_SIZE(inputs.ptr());
     py::list lent{size_t(count)};
     for (Py_ssize_t i = 0; i < count; ++i) {
@@ -100,7 +100,7 @@ class HostGraph {
       if (THPVariable_Check(item) && THPVariable_Unpack(item).device().type() == kTrn) {
         const bool written = size_t(i) < written_.size() && written_[size_t(i)];
         alias = THPVariable_Wrap(
-            lend(THPVariable_Unpack(item), written ? Access::kWrite : Access::kRead));
+            host_alias(THPVariable_Unpack(item), written ? Access::kWrite : Access::kRead));
         if (alias == nullptr) throw py::error_already_set();
       } else {
         alias = Py_NewRef(item);
@@ -124,7 +124,7 @@ class HostGraph {
       if (size_t(i) < aliases.size() && aliases[size_t(i)].ptr() == item) {
         made = Py_NewRef(originals[size_t(i)].ptr());
       } else if (THPVariable_Check(item) && size_t(i) < result_devices_.size()) {
-        made = THPVariable_Wrap(take_back(THPVariable_Unpack(item), device_of(size_t(i))));
+        made = THPVariable_Wrap(device_tensor_of(THPVariable_Unpack(item), device_of(size_t(i))));
         if (made == nullptr) throw py::error_already_set();
       } else {
         made = Py_NewRef(item);
@@ -194,10 +194,10 @@ void bind_graphs(py::module_& m) {
            py::arg("row").none(true) = nullptr)
       .def("run_scheduled", &HostGraph::run_scheduled, py::arg("host_code"), py::arg("inputs"),
            py::arg("steps"));
-  m.def("lend", [](py::handle tensor) {
-    if (!THPVariable_Check(tensor.ptr())) throw py::type_error("lend takes a tensor");
+  m.def("host_alias", [](py::handle tensor) {
+    if (!THPVariable_Check(tensor.ptr())) throw py::type_error("host_alias takes a tensor");
     return py::reinterpret_steal<py::object>(
-        THPVariable_Wrap(lend(THPVariable_Unpack(tensor.ptr()), Access::kWrite)));
+        THPVariable_Wrap(host_alias(THPVariable_Unpack(tensor.ptr()), Access::kWrite)));
   });
   m.def("weight_copies", [] {
     const CopyCounts counts = copy_counts();

@@ -15,6 +15,6 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, numerics::LoopBody 
 
 }  // namespace
 
-void lend_thread_pool() { numerics::set_thread_pool(&parallel_for, &at::get_num_threads); }
+void share_thread_pool() { numerics::set_thread_pool(&parallel_for, &at::get_num_threads); }
 
 }  // namespace trn

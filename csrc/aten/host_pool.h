@@ -1,8 +1,8 @@
-// Lends torch's thread pool to the framework-free kernels.
+// Shares torch's thread pool with the framework-free kernels.
 #pragma once
 
 namespace trn {
 
-void lend_thread_pool();  // once, at load
+void share_thread_pool();  // once, at load
 
 }  // namespace trn

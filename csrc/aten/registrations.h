@@ -1,6 +1,6 @@
 // One registrar for all kernels on the dense trn key, so that the loop over the host's kernels
 // knows which operators have one of their own. A file with kernels adds a line here and in
-// minimal.cpp.
+// registration.cpp.
 #pragma once
 
 #include "typed.h"

@@ -4,9 +4,9 @@
 // A copy is made when a matrix is read for the second time as it is, with the same version and the
 // same format, and goes when its memory is written, lent for writing, given back or resized, or
 // when the version or the storage of the tensor is another. Every way from a tensor to its memory
-// tells: HostCall and lend for writing, the allocator for giving back. What writes past torch, by
-// an address, is found by comparing 64 words at every use: a wholesale change is seen, a change of
-// a few single elements through a raw address is not.
+// tells: HostCall and host_alias for writing, the allocator for giving back. What writes past
+// torch, by an address, is found by comparing 64 words at every use: a wholesale change is seen, a
+// change of a few single elements through a raw address is not.
 //
 // Copies are memory of the host and no part of the emulated HBM. They take at most a GiB (chosen);
 // when it is taken, copies that were not read for the last 4,096 look-ups make room, and else

@@ -19,7 +19,7 @@ at::Tensor borrow(const at::Tensor& tensor, Access access, const char* op) {
               tensor.sizes(), " with strides ", tensor.strides(), ": call contiguous() first");
   TORCH_CHECK(host().type == c10::kCPU, op, ": TRN_EMU_HOST is not the CPU: collectives run on ",
               "tensors in host memory only. Unset the variable");
-  return of_graph ? tensor : lend(tensor, access);
+  return of_graph ? tensor : host_alias(tensor, access);
 }
 
 at::Tensor borrow_contiguous(const at::Tensor& tensor, Access access, const char* op) {

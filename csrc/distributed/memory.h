@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "aten/lend.h"
+#include "aten/host_alias.h"
 #include "collectives/transport.h"
 
 #include <vector>

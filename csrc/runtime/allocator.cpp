@@ -1,10 +1,10 @@
 // Allocations go to the pool of a logical core; nothing here copies tensor data.
 #include "allocator.h"
 
+#include "accounting_block.h"
 #include "free_listener.h"
 #include "hbm.h"
 #include "host.h"
-#include "shadow.h"
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -86,9 +86,9 @@ class TrnAllocator final : public c10::DeviceAllocator {
       default_copy_data(to, from, bytes);
   }
 
-  // Copy-on-write may take a shadowed piece over with its context.
+  // Copy-on-write may take a counted piece over with its context.
   bool is_simple_data_ptr(const c10::DataPtr& pointer) const override {
-    return pointer.get() == pointer.get_context() || is_shadowed(pointer);
+    return pointer.get() == pointer.get_context() || has_accounting_block(pointer);
   }
 
   bool initialized() override { return device_count() > 0; }

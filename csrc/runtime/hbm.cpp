@@ -287,7 +287,7 @@ void HbmPool::empty_cache() {
 
 // Reads the host's free memory once for each kHostCheckEvery bytes of growth.
 bool HbmPool::host_can_back(size_t bytes) {
-  if (host().foreign) return true;  // shadow blocks only
+  if (host().foreign) return true;  // accounting blocks only
   if (stats_.reserved + bytes < host_checked_ + kHostCheckEvery) return true;
   if (bytes + kHostMargin > host_available()) {
     trim();

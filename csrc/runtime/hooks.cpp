@@ -2,11 +2,11 @@
 // pinned.
 #include "hooks.h"
 
+#include "accounting_block.h"
 #include "allocator.h"
 #include "generator.h"
 #include "hbm.h"
 #include "host.h"
-#include "shadow.h"
 
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -108,7 +108,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     return new_generator(device);
   }
   at::Device getDeviceFromPtr(void* data) const override {
-    const int device = host().foreign ? shadow_device_of(data) : hbm_device_of(data);
+    const int device = host().foreign ? device_of_accounting_block(data) : hbm_device_of(data);
     TORCH_CHECK(device >= 0, "The pointer does not lie in the emulated HBM of any trn device");
     return c10::Device(kTrn, c10::DeviceIndex(device));
   }

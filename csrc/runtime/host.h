@@ -18,7 +18,7 @@ struct Host {
   c10::DeviceType type;
   c10::BackendComponent component;
   c10::DispatchKeySet keys;  // of its dense tensors
-  // Memory is the host's own allocator's, counted by shadow blocks of the emulated HBM, and the
+  // Memory is the host's own allocator's, counted by accounting blocks of the emulated HBM, and the
   // engines' numerics are reached through the dispatcher. Otherwise memory is the pool's and the
   // numerics are csrc/numerics.
   bool foreign;

@@ -100,7 +100,7 @@ def by_part_of_dlpack(w: Tensor) -> None:
 
 
 def by_lent_memory(w: Tensor) -> None:
-    _C.lend(w).numpy()[3, 5] = 1e3
+    _C.host_alias(w).numpy()[3, 5] = 1e3
 
 
 def by_resize(w: Tensor) -> None:
@@ -190,7 +190,7 @@ def test_a_change_is_seen(way: str) -> None:
 def test_memory_that_is_lent_has_no_copy() -> None:
     w = weight()
     warm(w)
-    lent = _C.lend(w).numpy()
+    lent = _C.host_alias(w).numpy()
     for value in range(4):
         lent[0, 0] = value * 100.0
         assert is_as_new(w)

@@ -59,7 +59,7 @@ def _on_host(value: Any) -> Any:
     if not is_trn(value):
         return value
     if not isinstance(value, FakeTensor):
-        return _C.lend(value)
+        return _C.host_alias(value)
     offset = value.storage_offset()
     with value.fake_mode:
         if isinstance(offset, int) and offset == 0:

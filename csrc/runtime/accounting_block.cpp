@@ -1,5 +1,5 @@
-// See shadow.h.
-#include "shadow.h"
+// See accounting_block.h.
+#include "accounting_block.h"
 
 #include "allocator.h"
 #include "host.h"
@@ -44,29 +44,29 @@ class Pieces {
   std::map<const void*, Piece> pieces_;
 };
 
-// The context of a shadowed DataPtr: what owns the memory, and the block that counts it.
-struct Shadowed {
+// The context of a counted DataPtr: what owns the memory, and the block that counts it.
+struct Accounted {
   c10::DataPtr memory;
   void* block;
-  ~Shadowed() {
+  ~Accounted() {
     Pieces::instance().remove(memory.get());
     give_block_back(block);
   }
 };
 
-void release(void* context) { delete static_cast<Shadowed*>(context); }
+void release(void* context) { delete static_cast<Accounted*>(context); }
 
-c10::DataPtr shadowed(c10::DataPtr memory, size_t bytes, c10::DeviceIndex device, void* block) {
+c10::DataPtr accounted(c10::DataPtr memory, size_t bytes, c10::DeviceIndex device, void* block) {
   void* pointer = memory.get();
   Pieces::instance().add(pointer, {bytes, device});
-  return {pointer, new Shadowed{std::move(memory), block}, &release, c10::Device(kTrn, device)};
+  return {pointer, new Accounted{std::move(memory), block}, &release, c10::Device(kTrn, device)};
 }
 
 }  // namespace
 
-c10::DataPtr with_shadow(c10::DataPtr memory, size_t bytes, c10::DeviceIndex device) {
+c10::DataPtr with_accounting_block(c10::DataPtr memory, size_t bytes, c10::DeviceIndex device) {
   if (memory.get() != nullptr)
-    return shadowed(std::move(memory), bytes, device, take_block(device, bytes));
+    return accounted(std::move(memory), bytes, device, take_block(device, bytes));
   memory.unsafe_set_device(c10::Device(kTrn, device));
   return memory;
 }
@@ -75,15 +75,19 @@ c10::DataPtr allocate_on_host(size_t bytes, c10::DeviceIndex device) {
   if (bytes == 0) return {nullptr, c10::Device(kTrn, device)};
   void* block = take_block(device, bytes);  // first: the core may be full where the host is not
   try {
-    return shadowed(c10::GetAllocator(host().type)->allocate(bytes), bytes, device, block);
+    return accounted(c10::GetAllocator(host().type)->allocate(bytes), bytes, device, block);
   } catch (...) {
     give_block_back(block);
     throw;
   }
 }
 
-bool is_shadowed(const c10::DataPtr& memory) noexcept { return memory.get_deleter() == &release; }
+bool has_accounting_block(const c10::DataPtr& memory) noexcept {
+  return memory.get_deleter() == &release;
+}
 
-int shadow_device_of(const void* pointer) noexcept { return Pieces::instance().device_of(pointer); }
+int device_of_accounting_block(const void* pointer) noexcept {
+  return Pieces::instance().device_of(pointer);
+}
 
 }  // namespace trn

@@ -1,5 +1,5 @@
-// See lend.h. The context of an alias's memory is a reference to the storage lent.
-#include "lend.h"
+// See host_alias.h. The context of an alias's memory is a reference to the storage lent.
+#include "host_alias.h"
 
 #include "composite_alias.h"
 #include "runtime/hbm.h"
@@ -21,7 +21,7 @@ struct Lent {
 void return_storage(void* lent) { delete static_cast<Lent*>(lent); }
 
 // The storage that a host tensor's memory was lent from, or null.
-const c10::Storage* lender_of(const at::Tensor& host) {
+const c10::Storage* storage_of(const at::Tensor& host) {
   const c10::DataPtr& memory = host.storage().data_ptr();
   return memory.get_deleter() == &return_storage
              ? &static_cast<const Lent*>(memory.get_context())->storage
@@ -44,7 +44,7 @@ at::Tensor copied_to(const at::Tensor& host, c10::Device device) {
 
 }  // namespace
 
-at::Tensor lend(const at::Tensor& tensor, Access access) {
+at::Tensor host_alias(const at::Tensor& tensor, Access access) {
   auto* impl = tensor.unsafeGetTensorImpl();
   TORCH_CHECK(impl->has_storage() && impl->layout() == at::kStrided,
               "a compiled graph takes strided trn tensors, got a ", tensor.toString());
@@ -61,19 +61,19 @@ at::Tensor lend(const at::Tensor& tensor, Access access) {
   return with_layout_of(*impl, c10::Storage(std::move(twin)), host_keys(impl->key_set()));
 }
 
-at::Tensor take_back(at::Tensor result, c10::Device device) {
+at::Tensor device_tensor_of(at::Tensor result, c10::Device device) {
   if (!result.defined() || result.device().type() != host().type) return result;
   if (is_sparse(result)) {
     if (device.type() == kCpu) return at::clone(result);
     return adopt_sparse(result, device,
-                        [&](const at::Tensor& member) { return take_back(member, device); });
+                        [&](const at::Tensor& member) { return device_tensor_of(member, device); });
   }
   auto* impl = result.unsafeGetTensorImpl();
   TORCH_CHECK(impl->has_storage(), "a compiled graph returned a ", result.toString(),
               " without storage");
-  if (const c10::Storage* lender = lender_of(result)) {
-    if (lender->device() != device) return copied_to(result, device);
-    at::Tensor view = with_layout_of(*impl, *lender, impl->key_set());
+  if (const c10::Storage* storage = storage_of(result)) {
+    if (storage->device() != device) return copied_to(result, device);
+    at::Tensor view = with_layout_of(*impl, *storage, impl->key_set());
     view.unsafeGetTensorImpl()->_change_backend_component_keys(device);
     return view;
   }

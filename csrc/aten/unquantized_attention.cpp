@@ -1,5 +1,5 @@
-// See given_attention.h.
-#include "given_attention.h"
+// See unquantized_attention.h.
+#include "unquantized_attention.h"
 
 #include <ATen/ATen.h>
 
@@ -46,10 +46,10 @@ Tensor scores_of(const Tensor& q, const Tensor& k, bool is_causal,
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> given_attention(const Tensor& query, const Tensor& key,
-                                           const Tensor& value, bool is_causal,
-                                           const std::optional<Tensor>& mask,
-                                           std::optional<double> scale) {
+std::tuple<Tensor, Tensor> unquantized_attention(const Tensor& query, const Tensor& key,
+                                                 const Tensor& value, bool is_causal,
+                                                 const std::optional<Tensor>& mask,
+                                                 std::optional<double> scale) {
   const int64_t heads = query.size(1);
   const Tensor scores =
       scores_of(wide(query), for_heads(key, heads), is_causal, mask, factor(query, scale));
@@ -61,12 +61,10 @@ std::tuple<Tensor, Tensor> given_attention(const Tensor& query, const Tensor& ke
   return {std::move(out), std::move(sums)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> given_attention_backward(const Tensor& grad_out,
-                                                            const Tensor& query, const Tensor& key,
-                                                            const Tensor& value, const Tensor& out,
-                                                            const Tensor& logsumexp, bool is_causal,
-                                                            const std::optional<Tensor>& mask,
-                                                            std::optional<double> scale) {
+std::tuple<Tensor, Tensor, Tensor> unquantized_attention_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value,
+    const Tensor& out, const Tensor& logsumexp, bool is_causal, const std::optional<Tensor>& mask,
+    std::optional<double> scale) {
   const int64_t heads = query.size(1);
   const double by = factor(query, scale);
   const Tensor q = wide(query), k = for_heads(key, heads), g = wide(grad_out);

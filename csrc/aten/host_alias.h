@@ -7,10 +7,10 @@
 namespace trn {
 
 // The host's view of a strided trn tensor. kWrite gives a copy-on-write storage its own pages.
-at::Tensor lend(const at::Tensor& tensor, Access access);
+at::Tensor host_alias(const at::Tensor& tensor, Access access);
 
 // The tensor on `device`, the host or a core, for a host tensor that host code returned: a view of
 // what was lent, or fresh memory. What lies in memory of another device is copied; nothing else is.
-at::Tensor take_back(at::Tensor host, c10::Device device);
+at::Tensor device_tensor_of(at::Tensor host, c10::Device device);
 
 }  // namespace trn
