@@ -1,5 +1,8 @@
 """Estimates from shapes agree with what the device counts, and compute nothing."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -242,8 +245,38 @@ def test_graphs_that_are_freed_keep_their_launches_apart():
 
     recorder = Recorder(Target(get_chip("trn3"), 2))
     for k in range(20):
-        made = SimpleNamespace(price=SimpleNamespace(free=False, seconds=k, blocks=False))
+        price = SimpleNamespace(free=False, seconds=k, blocks=False)
+        made = SimpleNamespace(price=price, launches=1)
         one = SimpleNamespace(priced=made, count=lambda flags: 1)
         recorder.run_graph([one], lambda: ((), ()))
         del made, one
     assert len(recorder.priced) == 20
+
+
+def _optimizer_step(kind: type[torch.optim.Optimizer], device: str) -> Callable[[], object]:
+    layer = torch.nn.Linear(8, 8, bias=False, device=device)
+    layer.weight.grad = torch.ones_like(layer.weight)
+    made: Any = kind
+    return made(layer.parameters()).step  # type: ignore[no-any-return]
+
+
+# They read values of parameters, call a closure, or take sparse gradients only.
+NOT_ON_META = {"Adafactor", "ASGD", "LBFGS", "Optimizer", "SparseAdam"}
+OPTIMIZERS = [
+    kind
+    for kind in vars(torch.optim).values()
+    if isinstance(kind, type)
+    and issubclass(kind, torch.optim.Optimizer)
+    and kind.__name__ not in NOT_ON_META
+]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
+def test_optimizers_launch_what_they_launch_on_the_device(kind) -> None:
+    step = _optimizer_step(kind, "trn")
+    torch.trn.reset_counters()
+    step()
+    counted = torch.trn.counters()
+    made = estimate(_optimizer_step(kind, "meta"))
+    assert sum(row.calls for row in made.ops) == counted["launch_count"]
+    assert made.device_us == pytest.approx(counted["total_time"] * 1e6, rel=0.01)

@@ -40,6 +40,7 @@ from .torch_private import (
     has_kernel,
     suggest_memory_format,
     tree_leaves,
+    with_optimizers_of_meta,
 )
 
 __all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "composite_of", "estimate"]
@@ -138,6 +139,7 @@ def estimate(
     precision = recorder.policy()
     with ExitStack() as stack:
         stack.callback(recorder.memory.close)
+        with_optimizers_of_meta(stack)
         stack.enter_context(OperatorsOfTheDevice())
         stack.enter_context(recorder)
         stack.callback(recorder.memory.close)  # also if fn raises

@@ -39,7 +39,8 @@ class KnownValues:
         known = self._computed(func, args, kwargs)
         if known is None:
             self._forget(func, args, kwargs)
-            if func._opname == "_local_scalar_dense" or _to_host(func, args, kwargs):
+            reads = func._opname == "_local_scalar_dense" and _is_meta(args[0])
+            if reads or _to_host(func, args, kwargs):
                 raise Unimplemented(
                     "the function reads a value of a tensor, which `meta` tensors do not have. "
                     "`trn-emu estimate script.py` runs a script on the host and has them."

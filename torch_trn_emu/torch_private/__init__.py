@@ -6,8 +6,13 @@ Operators of `torch.ops` are no private names: their schemas are kept compatible
 """
 
 import importlib
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from itertools import product
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._C import (
@@ -93,6 +98,7 @@ __all__ = [
     "tree_map_only",
     "unset_fake_temporarily",
     "validate_device",
+    "with_optimizers_of_meta",
     "wrap_restore_location",
 ]
 
@@ -150,6 +156,24 @@ def wrap_restore_location(wrapper: Callable[[Callable[..., Any]], Callable[..., 
     """Let `wrapper` stand around what `torch.load` makes of its `map_location`."""
     serialization: Any = torch.serialization
     serialization._get_restore_location = wrapper(serialization._get_restore_location)
+
+
+def with_optimizers_of_meta(stack: ExitStack) -> None:
+    """While `stack` is open optimizers treat `meta` parameters as those of an accelerator.
+
+    A release that renames these lists prices the optimizers of `meta` parameter by parameter.
+    """
+    kinds = ("foreach_kernels", "fused_kernels", "capturable")
+    places = ("torch.optim.", "torch.utils._foreach_utils")
+    modules = [module for path, module in sys.modules.items() if path.startswith(places)]
+    for module, kind in product(modules, kinds):
+        name = f"_get_{kind}_supported_devices"
+        if devices := getattr(module, name, None):
+            stack.enter_context(mock.patch.object(module, name, partial(_and_meta, devices)))
+
+
+def _and_meta(devices: Callable[..., list[str]], *args: Any, **kwargs: Any) -> list[str]:
+    return [*devices(*args, **kwargs), "meta"]
 
 
 # --- modules by name ---
