@@ -10,9 +10,10 @@
 namespace trn::numerics {
 namespace {
 
+#if defined(__x86_64__)
 // Linux gives the registers of AMX to a process that asks for them.
 bool has_tiles() {
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__linux__)
   constexpr unsigned bf16_bit = 22, tile_bit = 24;
   constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -23,6 +24,7 @@ bool has_tiles() {
   return false;
 #endif
 }
+#endif
 
 Isa detect() {
 #if defined(__x86_64__)
