@@ -120,9 +120,12 @@ TRN_INLINE u32v encode_magnitude(EncodeConstants c, u32v magnitude, u32v random)
 
 // Magnitude codes to float32 magnitude bits.
 TRN_INLINE u32v decode_magnitude(FloatFormat f, u32v code) {
-  const float scale =
-      __builtin_bit_cast(float, static_cast<uint32_t>(254 - f.bias()) << 23);  // 2^(127 - bias)
-  const u32v bits = (u32v)((f32v)(code << (23 - f.mantissa_bits)) * splat(scale));
+  // Subnormal values are counted up from a normal number: to multiply subnormals takes long.
+  const uint32_t first = static_cast<uint32_t>(128 - f.bias()) << 23;
+  const u32v aligned = code << (23 - f.mantissa_bits);
+  const u32v subnormal = (u32v)((f32v)(aligned + first) - (f32v)splat(first));
+  const u32v normal = aligned + (first - (1u << 23));
+  const u32v bits = select(code < splat(1u << f.mantissa_bits), subnormal, normal);
   if (f.all_numbers()) return bits;
   const u32v finite = select(code > splat(f.max_code()), splat(quiet_nan), bits);
   if (f.specials == Specials::fn) return finite;

@@ -18,6 +18,7 @@ const Kernels kernels = {
     .mx_row = mx_row,
     .mx_columns = mx_columns,
     .mx_decode_row = mx_decode_row,
+    .mx_widen_blocks = mx_widen_blocks,
     .round_row = round_row,
     .round_columns = round_columns,
     .transpose = transpose,

@@ -71,6 +71,9 @@ struct Kernels {
   // One code a byte; y[i] = value of codes[i] * scales[i].
   void (*mx_decode_row)(FloatFormat, const uint8_t* codes, const float* scales, int64_t count,
                         DType out, void* y);
+  // Codes of whole blocks in a row, one or two a byte: y[32 * i + j] = value * scales[i].
+  void (*mx_widen_blocks)(FloatFormat, bool two_a_byte, const uint8_t* codes, const float* scales,
+                          int64_t blocks, float* y);
 
   // Elementwise instead of in blocks, for matmul operands: out is float32 or bfloat16, and float32
   // or bf16_pairs. Rows are as for mx_columns, `count` of them.

@@ -98,6 +98,21 @@ TRN_INLINE u32v widen8(const uint8_t* p) {
 #endif
 }
 
+// Two lanes of a byte, the low half first.
+TRN_INLINE u32v widen4(const uint8_t* p) {
+#if TRN_ISA == 512
+  const __m512i bytes = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return (u32v)_mm512_or_si512(bytes, _mm512_slli_epi64(bytes, 28)) & 15;
+#elif TRN_ISA == 2
+  const __m256i bytes = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(load<int>(p)));
+  return (u32v)_mm256_or_si256(bytes, _mm256_slli_epi64(bytes, 28)) & 15;
+#else
+  u32v v;
+  for (int i = 0; i < lanes; ++i) v[i] = p[i / 2] >> i % 2 * 4 & 15;
+  return v;
+#endif
+}
+
 // Lanes hold 16-bit values.
 TRN_INLINE void narrow16(u32v v, uint16_t* p) {
 #if TRN_ISA == 512

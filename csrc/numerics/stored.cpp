@@ -10,55 +10,33 @@
 #include "parallel.h"
 #include "scratch.h"
 
-// The same source for every width; the loader picks one.
-#if defined(__x86_64__)
-#define TRN_EVERY_WIDTH __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define TRN_EVERY_WIDTH
-#endif
-
 namespace trn::numerics {
 namespace {
 
 constexpr int64_t k_at_once = 512, most_columns = 32;
 
-// What each byte of codes stands for under the scale 1: one value, or two for codes of four bits;
-// and what each scale is.
+// Of an element format: what each scale is, and what each code of an integer stands for.
 struct Values {
-  alignas(64) float of[2 * 256];
+  FloatFormat format;
   float scale[256];
+  float integer[256];
 
-  explicit Values(Element element) {
-    const int together = codes_a_byte(element);
-    uint8_t bytes[256], ones[16];
+  explicit Values(Element element) : format(element_format(element)) {
     for (int i = 0; i < 256; ++i) {
-      bytes[i] = static_cast<uint8_t>(i);
-      scale[i] = decode_e8m0(bytes[i]);
+      scale[i] = decode_e8m0(static_cast<uint8_t>(i));
+      integer[i] = are_integers() ? reference::decode(format, static_cast<uint32_t>(i)) : 0;
     }
-    std::fill_n(ones, 16, uint8_t{127});
-    dequantize(bytes, 256, ones, 16, 1, element, Grouping::contiguous, 1, 256 * together,
-               DType::float32, of, 512);
+  }
+
+  bool are_integers() const { return format.specials == Specials::integer; }
+
+  void widen(bool two_a_byte, const uint8_t* codes, const float* scales, int64_t blocks,
+             float* y) const {
+    if (!are_integers())
+      return kernels().mx_widen_blocks(format, two_a_byte, codes, scales, blocks, y);
+    for (int64_t i = 0; i < blocks * 32; ++i) y[i] = integer[codes[i]] * scales[i / 32];
   }
 };
-
-TRN_EVERY_WIDTH void widen_bytes(const float* __restrict values, const uint8_t* __restrict codes,
-                                 const float* __restrict scales, int64_t blocks,
-                                 float* __restrict y) {
-  for (int64_t block = 0; block < blocks; ++block, codes += 32, y += 32) {
-    const float scale = scales[block];
-    for (int i = 0; i < 32; ++i) y[i] = values[codes[i]] * scale;
-  }
-}
-
-TRN_EVERY_WIDTH void widen_halves(const float* __restrict values, const uint8_t* __restrict codes,
-                                  const float* __restrict scales, int64_t blocks,
-                                  float* __restrict y) {
-  for (int64_t block = 0; block < blocks; ++block, codes += 16, y += 32) {
-    for (int i = 0; i < 16; ++i) std::memcpy(y + 2 * i, values + 2 * codes[i], 2 * sizeof(float));
-    const float scale = scales[block];
-    for (int i = 0; i < 32; ++i) y[i] *= scale;
-  }
-}
 
 // k [k0, k0 + count) of column j in float32.
 void widen_column(const StoredMx& b, const Values& values, int64_t j, int64_t k0, int64_t count,
@@ -69,7 +47,7 @@ void widen_column(const StoredMx& b, const Values& values, int64_t j, int64_t k0
   const int64_t blocks = count / 32;
   float factors[k_at_once / 32];
   for (int64_t block = 0; block < blocks; ++block) factors[block] = values.scale[scales[block]];
-  (together == 2 ? widen_halves : widen_bytes)(values.of, codes, factors, blocks, y);
+  values.widen(together == 2, codes, factors, blocks, y);
   if (const int64_t done = blocks * 32; done < count)
     dequantize(codes + done / together, b.column_bytes, scales + blocks, b.column_scales, 1,
                b.element, Grouping::contiguous, 1, count - done, DType::float32, y + done, count);
