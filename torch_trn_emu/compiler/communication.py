@@ -60,7 +60,8 @@ def stretches(regions: Sequence[Region]) -> list[Stretch]:
     else can run.
     """
     numbers = {r.number: k for k, r in enumerate(filter(_issues, regions))}
-    left, done, issued = list(regions), set[int](), 0
+    left, issued = list(regions), 0
+    pending = {r.number for r in regions}  # what is above and not among them has run before
     found: list[Stretch] = []
     held: list[Region] = []
 
@@ -73,12 +74,12 @@ def stretches(regions: Sequence[Region]) -> list[Stretch]:
             held = []
 
     while left:
-        ready = [r for r in left if r.above <= done]
+        ready = [r for r in left if r.above.isdisjoint(pending)]
         nexts = [r for r in ready if _issues(r) and numbers[r.number] == issued]
         others = [r for r in ready if not _issues(r) and not _waits(r)]
         region = (nexts or others or ready)[0]
         left.remove(region)
-        done.add(region.number)
+        pending.remove(region.number)
         if _issues(region):
             issued += 1
             end(None)
