@@ -67,7 +67,9 @@ def only_on_trn(fn: Callable[..., Any], args: Any, kwargs: Any) -> set[str]:
 
 
 @pytest.mark.filterwarnings("ignore")  # samples of deprecated names and of sparse layouts
-@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize(
+    "requires_grad", [False, pytest.param(True, marks=pytest.mark.conformance)]
+)
 def test_operators_dispatch_what_they_do_on_the_cpu_or_what_is_listed(requires_grad):
     found: dict[str, set[str]] = {}
     with torch_trn_emu.precision("fp32"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -54,6 +55,7 @@ def test_a_second_process_takes_code_and_price_from_the_cache(tmp_path):
     assert other["hits"] == 0
 
 
+@pytest.mark.conformance  # a minute of compiling in four processes
 def test_a_graph_of_any_size_is_priced_anew_by_the_process_that_finds_it(tmp_path):
     dynamic = PROGRAM.replace('backend="trn")', 'backend="trn", dynamic=True)')
     larger = dynamic.replace("16, 32", "700, 32")

@@ -290,6 +290,7 @@ def first(folder):
     return run(folder)
 
 
+@pytest.mark.conformance  # compiles in four processes
 def test_caches_tell_the_option_apart(folder, first):
     second, without = run(folder), run(folder, FUSE="0")
     assert (first["hits"], second["hits"], without["hits"]) == (0, 1, 0)

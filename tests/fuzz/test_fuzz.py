@@ -20,6 +20,7 @@ def test_changed_samples_agree_with_the_host(tmp_path):
     assert not report.exists()
 
 
+@pytest.mark.conformance
 def test_a_process_that_dies_is_a_row(tmp_path, monkeypatch):
     """The next process goes on behind it, and a number is the same case again."""
     monkeypatch.syspath_prepend(FUZZ.parent)
