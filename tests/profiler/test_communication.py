@@ -1,11 +1,13 @@
 """Collectives in a recording: the table, the lanes, what is said about them."""
 
 import itertools
+import json
 
 import pytest
 import torch
 
 import torch_trn_emu
+from torch_trn_emu import pricing
 from torch_trn_emu.calls import Call, Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.ops import dense
@@ -39,10 +41,13 @@ def collective(
 
 def recording(*collectives: Collective) -> Recording:
     x = dense((128, 128), "Float")
+    given = {"t": "Float", "s": [128, 128], "d": [128, 1], "c": 0}
+    recorded = json.dumps([given, given, 1]), json.dumps([given])
+    number = pricing.record("aten::add.Tensor", *recorded, "fp32", Target(CHIP, 2))[1]
     price = price_call(Call("aten::add.Tensor", (x, x, 1), (x,)), Target(CHIP, 2))
-    launch = Launch(op="aten::add.Tensor", signature="", price=price, number=0, device=0, stream=0,
-                    host_ns=0, dispatch_ns=55_000, start_ns=55_000, duration_ns=10_000, idle_ns=0,
-                    phase="forward", module="", source="")  # fmt: skip
+    launch = Launch(op="aten::add.Tensor", signature="", price=price, number=number, device=0,
+                    stream=0, host_ns=0, dispatch_ns=55_000, start_ns=55_000, duration_ns=10_000,
+                    idle_ns=0, phase="forward", module="", source="")  # fmt: skip
     return Recording(chip=CHIP, lnc=2, launches=(launch,), regions=((0, 0, 10**6),), memory={},
                      collectives=collectives)  # fmt: skip
 
