@@ -74,7 +74,8 @@ void finish(const Kernels& kernel, const Problem& q, int64_t i0, int64_t rows, i
 constexpr int64_t most_tile_rows = 96;
 constexpr int64_t most_tile_columns = 256;
 
-// Packed bfloat16 pairs to packed float32, where subnormals forbid the bfloat16 product.
+// Packed bfloat16 pairs to packed float32, where subnormals forbid the bfloat16 product. Panels of
+// a may have other heights in either.
 void widen_a(const Packing& pairs, const Packing& words, int64_t lines, const uint32_t* from,
              int64_t from_panel_words, uint32_t* to) {
   for (int64_t line = 0; line < lines; ++line) {

@@ -1,4 +1,4 @@
-// See stored.h. A panel of columns is dequantised and transposed 256 k's at a time, in cache; for a
+// See stored.h. A panel of columns is dequantised and transposed 512 k's at a time, in cache; for a
 // few rows a column is dequantised and multiplied at once.
 #include "stored.h"
 
