@@ -40,7 +40,7 @@ class Range:
     """Where four of five measurements of a regime lie.
 
     low, high  factors on the predicted time
-    rows       how many measurements that nothing was fitted or shaped on
+    rows       how many measurements; none of them was fitted
     trn3       measurements of the regime on Trn3, whatever they served for
     of         whose rows they are: the regime's own, or a wider choice where it has too few
     """
@@ -53,16 +53,22 @@ class Range:
     of: str
 
     def __str__(self) -> str:
-        whose = "" if self.of == self.regime else f", of {self.of}: {self.regime} has too few"
         return (
             f"four of five measurements lie within {self.low:.2f} to {self.high:.2f} times the "
-            f"prediction ({self.regime}; {self.rows} rows that nothing was fitted on{whose})"
+            f"prediction ({self.regime}: {self.rows} measurements{self._whose()})"
         )
+
+    def _whose(self) -> str:
+        if self.of == self.regime:
+            return " that nothing was fitted on"
+        if self.of.startswith(self.regime):
+            return ", including some that the schedule was shaped on"
+        return f" of {self.of}, as there are too few of its own"
 
     def basis(self, chip: Chip) -> str:
         """What it is for a chip: measured there, or extrapolated."""
         if chip.name == "trn3" and self.trn3 >= FEWEST:
-            return f"measured on Trn3: {self.trn3} rows of {self.regime}"
+            return f"measured on Trn3: {self.trn3} of the {self.regime} measurements"
         return chip.basis or "measured on trn1 and trn2"
 
     def of_time(self, time: float) -> tuple[float, float]:

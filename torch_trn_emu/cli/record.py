@@ -118,7 +118,7 @@ ENDINGS = {
 def about_run(record: Record) -> dict[str, Any]:
     """What a page says of a run: the script, its arguments, how it ended, versions, numbers."""
     return {
-        "title": " ".join(record["command"]),
+        "title": record["command"][0],
         "facts": {
             "script": " ".join(record["command"]),
             "ended": ENDINGS.get(record["ended"], record["ended"]),

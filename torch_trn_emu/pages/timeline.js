@@ -27,14 +27,24 @@
     const d = { count, kind: Int32Array.from(raw.kind), host: sums(raw.host), start: sums(raw.start) };
     d.end = d.start.map((t, i) => t + kinds[d.kind[i]][DURATION]);
     d.last = count ? Math.max(d.end[count - 1], d.host[count - 1]) : 1;
-    d.rows = [{ name: "steps", spans: data.steps.map((s, i) => ({ begin: s[0], end: s[1],
+    d.top = [{ name: "steps", spans: data.steps.map((s, i) => ({ begin: s[0], end: s[1],
       name: `step ${i + 1}`, about: `${time(s[1] - s[0])}, ${s[2].toLocaleString()} launches` })) },
       ...moduleRows(d),
       { name: "host dispatch", host: true }, { name: "launches", launches: true },
       ...Object.entries(raw.collectives || {}).map(([name, spans]) => ({ name, spans: spans.map(
         ([begin, end, op, about]) => ({ begin, end, name: words[op], about: `${words[op]}\n${words[about]}` })) })),
-      ...data.lanes.map((name, lane) => ({ name, lane }))];
+    ];
+    d.rows = [...d.top, ...engineRows()];
     return d;
+  }
+
+  // An engine is a row. The DMA queues, of which a graph has dozens, are one row until it is opened.
+  function engineRows() {
+    const lanes = data.lanes.map((name, lane) => ({ name, lanes: [lane] }));
+    const queues = lanes.filter(row => row.name.startsWith("dma")), engines = lanes.filter(row => !queues.includes(row));
+    if (queues.length < 2) return lanes;
+    const all = { name: `${opened ? "\u25be" : "\u25b8"} ${queues.length} DMA queues`, lanes: queues.flatMap(row => row.lanes), opens: true };
+    return [...engines, all, ...(opened ? queues : [])];
   }
 
   // Neighbouring launches of one module are one span; a row for each depth of the path.
@@ -73,6 +83,7 @@
   // --- view -------------------------------------------------------------------------------------
 
   const devices = Object.keys(data.devices);
+  let opened = false; // whether each DMA queue has a row
   let d = load(devices[0]), begin = 0, span = 1, width = 0, hits = [], found = -1, left = 90;
   const x = t => left + (t - begin) / span * (width - left);
   const at = px => begin + (px - left) / (width - left) * span;
@@ -129,7 +140,7 @@
       const y = HEAD + r * ROW;
       pen.fillStyle = style("--dim"); pen.fillText(row.name, 2, y + 13, left - 6);
       if (row.spans) drawSpans(row, y, dim);
-      else if (row.lane === undefined) drawLaunches(row, y, from, to, dim);
+      else if (!row.lanes) drawLaunches(row, y, from, to, dim);
       else drawEngine(row, y, from, to, dim);
     });
     pen.strokeStyle = style("--dim"); pen.setLineDash([3, 3]);
@@ -181,19 +192,19 @@
       const k = kinds[d.kind[i]], spans = prices[k[PRICE]];
       if (!spans || x(d.end[i]) - last < 0.7) continue;
       if (x(d.end[i]) - x(d.start[i]) < 6) {
-        const share = busy(k, row.lane);
+        const share = Math.max(...row.lanes.map(lane => busy(k, lane)));
         last = x(d.end[i]);
         if (share) box(d.start[i], d.end[i], y, color, "", { launch: i, begin: d.start[i], end: d.end[i] }, 0.15 + 0.85 * Math.min(1, share));
         continue;
       }
       let edge = -1;
       for (let j = 0; j < spans.length; j += 6) {
-        if (spans[j] !== row.lane) continue;
+        if (!row.lanes.includes(spans[j])) continue;
         const t0 = d.start[i] + spans[j + 2], t1 = t0 + spans[j + 3];
         if (t1 < begin || t0 > begin + span || x(t1) - edge < 0.7) continue;
         edge = x(t1);
         const name = words[spans[j + 1]];
-        box(t0, t1, y, color, name, { launch: i, begin: t0, end: t1, text: `${name} on ${row.name}: ${time(t1 - t0)}, ` +
+        box(t0, t1, y, color, name, { launch: i, begin: t0, end: t1, text: `${name} on ${data.lanes[spans[j]]}: ${time(t1 - t0)}, ` +
           `${spans[j + 4].toLocaleString()} executions, ${spans[j + 5].toLocaleString()} bytes written` }, dim(name + " " + words[k[OP]]));
       }
     }
@@ -223,7 +234,17 @@
     else zoom(Math.exp(e.deltaY / 400), e.clientX - canvas.getBoundingClientRect().left);
     e.preventDefault();
   }, { passive: false });
-  canvas.addEventListener("pointerdown", e => { drag = [e.clientX, begin]; canvas.focus(); canvas.setPointerCapture(e.pointerId); });
+  function open() {
+    opened = !opened;
+    d.rows = [...d.top, ...engineRows()];
+    $("queues").setAttribute("aria-pressed", opened);
+    resize();
+  }
+  $("queues").onclick = open;
+  $("queues").hidden = data.lanes.filter(name => name.startsWith("dma")).length < 2;
+  const rowAt = e => { const r = canvas.getBoundingClientRect();
+    return e.clientX - r.left < left ? d.rows[Math.floor((e.clientY - r.top - HEAD) / ROW)] : undefined; };
+  canvas.addEventListener("pointerdown", e => { if (rowAt(e)?.opens) { open(); return; } drag = [e.clientX, begin]; canvas.focus(); canvas.setPointerCapture(e.pointerId); });
   canvas.addEventListener("pointerup", () => { drag = null; });
   canvas.addEventListener("pointermove", e => {
     if (drag) { view(drag[1] - (e.clientX - drag[0]) / (width - left) * span, span); return; }
@@ -236,7 +257,7 @@
     const act = { w: () => zoom(0.7), "+": () => zoom(0.7), s: () => zoom(1.4), "-": () => zoom(1.4),
       a: () => view(begin - span / 5, span), ArrowLeft: () => view(begin - span / 5, span),
       d: () => view(begin + span / 5, span), ArrowRight: () => view(begin + span / 5, span),
-      f: fit, Home: () => view(0, d.last * 1.02), "/": () => search.focus() }[e.key];
+      f: fit, Home: () => view(0, d.last * 1.02), q: open, "/": () => search.focus() }[e.key];
     if (act && !e.ctrlKey && !e.metaKey) { act(); e.preventDefault(); }
   });
   search.addEventListener("input", draw);
@@ -261,10 +282,11 @@
 
   function trace(most = 200000) { // the launches in view, as Chrome's trace format
     const events = [], lane = (tid, name) => events.push({ ph: "M", name: "thread_name", pid: 0, tid, args: { name } });
-    d.rows.forEach((row, r) => lane(r, row.name || "modules"));
+    d.top.forEach((row, r) => lane(r, row.name || "modules"));
+    data.lanes.forEach((name, n) => lane(d.top.length + n, name));
     const add = (tid, name, t0, t1, args) => events.push({ ph: "X", name, pid: 0, tid, ts: t0 / 1e3, dur: (t1 - t0) / 1e3, args });
-    const row = test => d.rows.findIndex(test), host = row(r => r.host), core = row(r => r.launches), engines = core + 1;
-    d.rows.forEach((r, tid) => { for (const s of r.spans || []) if (s.end > begin && s.begin < begin + span) add(tid, s.name, s.begin, s.end); });
+    const row = test => d.top.findIndex(test), host = row(r => r.host), core = row(r => r.launches), engines = d.top.length;
+    d.top.forEach((r, tid) => { for (const s of r.spans || []) if (s.end > begin && s.begin < begin + span) add(tid, s.name, s.begin, s.end); });
     for (let i = first(d.end, begin); i < first(d.start, begin + span) && events.length < most; i++) {
       const k = kinds[d.kind[i]], args = { signature: words[k[SIGNATURE]], module: words[k[MODULE]], phase: words[k[PHASE]] };
       add(host, words[k[OP]], d.host[i], d.host[i] + k[DISPATCH], args);
