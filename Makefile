@@ -11,7 +11,7 @@ FORMATS := torch_trn_emu/formats/formats.def
 NATIVE := $(shell find csrc -type f 2>/dev/null) $(FORMATS) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test build lint format bench benchmark accuracy docs conformance distributed-conformance fuzz golden asan clean wheel sdist test-torch aarch64 aarch64-test
+.PHONY: demo test build lint format bench benchmark accuracy docs conformance distributed-conformance upstream fuzz golden asan clean wheel sdist test-torch aarch64 aarch64-test
 
 # A size at which the Tensor engine matters, compiled; ARGS="--steps 20" comes after and wins.
 DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150
@@ -89,6 +89,12 @@ distributed-conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m distributed_conformance tests/distributed
 	$(BIN)/python tests/distributed/robustness.py --runs 200
 	$(BIN)/python tests/distributed/upstream.py $(ARGS)
+
+# PyTorch's device-generic test files, from a source tree of PyTorch as released; results are kept in
+# docs/torch_suite.json.
+upstream: build $(STAMPS)/group-test
+	$(BIN)/python tests/conformance/torch_suite.py $(TORCH_SOURCE) $(ARGS)
+	$(BIN)/python docs/generate.py
 
 # AddressSanitizer and UndefinedBehaviorSanitizer. The package under build/asan is that of the sources
 # with a library of its own. libstdc++ comes first too, so that exceptions of torch are known; leaks

@@ -219,6 +219,19 @@ def distributed_conformance_table() -> str:
     return text + markdown_table(("test", "outcome", "reason"), rows)
 
 
+def torch_suite_table() -> str:
+    """What passes of PyTorch's device-generic files, from tests/conformance/torch_suite.py."""
+    path = ROOT / "docs/torch_suite.json"
+    if not path.exists():
+        return "Not measured yet: `make upstream TORCH_SOURCE=...`."
+    results = json.loads(path.read_text())
+    sys.path.insert(0, str(ROOT / "tests/conformance"))
+    import torch_suite
+
+    text = f"Tests of PyTorch {results['source']} on torch {results['torch']}:\n\n"
+    return text + torch_suite.summary(results)
+
+
 def operator_table() -> str:
     """The rows of OPS, those alike together."""
     from torch_trn_emu.ops import OPS
@@ -417,6 +430,7 @@ SECTIONS = (
     Section(document="benchmarks/README.md", name="convergence", text=convergence_table),
     Section(document="docs/conformance.md", name="conformance", text=conformance_table),
     Section(document="docs/conformance.md", name="compiled", text=compiled_conformance_table),
+    Section(document="docs/conformance.md", name="torch suite", text=torch_suite_table),
     Section(document="docs/distributed.md", name="suite", text=distributed_conformance_table),
     Section(document="benchmarks/README.md", name="ranks", text=ranks_table),
 )
