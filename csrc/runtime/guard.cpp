@@ -15,6 +15,22 @@ struct EventState {
   Waits waits{};  // for collectives, that the stream had
 };
 
+// The dtypes that tensors can be created in and converted from and to: those of the host's copy_.
+c10::DeviceCapability copyable_types() {
+  using namespace c10;
+  DeviceCapability types;
+  types.capability_data.capability_bits = 0;
+  for (ScalarTypeIndex i :
+       {kIndex_Byte,          kIndex_Char,          kIndex_Short,           kIndex_Int,
+        kIndex_Long,          kIndex_UInt16,        kIndex_UInt32,          kIndex_UInt64,
+        kIndex_Bool,          kIndex_Half,          kIndex_BFloat16,        kIndex_Float,
+        kIndex_Double,        kIndex_ComplexHalf,   kIndex_ComplexFloat,    kIndex_ComplexDouble,
+        kIndex_Float8_e5m2,   kIndex_Float8_e4m3fn, kIndex_Float8_e5m2fnuz, kIndex_Float8_e4m3fnuz,
+        kIndex_Float8_e8m0fnu})
+    types.capability_data.capability_bits |= uint64_t{1} << i;
+  return types;
+}
+
 class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
  public:
   c10::DeviceType type() const override { return kTrn; }
@@ -30,7 +46,7 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
   c10::DeviceIndex deviceCount() const noexcept override {
     return c10::DeviceIndex(device_count());
   }
-  c10::DeviceCapability getDeviceCapability(c10::Device) const override { return {}; }
+  c10::DeviceCapability getDeviceCapability(c10::Device) const override { return copyable_types(); }
 
   c10::Stream getStream(c10::Device device) const override {
     return current_stream(resolve(device).index());

@@ -43,9 +43,21 @@ def test_the_accelerator_is_trn():
     torch.accelerator.synchronize(1)
 
 
-def test_the_accelerator_tells_which_formats_the_device_takes():
-    formats = torch.accelerator.get_device_capability()["supported_dtypes"]
-    assert {torch.bfloat16, torch.float32, torch.float8_e4m3fn} <= formats
+def converts(dtype, to):
+    try:
+        torch.empty(4, dtype=dtype, device="trn").to(to).to(dtype)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support", "ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:Casting complex values to real")
+def test_the_accelerator_names_exactly_the_dtypes_that_convert():
+    every = {d for d in vars(torch).values() if isinstance(d, torch.dtype)}
+    named = torch.accelerator.get_device_capability()["supported_dtypes"]
+    assert named == {d for d in every if converts(d, torch.float32)}
+    assert all(converts(a, b) for a in named for b in named)
 
 
 def test_device_context_managers_nest_and_restore():
