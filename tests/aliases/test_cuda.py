@@ -100,8 +100,13 @@ with torch.cuda.graph(graph):
 graph.replay()
 assert held.tolist() == [1, 1]
 several = lambda: nn.DataParallel(nn.Linear(2, 2).cuda())
+kernel = torch.cuda.jiterator._create_jit_fn("template <typename T> T twice(T x) { return x * 2; }")
+runtime = torch.cuda.cudart()
+assert runtime.cudaProfilerStart() == runtime.cudaProfilerStop() == 0
+assert runtime.cudaMemGetInfo(1) == torch.cuda.mem_get_info(1)
 for refused, reason in (
-    (torch.cuda.cudart, "--as-cuda cannot map it"),
+    (runtime.cudaHostRegister, "--as-cuda cannot map it: it accesses a CUDA library"),
+    (lambda: kernel(weight), "kernels written in CUDA"),
     (several, "NEURON_RT_NUM_CORES=1"),
 ):
     try:
@@ -237,3 +242,32 @@ def test_profilers_asked_for_cuda_have_device_time(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
     assert "Exception in RecordFunction callback" not in done.stderr
+
+
+INTERNALS = """
+import torch
+
+stream = torch.cuda.Stream()
+torch._C._cuda_setStream(
+    stream_id=stream.stream_id, device_index=stream.device_index, device_type=stream.device_type
+)
+assert torch.cuda.current_stream() == stream
+assert torch._C._cuda_getCurrentRawStream(0) == stream.stream_id == stream.cuda_stream
+assert torch._C._cuda_getDefaultStream(1)[:2] == (0, 1)
+assert torch.cuda._exchange_device(1) == 0 and torch._C._cuda_exchangeDevice(-1) == -1
+assert torch._C._cuda_getDevice() == torch.cuda.current_device() == 1
+torch._C._cuda_setDevice(0)
+assert torch._C._cuda_getDeviceCount() == torch.cuda.device_count()
+torch._C._cuda_setMemoryFraction(0.5, 0)
+assert torch._C._cuda_getMemoryFraction(0) == torch.cuda.get_per_process_memory_fraction() == 0.5
+torch._C._cuda_clearCublasWorkspaces()
+torch._C._cuda_sleep(1000)
+assert not stream.query()
+torch._C._cuda_synchronize()
+assert stream.query()
+"""
+
+
+def test_functions_of_torch_c_do_what_torch_cuda_does(tmp_path):
+    ran = run_as_cuda(tmp_path, INTERNALS)
+    assert ran.returncode == 0, ran.stderr

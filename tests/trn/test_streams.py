@@ -5,6 +5,8 @@ import threading
 import pytest
 import torch
 
+from torch_trn_emu.settings import settings
+
 
 def work(device: str = "trn") -> None:
     x = torch.ones(8, device=device)
@@ -190,3 +192,17 @@ def test_a_stream_of_torch_with_a_number_that_no_device_has_is_refused(number):
     for use in uses:
         with pytest.raises(ValueError, match=f"trn has no stream {number}"):
             use()
+
+
+@pytest.mark.parametrize("cycles", [0, 700_000, 1_400_000])
+def test_sleep_occupies_the_stream_for_its_cycles(cycles):
+    begin, end = (torch.trn.Event(enable_timing=True) for _ in range(2))
+    stream = torch.trn.Stream()
+    with torch.trn.stream(stream):
+        begin.record()
+        torch.trn._sleep(cycles)
+        end.record()
+    assert end.query() == stream.query() == (cycles == 0)
+    end.synchronize()
+    per_ms = 1e-3 * settings().chip.sync_clock_hz
+    assert begin.elapsed_time(end) == pytest.approx(cycles / per_ms, abs=0.06)  # and its dispatch

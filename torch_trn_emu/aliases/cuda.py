@@ -28,15 +28,16 @@ from ..host import host_device
 from ..torch_private import (
     DisableTorchFunction,
     StorageBase,
-    tree_map_only,
     validate_device,
     wrap_restore_location,
 )
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 from ..trn.legacy import TensorType, tensor_types
 from . import cuda_distributed
-from .cuda_names import MODULES, PARTS, REFUSED, SAME, SPECIAL
+from .cuda_internals import exchange_device, map_internals
+from .cuda_names import COMPILING, MODULES, PARTS, REFUSED, SAME, SPECIAL
 from .cuda_profiler import map_profilers
+from .cuda_refusals import CUDART, compiling, refusing, refusing_class
 
 __all__ = ["CudaIsTrn", "install", "to_trn"]
 
@@ -49,7 +50,9 @@ _PRIVATE: dict[str, Callable[..., Any]] = {
     "_lazy_init": trn.init,
     "_lazy_call": lambda function, **kwargs: function(),
     "_is_in_bad_fork": is_in_bad_fork,
-    "_sleep": lambda cycles: None,
+    "_sleep": trn.streams._sleep,
+    "_exchange_device": exchange_device,
+    "_maybe_exchange_device": exchange_device,
     "_record_memory_history": trn.memory._record_memory_history,
     "_snapshot": trn.memory._snapshot,
     "_dump_snapshot": trn.memory._dump_snapshot,
@@ -162,22 +165,6 @@ def _translated(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _refusing(name: str, why: str) -> Callable[..., Any]:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise Unsupported(
-            f"torch.cuda.{name} has no counterpart on trn, so --as-cuda cannot map it: {why}. "
-            "Skip it if torch.cuda.get_device_name() is not a GPU's."
-        )
-
-    refuse.__name__ = name
-    return refuse
-
-
-def _refusing_class(name: str, why: str) -> type:
-    """A class that can be named, as in annotations and isinstance, and not be made."""
-    return type(name, (), {"__new__": _refusing(name, why)})
-
-
 def _class_told_trn(kind: Any, module: str) -> Any:
     """A class of `module` that takes a device: its instances are the original's."""
 
@@ -227,7 +214,10 @@ def _map_functions() -> tuple[int, int]:
     for why, names in REFUSED.items():
         for name in names:
             there = attrgetter(name)(torch.cuda)
-            _put(name, (_refusing_class if inspect.isclass(there) else _refusing)(name, why))
+            _put(name, (refusing_class if inspect.isclass(there) else refusing)(name, why))
+    for name in COMPILING:
+        _put(name, compiling(attrgetter(name)(torch.cuda)))
+    _put("cudart", lambda: CUDART)
     return len(SAME) + len(SPECIAL), sum(map(len, REFUSED.values()))
 
 
@@ -260,6 +250,7 @@ def _map_constructors() -> None:
     trn.Stream.device = property(  # type: ignore[assignment]
         lambda self: _device("cuda", self.device_index)
     )
+    trn.Stream.cuda_stream = property(lambda self: self.stream_id)  # type: ignore[attr-defined]
 
 
 def _as_scripts_hear(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -296,33 +287,6 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs | ({"backend": "trn"} if inductor else {}))
 
     return call
-
-
-def _map_data_parallel() -> None:
-    """One device: inputs are moved there. Several are refused."""
-    init = torch.nn.DataParallel.__init__
-
-    @wraps(init)
-    def one_device(
-        self: Any, module: torch.nn.Module, device_ids: Any = None, *args: Any, **kwargs: Any
-    ) -> None:
-        count = trn.device_count() if device_ids is None else len(device_ids)
-        if count > 1:
-            raise Unsupported(
-                f"torch.nn.DataParallel over {count} devices copies with CUDA's own collectives. "
-                "Set NEURON_RT_NUM_CORES=1, so that the script sees one."
-            )
-        init(self, module, device_ids, *args, **kwargs)
-
-    def scatter(
-        self: Any, inputs: Any, kwargs: Any, device_ids: Any
-    ) -> tuple[list[Any], list[Any]]:
-        device = _device("trn", device_ids[0])
-        args, named = tree_map_only(torch.Tensor, lambda t: t.to(device), (inputs, kwargs))
-        return [args], [named]
-
-    torch.nn.DataParallel.__init__ = one_device  # type: ignore[method-assign]
-    torch.nn.DataParallel.scatter = scatter  # type: ignore[method-assign]
 
 
 def _map_threads() -> None:
@@ -395,10 +359,11 @@ def install() -> None:
     mapped, refused = _map_functions()
     _map_constructors()
     _map_storages()
-    _map_data_parallel()
+    cuda_distributed.map_data_parallel()
     cuda_distributed.install(_translated)
     _map_threads()
     map_profilers()
+    map_internals()
     CudaIsTrn().__enter__()  # for good
     if _TOLD not in os.environ:
         os.environ[_TOLD] = "1"

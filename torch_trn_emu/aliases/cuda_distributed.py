@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from .. import _C
-from ..torch_private import compiled_c10d
+from .. import _C, trn
+from ..errors import Unsupported
+from ..torch_private import compiled_c10d, tree_map_only
 
-__all__ = ["asked_by_torch", "install"]
+__all__ = ["asked_by_torch", "install", "map_data_parallel"]
 
 # DataParallel compares with the device that it was told, which is cuda.
 _OWN = re.compile(r"torch\.(distributed|nn\.parallel(?!\.data_parallel)|_utils)(\.|$)")
@@ -61,6 +62,33 @@ def install(translated: Callable[..., Any]) -> None:
     device_mesh.init_device_mesh = dist.init_device_mesh = mesh
     kind: Any = device_mesh.DeviceMesh
     kind.__init__ = translated(kind.__init__)
+
+
+def map_data_parallel() -> None:
+    """One device: inputs are moved there. Several are refused."""
+    init = torch.nn.DataParallel.__init__
+
+    @wraps(init)
+    def one_device(
+        self: Any, module: torch.nn.Module, device_ids: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        count = trn.device_count() if device_ids is None else len(device_ids)
+        if count > 1:
+            raise Unsupported(
+                f"torch.nn.DataParallel over {count} devices copies with CUDA's own collectives. "
+                "Set NEURON_RT_NUM_CORES=1, so that the script sees one."
+            )
+        init(self, module, device_ids, *args, **kwargs)
+
+    def scatter(
+        self: Any, inputs: Any, kwargs: Any, device_ids: Any
+    ) -> tuple[list[Any], list[Any]]:
+        device = torch.device("trn", device_ids[0])
+        args, named = tree_map_only(torch.Tensor, lambda t: t.to(device), (inputs, kwargs))
+        return [args], [named]
+
+    torch.nn.DataParallel.__init__ = one_device  # type: ignore[method-assign]
+    torch.nn.DataParallel.scatter = scatter  # type: ignore[method-assign]
 
 
 def _hash_tensors(tensors: Sequence[torch.Tensor]) -> int:

@@ -9,7 +9,17 @@ version of torch with a new name fails it: add the name to a table. Checked on t
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-__all__ = ["KEPT", "MODULES", "REFUSED", "SAME", "SPECIAL", "TENSOR_WORDS", "reason", "rows"]
+__all__ = [
+    "COMPILING",
+    "KEPT",
+    "MODULES",
+    "REFUSED",
+    "SAME",
+    "SPECIAL",
+    "TENSOR_WORDS",
+    "reason",
+    "rows",
+]
 
 # Modules of torch.cuda whose public names are in the tables, as "module.name".
 MODULES = ("amp", "comm", "gds", "nccl", "nvtx", "profiler", "sparse", "tunable")
@@ -35,6 +45,8 @@ SAME = tuple(
     """.split()
 )
 
+COMPILING = ("jiterator._create_jit_fn", "jiterator._create_multi_output_jit_fn")
+
 SPECIAL = MappingProxyType(
     {
         **dict.fromkeys(
@@ -58,6 +70,8 @@ SPECIAL = MappingProxyType(
             ["amp.GradScaler", "amp.autocast", "amp.custom_bwd", "amp.custom_fwd"],
             "through `torch.amp`",
         ),
+        **dict.fromkeys(COMPILING, "checks the source; the kernel raises an error when called"),
+        "cudart": "`cudaProfilerStart`, `cudaProfilerStop`, `cudaMemGetInfo`; others raise",
         "amp.amp_definitely_not_available": "False",
         "nccl.is_available": "False",
         **dict.fromkeys(
@@ -103,16 +117,13 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
                 "clock_rate memory_usage power_draw temperature utilization"
             ),
             "it accesses a CUDA library": (
-                "check_error cudart current_blas_handle current_solver_handle ExternalStream "
+                "check_error current_blas_handle current_solver_handle ExternalStream "
                 "GreenContext get_stream_from_external nccl.version nccl.unique_id nccl.init_rank"
             ),
             "it copies between devices with CUDA's own collectives: use torch.distributed": (
                 "comm.broadcast comm.broadcast_coalesced comm.gather comm.reduce_add "
                 "comm.reduce_add_coalesced comm.scatter nccl.all_gather nccl.all_reduce "
                 "nccl.broadcast nccl.reduce nccl.reduce_scatter"
-            ),
-            "kernels written in CUDA do not run on trn": (
-                "jiterator._create_jit_fn jiterator._create_multi_output_jit_fn"
             ),
             "the device cannot read tensors from storage": (
                 "gds.GdsFile gds.gds_deregister_buffer gds.gds_register_buffer"

@@ -90,6 +90,7 @@ __all__ = [
     "scaled_dot_product_attention",
     "sequence_number",
     "set_autograd_engine",
+    "set_functions_of_torch_c",
     "set_multithreading_enabled",
     "suggest_memory_format",
     "tree_any",
@@ -150,6 +151,12 @@ KinetoProfile: Any = getattr(torch.profiler, "_KinetoProfile")  # noqa: B009  pr
 compiled_c10d: Any = getattr(_core, "_distributed_c10d", None)  # process groups under `cuda`
 # Files saved on a GPU, here and below.
 validate_device: Callable[[Any, str], Any] = torch.serialization._validate_device
+
+
+def set_functions_of_torch_c(functions: dict[str, Callable[..., Any]]) -> None:
+    """Give `torch._C` the functions that a build of torch with CUDA has."""
+    for name, function in functions.items():
+        setattr(_core, name, function)
 
 
 def wrap_restore_location(wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

@@ -76,6 +76,7 @@ from .streams import (
     Event,
     Stream,
     StreamContext,
+    _sleep,  # noqa: F401  torch's tests ask every device module for it
     current_stream,
     default_stream,
     set_stream,

@@ -1,15 +1,18 @@
 """Streams and events in simulated time."""
 
+from dataclasses import replace
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
 import torch
 
+from .. import _C
 from ..chip.calibration import MIXED
 from ..ranges import Range, range_of
-from ..settings import DEVICE_TYPE
+from ..settings import DEVICE_TYPE, settings
 from ..torch_private import DeviceType
-from .device import Device, _lazy_init, index_of
+from .device import Device, _lazy_init, current_device, index_of
 
 __all__ = [
     "Event",
@@ -124,3 +127,29 @@ class StreamContext:
 def stream(stream: torch.Stream | None) -> StreamContext:
     """A context manager that makes `stream` and its device current. None does nothing."""
     return StreamContext(stream)
+
+
+@lru_cache(maxsize=256)
+def _sleep_row(device: int, cycles: int) -> Any:
+    from ..pricing import combined, remember
+
+    chip = settings().chip
+    seconds = cycles / float(chip.sync_clock_hz)
+    price = replace(combined("trn::sleep", [], chip), seconds=seconds)
+    return _C.add_graph_row(
+        device=device,
+        name=price.op,
+        signature=f"({cycles} cycles)",
+        key=(1 << 60) + cycles,
+        device_ns=round(seconds * 1e9),
+        dispatch_ns=-1,
+        price_row=remember(price),
+        blocks=False,
+    )
+
+
+def _sleep(cycles: int) -> None:
+    """Occupy the current stream for `cycles` of the core's clock, as `torch.cuda._sleep` does."""
+    device = current_device()
+    if (cycles := int(cycles)) > 0:
+        _C.launch_graph(device, _sleep_row(device, cycles), 1)
