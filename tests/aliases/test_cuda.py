@@ -215,6 +215,33 @@ def test_threads_of_the_script_see_cuda_too(tmp_path):
     assert done.stdout == "done\n"
 
 
+COMPILED_AT_ONCE = """
+import threading
+import torch
+
+assert not torch.cuda.is_initialized()
+found = []
+
+def compile_one():
+    ready.wait()
+    found.append(torch.compile(lambda x: x + 1)(torch.ones(2, device="cuda")).tolist())
+
+ready = threading.Barrier(3)
+threads = [threading.Thread(target=compile_one) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(found)
+"""
+
+
+def test_threads_compile_at_once_and_nothing_is_initialized_before(tmp_path):
+    done = run_as_cuda(tmp_path, COMPILED_AT_ONCE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]\n", done.stderr
+
+
 PROFILED = """
 import torch
 from torch.profiler import ProfilerActivity, profile

@@ -32,6 +32,7 @@ from ..torch_private import (
     wrap_restore_location,
 )
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
+from ..trn.device import emulated_name
 from ..trn.legacy import TensorType, tensor_types
 from . import cuda_distributed
 from .cuda_internals import exchange_device, map_internals
@@ -44,6 +45,7 @@ __all__ = ["CudaIsTrn", "install", "to_trn"]
 _CUDA = re.compile(r"cuda(:\d+)?")
 _TRN = re.compile(r"trn(:\d+)?")
 _TOLD = "TRN_EMU_AS_TOLD"  # set once said, so that child processes stay silent
+_LOOKUP = threading.Lock()
 
 # Of torch.cuda without a public namesake in torch.trn: what they give here.
 _PRIVATE: dict[str, Callable[..., Any]] = {
@@ -283,8 +285,13 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        inductor = kwargs.get("backend") in (None, "inductor")
-        return function(*args, **kwargs | ({"backend": "trn"} if inductor else {}))
+        if kwargs.get("backend") in (None, "inductor"):
+            kwargs["backend"] = "trn"
+            from torch._dynamo import lookup_backend  # slow, and torch.compile imports it as well
+
+            with _LOOKUP:  # torch loads the entry point once for each thread that asks first
+                lookup_backend("trn")
+        return function(*args, **kwargs)
 
     return call
 
@@ -368,7 +375,7 @@ def install() -> None:
     if _TOLD not in os.environ:
         os.environ[_TOLD] = "1"
         print(
-            f"trn-emu: cuda is mapped to trn ({trn.get_device_name()}): devices and their "
+            f"trn-emu: cuda is mapped to trn ({emulated_name()}): devices and their "
             "names, Tensor.cuda, is_cuda and device, autocast, GradScaler, Generator, torch.load "
             f"and {mapped} names of torch.cuda; {refused} others raise an error that says why.",
             file=sys.stderr,

@@ -106,11 +106,17 @@ def _hash_tensors(tensors: Sequence[torch.Tensor]) -> int:
 
 
 def _translate_config(config: Any) -> None:
+    """What is asked for on cuda serves trn. A "gloo" group takes tensors of cuda as well."""
     init = config.__init__
 
     @wraps(init)
     def call(self: Any, backend: Any) -> None:
         text = str(backend)
         init(self, backend if ":" not in text else re.sub(r"\bcuda:", "trn:", text))
+        served = self.device_backend_map
+        if "cuda" in served:
+            served["trn"] = served.pop("cuda")
+        if served.get("trn") == "gloo":
+            served["trn"] = torch.distributed.Backend("trn")  # takes options of gloo
 
     config.__init__ = call

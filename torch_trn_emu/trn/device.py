@@ -177,7 +177,7 @@ def get_device_properties(device: Device = None) -> DeviceProperties:
     _lazy_init()
     index, s = index_of(device), settings()
     return DeviceProperties(
-        name=f"AWS Trainium{s.chip.name.removeprefix('trn')} (emulated)",
+        name=emulated_name(),
         total_memory=s.chip.hbm_bytes_per_logical_core(s.lnc),
         chip=s.chip.name,
         nc_version=s.chip.nc_version,
@@ -186,6 +186,11 @@ def get_device_properties(device: Device = None) -> DeviceProperties:
         sbuf_bytes=s.lnc * s.chip.sbuf.partitions * s.chip.sbuf.bytes_per_partition,
         psum_bytes=s.lnc * s.chip.psum.partitions * s.chip.psum.bytes_per_partition,
     )
+
+
+def emulated_name() -> str:
+    """Name of the emulated chip, for which nothing is initialized."""
+    return f"AWS Trainium{settings().chip.name.removeprefix('trn')} (emulated)"
 
 
 def get_device_name(device: Device = None) -> str:

@@ -9,7 +9,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 local = int(os.environ["LOCAL_RANK"])
-torch.cuda.set_device(local)
+assert not torch.cuda.is_initialized()
+dist.device_mesh.init_device_mesh("cuda", (int(os.environ["WORLD_SIZE"]),))
+assert torch.cuda.current_device() == local  # set by the mesh, as nothing was initialized
+dist.destroy_process_group()
 dist.init_process_group("nccl")
 assert dist.get_backend() == "nccl"
 assert dist.is_nccl_available()
@@ -39,5 +42,16 @@ mixed = dist.new_group(backend="cpu:gloo,cuda:nccl")
 y = torch.ones(2)
 dist.all_reduce(y, group=mixed)
 assert y.tolist() == [dist.get_world_size()] * 2
+slow = dist.new_group(backend="gloo")
+for device in ("cpu", "cuda"):
+    z = torch.ones(2, device=device)
+    dist.all_reduce(z, group=slow)
+    assert z.tolist() == [dist.get_world_size()] * 2
+    assert z.device.type == device
+dist.barrier(slow, device_ids=[local])
+assert dist.get_backend(slow) == "gloo"
+dist.destroy_process_group()
+dist.init_process_group("fake", rank=0, world_size=4)
+assert dist.get_backend_config() == "cpu:fake,hpu:fake,xpu:fake,trn:fake"
 dist.destroy_process_group()
 print("done", flush=True)
