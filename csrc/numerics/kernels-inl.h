@@ -4,6 +4,7 @@
 #include "attention-inl.h"
 #include "gemm-inl.h"
 #include "mx-inl.h"
+#include "stored-inl.h"
 
 namespace trn::numerics::TRN_NAMESPACE {
 
@@ -18,7 +19,7 @@ const Kernels kernels = {
     .mx_row = mx_row,
     .mx_columns = mx_columns,
     .mx_decode_row = mx_decode_row,
-    .mx_widen_blocks = mx_widen_blocks,
+    .mx_widen = mx_widen,
     .round_row = round_row,
     .round_columns = round_columns,
     .transpose = transpose,
@@ -27,6 +28,11 @@ const Kernels kernels = {
     .exponentiate = exponentiate,
     .softmax_backward = softmax_backward,
     .dots = dots,
+#if TRN_ISA >= 2
+    .stored_dots = stored_dots,
+#else
+    .stored_dots = nullptr,
+#endif
     .panel_columns = panel_columns,
     .tile_rows = tile_rows,
     .pair_tile_rows = tile_rows,

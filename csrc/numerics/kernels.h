@@ -6,6 +6,7 @@
 
 #include "formats.h"
 #include "mx.h"
+#include "stored.h"
 
 namespace trn::numerics {
 
@@ -49,6 +50,8 @@ struct ColumnDestination {
 };
 
 constexpr int64_t most_dots = 4;
+constexpr int64_t piece_blocks = 16;  // `dots` of columns in MX add up after as many
+constexpr int64_t stored_columns = 16;
 
 struct Kernels {
   int64_t lanes;
@@ -71,9 +74,10 @@ struct Kernels {
   // One code a byte; y[i] = value of codes[i] * scales[i].
   void (*mx_decode_row)(FloatFormat, const uint8_t* codes, const float* scales, int64_t count,
                         DType out, void* y);
-  // Codes of whole blocks in a row, one or two a byte: y[32 * i + j] = value * scales[i].
-  void (*mx_widen_blocks)(FloatFormat, bool two_a_byte, const uint8_t* codes, const float* scales,
-                          int64_t blocks, float* y);
+  // Codes of whole blocks in a row, at most piece_blocks of them: y[32 * i + j] is a value by the
+  // scale of block i.
+  void (*mx_widen)(FloatFormat, const uint8_t* codes, const uint8_t* scales, int64_t blocks,
+                   float* y);
 
   // Elementwise instead of in blocks, for matmul operands: out is float32 or bfloat16, and float32
   // or bf16_pairs. Rows are as for mx_columns, `count` of them.
@@ -99,6 +103,12 @@ struct Kernels {
   // most_dots.
   void (*dots)(int64_t rows, int64_t count, const float* a, int64_t lda, Elementwise, DType,
                const void* b, float* sums);
+  // sums[r * stored_columns + j] += the product of row r of a and column j of b, as mx_widen and
+  // `dots` of piece_blocks at a time give it, for at most stored_columns columns and most_dots
+  // rows. False, and sums are of no use, where a code or scale is no number or nearly too large;
+  // null where nothing is faster than these two.
+  bool (*stored_dots)(const StoredMx& b, int64_t columns, int64_t blocks, int64_t rows,
+                      const float* a, int64_t lda, float* sums);
 
   // Matmul microkernels: c[rows, panel_columns] (+)= a * b in float32. A step is one k in float32
   // words, two in bf16_pairs. A packed panel of A is [steps / 16][tile_rows][16] words, or

@@ -387,18 +387,5 @@ inline void mx_decode_row(FloatFormat f, const uint8_t* codes, const float* scal
   });
 }
 
-// y[32 * i + j] = value * scales[i], in whole blocks of codes.
-inline void mx_widen_blocks(FloatFormat f, bool two_a_byte, const uint8_t* codes,
-                            const float* scales, int64_t blocks, float* y) {
-  const int sign_shift = 32 - f.bits();
-  for (int64_t block = 0; block < blocks; ++block, codes += two_a_byte ? 16 : 32, y += 32)
-    for (int i = 0; i < 32; i += lanes) {
-      const u32v code = two_a_byte ? widen4(codes + i / 2) : widen8(codes + i);
-      const u32v value =
-          decode_magnitude(f, code & f.magnitude_mask()) | ((code << sign_shift) & sign_mask);
-      store(y + i, (f32v)value * splat(scales[block]));
-    }
-}
-
 }  // namespace
 }  // namespace trn::numerics::TRN_NAMESPACE

@@ -1,5 +1,5 @@
 // See stored.h. A panel of columns is dequantised and transposed 512 k's at a time, in cache; for a
-// few rows a column is dequantised and multiplied at once.
+// few rows columns are multiplied as they are read.
 #include "stored.h"
 
 #include <algorithm>
@@ -15,53 +15,28 @@ namespace {
 
 constexpr int64_t k_at_once = 512, most_columns = 32;
 
-// Of an element format: what each scale is, and what each code of an integer stands for.
-struct Values {
-  FloatFormat format;
-  float scale[256];
-  float integer[256];
-
-  explicit Values(Element element) : format(element_format(element)) {
-    for (int i = 0; i < 256; ++i) {
-      scale[i] = decode_e8m0(static_cast<uint8_t>(i));
-      integer[i] = are_integers() ? reference::decode(format, static_cast<uint32_t>(i)) : 0;
-    }
-  }
-
-  bool are_integers() const { return format.specials == Specials::integer; }
-
-  void widen(bool two_a_byte, const uint8_t* codes, const float* scales, int64_t blocks,
-             float* y) const {
-    if (!are_integers())
-      return kernels().mx_widen_blocks(format, two_a_byte, codes, scales, blocks, y);
-    for (int64_t i = 0; i < blocks * 32; ++i) y[i] = integer[codes[i]] * scales[i / 32];
-  }
-};
-
 // k [k0, k0 + count) of column j in float32.
-void widen_column(const StoredMx& b, const Values& values, int64_t j, int64_t k0, int64_t count,
+void widen_column(const Kernels& kernel, const StoredMx& b, int64_t j, int64_t k0, int64_t count,
                   float* y) {
   const int together = codes_a_byte(b.element);
   const uint8_t* codes = b.codes + j * b.column_bytes + k0 / together;
-  const uint8_t* scales = b.scales + j * b.column_scales + k0 / 32;
-  const int64_t blocks = count / 32;
-  float factors[k_at_once / 32];
-  for (int64_t block = 0; block < blocks; ++block) factors[block] = values.scale[scales[block]];
-  values.widen(together == 2, codes, factors, blocks, y);
-  if (const int64_t done = blocks * 32; done < count)
+  const uint8_t* scales = b.scales + j * b.column_scales + k0 / block_size;
+  const int64_t blocks = count / block_size, done = blocks * block_size;
+  kernel.mx_widen(element_format(b.element), codes, scales, blocks, y);
+  if (done < count)
     dequantize(codes + done / together, b.column_bytes, scales + blocks, b.column_scales, 1,
                b.element, Grouping::contiguous, 1, count - done, DType::float32, y + done, count);
 }
 
 // k [k0, k0 + count) of columns [j0, j0 + columns) as [count, panel_columns] in float32.
-void widen_panel(const Kernels& kernel, const StoredMx& b, const Values& values, int64_t j0,
-                 int64_t columns, int64_t k0, int64_t count, uint32_t* panel) {
+void widen_panel(const Kernels& kernel, const StoredMx& b, int64_t j0, int64_t columns, int64_t k0,
+                 int64_t count, uint32_t* panel) {
   constexpr int64_t line = k_at_once + 16;  // a power of two would share cache sets
   float lines[most_columns * line];
   const int64_t width = kernel.panel_columns;
   std::fill(lines + columns * line, lines + width * line, 0.0f);
   for (int64_t j = 0; j < columns; ++j)
-    widen_column(b, values, j0 + j, k0, count, lines + j * line);
+    widen_column(kernel, b, j0 + j, k0, count, lines + j * line);
   kernel.transpose(reinterpret_cast<const uint32_t*>(lines), line, width, count, panel, width);
 }
 
@@ -74,30 +49,45 @@ void put(const Kernels& kernel, const Result& c, int64_t m, int64_t n, int64_t j
                       c.rounding, static_cast<uint64_t>(i * n + j0));
 }
 
+// sums[i * stored_columns + j] += row i of a by column j0 + j along k [k0, k), a piece at a time.
+void add_columns(const Kernels& kernel, int64_t m, int64_t k, const float* a, const StoredMx& b,
+                 int64_t j0, int64_t columns, int64_t k0, float* sums) {
+  float words[k_at_once];
+  for (int64_t j = 0; j < columns; ++j) {
+    float line[most_dots];
+    for (int64_t i = 0; i < m; ++i) line[i] = sums[i * stored_columns + j];
+    for (int64_t at = k0; at < k; at += k_at_once) {
+      const int64_t count = std::min(k_at_once, k - at);
+      widen_column(kernel, b, j0 + j, at, count, words);
+      kernel.dots(m, count, a + at, k, Elementwise::none, DType::float32, words, line);
+    }
+    for (int64_t i = 0; i < m; ++i) sums[i * stored_columns + j] = line[i];
+  }
+}
+
 // As gemm multiplies lines that are contiguous along k.
 void multiply_columns(int64_t m, int64_t n, int64_t k, const float* a, const StoredMx& b,
                       const Result& c) {
-  static_assert(k_at_once == piece_k);  // sums are added up after as many
+  static_assert(k_at_once == piece_k && k_at_once == piece_blocks * block_size);
   const Kernels& kernel = kernels();
-  const Values values(b.element);
-  constexpr int64_t each = 64;
-  parallel_for(0, ceil_div(n, each), 1, [&](int64_t lo, int64_t hi) {
-    float words[k_at_once];
-    float sums[most_dots * each];
+  // A piece with a part of a block is read as a whole.
+  const int64_t k0 = k % block_size == 0 ? k : k / k_at_once * k_at_once;
+  const auto body = [&](int64_t lo, int64_t hi) {
     for (int64_t item = lo; item < hi; ++item) {
-      const int64_t j0 = item * each, columns = std::min(each, n - j0);
-      for (int64_t j = 0; j < columns; ++j) {
-        float line[most_dots] = {};
-        for (int64_t k0 = 0; k0 < k; k0 += k_at_once) {
-          const int64_t count = std::min(k_at_once, k - k0);
-          widen_column(b, values, j0 + j, k0, count, words);
-          kernel.dots(m, count, a + k0, k, Elementwise::none, DType::float32, words, line);
-        }
-        for (int64_t i = 0; i < m; ++i) sums[i * each + j] = line[i];
-      }
-      put(kernel, c, m, n, j0, columns, sums, each);
+      const int64_t j0 = item * stored_columns, columns = std::min(stored_columns, n - j0);
+      const StoredMx here{b.codes + j0 * b.column_bytes, b.column_bytes,
+                          b.scales + j0 * b.column_scales, b.column_scales, b.element};
+      float sums[most_dots * stored_columns] = {};
+      const bool fast = kernel.stored_dots != nullptr &&
+                        kernel.stored_dots(here, columns, k0 / block_size, m, a, k, sums);
+      if (!fast) std::fill_n(sums, m * stored_columns, 0.0f);
+      add_columns(kernel, m, k, a, b, j0, columns, fast ? k0 : 0, sums);
+      put(kernel, c, m, n, j0, columns, sums, stored_columns);
     }
-  });
+  };
+  constexpr int64_t worth_a_thread = int64_t{1} << 17;  // codes
+  const int64_t items = ceil_div(n, stored_columns);
+  parallel_for(0, items, std::max<int64_t>(1, worth_a_thread / (stored_columns * k)), body);
 }
 
 }  // namespace
@@ -107,7 +97,6 @@ void gemm_stored(int64_t m, int64_t n, int64_t k, const float* a, const StoredMx
   const IeeeScope scope;
   if (m <= most_dots) return multiply_columns(m, n, k, a, b, c);
   const Kernels& kernel = kernels();
-  const Values values(b.element);
   const Packing p(kernel, false, k);
   const Lines lines{reinterpret_cast<const char*>(a), DType::float32, m, k, k, 1, 0, 0, {}};
   const int64_t tiles = ceil_div(m, kernel.tile_rows), columns = kernel.panel_columns;
@@ -120,7 +109,7 @@ void gemm_stored(int64_t m, int64_t n, int64_t k, const float* a, const StoredMx
       const int64_t j0 = item * columns, live = std::min(columns, n - j0);
       for (int64_t k0 = 0; k0 < k; k0 += k_at_once) {
         const int64_t count = std::min(k_at_once, k - k0);
-        widen_panel(kernel, b, values, j0, live, k0, count, panel);
+        widen_panel(kernel, b, j0, live, k0, count, panel);
         for (int64_t tile = 0; tile < tiles; ++tile)
           kernel.gemm_float32(std::min(kernel.tile_rows, m - tile * kernel.tile_rows), count,
                               left.get() + tile * p.a_panel_words() + k0 * kernel.tile_rows, false,

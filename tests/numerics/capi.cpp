@@ -10,6 +10,7 @@
 #include "mx.h"
 #include "parallel.h"
 #include "rounding.h"
+#include "stored.h"
 
 using namespace trn::numerics;
 
@@ -169,6 +170,14 @@ void trn_gemm(int use_reference, int64_t batch, int64_t m, int64_t n, int64_t k,
          addend->batch_stride};
   (use_reference ? reference::gemm : gemm)(batch, m, n, k, operand(*a), operand(*b), result, alpha,
                                            beta, d);
+}
+
+void trn_gemm_stored(int64_t m, int64_t n, int64_t k, const float* a, const uint8_t* codes,
+                     int64_t column_bytes, const uint8_t* scales, int64_t column_scales,
+                     int element, float* c) {
+  gemm_stored(m, n, k, a,
+              {codes, column_bytes, scales, column_scales, static_cast<Element>(element)},
+              {c, DType::float32, n});
 }
 
 struct CTensor {

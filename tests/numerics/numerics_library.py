@@ -324,6 +324,17 @@ class Numerics:
             c_float(alpha), c_float(beta), d,
         )  # fmt: skip
 
+    def gemm_stored(self, a, codes, scales, element) -> np.ndarray:
+        """A [M, K] by the transpose of codes [N, bytes] and scales [N, blocks]."""
+        (m, k), n = a.shape, len(codes)
+        c = np.empty((m, n), np.float32)
+        self.c.trn_gemm_stored(
+            c_int64(m), c_int64(n), c_int64(k), pointer(a), pointer(codes),
+            c_int64(codes.shape[1]), pointer(scales), c_int64(scales.shape[1]),
+            c_int(ELEMENTS.index(element)), pointer(c),
+        )  # fmt: skip
+        return c
+
     def tensor(self, x: np.ndarray) -> CTensor:
         return CTensor(pointer(x), dtype_index(x), *strides(x))
 
