@@ -73,17 +73,11 @@ def device_us(name: str, mode: str, *, backward: bool) -> float:
     return torch_trn_emu.estimate(step, x, mode=mode).device_us
 
 
-# What Inductor spells out for the host and the chip has in one pass: gradients of classes as a
-# tensor of its own, random numbers as one, a power of 2 where the chip squares; regions do not hold
-# both a group and a channel of it, nor a row's values that follow from those of another region.
-LONGER = {"cross entropy": 1.35, "rms norm": 1.3, "group norm": 1.2, "dropout": 1.2}
-
-
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "both"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_graph_takes_no_longer_than_its_operators(name: str, backward: bool) -> None:
     eager, compiled = (device_us(name, mode, backward=backward) for mode in ("eager", "compile"))
-    assert compiled <= LONGER.get(name, 1.02) * eager
+    assert compiled <= 1.02 * eager
 
 
 def test_each_program_of_an_operator_is_priced() -> None:

@@ -1,5 +1,6 @@
 """How a graph is cut, and that the programs of regions compute what the graph says."""
 
+import numpy as np
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -39,7 +40,16 @@ def adamw(p, g, m, v):
     return p - 1e-5 * p - 0.01 * m / ((v * 1000).sqrt() + 1e-8)
 
 
+def rms_norm_gradient(g, x, rstd, w):
+    """As autograd spells it out: powers, and values of rows that are expanded."""
+    h = g * w
+    row = (h * x).sum(1, keepdim=True) * -0.5 * rstd.pow(3)
+    return h * rstd + (row.expand(64, 48) / 48) * (x.pow(1.0) * 2.0), (g * (x * rstd)).sum(0)
+
+
 FUSED = {
+    "gradient of an rms norm": (rms_norm_gradient, (64, 48), (64, 48), (64, 1), (48,)),
+    "values of rows before": (lambda s, x: x * (s * 2).tanh() + s.exp(), (64, 1), (64, 48)),
     "layer norm": (layer_norm, (64, 48), (48,), (48,)),
     "softmax": (softmax, (40, 96)),
     "chain": (lambda x, y: (x * y + 1).tanh() * x, (32, 64), (32, 64)),
@@ -110,6 +120,20 @@ def masked(x, m):
     return x.masked_fill(m > 0, 10) * 2
 
 
+def class_gradient(x, c, s):
+    """Of losses of classes: one element of each row, less a share of all."""
+    index = (c.abs() * 10).to(torch.int64)
+    one = torch.full_like(x, 0).scatter(1, index, -1.0) * s
+    return one - one.sum(1, keepdim=True) * x
+
+
+def group_norm(x, w, b):
+    rows = x.view(4, 2, 8 * 64)
+    var, mean = aten.var_mean.correction(rows, [2], correction=0, keepdim=True)
+    y = ((rows - mean) * torch.rsqrt(var + 1e-5)).view(4, 16, 64)
+    return y * w.view(1, 16, 1) + b.view(1, 16, 1)
+
+
 # What a region once computed otherwise, each with the operands that showed it.
 ONCE_WRONG = {
     "floor": (lambda x: (x * 3).floor() + 1, (32, 64)),
@@ -134,6 +158,9 @@ ONCE_WRONG = {
     "an expanded result": (
         lambda x, s: (s.expand(32, 64) / 4, x + s.expand(32, 64) / 4), (32, 64), (32, 1)
     ),
+    "a class of each row": (class_gradient, (32, 64), (32, 1), (32, 1)),
+    "groups, then channels": (group_norm, (4, 16, 64), (16,), (16,)),
+    "powers": (lambda x: (x.pow(1) + x.pow(2)) * x, (32, 64)),
     "a product and one element": (lambda x, w, s: x @ w * s, (64, 128), (128, 128), (1,)),
     "gelu by tanh": (
         lambda g, x: aten.gelu_backward(g, x, approximate="tanh") * 2, (32, 64), (32, 64)
@@ -141,15 +168,25 @@ ONCE_WRONG = {
 }  # fmt: skip
 
 
+# Of 4 images: a channel's value for each image, a group's for each of its 8 channels.
+GROUPED = {(16, 64): lambda v: np.tile(v, 4), (8, 64): lambda v: np.repeat(v, 8)}
+
+
+def repeated(value, size):
+    """What [4, 16, 64] takes for each row of 64: one a channel, or one a group of channels."""
+    return value if value.size == size else GROUPED[value.size, size](value)
+
+
 def computed_by_the_machine(gm, inputs):
     """The graph's placeholders through the programs of its parts, by the values' names."""
     names = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
     known = {n: t.numpy().reshape(-1) for n, t in zip(names, inputs, strict=True)}
+    known["numbers below 64"] = torch.arange(64).numpy()
     [piece] = pieces_of("region", gm, "fp32", TARGET)
     for part in piece.work.parts:
         fed = {b: known[v] for b, v in part.tensors.items() if v in known}
         sizes = {b.name: b.elements for b in part.program.buffers}
-        assert all(value.size == sizes[b] for b, value in fed.items()), part.tensors
+        fed = {b: repeated(value, sizes[b]) for b, value in fed.items()}
         made = Machine(TARGET.chip).run(part.program, fed)
         known |= {part.tensors[b]: value.reshape(-1) for b, value in made.items()}
     return known

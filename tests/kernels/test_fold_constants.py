@@ -71,3 +71,31 @@ def test_what_no_instruction_does_stays(name):
 def test_what_is_stored_stays():
     steps = CASES["scale"][0]
     assert absorbed(INPUTS, steps, ["a", "y"]) == steps
+
+
+def test_a_constant_times_a_truth_goes_to_the_row():
+    """(equal * -0.3) * c as equal * (-0.3 * c): one pass, and the same bits."""
+    steps = [
+        step("hot", "tensor_scalar", "x", "c", op0="equal"),
+        times("a", "hot", -0.3),
+        step("y", "tensor_scalar", "a", "c", op0="multiply"),
+    ]
+    together = absorbed(INPUTS, steps, ["y"])
+    assert [(s.opcode, s.kind) for s in together if s.kind is Kind.FULL] == [
+        ("tensor_scalar", Kind.FULL)
+    ] * 2
+    c = np.linspace(-2, 2, ROWS, dtype=np.float32).reshape(ROWS, 1)
+    x = np.where(np.arange(COLUMNS) % 3 == 0, c, 7).astype(np.float32)
+    made = []
+    for some in (steps, together):
+        values = Values(INPUTS, some, [Output("y", "float32")])
+        program = row_program("t", ROWS, COLUMNS, values, chip=CHIP)
+        given = {"x": x, "c": c, "w": np.zeros((1, COLUMNS), np.float32)}
+        made.append(Machine(CHIP).run(program, given)["out y"])
+    np.testing.assert_array_equal(*made)
+
+
+def test_a_factor_of_one_is_left_out():
+    steps = [times("a", "x", 1.0), step("y", "activation", "a", op="exp")]
+    assert [s.reads for s in absorbed(INPUTS, steps, ["y"])] == [("x",)]
+    assert absorbed(INPUTS, steps, ["a", "y"]) == steps

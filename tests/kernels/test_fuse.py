@@ -10,7 +10,7 @@ from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import validate
 from torch_trn_emu.kernels.rows import row_program
 from torch_trn_emu.kernels.rows.balance_engines import shared_out
-from torch_trn_emu.kernels.rows.fuse import fused
+from torch_trn_emu.kernels.rows.fuse import by_row, fused, with_factors
 from torch_trn_emu.kernels.rows.values import Input, Kind, Output, Values, reduced, step
 
 CHIP = get_chip("trn2")
@@ -52,10 +52,13 @@ def normalised(x: np.ndarray) -> np.ndarray:
 EXPECTED = {"softmax": (SOFTMAX, softmax), "normalised": (NORMALISED, normalised)}
 
 
+INPUTS = [Input("x", "float32")]
+
+
 def computed(steps, stored=("y",)):
     x = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float32)
     outputs = [Output(name, "float32") for name in stored]
-    values = Values([Input("x", "float32")], steps, outputs)
+    values = Values(INPUTS, steps, outputs)
     program = row_program("t", ROWS, COLUMNS, values, chip=CHIP)
     validate(program, CHIP)
     return x, Machine(CHIP).run(program, {"x": x})
@@ -68,22 +71,23 @@ def full(steps):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_pair_is_one_instruction(name):
     steps, reference = EXPECTED[name]
-    together = fused(steps, ["y"])
+    together = fused(INPUTS, steps, ["y"])
     assert sum(full(together).values()) == sum(full(steps).values()) - 1
     x, values = computed(together)
     np.testing.assert_allclose(values["out y"], reference(x), rtol=2e-6, atol=2e-6)
 
 
 def test_what_is_stored_or_read_twice_stays():
-    assert full(fused(SOFTMAX, ["y", "shifted"])) == full(SOFTMAX)
+    alone = full(by_row(INPUTS, SOFTMAX))
+    assert full(fused(INPUTS, SOFTMAX, ["y", "shifted"])) == alone
     twice = [*SOFTMAX, step("z", "tensor_tensor", "shifted", "shifted", op="multiply")]
-    assert full(fused(twice, ["y", "z"])) == full(twice)
+    assert full(fused(INPUTS, twice, ["y", "z"])) == full(by_row(INPUTS, twice))
 
 
 def test_a_chain_of_three_is_a_pair_and_one():
     chain = [*NORMALISED, step("z", "tensor_tensor", "y", "top", op="add")]
-    together = fused(chain, ["z"])
-    assert full(together) == {"tensor_tensor": 1, "tensor_scalar": 1}
+    together = fused(INPUTS, chain, ["z"])
+    assert full(together) == {"tensor_scalar": 2}
     x, values = computed(together, stored=("z",))
     expected = normalised(x) + x.max(1, keepdims=True)
     np.testing.assert_allclose(values["out z"], expected, rtol=2e-6, atol=2e-6)
@@ -101,3 +105,34 @@ def test_scalar_takes_nothing_when_it_is_the_busier_one():
     busy = [step(f"e{i}", "activation", "x", op="exp") for i in range(3)]
     steps = [*busy, step("y", "tensor_scalar", "x", op0="multiply", imm0=2.0)]
     assert shared_out(steps, CHIP) == steps
+
+
+FACTORS = [
+    ("first", lambda x, c, z: x * c - z, [("a", "multiply", "x", "c")], ("subtract", "a", "z")),
+    ("second", lambda x, c, z: z - x * c, [("a", "multiply", "x", "c")], ("subtract", "z", "a")),
+    ("a sum", lambda x, c, z: (x + c) * z, [("a", "add", "x", "c")], ("multiply", "z", "a")),
+    ("both", lambda x, c, z: x * c + z * c,
+     [("a", "multiply", "x", "c"), ("b", "multiply", "z", "c")], ("add", "a", "b")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reference", "products", "last"), [f[1:] for f in FACTORS], ids=[f[0] for f in FACTORS]
+)
+@pytest.mark.parametrize("columns", [COLUMNS, 8])  # alone and side by side on a partition
+def test_a_factor_of_a_row_costs_nothing(reference, products, last, columns):
+    inputs = [Input("x", "float32"), Input("c", "float32", Kind.COLUMN), Input("z", "float32")]
+    op, *reads = last
+    steps = [step(name, "tensor_tensor", *of, op=kind) for name, kind, *of in products]
+    steps = by_row(inputs, [*steps, step("y", "tensor_tensor", *reads, op=op)])
+    together = with_factors(inputs, steps, ["y"])
+    assert sum(full(together).values()) == len(products)
+    assert full(together)["scalar_tensor_tensor"] == 1
+    rng = np.random.default_rng(0)
+    shapes = {"x": (512, columns), "c": (512, 1), "z": (512, columns)}
+    given = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    values = Values(inputs, together, [Output("y", "float32")])
+    program = row_program("t", 512, columns, values, chip=CHIP)
+    validate(program, CHIP)
+    made = Machine(CHIP).run(program, given)["out y"]
+    np.testing.assert_allclose(made.reshape(512, columns), reference(**given), rtol=2e-6, atol=2e-6)

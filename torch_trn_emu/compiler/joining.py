@@ -12,32 +12,17 @@ from ..errors import Unimplemented
 from ..kernels.pointwise import Step
 from ..kernels.rows.values import Kind, RowStep, column_sum, reduced, step
 from ..ops.elementwise import conversion, recipe_of
+from ..ops.random import DRAWS
 from ..ops.reductions import correction_of, reduced_dims
 from .calls import base_of, constant_of
+from .one_hot import columns_counted, number_put
 from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
 
 __all__ = ["Attempt"]
 
 REPEATED = 64  # elements of a row from which on a value that repeats costs little (chosen)
-_EITHER_WAY = frozenset(("add", "multiply", "max", "min", "logical_and", "logical_or"))
 _SHORT = frozenset(("bfloat16", "float16"))
-_SCALARS = (Kind.COLUMN, Kind.ONE)
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
-
-
-def _by_row(s: RowStep, kinds: Mapping[str, Kind]) -> RowStep:
-    """One value a row as the scalar operand that it is: half the time of a tensor that repeats."""
-    if s.opcode != "tensor_tensor" or s.kind is not Kind.FULL:
-        return s
-    a, b = s.reads
-    attributes = {"op0": s.attributes["op"]}
-    if kinds[a] in _SCALARS:
-        a, b = b, a
-        if s.attributes["op"] not in _EITHER_WAY:
-            attributes["reverse0"] = True
-    if kinds[b] not in _SCALARS or kinds[a] is not Kind.FULL:
-        return s
-    return step(s.name, "tensor_scalar", a, b, engine=s.engine, **attributes)
 
 
 class Attempt:
@@ -60,9 +45,14 @@ class Attempt:
     def run(self) -> bool:
         name = self.call.name
         if name in REDUCTIONS or name == "var_mean":
-            return self.region.kind == "rows" and self._reduction()
+            can = self.region.kind == "rows" and not self.region.draws
+            return can and self._reduction()
+        if name in DRAWS and (self.region.kind != "rows" or self.region.reduces):
+            return False
         if name in _CASTS:
             return self._cast()
+        if (number := number_put(self.node)) is not None:
+            return self._one_hot(number)
         return self._elementwise()
 
     # --- operands ---
@@ -174,6 +164,24 @@ class Attempt:
         self.alias[self.node.name] = made
         return True
 
+    def _one_hot(self, number: float) -> bool:
+        """A number in one column of each row, 0 in the others."""
+        out, region = self.call.out, self.region
+        fits = region.kind == "rows" and out.numel == region.elements
+        if not fits or not self._fix(out.shape[-1]):
+            return False
+        index = self._operand(self.node.args[2])  # type: ignore[arg-type]
+        if index is None or self.made[index] is not Kind.COLUMN:
+            return False
+        counted, value = columns_counted(out.shape[-1])
+        self.inputs[counted], self.made[counted] = value, Kind.ROW
+        name, here = self.node.name, (counted, index)
+        self._add(f"{name}.0", "tensor_scalar", here, Kind.FULL, op0="equal")
+        factor = {"op0": "multiply", "imm0": number}
+        self._add(f"{name}.1", "tensor_scalar", (f"{name}.0",), Kind.FULL, **factor)
+        self.alias[name] = f"{name}.1"
+        return True
+
     def _with(self, numbers: Mapping[Node, float]) -> Call:
         """The call with numbers instead of the tensors that hold them."""
         if not numbers:
@@ -211,8 +219,7 @@ class Attempt:
             dtype = one.dtype if one.dtype != "float32" else ""
             name = f"{self.node.name}.{k}"
             made = RowStep(name, one.opcode, tuple(reads), one.attributes, kind, one.engine, dtype)
-            by_row = self.region.kind == "rows"
-            self.steps.append(_by_row(made, self.made) if by_row else made)
+            self.steps.append(made)
             self.made[name] = kind
             done.append(name)
         return done[-1]

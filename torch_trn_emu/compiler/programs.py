@@ -13,9 +13,9 @@ from ..isa import Engine, Memory, Program, Role
 from ..isa.join import Part
 from ..kernels.matmul.epilogue import Epilogue
 from ..kernels.rows import flat_program, row_program
+from ..kernels.rows.arrange import arranged
 from ..kernels.rows.balance_engines import shared_out
 from ..kernels.rows.fold_constants import absorbed
-from ..kernels.rows.fuse import fused
 from ..kernels.rows.keep_short import SHORT, kept_short
 from ..kernels.rows.values import Input, Kind, Output, RowStep, Values
 from ..ops import OPS, Product, multiplied, product_of
@@ -188,15 +188,14 @@ def _program(shape: _Shape, target: Target) -> Program | None:
         for opcode, attributes, reads, to, kind, engine, dtype in shape.steps
     ]
     outputs = [Output(f"v{n}", dtype) for n, dtype in shape.outputs]
-    steps = absorbed(inputs, steps, [o.name for o in outputs])
+    stored = [o.name for o in outputs]
     if shape.product is not None:
-        steps = shared_out(steps, target.chip)
+        steps = shared_out(absorbed(inputs, steps, stored), target.chip)
         product = product_of(shape.product, target)
         product = laid_out(product) if shape.constant else product
         product = of_picked(product, shape.picked) if shape.picked else product
         return _product(product, inputs, steps, outputs, target)
-    stored = [o.name for o in outputs]
-    steps = shared_out(fused(steps, stored), target.chip)
+    steps = arranged(inputs, steps, stored, target.chip)
     steps = kept_short(inputs, steps, stored, {f"v{n}": dtype for n, dtype in shape.short})
     values = Values(inputs, steps, outputs)
     if shape.columns is None:

@@ -17,6 +17,7 @@ __all__ = [
     "Value",
     "call_tensor",
     "dtype_of",
+    "is_by_row",
     "item_of",
     "operands_of",
     "users_of",
@@ -24,6 +25,8 @@ __all__ = [
 
 REDUCTIONS = {"sum": "add", "mean": "add", "amax": "max", "amin": "min"}
 KNOWN = frozenset("float32 bfloat16 float16 int64 int32 int16 int8 uint8 bool float64".split())
+# Instructions that a program over rows also has for one value a row.
+BY_ROW = frozenset(("activation", "tensor_copy", "tensor_scalar", "tensor_tensor"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,42 @@ class Region:
     made: dict[str, Kind] = field(default_factory=dict)  # step or input by name
     alias: dict[str, str] = field(default_factory=dict)  # node -> the step that made its value
     above: set[int] = field(default_factory=set)
+    kept: dict[str, Value] = field(default_factory=dict)  # steps that another region reads
     full: bool = False  # SBUF has no room for more: what follows is spilled
+
+    @property
+    def draws(self) -> bool:
+        """Whether it makes random numbers. Long rows are computed again once they are reduced."""
+        return any(s.opcode == "rng" for s in self.steps)
+
+    @property
+    def reduces(self) -> bool:
+        return any(s.reduces for s in self.steps)
 
     @property
     def name(self) -> str:
         return f"{self.number}: " + " ".join(dict.fromkeys(call.name for call in self.calls))
+
+
+def is_by_row(small: Region, large: Region) -> bool:
+    """Whether all of a region's values are one for each row of another, which reads or makes some
+    as such.
+    """
+    if not (small.kind == large.kind == "rows") or small.columns is not None:
+        return False
+    if small.elements * (large.columns or 0) != large.elements or small.elements == 1:
+        return False
+    if any(v.elements != small.elements for v in small.inputs.values()):
+        return False
+    if any(kind is not Kind.FULL for kind in small.made.values()) or any(
+        s.opcode not in BY_ROW for s in small.steps
+    ):
+        return False
+    made, makes = {n.name for n in small.nodes}, {n.name for n in large.nodes}
+    links = [v.kind for v in large.inputs.values() if v.node in made]
+    links += [large.made[large.alias[k]] for k, v in small.inputs.items()
+              if v.node in makes and k in large.alias]  # fmt: skip
+    return bool(links) and all(kind is Kind.COLUMN for kind in links)
 
 
 def operands_of(node: Node) -> Iterator[Node]:

@@ -13,9 +13,11 @@ from torch.fx import Graph, Node
 
 from ..calls import Call, TensorArg
 from ..kernels.rows.values import Kind, step
+from ..ops.random import DRAWS
 from .calls import base_of, call_of, is_free
 from .communication import Waits, waits
 from .joining import Attempt
+from .one_hot import zeros_of
 from .region import (
     KNOWN,
     REDUCTIONS,
@@ -23,10 +25,12 @@ from .region import (
     Value,
     call_tensor,
     dtype_of,
+    is_by_row,
     item_of,
     operands_of,
     users_of,
 )
+from .sinking import sink
 
 __all__ = ["MOST_STEPS", "PRODUCTS", "regions_of"]
 
@@ -36,7 +40,7 @@ PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
 
 def regions_of(graph: Graph, policy: str) -> list[Region]:
     """The regions of a graph, in an order in which they can run."""
-    nodes = [node for node in graph.nodes if not is_free(node)]
+    nodes = [node for node in graph.nodes if not (is_free(node) or zeros_of(node))]
     after = waits(graph)
     first = _Cutter(policy, frozenset(), after)
     for node in nodes:
@@ -49,6 +53,7 @@ def regions_of(graph: Graph, policy: str) -> list[Region]:
         for node in nodes:
             cutter.take(node)
     cutter.merge()
+    sink(cutter.regions, cutter.home, MOST_STEPS)
     cutter.finish()
     return _ordered([r for r in cutter.regions if r.nodes])
 
@@ -179,12 +184,31 @@ class _Cutter:
             makes, reads = (region, other) if region.number in other.above else (other, region)
             if self._can_merge(makes, reads) and self._merge(makes, reads):
                 return True
+            if self._merge_by_row(makes, reads):
+                return True
+        return False
+
+    def _merge_by_row(self, makes: Region, reads: Region) -> bool:
+        """Merge a region whose elements are one value for each row of the other."""
+        if not (makes.nodes and reads.nodes):
+            return False
+        small, large = sorted((makes, reads), key=lambda r: r.elements)
+        if not (large.columns and large.columns > 1 and is_by_row(small, large)):
+            return False
+        before = small.elements, small.columns, small.steps, small.inputs, small.made
+        small.elements, small.columns = large.elements, large.columns
+        small.steps = [replace(s, kind=Kind.COLUMN) for s in small.steps]
+        small.inputs = {k: replace(v, kind=Kind.COLUMN) for k, v in small.inputs.items()}
+        small.made = dict.fromkeys(small.made, Kind.COLUMN)
+        if self._can_merge(makes, reads) and self._merge(makes, reads):
+            return True
+        small.elements, small.columns, small.steps, small.inputs, small.made = before
         return False
 
     def _can_merge(self, a: Region, b: Region) -> bool:
         if not (a.nodes and b.nodes and a.kind == b.kind == "rows"):
             return False
-        if self._after(a) != self._after(b):
+        if self._after(a) != self._after(b) or (a.draws and b.reduces) or (b.draws and a.reduces):
             return False
         if a.elements != b.elements or len({a.columns, b.columns} - {None}) > 1:
             return False
@@ -267,6 +291,8 @@ class _Cutter:
 
     def finish(self) -> None:
         """What each region reads from and leaves in HBM."""
+        for region in self.regions:
+            region.outputs |= region.kept
         for node, region in self.home.items():
             outside = region.kind == "single" or any(
                 self.home.get(user) is not region for user in users_of(node)
@@ -301,7 +327,7 @@ class _Cutter:
 
 def _rows_shape(call: Call) -> tuple[int, int | None] | None:
     """(elements, columns) of a region that begins with this call, None if none can."""
-    if not call.outputs or not call.tensors:
+    if not call.outputs or not (call.tensors or call.name in DRAWS):
         return None
     if call.name in ("var_mean", *REDUCTIONS):
         source = call.tensors[0]

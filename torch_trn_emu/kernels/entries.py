@@ -75,6 +75,16 @@ class Indexed:
         """Entries that one value of (l, r, c) may find."""
         return 1 + sum((t.size - 1) * t.step for t in self.terms)
 
+    def in_runs(self) -> "Indexed":
+        """Rows of one entry as one row, of which a partition has several entries at once."""
+        if self.rows == 1 or self.count != 1:
+            return self
+        lead, down, _ = self.places
+        return replace(
+            self, rows=1, row_step=0, count=self.rows, column_step=self.row_step,
+            places=(lead, 0, down),
+        )  # fmt: skip
+
     def spread(self, dtype: str, chip: Chip, cores: int) -> "Indexed":
         """Few long entries in pieces, one a partition: all DMA engines have some to bring."""
         if self.lead * self.rows != 1:

@@ -298,6 +298,12 @@ _WITH_SCALAR = MappingProxyType(
 )  # fmt: skip
 
 
+# Powers of floating-point numbers that are another instruction, with the same results.
+_POWERS: MappingProxyType[float, Recipe] = MappingProxyType(
+    {1.0: [_imm("multiply", 1.0)], 2.0: [A("square")]}
+)
+
+
 def _number(value: Any, op: str) -> float:
     """A number of the call; 1 where it is a tensor of the host, whose value is data."""
     if not isinstance(value, (bool, int, float)):
@@ -315,6 +321,8 @@ def _with_number(call: Call) -> Recipe:
         # The engines multiply by the reciprocal; that of a zero is an infinity of its sign.
         inverse = 1.0 / number if number else copysign(inf, number)
         return [_imm(op, inverse)] if first else [reciprocal(0), _imm(op, number, -1)]
+    if op == "power" and first and "float" in call.tensors[0].dtype and number in _POWERS:
+        return _POWERS[number]
     if first:
         return [_imm(op, number if alpha == 1 else number * alpha)]
     if call.name in ("add", "sub"):

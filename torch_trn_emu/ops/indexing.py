@@ -143,7 +143,7 @@ def gathered(read: Reader) -> Lowering:
             program = pick_in_rows(spec.rows, columns, spec.count, shared=shared, **options)
             return (labelled(program, {"table": table, "out": call.out, **_indices(call, spec)}),)
         held = {"table": table, "out": call.out, **_indices(call, spec)}
-        spec = spec.spread(table.dtype, target.chip, target.cores)
+        spec = spec.in_runs().spread(table.dtype, target.chip, target.cores)
         return _shared(gather_entries(spec, **options), spec, held)
 
     return lower
@@ -162,7 +162,7 @@ def scattered(read: Reader, source_at: int, *, adds: bool | None = None) -> Lowe
             return put_masked(call, target)
         if not out.numel or not call.tensors[1].numel:
             return ()
-        spec = read(call)
+        spec = read(call).in_runs()
         copies = _copied_first(call, table, target)
         program = scatter_entries(
             spec,

@@ -12,9 +12,7 @@ from typing import Any
 from ..chip import Chip
 from ..isa import Program
 from ..kernels.rows import row_program
-from ..kernels.rows.balance_engines import shared_out
-from ..kernels.rows.fold_constants import absorbed
-from ..kernels.rows.fuse import fused
+from ..kernels.rows.arrange import arranged
 from ..kernels.rows.values import Input, Kind, Output, RowStep, Values, column_sum, reduced, step
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
@@ -237,8 +235,7 @@ def row_op(
         Output(n.lstrip("*"), "float32" if n[0] == "*" or kinds[n] is Kind.ROW else dtype)
         for n in named
     ]
-    shared = shared_out(fused(absorbed(inputs, steps, stored), stored), chip)
-    values = Values(inputs, shared, outputs)
+    values = Values(inputs, arranged(inputs, steps, stored, chip), outputs)
     return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)
 
 

@@ -17,7 +17,7 @@ from ..limits import P
 from .fuse import bias_of
 from .values import Kind, RowStep, step
 
-__all__ = ["shared_out"]
+__all__ = ["GAIN", "busiest_s", "shared_out"]
 
 LONG = 4096  # elements a partition, beside which fixed costs vanish (chosen)
 GAIN = 0.01  # chosen: the share of the busier engine's time that a choice saves at least
@@ -31,12 +31,18 @@ def shared_out(steps: Sequence[RowStep], chip: Chip) -> list[RowStep]:
     steps = [_without_table(s) for s in steps]
     known = {s.name: s for s in steps}
     choices = [list(_choices(s, known, chip)) for s in steps]
-    added_up = {s.name for s in steps if s.reads and _is_added_up(s, known)}
-    loads = [[_load(s, chip) if s.name not in added_up else (0, 0) for s in c] for c in choices]
+    loads = [[_load_in(s, known, chip) for s in c] for c in choices]
     chosen = [c[k] for c, k in zip(choices, _balanced(loads), strict=True)]
     read = {name for s in chosen for name in s.reads}
     biases = {bias for s in steps if (bias := bias_of(s)) not in read}
     return [s for s in chosen if s.name not in biases]
+
+
+def busiest_s(steps: Sequence[RowStep], chip: Chip) -> float:
+    """Seconds that an element of a tile takes on the engine with the most to do."""
+    known = {s.name: s for s in steps}
+    loads = [_load_in(s, known, chip) for s in steps]
+    return max(sum(load[engine] for load in loads) for engine in (0, 1))
 
 
 def _without_table(s: RowStep) -> RowStep:
@@ -77,6 +83,10 @@ def _exponent(s: RowStep, known: Mapping[str, RowStep]) -> tuple[str, ...]:
         return s.reads
     bias = known.get(s.reads[1])
     return (s.reads[0], bias.reads[0]) if bias and bias.name == bias_of(s) else ()
+
+
+def _load_in(s: RowStep, known: Mapping[str, RowStep], chip: Chip) -> Load:
+    return (0.0, 0.0) if s.reads and _is_added_up(s, known) else _load(s, chip)
 
 
 def _load(s: RowStep, chip: Chip) -> Load:

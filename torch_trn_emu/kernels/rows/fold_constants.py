@@ -7,7 +7,8 @@ Source: [isa] Neuron SDK v2.26.1, nki.isa (costs of the three).
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from ...isa import Engine
 from .values import Input, Kind, RowStep, Values, step
@@ -21,8 +22,10 @@ def absorbed(
     inputs: Sequence[Input], steps: Sequence[RowStep], stored: Collection[str]
 ) -> list[RowStep]:
     """The steps without operations that the only step which reads them does as well."""
-    made = {s.name: s for s in steps}
     kinds = Values(inputs, steps, ()).kinds
+    steps = list(_without_ones(steps, stored, kinds))
+    steps = list(_by_truth(steps, stored, kinds))
+    made = {s.name: s for s in steps}
     reads = Counter(name for s in steps for name in s.reads)
     for s in steps:
         for name in s.reads:
@@ -36,22 +39,75 @@ def absorbed(
     return list(made.values())
 
 
+def _without_ones(
+    steps: Sequence[RowStep], stored: Collection[str], kinds: Mapping[str, Kind]
+) -> Iterator[RowStep]:
+    """The steps without products by 1."""
+    same: dict[str, str] = {}
+    for s in steps:
+        s = replace(s, reads=tuple(same.get(r, r) for r in s.reads)) if same else s
+        by_one = s.attributes == {"op0": "multiply", "imm0": 1.0} and s.opcode == "tensor_scalar"
+        by_one = by_one and not s.dtype and kinds[s.reads[0]] is s.kind
+        if by_one and s.name not in stored:
+            same[s.name] = s.reads[0]
+        else:
+            yield s
+
+
+def _by_truth(
+    steps: Sequence[RowStep], stored: Collection[str], kinds: Mapping[str, Kind]
+) -> Iterator[RowStep]:
+    """`truth * constant * c` as `truth * (constant * c)`, c one a row: no bit of it changes.
+
+    A truth value is 0 or 1, so that the products round alike.
+    """
+    made = {s.name: s for s in steps}
+    reads = Counter(name for s in steps for name in s.reads)
+
+    def factor_of(s: RowStep) -> RowStep | None:
+        """The product of a truth value with a constant that a step multiplies by row."""
+        op = s.attributes.get("op") or s.attributes.get("op0")
+        by_row = s.opcode in ("tensor_tensor", "tensor_scalar") and op == "multiply"
+        if not by_row or s.kind is not Kind.FULL or len(s.reads) != 2 or len(s.attributes) != 1:
+            return None
+        first, column = made.get(s.reads[0]), kinds.get(s.reads[1])
+        if first is None or column is not Kind.COLUMN or not _is_plain(first):
+            return None
+        truth = made.get(first.reads[0])
+        is_truth = truth is not None and truth.attributes.get("op0") == "equal"
+        alone = reads[first.name] == 1 and first.name not in stored
+        is_truth = is_truth and truth is not None and "op1" not in truth.attributes
+        return first if is_truth and alone and first.attributes["op0"] == "multiply" else None
+
+    factors = {s.name: first for s in steps if (first := factor_of(s)) is not None}
+    gone = {first.name for first in factors.values()}
+    for s in steps:
+        if s.name in gone:
+            continue
+        if (first := factors.get(s.name)) is None:
+            yield s
+            continue
+        column = f"{s.name} factor"
+        yield step(column, "tensor_scalar", s.reads[1], kind=Kind.COLUMN, **first.attributes)
+        yield replace(s, reads=(first.reads[0], column))
+
+
 def _is_plain(s: RowStep) -> bool:
-    """One operation with a constant, on a whole tile."""
+    """One operation with a constant, on a whole tile or on one value a row."""
     on_vector = s.opcode == "tensor_scalar" and s.engine in (None, Engine.VECTOR)
     one = set(s.attributes) == {"op0", "imm0"} and len(s.reads) == 1
-    return on_vector and s.kind is Kind.FULL and one and not s.dtype
+    return on_vector and s.kind in (Kind.FULL, Kind.COLUMN) and one and not s.dtype
 
 
 def _joined(first: RowStep, s: RowStep, kinds: Mapping[str, Kind]) -> RowStep | None:
     """The second step with the first one's work, or None where an instruction cannot do both."""
-    if s.kind is not Kind.FULL or s.dtype:
+    if s.kind is not first.kind or s.dtype:
         return None
     constant, (x,) = first.attributes["imm0"], first.reads
     if _is_plain(s):
         second = {"op1": s.attributes["op0"], "imm1": s.attributes["imm0"]}
-        return step(s.name, s.opcode, x, **first.attributes, **second)
-    if first.attributes["op0"] != "multiply":
+        return step(s.name, s.opcode, x, kind=s.kind, **first.attributes, **second)
+    if s.kind is not Kind.FULL or first.attributes["op0"] != "multiply":
         return None
     if s.opcode == "activation" and s.reads[0] == first.name:
         scale = float(s.attributes.get("scale", 1.0)) * constant

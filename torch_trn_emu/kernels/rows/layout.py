@@ -61,7 +61,7 @@ def layout_of(rows: int, columns: int, inner: int, values: Values) -> Layout:
     """The lines that use most partitions."""
     can_spread = all(_spreads(s, values.kinds) for s in values.steps)
     sums = any(s.kind is Kind.ROW for s in values.steps)
-    repeats = any(_by_partition(s, values.kinds) for s in values.steps)
+    repeats = any(s.kind is Kind.FULL and _by_partition(s, values.kinds) for s in values.steps)
     together = side_by_side(rows, columns * inner, SPREAD if repeats else SHORT)
     pieces = _pieces(rows, columns, inner)
     if not can_spread:
@@ -156,6 +156,19 @@ def _shift_apart(s: RowStep) -> Iterator[RowStep]:
     yield step(s.name, s.opcode, first, kind=s.kind)
 
 
+def _factor_apart(s: RowStep) -> Iterator[RowStep]:
+    """(x op0 c) op1 other"""
+    value, c, other = s.reads
+    first = f"{s.name} first"
+    yield step(first, "tensor_tensor", value, c, kind=s.kind, op=s.attributes["op0"])
+    yield step(s.name, "tensor_tensor", first, other, kind=s.kind, op=s.attributes["op1"])
+
+
 _SPREAD: Mapping[str, Callable[[RowStep], Iterator[RowStep]]] = MappingProxyType(
-    {"tensor_scalar": _scalars_apart, "activation": _bias_apart, "exponential": _shift_apart}
+    {
+        "tensor_scalar": _scalars_apart,
+        "scalar_tensor_tensor": _factor_apart,
+        "activation": _bias_apart,
+        "exponential": _shift_apart,
+    }
 )

@@ -15,6 +15,7 @@ class Order:
         self.inputs = {i.name: i for i in values.inputs}
         self.steps = {s.name: s for s in steps}
         self.outputs = {o.name: o for o in values.outputs}
+        self._phases: dict[str, int] = {}
 
     def of(self, kind: Kind) -> Iterator[str]:
         yield from (i.name for i in self.inputs.values() if i.kind is kind)
@@ -24,8 +25,11 @@ class Order:
         """How many reductions over whole rows come before a value can be used."""
         if name in self.inputs:
             return 0
-        s = self.steps[name]
-        return max((self.phase(r) for r in s.reads), default=0) + s.reduces
+        if name not in self._phases:
+            s = self.steps[name]
+            before = max((self.phase(r) for r in s.reads), default=0)
+            self._phases[name] = before + s.reduces
+        return self._phases[name]
 
     def needed(self, names: Sequence[str]) -> list[str]:
         """The FULL values that `names` are made of, in order, and inputs to load."""
@@ -64,8 +68,11 @@ class Order:
             when |= {e: (phase, inf) for e in now if self.steps[e].reduces}
         return when
 
-    def shared(self) -> dict[str, str]:
-        """Steps that overwrite a value which they are the last to read, and whose tile that is."""
+    def shared(self, *, inputs: bool = False) -> dict[str, str]:
+        """Steps that overwrite a value which they are the last to read, and whose tile that is.
+
+        inputs  also values that were loaded: the next tile of rows is then loaded later
+        """
         when = self._when()
         last: dict[str, tuple[float, float]] = {}
         for name, at in when.items():
@@ -76,10 +83,16 @@ class Order:
             if self.steps[name].kind is not Kind.FULL or name in self.outputs:
                 continue
             for read in self.steps[name].reads:
-                known = self.steps.get(read)
                 ends = last[read] == when[name]
-                alike = known and known.kind is Kind.FULL and known.dtype == self.steps[name].dtype
+                alike = self._tile_of(read, inputs) == (Kind.FULL, self.steps[name].dtype)
                 if alike and ends and read not in self.outputs:
                     places[name] = places.get(read, read)
                     break
         return places
+
+    def _tile_of(self, name: str, inputs: bool) -> tuple[Kind, str] | None:
+        """How a value lies in SBUF, and its dtype, "" for float32; None where it may not change."""
+        if name in self.steps:
+            return self.steps[name].kind, self.steps[name].dtype
+        given = self.inputs[name]
+        return (given.kind, "" if given.dtype == "float32" else given.dtype) if inputs else None

@@ -75,12 +75,17 @@ class RowTiles(Order):
     def _fitting(self, chip: Chip) -> tuple[int, int]:
         """Tiles of rows that go together, and columns of each.
 
-        Two tiles hide the engines' latencies; one is better than to load the rows again in chunks.
+        Two tiles hide the engines' latencies; one is better than to load the rows again in chunks,
+        and so is one, of several, whose steps overwrite what was loaded.
         """
         most = 1 if self.rows <= P else 2
         for parts in range(most, 0, -1):
             if self._width(chip, parts) == self.columns:
                 return parts, self.columns
+        if most > 1:
+            self.places = self.shared(inputs=True)
+            if self._width(chip, 1) == self.columns:
+                return 1, self.columns
         self.places = {}  # each chunk computes what it needs again, in another order
         return most, self._width(chip, most)
 
