@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -336,3 +337,13 @@ def test_moving_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.ones(2).to("trn").cpu()
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("device", ["cpu", "trn"])
+def test_the_invariants_of_coalesced_indices_are_checked(shape, device):
+    x = torch.rand(shape, device=device).to_sparse().coalesce()
+    make = partial(torch.sparse_coo_tensor, size=shape, is_coalesced=True, check_invariants=True)
+    assert make(x.indices(), x.values()).is_coalesced()
+    with pytest.raises(RuntimeError, match="uncoalesced"):
+        make(x.indices().flip(1), x.values())
