@@ -52,6 +52,24 @@ def test_num_cores_counts_from_zero_and_yields_to_visible_cores():
     assert read({"NEURON_RT_NUM_CORES": "2", "NEURON_RT_VISIBLE_CORES": "3"}).visible_cores == (3,)
 
 
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("2", (2,)), ("3, 0", (3, 0)), ("1,-1,2", (1,)), ("0,9,1", (0,)), ("", (0, 1, 2, 3))],
+)
+def test_cuda_visible_devices_counts_under_the_name_of_cuda(text, cores):
+    named = {"CUDA_VISIBLE_DEVICES": text}
+    assert read({"TRN_EMU_AS": "cuda", **named}).visible_cores == cores
+    assert read(named).visible_cores == (0, 1, 2, 3)
+    given = {"TRN_EMU_AS": "cuda", "NEURON_RT_VISIBLE_CORES": "1"}
+    assert read(given | named).visible_cores == (1,)
+
+
+@pytest.mark.parametrize("text", ["-1", "none", "GPU-8932f937", "9"])
+def test_cuda_visible_devices_leaves_a_core(text):
+    with pytest.raises(ValueError, match="leaves no core"):
+        read({"TRN_EMU_AS": "cuda", "CUDA_VISIBLE_DEVICES": text})
+
+
 def test_empty_variables_count_as_absent():
     names = (
         "TRN_EMU_CHIP",

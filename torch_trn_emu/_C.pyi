@@ -35,8 +35,16 @@ def exchange_device(device: int, /) -> int: ...
 def is_in_bad_fork() -> bool: ...
 def register_fork_handler() -> None: ...
 def default_generator(device: int, /) -> Generator: ...
-def set_generator_device(property: property) -> None:
-    """What Python reads as the device of a torch.Generator."""
+def set_type_attribute(kind: type, name: str, value: object, /) -> None:
+    """What Python reads as an attribute of a type of torch._C."""
+
+def translate_constructor(
+    kind: type,
+    translate: Callable[
+        [tuple[object, ...], dict[str, object] | None], tuple[tuple[object, ...], dict[str, object]]
+    ],
+    /,
+) -> None: ...
 
 # Memory
 

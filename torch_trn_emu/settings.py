@@ -165,6 +165,8 @@ def _visible_cores(environ: Mapping[str, str], cores: int, chip: str) -> tuple[i
         chosen = tuple(core for part in text.split(",") for core in _range(part, text))
     elif text := environ.get(name := "NEURON_RT_NUM_CORES"):
         chosen = tuple(range(_integer(name, text)))
+    elif environ.get("TRN_EMU_AS") == "cuda" and environ.get("CUDA_VISIBLE_DEVICES"):
+        return _cuda_visible(environ["CUDA_VISIBLE_DEVICES"], cores)
     else:
         return tuple(range(cores))
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(cores)):
@@ -173,6 +175,21 @@ def _visible_cores(environ: Mapping[str, str], cores: int, chip: str) -> tuple[i
             "list at least one, and each at most once."
         )
     return chosen
+
+
+def _cuda_visible(text: str, cores: int) -> tuple[int, ...]:
+    """The cores that CUDA_VISIBLE_DEVICES names, as CUDA reads it: up to the first that is not."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        if not part.strip().isdecimal() or int(part) >= cores or int(part) in chosen:
+            break
+        chosen.append(int(part))
+    if not chosen:
+        raise ValueError(
+            f"CUDA_VISIBLE_DEVICES={text!r} leaves no core, and --as-cuda needs one: name some of "
+            f"0 to {cores - 1}, or run the script without --as-cuda."
+        )
+    return tuple(chosen)
 
 
 def _range(part: str, text: str) -> range:

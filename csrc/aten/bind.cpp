@@ -13,6 +13,8 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <optional>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace py = pybind11;
@@ -160,13 +162,48 @@ void show_product_nodes() {
   }
 }
 
-// torch.Generator is a type of torch._C, which Python may not change: `property` stands for its
-// device from now on.
-void set_generator_device(const py::object& property) {
-  auto* type = reinterpret_cast<PyTypeObject*>(THPGeneratorClass);
-  if (PyDict_SetItemString(type->tp_dict, "device", property.ptr()) != 0)
+PyObject* repr_by_attribute(PyObject* self) {
+  return PyObject_CallMethod(self, "__repr__", nullptr);
+}
+
+// Types of torch._C may not be changed from Python: `value` stands for the attribute from now on.
+void set_type_attribute(const py::type& kind, const std::string& name, const py::object& value) {
+  auto* type = reinterpret_cast<PyTypeObject*>(kind.ptr());
+  if (PyDict_SetItemString(type->tp_dict, name.c_str(), value.ptr()) != 0)
     throw py::error_already_set();
+  if (name == "__repr__") type->tp_repr = &repr_by_attribute;
   PyType_Modified(type);
+}
+
+struct Constructor {
+  newfunc make;
+  PyObject* translate;  // (args, kwargs) -> (args, kwargs); lives as long as the process
+};
+
+std::unordered_map<PyTypeObject*, Constructor>& constructors() {
+  static std::unordered_map<PyTypeObject*, Constructor> all;
+  return all;
+}
+
+PyObject* make_translated(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
+  PyTypeObject* base = type;
+  while (constructors().count(base) == 0) base = base->tp_base;
+  const Constructor& constructor = constructors().at(base);
+  const auto made = py::reinterpret_steal<py::object>(PyObject_CallFunctionObjArgs(
+      constructor.translate, args, kwargs == nullptr ? Py_None : kwargs, nullptr));
+  PyObject* to = nullptr;
+  PyObject* named = nullptr;
+  if (!made || PyArg_ParseTuple(made.ptr(), "O!O!", &PyTuple_Type, &to, &PyDict_Type, &named) == 0)
+    return nullptr;
+  return constructor.make(type, to, named);
+}
+
+// Lets `translate` change the arguments of a constructor; the type stays the same object.
+void translate_constructor(const py::type& kind, const py::function& translate) {
+  auto* type = reinterpret_cast<PyTypeObject*>(kind.ptr());
+  TORCH_CHECK(constructors().count(type) == 0, "its constructor is translated already");
+  constructors()[type] = {type->tp_new, translate.inc_ref().ptr()};
+  type->tp_new = &make_translated;
 }
 
 }  // namespace
@@ -174,7 +211,8 @@ void set_generator_device(const py::object& property) {
 void bind_graphs(py::module_& m) {
   set_parameter_test(&is_parameter);
   show_product_nodes();
-  m.def("set_generator_device", &set_generator_device, py::arg("property"));
+  m.def("set_type_attribute", &set_type_attribute);
+  m.def("translate_constructor", &translate_constructor);
   m.def("role_of", [](py::handle a, py::handle b) {
     if (!THPVariable_Check(a.ptr()) || !THPVariable_Check(b.ptr()))
       throw py::type_error("role_of takes two tensors");

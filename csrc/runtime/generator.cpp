@@ -51,6 +51,18 @@ GeneratorImpl* GeneratorImpl::clone_impl() const {
   return new GeneratorImpl(device_.index(), host_.clone());
 }
 
+c10::intrusive_ptr<c10::GeneratorImpl> GeneratorImpl::graphsafe_get_state() const {
+  return c10::make_intrusive<GeneratorImpl>(device_.index(), host_);
+}
+
+void GeneratorImpl::graphsafe_set_state(const c10::intrusive_ptr<c10::GeneratorImpl>& other) {
+  const auto* given = dynamic_cast<const GeneratorImpl*>(other.get());
+  TORCH_CHECK(given != nullptr, "graphsafe_set_state expects a generator of trn");
+  TORCH_CHECK(given->device().index() == device_.index(), "graphsafe_set_state on ", device_,
+              " was given a generator of ", given->device());
+  host_ = given->host_;
+}
+
 at::Generator new_generator(c10::DeviceIndex device) {
   const c10::Device resolved = resolve(c10::Device(kTrn, device));
   return at::make_generator<GeneratorImpl>(resolved.index(), new_on_host());

@@ -26,6 +26,10 @@ class GeneratorImpl final : public c10::GeneratorImpl {
   void set_state(const c10::TensorImpl& state) override { host().set_state(state); }
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override { return host().get_state(); }
 
+  // Generators that share one state, for captured graphs and recomputation in compiled code.
+  void graphsafe_set_state(const c10::intrusive_ptr<c10::GeneratorImpl>& other) override;
+  c10::intrusive_ptr<c10::GeneratorImpl> graphsafe_get_state() const override;
+
   const at::Generator& host_generator() const { return host_; }
   static c10::DeviceType device_type() { return kTrn; }
 

@@ -15,18 +15,22 @@ GraphHooks& hooks() {
   return *all;
 }
 
+std::atomic<int64_t> captured_now{0};  // the number of the graph; 0 while there is none
+
 class Graph final : public at::GraphImplInterface {
  public:
   explicit Graph(const at::GraphImplArgs&) {}
-  ~Graph() override {
-    if (captured_) hooks().reset(number_);
-  }
+  ~Graph() override { Graph::reset(); }
   void capture_begin(at::MempoolId_t pool, at::GraphCaptureMode) override {
     TORCH_CHECK(!captured_, "This graph already holds a capture: reset() it first.");
     if (pool != at::MempoolId_t{0, 0}) pool_ = pool;
     hooks().begin(number_);
+    capturing_ = true;
+    captured_now = number_;
   }
   void capture_end() override {
+    TORCH_CHECK(capturing_, "No capture to end: capture_begin() first.");
+    stop();
     hooks().end(number_);
     captured_ = true;
   }
@@ -36,8 +40,10 @@ class Graph final : public at::GraphImplInterface {
     hooks().replay(number_);
   }
   void reset() override {
-    if (captured_) hooks().reset(number_);
+    const bool holds = captured_ || capturing_;
     captured_ = false;
+    if (capturing_) stop();
+    if (holds) hooks().reset(number_);
   }
   at::MempoolId_t pool() const override { return pool_; }
   void enable_debug_mode() override {}
@@ -47,6 +53,10 @@ class Graph final : public at::GraphImplInterface {
   }
 
  private:
+  void stop() {
+    capturing_ = false;
+    captured_now = 0;
+  }
   void check_captured() const {
     TORCH_CHECK(captured_, "This graph holds no capture: capture_begin() and capture_end() first.");
   }
@@ -57,10 +67,12 @@ class Graph final : public at::GraphImplInterface {
 
   const int64_t number_ = next_number();
   at::MempoolId_t pool_{0, uint64_t(number_)};
-  bool captured_ = false;
+  bool captured_ = false, capturing_ = false;
 };
 
 }  // namespace
+
+bool capturing() { return captured_now != 0; }
 
 void set_graph_hooks(GraphHooks given) {
   hooks() = std::move(given);

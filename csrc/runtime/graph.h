@@ -14,5 +14,6 @@ struct GraphHooks {
   std::function<void(int64_t, const std::string& path)> dump;
 };
 void set_graph_hooks(GraphHooks hooks);
+bool capturing();  // whether a graph is being captured: all streams of the process are in it
 
 }  // namespace trn

@@ -1,6 +1,7 @@
 // torch's device guard for trn: current device, streams and events in simulated time.
 #include "collective_clock.h"
 #include "device.h"
+#include "graph.h"
 #include "ledger.h"
 #include "stream.h"
 
@@ -63,6 +64,10 @@ class GuardImpl final : public c10::impl::DeviceGuardImplInterface {
   c10::Stream exchangeStream(c10::Stream stream) const override { return exchange_stream(stream); }
   void* getStreamNativeHandle(const c10::Stream stream) const override {
     return reinterpret_cast<void*>(stream.id());  // NOLINT: an id, never read through
+  }
+  bool isStreamCapturing(const c10::Stream& stream) const override {
+    check_stream(stream);
+    return capturing();
   }
   bool queryStream(const c10::Stream& stream) const override {
     check_stream(stream);

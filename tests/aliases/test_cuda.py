@@ -280,14 +280,49 @@ torch._C._cuda_setStream(
 )
 assert torch.cuda.current_stream() == stream
 assert torch._C._cuda_getCurrentRawStream(0) == stream.stream_id == stream.cuda_stream
+for made in (stream, torch.Stream("cuda"), torch.Stream(device="cuda:0"), torch.Stream(0)):
+    assert made.device == torch.device("cuda:0") and "torch.cuda.Stream device=cuda:0" in repr(made)
+    assert isinstance(made, torch.Stream) and made.device_index == 0
+assert stream.__cuda_stream__() == (0, stream.stream_id) and stream.priority == 0
+for made in (torch.cuda.Event(), torch.Event("cuda"), torch.Event(device="cuda")):
+    assert made.cuda_event == 0 and repr(made) == "<torch.cuda.Event uninitialized>"
+    made.record(stream)
+    assert made.device.type == "cuda" and isinstance(made, torch.cuda.Event)
+    assert made.cuda_event == made.event_id != 0 and repr(made).startswith("<torch.cuda.Event 0x")
 assert torch._C._cuda_getDefaultStream(1)[:2] == (0, 1)
 assert torch.cuda._exchange_device(1) == 0 and torch._C._cuda_exchangeDevice(-1) == -1
 assert torch._C._cuda_getDevice() == torch.cuda.current_device() == 1
 torch._C._cuda_setDevice(0)
-assert torch._C._cuda_getDeviceCount() == torch.cuda.device_count()
+assert torch._C._cuda_getDeviceCount() == torch.cuda.device_count() == 2
 torch._C._cuda_setMemoryFraction(0.5, 0)
 assert torch._C._cuda_getMemoryFraction(0) == torch.cuda.get_per_process_memory_fraction() == 0.5
 torch._C._cuda_clearCublasWorkspaces()
+
+seen = []
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        seen.append((gradient.device, gradient.is_cuda, torch.ones(1, device="cuda").is_cuda))
+        return gradient.cuda() * 2
+
+x = torch.ones(3, device="cuda", requires_grad=True)
+x.register_hook(lambda g: seen.append((g.device, g.is_cuda, torch.ones(1, device="cuda").is_cuda)))
+Doubled.apply(x).sum().backward()
+torch.autograd.grad(Doubled.apply(x).sum(), x)
+assert seen == [(torch.device("cuda:0"), True, True)] * 4
+
+torch.accelerator.synchronize("cuda:1")
+torch.accelerator.set_device_index("cuda:1")
+assert torch.accelerator.current_stream("cuda").device == torch.device("cuda:1")
+assert torch.accelerator.memory_allocated(torch.device("cuda", 0)) > 0
+with torch.accelerator.device_index(0):
+    assert torch.cuda.current_device() == 0
+torch.cuda.set_device(0)
 torch._C._cuda_sleep(1000)
 assert not stream.query()
 torch._C._cuda_synchronize()
@@ -296,5 +331,5 @@ assert stream.query()
 
 
 def test_functions_of_torch_c_do_what_torch_cuda_does(tmp_path):
-    ran = run_as_cuda(tmp_path, INTERNALS)
+    ran = run_as_cuda(tmp_path, INTERNALS, CUDA_VISIBLE_DEVICES="2,0,9")
     assert ran.returncode == 0, ran.stderr

@@ -108,3 +108,28 @@ def test_what_a_graph_cannot_hold_is_refused(tmp_path):
     graph.debug_dump(str(tmp_path / "graph.dot"))
     assert "aten.mul_.Tensor" in (tmp_path / "graph.dot").read_text()
     assert len(graph.pool()) == len(torch.trn.graph_pool_handle()) == 2
+
+
+def test_a_graph_dropped_while_it_captures_leaves_nothing_open():
+    x = torch.zeros(4, device="trn")
+    for close in ("reset", "drop"):
+        graph = torch.trn.CUDAGraph()
+        graph.capture_begin(torch.trn.graph_pool_handle(), capture_error_mode="relaxed")
+        assert torch.trn.current_stream().is_capturing()
+        assert torch.trn.is_current_stream_capturing()
+        x.add_(1)
+        if close == "reset":
+            graph.reset()
+        del graph
+        assert not torch.trn.current_stream().is_capturing()
+        assert not torch.trn.is_current_stream_capturing()
+        assert x.tolist() == [0] * 4
+    with pytest.raises(RuntimeError, match="No capture to end"):
+        torch.trn.CUDAGraph().capture_end()
+
+
+def test_a_capture_runs_on_the_stream_that_it_is_given():
+    stream = torch.trn.Stream()
+    with torch.trn.graph(torch.trn.CUDAGraph(), stream=stream):
+        assert torch.trn.current_stream() == stream
+    assert torch.trn.current_stream() != stream

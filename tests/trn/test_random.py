@@ -210,3 +210,19 @@ def test_a_generator_can_be_pickled():
     assert torch.equal(torch.randn(3, generator=copied, device="trn:1"), expected)
     with pytest.raises(RuntimeError, match="does not use offset"):
         generator.set_offset(4)
+
+
+def test_generators_can_share_a_state():
+    one, other = torch.Generator("trn"), torch.Generator("trn")
+    shared = one.manual_seed(3).graphsafe_get_state()
+    other.graphsafe_set_state(shared)
+    drawn = [torch.rand(3, device="trn", generator=g) for g in (one, other, shared)]
+    alone = torch.Generator("trn").manual_seed(3)
+    assert torch.equal(
+        torch.stack(drawn),
+        torch.stack([torch.rand(3, device="trn", generator=alone) for _ in drawn]),
+    )
+    with pytest.raises(RuntimeError, match="was given a generator of trn:1"):
+        one.graphsafe_set_state(torch.Generator("trn:1"))
+    with pytest.raises(RuntimeError, match="expects a generator of trn"):
+        one.graphsafe_set_state(torch.Generator())

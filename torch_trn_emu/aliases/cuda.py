@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from importlib import import_module
 from operator import attrgetter
@@ -22,15 +23,18 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .. import _C, trn
+from .. import trn
 from ..errors import Unsupported
 from ..host import host_device
 from ..torch_private import (
     DisableTorchFunction,
     StorageBase,
+    function_modes,
+    set_autograd_engine,
     validate_device,
     wrap_restore_location,
 )
+from ..trn.backward import OneThread
 from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 from ..trn.device import emulated_name
 from ..trn.legacy import TensorType, tensor_types
@@ -39,6 +43,7 @@ from .cuda_internals import exchange_device, map_internals
 from .cuda_names import COMPILING, MODULES, PARTS, REFUSED, SAME, SPECIAL
 from .cuda_profiler import map_profilers
 from .cuda_refusals import CUDART, compiling, refusing, refusing_class
+from .cuda_types import map_types
 
 __all__ = ["CudaIsTrn", "install", "to_trn"]
 
@@ -242,17 +247,12 @@ def _map_constructors() -> None:
             setattr(module, name, _translated(getattr(module, name)))
     torch.compile = _compile(torch.compile)
     torch.backends.cudnn.is_acceptable = lambda tensor: False  # asked for every tensor that is_cuda
-    device = torch.Generator.device
-    _C.set_generator_device(property(lambda self: to_cuda(device.__get__(self))))
+    map_types(to_trn, to_cuda)
     torch.Generator = _class_told_trn(torch.Generator, "torch")  # type: ignore[misc]
     torch.jit.load = _translated(torch.jit.load)
     asked = torch.get_default_device
     torch.get_default_device = lambda: to_cuda(asked())
     torch.accelerator.current_accelerator = _as_scripts_hear(torch.accelerator.current_accelerator)
-    trn.Stream.device = property(  # type: ignore[assignment]
-        lambda self: _device("cuda", self.device_index)
-    )
-    trn.Stream.cuda_stream = property(lambda self: self.stream_id)  # type: ignore[attr-defined]
 
 
 def _as_scripts_hear(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -294,6 +294,56 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return call
+
+
+def _mode() -> AbstractContextManager[Any]:
+    """The mode, unless it is on."""
+    on = any(isinstance(mode, CudaIsTrn) for mode in function_modes())
+    return nullcontext() if on else CudaIsTrn()
+
+
+class _Engine(OneThread):
+    """`Tensor.backward` runs without the mode that dispatched it; hooks and `backward` need it."""
+
+    def run_backward(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return super().run_backward(*args, **kwargs)
+        with _mode():
+            return super().run_backward(*args, **kwargs)
+
+
+def _map_saved_tensors_hooks() -> None:
+    """Operators that save a tensor run without the mode; the script's hooks need it."""
+    hooks: Any = torch.autograd.graph.saved_tensors_hooks
+    init = hooks.__init__
+
+    def mapped(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @wraps(hook)
+        def call(value: Any) -> Any:
+            with _mode():
+                return hook(value)
+
+        return call
+
+    @wraps(init)
+    def call(self: Any, pack_hook: Any, unpack_hook: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            init(self, pack_hook, unpack_hook)
+        else:
+            init(self, mapped(pack_hook), mapped(unpack_hook))
+
+    hooks.__init__ = call
+
+
+def _map_accelerator() -> None:
+    """Functions of torch.accelerator take a device of cuda."""
+    for module in (torch.accelerator, torch.accelerator.memory):
+        for name in {*torch.accelerator.__all__} - {"current_accelerator"}:
+            function = getattr(module, name, None)
+            if inspect.isfunction(function):
+                setattr(module, name, _translated(function))
+    kind = torch.accelerator.device_index
+    kind.__init__ = _translated_init(kind.__init__)  # type: ignore[method-assign]
 
 
 def _map_threads() -> None:
@@ -371,6 +421,9 @@ def install() -> None:
     _map_threads()
     map_profilers()
     map_internals()
+    _map_accelerator()
+    _map_saved_tensors_hooks()
+    set_autograd_engine(_Engine())
     CudaIsTrn().__enter__()  # for good
     if _TOLD not in os.environ:
         os.environ[_TOLD] = "1"

@@ -78,6 +78,7 @@ __all__ = [
     "dispatch_key",
     "excluded_keys",
     "flex_operators",
+    "function_modes",
     "fused_rms_norm",
     "global_decomposition_table",
     "has_kernel",
@@ -151,6 +152,10 @@ KinetoProfile: Any = getattr(torch.profiler, "_KinetoProfile")  # noqa: B009  pr
 compiled_c10d: Any = getattr(_core, "_distributed_c10d", None)  # process groups under `cuda`
 # Files saved on a GPU, here and below.
 validate_device: Callable[[Any, str], Any] = torch.serialization._validate_device
+
+
+# Hooks under the name `cuda` enter its mode where it is not on.
+function_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
 
 
 def set_functions_of_torch_c(functions: dict[str, Callable[..., Any]]) -> None:

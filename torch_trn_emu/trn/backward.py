@@ -12,10 +12,10 @@ from ..torch_private import (
     set_multithreading_enabled,
 )
 
-__all__ = ["keep_backward_on_the_calling_thread"]
+__all__ = ["OneThread", "keep_backward_on_the_calling_thread"]
 
 
-class _OneThread(ImperativeEngine):
+class OneThread(ImperativeEngine):
     """torch's engine, with its own threads off while it runs; the user's setting stays.
 
     So does the thread's precision policy: a node that raises never runs the hook that would put
@@ -40,4 +40,4 @@ class _OneThread(ImperativeEngine):
 
 def keep_backward_on_the_calling_thread() -> None:
     """Replace the engine that `Tensor.backward` and `torch.autograd.grad` call."""
-    set_autograd_engine(_OneThread())
+    set_autograd_engine(OneThread())

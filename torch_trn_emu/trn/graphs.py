@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import _C
+from ..errors import Unsupported
 from ..settings import DEVICE_TYPE, settings
 from ..torch_private import (
     AutoDispatchBelowAutograd,
@@ -23,6 +24,7 @@ from ..torch_private import (
     tree_leaves,
 )
 from .device import current_device, synchronize
+from .streams import StreamContext
 
 __all__ = [
     "CUDAGraph",
@@ -170,13 +172,18 @@ def _begin(number: int) -> None:
 
 
 def _end(number: int) -> None:
+    capture = _captures[number]
+    capture.row = _row(number, capture.device, _close(number, capture))
+
+
+def _close(number: int, capture: _Capture) -> list[tuple[str, int, int]]:
+    """Put back what the capture wrote. Returns its launches."""
     from .random import set_rng_state
 
-    capture = _captures[number]
     assert capture.mode is not None
     capture.mode.__exit__(None, None, None)
     _open.remove(number)
-    capture.row = _row(number, capture.device, _C.list_launches(False))
+    listed = _C.list_launches(False)
     with uncounted():
         for whole, kept in capture.saved.values():
             whole.copy_(kept)
@@ -184,6 +191,7 @@ def _end(number: int) -> None:
     if capture.random is not None:
         set_rng_state(capture.random)
     capture.mode = None
+    return listed
 
 
 def _replay(number: int) -> None:
@@ -202,7 +210,9 @@ def _run(step: _Step) -> None:
 
 
 def _reset(number: int) -> None:
-    _captures.pop(number, None)
+    capture = _captures.pop(number, None)
+    if capture is not None and number in _open:  # the graph is dropped before its capture ends
+        _close(number, capture)
 
 
 def _dump(number: int, path: str) -> None:
@@ -225,6 +235,19 @@ def install() -> None:
 
 class Graph(torch.accelerator.Graph):
     """A captured graph, as `torch.cuda.CUDAGraph`: `capture_begin`, `capture_end`, `replay`."""
+
+    def capture_begin(
+        self,
+        pool: tuple[int, int] | None = None,
+        capture_error_mode: str = "global",
+        check_input_liveness: bool = False,
+    ) -> None:
+        """Begin the capture. Pools are one; every mode refuses reads of values on the host."""
+        if check_input_liveness:
+            raise Unsupported("check_input_liveness: a captured graph keeps its inputs alive here.")
+        if pool is not None:
+            self.graph_pool = pool
+        super().capture_begin()
 
 
 CUDAGraph = Graph  # torch.cuda's name
@@ -251,8 +274,9 @@ def graph(
     if pool is not None:
         trn_graph.graph_pool = pool
     synchronize()
-    trn_graph.capture_begin()
-    try:
-        yield
-    finally:
-        trn_graph.capture_end()
+    with StreamContext(stream):
+        trn_graph.capture_begin()
+        try:
+            yield
+        finally:
+            trn_graph.capture_end()

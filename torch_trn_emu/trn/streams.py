@@ -44,6 +44,19 @@ class Stream(torch.Stream):
         where = torch.device(DEVICE_TYPE, index_of(device))
         return super().__new__(cls, device=where, priority=priority)
 
+    @property
+    def priority(self) -> int:
+        """0: all streams of a core have the same priority."""
+        return 0
+
+    @staticmethod
+    def priority_range() -> tuple[int, int]:
+        """(0, 0): streams have no priorities."""
+        return 0, 0
+
+
+_device_of: Any = torch.Event.device.__get__  # whatever name an alias has it say
+
 
 class _EventType(type):
     # torch.Stream and torch.Event accept exact torch.Event objects only (2.13), so that is what a
@@ -57,7 +70,7 @@ class _EventType(type):
         )
 
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, torch.Event) and instance.device.type == DEVICE_TYPE
+        return isinstance(instance, torch.Event) and _device_of(instance).type == DEVICE_TYPE
 
     @property
     def range(cls) -> Range:

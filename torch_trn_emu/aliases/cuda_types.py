@@ -1,0 +1,59 @@
+"""Generators, streams and events under `--as-cuda`: they are made for cuda and say cuda.
+
+Their types are torch._C's, so `isinstance` and what torch checks in C++ hold as before. Checked on
+torch 2.13.0.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import _C, trn
+
+__all__ = ["map_types"]
+
+
+def _stream_repr(self: torch.Stream) -> str:
+    return f"<torch.cuda.Stream device={self.device} cuda_stream={self.stream_id:#x}>"
+
+
+def _event_repr(self: torch.Event) -> str:
+    number = self.event_id
+    return f"<torch.cuda.Event {number:#x}>" if number else "<torch.cuda.Event uninitialized>"
+
+
+def _says_cuda(device: Any, to_cuda: Callable[[Any], Any], to_torch: bool) -> property:
+    """The device as cuda for scripts and libraries; torch itself hears so only if `to_torch`."""
+
+    def shown(self: Any) -> torch.device:
+        real: torch.device = device.__get__(self)
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        return real if asking.startswith("torch.") and not to_torch else to_cuda(real)
+
+    return property(shown)
+
+
+def map_types(to_trn: Callable[[Any], Any], to_cuda: Callable[[Any], Any]) -> None:
+    """`to_trn` and `to_cuda` translate a device or its name; the rest they leave as it is."""
+
+    def arguments(
+        args: tuple[object, ...], kwargs: dict[str, object] | None
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        return tuple(map(to_trn, args)), {k: to_trn(v) for k, v in (kwargs or {}).items()}
+
+    generic: tuple[type, ...] = (torch.Stream, torch.Event)
+    for kind in generic:
+        _C.translate_constructor(kind, arguments)
+    for kind in (torch.Generator, *generic):
+        real: Any = kind.device  # type: ignore[attr-defined]
+        shown = _says_cuda(real, to_cuda, to_torch=kind is torch.Generator)
+        _C.set_type_attribute(kind, "device", shown)
+    for kind, representation in ((torch.Stream, _stream_repr), (torch.Event, _event_repr)):
+        _C.set_type_attribute(kind, "__repr__", representation)
+    _C.set_type_attribute(torch.Event, "cuda_event", property(lambda self: self.event_id))
+    handle = property(lambda self: self.stream_id)
+    trn.Stream.__repr__ = _stream_repr  # type: ignore[method-assign, assignment]
+    trn.Stream.cuda_stream = handle  # type: ignore[attr-defined]
+    trn.Stream.__cuda_stream__ = lambda self: (0, self.stream_id)  # type: ignore[attr-defined]
