@@ -272,8 +272,11 @@ def test_profilers_asked_for_cuda_have_device_time(tmp_path):
 
 
 INTERNALS = """
+import warnings
+
 import torch
 
+warnings.filterwarnings("ignore", ".*autocast_gpu_dtype.*")
 stream = torch.cuda.Stream()
 torch._C._cuda_setStream(
     stream_id=stream.stream_id, device_index=stream.device_index, device_type=stream.device_type
@@ -315,6 +318,20 @@ x.register_hook(lambda g: seen.append((g.device, g.is_cuda, torch.ones(1, device
 Doubled.apply(x).sum().backward()
 torch.autograd.grad(Doubled.apply(x).sum(), x)
 assert seen == [(torch.device("cuda:0"), True, True)] * 4
+
+graph, x.grad, factor = torch.cuda.CUDAGraph(), None, torch.ones(3, device="cuda")
+graph.capture_begin()
+(Doubled.apply(x) * factor).sum().backward()
+graph.capture_end()
+factor.fill_(5)
+graph.replay()
+assert x.grad.tolist() == [10, 10, 10]
+
+with torch.autocast("cuda"):
+    assert torch.is_autocast_enabled() and torch.get_autocast_gpu_dtype() == torch.float16
+    torch.set_autocast_enabled(False)
+    assert not torch.is_autocast_enabled("cuda")
+assert not torch.is_autocast_enabled()
 
 torch.accelerator.synchronize("cuda:1")
 torch.accelerator.set_device_index("cuda:1")

@@ -245,6 +245,11 @@ def _map_constructors() -> None:
     for module, names in modules.items():
         for name in names:
             setattr(module, name, _translated(getattr(module, name)))
+    enabled, enable = torch.is_autocast_enabled, torch.set_autocast_enabled
+    torch.is_autocast_enabled = lambda device_type="cuda": enabled(device_type)
+    torch.set_autocast_enabled = lambda *args: enable(*(args if len(args) > 1 else ("cuda", *args)))
+    torch.get_autocast_gpu_dtype = lambda: torch.get_autocast_dtype("cuda")
+    torch.set_autocast_gpu_dtype = lambda dtype: torch.set_autocast_dtype("cuda", dtype)
     torch.compile = _compile(torch.compile)
     torch.backends.cudnn.is_acceptable = lambda tensor: False  # asked for every tensor that is_cuda
     map_types(to_trn, to_cuda)
@@ -296,10 +301,20 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+class _InsideTorch(CudaIsTrn):
+    """The mode where torch calls the script back: torch and the emulator hear the real device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        if not asking.startswith(("torch.", "torch_trn_emu")):
+            return super().__torch_function__(func, types, args, kwargs)
+        with DisableTorchFunction():
+            return func(*args, **(kwargs or {}))
+
+
 def _mode() -> AbstractContextManager[Any]:
-    """The mode, unless it is on."""
-    on = any(isinstance(mode, CudaIsTrn) for mode in function_modes())
-    return nullcontext() if on else CudaIsTrn()
+    modes = function_modes()
+    return nullcontext() if modes and isinstance(modes[-1], _InsideTorch) else _InsideTorch()
 
 
 class _Engine(OneThread):

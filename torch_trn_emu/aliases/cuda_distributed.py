@@ -21,10 +21,7 @@ from ..torch_private import compiled_c10d, tree_map_only
 __all__ = ["asked_by_torch", "install", "map_data_parallel"]
 
 # DataParallel compares with the device that it was told, which is cuda.
-# Checkpointing compares devices that it noted inside and outside of operators.
-_OWN = re.compile(
-    r"torch\.(distributed|nn\.parallel(?!\.data_parallel)|_utils|utils\.checkpoint)(\.|$)"
-)
+_OWN = re.compile(r"torch\.(distributed|nn\.parallel(?!\.data_parallel)|_utils)(\.|$)")
 
 
 def asked_by_torch(depth: int) -> bool:
