@@ -275,6 +275,7 @@ INTERNALS = """
 import warnings
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 warnings.filterwarnings("ignore", ".*autocast_gpu_dtype.*")
 stream = torch.cuda.Stream()
@@ -332,6 +333,12 @@ with torch.autocast("cuda"):
     torch.set_autocast_enabled(False)
     assert not torch.is_autocast_enabled("cuda")
 assert not torch.is_autocast_enabled()
+
+with torch.device("cuda:1"):
+    y = torch.ones(2, requires_grad=True)
+    z = checkpoint(lambda t: t * torch.ones(2), y, use_reentrant=False)
+z.sum().backward()
+assert y.grad.device == torch.device("cuda:1")
 
 torch.accelerator.synchronize("cuda:1")
 torch.accelerator.set_device_index("cuda:1")

@@ -195,6 +195,12 @@ def test_properties_describe_one_logical_core():
     assert properties.psum_bytes == 2 * (2 << 20)
 
 
+def test_each_core_has_an_identifier_of_its_own():
+    names = [str(torch.trn.get_device_properties(k).uuid) for k in range(COUNT)]
+    assert len(set(names)) == COUNT
+    assert names[1] == str(torch.trn.get_device_properties(1).uuid)
+
+
 def test_the_device_knows_its_formats_for_autocast():
     assert torch.trn.get_amp_supported_dtype() == [torch.bfloat16, torch.float16]
     assert torch.trn.is_bf16_supported()

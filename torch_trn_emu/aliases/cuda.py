@@ -27,6 +27,7 @@ from .. import trn
 from ..errors import Unsupported
 from ..host import host_device
 from ..torch_private import (
+    DeviceContext,
     DisableTorchFunction,
     StorageBase,
     function_modes,
@@ -229,7 +230,7 @@ def _map_functions() -> tuple[int, int]:
 
 
 def _map_constructors() -> None:
-    for kind in (torch.amp.autocast_mode.autocast, torch.amp.GradScaler):
+    for kind in (torch.amp.autocast_mode.autocast, torch.amp.GradScaler, DeviceContext):
         kind.__init__ = _translated_init(kind.__init__)  # type: ignore[method-assign]
     modules: dict[Any, tuple[str, ...]] = {
         torch: (

@@ -34,6 +34,7 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,  # copying a graph's constants to the host
 )
 from torch.autograd.variable import Variable
+from torch.utils._device import DeviceContext  # `with torch.device("cuda")` under the name cuda
 from torch.utils._python_dispatch import (
     TorchDispatchMode,  # executor, captured graphs, estimate and parity see each operator
     is_traceable_wrapper_subclass,  # the profiler's hooks on parameters such as DTensor
@@ -54,6 +55,7 @@ __all__ = [
     "FAKE_TENSOR_LOGGER",
     "RING_ATTENTION",
     "AutoDispatchBelowAutograd",
+    "DeviceContext",
     "DeviceType",
     "DisableTorchFunction",
     "DispatchKey",

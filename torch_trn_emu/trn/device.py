@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import torch
 
@@ -61,6 +62,11 @@ class DeviceProperties:
     @property
     def minor(self) -> int:
         return 0
+
+    @property
+    def uuid(self) -> UUID:
+        """The same for the same core of the same chip in every process."""
+        return uuid5(NAMESPACE_OID, f"{self.chip}:{self.logical_core}")
 
     @property
     def multi_processor_count(self) -> int:

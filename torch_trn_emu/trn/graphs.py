@@ -249,6 +249,9 @@ class Graph(torch.accelerator.Graph):
             self.graph_pool = pool
         super().capture_begin()
 
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        """Accepted without effect: replays draw from the generators that the capture used."""
+
 
 CUDAGraph = Graph  # torch.cuda's name
 

@@ -9,6 +9,7 @@ import torch
 
 from .. import _C
 from ..chip.calibration import MIXED
+from ..errors import Unsupported
 from ..ranges import Range, range_of
 from ..settings import DEVICE_TYPE, settings
 from ..torch_private import DeviceType
@@ -62,9 +63,18 @@ class _EventType(type):
     # torch.Stream and torch.Event accept exact torch.Event objects only (2.13), so that is what a
     # call makes; this type keeps torch.cuda.Event's signature and isinstance().
     def __call__(
-        cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
+        cls,
+        enable_timing: bool = False,
+        blocking: bool = False,
+        interprocess: bool = False,
+        external: bool = False,  # for captured graphs: a capture does not keep events here
     ) -> torch.Event:
         _lazy_init()
+        if external:
+            raise Unsupported(
+                "Event(external=True): captured graphs hold no events on trn. Record it outside of "
+                "the capture, or measure the replay."
+            )
         return torch.Event(
             DEVICE_TYPE, enable_timing=enable_timing, blocking=blocking, interprocess=interprocess
         )
