@@ -293,7 +293,8 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("backend") in (None, "inductor"):
             kwargs["backend"] = "trn"
-            from torch._dynamo import lookup_backend  # slow, and torch.compile imports it as well
+            # slow, and torch.compile imports it as well
+            from ..torch_private.dynamo import lookup_backend
 
             with _LOOKUP:  # torch loads the entry point once for each thread that asks first
                 lookup_backend("trn")

@@ -3,7 +3,10 @@
 from typing import Any
 
 from torch._dynamo import config, trace_rules
-from torch._dynamo.backends.registry import list_backends  # torch_neuronx.neuron_backend
+from torch._dynamo.backends.registry import (
+    list_backends,  # torch_neuronx.neuron_backend
+    lookup_backend,  # torch.compile under the name cuda, from several threads
+)
 from torch._dynamo.eval_frame import OptimizedModule  # `trn-emu estimate --compile`
 from torch._dynamo.exc import (
     BackendCompilerFailed,  # which errors run a graph eagerly, here and below
@@ -25,6 +28,7 @@ __all__ = [
     "graph_being_traced",
     "guard_on_call",
     "list_backends",
+    "lookup_backend",
     "run_untraced",
 ]
 
