@@ -1,8 +1,9 @@
-// Operand rounding, transposition and the epilogue of matrix products of one instruction set.
+// Operand rounding and the epilogue of matrix products of one instruction set.
 #pragma once
 
 #include "microkernel-inl.h"
 #include "mx-inl.h"
+#include "transpose-inl.h"
 
 namespace trn::numerics::TRN_NAMESPACE {
 namespace {
@@ -145,50 +146,6 @@ inline void dots(int64_t rows, int64_t count, const float* a, int64_t lda, Eleme
     }
     return false;
   });
-}
-
-// ---- transposition of 32-bit words ----
-
-#if TRN_ISA >= 2
-TRN_INLINE void transpose_8x8(const uint32_t* src, int64_t src_stride, uint32_t* dst,
-                              int64_t dst_stride) {
-  __m256 row[8], pair[8];
-  for (int i = 0; i < 8; ++i)
-    row[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(src + i * src_stride));
-  for (int i = 0; i < 8; i += 2) {
-    pair[i] = _mm256_unpacklo_ps(row[i], row[i + 1]);
-    pair[i + 1] = _mm256_unpackhi_ps(row[i], row[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    row[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
-    row[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
-    row[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
-    row[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    float* low = reinterpret_cast<float*>(dst + i * dst_stride);
-    float* high = reinterpret_cast<float*>(dst + (i + 4) * dst_stride);
-    _mm256_storeu_ps(low, _mm256_permute2f128_ps(row[i], row[i + 4], 0x20));
-    _mm256_storeu_ps(high, _mm256_permute2f128_ps(row[i], row[i + 4], 0x31));
-  }
-}
-#else
-TRN_INLINE void transpose_8x8(const uint32_t* src, int64_t src_stride, uint32_t* dst,
-                              int64_t dst_stride) {
-  for (int i = 0; i < 8; ++i)
-    for (int j = 0; j < 8; ++j) dst[j * dst_stride + i] = src[i * src_stride + j];
-}
-#endif
-
-inline void transpose(const uint32_t* src, int64_t src_stride, int64_t rows, int64_t cols,
-                      uint32_t* dst, int64_t dst_stride) {
-  const int64_t whole_rows = rows / 8 * 8, whole_cols = cols / 8 * 8;
-  for (int64_t j = 0; j < whole_cols; j += 8)
-    for (int64_t i = 0; i < whole_rows; i += 8)
-      transpose_8x8(src + i * src_stride + j, src_stride, dst + j * dst_stride + i, dst_stride);
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = i < whole_rows ? whole_cols : 0; j < cols; ++j)
-      dst[j * dst_stride + i] = src[i * src_stride + j];
 }
 
 // ---- epilogue ----

@@ -18,9 +18,14 @@ constexpr uint32_t largest_scale(int rebias) {
 
 TRN_INLINE u32v scale_codes(const uint8_t* scales, int64_t live) {
   if (live >= lanes) return widen8(scales);
+#if TRN_ISA == 512
+  const __mmask16 present = static_cast<__mmask16>((1u << live) - 1);
+  return (u32v)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(present, scales));
+#else
   uint8_t codes[lanes] = {};
   copy_items(codes, scales, live);
   return widen8(codes);
+#endif
 }
 
 // Any code by any scale. y[32 * i + j] = value * scale of i.
