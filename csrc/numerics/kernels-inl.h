@@ -30,8 +30,10 @@ const Kernels kernels = {
     .dots = dots,
 #if TRN_ISA >= 2
     .stored_dots = stored_dots,
+    .stored_panel = stored_panel,
 #else
     .stored_dots = nullptr,
+    .stored_panel = nullptr,
 #endif
     .panel_columns = panel_columns,
     .tile_rows = tile_rows,

@@ -109,6 +109,9 @@ struct Kernels {
   // null where nothing is faster than these two.
   bool (*stored_dots)(const StoredMx& b, int64_t columns, int64_t blocks, int64_t rows,
                       const float* a, int64_t lda, float* sums);
+  // Columns of b, at most panel_columns, as a packed panel of 32 * blocks k's in float32, whose
+  // other columns are zero. False, and null, as for stored_dots.
+  bool (*stored_panel)(const StoredMx& b, int64_t columns, int64_t blocks, uint32_t* panel);
 
   // Matmul microkernels: c[rows, panel_columns] (+)= a * b in float32. A step is one k in float32
   // words, two in bf16_pairs. A packed panel of A is [steps / 16][tile_rows][16] words, or

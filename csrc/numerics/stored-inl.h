@@ -28,9 +28,9 @@ TRN_INLINE u32v scale_codes(const uint8_t* scales, int64_t live) {
 #endif
 }
 
-// Any code by any scale. y[32 * i + j] = value * scale of i.
-inline void widen_any(FloatFormat f, const uint8_t* codes, const uint8_t* scales, int64_t blocks,
-                      float* y) {
+// Any code by any scale.
+inline void mx_widen(FloatFormat f, const uint8_t* codes, const uint8_t* scales, int64_t blocks,
+                     float* y) {
   const bool two_a_byte = f.bits() == 4;
   const int sign_shift = 32 - f.bits();
   float factors[piece_blocks];
@@ -201,21 +201,44 @@ TRN_INLINE bool block_factors(const uint8_t* scales, int64_t blocks, float* fact
   return largest(most) <= largest_scale(rebias);
 }
 
-inline bool widen_numbers(FloatFormat f, const uint8_t* codes, const uint8_t* scales,
-                          int64_t blocks, float* y) {
+// Up to 16 columns as [32 * blocks, 16] of a panel; those that are missing are zero.
+template <class Reader>
+bool widen_strip(const Reader& reader, const StoredMx& b, int64_t columns, int64_t blocks,
+                 uint32_t* panel) {
+  constexpr int64_t line = 32 + 16;  // a power of two would share cache sets
+  const FloatFormat f = element_format(b.element);
   const int64_t bytes = f.bits() == 4 ? 16 : 32;
-  return are_numbers(f, codes, blocks * bytes) &&
-         with_reader(f, [&](const auto& reader) __attribute__((always_inline)) {
-           using Reader = std::remove_cvref_t<decltype(reader)>;
-           alignas(64) float factors[piece_blocks];
-           if (!block_factors<Reader::rebias>(scales, blocks, factors)) return false;
-           for (int64_t i = 0; i < blocks; ++i) {
-             f32v values[dot_chains];
-             reader.block(codes + i * bytes, splat(factors[i]), values);
-             for (int v = 0; v < dot_chains; ++v) store(y + 32 * i + v * lanes, values[v]);
-           }
-           return true;
-         });
+  alignas(64) float factors[stored_columns][piece_blocks];
+  for (int64_t j = 0; j < columns; ++j)
+    if (!are_numbers(f, b.codes + j * b.column_bytes, blocks * bytes) ||
+        !block_factors<Reader::rebias>(b.scales + j * b.column_scales, blocks, factors[j]))
+      return false;
+  alignas(64) float values[stored_columns * line] = {};
+  for (int64_t i = 0; i < blocks; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      f32v block[dot_chains];
+      reader.block(b.codes + j * b.column_bytes + i * bytes, splat(factors[j][i]), block);
+      for (int v = 0; v < dot_chains; ++v) store(values + j * line + v * lanes, block[v]);
+    }
+    transpose(reinterpret_cast<const uint32_t*>(values), line, stored_columns, 32,
+              panel + i * 32 * panel_columns, panel_columns);
+  }
+  return true;
+}
+
+inline bool stored_panel(const StoredMx& b, int64_t columns, int64_t blocks, uint32_t* panel) {
+  static_assert(panel_columns % stored_columns == 0);
+  return with_reader(element_format(b.element), [&](const auto& reader) {
+    for (int64_t j = 0; j < panel_columns; j += stored_columns) {
+      const int64_t left = columns > j ? columns - j : 0;
+      const StoredMx strip{b.codes + j * b.column_bytes, b.column_bytes,
+                           b.scales + j * b.column_scales, b.column_scales, b.element};
+      if (!widen_strip(reader, strip, left < stored_columns ? left : stored_columns, blocks,
+                       panel + j))
+        return false;
+    }
+    return true;
+  });
 }
 
 // What `dots` adds up at the end, of one column: 16 sums for each row.
@@ -300,14 +323,6 @@ inline bool stored_dots(const StoredMx& b, int64_t columns, int64_t blocks, int6
 }
 
 #endif
-
-inline void mx_widen(FloatFormat f, const uint8_t* codes, const uint8_t* scales, int64_t blocks,
-                     float* y) {
-#if TRN_ISA >= 2
-  if (widen_numbers(f, codes, scales, blocks, y)) return;
-#endif
-  widen_any(f, codes, scales, blocks, y);
-}
 
 }  // namespace
 }  // namespace trn::numerics::TRN_NAMESPACE

@@ -14,24 +14,32 @@ namespace trn::numerics {
 namespace {
 
 constexpr int64_t k_at_once = 512, most_columns = 32;
+constexpr int64_t panel_k = 256;  // a panel of as many stays in cache
+
+StoredMx from(const StoredMx& b, int64_t j, int64_t k0) {
+  return {b.codes + j * b.column_bytes + k0 / codes_a_byte(b.element), b.column_bytes,
+          b.scales + j * b.column_scales + k0 / block_size, b.column_scales, b.element};
+}
 
 // k [k0, k0 + count) of column j in float32.
 void widen_column(const Kernels& kernel, const StoredMx& b, int64_t j, int64_t k0, int64_t count,
                   float* y) {
-  const int together = codes_a_byte(b.element);
-  const uint8_t* codes = b.codes + j * b.column_bytes + k0 / together;
-  const uint8_t* scales = b.scales + j * b.column_scales + k0 / block_size;
+  const StoredMx here = from(b, j, k0);
   const int64_t blocks = count / block_size, done = blocks * block_size;
-  kernel.mx_widen(element_format(b.element), codes, scales, blocks, y);
-  if (done < count)
-    dequantize(codes + done / together, b.column_bytes, scales + blocks, b.column_scales, 1,
-               b.element, Grouping::contiguous, 1, count - done, DType::float32, y + done, count);
+  kernel.mx_widen(element_format(b.element), here.codes, here.scales, blocks, y);
+  if (done == count) return;
+  const StoredMx rest = from(here, 0, done);
+  dequantize(rest.codes, b.column_bytes, rest.scales, b.column_scales, 1, b.element,
+             Grouping::contiguous, 1, count - done, DType::float32, y + done, count);
 }
 
 // k [k0, k0 + count) of columns [j0, j0 + columns) as [count, panel_columns] in float32.
 void widen_panel(const Kernels& kernel, const StoredMx& b, int64_t j0, int64_t columns, int64_t k0,
                  int64_t count, uint32_t* panel) {
-  constexpr int64_t line = k_at_once + 16;  // a power of two would share cache sets
+  if (kernel.stored_panel != nullptr && count % block_size == 0 &&
+      kernel.stored_panel(from(b, j0, k0), columns, count / block_size, panel))
+    return;
+  constexpr int64_t line = panel_k + 16;  // a power of two would share cache sets
   float lines[most_columns * line];
   const int64_t width = kernel.panel_columns;
   std::fill(lines + columns * line, lines + width * line, 0.0f);
@@ -75,11 +83,9 @@ void multiply_columns(int64_t m, int64_t n, int64_t k, const float* a, const Sto
   const auto body = [&](int64_t lo, int64_t hi) {
     for (int64_t item = lo; item < hi; ++item) {
       const int64_t j0 = item * stored_columns, columns = std::min(stored_columns, n - j0);
-      const StoredMx here{b.codes + j0 * b.column_bytes, b.column_bytes,
-                          b.scales + j0 * b.column_scales, b.column_scales, b.element};
       float sums[most_dots * stored_columns] = {};
       const bool fast = kernel.stored_dots != nullptr &&
-                        kernel.stored_dots(here, columns, k0 / block_size, m, a, k, sums);
+                        kernel.stored_dots(from(b, j0, 0), columns, k0 / block_size, m, a, k, sums);
       if (!fast) std::fill_n(sums, m * stored_columns, 0.0f);
       add_columns(kernel, m, k, a, b, j0, columns, fast ? k0 : 0, sums);
       put(kernel, c, m, n, j0, columns, sums, stored_columns);
@@ -103,12 +109,12 @@ void gemm_stored(int64_t m, int64_t n, int64_t k, const float* a, const StoredMx
   Scratch<uint32_t> left(static_cast<size_t>(tiles * p.a_panel_words()));
   pack_a(p, lines, 0, tiles, left.get());
   parallel_for(0, ceil_div(n, columns), 1, [&](int64_t lo, int64_t hi) {
-    alignas(64) uint32_t panel[k_at_once * most_columns];
+    alignas(64) uint32_t panel[panel_k * most_columns];
     alignas(64) float sums[most_stored_rows * most_columns] = {};
     for (int64_t item = lo; item < hi; ++item) {
       const int64_t j0 = item * columns, live = std::min(columns, n - j0);
-      for (int64_t k0 = 0; k0 < k; k0 += k_at_once) {
-        const int64_t count = std::min(k_at_once, k - k0);
+      for (int64_t k0 = 0; k0 < k; k0 += panel_k) {
+        const int64_t count = std::min(panel_k, k - k0);
         widen_panel(kernel, b, j0, live, k0, count, panel);
         for (int64_t tile = 0; tile < tiles; ++tile)
           kernel.gemm_float32(std::min(kernel.tile_rows, m - tile * kernel.tile_rows), count,
