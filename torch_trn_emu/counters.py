@@ -118,7 +118,7 @@ def _moved(side: str, memory: Memory, *, dma: bool | None = None) -> Selection:
         if dma is not None and (i.engine is Engine.DMA) != dma:
             return 0.0
         accesses = i.reads if side == "read" else i.writes
-        return sum(accessed_bytes(i, a) for a in accesses if a.buffer.memory is memory)
+        return sum(accessed_bytes(i, a) for a in accesses if a.memory is memory)
 
     return weight
 
@@ -137,7 +137,7 @@ def _role(side: str, role: Role) -> Selection:
         return sum(
             accessed_bytes(i, a)
             for a in accesses
-            if a.buffer.role is role and a.buffer.memory is Memory.HBM
+            if a.buffer.role is role and a.memory is Memory.HBM
         )
 
     return weight

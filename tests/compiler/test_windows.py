@@ -10,8 +10,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler.graph_price import price_graph as price_whole
+from torch_trn_emu.compiler.graph_price import windows_of as windows_of_work
 from torch_trn_emu.compiler.subgraphs import Piece, pieces_of
-from torch_trn_emu.compiler.windows import Window, schedule_window, windows
+from torch_trn_emu.compiler.windows import Window, schedule_window
 from torch_trn_emu.counters import COUNTERS, combine, fold
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.errors import UndefinedOnChip
@@ -90,7 +91,7 @@ def piece_of(name: str, target: Target, policy: str = "bf16") -> Piece:
 
 
 def windows_of(name: str, target: Target) -> list[Window]:
-    return [w for w in windows(piece_of(name, target).work.parts) if not w.priced]
+    return [w for w in windows_of_work(piece_of(name, target).work, target) if not w.priced]
 
 
 NOT_ADDED = {  # times, what is one for all programs, and tables that are loaded already
@@ -143,7 +144,7 @@ def test_the_joined_program_computes_the_graph(name: str) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(shape) / 8 for shape in shapes]
     piece = piece_of(name, target, "fp32")
-    [window] = windows(piece.work.parts)
+    [window] = windows_of_work(piece.work, target)
     names = [n.name for n in piece.gm.graph.find_nodes(op="placeholder")]
     program = window.program(target)
     known = {b.name: b for b in program.buffers}

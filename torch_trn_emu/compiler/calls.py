@@ -7,6 +7,7 @@ Checked on torch 2.13.0.
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..calls import Call, TensorArg
+from ..isa import Source, View
 from ..torch_private import HigherOrderOperator, tree_leaves
 from .control import FLAG
 from .operators import policy_of
@@ -26,7 +28,9 @@ __all__ = [
     "is_free",
     "is_in_order",
     "is_true",
+    "operands_by_position",
     "tensor_of",
+    "viewed",
     "with_sizes",
 ]
 
@@ -156,15 +160,43 @@ def _on_host(value: Tensor) -> bool:
     return value.device.type == "cpu" and value.dim() == 0
 
 
+def operands_by_position(node: Node) -> list[Any]:
+    """The arguments in the order of the schema, those that are named and defaults too."""
+    values = [*node.args]
+    for argument in _schema(node).arguments[len(values) :]:
+        default = argument.default_value if argument.has_default_value() else None
+        values.append(node.kwargs.get(argument.name, default))
+    return values
+
+
+def viewed(call: Call) -> Call:
+    """The call with the memory that each tensor stands for: buffers of its programs get labels."""
+    return replace(
+        call,
+        arguments=_viewed(call.arguments, ("argument",)),
+        results=_viewed(call.results, ("result",)),
+    )
+
+
+def _viewed(values: tuple[Any, ...], source: Source) -> tuple[Any, ...]:
+    return tuple(_with_view(value, (*source, k)) for k, value in enumerate(values))
+
+
+def _with_view(value: Any, source: Source) -> Any:
+    if isinstance(value, tuple):
+        return _viewed(value, source)
+    if isinstance(value, TensorArg):
+        view = View(source, value.torch_dtype, value.shape, value.strides)
+        return replace(value, views=(view,))
+    return value
+
+
 def call_of(node: Node, policy: str) -> Call | None:
     """The call that a node is, or None where there is no operator behind it."""
     schema = _schema(node)
     if schema is None:
         return None
-    values = [*node.args]
-    for argument in schema.arguments[len(values) :]:
-        default = argument.default_value if argument.has_default_value() else None
-        values.append(node.kwargs.get(argument.name, default))
+    values = operands_by_position(node)
     name = _SAME_AS.get(schema.name, schema.name)
     overload = schema.overload_name if name == schema.name else ""
     result = node.meta.get("val")

@@ -23,6 +23,7 @@ from ..timing import Span
 from ..timing.graph import graph_lanes
 from .programs import Lowered
 from .region import Region
+from .residence import staying
 from .windows import Scheduled, Window, schedule_window, windows
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Work",
     "price_graph",
     "target_of_process",
+    "windows_of",
 ]
 
 
@@ -189,6 +191,13 @@ class Work:
     calls: list[Call]
 
 
+def windows_of(work: Work, target: Target) -> list[Window]:
+    """The windows, with the tensors that stay on chip."""
+    cut = windows(work.parts)
+    chip, regions = target.chip, work.regions
+    return [w if w.priced else Window(staying(w.parts, regions, chip)) for w in cut]
+
+
 def target_of_process() -> Target:
     chosen = settings()
     return Target(chosen.chip, chosen.lnc)
@@ -200,7 +209,7 @@ _FLAG = Call("aten::_local_scalar_dense", (TensorArg("bool", (), ()),), (None,))
 
 def price_graph(name: str, work: Work, target: Target, *, reads_flag: bool = False) -> GraphPrice:
     """Schedule the graph's windows; at the end the host may read a flag."""
-    cut = windows(work.parts)
+    cut = windows_of(work, target)
     scheduled = [schedule_window(window, target) for window in cut]
     prices = [s.price for s in scheduled] + [price_call(_FLAG, target)] * reads_flag
     times = _times(cut, scheduled, target)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -23,9 +24,9 @@ from ..ops.attention import without_sums
 from ..ops.classes import class_of
 from ..ops.products import laid_out
 from ..pricing import Price, price_call
-from .calls import base_of
+from .calls import base_of, operands_by_position, viewed
 from .picking import of_picked, picked_later, picks_for
-from .region import Region, item_of
+from .region import Region, Value, call_tensor, item_of
 from .roles import is_constant
 
 __all__ = ["Lowered", "lowered"]
@@ -61,9 +62,10 @@ class Lowered:
     makes    tensors that such buffers may write
     ordered  tensors that the program writes in place
     region   the number of the region
+    whole    buffers that read a tensor whole, its elements in order
     """
 
-    key: _Shape | tuple[Call, int]
+    key: _Shape | tuple[Any, ...]
     program: Program | None
     tensors: Mapping[str, str]
     price: Price | None = None
@@ -71,6 +73,7 @@ class Lowered:
     makes: tuple[str, ...] = ()
     ordered: frozenset[str] = frozenset()
     region: int = 0
+    whole: frozenset[str] = frozenset()
 
     def part(self) -> Part:
         """The program in the schedule of its graph."""
@@ -149,7 +152,28 @@ def _fused(region: Region, target: Target) -> list[Lowered]:
     if chosen:
         tensors |= {"rhs": chosen.table, "picked": chosen.index}
     known = {b.name for b in program.buffers}
-    return [Lowered(shape, program, {b: t for b, t in tensors.items() if b in known})]
+    tensors = {b: t for b, t in tensors.items() if b in known}
+    if product is not None and "out" in known and len(stored) == 1:
+        tensors["out"] = next(iter(stored.values())).node
+    whole = {f"v{number(n)}" for n in names if _is_full(region.inputs[n], n)}
+    if product is not None and _is_whole(region.nodes[0].all_input_nodes[-2:][0]):
+        whole.add("lhs")
+    return [Lowered(shape, program, tensors, whole=frozenset(whole))]
+
+
+def _is_full(value: Value, name: str) -> bool:
+    """Whether a region reads all of a tensor, in order: joining.py names it so then."""
+    return value.kind is Kind.FULL and value.node == name
+
+
+def _is_whole(node: Node) -> bool:
+    """Whether it is all of a tensor, its elements in order."""
+    base, in_order = base_of(node)
+    return in_order and item_of(base) is base and _elements(base) == _elements(node)
+
+
+def _elements(node: Node) -> int:
+    return prod(call_tensor(node).shape)
 
 
 def _in_16_bits(region: Region, numbers: Mapping[str, int]) -> tuple[tuple[int, str], ...]:
@@ -245,7 +269,7 @@ def _programs(call: Call, target: Target) -> tuple[Program, ...] | None:
         if row.status == "free":
             return ()
         try:
-            found = row.lower(call, target)
+            found = row.lower(viewed(call), target)
         except Exception:  # price_call gives the reason
             continue
         return found if isinstance(found, tuple) else None
@@ -269,12 +293,33 @@ def _in_place(region: Region) -> Call:
 
 
 def _linked(region: Region, program: Program) -> dict[str, str]:
-    """Tensors of HBM buffers by their order, those read and those made, if as many of both."""
+    """Tensors of HBM buffers by their labels; else by their order, if as many are read and made."""
     hbm = [b for b in program.buffers if b.memory is Memory.HBM]
+    if all(b.name in program.labels for b in hbm):
+        return _labelled(region.nodes[0], program)
     read = [b.name for b in hbm if b.role in (Role.INPUT, Role.WEIGHT)]
     made = [b.name for b in hbm if b.role is Role.OUTPUT]
     found: dict[str, str] = {}
     for names, values in ((read, region.inputs), (made, region.outputs)):
         if len(names) == len(values):
             found |= {n: v.node for n, v in zip(names, values.values(), strict=True)}
+    return found
+
+
+def _labelled(node: Node, program: Program) -> dict[str, str]:
+    """The tensor of each HBM buffer that is of one: an operand, or what the node makes."""
+    given = operands_by_position(node)
+    found: dict[str, str] = {}
+    for name, label in program.labels.items():
+        sources = {view.source for view in label.views}
+        if len(sources) != 1:
+            continue
+        ((kind, *place),) = sources
+        operand: Any = given
+        for k in place if kind == "argument" else ():
+            operand = operand[k]
+        if kind == "result":
+            found[name] = node.name
+        elif isinstance(operand, Node):
+            found[name] = item_of(base_of(operand)[0]).name
     return found

@@ -39,14 +39,19 @@ class Transfer:
     hbm_write_bytes: int
 
 
+_NOTHING = Transfer(engines=0, engine_s=0.0, hbm_s=0.0, hbm_read_bytes=0, hbm_write_bytes=0)
+
+
 def transfer(i: Instruction, chip: Chip, cores: int = 1) -> Transfer:
     """The demands of a DMA instruction when `cores` cores of the chip run the same program."""
+    if i.left_out:
+        return _NOTHING
     source, to = i.reads[0], i.writes[0]
     run_bytes, runs = _runs(i, source, to)
     engines = max(1, min(chip.dma.engines, runs))
     rate: float = chip.dma.engine_bytes_per_s
     if i.opcode == "dma_transpose":
-        rate *= TRANSPOSE_SHARE[source.buffer.memory]
+        rate *= TRANSPOSE_SHARE[source.memory]
     descriptor_s = max(run_bytes / rate, chip.dma.descriptor_min_s)
     read = _hbm_bytes(source, run_bytes, runs)
     write = _hbm_bytes(to, run_bytes, runs)
@@ -59,8 +64,8 @@ def transfer(i: Instruction, chip: Chip, cores: int = 1) -> Transfer:
         engines=engines,
         engine_s=ceil(runs / engines) * descriptor_s + chip.dma.completion_write_s,
         hbm_s=hbm_s / bandwidth,
-        hbm_read_bytes=accessed_bytes(i, source) if source.buffer.memory is Memory.HBM else 0,
-        hbm_write_bytes=accessed_bytes(i, to) if to.buffer.memory is Memory.HBM else 0,
+        hbm_read_bytes=accessed_bytes(i, source) if source.memory is Memory.HBM else 0,
+        hbm_write_bytes=accessed_bytes(i, to) if to.memory is Memory.HBM else 0,
     )
 
 
@@ -102,7 +107,7 @@ def _flat_run(a: Access) -> int:
 
 
 def _hbm_bytes(a: Access, run_bytes: float, runs: int) -> float:
-    if a.buffer.memory is not Memory.HBM:
+    if a.memory is not Memory.HBM:
         return 0.0
     return runs * max(run_bytes, BURST_BYTES) * (a.distinct_bytes / max(1, a.nbytes))
 

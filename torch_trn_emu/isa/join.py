@@ -177,6 +177,7 @@ class _Joiner:
             pattern=a.pattern,
             part=self._at(a.part),
             age=a.age,
+            residence=a.residence,
         )
 
     def _at(self, value: Affine) -> Affine:

@@ -42,6 +42,7 @@ __all__ = [
     "Memory",
     "Node",
     "Program",
+    "Residence",
     "Role",
     "Take",
     "Wait",
@@ -99,6 +100,14 @@ class Role(str, Enum):
     SPILL = "spill"
 
 
+class Residence(str, Enum):
+    """Where the tensor of an HBM buffer is while a graph runs."""
+
+    HBM = "hbm"
+    MOVED = "moved"  # in SBUF, where a DMA lays it out anew
+    IN_PLACE = "in place"  # in SBUF, where the DMA would put it: that is left out
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Buffer:
     """A region of memory. On chip the shape is [partitions, elements]; in HBM the tensor's.
@@ -139,6 +148,8 @@ class Access:
 
     The first pair is the partition dimension, the others are the free dimensions. Strides count
     elements of the flattened part. Stride 0 broadcasts.
+
+    residence  in HBM, by a DMA: the tensor may stay in SBUF between two programs of a graph
     """
 
     buffer: Buffer
@@ -146,6 +157,12 @@ class Access:
     pattern: tuple[tuple[int, int], ...]
     part: Affine = _ZERO
     age: int = 0  # slots back from the current one
+    residence: Residence = Residence.HBM
+
+    @property
+    def memory(self) -> Memory:
+        """Where the elements are."""
+        return self.buffer.memory if self.residence is Residence.HBM else Memory.SBUF
 
     @property
     def partitions(self) -> int:
@@ -213,6 +230,11 @@ class Instruction:
     waits: tuple[Wait, ...] = ()
     signals: tuple[str, ...] = ()  # each is raised by one when the instruction is done
     cores: int = 0
+
+    @property
+    def left_out(self) -> bool:
+        """Whether it moves nothing: a tensor is in SBUF already, where it is read or written."""
+        return any(a.residence is Residence.IN_PLACE for a in (*self.reads, *self.writes))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

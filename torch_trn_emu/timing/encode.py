@@ -101,9 +101,10 @@ class _Encoder:
 
     def _number(self, i: Instruction) -> int:
         """That of the first one like it."""
-        accesses = [(id(a.buffer), a.pattern, a.part.const, a.part.terms, a.age)
+        accesses = [(id(a.buffer), a.pattern, a.part.const, a.part.terms, a.age, a.residence)
                     for tensors in (i.reads, i.writes) for a in tensors]  # fmt: skip
-        kind = (i.opcode, i.engine, i.queue, i.cores, tuple(i.attributes.items()), *accesses)
+        attributes = tuple(i.attributes.items())
+        kind = (i.opcode, i.engine, i.queue, i.cores, attributes, *accesses)
         known = self.numbers.get(kind)
         if known is None:
             known = self.numbers[kind] = len(self.instructions)

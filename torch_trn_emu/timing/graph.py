@@ -61,8 +61,8 @@ class GraphRun:
 class _Encoded:
     encoded: Encoded
     native: Any
-    buffers: dict[str, int]
-    flags: dict[int, int]  # of HBM buffers: what the program reads, and may write
+    buffers: dict[str, int]  # in HBM, by name
+    flags: dict[int, int]  # of these: what the program reads, and may write
     others: tuple[tuple[int, ...], tuple[int, ...]]  # HBM buffers read and written
 
 
@@ -87,7 +87,7 @@ def _encoded(on: _On) -> _Encoded:
     read = tuple(k for k, role in hbm if role in (Role.INPUT, Role.WEIGHT))
     written = tuple(k for k, role in hbm if role is Role.OUTPUT)
     flags = {k: READS if k in read else READS | WRITES for k, _ in hbm}
-    names = {b.name: k for k, b in enumerate(program.buffers)}
+    names = {program.buffers[k].name: k for k, _ in hbm}
     return _Encoded(encoded, _C.decode_program(encoded.words), names, flags, (read, written))
 
 

@@ -30,7 +30,10 @@ class Retired:
 
 
 def retired(encoded: Encoded, sums: Iterable[tuple[int, int, int, int]]) -> tuple[Retired, ...]:
-    """What csrc/timing gives of each instruction: executions, picoseconds busy, waiting, in all."""
+    """What csrc/timing gives of each instruction: executions, picoseconds busy, waiting, in all.
+
+    What is left out because its tensor stays in SBUF retires nothing.
+    """
     return tuple(
         Retired(
             instruction=instruction,
@@ -40,6 +43,7 @@ def retired(encoded: Encoded, sums: Iterable[tuple[int, int, int, int]]) -> tupl
             span_s=span * PICOSECOND,
         )
         for instruction, (count, busy, wait, span) in zip(encoded.instructions, sums, strict=True)
+        if not instruction.left_out
     )
 
 
