@@ -381,14 +381,14 @@ UNPREDICTED = {
 }
 
 _BETA = "the beta compiles it badly, see docs/timing.md: sub reaches 609 GB/s in the same table"
-_EXPERTS = "a norm of one row takes four small programs, which at batch 1 is most of what is not weights"
+_EXPERTS = "at batch 1 a norm of one row takes four small programs, one after the other"
 _DISPATCH = "launches x 93 us are the measured time: an operator's dispatch is priced as 55 us"
 _VISION = "timed on the host, image transfer included; the measured time is a seventh of the peak"
 # Why a prediction is far from the measured figure, where something public shows it.
 REASONS: dict[str, str] = {
     "mm03": "six products and sums, all on Vector; for the kernel the compiler chooses engines",
     "mm07": "DMAs that only synchronize, between the steps of the measured kernel (its source)",
-    "mm08": "a norm of one row takes four small programs, and the cache is copied; the kernel is one",
+    "mm08": "a norm of one row takes four small programs, one after the other; the kernel is one",
     "mm15": _EXPERTS,
     "mm16": "written as one kernel: a norm of one row takes four small programs here",
     "llm05": _EXPERTS,

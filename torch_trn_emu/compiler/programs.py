@@ -1,6 +1,6 @@
 """From regions to engine programs, each with the tensors that it reads and makes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -28,11 +28,9 @@ from .calls import base_of, operands_by_position, viewed
 from .picking import of_picked, picked_later, picks_for
 from .region import Region, Value, call_tensor, item_of
 from .roles import is_constant
+from .written_back import fills_in_place, is_written_back
 
 __all__ = ["Lowered", "lowered"]
-
-# Operators that write entries of a copy of their first operand.
-FILLED = frozenset("scatter scatter_add scatter_reduce index_put index_add index_copy".split())
 
 # A step without names: opcode, attributes, operands and result by number, kind, engine, dtype.
 _Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None, str]
@@ -74,6 +72,21 @@ class Lowered:
     ordered: frozenset[str] = frozenset()
     region: int = 0
     whole: frozenset[str] = frozenset()
+
+    def at(self, places: Mapping[str, str]) -> "Lowered":
+        """With the tensors that some are written into, in place."""
+
+        def of(names: Iterable[str]) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(places.get(n, n) for n in names))
+
+        written = {places[n] for n in (*self.makes, *self.tensors.values()) if n in places}
+        return replace(
+            self,
+            tensors={b: places.get(t, t) for b, t in self.tensors.items()},
+            reads=of(self.reads),
+            makes=of(self.makes),
+            ordered=self.ordered | written,
+        )
 
     def part(self) -> Part:
         """The program in the schedule of its graph."""
@@ -242,7 +255,7 @@ def _product(
 
 def _single(region: Region, target: Target) -> Iterator[Lowered]:
     """An operator by its row of OPS, or by its class; where that takes no program, by its price."""
-    if picked_later(region.nodes[0], region.calls[0], target):
+    if is_written_back(region.nodes[0]) or picked_later(region.nodes[0], region.calls[0], target):
         return
     call = _in_place(region)
     if not _reads_more(region.nodes[0]):
@@ -282,11 +295,9 @@ def _reads_more(node: Node) -> bool:
 
 
 def _in_place(region: Region) -> Call:
-    """The call; in place, where it alone reads what the graph made for it to fill."""
-    call, node = region.calls[0], region.nodes[0]
-    first = node.args[0] if node.args else None
-    base = base_of(first)[0] if isinstance(first, Node) else None
-    if call.name not in FILLED or base is None or base.op != "call_function" or len(base.users) > 1:
+    """The call; in place, where it may write where its operand is."""
+    call = region.calls[0]
+    if not fills_in_place(region.nodes[0]):
         return call
     name, dot, overload = call.op.partition(".")
     return replace(call, op=f"{name}_{dot}{overload}")

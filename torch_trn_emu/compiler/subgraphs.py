@@ -27,6 +27,7 @@ from .records import warn_unpriced
 from .recover_composites import recovered
 from .region import Region
 from .regions import regions_of
+from .written_back import places_of
 
 __all__ = ["Launch", "Piece", "launches_of", "pieces_of", "unpriced"]
 
@@ -147,6 +148,7 @@ class _Cut:
 
     def _work(self, gm: GraphModule, regions: Sequence[Region]) -> Work:
         work = Work(list(regions), [], [])
+        places = places_of(n for region in regions for n in region.nodes)
         flex: set[int] = set()
         for region in regions:
             inner = bodies_of(gm, region.nodes[0])
@@ -158,7 +160,7 @@ class _Cut:
             elif inner:
                 self._add_loop(work, region, inner[0])
             else:
-                work.parts += lowered(region, self.target)
+                work.parts += [part.at(places) for part in lowered(region, self.target)]
                 work.calls += region.calls
         return work
 
