@@ -56,6 +56,7 @@ class Price:
     status   modelled, inferred, free or not modelled
     blocks   the host waits for the result
     totals   the folded counters (empty for free operators)
+    parts    of a compiled graph: its regions, and their seconds of the critical path
     """
 
     op: str
@@ -67,6 +68,7 @@ class Price:
     blocks: bool = False
     note: str = ""
     narrowed: tuple[str, ...] = ()
+    parts: tuple[tuple[str, float], ...] = ()
 
     @property
     def free(self) -> bool:

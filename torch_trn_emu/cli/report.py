@@ -4,6 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 from torch_trn_emu.files import write_text
+from torch_trn_emu.profiler.graph_regions import REGION_HEAD
 from torch_trn_emu.profiler.values import curves, drawn
 
 from .output import Report, Table, show
@@ -48,10 +49,21 @@ def report(record: dict[str, Any], rows: int) -> Report:
     tables = [
         op_table(record["ops"], rows),
         _modules(record["modules"], rows),
+        _regions(record.get("graph_regions", []), rows),
         counter_table(record["counters"]),
         Table(title="Numbers read by the script", head=("where", "value"), rows=values[-rows:]),
     ]
     return Report(data=record, lines=lines, tables=tables)
+
+
+def _regions(rows: list[dict[str, Any]], most: int) -> Table:
+    longest = sorted(rows, key=lambda row: -row["device_s"])[:most]
+    cells = [
+        (row["graph"], row["region"], f"{row['launches']:,}", microseconds(row["device_s"]),
+         f"{row['share']:.1%}")
+        for row in longest
+    ]  # fmt: skip
+    return Table(title="Regions of compiled graphs", head=REGION_HEAD, rows=cells)
 
 
 def _modules(rows: list[dict[str, Any]], most: int) -> Table:

@@ -6,8 +6,8 @@ through torch's caches.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -147,10 +147,9 @@ def _restored(
     calls: tuple[Call, ...],
     continues: bool,
 ) -> GraphPrice:
-    price = _graph_price(*plain)
     return GraphPrice(
         name=name,
-        price=price,
+        price=replace(_graph_price(*plain), parts=_parts(regions)),
         regions=regions,
         windows=windows,
         spilled_bytes=spilled_bytes,
@@ -213,10 +212,11 @@ def price_graph(name: str, work: Work, target: Target, *, reads_flag: bool = Fal
     scheduled = [schedule_window(window, target) for window in cut]
     prices = [s.price for s in scheduled] + [price_call(_FLAG, target)] * reads_flag
     times = _times(cut, scheduled, target)
+    regions = tuple(_row(r, times.get(r.number, (0.0, 0.0, 0.0))) for r in work.regions)
     return GraphPrice(
         name=name,
-        price=_joined(name, prices, target),
-        regions=tuple(_row(r, times.get(r.number, (0.0, 0.0, 0.0))) for r in work.regions),
+        price=replace(_joined(name, prices, target), parts=_parts(regions)),
+        regions=regions,
         windows=len(cut),
         cut=tuple(cut),
         target=target,
@@ -260,6 +260,15 @@ def _joined(name: str, prices: list[Price], target: Target) -> Price:
     narrowed = tuple(sorted({n for p in prices for n in p.narrowed}))
     blocks = any(p.blocks for p in prices)
     return _graph_price(name, busiest, totals["total_time"], totals, note, narrowed, blocks)
+
+
+def _parts(regions: Sequence[RegionRow]) -> tuple[tuple[str, float], ...]:
+    """What reports say of each region that takes time: its modules and operators."""
+    return tuple(
+        (f"{', '.join(r.modules)}: {r.name}" if r.modules else r.name, r.added_s)
+        for r in regions
+        if r.added_s
+    )
 
 
 def _left(region: Region) -> int:

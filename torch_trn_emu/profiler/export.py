@@ -10,6 +10,7 @@ from ..counters import unit_of
 from ..pricing import report_rows
 from ..ranges import as_data, said
 from .communication import collective_rows
+from .graph_regions import region_rows
 from .hooks import CATEGORIES
 from .modules import module_rows, source_rows
 from .recording import Recording
@@ -72,6 +73,7 @@ TABLES: dict[str, Callable[[Recording], Iterable[Row]]] = {
     "ops": _rows_of(lambda r: report_rows(r.groups)),
     "modules": _rows_of(module_rows),
     "sources": _rows_of(source_rows),
+    "graph_regions": _rows_of(region_rows),
     "collectives": _rows_of(collective_rows),
     "collective_calls": _collectives,
     "launches": _launches,

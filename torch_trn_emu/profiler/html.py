@@ -15,6 +15,7 @@ from ..pricing import Price, report_rows
 from ..ranges import said
 from . import charts
 from .flame import flame
+from .graph_regions import REGION_HEAD, region_rows
 from .hooks import CATEGORIES
 from .modules import module_rows, source_rows
 from .recording import Recording
@@ -157,6 +158,14 @@ def _tables(r: Recording) -> dict[str, HtmlTable]:
                  *(seconds(t) for t in (x.own_s, x.total_s, x.forward_s, x.backward_s)),
                  f"{x.share:.1%}")
                 for x in modules
+            ],
+        ),
+        "region_table": HtmlTable(
+            "",
+            REGION_HEAD,
+            [
+                (x.graph, x.region, f"{x.launches:,}", seconds(x.device_s), f"{x.share:.1%}")
+                for x in region_rows(r)
             ],
         ),
         "collective_table": HtmlTable("", COLLECTIVE_HEAD, collective_cells(r)),

@@ -11,6 +11,7 @@ from rich.table import Table
 from ..pricing import report_rows
 from ..ranges import said
 from .communication import collective_rows
+from .graph_regions import REGION_HEAD, region_rows
 from .modules import module_rows, source_rows
 from .recording import Recording
 from .verdict import judge
@@ -110,6 +111,14 @@ def _tables(r: Recording, rows: int) -> Iterable[RenderableType]:
             for x in modules
         ],
     )  # fmt: skip
+    if regions := sorted(region_rows(r), key=lambda x: -x.device_s)[:rows]:
+        yield _table(
+            REGION_HEAD,
+            [
+                (x.graph, x.region, f"{x.launches:,}", seconds(x.device_s), f"{x.share:.1%}")
+                for x in regions
+            ],
+        )
     if r.collectives:
         yield _table(
             ("collective", "ranks", "algorithm", "bytes", "calls", "time", "range", "exposed",
