@@ -133,3 +133,51 @@ def test_a_capture_runs_on_the_stream_that_it_is_given():
     with torch.trn.graph(torch.trn.CUDAGraph(), stream=stream):
         assert torch.trn.current_stream() == stream
     assert torch.trn.current_stream() != stream
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
+@pytest.mark.parametrize("foreach", [False, True])
+def test_a_step_that_is_counted_on_the_host_is_not_captured(kind, foreach):
+    def replayed(**options):
+        weight = torch.ones(3, device="trn", requires_grad=True)
+        weight.grad = torch.ones_like(weight)
+        optimizer = kind([weight], lr=0.1, foreach=foreach, **options)
+        optimizer.step()
+        graph = torch.trn.CUDAGraph()
+        with torch.trn.graph(graph):
+            optimizer.step()
+        for _ in range(2):
+            graph.replay()
+        return weight, optimizer
+
+    with pytest.raises(RuntimeError, match="capturable is False"):
+        replayed()
+    weight, optimizer = replayed(capturable=True)
+    assert optimizer.state[weight]["step"] == 3
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("change", ["set_state", "manual_seed", "graphsafe_set_state", ""])
+def test_a_state_that_is_set_in_a_capture_is_not_drawn_from(own, change):
+    generator = torch.Generator("trn") if own else torch.trn.default_generators[0]
+    given = {"generator": generator} if own else {}
+    values = {
+        "set_state": generator.get_state(),
+        "manual_seed": 3,
+        "graphsafe_set_state": torch.Generator("trn"),
+    }
+    graph = torch.trn.CUDAGraph()
+    graph.capture_begin()
+    first = torch.rand(3, device="trn", **given)
+    if not change:
+        second = torch.rand(3, device="trn", **given)
+        graph.capture_end()
+        generator.manual_seed(5)
+        graph.replay()
+        generator.manual_seed(5)
+        assert torch.equal(torch.cat([first, second]), torch.rand(6, device="trn", **given))
+        return
+    getattr(generator, change)(values[change])
+    with pytest.raises(RuntimeError, match="rand draws from a state that was set"):
+        torch.rand(3, device="trn", **given)
+    graph.reset()

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .. import _C
 from ..errors import Unsupported
-from ..settings import DEVICE_TYPE, settings
+from ..settings import ALIAS, DEVICE_TYPE, settings
 from ..torch_private import (
     AutoDispatchBelowAutograd,
     DisableTorchFunction,
@@ -57,6 +58,7 @@ class _Capture:
     row: Any = None  # of the ledger, where replays are counted
     mode: "_Recorder | None" = None
     random: Tensor | None = None
+    steps_watched: Any = None  # a handle
 
 
 def _on_trn(value: Any) -> bool:
@@ -73,6 +75,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, capture: _Capture) -> None:
         super().__init__()
         self.capture = capture
+        self.drawn: dict[int, Tensor] = {}  # states of generators after the last draw
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -81,7 +84,10 @@ class _Recorder(TorchDispatchMode):
         if func._schema.is_mutable:
             for tensor in _written(func, args, kwargs):
                 self._save(tensor)
-        results = func(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            results = self._draw(func, args, kwargs)
+        else:
+            results = func(*args, **kwargs)
         made = _tensors(results)
         if (given or made) and not _is_free(func, given, made):
             self.capture.steps.append(_Step(func, args, kwargs, tuple(made)))
@@ -97,6 +103,24 @@ class _Recorder(TorchDispatchMode):
                 f"{name} waits for values of the device, which a captured graph cannot: operation "
                 "not permitted when stream is capturing. Call it before or after the capture."
             )
+
+    def _draw(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator that draws. A replay goes on from where the one before it stopped."""
+        from .random import default_generators
+
+        generator = kwargs.get("generator")
+        key = 0 if generator is None else id(generator)
+        generator = default_generators[self.capture.device] if generator is None else generator
+        before = self.drawn.get(key, None if key else self.capture.random)
+        if before is not None and not torch.equal(generator.get_state(), before):
+            raise RuntimeError(
+                f"{func._schema.name} draws from a state that was set while the graph is captured: "
+                "operation not permitted when stream is capturing, for a replay would not set it. "
+                "Set states and seeds before the capture; checkpoint with preserve_rng_state=False."
+            )
+        results = func(*args, **kwargs)
+        self.drawn[key] = generator.get_state()
+        return results
 
     def _save(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -152,6 +176,18 @@ def _row(number: int, device: int, listed: list[tuple[str, int, int]]) -> Any:
     )
 
 
+def _refuse_steps_on_host(optimizer: torch.optim.Optimizer, *given: Any) -> None:
+    """A step that is counted on the host would be the same in each replay; torch refuses it too."""
+    for group in optimizer.param_groups:
+        if group.get("capturable") is False and not group.get("fused"):
+            name = "CUDA" if ALIAS == "cuda" else DEVICE_TYPE
+            raise RuntimeError(
+                f"Attempting {name} graph capture of step() for an instance of "
+                f"{type(optimizer).__name__} but param_groups' capturable is False: replays would "
+                "repeat this step's number. Pass capturable=True to the optimizer."
+            )
+
+
 # --- what csrc/runtime/graph.cpp calls ------------------------------------------------------------
 
 _captures: dict[int, _Capture] = {}
@@ -164,6 +200,7 @@ def _begin(number: int) -> None:
     from .random import get_rng_state
 
     capture = _Capture(current_device(), random=get_rng_state())
+    capture.steps_watched = register_optimizer_step_pre_hook(_refuse_steps_on_host)
     capture.mode = _Recorder(capture)
     _captures[number] = capture
     _open.append(number)
@@ -182,6 +219,7 @@ def _close(number: int, capture: _Capture) -> list[tuple[str, int, int]]:
 
     assert capture.mode is not None
     capture.mode.__exit__(None, None, None)
+    capture.steps_watched.remove()
     _open.remove(number)
     listed = _C.list_launches(False)
     with uncounted():
