@@ -125,6 +125,38 @@ REASONS = (
     ),
     Reason("^cuda/", "The test leaves out CUDA, on which a kernel asserts.", why="CUDA.* asserts"),
     Reason(
+        r"test_spectral_ops::.*test_fft_half_and_bfloat16_errors_.*_float16",
+        "FFT of float16 raises on every device but CUDA: trn has what CUDA has.",
+    ),
+    Reason(
+        r"test_linalg::.*test_linalg_lstsq_input_checks",
+        "The text of CUDA's error: trn has all drivers that the host has.",
+        why="not supported on CUDA",
+    ),
+    Reason(
+        r"test_linalg::.*test_svd_",
+        "A table of drivers that has the CPU and CUDA.",
+        why="KeyError: 'trn'",
+    ),
+    Reason(
+        r"test_autograd::.*test_unused_output_device",
+        "`torch._C._broadcast_coalesced`, which copies between GPUs in builds with CUDA.",
+    ),
+    Reason(
+        r"^trn/test_autograd::.*test_consumer_to_single_producer_case_3",
+        "The device cuda by name.",
+        why="not compiled with CUDA",
+    ),
+    Reason(
+        r"^cuda/test_autograd::TestAutogradMultipleDispatch",
+        "Kernels registered for CUDA's dispatch keys; trn's are those of PrivateUse1.",
+    ),
+    Reason(
+        r"^cuda/test_autograd::.*test_reentrant_parent_error_on_cpu",
+        "Backward passes of two devices at once: trn's run on the calling thread, one by one "
+        "(docs/decisions/0004).",
+    ),
+    Reason(
         r"test_nondeterministic_alert_",
         "A table of kernel names that has CUDA's and XPU's.",
     ),
