@@ -167,7 +167,7 @@ REASONS = (
     ),
     Reason(
         r"test_foreach::.*test_parity__foreach_pow_slowpath_inplace_.*complex64",
-        "Where a complex `pow` overflows, PyTorch's CPU kernel gives inf or NaN by the layout of its "
+        "Where a complex `pow` overflows, PyTorch's kernel gives inf or NaN by the layout of the "
         "operand, on the CPU too.",
         why="nan at index",
     ),
