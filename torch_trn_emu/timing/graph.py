@@ -126,7 +126,8 @@ def graph_lanes(
     for part, queues in zip(parts, found, strict=True):
         encoded = graph.encoded[graph.numbers[id(part.program)]].encoded
         for queue, spans in zip(encoded.queues, queues, strict=True):
-            merged.setdefault(queue, []).extend(span_of(encoded, span) for span in spans)
+            made = (span_of(encoded, span) for span in spans)
+            merged.setdefault(queue, []).extend(s for s in made if not s.instruction.left_out)
     return {q: tuple(sorted(s, key=lambda x: x.start_s)) for q, s in merged.items() if s}
 
 
