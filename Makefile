@@ -89,6 +89,7 @@ distributed-conformance: build $(STAMPS)/group-test
 	$(BIN)/python -m pytest -m distributed_conformance tests/distributed
 	$(BIN)/python tests/distributed/robustness.py --runs 200
 	$(BIN)/python tests/distributed/upstream.py $(ARGS)
+	$(if $(TORCH_SOURCE),$(BIN)/python tests/distributed/suites.py $(TORCH_SOURCE))
 
 # PyTorch's device-generic test files, from a source tree of PyTorch as released; results are kept in
 # docs/torch_suite.json.

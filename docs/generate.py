@@ -232,6 +232,22 @@ def torch_suite_table() -> str:
     return text + torch_suite.summary(results)
 
 
+def distributed_files_table() -> str:
+    """PyTorch's test files of torch.distributed, from tests/distributed/suites.py."""
+    path = ROOT / "docs/distributed_conformance.json"
+    files = json.loads(path.read_text()).get("files", {}) if path.exists() else {}
+    if not files:
+        return "Not measured yet: `make distributed-conformance TORCH_SOURCE=...`."
+    sys.path.insert(0, str(ROOT / "tests/distributed"))
+    import suites
+
+    head = ("file", "way", "passed on trn", "of", "with trn memory", "passed with gloo", "not run")
+    text = markdown_table(head, suites.table(files))
+    for reason, tests in suites.others(files).items():
+        text += f"\n\n{reason}\n\n" + "\n".join(f"- {test}" for test in tests)
+    return text
+
+
 def operator_table() -> str:
     """The rows of OPS, those alike together."""
     from torch_trn_emu.ops import OPS
@@ -432,6 +448,7 @@ SECTIONS = (
     Section(document="docs/conformance.md", name="compiled", text=compiled_conformance_table),
     Section(document="docs/conformance.md", name="torch suite", text=torch_suite_table),
     Section(document="docs/distributed.md", name="suite", text=distributed_conformance_table),
+    Section(document="docs/distributed.md", name="files", text=distributed_files_table),
     Section(document="benchmarks/README.md", name="ranks", text=ranks_table),
 )
 

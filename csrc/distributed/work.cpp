@@ -8,6 +8,7 @@
 
 #include <ATen/core/ivalue.h>
 #include <ATen/core/jit_type.h>
+#include <ATen/ops/stack.h>
 #include <ATen/record_function.h>
 #include <c10/core/StreamGuard.h>
 
@@ -127,6 +128,16 @@ std::vector<at::Tensor> Work::result() {
   return all;
 }
 
+std::vector<at::Tensor> Work::future_value() {
+  const auto like_first = [&](const at::Tensor& one) {
+    return one.sizes() == results_[0].sizes() && one.dtype() == results_[0].dtype();
+  };
+  const bool gathered = opType_ == c10d::OpType::ALLGATHER && !results_.empty();
+  if (gathered && std::all_of(results_.begin(), results_.end(), like_first))
+    return {at::stack(results_)};
+  return result();
+}
+
 c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture() {
   std::vector<c10::Device> devices;
   if (device_.is_privateuseone()) devices.push_back(device_);
@@ -139,17 +150,18 @@ c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture() {
     return future;
   }
   if (!device_.is_privateuseone()) {
-    future->markCompleted(c10::IValue(result()));
+    future->markCompleted(c10::IValue(future_value()));
     return future;
   }
   // The future notes the time of the current stream: that of the collectives, set to this one's
   // end.
+  const std::vector<at::Tensor> value = future_value();
   static auto* mutex = new std::mutex;
   std::lock_guard<std::mutex> lock(*mutex);
   const c10::Stream queue = collective_stream(device_.index());
   CollectiveClock::set(device_.index(), collectives());
   const c10::Stream previous = exchange_stream(queue);
-  future->markCompleted(c10::IValue(result()));
+  future->markCompleted(c10::IValue(value));
   exchange_stream(previous);
   return future;
 }

@@ -55,6 +55,8 @@ class Work final : public c10d::Work {
   c10::Device device() const { return device_; }
 
  private:
+  // NCCL's: of an all_gather, one tensor with a row for each rank.
+  std::vector<at::Tensor> future_value();
   void await_values(std::chrono::milliseconds timeout);
 
   const uint64_t sequence_ = 0;

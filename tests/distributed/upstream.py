@@ -87,7 +87,6 @@ Outcome = tuple[str, str]
 # Why a test that counts does not pass; a pattern of its name each.
 REASONS = {
     "monitored_barrier": "gloo's own function: torch refuses it for every other backend, NCCL too",
-    "sparse_all_reduce": "collectives take no sparse tensors",
     "ddp_logging_data_cpu": "torch names each backend of a plug-in `custom` in this record",
     "ddp_uneven_inputs": "convolutions of 10^14 operations: more than the suite allows in 400 s",
     "ddp_profiling_torch_profiler": "the event with NCCL's metadata, which NCCL's class records",

@@ -19,6 +19,7 @@ from .. import _C
 from ..collectives import price, priced
 from ..settings import DEVICE_TYPE
 from .dtensor import install_dtensor
+from .sparse_reduction import install_sparse_reduction
 
 __all__ = ["BACKENDS", "bound", "collectives", "install_backend", "place_in_world"]
 
@@ -47,6 +48,7 @@ def install_backend(transport: str) -> None:
     _C.set_gloo_maker(_gloo)
     _C.set_collective_pricer(price)
     install_dtensor()
+    bound.sparse = install_sparse_reduction()
     for name in BACKENDS:
         torch.distributed.Backend.register_backend(
             name, _create, extended_api=True, devices=[DEVICE_TYPE]

@@ -72,8 +72,10 @@ def _shard_of(spec: Any) -> int | None:
 
 def _drawn(source: torch.Generator) -> int:
     paused = _C.pause_ledger(True)  # a draw of the emulator, not of the program
+    # Of this name under every alias: below a dispatch mode none translates.
+    device = torch.device(DEVICE_TYPE, source.device.index)
     try:
-        return int(torch.randint(2**62, (), generator=source, device=source.device))
+        return int(torch.randint(2**62, (), generator=source, device=device))
     finally:
         _C.pause_ledger(paused)
 

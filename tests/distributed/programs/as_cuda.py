@@ -5,7 +5,9 @@ import os
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import tensor as distributed
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
 local = int(os.environ["LOCAL_RANK"])
@@ -35,6 +37,9 @@ for net in (model, sharded):
         optimizer.step()
         optimizer.zero_grad()
     print("loss", loss.item())
+with CommDebugMode():  # below a dispatch mode
+    rows = distributed.rand(4, 2, device_mesh=mesh, placements=[distributed.Shard(0)])
+assert rows.to_local().device.type == "cuda"
 objects = [None] * dist.get_world_size()
 dist.all_gather_object(objects, dist.get_rank())
 assert objects == list(range(dist.get_world_size()))

@@ -194,7 +194,54 @@ def check_handles_futures_and_order():
     doubled = work.get_future().then(lambda f: [t * 2 for t in f.value()])
     assert doubled.wait()[0].tolist() == [2.0 * WORLD] * 3
     assert x.is_trn
-    assert dist.distributed_c10d._get_default_group()._get_backend(DEVICE).name() == "trn"
+    outputs = [torch.empty(2, device=DEVICE) for _ in ALL]
+    work = dist.all_gather(outputs, torch.full((2,), float(RANK), device=DEVICE), async_op=True)
+    rows = work.get_future().wait()  # as NCCL's: one tensor with a row for each rank
+    assert [row.tolist() for row in rows] == [[[float(r)] * 2 for r in ALL]]
+    assert [one.tolist() for one in outputs] == rows[0].tolist()
+    group = dist.distributed_c10d._get_default_group()
+    assert group._get_backend(DEVICE).name() == "trn"
+    group._enable_collectives_timing()
+
+
+def check_sparse_all_reduce():
+    def given_by(rank, dtype):  # two places for the same index, and none on the last rank
+        places = torch.tensor([[0, rank + 1, 0]])[:, : 0 if rank == WORLD - 1 > 0 else 3]
+        values = torch.arange(1, 7).reshape(3, 2)[: places.shape[1]].to(dtype) + rank
+        return torch.sparse_coo_tensor(places, values, (WORLD + 1, 2), check_invariants=True)
+
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64):
+        expected = sum(given_by(r, torch.float64).to_dense() for r in ALL).to(dtype)
+        x = given_by(RANK, dtype).to(DEVICE)
+        work = dist.all_reduce(x, async_op=True)
+        work.wait()
+        assert x.is_sparse
+        assert x.is_trn
+        assert torch.equal(x.to_dense().cpu(), expected)
+        assert torch.equal(work.get_future().wait()[0].to_dense().cpu(), expected)
+    mean = given_by(RANK, torch.float32).to(DEVICE)
+    dist.all_reduce(mean, op=ReduceOp.AVG)
+    total = sum(given_by(r, torch.float32).to_dense() for r in ALL)
+    assert torch.allclose(mean.to_dense().cpu(), total / WORLD)
+    for tensor, op, said in (
+        (torch.eye(2 + RANK), ReduceOp.SUM, "differ in dtype or sizes" if WORLD > 1 else ""),
+        (torch.eye(2), ReduceOp.MAX, "not by MAX"),
+    ):
+        text = ""
+        try:
+            dist.all_reduce(tensor.to_sparse().to(DEVICE), op=op)
+        except RuntimeError as error:
+            text = str(error)
+        assert said in text, text
+    embedding = torch.nn.Embedding(8, 2, sparse=True).to(DEVICE)
+    model = torch.nn.parallel.DistributedDataParallel(embedding)
+    model(torch.tensor([RANK, 5, 5], device=DEVICE)).sum().backward()
+    assert embedding.weight.grad.is_sparse
+    counts = embedding.weight.grad.to_dense()[:, 0].cpu()
+    expected = torch.zeros(8)
+    expected[5] = 2.0
+    expected[:WORLD] += 1 / WORLD
+    assert torch.allclose(counts, expected), counts
 
 
 def check_messages():

@@ -1,13 +1,15 @@
-"""Runs the tests of one file of torch's repository, each in a fork of a process that imported it.
+"""Runs test files of torch's repository, each test in a fork of a process that imported its file.
 
 Each rank of a test that starts processes is a fork as well: a spawned one would import torch anew.
-Prints `all` with the tests' names, then `end` with name, outcome, how many processes used memory of
-trn, and the error, one test a line. Standard input names tests to leave out.
+Prints `file`, then `all` with the tests' names, then `end` with name, outcome, how many processes
+used memory of trn, and the error, one test a line. Standard input holds, as JSON, the tests of each
+file to leave out.
 
-    python one_file.py WAY SECONDS FILE
+    python forked_tests.py WAY SECONDS_OF_A_TEST SECONDS_OF_A_FILE FILE...
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib.util
 import json
@@ -29,6 +31,12 @@ import torch.multiprocessing
 
 def prepare(way: str) -> None:
     """What a test finds as on a host of CUDA devices, or trn where torch lists its own names."""
+    import torch._dynamo  # what most files import, once
+    import torch.distributed.fsdp
+    import torch.distributed.tensor.parallel
+    import torch.testing._internal.common_fsdp
+    import torch.testing._internal.distributed._tensor.common_dtensor
+
     if way == "gloo":
         return
     # The process of a test forks its ranks, so that it must not use a device itself.
@@ -72,6 +80,11 @@ def fork_always() -> None:
     torch.multiprocessing.set_start_method = lambda method, force=False: None
 
 
+def end_with_parent() -> None:
+    """Linux kills this process when the one that forked it has ended."""
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
+
+
 def note_use(path: str) -> None:
     """Adds a byte to a file if this process has had memory on a device."""
     trn = getattr(torch, "trn", None)
@@ -90,6 +103,7 @@ class _Ranks:
         multiprocessing.util.register_after_fork(self, _Ranks._forked)
 
     def _forked(self) -> None:
+        end_with_parent()
         multiprocessing.util.Finalize(None, note_use, args=(self.path,), exitpriority=0)
 
 
@@ -152,6 +166,7 @@ def run(test: unittest.TestCase, seconds: float) -> tuple[str, int, str]:
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        end_with_parent()
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -181,24 +196,44 @@ def run(test: unittest.TestCase, seconds: float) -> tuple[str, int, str]:
     return "died", 0, f"status {ended[1]}"
 
 
+def run_file(way: str, path: Path, limits: tuple[float, float], left_out: set[str], out) -> None:
+    def say(word: str, *told: object) -> None:
+        print(word, json.dumps(told), file=out, flush=True)
+
+    with without_initializing(way):
+        module = load(path)
+    tests = list(flatten(unittest.defaultTestLoader.loadTestsFromModule(module)))
+    names = {test: ".".join(test.id().split(".")[-2:]) for test in tests}
+    say("all", *names.values())
+    random.Random(0).shuffle(tests)  # of a run that is cut short, a sample
+    gc.freeze()  # forks share what is there
+    until = time.monotonic() + limits[1]
+    for test in tests:
+        if names[test] not in left_out and time.monotonic() < until:
+            say("end", names[test], *run(test, limits[0]))
+
+
 def main() -> None:
-    way, seconds, path = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
+    way, test_limit, file_limit = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
     warnings.simplefilter("ignore")
-    left_out = set(sys.stdin.read().split())
+    left_out = json.loads(sys.stdin.read() or "{}")
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     fork_always()
     with without_initializing(way):
         prepare(way)
-        module = load(path)
-    tests = list(flatten(unittest.defaultTestLoader.loadTestsFromModule(module)))
-    gc.freeze()  # forks share what is there
-    random.Random(0).shuffle(tests)  # of a run that is cut short, a sample
-    name = lambda test: ".".join(test.id().split(".")[-2:])  # noqa: E731
-    print("all", json.dumps([name(t) for t in tests]), file=answers)
-    for test in tests:
-        if name(test) not in left_out:
-            print("end", json.dumps([name(test), *run(test, seconds)]), file=answers)
+    for file in sys.argv[4:]:
+        print("file", json.dumps([file]), file=answers, flush=True)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                names = set(left_out.get(file, ()))
+                run_file(way, Path(file), (test_limit, file_limit), names, answers)
+            except BaseException as error:
+                print("broken", json.dumps([repr(error)]), file=answers, flush=True)
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

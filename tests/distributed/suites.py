@@ -1,0 +1,192 @@
+"""PyTorch's own tests of torch.distributed on trn, from a source tree of PyTorch as released.
+
+    python tests/distributed/suites.py SOURCE [--only tensor/] [--seconds 600]
+
+suite_files.py names files below SOURCE/test/distributed, the devices that their tests find and the
+way to run them: `cuda`, the tests for CUDA and NCCL by TRN_EMU_AS=cuda, or `trn`, those for any
+accelerator. The same file runs with gloo on the CPU. A test that does not pass counts if this twin
+passes, or skips where trn fails; suite_files.py says why. Counts, and the tests that count and do
+not pass, are kept in docs/distributed_conformance.json, from which a table of docs/distributed.md
+is made. forked_tests.py runs the tests; the process that forks them is ended with whatever it left
+behind.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "conformance")]
+
+from suite_files import FILES, REASONS, File  # noqa: E402
+from torch_suite import Outcome, twin  # noqa: E402  one rule for twins
+
+RESULTS = ROOT / "docs" / "distributed_conformance.json"
+WAYS = {
+    "gloo": {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+    "cuda": {"TRN_EMU_AS": "cuda", "TRN_EMU_MATMUL": "fp32"},
+    "trn": {"TRN_EMU_MATMUL": "fp32"},
+}
+DEVICES = {
+    2: {"NEURON_RT_VISIBLE_CORES": "0-1"},
+    4: {"NEURON_RT_VISIBLE_CORES": "0-3"},
+    8: {"LOCAL_WORLD_SIZE": "8"},
+}
+
+
+@dataclass
+class Ran:
+    """What a file's tests came to; `used` counts those that had memory of trn."""
+
+    outcomes: dict[str, Outcome]
+    used: int
+    left: int  # tests that the time did not suffice for
+
+
+def run(source: Path, file: File, way: str, seconds: float, test_seconds: float) -> Ran:
+    path = source / "test" / "distributed" / file.path
+    devices = {} if way == "gloo" else DEVICES[file.devices]
+    command = [sys.executable, "-u", str(Path(__file__).with_name("forked_tests.py")), way]
+    child = subprocess.Popen(
+        [*command, str(test_seconds), str(seconds), str(path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | WAYS[way] | devices,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        return _read(path.name, child.stdout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _read(name: str, lines: Iterator[str]) -> Ran:
+    known: list[str] = []
+    ran = Ran({}, 0, 0)
+    for line in lines:
+        word, _, told = line.partition(" ")
+        if word == "all":
+            known = json.loads(told)
+        elif word == "broken":
+            ran.outcomes[name] = Outcome("failed", json.loads(told)[0][:300])
+        elif word == "end":
+            test, outcome, used, why = json.loads(told)
+            ran.outcomes[test] = Outcome(outcome, _short(why))
+            ran.used += bool(used)
+    ran.left = len(set(known) - set(ran.outcomes))
+    return ran
+
+
+def _short(why: str) -> str:
+    """The line that says most: the last error of a rank, else the last line."""
+    lines = [line.strip() for line in why.partition("To execute this test")[0].splitlines()]
+    told = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failure)\b", line)]
+    told = [line for line in told if "exited with error code" not in line] or told
+    return (told or [line for line in lines if line] or [""])[-1][:300]
+
+
+def record(source: Path, file: File, seconds: float, test_seconds: float) -> dict[str, Any]:
+    """What is kept of a file: counts of both runs, and each test that should pass."""
+    found = run(source, file, file.way, seconds, test_seconds)
+    beside = run(source, file, "gloo", seconds, test_seconds)
+    twins = {plain(test): outcome.word for test, outcome in beside.outcomes.items()}
+    row: dict[str, Any] = {"way": file.way, "used": found.used, "left": found.left, "other": {}}
+    row["gloo"] = counts(beside)
+    row["trn"] = counts(found)
+    for test, outcome in sorted(found.outcomes.items()):
+        word = twins.get(plain(test), "skipped")
+        if outcome.word != "passed" and (
+            word == "passed" or (word == "skipped" and outcome.word != "skipped")
+        ):
+            row["other"][test] = [outcome.word, outcome.why]
+    return row
+
+
+def plain(test: str) -> str:
+    """The name of a test without its device."""
+    return twin(test.replace(".", "::"))
+
+
+def counts(ran: Ran) -> dict[str, int]:
+    words = [outcome.word for outcome in ran.outcomes.values()]
+    found = {word: words.count(word) for word in ("passed", "skipped")}
+    return found | {"failed": len(words) - sum(found.values())}
+
+
+def reason(path: str, test: str, why: str) -> str:
+    """Why a test does not pass, or nothing where a reason is owed."""
+    rows = (r for r in REASONS if re.search(r.tests, f"{path}::{test}") and re.search(r.why, why))
+    return next((row.text for row in rows), "")
+
+
+def table(files: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each file: way, passed of counted on trn, with memory of trn, passed with gloo."""
+    return [
+        (
+            f"`{path}`", row["way"], str(row["trn"]["passed"]),
+            str(row["trn"]["passed"] + len(row["other"])), str(row["used"]),
+            str(row["gloo"]["passed"]), str(row["left"] or ""),
+        )
+        for path, row in files.items()
+    ]  # fmt: skip
+
+
+def others(files: dict[str, Any]) -> dict[str, list[str]]:
+    """The tests that count and do not pass, by reason."""
+    listed: dict[str, list[str]] = {}
+    for path, row in files.items():
+        for test, (word, why) in row["other"].items():
+            text = reason(path, test, why) or "No reason yet."
+            shown = f"`{path}` `{test}` {word}"
+            listed.setdefault(text, []).append(
+                shown if reason(path, test, why) else f"{shown}: {why}"
+            )
+    return listed
+
+
+def main() -> int:
+    options = argparse.ArgumentParser()
+    options.add_argument("source", type=Path, help="a source tree of PyTorch, as released")
+    options.add_argument("--only", default="", help="a pattern of files")
+    options.add_argument("--seconds", type=float, default=1800, help="limit of a file and way")
+    options.add_argument("--test-seconds", type=float, default=120, help="limit of a test")
+    chosen = options.parse_args()
+    if not (chosen.source / "test" / "distributed").is_dir():
+        options.error(f"{chosen.source} has no folder test/distributed: give PyTorch's source tree")
+    owed = []
+    for file in FILES:
+        if not re.search(chosen.only, file.path):
+            continue
+        row = record(chosen.source, file, chosen.seconds, chosen.test_seconds)
+        print(file.path, row["trn"], "on trn,", row["gloo"], "with gloo", flush=True)
+        keep(file.path, row, chosen.source)
+        owed += [
+            f"{file.path}::{test} {word}: {why}"
+            for test, (word, why) in row["other"].items()
+            if not reason(file.path, test, why)
+        ]
+    print(*owed, sep="\n")
+    return bool(owed)
+
+
+def keep(path: str, row: dict[str, Any], source: Path) -> None:
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    version = source / "version.txt"
+    results["source"] = version.read_text().strip() if version.exists() else "(unknown version)"
+    files = results.setdefault("files", {})
+    files[path] = row
+    RESULTS.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
