@@ -206,7 +206,7 @@ def _tables() -> Iterator[tuple[Row, Callable[[], Row]]]:
 
 
 def _old(row: Row, made: Callable[[], Predicted] | None, how: accuracy.Price) -> Row:
-    row["note"] = "; ".join(filter(None, (row["note"], how.note)))
+    row["note"] = "; ".join(n for n in (row["note"], how.note) if n and n != row["reason"])
     if made is None:
         return row | {"predicted": how.predict(), "regime": ""}
     nbytes = _PLATEAU.get(row["id"])

@@ -391,6 +391,7 @@ REASONS: dict[str, str] = {
     "mm08": "a norm of one row takes four small programs, one after the other; the kernel is one",
     "mm15": _EXPERTS,
     "mm16": "written as one kernel: a norm of one row takes four small programs here",
+    "llm04": "the source measures the next row, with six times as many keys, to be faster",
     "llm05": _EXPERTS,
     "llm06": "the measured step reads its weights at less than a tenth of the bandwidth",
     "mm18": _VISION,
