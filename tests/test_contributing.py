@@ -41,6 +41,8 @@ def test_the_files_named_exist() -> None:
         ("float6_e3m2fn", ["torch_trn_emu/formats/formats.def"]),
         ("mxfp6_e2m3", ["torch_trn_emu/formats/formats.def"]),
         ("mxint8", ["torch_trn_emu/formats/formats.def"]),
+        ("ocp_floor", ["torch_trn_emu/formats/formats.def"]),
+        ("rceil", ["torch_trn_emu/formats/formats.def"]),
         ("trn4", ["torch_trn_emu/chip/chips.py", "torch_trn_emu/chip/systems.py"]),
         ("activation_table_load_count", ["torch_trn_emu/counters.py"]),
         ("heaviside", ["torch_trn_emu/ops/elementwise.py"]),

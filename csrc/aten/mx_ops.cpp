@@ -37,9 +37,8 @@ constexpr Named<Element> kElements[] = {
 #include "../../torch_trn_emu/formats/formats.def"
 };
 constexpr Named<numerics::ScaleRule> kScaleRules[] = {
-    {"trn3", numerics::ScaleRule::trn3},   {"ocp_floor", numerics::ScaleRule::ocp_floor},
-    {"rceil", numerics::ScaleRule::rceil}, {"ceil", numerics::ScaleRule::ceil},
-    {"even", numerics::ScaleRule::even},
+#define TRN_SCALE_RULE(name, of, log2, raised) {#name, numerics::ScaleRule::name},
+#include "../../torch_trn_emu/formats/formats.def"
 };
 constexpr Named<numerics::Grouping> kGroupings[] = {
     {"contiguous", numerics::Grouping::contiguous},

@@ -1,5 +1,5 @@
 // MX quantisation of matrices: scale rules, the scalar definition, and the split over blocks and
-// threads. A new scale rule is a case in scale_row and in reference::scale_code.
+// threads.
 // Sources: see mx.h.
 #include "mx.h"
 
@@ -16,40 +16,29 @@
 namespace trn::numerics {
 namespace {
 
-// bits(a * factor) + round, shifted to its exponent, minus subtract.
-struct ScaleRow {
-  float factor;
-  uint32_t round;
-  int32_t subtract;
-};
-
-ScaleRow scale_row(ScaleRule rule, const FloatFormat& f) {
-  const int emax = f.max_exponent();
-  const uint32_t up = 0x7fffff;  // one more unless a power of two
-  switch (rule) {
-    case ScaleRule::trn3:
-      return {1.0f, 0, emax - 1};
-    case ScaleRule::ocp_floor:
-      return {1.0f, 0, emax};
-    case ScaleRule::rceil:
-      return {1.0f / reference::decode(f, f.max_code()), up, 0};
-    case ScaleRule::ceil:
-      return {1.0f, up, emax};
-    case ScaleRule::even:
-      return {1.0f, 1u << (22 - f.mantissa_bits), emax};
+// Added to the bits of a float32, so that its exponent is the logarithm.
+uint32_t rounding_bits(ScaleLog2 log2, const FloatFormat& f) {
+  switch (log2) {
+    case ScaleLog2::floor:
+      return 0;
+    case ScaleLog2::ceil:
+      return 0x7fffff;  // one more unless a power of two
+    case ScaleLog2::nearest:
+      return 1u << (22 - f.mantissa_bits);
   }
-  return {};
+  return 0;
 }
 
 }  // namespace
 
 MxConstants mx_constants(const MxSpec& spec) {
   const FloatFormat& f = element_format(spec.element);
-  const ScaleRow rule = scale_row(spec.rule, f);
+  const ScaleRow rule = scale_row(spec.rule);
+  const bool share = rule.of == ScaleOf::share;
   MxConstants c;
-  c.scale_factor = rule.factor;
-  c.scale_round = rule.round;
-  c.scale_subtract = rule.subtract;
+  c.scale_factor = share ? 1.0f / reference::decode(f, f.max_code()) : 1.0f;
+  c.scale_round = rounding_bits(rule.log2, f);
+  c.scale_subtract = (share ? 0 : f.max_exponent()) - rule.raised;
   c.mantissa_shift = 23 - f.mantissa_bits;
   c.min_normal_bits = static_cast<uint32_t>(f.min_exponent() + 127) << 23;
   c.max_bits = std::bit_cast<uint32_t>(reference::decode(f, f.max_code()));
@@ -96,34 +85,33 @@ int ceil_log2(float a) {
   return power_of_two(below) == a ? below : below + 1;
 }
 
-uint8_t scale_code(ScaleRule rule, const FloatFormat& f, float a) {
-  const int emax = f.max_exponent();
-  int exponent = -127;
-  if (a == 0) return 0;
-  switch (rule) {
-    case ScaleRule::trn3:
-      exponent = floor_log2(a) - (emax - 1);
-      break;
-    case ScaleRule::ocp_floor:
-      exponent = floor_log2(a) - emax;
-      break;
-    case ScaleRule::rceil: {
-      const float ratio = a * (1.0f / decode(f, f.max_code()));
-      exponent = ratio == 0 ? -127 : ceil_log2(ratio);
-      break;
-    }
-    case ScaleRule::ceil:
-      exponent = ceil_log2(a) - emax;
-      break;
-    case ScaleRule::even: {
-      // Half a unit in the element's last place reaches the next power of two.
-      const float unit = power_of_two(std::max(floor_log2(a), -126));
-      const float fraction = a / unit - 1;
-      const float near = 1 - 0.5f * power_of_two(-f.mantissa_bits);
-      exponent = floor_log2(a) + (fraction >= near ? 1 : 0) - emax;
-      break;
-    }
+// floor(log2 a) once a is rounded to the element's mantissa: half a unit in the last place below
+// the next power of two reaches it.
+int nearest_log2(float a, const FloatFormat& f) {
+  const float unit = power_of_two(std::max(floor_log2(a), -126));
+  const float near = 1 - 0.5f * power_of_two(-f.mantissa_bits);
+  return floor_log2(a) + (a / unit - 1 >= near ? 1 : 0);
+}
+
+int log2_of(float a, ScaleLog2 log2, const FloatFormat& f) {
+  switch (log2) {
+    case ScaleLog2::floor:
+      return floor_log2(a);
+    case ScaleLog2::ceil:
+      return ceil_log2(a);
+    case ScaleLog2::nearest:
+      return nearest_log2(a, f);
   }
+  return 0;
+}
+
+uint8_t scale_code(ScaleRule rule, const FloatFormat& f, float a) {
+  const ScaleRow row = scale_row(rule);
+  const bool share = row.of == ScaleOf::share;
+  const float s = share ? a * (1.0f / decode(f, f.max_code())) : a;
+  if (s == 0) return 0;
+  const int less = share ? 0 : f.max_exponent();
+  const int exponent = log2_of(s, row.log2, f) - less + row.raised;
   return static_cast<uint8_t>(std::clamp(exponent, -127, 127) + 127);
 }
 

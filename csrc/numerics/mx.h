@@ -1,5 +1,4 @@
-// MX block formats: 32 elements along one axis of a matrix share a power-of-two scale (E8M0). A new
-// scale rule is a row in mx.cpp.
+// MX block formats: 32 elements along one axis of a matrix share a power-of-two scale (E8M0).
 // [mx] OCP Microscaling Formats v1.0, sections 5 and 6.3; [nki] Neuron nki.isa.quantize_mx (NKI >=
 // 0.5.0); [nkilib] wrapped layout of the matmul_mxfp8 kernels; [ao] scale modes named as in
 // torchao.
@@ -27,14 +26,28 @@ constexpr const FloatFormat& element_format(Element element) {
 // Codes that a byte holds: two of 4 bits, else one, in the low bits.
 constexpr int codes_a_byte(Element element) { return element_format(element).bits() == 4 ? 2 : 1; }
 
-// With a = the largest magnitude of the block, and emax and max those of the element format:
+// What a block's scale is made from, by the rows of formats.def.
 enum class ScaleRule : uint8_t {
-  trn3,       // 2^(floor(log2 a) - (emax - 1)): the chip's; nothing saturates  [nki]
-  ocp_floor,  // 2^(floor(log2 a) - emax), then saturate  [mx]
-  rceil,      // 2^ceil(log2(a * float32(1 / max)))  [ao]
-  ceil,       // 2^(ceil(log2 a) - emax)  [ao]
-  even,       // ocp_floor after rounding a to the element's mantissa, ties away  [ao]
+#define TRN_SCALE_RULE(name, of, log2, raised) name,
+#include "../../torch_trn_emu/formats/formats.def"
 };
+
+enum class ScaleOf : uint8_t { amax, share };
+enum class ScaleLog2 : uint8_t { floor, ceil, nearest };
+
+struct ScaleRow {
+  ScaleOf of;
+  ScaleLog2 log2;
+  int raised;
+};
+
+constexpr ScaleRow scale_row(ScaleRule rule) {
+  constexpr ScaleRow rows[] = {
+#define TRN_SCALE_RULE(name, of, log2, raised) {ScaleOf::of, ScaleLog2::log2, raised},
+#include "../../torch_trn_emu/formats/formats.def"
+  };
+  return rows[static_cast<int>(rule)];
+}
 
 enum class Grouping : uint8_t {
   contiguous,  // 32 consecutive indices

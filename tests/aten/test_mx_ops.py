@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_trn_emu.formats.mx import MX_FORMATS, dequantize_mx, quantize_mx
+from torch_trn_emu.formats.mx import MX_FORMATS, SCALE_RULES, dequantize_mx, quantize_mx
 
 ELEMENTS = {row.element.name: name for name, row in MX_FORMATS.items()}
-RULES = ("trn3", "ocp_floor", "rceil", "ceil", "even")
+RULES = tuple(SCALE_RULES)
 
 devices = pytest.mark.parametrize("device", ["cpu", "trn"])
 elements = pytest.mark.parametrize("element", ELEMENTS)

@@ -39,7 +39,7 @@ def names_of(kind: str) -> tuple[str, ...]:
 
 FORMATS = names_of("FORMAT")
 ELEMENTS = names_of("ELEMENT")
-RULES = ("trn3", "ocp_floor", "rceil", "ceil", "even")
+RULES = names_of("SCALE_RULE")
 GROUPINGS = ("contiguous", "wrapped")
 ROUNDINGS = ("none", "bfloat16", "tfloat32", "mx")
 DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))

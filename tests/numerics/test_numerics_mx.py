@@ -51,6 +51,7 @@ def shared_exponent(rule: str, element: str, amax: float) -> int:
         ratio = np.float32(amax) * (np.float32(1) / largest)
         e = log2_ceil(Fraction(float(ratio))) if ratio > 0 else -127
     else:
+        assert rule == "even"
         unit = Fraction(2) ** (log2_floor(a) - MANTISSA[element])
         e = log2_floor((a / unit + Fraction(1, 2)).__floor__() * unit) - emax
     return min(max(e, -127), 127)

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
+from torch_trn_emu.formats import SCALE_RULES
 from torch_trn_emu.triton.launch import INTERPRETED
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ELEMENTS = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn")
-RULES = ("trn3", "ocp_floor", "rceil", "ceil", "even")
+RULES = tuple(SCALE_RULES)
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 

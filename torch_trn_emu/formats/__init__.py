@@ -5,10 +5,12 @@ from .formats import (
     FORMATS,
     MX_FORMATS,
     POLICIES,
+    SCALE_RULES,
     Element,
     FloatFormat,
     MxFormat,
     Policy,
+    ScaleRule,
     Specials,
 )
 
@@ -17,9 +19,11 @@ __all__ = [
     "FORMATS",
     "MX_FORMATS",
     "POLICIES",
+    "SCALE_RULES",
     "Element",
     "FloatFormat",
     "MxFormat",
     "Policy",
+    "ScaleRule",
     "Specials",
 ]

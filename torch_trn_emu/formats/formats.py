@@ -1,4 +1,6 @@
-"""Number formats, MX formats and matmul policies: the rows of formats.def. Limits follow from bits.
+"""Number formats, MX formats, scale rules and policies: the rows of formats.def.
+
+Limits follow from bits.
 
 Sources
   [ieee] IEEE 754-2019 section 3
@@ -16,10 +18,12 @@ __all__ = [
     "FORMATS",
     "MX_FORMATS",
     "POLICIES",
+    "SCALE_RULES",
     "Element",
     "FloatFormat",
     "MxFormat",
     "Policy",
+    "ScaleRule",
     "Specials",
 ]
 
@@ -156,6 +160,16 @@ class MxFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleRule:
+    """What a block's scale is made from: formats.def says what each column means."""
+
+    name: str
+    of: str
+    log2: str
+    raised: int
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the operands of matrix products are rounded to: "as_given", "bf16" or an MX format."""
 
@@ -198,5 +212,8 @@ MX_FORMATS = MappingProxyType(
         name: MxFormat(name=name, element=ELEMENTS[element].format)
         for name, element in _rows("MX_FORMAT")
     }
+)
+SCALE_RULES = MappingProxyType(
+    {name: ScaleRule(name, of, log2, int(raised)) for name, of, log2, raised in _rows("SCALE_RULE")}
 )
 POLICIES = MappingProxyType({row[0]: Policy(*row) for row in _rows("POLICY")})

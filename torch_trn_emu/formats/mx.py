@@ -1,12 +1,10 @@
 """MX formats: an element row, blocks of 32 that share a power-of-two scale, and the rule for it.
 
-To add a rule, add a row to `SCALE_RULES`; a format is a row of formats.def. This is the definition
-in numpy, to be obviously right.
+Formats and rules are rows of formats.def. This is the definition in numpy, to be obviously right.
 
 Sources
   [mx]   OCP Microscaling formats v1.0, section 6.3
-  [isa]  Neuron SDK 2.32, nki.isa.quantize_mx (the rule since NKI 0.5.0)
-  [ptx]  NVIDIA cuBLAS block scaling, as in torchao's MXFP8_RCEIL
+  [isa]  Neuron SDK 2.32, nki.isa.quantize_mx
 """
 
 from collections.abc import Callable
@@ -16,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .codec import Codes, Reals, decode, encode
-from .formats import FORMATS, MX_FORMATS, FloatFormat, MxFormat
+from .formats import FORMATS, MX_FORMATS, SCALE_RULES, FloatFormat, MxFormat, ScaleRule
 
 __all__ = ["MX_FORMATS", "SCALE_RULES", "MxFormat", "dequantize_mx", "quantize_mx"]
 
@@ -33,42 +31,32 @@ def _ceil_log2(x: Reals) -> npt.NDArray[np.int64]:
     return np.asarray(exponent - (mantissa == 0.5), dtype=np.int64)
 
 
-def _trn3(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
-    return _floor_log2(amax) - (e.emax - 1)
+def _nearest_log2(x: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
+    """Of x rounded to the element's mantissa, ties away from zero, as rounding its bits does."""
+    step = np.ldexp(1.0, _floor_log2(x) - e.mantissa_bits)
+    return _floor_log2(np.floor(x / step + 0.5) * step)
 
 
-def _floor(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
-    return _floor_log2(amax) - e.emax
-
-
-def _ceil(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
-    return _ceil_log2(amax) - e.emax
-
-
-def _rceil(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
-    scaled = (amax.astype(np.float32) * (np.float32(1) / np.float32(e.max))).astype(np.float64)
-    exponent = _ceil_log2(np.where(scaled > 0, scaled, 1.0))
-    return np.asarray(np.where(scaled > 0, exponent, -SCALE_BIAS), dtype=np.int64)
-
-
-def _even(amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
-    # amax to the element's mantissa, ties away from zero, as rounding its bits does.
-    step = np.ldexp(1.0, _floor_log2(amax) - e.mantissa_bits)
-    return _floor_log2(np.floor(amax / step + 0.5) * step) - e.emax
-
-
-# rule -> exponent of the scale, for amax > 0.
-SCALE_RULES: MappingProxyType[str, Callable[[Reals, FloatFormat], npt.NDArray[np.int64]]] = (
+# The logarithms of formats.def, of x > 0.
+_LOG2: MappingProxyType[str, Callable[[Reals, FloatFormat], npt.NDArray[np.int64]]] = (
     MappingProxyType(
         {
-            "trn3": _trn3,  # [isa] the largest element lands one binade below the top
-            "ocp_floor": _floor,  # [mx] 6.3, then saturate
-            "rceil": _rceil,  # [ptx]
-            "ceil": _ceil,
-            "even": _even,
+            "floor": lambda x, e: _floor_log2(x),
+            "ceil": lambda x, e: _ceil_log2(x),
+            "nearest": _nearest_log2,
         }
     )
 )
+
+
+def _exponent(rule: ScaleRule, amax: Reals, e: FloatFormat) -> npt.NDArray[np.int64]:
+    """The scale's exponent, for amax > 0."""
+    share = rule.of == "share"
+    of = amax
+    if share:
+        of = (amax.astype(np.float32) * (np.float32(1) / np.float32(e.max))).astype(np.float64)
+    found = _LOG2[rule.log2](np.where(of > 0, of, 1.0), e) - (0 if share else e.emax) + rule.raised
+    return np.asarray(np.where(of > 0, found, -SCALE_BIAS), dtype=np.int64)
 
 
 def quantize_mx(
@@ -89,7 +77,7 @@ def quantize_mx(
     blocks = np.pad(values, padding).reshape(*values.shape[:-1], -(-k // size), size)
     amax = np.abs(blocks).max(axis=-1, initial=0.0)
     bad, zero = ~np.isfinite(amax), amax == 0
-    exponent = SCALE_RULES[rule](np.where(bad | zero, 1.0, amax), format.element)
+    exponent = _exponent(SCALE_RULES[rule], np.where(bad | zero, 1.0, amax), format.element)
     exponent = np.clip(np.where(zero, -SCALE_BIAS, exponent), -SCALE_BIAS, SCALE_BIAS)
     scaled = np.ldexp(np.where(bad[..., None], 0.0, blocks), -exponent[..., None])
     codes = encode(format.element, scaled, "saturate")

@@ -1,8 +1,7 @@
 """What the kernels know of formats and rules, as plain numbers: rows of compile-time constants.
 
 Element formats are those of formats.def whose codes are a sign and magnitude of a byte or half of
-one; a new scale rule is a row of `SCALE_RULES`. Both follow `torch_trn_emu.formats` and
-csrc/numerics/mx.cpp.
+one, scale rules its rows. Both follow `torch_trn_emu.formats` and csrc/numerics/mx.cpp.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from ..formats import ELEMENTS as FORMAT_ELEMENTS
-from ..formats import FORMATS, Specials
+from ..formats import FORMATS, SCALE_RULES, Specials
 
 __all__ = [
     "BLOCK_SIZE",
@@ -84,16 +83,12 @@ class Scale(NamedTuple):
     subtract: int
 
 
-_UP = 0x7FFFFF  # one more unless a power of two
-
-SCALE_RULES: Mapping[str, Callable[[int, int, float], Scale]] = MappingProxyType(
+# Added to the bits of a float32, so that its exponent is the logarithm of formats.def.
+_ROUNDING_BITS: Mapping[str, Callable[[int], int]] = MappingProxyType(
     {
-        # emax, mantissa bits, largest value
-        "trn3": lambda emax, m, top: Scale(1.0, 0, emax - 1),
-        "ocp_floor": lambda emax, m, top: Scale(1.0, 0, emax),
-        "rceil": lambda emax, m, top: Scale(float(np.float32(1) / np.float32(top)), _UP, 0),
-        "ceil": lambda emax, m, top: Scale(1.0, _UP, emax),
-        "even": lambda emax, m, top: Scale(1.0, 1 << (22 - m), emax),
+        "floor": lambda mantissa_bits: 0,
+        "ceil": lambda mantissa_bits: 0x7FFFFF,  # one more unless a power of two
+        "nearest": lambda mantissa_bits: 1 << (22 - mantissa_bits),
     }
 )
 
@@ -101,8 +96,13 @@ SCALE_RULES: Mapping[str, Callable[[int, int, float], Scale]] = MappingProxyType
 @cache
 def scale_constants(rule: str, element: Element) -> Scale:
     """The constants of a scale rule for an element format. Raises ValueError for another rule."""
-    row = FORMATS[element.name]
-    return named(SCALE_RULES, rule, "scale_rule")(row.emax, row.mantissa_bits, row.max)
+    row, made = FORMATS[element.name], named(SCALE_RULES, rule, "scale_rule")
+    share = made.of == "share"
+    return Scale(
+        float(np.float32(1) / np.float32(row.max)) if share else 1.0,
+        _ROUNDING_BITS[made.log2](row.mantissa_bits),
+        (0 if share else row.emax) - made.raised,
+    )
 
 
 def named(rows: Mapping[str, T], name: str, what: str) -> T:
