@@ -52,6 +52,9 @@ def main(torch: str, *arguments: str) -> int:
     copy = folder / "source"
     if not python.exists():
         venv.create(folder, with_pip=True)
+    for old in copy.iterdir() if copy.exists() else ():  # files that the sources no longer have
+        if old.name != "build":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT), dirs_exist_ok=True)
     install(python, torch, copy)
     os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD")

@@ -162,14 +162,19 @@ def test_dropout_is_the_fused_one(mode: str) -> None:
             )
             took[device] = found.counters["core_busy_time"]
         else:
-            called = torch.compile(step, backend="trn") if mode == "compile" else step
-            called(x).sum().backward()
+
+            def called(x, step=step):
+                return step(x).sum()
+
+            if mode == "compile":
+                called = torch.compile(called, backend="trn")
+            called(x).backward()
             step.zero_grad()
             x.grad = None
             torch.trn.reset_counters()
-            called(x).sum().backward()
+            called(x).backward()
             took[device] = torch.trn.counters()["core_busy_time"]
-    assert took["meta"] == pytest.approx(took["trn"], rel=0.3 if mode == "compile" else 0.01)
+    assert took["meta"] == pytest.approx(took["trn"], rel=0.1 if mode == "compile" else 0.01)
 
 
 @pytest.mark.parametrize(
