@@ -22,6 +22,7 @@ from .control import FLAG
 from .operators import policy_of
 
 __all__ = [
+    "STRIDED",
     "base_of",
     "call_of",
     "constant_of",
@@ -71,6 +72,7 @@ _NUMBERS = MappingProxyType({aten.scalar_tensor.default: 0, aten.full.default: 1
 # No views to torch, but their argument's values.
 _SEEN_THROUGH = (aten._unsafe_view.default, FLAG)
 
+STRIDED = "read by strides"  # in a node's meta: a copy that no program makes (strided.py)
 _SIZES: ContextVar[Mapping[Any, int]] = ContextVar("values of a graph's symbols")
 
 
@@ -133,6 +135,8 @@ def _schema(node: Node) -> Any:
 def is_free(node: Node) -> bool:
     """Whether a node launches nothing: arguments, views, arithmetic of sizes or on the host."""
     schema = _schema(node)
+    if node.meta.get(STRIDED):
+        return True
     if node.op != "call_function" or schema is None:
         return not isinstance(node.target, HigherOrderOperator)
     if getattr(node.target, "is_view", False) or schema.name.split("::")[1] in _FREE:
@@ -220,7 +224,11 @@ def base_of(node: Node) -> tuple[Node, bool]:
     while (
         node.op == "call_function"
         and node.all_input_nodes
-        and (getattr(node.target, "is_view", False) or node.target in _SEEN_THROUGH)
+        and (
+            getattr(node.target, "is_view", False)
+            or node.target in _SEEN_THROUGH
+            or node.meta.get(STRIDED)
+        )
     ):
         in_order &= is_in_order(node)
         node = node.all_input_nodes[0]

@@ -27,6 +27,7 @@ from .records import warn_unpriced
 from .recover_composites import recovered
 from .region import Region
 from .regions import regions_of
+from .strided import mark_strided
 from .written_back import places_of
 
 __all__ = ["Launch", "Piece", "launches_of", "pieces_of", "unpriced"]
@@ -130,6 +131,7 @@ class _Cut:
 
         held: list[Region] = []
         whole = attention_composed(recovered(gm.graph), self.policy)
+        mark_strided(whole)
         for region in regions_of(whole, self.policy):
             inner = bodies_of(gm, region.nodes[0])
             if not _decides(inner):
