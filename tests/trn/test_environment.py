@@ -149,3 +149,10 @@ x.to(torch.float8_e5m2)
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_wrong_variable_leaves_no_alias_without_a_word() -> None:
+    """torch.cuda is torch's own then: a script would take the CPU."""
+    code = "import torch; print(torch.cuda.is_available())"
+    said = python(code, TRN_EMU_AS="cuda", NEURON_RT_VISIBLE_CORES="0-7")
+    assert "cuda is no name of trn, which has no device: NEURON_RT_VISIBLE_CORES='0-7'" in said
