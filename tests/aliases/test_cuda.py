@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from torch_trn_emu.aliases.cuda_refusals import refusing, refusing_class
+from torch_trn_emu.errors import Unsupported
+
 SCRIPT = """
 import pickle
 import tempfile
@@ -357,3 +360,13 @@ assert stream.query()
 def test_functions_of_torch_c_do_what_torch_cuda_does(tmp_path):
     ran = run_as_cuda(tmp_path, INTERNALS, CUDA_VISIBLE_DEVICES="2,0,9")
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_refused_name_has_a_function_behind_it() -> None:
+    """torch.compile of 2.14 asks for torch.cuda.use_mem_pool.__wrapped__ when it is imported."""
+    name = refusing("use_mem_pool", "the pool is another")
+    for call in (name, name.__wrapped__):
+        with pytest.raises(Unsupported, match=r"torch\.cuda\.use_mem_pool has no counterpart"):
+            call()
+    with pytest.raises(Unsupported, match="GreenContext"):
+        refusing_class("GreenContext", "it is of CUDA")()

@@ -16,7 +16,10 @@ __all__ = ["CUDART", "compiling", "refusing", "refusing_class"]
 
 
 def refusing(name: str, why: str) -> Callable[..., Any]:
-    """A function that raises Unsupported with the reason."""
+    """A function that raises Unsupported with the reason.
+
+    It wraps another, as those do that it replaces: torch.compile of 2.14 looks behind use_mem_pool.
+    """
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise Unsupported(
@@ -25,7 +28,12 @@ def refusing(name: str, why: str) -> Callable[..., Any]:
         )
 
     refuse.__name__ = name
-    return refuse
+
+    @wraps(refuse)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return refuse(*args, **kwargs)
+
+    return called
 
 
 def refusing_class(name: str, why: str) -> type:
