@@ -128,8 +128,8 @@ def _needed(places: Sequence[tuple[Program, str]]) -> int:
 def _moves(program: Program, buffer: str) -> _Moves | None:
     """None where other instructions than plain transfers touch the buffer."""
     layout: list[tuple[object, ...]] = []
-    nbytes = 0.0
-    for i, trips in _executed(program.body, {}):
+    nbytes, trips = 0.0, program.loops()
+    for i in program.instructions():
         own = [a for a in (*i.reads, *i.writes) if _is_of(a, buffer)]
         if not own:
             continue
@@ -140,17 +140,6 @@ def _moves(program: Program, buffer: str) -> _Moves | None:
         layout.append((i.opcode, _has_tile(i), a.offset.const, tuple(moving), a.pattern))
         nbytes += prod(trip for trip, _ in moving) * a.nbytes / a.partitions
     return _Moves(tuple(layout), ceil(nbytes)) if layout else None
-
-
-def _executed(
-    body: Sequence[ProgramNode], trips: Mapping[int, int]
-) -> Iterator[tuple[Instruction, Mapping[int, int]]]:
-    """Each instruction with the trips of the loops around it."""
-    for node in body:
-        if isinstance(node, Loop):
-            yield from _executed(node.body, {**trips, node.id: node.trip})
-        elif isinstance(node, Instruction):
-            yield node, trips
 
 
 def _is_of(a: Access, buffer: str) -> bool:

@@ -11,16 +11,16 @@ from torch.fx import Node
 
 from .calls import base_of, tensor_of
 
-__all__ = ["FILLED", "fills_in_place", "is_written_back", "places_of"]
+__all__ = ["fills_in_place", "is_written_back", "places_of"]
 
 aten = torch.ops.aten
 
 # Operators that write entries of a copy of their first operand.
-FILLED = frozenset("scatter scatter_add scatter_reduce index_put index_add index_copy".split())
+_FILLED = frozenset("scatter scatter_add scatter_reduce index_put index_add index_copy".split())
 
 
 def fills_in_place(node: Node) -> bool:
-    """Whether an operator of FILLED may write where its first operand is.
+    """Whether an operator of _FILLED may write where its first operand is.
 
     It may if it alone reads what the graph made for it, or an input that gets the result back.
     """
@@ -68,9 +68,9 @@ def _back(given: Node) -> Node | None:
 
 
 def _filled(node: Node) -> Node | None:
-    """What an operator of FILLED fills a copy of."""
+    """What an operator of _FILLED fills a copy of."""
     schema = getattr(node.target, "_schema", None)
     first = node.args[0] if node.args else None
     if schema is None or not isinstance(first, Node):
         return None
-    return base_of(first)[0] if schema.name.split("::")[1] in FILLED else None
+    return base_of(first)[0] if schema.name.split("::")[1] in _FILLED else None

@@ -15,7 +15,7 @@ from .values import Input, Kind, RowStep, Values, step
 
 __all__ = ["absorbed"]
 
-COMMUTATIVE = frozenset(("add", "multiply", "max", "min"))
+COMMUTATIVE = frozenset(("add", "multiply", "max", "min", "logical_and", "logical_or"))
 
 
 def absorbed(

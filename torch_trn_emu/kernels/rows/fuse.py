@@ -18,7 +18,6 @@ from .values import Input, Kind, RowStep, Values, step
 __all__ = ["bias_of", "by_row", "fused", "with_factors"]
 
 
-_EITHER_WAY = frozenset(("add", "multiply", "max", "min", "logical_and", "logical_or"))
 _SCALARS = (Kind.COLUMN, Kind.ONE)
 _FULL_OR_COLUMN = (Kind.FULL, Kind.COLUMN)
 
@@ -68,7 +67,7 @@ def _by_row(s: RowStep, kinds: Mapping[str, Kind]) -> RowStep:
     attributes = {"op0": s.attributes["op"]}
     if kinds[a] in _SCALARS:
         a, b = b, a
-        if s.attributes["op"] not in _EITHER_WAY:
+        if s.attributes["op"] not in COMMUTATIVE:
             attributes["reverse0"] = True
     if kinds[b] not in _SCALARS or kinds[a] is not Kind.FULL:
         return s
