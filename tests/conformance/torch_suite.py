@@ -18,10 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zlib import crc32
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "torch_suite.json"
@@ -32,6 +33,7 @@ WAYS = {
     "cpu": {ONLY_FOR: "cpu", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
 }
 WRITTEN, DONE, CHOSEN = "TORCH_SUITE_WRITTEN", "TORCH_SUITE_DONE", "TORCH_SUITE_CHOSEN"
+EVERY = "TORCH_SUITE_EVERY"
 LARGEST_BYTES = 2 << 30  # tests that ask for more are skipped
 NOT_COUNTED = (
     r"Only runs on|Insufficient .* memory|test is slow|Excluded from CUDA|CUDA.* available"
@@ -46,6 +48,8 @@ PYTEST = (  # neither settings nor plug-ins of the source tree
 class File:
     path: str  # below test/, without .py
     ways: tuple[str, ...] = ("trn",)
+    every: int = 1  # one test in so many, chosen by name
+    without: str = ""  # a test that takes gigabytes and minutes, which it does not declare
 
 
 BOTH = ("trn", "cuda")
@@ -62,7 +66,7 @@ FILES = (
     File("test_nn"),
     File("test_native_mha"),
     File("test_modules"),
-    File("test_scatter_gather_ops"),
+    File("test_scatter_gather_ops", without="test_gather_large"),
     File("test_tensor_creation_ops"),
     File("test_segment_reductions"),
     File("test_transformers"),
@@ -95,6 +99,36 @@ FILES = (
     File("nn/test_parametrization"),
     File("nn/test_pooling"),
     File("nn/test_pruning"),
+    File("test_content_store"),
+    File("test_custom_ops", ("cuda",)),
+    File("test_decomp", every=20),
+    File("test_expanded_weights"),
+    File("test_fake_tensor", ("cuda",), every=10),
+    File("test_functionalization_of_rng_ops", ("cuda",)),
+    File("test_fx"),
+    File("test_fx_experimental"),
+    File("test_legacy_vmap"),
+    File("test_matmul_cuda"),
+    File("test_meta", every=50),
+    File("test_namedtensor"),
+    File("test_numpy_interop"),
+    File("test_ops", every=40),
+    File("test_ops_fwd_gradients", every=20),
+    File("test_ops_gradients", every=20),
+    File("test_ops_jit", every=10),
+    File("test_prims"),
+    File("test_proxy_tensor", ("cuda",), every=20),
+    File("test_python_dispatch"),
+    File("test_scaled_matmul_cuda"),
+    File("test_schema_check", ("cuda",), every=10),
+    File("test_stateless_rng", ("cuda",)),
+    File("test_testing"),
+    File("test_varlen_attention", ("cuda",)),
+    File("complex_tensor/test_complex_tensor"),
+    File("functorch/test_aotdispatch", ("cuda",), every=20),
+    File("functorch/test_eager_transforms", ("cuda",)),
+    File("functorch/test_ops", ("cuda",), every=40),
+    File("functorch/test_vmap", ("cuda",), every=10),
 )
 
 
@@ -133,6 +167,11 @@ REASONS = (
         why="must match",
     ),
     Reason("^cuda/", "The test leaves out CUDA, on which a kernel asserts.", why="CUDA.* asserts"),
+    Reason(
+        r"test_masked::.*test_mask_layout_sparse_coo_masked_prod_.*_float16",
+        "A tolerance for the CPU by name, of products in float16 in two orders.",
+        why="not close",
+    ),
     Reason(
         r"test_spectral_ops::.*test_fft_half_and_bfloat16_errors_.*_float16",
         "FFT of float16 raises on every device but CUDA: trn has what CUDA has.",
@@ -208,18 +247,28 @@ def _write(line: dict[str, str]) -> None:
 
 
 def pytest_configure() -> None:
-    from torch.testing._internal import common_device_type
+    from torch.testing._internal import common_device_type as devices
+    from torch.testing._internal import common_methods_invocations as operators
 
-    common_device_type._has_sufficient_memory = lambda device, size: size <= LARGEST_BYTES
+    devices._has_sufficient_memory = lambda device, size: size <= LARGEST_BYTES
+    if not hasattr(operators, "skipOps"):  # torch 2.13 moved it, and takes the last argument alone
+        operators.skip, operators.xfail = devices.skip, devices.xfail
+        operators.skipOps = lambda *args: devices.skipOps(args[-1])
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     done = set(Path(os.environ[DONE]).read_text().split("\n"))
     chosen = set(Path(os.environ[CHOSEN]).read_text().split("\n")) - {""}
+    every = int(os.environ[EVERY])
     items[:] = [
         item
         for item in items
-        if item.nodeid not in done and (not chosen or twin(item.nodeid) in chosen)
+        if item.nodeid not in done
+        and (
+            twin(item.nodeid) in chosen
+            if chosen
+            else crc32(twin(item.nodeid).encode()) % every == 0
+        )
     ]
 
 
@@ -259,7 +308,12 @@ def run(
         while time.monotonic() < until:
             written.write_text("")
             done.write_text("\n".join(found))
-            names = {WRITTEN: str(written), DONE: str(done), CHOSEN: str(only)}
+            names = {
+                WRITTEN: str(written),
+                DONE: str(done),
+                CHOSEN: str(only),
+                EVERY: str(file.every),
+            }
             status, last = _run_rest(source, file, way, names, until, k)
             begun = _read(written, found)
             if status == 124 or (not begun and status not in (0, 1, 5)):  # 5: no tests
@@ -273,7 +327,8 @@ def run(
 def _run_rest(
     source: Path, file: File, way: str, names: dict[str, str], until: float, k: str
 ) -> tuple[int, str]:
-    named = ["-k", k] if k else []
+    left_out = f"not {file.without}" if file.without else ""
+    named = ["-k", " and ".join(filter(None, (k and f"({k})", left_out)))]
     command = [sys.executable, "-m", "pytest", f"{file.path}.py", *PYTEST.split(), *named]
     path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | names | WAYS[way]
@@ -318,6 +373,8 @@ def record(source: Path, file: File, way: str, seconds: float, k: str = "") -> d
         ran = run(source, file, "cpu", time.monotonic() + seconds, others, k)
         twins = {twin(test): outcome.word for test, outcome in ran.items()}
     row: dict[str, Any] = {"passed": 0, "not counted": 0, "other": {}}
+    if file.every > 1 or file.without:
+        row["part"] = _part(file)
     for test, outcome in sorted(found.items()):
         beside = twins.get(twin(test), "skipped")
         if outcome.word == "passed":
@@ -327,6 +384,11 @@ def record(source: Path, file: File, way: str, seconds: float, k: str = "") -> d
         else:
             row["not counted"] += 1
     return row
+
+
+def _part(file: File) -> str:
+    sampled = f", one test in {file.every}" if file.every > 1 else ""
+    return sampled + (f", without `{file.without}`" if file.without else "")
 
 
 def reason(name: str, why: str) -> str:
@@ -353,7 +415,7 @@ def summary(results: dict[str, Any]) -> str:
     for way, files in sorted(results["ways"].items(), reverse=True):
         for file, row in files.items():
             counted = row["passed"] + len(row["other"])
-            lines.append(f"| `{file}` | {way} | {row['passed']} | {counted} |")
+            lines.append(f"| `{file}`{row.get('part', '')} | {way} | {row['passed']} | {counted} |")
             for test, (_, why) in row["other"].items():
                 text = reason(f"{way}/{file}::{test}", why) or "No reason yet."
                 listed.setdefault(text, []).append(f"{way} `{file}` `{test}`")
@@ -369,6 +431,7 @@ def main() -> int:
     options.add_argument("--ways", default="trn,cuda")
     options.add_argument("--seconds", type=float, default=720, help="limit of a file and way")
     options.add_argument("-k", default="", help="of these tests only; nothing is recorded")
+    options.add_argument("--every", type=int, default=0, help="one test in so many")
     options.add_argument("--results", type=Path, default=RESULTS)
     chosen = options.parse_args()
     if not (chosen.source / "test").is_dir():
@@ -378,6 +441,8 @@ def main() -> int:
         for way in file.ways:
             if way not in chosen.ways.split(",") or not re.search(chosen.only, file.path):
                 continue
+            if chosen.every:
+                file = replace(file, every=chosen.every)
             row = record(chosen.source, file, way, chosen.seconds, chosen.k)
             print(way, file.path, row["passed"], "passed,", len(row["other"]), "others", flush=True)
             now["ways"].setdefault(way, {})[file.path] = row
