@@ -112,7 +112,7 @@ FILES = (
     File("test_meta", every=50),
     File("test_namedtensor"),
     File("test_numpy_interop"),
-    File("test_ops", every=40),
+    File("test_ops", every=80),
     File("test_ops_fwd_gradients", every=20),
     File("test_ops_gradients", every=20),
     File("test_ops_jit", every=10),

@@ -1,5 +1,6 @@
 """Pooling over windows, forward and backward."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torch_trn_emu.kernels.pooling import tiles
+from torch_trn_emu.kernels.windows import Axis
+from torch_trn_emu.pricing import price_call
 
-from .calls import call_of, lowered, random, run
+from .calls import TARGET, call_of, lowered, random, run
 
 aten = torch.ops.aten
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -99,3 +102,34 @@ def test_other_ranks() -> None:
     window = ((2, 3, 2), (2, 1, 2), (1, 1, 0), False, False, None)
     op, back = aten.avg_pool3d.default, aten.avg_pool3d_backward.default
     _keeps_means(op, back, x, window, window)
+
+
+@given(
+    size=st.integers(1, 40), kernel=st.integers(1, 6), stride=st.integers(1, 4),
+    padding=st.integers(0, 3), dilation=st.integers(1, 3), first=st.integers(0, 9),
+)  # fmt: skip
+def test_counts_the_taps_inside(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, first: int
+) -> None:
+    axis = Axis(
+        size=size, out=(size + 2 * padding) // stride + 1, kernel=kernel, stride=stride,
+        padding=padding, dilation=dilation,
+    )  # fmt: skip
+    inside = [
+        sum(0 <= axis.source(o, k) < size for k in range(kernel)) for o in range(first, axis.out)
+    ]
+    runs = axis.counts(first, len(inside))
+    assert [taps for taps, many in runs for _ in range(many)] == inside
+    assert all(a[0] != b[0] for a, b in pairwise(runs))
+
+
+@pytest.mark.parametrize("axis", [-3, -2, -1])
+@pytest.mark.parametrize("op", [aten.max_pool3d_with_indices, aten.avg_pool3d, aten.conv3d])
+def test_prices_an_axis_of_any_length_at_once(op: Any, axis: int) -> None:
+    """A program holds a bounded number of strips; beyond, the price is inferred."""
+    shape = [1, 1, 1, 1, 1]
+    shape[axis] = 2**24 + 1
+    x = torch.empty(shape, device="meta")
+    given = (torch.empty(1, 1, 1, 1, 1, device="meta"),) if op is aten.conv3d else ((1, 1, 1),)
+    price = price_call(call_of(op.default, x, *given), TARGET)
+    assert price.seconds > 2**24 * 4 / 4.9e12  # what memory needs to read it

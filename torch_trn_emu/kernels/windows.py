@@ -8,7 +8,10 @@ is padded. Strips that look alike become one loop.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
+
+MOST_STRIPS = 1 << 16  # of an axis, which take about a second (chosen)
+MOST_UNROLLED = 1024  # strips of a program one after the other, a few seconds (chosen)
 
 __all__ = ["Axis", "Strip", "Tap", "inside_together", "taps_of"]
 
@@ -40,7 +43,12 @@ class Strip:
     about: object = None  # what else must be alike for strips to share a loop
 
     def unrolled(self) -> "Iterator[Strip]":
-        """The strips one by one."""
+        """The strips one by one.
+
+        Raises ValueError for more than a program should hold: the call gets an inferred price.
+        """
+        if self.repeat > MOST_UNROLLED:
+            raise ValueError(f"{self.repeat} strips that no loop can stand for")
         for i in range(self.repeat):
             first, low = self.first + i * self.count, self.low + i * self.step
             yield replace(self, first=first, low=low, repeat=1, step=0)
@@ -105,7 +113,7 @@ class Axis:
             )
             return Strip(
                 first=first, count=count, low=low, span=high - low, taps=taps,
-                about=tuple(self.counts(low, high - low)),
+                about=self.counts(low, high - low),
             )  # fmt: skip
 
         return _merged(strip, self.size, count)
@@ -116,14 +124,23 @@ class Axis:
         begin, end = max(begin, first), min(end, first + count)
         return begin - first, max(0, end - begin)
 
-    def counts(self, first: int, count: int) -> list[int]:
-        """How many taps of each of the outputs first .. lie inside."""
+    def counts(self, first: int, count: int) -> tuple[tuple[int, int], ...]:
+        """Runs of the outputs first .. with as many taps inside: (taps, how many outputs)."""
         inside = [self.valid(k, 0, self.size) for k in range(self.kernel)]
-        return [sum(a <= o < b for a, b in inside) for o in range(first, first + count)]
+        last = first + count
+        cuts = sorted({first, last, *(c for pair in inside for c in pair if first < c < last)})
+        runs: list[tuple[int, int]] = []
+        for low, high in pairwise(cuts):
+            taps = sum(a <= low < b for a, b in inside)
+            before = runs.pop()[1] if runs and runs[-1][0] == taps else 0
+            runs.append((taps, before + high - low))
+        return tuple(runs)
 
 
 def _merged(strip: Callable[[int, int], Strip], length: int, count: int) -> list[Strip]:
     made: list[Strip] = []
+    if length > count * MOST_STRIPS:
+        raise ValueError(f"{length // count} strips of {count}")
     for first in range(0, length, count):
         new = strip(first, min(count, length - first))
         last = made[-1] if made else None

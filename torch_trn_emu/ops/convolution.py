@@ -49,7 +49,8 @@ def _described(
     """The forward pass from x to y, or of the transposed one: from its result to its input."""
     big, small = (y, x) if transposed else (x, y)
     axes = _axes(big.shape[2:], small.shape[2:], w.shape[2:], window)
-    inside = prod(sum(axis.counts(0, axis.out)) for axis in axes)  # of the padding nothing counts
+    # Of the padding nothing counts.
+    inside = prod(sum(taps * n for taps, n in axis.counts(0, axis.out)) for axis in axes)
     return Convolution(
         batch=x.shape[0],
         channels=w.shape[1],

@@ -112,7 +112,7 @@ def _mean(call: Call, at: int, axes: list[Axis], x: TensorArg) -> Pool:
         else a
         for a in axes
     ]
-    even = all(set(a.counts(0, a.out)) == {a.kernel} for a in counting)
+    even = all([taps for taps, _ in a.counts(0, a.out)] == [a.kernel] for a in counting)
     divided = float(divisor or (prod(a.kernel for a in axes) if even else 0))
     return Pool(
         op="add", axes=_padded(axes), divisor=divided, counting=_padded(counting), dtype=x.dtype

@@ -110,7 +110,7 @@ class PoolTiles:
         """1 / (how many taps lie inside), for outputs (first, count) of depth, height, width."""
         b, axes = self.b, self.spec.counting or self.spec.axes
         row, width = tile.row_elements, ranges[2][1]
-        (deep,) = axes[0].counts(*ranges[0])
+        ((deep, _),) = axes[0].counts(*ranges[0])
         whole = Access(buffer=tile, offset=Affine(offset),
                        pattern=((row, P), (1, ranges[1][1] * width)))  # fmt: skip
         b.emit("memset", whole, value=0.0)
