@@ -241,7 +241,7 @@ def distributed_files_table() -> str:
     sys.path.insert(0, str(ROOT / "tests/distributed"))
     import suites
 
-    head = ("file", "way", "passed on trn", "of", "with trn memory", "passed with gloo", "not run")
+    head = ("file", "way", "passed on trn", "of", "with trn memory", "not run")
     text = markdown_table(head, suites.table(files))
     for reason, tests in suites.others(files).items():
         text += f"\n\n{reason}\n\n" + "\n".join(f"- {test}" for test in tests)

@@ -362,6 +362,35 @@ def test_functions_of_torch_c_do_what_torch_cuda_does(tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
+FAKES = """
+import warnings
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.pipelining import SplitPoint, pipeline
+
+model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).cuda()
+x = torch.randn(2, 3, device="cuda")
+with FakeTensorMode() as mode:
+    made = [mode.from_tensor(x), torch.empty(3, 4, device="cuda")]
+    made.append(made[0] @ mode.from_tensor(model[0].weight).t())
+    made.append(torch.zeros_like(made[0], device=made[0].device))
+for fake in made:
+    assert fake.device == torch.device("cuda:0") and fake.fake_device.type == "trn"
+exported = torch.export.export(model, (x,)).module()
+assert torch.equal(exported(x), model(x))
+exported(x).sum().backward()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch's own, of its graphs
+    pipe = pipeline(model, (x,), split_spec={"1": SplitPoint.BEGINNING})
+assert pipe.num_stages == 2 and torch.equal(pipe(x)[0], model(x))
+"""
+
+
+def test_fake_tensors_export_and_the_pipeline_of_a_model(tmp_path):
+    ran = run_as_cuda(tmp_path, FAKES)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_a_refused_name_has_a_function_behind_it() -> None:
     """torch.compile of 2.14 asks for torch.cuda.use_mem_pool.__wrapped__ when it is imported."""
     name = refusing("use_mem_pool", "the pool is another")

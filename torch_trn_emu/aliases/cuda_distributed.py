@@ -20,12 +20,15 @@ from ..torch_private import compiled_c10d, tree_map_only
 
 __all__ = ["asked_by_torch", "install", "map_data_parallel"]
 
-# DataParallel compares with the device that it was told, which is cuda.
-_OWN = re.compile(r"torch\.(distributed|nn\.parallel(?!\.data_parallel)|_utils)(\.|$)")
+# DataParallel compares with the device that it was told, which is cuda. A fake tensor is on the
+# device that it hears of, and torch has no guard for cuda.
+_OWN = re.compile(r"torch\.(distributed|_subclasses|nn\.parallel(?!\.data_parallel)|_utils)(\.|$)")
 
 
 def asked_by_torch(depth: int) -> bool:
-    """Whether torch.distributed or a parallel wrapper asks: it must hear the real device."""
+    """Whether torch.distributed, a parallel wrapper or a fake tensor's maker asks: it must hear the
+    real device.
+    """
     name = sys._getframe(depth + 1).f_globals.get("__name__", "")
     return _OWN.match(name) is not None
 

@@ -1,4 +1,4 @@
-"""Generators, streams and events under `--as-cuda`: they are made for cuda and say cuda.
+"""Generators, streams, events and fake tensors under `--as-cuda`: they say cuda.
 
 Their types are torch._C's, so `isinstance` and what torch checks in C++ hold as before. Checked on
 torch 2.13.0.
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .. import _C, trn
+from ..torch_private import FakeTensor
 
 __all__ = ["map_types"]
 
@@ -24,13 +25,13 @@ def _event_repr(self: torch.Event) -> str:
     return f"<torch.cuda.Event {number:#x}>" if number else "<torch.cuda.Event uninitialized>"
 
 
-def _says_cuda(device: Any, to_cuda: Callable[[Any], Any], to_torch: bool) -> property:
-    """The device as cuda for scripts and libraries; torch itself hears so only if `to_torch`."""
+def _says_cuda(device: Any, to_cuda: Callable[[Any], Any], real_to: tuple[str, ...]) -> property:
+    """The device as cuda for scripts and libraries; modules whose names begin so hear the real."""
 
     def shown(self: Any) -> torch.device:
         real: torch.device = device.__get__(self)
         asking = sys._getframe(1).f_globals.get("__name__", "")
-        return real if asking.startswith("torch.") and not to_torch else to_cuda(real)
+        return real if asking.startswith(real_to) else to_cuda(real)
 
     return property(shown)
 
@@ -48,8 +49,10 @@ def map_types(to_trn: Callable[[Any], Any], to_cuda: Callable[[Any], Any]) -> No
         _C.translate_constructor(kind, arguments)
     for kind in (torch.Generator, *generic):
         real: Any = kind.device  # type: ignore[attr-defined]
-        shown = _says_cuda(real, to_cuda, to_torch=kind is torch.Generator)
+        shown = _says_cuda(real, to_cuda, () if kind is torch.Generator else ("torch.",))
         _C.set_type_attribute(kind, "device", shown)
+    fake: Any = FakeTensor
+    fake.device = _says_cuda(fake.device, to_cuda, ("torch.", "torch_trn_emu."))
     for kind, representation in ((torch.Stream, _stream_repr), (torch.Event, _event_repr)):
         _C.set_type_attribute(kind, "__repr__", representation)
     _C.set_type_attribute(torch.Event, "cuda_event", property(lambda self: self.event_id))
