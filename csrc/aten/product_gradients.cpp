@@ -296,6 +296,12 @@ Tensor differentiable(DispatchKeySet keys, const Tensor& a, const Tensor& b, int
 
 }  // namespace
 
+Tensor product_of(const Tensor& a, const Tensor& b, ProductRole role) {
+  if (says_roles(a, role)) return multiply(a, b, role);
+  const RoleScope scope({role.matmul_class, -1});
+  return at::mm(a, b);
+}
+
 std::vector<ProductNode> product_nodes() {
   return {{typeid(Mm), c10::make_intrusive<made::MmBackward0>()},
           {typeid(Addmm), c10::make_intrusive<made::AddmmBackward0>()},

@@ -42,6 +42,9 @@ class RoleScope {
   ProductRole role_;
 };
 
+// The product of two matrices in a gradient, whose role is not what its operands say.
+at::Tensor product_of(const at::Tensor& a, const at::Tensor& b, ProductRole role);
+
 // ---- what is known to be a weight: a parameter of a module, and what is made of it by views,
 // copies, casts, by choosing some of its matrices or by putting weights together ----
 

@@ -104,7 +104,8 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (2, 3, 8),
     ),
 }
-PLAIN = {"mm", "t", "unbind", "split", "view"}  # what a fused kernel's operands are made with
+# what the operands of fused kernels are made with
+PLAIN = {"cat", "mm", "select", "slice", "split", "t", "unbind", "view"}
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's nested tensors of encoder layers

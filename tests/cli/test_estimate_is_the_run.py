@@ -50,6 +50,12 @@ CASES = {
     "transformer": (Block, TOKENS, optimizer("AdamW"), False),
     "autocast": (Block, TOKENS, optimizer("AdamW"), True),
     "recurrent": (lambda: nn.GRU(8, 8), torch.randn(3, 2, 8), optimizer("RMSprop"), False),
+    "LSTM": (
+        lambda: nn.LSTM(8, 8, 2, batch_first=True, bidirectional=True, dropout=0.1),
+        torch.randn(3, 2, 8),
+        optimizer("SGD"),
+        True,
+    ),
 }
 
 

@@ -23,10 +23,10 @@ CHUNKS = (
     "gets larger ones: float32 sums in another order, then rounded."
 )
 RECURRENT = (
-    "On the CPU torch multiplies the inputs of all steps at once; on accelerators it goes step by "
-    "step and adds the biases in a fused cell. Sums are taken in another order, and 16-bit formats "
-    "are rounded more often. The bound of 16-bit results is measured sample by sample: one "
-    "rounding, and twice what the host itself is off float32, as a share of the tensor's largest."
+    "The CPU computes a layer of LSTM with oneDNN. On accelerators a fused cell adds the biases of "
+    "an LSTM, and those of cells. Sums are taken in another order, and 16-bit formats are rounded "
+    "more often. The bound of 16-bit results is measured sample by sample: one rounding, and twice "
+    "what the host itself is off float32, as a share of the tensor's largest."
 )
 
 REASONS = (

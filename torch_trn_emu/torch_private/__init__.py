@@ -51,6 +51,7 @@ from torch.utils._pytree import (
 
 __all__ = [
     "COMPILE_FX",
+    "DECOMPOSITIONS",
     "DTENSOR_RANDOM",
     "FAKE_TENSOR_LOGGER",
     "RING_ATTENTION",
@@ -193,6 +194,7 @@ def _and_meta(devices: Callable[..., list[str]], *args: Any, **kwargs: Any) -> l
 # --- modules by name ---
 
 COMPILE_FX = "torch._inductor.compile_fx"  # torch.compile without a backend
+DECOMPOSITIONS = "torch._decomp.decompositions"  # recurrent layers in graphs
 DTENSOR_RANDOM = "torch.distributed.tensor._random"  # random operators of sharded tensors
 RING_ATTENTION = "torch.distributed.tensor.experimental._context_parallel._attention"
 FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"  # `trn-emu estimate` logs errors once

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+import torch
+
 from ..importing import when_imported
 from ..settings import DEVICE_TYPE
-from ..torch_private import COMPILE_FX, DispatchKey, flex_operators
+from ..torch_private import COMPILE_FX, DECOMPOSITIONS, DispatchKey, flex_operators
 
 __all__ = ["ADAPTED", "install"]
 
@@ -61,8 +63,21 @@ def _compile_fx(module: Any) -> None:
     module.compile_fx = chosen
 
 
+def _decompositions(module: Any) -> None:
+    """Decompose recurrent layers in graphs as on the CPU: the device's kernels would come first."""
+    del module
+    keys: Any = DispatchKey
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        packet = getattr(torch.ops.aten, name)
+        for overload in (packet.input, packet.data):
+            made = overload.py_kernels[DispatchKey.Autograd]
+            for key in (keys.PrivateUse1, keys.AutogradPrivateUse1):
+                overload.py_impl(key)(made)
+
+
 ADAPTED: dict[str, Callable[[Any], None]] = {
     COMPILE_FX: _compile_fx,
+    DECOMPOSITIONS: _decompositions,
     "torch.nn.attention.flex_attention": _flex_attention,
 }
 
