@@ -54,8 +54,8 @@ _COMPOSITES = (
 )
 # Called by this key, its kernel gets a number where it takes a tensor. Checked on torch 2.13.0.
 _NOT_BY_KEY = frozenset(("remainder",))
-# The device's own kernel launches products: csrc/aten/folding.cpp.
-_MADE_OF_PRODUCTS = frozenset(("matmul", "linear"))
+# The device's own kernel launches products: csrc/aten/folding.cpp and recurrent_layers.cpp.
+_MADE_OF_PRODUCTS = frozenset(("matmul", "linear", "lstm", "gru", "rnn_tanh", "rnn_relu"))
 # Made of what has no kernel on `meta`, or of something else there. Checked on torch 2.13.0.
 _OTHERWISE_ON_META = frozenset(
     "cummax cummin linspace logcumsumexp logspace masked_scatter masked_scatter_backward remainder "
