@@ -5,7 +5,7 @@ import torch
 
 from torch_trn_emu import estimate
 from torch_trn_emu.errors import Unimplemented
-from torch_trn_emu.known_values import MOST
+from torch_trn_emu.estimation.known_values import MOST
 
 
 def x() -> torch.Tensor:

@@ -12,7 +12,6 @@ PACKAGE = "torch_trn_emu"
 # From the bottom up. Modules on one line may import each other.
 LAYERS = (
     ("errors", "files", "importing", "pages", "compatibility", "_library", "_C", "torch_private"),
-    ("known_values",),
     ("chip",),
     ("settings",),  # checked against the chip
     ("collectives",),

@@ -18,7 +18,7 @@ _BETWEEN = (
         str(_TORCH / name)
         for name in ("_compile.py", "_dynamo/eval_frame.py", "_ops.py", "overrides.py")
     ),
-    str(_OURS.parent / "estimation.py"),
+    *map(str, (_OURS.parent / "estimation").glob("*.py")),
 )
 
 

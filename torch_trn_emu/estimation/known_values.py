@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .errors import Unimplemented
-from .torch_private import disable_modes, tree_leaves, tree_map
+from ..errors import Unimplemented
+from ..torch_private import disable_modes, tree_leaves, tree_map
+from .meta_results import tensors_in
 
 __all__ = ["KnownValues"]
 
@@ -59,7 +60,7 @@ class KnownValues:
 
     def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The same of the twins, or None: not known, or nothing of `meta`."""
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        given = tensors_in(args, kwargs)
         makes = torch.device(kwargs.get("device") or "cpu").type == "meta"
         if not makes and not any(map(_is_meta, given)):
             return None
@@ -95,8 +96,8 @@ class KnownValues:
     def _spoil(self, argument: Any, value: Any) -> None:
         if argument.alias_info is None or not argument.alias_info.is_write:
             return
-        for tensor in tree_leaves(value):
-            twin = self._twins.get(tensor) if isinstance(tensor, torch.Tensor) else None
+        for tensor in tensors_in(value):
+            twin = self._twins.get(tensor)
             if twin is not None:
                 self._spoiled.add(twin.untyped_storage()._cdata)
 
@@ -126,4 +127,4 @@ def _to_meta(value: Any) -> Any:
 def _elements(func: Callable[..., Any], args: Any, kwargs: Any) -> int:
     """Of what a factory makes."""
     made = func(*args, **kwargs)
-    return sum(t.numel() for t in tree_leaves(made) if isinstance(t, torch.Tensor))
+    return sum(tensor.numel() for tensor in tensors_in(made))
