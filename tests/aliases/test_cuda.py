@@ -105,10 +105,11 @@ assert held.tolist() == [1, 1]
 several = lambda: nn.DataParallel(nn.Linear(2, 2).cuda())
 kernel = torch.cuda.jiterator._create_jit_fn("template <typename T> T twice(T x) { return x * 2; }")
 runtime = torch.cuda.cudart()
+assert runtime.cudaHostRegister(1024, 64, 1) == runtime.cudaHostUnregister(1024) == 0
 assert runtime.cudaProfilerStart() == runtime.cudaProfilerStop() == 0
 assert runtime.cudaMemGetInfo(1) == torch.cuda.mem_get_info(1)
 for refused, reason in (
-    (runtime.cudaHostRegister, "--as-cuda cannot map it: it accesses a CUDA library"),
+    (runtime.cudaDeviceEnablePeerAccess, "--as-cuda cannot map it: it accesses a CUDA library"),
     (lambda: kernel(weight), "kernels written in CUDA"),
     (several, "NEURON_RT_NUM_CORES=1"),
 ):
@@ -374,6 +375,8 @@ with FakeTensorMode() as mode:
     made = [mode.from_tensor(x), torch.empty(3, 4, device="cuda")]
     made.append(made[0] @ mode.from_tensor(model[0].weight).t())
     made.append(torch.zeros_like(made[0], device=made[0].device))
+with torch.device("cpu"):  # a mode above the alias
+    made.append(mode.from_tensor(x))
 for fake in made:
     assert fake.device == torch.device("cuda:0") and fake.fake_device.type == "trn"
 exported = torch.export.export(model, (x,)).module()
@@ -388,6 +391,33 @@ assert pipe.num_stages == 2 and torch.equal(pipe(x)[0], model(x))
 
 def test_fake_tensors_export_and_the_pipeline_of_a_model(tmp_path):
     ran = run_as_cuda(tmp_path, FAKES)
+    assert ran.returncode == 0, ran.stderr
+
+
+COMPILED_AUTOGRAD = """
+import torch
+from torch import nn
+
+def double(p):
+    p.grad.mul_(2)
+
+for device, backend in (("cpu", "eager"), ("cuda", "trn")):
+    grads = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).to(device)
+        model[2].weight.register_post_accumulate_grad_hook(double)
+        x = torch.ones(2, 3, device=device)
+        compiled = torch.compile(model, backend=backend) if enabled else model
+        with torch._dynamo.config.patch(compiled_autograd=enabled):
+            compiled(x).sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
+"""
+
+
+def test_compiled_autograd_traces_the_alias(tmp_path):
+    ran = run_as_cuda(tmp_path, COMPILED_AUTOGRAD, TRN_EMU_MATMUL="fp32")
     assert ran.returncode == 0, ran.stderr
 
 

@@ -30,6 +30,7 @@ from ..torch_private import (
     DeviceContext,
     DisableTorchFunction,
     StorageBase,
+    compiles_autograd,
     function_modes,
     set_autograd_engine,
     validate_device,
@@ -320,10 +321,13 @@ def _mode() -> AbstractContextManager[Any]:
 
 
 class _Engine(OneThread):
-    """`Tensor.backward` runs without the mode that dispatched it; hooks and `backward` need it."""
+    """`Tensor.backward` runs without the mode that dispatched it; hooks and `backward` need it.
+
+    Compiled autograd would trace the mode: what it runs sees trn, as in every compiled graph.
+    """
 
     def run_backward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling() or compiles_autograd():
             return super().run_backward(*args, **kwargs)
         with _mode():
             return super().run_backward(*args, **kwargs)

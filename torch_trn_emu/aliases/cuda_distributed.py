@@ -29,7 +29,10 @@ def asked_by_torch(depth: int) -> bool:
     """Whether torch.distributed, a parallel wrapper or a fake tensor's maker asks: it must hear the
     real device.
     """
-    name = sys._getframe(depth + 1).f_globals.get("__name__", "")
+    frame = sys._getframe(depth + 1)
+    while frame.f_code.co_name == "__torch_function__" and frame.f_back is not None:
+        frame = frame.f_back  # another mode hands on what it was asked
+    name = frame.f_globals.get("__name__", "")
     return _OWN.match(name) is not None
 
 

@@ -60,6 +60,9 @@ class _Cudart:
             "cudaProfilerStart": trn.profiler.start,
             "cudaProfilerStop": trn.profiler.stop,
             "cudaMemGetInfo": trn.mem_get_info,
+            # trn copies from any host memory, which is_pinned() goes on to tell apart.
+            "cudaHostRegister": lambda pointer, size, flags: None,
+            "cudaHostUnregister": lambda pointer: None,
         }
     )
 

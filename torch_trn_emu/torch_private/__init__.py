@@ -76,6 +76,7 @@ __all__ = [
     "TracingContext",
     "autograd_node",
     "compiled_c10d",
+    "compiles_autograd",
     "device_of_dlpack",
     "disable_modes",
     "dispatch_key",
@@ -203,3 +204,9 @@ FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"  # `trn-emu estimate` logs 
 def flex_operators() -> Any:
     """What FlexAttention does by device, and what its operators compute."""
     return importlib.import_module("torch._higher_order_ops.flex_attention")
+
+
+def compiles_autograd() -> bool:
+    """Whether compiled autograd runs the backward passes; imports nothing to find out."""
+    module = sys.modules.get("torch._dynamo.compiled_autograd")
+    return module is not None and module.compiled_autograd_enabled

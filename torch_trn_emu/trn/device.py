@@ -73,6 +73,11 @@ class DeviceProperties:
         """The number of cores that work in parallel; for scripts written for CUDA."""
         return self.physical_cores
 
+    @property
+    def gcnArchName(self) -> str:
+        """The name, as in torch's builds for CUDA."""
+        return self.name
+
 
 def is_available() -> bool:
     """Whether a trn device is available: True unless the environment has invalid settings."""
