@@ -4,6 +4,7 @@
 #include "recurrence.h"
 
 #include "product_roles.h"
+#include "turned_weight.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/_thnn_fused_gru_cell.h>
@@ -121,6 +122,8 @@ Recurred run(const Recurrence& layer, Kept* kept) {
   Carried h(layer.hx, begin), c(layer.cx, begin);
   const bool lstm = layer.kind == CellKind::lstm;
   const Tensor weight_t = layer.weight.t();
+  const bool as_the_cpu = !lstm || layer.projection.defined();
+  const TurnedWeight turned(weight_t, layer.hx.size(0), as_the_cpu ? 0 : int64_t(order.size()));
   const Tensor projection_t = layer.projection.defined() ? layer.projection.t() : Tensor();
   Tensors out(order.size());
   if (kept != nullptr) {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_trn_emu
 
@@ -227,6 +228,31 @@ def test_a_state_that_is_both_of_an_lstms():
         (first,) = torch.autograd.grad(out, state, create_graph=True)
         results.append([first.detach().cpu(), torch.autograd.grad(first.sum(), state)[0].cpu()])
     check(results[1], results[0])
+
+
+class Passing(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 8, 20])
+def test_a_copy_of_the_weight_for_all_steps(steps):
+    """An LSTM whose weight is read often enough, and as it is then: csrc/aten/turned_weight.h."""
+    torch.manual_seed(0)
+    there, here = nn.LSTM(40, 96), nn.LSTM(40, 96).to("trn")
+    x, grad = torch.randn(steps, 3, 40), torch.randn(steps, 3, 96)
+    with torch_trn_emu.precision("fp32"):
+        for _ in range(2):
+            here.load_state_dict({name: 2 * p for name, p in there.state_dict().items()})
+            there.load_state_dict(here.state_dict())
+            out, wanted = here(x.to("trn"))[0], there(x)[0]
+            torch.testing.assert_close(out.cpu(), wanted)
+            out.backward(grad.to("trn"))
+            wanted.backward(grad)
+            check([p.grad.cpu() for p in here.parameters()], [p.grad for p in there.parameters()])
+            there.zero_grad(), here.zero_grad()
+            with torch.no_grad(), Passing():
+                assert torch.equal(here(x.to("trn"))[0], out)
 
 
 @pytest.mark.parametrize("kind", OPERATORS)
