@@ -6,6 +6,7 @@
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/quantized/QTensorImpl.h>
+#include <c10/core/AutogradState.h>
 #include <c10/core/DeviceGuard.h>
 
 namespace trn {
@@ -22,6 +23,23 @@ DispatchKeySet host_keys(const at::Tensor& tensor) {
   return tensor.key_set().remove_backend(c10::BackendComponent::PrivateUse1Bit) |
          DispatchKeySet(host().component);
 }
+
+// Tensors made meanwhile are inference tensors like `origin`, or are not, whatever the mode: views of
+// them are what views of `origin` should be.
+class InferenceLike {
+ public:
+  explicit InferenceLike(const at::Tensor& origin) : before_(c10::AutogradState::get_tls_state()) {
+    c10::AutogradState state = before_;
+    state.set_inference_mode(origin.is_inference());
+    c10::AutogradState::set_tls_state(state);
+  }
+  ~InferenceLike() { c10::AutogradState::set_tls_state(before_); }
+  InferenceLike(const InferenceLike&) = delete;
+  InferenceLike& operator=(const InferenceLike&) = delete;
+
+ private:
+  const c10::AutogradState before_;
+};
 
 constexpr size_t kMemberHolders = 2;  // the sparse tensor and the handle we pass
 
@@ -79,6 +97,7 @@ bool is_sparse(const at::Tensor& tensor) { return tensor.key_set().has_any(kSpar
 bool is_composite(const at::Tensor& tensor) { return tensor.key_set().has_any(kCompositeKeys); }
 
 at::Tensor make_composite_alias(HostCall& call, const at::Tensor& tensor, Access access) {
+  const InferenceLike like(tensor);
   if (tensor.is_nested()) return alias_nested(call, tensor, access);
   if (tensor.is_quantized()) return alias_quantized(call, tensor, access);
   at::Tensor made =
@@ -112,6 +131,7 @@ void carry_composite(HostCall& call, const at::Tensor& origin, const at::Tensor&
 
 // Members held only by the result are re-labelled in place; the tensor around them is made anew.
 at::Tensor adopt_sparse(const at::Tensor& result, c10::Device device, Adopt adopt) {
+  const InferenceLike like(result);
   const DispatchKeySet keys = result.key_set().remove_backend(host().component) |
                               DispatchKeySet(c10::BackendComponent::PrivateUse1Bit);
   if (is_coo(result)) {

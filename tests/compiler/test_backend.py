@@ -464,3 +464,27 @@ def test_host_graphs_are_inductors():
     y = torch.compile(lambda x: (x @ x).sin(), backend="trn")(x)
     torch.testing.assert_close(y, (x @ x).sin())
     assert y.device.type == "cpu"
+
+
+@pytest.mark.filterwarnings("ignore:.*prototype", "ignore:.*pickle")
+def test_jagged_tensors_compile():
+    """Their ragged dimension is a symbol that stands for no number."""
+
+    def function(nested):
+        padded = (nested.sin() * 2).to_padded_tensor(0.5)
+        return padded, padded.sum(1).cos()
+
+    compiled = torch.compile(function, backend="trn", fullgraph=True)
+    for lengths in ((2, 3), (4, 1)):  # the second with symbolic sizes
+        parts = [leaf(n, 6) for n in lengths]
+        expected = results(lambda *p: function(_jagged(p)), parts)
+        actual = results(lambda *p: compiled(_jagged(p)), parts)
+        for (_, a), (_, e) in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, e)
+    rows = compiler.report()
+    assert rows
+    assert {r.status for r in rows} == {"compiled"}
+
+
+def _jagged(parts):
+    return torch.nested.as_nested_tensor(list(parts), layout=torch.jagged)

@@ -1,6 +1,7 @@
 """Operators by family, bit for bit as on the host; also on results whose size depends on data."""
 
 import warnings
+from itertools import product
 
 import pytest
 import torch
@@ -425,3 +426,36 @@ def test_a_list_is_one_launch_and_its_results_are_not_copied():
     counts = torch_trn_emu.op_counts()
     assert counts == {"aten::_foreach_sqrt": 1, "aten::_foreach_add_.List": 1}
     assert torch.trn.max_memory_allocated() - before == sum(4096 for _ in roots)
+
+
+VIEWS = {
+    "alias": torch.ops.aten.alias,
+    "detach": torch.Tensor.detach,
+    "transpose": lambda x: x.transpose(-1, -2),
+    "select": lambda x: x[0],
+    "unbind": lambda x: x.unbind()[-1],
+    "values": lambda x: x.values(),
+}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*beta state", "ignore:.*invariant checks", "ignore:.*prototype"
+)
+@pytest.mark.filterwarnings("ignore:.*quantiz", "ignore:.*deprecated")
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_views_in_inference_mode_are_what_those_of_the_host_are(name):
+    """Of tensors that were made in the mode and outside of it."""
+
+    def outcome(device, view, made, read):
+        with torch.inference_mode(made):
+            x = LAYOUTS[name](torch.eye(4, device=device))
+        try:
+            with torch.inference_mode(read):
+                y = view(x)
+        except (RuntimeError, NotImplementedError, AttributeError) as error:
+            return type(error)
+        assert y.device.type == device
+        return x.is_inference(), y.is_inference()
+
+    for view, made, read in product(VIEWS.values(), (False, True), (False, True)):
+        assert outcome("trn", view, made, read) == outcome("cpu", view, made, read), (view, made)

@@ -44,9 +44,17 @@ def places_of(gm: GraphModule) -> tuple[_Place, ...]:
     for made, nodes in ((False, gm.graph.find_nodes(op="placeholder")), (True, results)):
         for k, node in enumerate(nodes):
             for dimension, size in _sizes_of(node):
-                if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                if isinstance(size, torch.SymInt) and _is_a_number(size):
                     found.setdefault(size.node.expr, _Place(size.node.expr, made, k, dimension))
     return tuple(found.values())
+
+
+def _is_a_number(size: torch.SymInt) -> bool:
+    """Whether it stands for a size, not for the ragged dimension of a jagged tensor.
+
+    That one is an argument that no tensor of the graph has: `values` and `offsets` have their own.
+    """
+    return bool(size.node.expr.is_Symbol) and not size.node.is_nested_int()
 
 
 def _sizes_of(node: Any) -> Iterator[tuple[int | None, Any]]:
