@@ -24,8 +24,8 @@ DispatchKeySet host_keys(const at::Tensor& tensor) {
          DispatchKeySet(host().component);
 }
 
-// Tensors made meanwhile are inference tensors like `origin`, or are not, whatever the mode: views of
-// them are what views of `origin` should be.
+// Tensors made meanwhile are inference tensors like `origin`, or are not, whatever the mode: views
+// of them are what views of `origin` should be.
 class InferenceLike {
  public:
   explicit InferenceLike(const at::Tensor& origin) : before_(c10::AutogradState::get_tls_state()) {
