@@ -2,6 +2,7 @@
 // all steps of a layer, as on the CPU, and recurrence.h goes through the steps. torch's own would
 // multiply at every step on an accelerator; it still takes what is laid out or transformed in a way
 // that these do not, and says what is wrong with arguments.
+#include "product_roles.h"
 #include "recurrence.h"
 #include "runtime/host.h"
 
@@ -146,6 +147,7 @@ Call cast(Call call) {
 
 // input [rows of all steps, features].
 Results run_layers(const Call& call, Tensor x, const std::vector<int64_t>& rows) {
+  const RoleScope by_weight({MatmulClass::linear, 1});
   Tensors h, c;
   for (int64_t layer = 0; layer < call.layers; ++layer) {
     Tensors out;
