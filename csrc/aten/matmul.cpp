@@ -9,7 +9,6 @@
 #include "products.h"
 #include "registrations.h"
 #include "rounding_mode.h"
-#include "turned_weight.h"
 #include "weight_copies.h"
 
 #include <ATen/ExpandUtils.h>
@@ -260,20 +259,8 @@ Tensor& store(const Tensor& value, Tensor& out) {
 
 // ---- the operators: each is its product, or the host's kernel ----
 
-Tensor product_by_turned(const Tensor& a, const Tensor& b, const Tensor& turned) {
-  using Op = at::_ops::mm;
-  Launch launch(op_name<Op>(), a, b);
-  HostCall call(launch.device(), op_name<Op>());
-  Tensor out = Op::redispatch(host().keys, call.alias(a), turned);
-  launch.retire(out);
-  return call.adopt(std::move(out));
-}
-
 Tensor mm(const Tensor& a, const Tensor& b) {
   if (auto made = product("aten::mm", kMatrices, a, b)) return *made;
-  const Tensor* turned = TurnedWeight::of(b);
-  if (turned != nullptr && a.dim() == 2 && a.scalar_type() == at::kFloat)
-    return product_by_turned(a, b, *turned);
   return HostOp<at::_ops::mm>::kernel(a, b);
 }
 

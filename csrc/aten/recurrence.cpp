@@ -4,7 +4,6 @@
 #include "recurrence.h"
 
 #include "product_roles.h"
-#include "turned_weight.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/_thnn_fused_gru_cell.h>
@@ -14,6 +13,7 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/clone.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/tanh.h>
@@ -109,6 +109,19 @@ Tensor linear(const Tensor& x, const Tensor& weight_t, const Tensor& bias) {
   return bias.defined() ? at::addmm(bias, x, weight_t) : at::mm(x, weight_t);
 }
 
+// The transposed weight that the steps multiply by. MKL packs what lies across again at every
+// product, for up to half of its time, so an LSTM of many steps under fp32 turns it once. Sums may
+// be taken in another order: layers whose sums are in the CPU's keep to it.
+Tensor weight_of_steps(const Recurrence& layer) {
+  constexpr int64_t worth_steps = 8, worth_elements = 1 << 15;
+  const Tensor weight_t = layer.weight.t();
+  const bool turns = layer.kind == CellKind::lstm && !layer.projection.defined() &&
+                     int64_t(layer.steps.rows.size()) >= worth_steps &&
+                     weight_t.numel() >= worth_elements && weight_t.scalar_type() == at::kFloat &&
+                     operand_formats(current_policy(), MatmulClass::linear).as_given();
+  return turns ? at::clone(weight_t, at::MemoryFormat::Contiguous) : weight_t;
+}
+
 // What the cells have made, by step: for an LSTM the states of its cell before and after, for an
 // LSTM and a GRU the workspace, under a projection what is projected.
 struct Kept {
@@ -121,9 +134,7 @@ Recurred run(const Recurrence& layer, Kept* kept) {
   const int64_t begin = order.rows(order.at(0));
   Carried h(layer.hx, begin), c(layer.cx, begin);
   const bool lstm = layer.kind == CellKind::lstm;
-  const Tensor weight_t = layer.weight.t();
-  const bool as_the_cpu = !lstm || layer.projection.defined();
-  const TurnedWeight turned(weight_t, layer.hx.size(0), as_the_cpu ? 0 : int64_t(order.size()));
+  const Tensor weight_t = weight_of_steps(layer);
   const Tensor projection_t = layer.projection.defined() ? layer.projection.t() : Tensor();
   Tensors out(order.size());
   if (kept != nullptr) {

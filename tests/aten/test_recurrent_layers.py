@@ -254,7 +254,7 @@ class Passing(TorchDispatchMode):
 
 @pytest.mark.parametrize("steps", [1, 7, 8, 20])
 def test_a_copy_of_the_weight_for_all_steps(steps):
-    """An LSTM whose weight is read often enough, and as it is then: csrc/aten/turned_weight.h."""
+    """Of an LSTM with many steps, from the weight as it is then."""
     torch.manual_seed(0)
     there, here = nn.LSTM(40, 96), nn.LSTM(40, 96).to("trn")
     x, grad = torch.randn(steps, 3, 40), torch.randn(steps, 3, 96)
