@@ -272,6 +272,19 @@ def test_a_copy_of_the_weight_for_all_steps(steps):
                 assert torch.equal(here(x.to("trn"))[0], out)
 
 
+@pytest.mark.parametrize("policy", ["fp32", "mxfp8"])
+def test_a_replay_is_equal(policy):
+    module, x = nn.LSTM(40, 96).to("trn"), torch.randn(20, 3, 40).to("trn")
+    with torch_trn_emu.precision(policy), torch.no_grad():
+        graph = torch.accelerator.Graph()
+        with graph:
+            out = module(x)[0]
+        module.weight_hh_l0.mul_(1.5)
+        graph.replay()
+        torch.trn.synchronize()
+        assert torch.equal(out, module(x)[0])
+
+
 @pytest.mark.parametrize("kind", OPERATORS)
 def test_graphs_decompose_it_as_on_the_cpu(kind):
     keys = torch._C.DispatchKey
