@@ -22,6 +22,7 @@ from ..torch_private import (
     AutoDispatchBelowAutograd,
     DisableTorchFunction,
     TorchDispatchMode,
+    compiled_c10d,
     tree_leaves,
 )
 from .device import current_device, synchronize
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _HANDLES = count(1)
+_COLLECTIVES = ("c10d", "_c10d_functional")  # some do not declare what they write
 _READS_ON_HOST = ("aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::nonzero")
 
 
@@ -78,10 +80,12 @@ class _Recorder(TorchDispatchMode):
         self.drawn: dict[int, Tensor] = {}  # states of generators after the last draw
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if types:  # a DTensor, or a collective's result before its wait: what they call comes here
+            return NotImplemented
         kwargs = kwargs or {}
         given = _tensors(args, kwargs)
         self._refuse_reads(func, args, kwargs, given)
-        if func._schema.is_mutable:
+        if func._schema.is_mutable or func.namespace in _COLLECTIVES:
             for tensor in _written(func, args, kwargs):
                 self._save(tensor)
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -131,6 +135,8 @@ class _Recorder(TorchDispatchMode):
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    if func.namespace == "c10d":
+        return _tensors(args, kwargs)
     found = []
     for k, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
@@ -140,7 +146,7 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 def _is_free(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
     """Whether all results are views of what was given: they need no second run."""
-    if func._schema.is_mutable or not made:
+    if func._schema.is_mutable or func.namespace in _COLLECTIVES or not made:
         return False
     known = {t.untyped_storage().data_ptr() for t in given}
     return all(t.untyped_storage().data_ptr() in known for t in made)
@@ -241,10 +247,23 @@ def _replay(number: int) -> None:
 
 
 def _run(step: _Step) -> None:
-    made = _tensors(step.op(*step.args, **step.kwargs))
-    for fresh, kept in zip(made, step.results, strict=True):
+    results = step.op(*step.args, **step.kwargs)
+    if step.op.namespace in _COLLECTIVES:
+        _wait(results)
+    for fresh, kept in zip(_tensors(results), step.results, strict=True):
         if fresh is not kept and fresh.data_ptr() != kept.data_ptr():
             kept.copy_(fresh)
+
+
+def _wait(results: Any) -> None:
+    """Wait for a collective: the capture saw no wait, or one for the tensor that it had then."""
+    for leaf in tree_leaves(results):
+        if isinstance(leaf, Tensor):
+            torch.ops._c10d_functional.wait_tensor(leaf)
+        if isinstance(leaf, torch.ScriptObject):
+            work = compiled_c10d.Work.unbox(leaf)
+            if work is not None:  # of a call that waited itself
+                work.wait()
 
 
 def _reset(number: int) -> None:

@@ -378,6 +378,32 @@ def check_what_is_refused():
     assert "c10d::broadcast_ is not implemented on trn" in text, text
 
 
+def check_a_captured_graph_repeats_its_collectives():
+    import torch.distributed._functional_collectives as functional
+
+    x = torch.full((1000,), RANK + 1.0, device=DEVICE)
+    rows = torch.zeros(WORLD * 1000, device=DEVICE)
+    late = torch.ones(1000, device=DEVICE)
+    given = x.clone()
+    graph = torch.trn.Graph()
+    with torch.trn.graph(graph):
+        dist.broadcast(x, 0)
+        work = dist.all_reduce(late, async_op=True)
+        dist.all_gather_single(rows, x + RANK)
+        work.wait()
+        mean = functional.all_reduce(given + 1, "avg", dist.group.WORLD) * 2
+    assert x.tolist() == [RANK + 1.0] * 1000
+    assert not rows.any()
+    assert late.eq(1).all()
+    for replay in range(3):
+        graph.replay()
+        same(x, torch.ones(1000))
+        same(rows, torch.arange(1.0, WORLD + 1).repeat_interleave(1000))
+        same(late, torch.full((1000,), float(WORLD ** (replay + 1))))
+        same(mean, torch.full((1000,), 2 * (replay + 1 + (WORLD + 1) / 2)))
+        given.add_(1)
+
+
 def check_work_pickles_nothing_and_duration_is_simulated():
     x = torch.ones(1 << 20, device=DEVICE)
     work = dist.all_reduce(x, async_op=True)
