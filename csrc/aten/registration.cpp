@@ -14,6 +14,7 @@
 #include <ATen/ops/copy_ops.h>
 
 #include <algorithm>
+#include <optional>
 #include <string_view>
 #include <unordered_set>
 
@@ -210,6 +211,33 @@ void register_host_ops(Registrar& registrar, DispatchKey host_key) {
   }
 }
 
+bool on_one_core(const c10::List<at::Tensor>& a, const c10::List<at::Tensor>& b) {
+  std::optional<c10::Device> first;
+  for (const auto* list : {&a, &b}) {
+    for (size_t i = 0; i < list->size(); ++i) {
+      const at::Tensor tensor = list->get(i);
+      if (!tensor.defined()) return true;  // the host's kernel refuses it
+      if (!first) first = tensor.device();
+      if (tensor.device() != *first) return false;
+    }
+  }
+  return true;
+}
+
+// Between devices it is a copy for each tensor, as on CUDA.
+void foreach_copy(const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
+  const size_t first = stack->size() - op.schema().arguments().size();
+  const auto written = (*stack)[first].toTensorList(), read = (*stack)[first + 1].toTensorList();
+  if (written.size() != read.size() || on_one_core(written, read))
+    return run_on_host(op, keys, stack);
+  const bool non_blocking = (*stack)[first + 2].toBool();
+  for (size_t i = 0; i < written.size(); ++i) {
+    at::Tensor to = written.get(i);
+    at::_ops::copy_::call(to, read.get(i), non_blocking);
+  }
+  stack->resize(first);
+}
+
 // Composite as well, a tensor after the other: on a list as a whole they are one launch, and the
 // host's threads share the list (foreach.h).
 void register_foreach(Registrar& registrar) {
@@ -226,6 +254,7 @@ void register_foreach(Registrar& registrar) {
 
 void register_any_layout(Registrar& registrar) {
   registrar.add("copy_", &copy_);
+  registrar.add("_foreach_copy_", torch::CppFunction::makeFromBoxedFunction<&foreach_copy>());
   registrar.add("_has_compatible_shallow_copy_type", &has_compatible_shallow_copy_type);
   registrar.add("_empty_per_channel_affine_quantized", &empty_per_channel);
 }

@@ -265,6 +265,21 @@ REASONS = (
         why="No viable backend for scaled_dot_product_attention",
     ),
     Reason(
+        r"test_device_id_auto_wrap|test_training_device_mismatch_errors|test_backend_config",
+        "Expects `cuda` in what torch.distributed says of its devices; it names the real one.",
+        why="trn",
+    ),
+    Reason(
+        r"ProcessGroupNCCLOpTest.test_(allreduce|reduce)_ops",
+        "Expects NCCL to refuse bitwise reductions, which trn has.",
+        why="ValueError not raised",
+    ),
+    Reason(
+        r"",
+        "Runs only where no device of CUDA is.",
+        why="CUDA is available, cannot test CUDA unavailable",
+    ),
+    Reason(
         r"RandomOpCompileTest",
         "Random operators on sharded DTensors do not compile on trn: a shard draws its seed while "
         "the graph runs, and torch has a traced state for CUDA's generator alone.",

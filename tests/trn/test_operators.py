@@ -459,3 +459,12 @@ def test_views_in_inference_mode_are_what_those_of_the_host_are(name):
 
     for view, made, read in product(VIEWS.values(), (False, True), (False, True)):
         assert outcome("trn", view, made, read) == outcome("cpu", view, made, read), (view, made)
+
+
+@pytest.mark.parametrize(("to", "come"), [("cpu", "trn"), ("trn", "cpu"), ("trn:1", "trn:0")])
+def test_a_list_is_copied_between_devices(to: str, come: str) -> None:
+    written = [torch.zeros(3, device=to), torch.zeros(2, 2, dtype=torch.float64, device=to)]
+    read = [torch.ones(3, device=come), torch.full((2, 2), 2.0, device=come)]
+    torch._foreach_copy_(written, read)
+    for a, b in zip(written, read, strict=True):
+        assert torch.equal(a.cpu().float(), b.cpu())

@@ -16,6 +16,7 @@ import torch
 
 from .. import _C, trn
 from ..errors import Unsupported
+from ..importing import when_imported
 from ..torch_private import compiled_c10d, tree_map_only
 
 __all__ = ["asked_by_torch", "install", "map_data_parallel"]
@@ -68,6 +69,16 @@ def install(translated: Callable[..., Any]) -> None:
     device_mesh.init_device_mesh = dist.init_device_mesh = mesh
     kind: Any = device_mesh.DeviceMesh
     kind.__init__ = translated(kind.__init__)
+
+    # Writers of checkpoints compare it with the device of tensors, of which they hear the real one.
+    utils: Any = torch._utils
+    utils._get_available_device_type = lambda: "trn"
+
+    def fsdp(module: Any) -> None:  # its `device_id`
+        kind = module.FullyShardedDataParallel
+        kind.__init__ = translated(kind.__init__)
+
+    when_imported("torch.distributed.fsdp.fully_sharded_data_parallel", fsdp)
 
 
 def map_data_parallel() -> None:

@@ -80,7 +80,8 @@ class _Recorder(TorchDispatchMode):
         self.drawn: dict[int, Tensor] = {}  # states of generators after the last draw
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if types:  # a DTensor, or a collective's result before its wait: what they call comes here
+        # Of a DTensor, or a collective's result before its wait, what they call comes here.
+        if any(t.__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in types):
             return NotImplemented
         kwargs = kwargs or {}
         given = _tensors(args, kwargs)

@@ -1,12 +1,14 @@
 """A script for GPUs: NCCL, cuda devices, DistributedDataParallel, FSDP2. Prints the losses."""
 
 import os
+import tempfile
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import checkpoint
 from torch.distributed import tensor as distributed
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,6 +39,17 @@ for net in (model, sharded):
         optimizer.step()
         optimizer.zero_grad()
     print("loss", loss.item())
+wrapped = FullyShardedDataParallel(nn.Linear(8, 8), device_id=torch.device("cuda", local))
+assert next(wrapped.parameters()).is_cuda
+with tempfile.TemporaryDirectory() as folder:
+    folders = [folder]
+    dist.broadcast_object_list(folders)
+    checkpoint.save({"model": sharded.state_dict()}, checkpoint_id=folders[0])
+    saved = sharded.weight.full_tensor()
+    nn.init.zeros_(sharded.weight)
+    checkpoint.load({"model": sharded.state_dict()}, checkpoint_id=folders[0])
+    assert torch.equal(sharded.weight.full_tensor(), saved)
+    dist.barrier()
 with CommDebugMode():  # below a dispatch mode
     rows = distributed.rand(4, 2, device_mesh=mesh, placements=[distributed.Shard(0)])
 assert rows.to_local().device.type == "cuda"
