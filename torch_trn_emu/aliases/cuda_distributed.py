@@ -74,6 +74,13 @@ def install(translated: Callable[..., Any]) -> None:
     utils: Any = torch._utils
     utils._get_available_device_type = lambda: "trn"
 
+    refuse = torch.cuda.nccl.version
+
+    def version() -> tuple[int, int, int]:  # torch logs it with each checkpoint
+        return (0, 0, 0) if asked_by_torch(1) else refuse()
+
+    torch.cuda.nccl.version = version
+
     def fsdp(module: Any) -> None:  # its `device_id`
         kind = module.FullyShardedDataParallel
         kind.__init__ = translated(kind.__init__)
