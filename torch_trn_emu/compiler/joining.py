@@ -21,6 +21,7 @@ from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, o
 __all__ = ["Attempt"]
 
 REPEATED = 64  # elements of a row from which on a value that repeats costs little (chosen)
+MOST_ALONE = 1 << 19  # elements of a row that is a region's only one, on one core (chosen)
 _SHORT = frozenset(("bfloat16", "float16"))
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
@@ -68,7 +69,8 @@ class Attempt:
         if self.home.get(maker) is self.region:
             key = base.name
             known = self.region.alias.get(key) or self.alias.get(key)
-            suits = (kind, Kind.COLUMN) if kind is Kind.FULL else (kind,)
+            by_row = kind is Kind.FULL or (kind is Kind.ONE and self._is_one_row())
+            suits = (kind, Kind.COLUMN) if by_row else (kind,)
             return known if known and in_order and self.made[known] in suits else None
         key = base.name if in_order else f"{base.name} turned"
         if key in self.made:
@@ -105,6 +107,9 @@ class Attempt:
         columns, rows = prod(out[last + 1 :]), prod(out[: last + 1])
         wide = columns >= REPEATED and rows * columns == self.region.elements
         return Kind.COLUMN if wide and self._fix(columns) else None
+
+    def _is_one_row(self) -> bool:
+        return self.region.columns == self.region.elements
 
     def _fix(self, columns: int) -> bool:
         if self.region.columns is None:
@@ -237,8 +242,9 @@ class Attempt:
             return False
         dims = set(reduced_dims(self.call, source))
         kept = [d for d in range(len(source.shape)) if d not in dims]
-        if not kept or all(source.shape[d] == 1 for d in kept):
-            return False  # of everything: across partitions too
+        if all(source.shape[d] == 1 for d in kept):  # of everything: one row
+            short = 1 < source.numel <= MOST_ALONE
+            return short and self._along_rows(operand, source.numel)
         if dims == set(range(len(source.shape) - len(dims), len(source.shape))):
             return self._along_rows(operand, prod(source.shape[d] for d in dims))
         if dims == set(range(len(dims))) and self.call.name == "sum":

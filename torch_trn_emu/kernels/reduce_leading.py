@@ -6,7 +6,7 @@ of its rate, are combined tile by tile on the Vector engine, and the partitions 
 """
 
 from collections.abc import Iterator
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
 from ..calls import Target, TensorArg
@@ -15,10 +15,10 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .limits import BANK, P, evenly
 from .reduce_rows import Work, apply
+from .rows.values import NEUTRAL
 
 __all__ = [
     "LINE",
-    "NEUTRAL",
     "beside",
     "columns_outer",
     "columns_reduced",
@@ -236,15 +236,3 @@ class _Tiles:
                 total = rows_of(self.total, 1, count)
                 b.emit("nc_matmul", total, rows_of(self.ones, some, 1), tile)
             b.emit("tensor_copy", rows_of(to, 1, size, start), rows_of(self.total, 1, size))
-
-
-NEUTRAL = {
-    "add": 0.0,
-    "max": -inf,
-    "min": inf,
-    "multiply": 1.0,
-    "logical_and": 1.0,
-    "logical_or": 0.0,
-    "abs_max": 0.0,
-    "abs_min": inf,
-}

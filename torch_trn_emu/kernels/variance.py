@@ -10,7 +10,7 @@ from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .limits import BANK, BN_STATS, WIDE, P, evenly
 from .reduce_leading import beside, lines_of, share_of
 from .rows import row_program
-from .rows.layout import layout_of
+from .rows.layout import JOINED, layout_of
 from .rows.values import Input, Kind, Output, Values, reduced, step
 
 __all__ = ["moments_of_columns", "moments_of_rows"]
@@ -23,7 +23,9 @@ def moments_of_rows(
     """var[r] = the squares' sum about the mean / (columns - less), its root if asked; mean[r]."""
     values = _steps(columns, less, root, dtype)
     layout = layout_of(ceil(rows / cores), columns, inner, values)
-    if inner > 1 or layout.together > 1 or layout.pieces > 1:
+    # Pieces are passed over three times, and joined twice; bn_stats passes over a row once.
+    shorter = columns - 3 * columns // layout.pieces > 2 * JOINED
+    if inner > 1 or layout.together > 1 or (layout.pieces > 1 and shorter):
         name = f"moments {rows}x{columns}x{inner}"
         return row_program(name, rows, columns, values, chip=chip, cores=cores, inner=inner)
     return _stats_of_rows(ceil(rows / cores), columns, less, root, dtype, cores)

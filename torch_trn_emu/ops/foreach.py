@@ -12,8 +12,8 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from ..kernels.limits import P
 from ..kernels.planes import columns
-from ..kernels.reduce_leading import NEUTRAL
 from ..kernels.reduce_rows import Work, apply
+from ..kernels.rows.values import NEUTRAL
 from .copies import copied
 from .elementwise import lower_elementwise
 from .op import Lowered, flat

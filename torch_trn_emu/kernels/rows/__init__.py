@@ -8,11 +8,11 @@ is then computed once for the reduction and again after it, from what is loaded 
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program
+from ...isa import Access, Affine, Builder, Program, affine
 from ..limits import BANK, P
 from .layout import Layout, layout_of
-from .tiles import RowTiles, box
-from .values import MOST_SUMMED, SUMMING, Kind, RowStep, Values
+from .tiles import RowTiles, box, columns_of
+from .values import MOST_SUMMED, NEUTRAL, SUMMING, Kind, RowStep, Values
 
 __all__ = ["flat_program", "row_program"]
 
@@ -36,9 +36,10 @@ def row_program(
     """
     share = ceil(rows / cores)
     plain = Layout(rows=share, columns=columns, inner=inner)
-    for layout in (layout_of(share, columns, inner, values), plain):
+    best, even = (layout_of(share, columns, inner, values, even=e) for e in (False, True))
+    for layout in (best, even, plain):
         program = _RowProgram(Builder(name, cores=cores), layout, values, chip)
-        if program.chunks == 1 or layout.values == 1:
+        if program.chunks == 1 or (layout.values == 1 and not layout.missing):
             return program.build()
     raise KeyError(f"{columns} x {inner} elements of a row, which SBUF does not hold at once")
 
@@ -91,6 +92,8 @@ class _RowProgram(RowTiles):
     def _constants(self) -> None:
         for name in self.of(Kind.ONE):
             self.b.load(*self.one(name))
+        if self.layout.pieces > 1:
+            self._constants_of_pieces()
         for name in self.of(Kind.ROW):
             for part, c0, count in self.b.parts(self.columns, self.width):
                 tile = self.tiles[name]
@@ -98,7 +101,48 @@ class _RowProgram(RowTiles):
                 if name in self.steps:
                     self.b.emit("memset", whole, value=0.0)
                 else:
-                    self.b.load(*self.row(name, part, c0, count))
+                    self._fill(whole)
+                    for here, there in self.row(name, part, c0, count):
+                        self.b.load(here, there)
+
+    def _constants_of_pieces(self) -> None:
+        b, layout, whole = self.b, self.layout, self.whole
+        if whole.ones:
+            b.emit("memset", box(whole.ones, P, P), value=1.0)
+        if not layout.missing:
+            return
+        missing, last = layout.missing, layout.pieces - 1
+        b.emit("memset", box(whole.there, P, missing), value=1.0)
+        if layout.rows == 1:
+            kept = box(whole.there, P, missing)
+            b.emit("affine_select", kept, kept, channel=-1, step=0, base=last - 1, on_false=0.0)
+        else:
+            none = b.sbuf("none", missing, "float32")
+            b.emit("memset", box(none, layout.rows, missing), value=0.0)
+            every = ((layout.pieces * missing, layout.rows), (1, missing))
+            at = Access(buffer=whole.there, offset=affine(last * missing), pattern=every)
+            b.emit("dma_copy", at, box(none, layout.rows, missing), queue="pieces")
+        ops = {str(s.attributes["op"]) for s in self.steps.values() if s.reduces}
+        self.neutral = {op: b.sbuf(f"neutral of {op}", 1, "float32") for op in sorted(ops)}
+        for op, tile in self.neutral.items():
+            b.emit("memset", box(tile, P, 1), value=NEUTRAL[op])
+
+    def _fill(self, whole: Access) -> None:
+        """Numbers where pieces of rows lack elements, before those that are there are loaded."""
+        if self.layout.missing:
+            self.b.emit("memset", whole, value=0.0)
+
+    def _filled(self, s: RowStep, data: Access) -> Access:
+        """A tile to be reduced, once what changes no result is where pieces lack elements."""
+        if self.layout.missing:
+            end = columns_of(data, data.free - self.layout.missing, self.layout.missing)
+            neutral = Access(
+                buffer=self.neutral[str(s.attributes["op"])],
+                pattern=((1, data.partitions), (0, self.layout.missing)),
+            )
+            there = box(self.whole.there, data.partitions, self.layout.missing)
+            self.b.emit("select", end, there, end, neutral)
+        return data
 
     def _rows(self, r0: Affine, halves: list[tuple[int, int]]) -> None:
         b = self.b
@@ -183,6 +227,7 @@ class _RowProgram(RowTiles):
                     continue
                 for h, size in halves:
                     data = self.by_row(self.tiles[s.reads[0]], h, size, count)
+                    data = self._filled(s, data)
                     to = self._reduced(s.name, part, h, size)
                     self.b.emit("tensor_reduce", to, data, **s.attributes)
                     if s.name not in self.partial:
@@ -190,35 +235,50 @@ class _RowProgram(RowTiles):
             for n in ends:
                 if n in self.outputs and self.steps[n].kind is Kind.FULL:
                     for h, size in halves:
-                        to = self.memory(self.stored[n], r0, h, size, c0, count)
-                        self.b.store(to, box(self.tiles[n], size, count, part=h))
+                        tile, stored = self.tiles[n], self.stored[n]
+                        moved = self.moved(tile, stored, r0, h, size, c0, count)
+                        for k, (here, to) in enumerate(moved):
+                            queue = f"store {stored.name}" + k * " end"
+                            self.b.emit("dma_copy", to, here, queue=queue)
         for s in reductions:
             if s.name in self.partial:
                 self._finish(s, halves)
 
     def _finish(self, s: RowStep, halves: list[tuple[int, int]]) -> None:
-        """A reduction from its chunks, then from its pieces, which memory brings together."""
-        b, layout = self.b, self.layout
+        """A reduction from its chunks, then from its pieces."""
         for h, size in halves:
             data, to = box(self.partial[s.name], size, self.chunks, part=h), self.tiles[s.name]
-            if layout.pieces == 1:
-                b.emit("tensor_reduce", box(to, size, 1, part=h), data, **s.attributes)
+            if self.layout.pieces == 1:
+                self.b.emit("tensor_reduce", box(to, size, 1, part=h), data, **s.attributes)
                 continue
-            own, scratch, together = self.whole[s.name]
-            b.fresh(own, together)
+            own = box(self.partial[s.name], size, self.layout.values)
             if self.chunks > 1:
-                b.emit("tensor_reduce", box(own, size, 1), data, **s.attributes)
-            else:
-                own = self.partial[s.name]
-            b.store(box(scratch, size, layout.values), box(own, size, layout.values))
-            row = layout.pieces * layout.values
-            there = Access(
-                buffer=scratch, pattern=((row, layout.rows), (0, layout.pieces), (1, row))
-            )
-            b.load(box(together, size, row), there)
-            by_value = ((row, size), (1, layout.values), (layout.values, layout.pieces))
-            parts = Access(buffer=together, pattern=by_value)
-            b.emit("tensor_reduce", box(to, size, layout.values), parts, **s.attributes)
+                self.b.fresh(self.whole.own)
+                own = box(self.whole.own, size, 1)
+                self.b.emit("tensor_reduce", own, data, **s.attributes)
+            self._over_pieces(s, own, self.values(to, h, size))
+
+    def _over_pieces(self, s: RowStep, own: Access, to: Access) -> None:
+        """What the partitions of each row have as one value, which all of them get.
+
+        The Tensor engine turns the values of all partitions into one partition and back. A sum over
+        all partitions is a product with ones.
+        """
+        b, layout, whole = self.b, self.layout, self.whole
+        size, values = own.partitions, layout.values
+        b.fresh(whole.back)
+        back = box(whole.back, size, values)
+        if whole.ones and s.attributes == {"op": "add"}:
+            b.emit("nc_matmul", back, box(whole.ones, size, size), own)
+        else:
+            b.fresh(whole.turned, whole.joined)
+            b.emit("nc_transpose", box(whole.turned, values, size), own)
+            rows = ((layout.pieces, layout.rows), (1, layout.pieces))
+            parts = Access(buffer=whole.turned, pattern=((P, values), *rows))
+            b.emit("tensor_reduce", box(whole.joined, values, layout.rows), parts, **s.attributes)
+            repeated = ((whole.joined.row_elements, values), (1, layout.rows), (0, layout.pieces))
+            b.emit("nc_transpose", back, Access(buffer=whole.joined, pattern=repeated))
+        b.emit("tensor_copy", to, back)
 
     def _sum_of(self, made: RowStep, reductions: list[RowStep], count: int) -> str:
         """The reduction that the instruction which makes a value does as well, or ""."""
@@ -236,8 +296,9 @@ class _RowProgram(RowTiles):
     ) -> None:
         self.b.fresh(self.tiles[n])
         for h, size in halves:
-            source = self.memory(self.hbm[n], r0, h, size, c0, count)
-            self.b.load(box(self.tiles[n], size, count, part=h), source)
+            self._fill(box(self.tiles[n], size, count, part=h))
+            for here, there in self.moved(self.tiles[n], self.hbm[n], r0, h, size, c0, count):
+                self.b.load(here, there)
 
     def _full(
         self, s: RowStep, chunk: Affine, count: int, halves: list[tuple[int, int]], total: str
@@ -259,10 +320,28 @@ class _RowProgram(RowTiles):
                 continue
             to = box(self.tiles[s.name], size, count, part=h)
             if total:
-                both = (to, self._reduced(total, chunk, h, size))
-                b.emit(SUMMING[s.opcode], both, *reads, engine=s.engine, **s.attributes)
+                self._summed(s, total, to, self._reduced(total, chunk, h, size), reads)
             else:
                 b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)
+
+    def _summed(
+        self, s: RowStep, total: str, to: Access, result: Access, reads: list[Access]
+    ) -> None:
+        """A value and its sum; columns that some pieces lack are added by themselves."""
+        b, missing = self.b, self.layout.missing
+        if not missing:
+            b.emit(SUMMING[s.opcode], (to, result), *reads, engine=s.engine, **s.attributes)
+            return
+        there = to.free - missing
+        begin, end = columns_of(to, 0, there), columns_of(to, there, missing)
+        given = [columns_of(a, 0, there) for a in reads]
+        b.emit(SUMMING[s.opcode], (begin, result), *given, engine=s.engine, **s.attributes)
+        given = [columns_of(a, there, missing) for a in reads]
+        b.emit(s.opcode, end, *given, engine=s.engine, **s.attributes)
+        b.fresh(self.whole.end)
+        last = box(self.whole.end, to.partitions, 1)
+        b.emit("tensor_reduce", last, self._filled(self.steps[total], end), op="add")
+        b.emit("tensor_tensor", result, result, last, op="add")
 
     def _operand(
         self, n: str, opcode: str, chunk: Affine, count: int, h: int, size: int, *, data: bool

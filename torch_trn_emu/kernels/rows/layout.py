@@ -6,20 +6,26 @@ holds: some blocks of [columns, inner], or one piece of a block.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from types import MappingProxyType
 
 from ..limits import P
-from .values import Kind, RowStep, Values, step
+from .values import NEUTRAL, Kind, RowStep, Values, step
 
-__all__ = ["Layout", "layout_of", "lies_in_rows", "side_by_side", "spread"]
+__all__ = ["JOINED", "Layout", "layout_of", "lies_in_rows", "side_by_side", "spread"]
 
 SHORT = 1024  # elements up to which rows lie side by side (chosen)
 # The same where a step reads one value a row, which then has to be repeated (chosen: instructions
 # of their own cost more than what longer lines save).
 SPREAD = 160
 LINE = 2048  # elements of a line of short rows (chosen: 8 KiB of float32 have DMA's full rate)
-LONG = 8192  # elements of a block from which on partitions share it (chosen: a pass takes 8 us)
-PIECE = 256  # least elements of a piece of a long row (chosen)
+# Elements that a partition works through while a reduction's pieces are joined (chosen: 0.6 to 1.4
+# us, by the operation and the chip).
+JOINED = 1500
+UNEVEN = 1600, 2640  # the same, once and for each, if a last piece lacks elements (chosen)
+FLOATS = ("float32", "bfloat16", "float16")
+PIECE = 64  # least elements of a piece of a long row (chosen: what an instruction takes at least)
+LONG = 8192  # elements of a block that is worth laying out in pieces for (chosen)
 BLOCK = 4096  # elements of a block that one partition holds (chosen)
 NARROW = 64  # inner elements up to which pieces bring their values together (chosen)
 
@@ -44,7 +50,12 @@ class Layout:
     @property
     def reduced(self) -> int:
         """Elements of a line that make one of its values."""
-        return self.columns // self.pieces
+        return -(-self.columns // self.pieces)
+
+    @property
+    def missing(self) -> int:
+        """Elements that the last piece of a row lacks."""
+        return self.pieces * self.reduced - self.columns
 
     @property
     def width(self) -> int:
@@ -57,25 +68,55 @@ class Layout:
         return self.together * self.inner
 
 
-def layout_of(rows: int, columns: int, inner: int, values: Values) -> Layout:
-    """The lines that use most partitions."""
+def layout_of(rows: int, columns: int, inner: int, values: Values, *, even: bool = False) -> Layout:
+    """The lines that use most partitions; `even` if all pieces of a row shall be as long."""
     can_spread = all(_spreads(s, values.kinds) for s in values.steps)
     sums = any(s.kind is Kind.ROW for s in values.steps)
     repeats = any(s.kind is Kind.FULL and _by_partition(s, values.kinds) for s in values.steps)
     together = side_by_side(rows, columns * inner, SPREAD if repeats else SHORT)
-    pieces = _pieces(rows, columns, inner)
     if not can_spread:
-        together, pieces = 1, pieces if inner == 1 else 1
-    return Layout(
-        rows=rows, columns=columns, inner=inner, together=together, pieces=1 if sums else pieces
+        together = 1
+    pieces = 1
+    if together == 1 and not sums and (can_spread or inner == 1):
+        block, uneven = columns * inner, not even and _can_lack(values)
+        counts = (1, *(_pieces(rows, columns, inner, even=e) for e in {True, not uneven}))
+        pieces = min(counts, key=lambda n: _work(block, n, values))
+    return Layout(rows=rows, columns=columns, inner=inner, together=together, pieces=pieces)
+
+
+def _can_lack(values: Values) -> bool:
+    """Whether what changes no result can be put where pieces lack elements."""
+    dtypes = {i.name: i.dtype for i in values.inputs} | {s.name: s.dtype for s in values.steps}
+    dtypes |= {o.name: o.dtype for o in values.outputs}
+    reductions = [s for s in values.steps if s.reduces]
+    return all(
+        s.attributes.get("op") in NEUTRAL and dtypes[s.reads[0]] in ("", *FLOATS)
+        for s in reductions
     )
+
+
+def _work(block: int, pieces: int, values: Values) -> float:
+    """Elements that a partition passes over for its piece of a block, joining included.
+
+    An operation of two tensors counts twice, and what all rows share once: each partition loads it.
+    """
+    reductions = [s for s in values.steps if s.reduces]
+    passes = [s for s in values.steps if s.kind is Kind.FULL]
+    apart = [s for s in reductions if not any(s.is_sum_of(p) for p in passes)]
+    shared = [i for i in values.inputs if i.kind is Kind.ROW]
+    pairs = [s for s in passes if s.opcode in ("tensor_tensor", "scalar_tensor_tensor")]
+    count = len(passes) + len(pairs) + len(apart) + len(shared)
+    joined = 0 if pieces == 1 else JOINED * len(reductions)
+    if block % pieces:
+        joined = UNEVEN[0] + UNEVEN[1] * len(reductions)
+    return ceil(block / pieces) * count + joined
 
 
 def lies_in_rows(rows: int, columns: int, inner: int) -> bool:
     """Whether a program over rows suits what is reduced along `columns` of [rows, columns, inner]:
     there are lines for the partitions, and a partition holds one whole.
     """
-    pieces = _pieces(rows, columns, inner)
+    pieces = _pieces(rows, columns, inner) if columns * inner >= LONG else 1
     return inner == 1 or (2 * rows * pieces > P and columns * inner // pieces <= BLOCK)
 
 
@@ -86,11 +127,14 @@ def side_by_side(rows: int, block: int, most: int = SHORT) -> int:
     return even if 2 * even >= fits else fits  # rows that are left over are worked on apart
 
 
-def _pieces(rows: int, columns: int, inner: int) -> int:
-    """How many partitions share a block."""
-    if 2 * rows > P or inner > NARROW or columns * inner < LONG:
+def _pieces(rows: int, columns: int, inner: int, *, even: bool = True) -> int:
+    """How many partitions share a block; unevenly if that is more than half as many again."""
+    if 2 * rows > P or inner > NARROW:
         return 1
-    return _divisor(columns, min(P // rows, columns * inner // PIECE))
+    most = max(1, min(P // rows, columns * inner // PIECE))
+    found = _divisor(columns, most)
+    uneven = ceil(columns / ceil(columns / most))
+    return found if even or inner > 1 or 3 * found > 2 * uneven else uneven
 
 
 def _divisor(count: int, most: int) -> int:

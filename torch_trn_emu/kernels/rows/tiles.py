@@ -1,5 +1,7 @@
 """Where the values of a program over rows lie: in tiles, in memory, and line by line in both."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import ceil
 
 from ...chip import Chip
@@ -9,10 +11,32 @@ from .layout import Layout, spread
 from .order import Order
 from .values import Kind, Values
 
-__all__ = ["RowTiles", "box"]
+__all__ = ["RowTiles", "box", "columns_of"]
 
 # Of a partition, for tiles of one column and sums on their way from PSUM (chosen).
 SMALL_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Buffers in which pieces of rows become rows.
+
+    own     what the chunks of a piece give
+    turned  what all pieces give, on one partition for each value of a line
+    joined  what the rows give, there
+    back    the same on each partition of a row
+    ones    [128, 128], where all partitions are added up
+    there   of the columns at the end that some pieces lack: 1 where an element is, else 0
+    end     the sums of those columns
+    """
+
+    own: Buffer
+    turned: Buffer
+    joined: Buffer
+    back: Buffer
+    ones: Buffer | None
+    there: Buffer
+    end: Buffer
 
 
 class RowTiles(Order):
@@ -53,7 +77,8 @@ class RowTiles(Order):
             for name, s in self.steps.items()
             if s.reduces and several
         }  # fmt: skip
-        self.whole = {name: self._of_pieces(name) for name in self.partial if layout.pieces > 1}
+        if layout.pieces > 1:
+            self.whole = self._of_pieces()
 
     def _shape(self, kind: Kind) -> tuple[int, int]:
         """In memory."""
@@ -93,8 +118,7 @@ class RowTiles(Order):
         """Columns that all tiles of a chunk leave room for; ROW values keep all columns."""
         usable = chip.sbuf.usable_bytes_per_partition - SMALL_BYTES
         if self.layout.values > 1:
-            gathered = self.layout.pieces if self.layout.pieces > 1 else 0
-            held = self.layout.values * (1 + gathered) * len(list(self.of(Kind.COLUMN)))
+            held = self.layout.values * len(list(self.of(Kind.COLUMN)))
             usable -= 8 * parts * held
         kept = sum(
             4 if n in self.steps else itemsize(self.inputs[n].dtype) for n in self.of(Kind.ROW)
@@ -121,20 +145,44 @@ class RowTiles(Order):
         """Whether two tiles of rows are on chip, or one is all there is."""
         return self.rows <= P or self.parts > 1
 
-    def _of_pieces(self, name: str) -> tuple[Buffer, Buffer, Buffer]:
-        """What a piece gives, in SBUF and in memory, and what all of its block give."""
-        b, values = self.b, self.layout.values
-        own = b.sbuf(f"{name} of a piece", 1, "float32", slots=2)
-        scratch = b.hbm(f"{name} of pieces", (self.rows, values), "float32", Role.SCRATCH)
-        whole = b.sbuf(f"{name} of a row", self.layout.pieces * values, "float32", slots=2)
-        return own, scratch, whole
+    def _of_pieces(self) -> "_Pieces":
+        """What the reductions of pieces share."""
+        b, layout = self.b, self.layout
+        sums = any(s.reduces and s.attributes == {"op": "add"} for s in self.steps.values())
+        return _Pieces(
+            own=b.sbuf("own piece", 1, "float32", slots=2),
+            turned=b.psum("turned pieces", P, "float32", slots=2),
+            joined=b.sbuf("joined pieces", layout.rows, "float32", slots=2),
+            back=b.psum("joined of each", layout.values, "float32", slots=2),
+            ones=b.sbuf("ones of pieces", P, "float32") if sums and layout.rows == 1 else None,
+            there=b.sbuf("there", max(1, layout.missing), "float32"),
+            end=b.sbuf("sum of the end", 1, "float32", slots=2),
+        )
 
     # --- where values lie ---
 
-    def memory(self, hbm: Buffer, r0: Affine, h: int, size: int, c0: Affine, count: int) -> Access:
-        """Columns of a tile of lines in memory."""
+    def moved(
+        self, tile: Buffer, hbm: Buffer, r0: Affine, h: int, size: int, c0: Affine, count: int
+    ) -> Iterator[tuple[Access, Access]]:
+        """(columns of a tile of lines, what they are in memory)"""
+        if self.layout.missing:
+            yield from self._uneven(tile, hbm, self.layout.columns)
+            return
         at = (r0 + h * P) * self.columns + c0
-        return Access(buffer=hbm, offset=at, pattern=((self.columns, size), (1, count)))
+        there = Access(buffer=hbm, offset=at, pattern=((self.columns, size), (1, count)))
+        yield box(tile, size, count, part=h), there
+
+    def _uneven(self, tile: Buffer, hbm: Buffer, pitch: int) -> Iterator[tuple[Access, Access]]:
+        """Rows whose last piece is shorter: the others first. `pitch` is a row's in memory."""
+        layout, line = self.layout, tile.row_elements
+        last, each = layout.pieces - 1, layout.reduced
+        for first, pieces, count in ((0, last, each), (last, 1, each - layout.missing)):
+            here = ((line, pieces), (line * layout.pieces, layout.rows), (1, count))
+            there = ((each, pieces), (pitch, layout.rows), (1, count))
+            yield (
+                Access(buffer=tile, offset=affine(first * line), pattern=here),
+                Access(buffer=hbm, offset=affine(first * each), pattern=there),
+            )
 
     def values(self, tile: Buffer, h: int, size: int) -> Access:
         """A COLUMN of a tile of lines."""
@@ -157,13 +205,18 @@ class RowTiles(Order):
             inner = [(0, count)]
         return Access(buffer=tile, pattern=((tile.row_elements, size), *inner), part=Affine(h))
 
-    def row(self, name: str, part: Affine, c0: Affine, count: int) -> tuple[Access, Access]:
+    def row(
+        self, name: str, part: Affine, c0: Affine, count: int
+    ) -> Iterator[tuple[Access, Access]]:
         """(where a ROW lies on every partition, once for all its rows; what it is in memory)"""
         layout = self.layout
+        if layout.missing:
+            yield from self._uneven(self.tiles[name], self.hbm[name], 0)
+            return
         lines, each = self.rows if layout.pieces > 1 else P, count // layout.together
         repeats = ((0, lines // layout.pieces), (self.columns, layout.pieces))
         source = Access(buffer=self.hbm[name], offset=c0, pattern=(*repeats, (1, each)))
-        return box(self.tiles[name], lines, each, part=part), source
+        yield box(self.tiles[name], lines, each, part=part), source
 
     def one(self, name: str) -> tuple[Access, Access]:
         """(a ONE on every partition, what it is in memory)"""
@@ -198,6 +251,15 @@ def box(
     """`rows` rows from `row` on, `columns` of each from `offset` on."""
     at = affine(row) * buffer.shape[-1] + affine(offset)
     return rows_of(buffer, rows, columns, at, part=part)
+
+
+def columns_of(a: Access, first: int, count: int) -> Access:
+    """Some columns of a tile; all of what has one value a row."""
+    line, *free = a.pattern
+    if a.free == 1:
+        return a
+    ((stride, _),) = free
+    return replace(a, offset=a.offset + first * stride, pattern=(line, (stride, count)))
 
 
 def _role(kind: Kind) -> Role:

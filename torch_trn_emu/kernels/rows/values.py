@@ -8,6 +8,7 @@ rows). Inputs and steps are called by name; softmax's gradient, for example:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from ...isa import Engine
 
 __all__ = [
     "MOST_SUMMED",
+    "NEUTRAL",
     "SUMMING",
     "Input",
     "Kind",
@@ -29,6 +31,20 @@ __all__ = [
 # Instructions that also add up what they make, by those that do not. [isa] 16384 elements at most
 SUMMING = MappingProxyType({"activation": "activation_reduce", "exponential": "exponential"})
 MOST_SUMMED = 16384
+
+# What changes no result, by the operation of a reduction.
+NEUTRAL = MappingProxyType(
+    {
+        "add": 0.0,
+        "max": -inf,
+        "min": inf,
+        "multiply": 1.0,
+        "logical_and": 1.0,
+        "logical_or": 0.0,
+        "abs_max": 0.0,
+        "abs_min": inf,
+    }
+)
 
 
 class Kind(str, Enum):
