@@ -25,6 +25,7 @@ JOINED = 1500
 UNEVEN = 1600, 2640  # the same, once and for each, if a last piece lacks elements (chosen)
 FLOATS = ("float32", "bfloat16", "float16")
 PIECE = 64  # least elements of a piece of a long row (chosen: what an instruction takes at least)
+WIDE_PIECE = 256  # the same where inner elements are kept (chosen)
 LONG = 8192  # elements of a block that is worth laying out in pieces for (chosen)
 BLOCK = 4096  # elements of a block that one partition holds (chosen)
 NARROW = 64  # inner elements up to which pieces bring their values together (chosen)
@@ -78,9 +79,11 @@ def layout_of(rows: int, columns: int, inner: int, values: Values, *, even: bool
         together = 1
     pieces = 1
     if together == 1 and not sums and (can_spread or inner == 1):
-        block, uneven = columns * inner, not even and _can_lack(values)
+        block, uneven = columns * inner, not even and inner == 1 and _can_lack(values)
         counts = (1, *(_pieces(rows, columns, inner, even=e) for e in {True, not uneven}))
         pieces = min(counts, key=lambda n: _work(block, n, values))
+        if inner > 1:
+            pieces = counts[-1] if block >= LONG else 1
     return Layout(rows=rows, columns=columns, inner=inner, together=together, pieces=pieces)
 
 
@@ -131,7 +134,7 @@ def _pieces(rows: int, columns: int, inner: int, *, even: bool = True) -> int:
     """How many partitions share a block; unevenly if that is more than half as many again."""
     if 2 * rows > P or inner > NARROW:
         return 1
-    most = max(1, min(P // rows, columns * inner // PIECE))
+    most = max(1, min(P // rows, columns * inner // (PIECE if inner == 1 else WIDE_PIECE)))
     found = _divisor(columns, most)
     uneven = ceil(columns / ceil(columns / most))
     return found if even or inner > 1 or 3 * found > 2 * uneven else uneven

@@ -118,7 +118,9 @@ class RowTiles(Order):
         """Columns that all tiles of a chunk leave room for; ROW values keep all columns."""
         usable = chip.sbuf.usable_bytes_per_partition - SMALL_BYTES
         if self.layout.values > 1:
-            held = self.layout.values * len(list(self.of(Kind.COLUMN)))
+            # Chosen: blocks of many values in many pieces are left to the operator's class.
+            gathered = self.layout.pieces if self.layout.pieces > 1 else 0
+            held = self.layout.values * (1 + gathered) * len(list(self.of(Kind.COLUMN)))
             usable -= 8 * parts * held
         kept = sum(
             4 if n in self.steps else itemsize(self.inputs[n].dtype) for n in self.of(Kind.ROW)
