@@ -70,7 +70,7 @@ FILES = (
     File("test_scatter_gather_ops", without="test_gather_large"),
     File("test_tensor_creation_ops"),
     File("test_segment_reductions"),
-    File("test_transformers"),
+    File("test_transformers", ("cuda",)),
     File("test_sparse_csr"),
     File("test_nestedtensor"),
     File("test_masked"),
