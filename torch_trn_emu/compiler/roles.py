@@ -96,7 +96,8 @@ _PRODUCTS = frozenset("bmm baddbmm matmul einsum".split())
 _KEEPS = frozenset(
     "t transpose swapaxes permute movedim view reshape expand expand_as flatten unflatten unsqueeze"
     " squeeze contiguous clone detach to type bfloat16 half float getattr getitem index_select"
-    " gather unbind select narrow chunk split cat stack".split()
+    " gather unbind select narrow chunk split cat stack"
+    " T H mT mH data".split()  # by name since torch 2.14, by getattr before
 )
 
 
