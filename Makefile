@@ -148,7 +148,7 @@ $(STAMPS)/group-%: pyproject.toml | $(STAMPS)/venv
 # Autoload is off: the package about to be built must not be imported by the torch that builds it.
 # The first command shows ninja's progress; the second finds everything built.
 $(STAMPS)/built: $(NATIVE) | $(STAMPS)/group-build
-	@echo "== Compiling the C++ library: 60 files, about 6 minutes of processor time the first time"
+	@echo "== Compiling the C++ library: about 5 minutes of processor time the first time"
 	TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(BIN)/python setup.py --quiet build_ext --inplace
 	TORCH_DEVICE_BACKEND_AUTOLOAD=0 \
 	  $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .

@@ -110,7 +110,7 @@ void carry_storage(const c10::Storage& origin, c10::StorageImpl& twin, c10::Devi
 }
 
 // What a kernel that kept a twin holds, and may write at any time.
-struct Kept {
+struct KeptSpan {
   c10::Storage storage;
   WritableSpan written;
 };
@@ -128,9 +128,9 @@ at::Tensor without_conjugate_bit(const at::Tensor& alias) {
 // A kernel kept the twin: let it own the memory through a reference to the trn storage.
 void give_away(StorageSlot& slot) {
   void* memory = slot.twin->_mutable_data_ptr_no_checks().get();
-  auto* owner = new Kept{slot.origin, {memory, slot.twin->nbytes()}};
+  auto* owner = new KeptSpan{slot.origin, {memory, slot.twin->nbytes()}};
   slot.twin->set_data_ptr_noswap(c10::DataPtr(
-      memory, owner, [](void* held) { delete static_cast<Kept*>(held); }, host().device()));
+      memory, owner, [](void* held) { delete static_cast<KeptSpan*>(held); }, host().device()));
   slot.twin = make_twin();
 }
 

@@ -40,7 +40,7 @@ int64_t fused_sdp_choice_op(const at::Tensor& query, const at::Tensor& key, cons
 
 using Flash = at::_ops::_scaled_dot_product_flash_attention_for_cpu;
 using FlashBackward = at::_ops::_scaled_dot_product_flash_attention_for_cpu_backward;
-bool rounds(const at::Tensor& query) {
+bool rounds_query(const at::Tensor& query) {
   return takes_policy(query.scalar_type()) &&
          !operand_formats(current_policy(), MatmulClass::attention).as_given();
 }
@@ -113,7 +113,7 @@ std::tuple<at::Tensor, at::Tensor> flash(const at::Tensor& query, const at::Tens
                                          const at::Tensor& value, double dropout, bool is_causal,
                                          const std::optional<at::Tensor>& mask,
                                          std::optional<double> scale) {
-  const bool rounded = rounds(query);
+  const bool rounded = rounds_query(query);
   check_attention(query, key, value, dropout, mask);
   const bool by_torch = !rounded && !host().foreign;
   const at::Tensor q = by_torch ? with_contiguous_rows(query) : query;
@@ -144,7 +144,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_backward(
     const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
     const at::Tensor& value, const at::Tensor& out, const at::Tensor& logsumexp, double dropout,
     bool is_causal, const std::optional<at::Tensor>& mask, std::optional<double> scale) {
-  const bool rounded = rounds(query);
+  const bool rounded = rounds_query(query);
   check_attention_backward(grad_out, query, key, value, out, logsumexp, dropout, mask);
   if (!rounded && !host().foreign) {
     return HostOp<FlashBackward>::kernel(grad_out, with_contiguous_rows(query),

@@ -16,7 +16,7 @@
 namespace trn {
 namespace {
 
-bool rounds(const at::Tensor& input) {
+bool rounds_input(const at::Tensor& input) {
   return takes_policy(input.scalar_type()) &&
          !operand_formats(current_policy(), MatmulClass::convolution).as_given();
 }
@@ -26,22 +26,22 @@ bool has_dtype(const std::optional<at::Tensor>& tensor, at::ScalarType dtype) {
   return !tensor.has_value() || !tensor->defined() || tensor->scalar_type() == dtype;
 }
 
-at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight,
-                       const std::optional<at::Tensor>& bias, c10::SymIntArrayRef stride,
-                       c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
-                       c10::SymIntArrayRef output_padding, c10::SymInt groups) {
+at::Tensor convolve(const at::Tensor& input, const at::Tensor& weight,
+                    const std::optional<at::Tensor>& bias, c10::SymIntArrayRef stride,
+                    c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
+                    c10::SymIntArrayRef output_padding, c10::SymInt groups) {
   Launch launch("aten::convolution", input, weight, bias, stride, padding, dilation, transposed,
                 output_padding, groups);
   HostCall call(launch.device(), "aten::convolution");
   const auto dtype = input.scalar_type();
-  const bool rounded = rounds(input) && has_dtype(weight, dtype) && has_dtype(bias, dtype);
+  const bool rounded = rounds_input(input) && has_dtype(weight, dtype) && has_dtype(bias, dtype);
   at::Tensor out = host_convolution(call.alias(input), call.alias(weight), call.alias(bias), stride,
                                     padding, dilation, transposed, output_padding, groups, rounded);
   launch.retire(out);
   return call.adopt(std::move(out));
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
+std::tuple<at::Tensor, at::Tensor, at::Tensor> convolve_backward(
     const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& weight,
     at::OptionalSymIntArrayRef bias_sizes, c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
     c10::SymIntArrayRef dilation, bool transposed, c10::SymIntArrayRef output_padding,
@@ -50,7 +50,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
                 padding, dilation, transposed, output_padding, groups, output_mask);
   HostCall call(launch.device(), "aten::convolution_backward");
   const auto dtype = input.scalar_type();
-  const bool rounded = rounds(input) && has_dtype(weight, dtype) && has_dtype(grad_output, dtype);
+  const bool rounded =
+      rounds_input(input) && has_dtype(weight, dtype) && has_dtype(grad_output, dtype);
   auto [grad_x, grad_w, grad_b] = host_convolution_backward(
       call.alias(grad_output), call.alias(input), call.alias(weight), bias_sizes, stride, padding,
       dilation, transposed, output_padding, groups, output_mask, rounded);
@@ -105,9 +106,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> host_convolution_backward(
 }
 
 void register_convolution(Registrar& registrar) {
-  registrar.add("convolution", &convolution);
-  registrar.add("convolution_overrideable", &convolution);
-  registrar.add("convolution_backward", &convolution_backward);
+  registrar.add("convolution", &convolve);
+  registrar.add("convolution_overrideable", &convolve);
+  registrar.add("convolution_backward", &convolve_backward);
 }
 
 }  // namespace trn

@@ -17,23 +17,25 @@ std::mutex mutex;
 std::atomic<int> holders = 0;
 at::Float32Precision found;  // before the first holder
 
-at::Float32Precision current() { return at::globalContext().float32Precision(kBackend, kOp); }
+at::Float32Precision current_precision() {
+  return at::globalContext().float32Precision(kBackend, kOp);
+}
 
 void set(at::Float32Precision precision) {
   at::globalContext().setFloat32Precision(kBackend, kOp, precision);
 }
 
-bool rounds(at::Float32Precision precision) {
+bool lowers(at::Float32Precision precision) {
   return precision == at::Float32Precision::BF16 || precision == at::Float32Precision::TF32;
 }
 
 }  // namespace
 
-Float32Products::Float32Products() : holds_(holders.load() > 0 || rounds(current())) {
+Float32Products::Float32Products() : holds_(holders.load() > 0 || lowers(current_precision())) {
   if (!holds_) return;
   const std::lock_guard<std::mutex> lock(mutex);
   if (holders++ > 0) return;
-  found = current();
+  found = current_precision();
   set(at::Float32Precision::IEEE);
 }
 
@@ -43,7 +45,7 @@ Float32Products::~Float32Products() {
   if (--holders > 0) return;
   // Either set for this operator, or inherited from a wider setting.
   set(at::Float32Precision::NONE);
-  if (current() != found) set(found);
+  if (current_precision() != found) set(found);
 }
 
 }  // namespace trn

@@ -18,7 +18,7 @@ namespace {
 using at::Tensor;
 using Sizes = std::vector<c10::SymInt>;
 
-bool rounds(const Tensor& a, const Tensor& b) {
+bool rounds_operands(const Tensor& a, const Tensor& b) {
   return takes_policy(a.scalar_type()) && a.scalar_type() == b.scalar_type() &&
          a.layout() == at::kStrided && b.layout() == at::kStrided && !a.is_nested() &&
          !b.is_nested() && !operand_formats(current_policy(), MatmulClass::linear).as_given();
@@ -45,7 +45,7 @@ Tensor fold(const Tensor& a, const Tensor& b) {
 }
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
-  if (!rounds(a, b) || a.dim() == 0 || b.dim() == 0) return at::native::matmul(a, b);
+  if (!rounds_operands(a, b) || a.dim() == 0 || b.dim() == 0) return at::native::matmul(a, b);
   if (a.dim() >= 3 && b.dim() <= 2) return fold(a, b);
   if (b.dim() >= 3 && a.dim() <= 2) {
     const Tensor turned = fold(b.mT(), a.dim() == 2 ? a.t() : a);
@@ -56,7 +56,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 
 Tensor& matmul_out(const Tensor& a, const Tensor& b, Tensor& out) {
   const bool folds = (a.dim() >= 3) != (b.dim() >= 3) && a.dim() > 0 && b.dim() > 0;
-  if (!folds || !rounds(a, b) || out.scalar_type() != a.scalar_type())
+  if (!folds || !rounds_operands(a, b) || out.scalar_type() != a.scalar_type())
     return at::native::matmul_out(a, b, out);
   const Tensor made = (matmul)(a, b);
   at::native::resize_output(out, made.sizes());
@@ -65,7 +65,7 @@ Tensor& matmul_out(const Tensor& a, const Tensor& b, Tensor& out) {
 
 Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   const bool adds = bias.has_value() && bias->defined() && bias->dim() <= 1;
-  if (!adds || x.dim() < 3 || weight.dim() != 2 || !rounds(x, weight))
+  if (!adds || x.dim() < 3 || weight.dim() != 2 || !rounds_operands(x, weight))
     return at::native::linear(x, weight, bias);
   Sizes sizes = leading(x);
   sizes.push_back(weight.sym_size(0));

@@ -21,7 +21,7 @@ struct Lent {
 void return_storage(void* lent) { delete static_cast<Lent*>(lent); }
 
 // The storage that a host tensor's memory was lent from, or null.
-const c10::Storage* storage_of(const at::Tensor& host) {
+const c10::Storage* lent_storage(const at::Tensor& host) {
   const c10::DataPtr& memory = host.storage().data_ptr();
   return memory.get_deleter() == &return_storage
              ? &static_cast<const Lent*>(memory.get_context())->storage
@@ -71,7 +71,7 @@ at::Tensor device_tensor_of(at::Tensor result, c10::Device device) {
   auto* impl = result.unsafeGetTensorImpl();
   TORCH_CHECK(impl->has_storage(), "a compiled graph returned a ", result.toString(),
               " without storage");
-  if (const c10::Storage* storage = storage_of(result)) {
+  if (const c10::Storage* storage = lent_storage(result)) {
     if (storage->device() != device) return copied_to(result, device);
     at::Tensor view = with_layout_of(*impl, *storage, impl->key_set());
     view.unsafeGetTensorImpl()->_change_backend_component_keys(device);

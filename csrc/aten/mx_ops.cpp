@@ -4,6 +4,7 @@
 // Gradients are those of MX training: quantisation passes them straight through; a product's
 // operands are quantised again along the contraction axis of each backward product.
 #include "operands.h"
+#include "operator_named.h"
 #include "redispatch.h"
 
 #include "numerics/mx.h"
@@ -433,17 +434,13 @@ Tensor mx_matmul_meta(const Tensor& a, const Tensor&, const Tensor& b, const Ten
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-template <class Signature>
-c10::TypedOperatorHandle<Signature> handle(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
 struct StraightThrough : torch::autograd::Function<StraightThrough> {
   static Tensor forward(AutogradContext*, const Tensor& x, int64_t dim, std::string element,
                         std::string rule, std::string rounding, std::string grouping,
                         int64_t seed) {
-    static const auto op = handle<Tensor(const Tensor&, int64_t, Str, Str, Str, Str, int64_t)>(
-        "trn::quantize_dequantize_mx");
+    static const auto op =
+        operator_named<Tensor(const Tensor&, int64_t, Str, Str, Str, Str, int64_t)>(
+            "trn::quantize_dequantize_mx");
     at::AutoDispatchBelowADInplaceOrView below;
     return op.call(x, dim, element, rule, rounding, grouping, seed);
   }
@@ -468,13 +465,13 @@ struct MxMm : torch::autograd::Function<MxMm> {
     context->save_for_backward({a, b});
     context->saved_data["names"] = std::vector<std::string>{a_element, b_element, rule, grouping};
     at::AutoDispatchBelowADInplaceOrView below;
-    return handle<MmSignature>("trn::mx_mm")
+    return operator_named<MmSignature>("trn::mx_mm")
         .call(a, b, a_element, b_element, rule, grouping, out_dtype);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     const auto names = context->saved_data["names"].to<std::vector<std::string>>();
-    const auto op = handle<MmSignature>("trn::mx_mm");
+    const auto op = operator_named<MmSignature>("trn::mx_mm");
     Tensor grad_a, grad_b;
     if (context->needs_input_grad(0)) {
       grad_a = op.call(grads[0], saved[1].mT(), names[0], names[1], names[2], names[3],

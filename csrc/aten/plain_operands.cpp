@@ -17,7 +17,7 @@ struct PlainRow {
   std::string_view argument;
 };
 
-constexpr PlainRow kRows[] = {
+constexpr PlainRow kPlainRows[] = {
     {"aten::median.dim", "self"},
     {"aten::nanmedian.dim", "self"},
     {"aten::native_group_norm", "weight"},
@@ -43,7 +43,7 @@ constexpr PlainRow kRows[] = {
 }  // namespace
 
 bool taken_for_contiguous(std::string_view op, std::string_view argument) {
-  return std::any_of(std::begin(kRows), std::end(kRows), [&](const PlainRow& row) {
+  return std::any_of(std::begin(kPlainRows), std::end(kPlainRows), [&](const PlainRow& row) {
     return op.substr(0, row.op.size()) == row.op && argument == row.argument;
   });
 }

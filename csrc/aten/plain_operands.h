@@ -1,6 +1,6 @@
 // Operands that a host kernel takes for contiguous without asking: it would read beyond them, or
 // write to the wrong elements. They are given to it as contiguous copies. To add an operator, add a
-// row to kRows in plain_operands.cpp.
+// row to kPlainRows in plain_operands.cpp.
 #pragma once
 
 #include <ATen/core/ivalue.h>

@@ -8,7 +8,7 @@ namespace {
 
 using F = OperandFormat;
 
-struct Row {
+struct PolicyRow {
   const char* name;
   OperandFormats linear;
   OperandFormats weight_gradient;  // of a linear layer
@@ -18,7 +18,7 @@ struct Row {
 
 constexpr OperandFormats both(F format) { return {format, format}; }
 
-constexpr Row kRows[] = {
+constexpr PolicyRow kPolicies[] = {
 // in the order of Policy
 #define TRN_POLICY(name, weight, other, weight_gradient, attention, convolution) \
   {#name,                                                                        \
@@ -35,7 +35,7 @@ thread_local int thread_policy = -1;
 }  // namespace
 
 OperandFormats operand_formats(Policy policy, MatmulClass matmul_class, bool weight_gradient) {
-  const Row& row = kRows[size_t(policy)];
+  const PolicyRow& row = kPolicies[size_t(policy)];
   if (matmul_class == MatmulClass::attention) return row.attention;
   if (matmul_class == MatmulClass::convolution) return row.convolution;
   return weight_gradient ? row.weight_gradient : row.linear;
@@ -56,7 +56,7 @@ int exchange_thread_policy(int policy) noexcept {
 
 std::vector<std::string> policy_names() {
   std::vector<std::string> names;
-  for (const Row& row : kRows) names.emplace_back(row.name);
+  for (const PolicyRow& row : kPolicies) names.emplace_back(row.name);
   return names;
 }
 

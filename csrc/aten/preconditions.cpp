@@ -207,7 +207,7 @@ void histc(const IValue* arguments) {
   }
 }
 
-constexpr std::pair<std::string_view, Precondition> kRows[] = {
+constexpr std::pair<std::string_view, Precondition> kPreconditions[] = {
     {"lu_unpack", &lu_unpack},
     {"_embedding_bag", &embedding_bag},
     {"_embedding_bag_forward_only", &embedding_bag},
@@ -301,7 +301,7 @@ Precondition precondition(std::string_view name) {
   constexpr std::string_view aten = "aten::";
   if (name.substr(0, aten.size()) != aten) return nullptr;
   const std::string_view op = name.substr(aten.size(), name.find('.') - aten.size());
-  for (const auto& [row, check] : kRows) {
+  for (const auto& [row, check] : kPreconditions) {
     if (row == op) return check;
   }
   return nullptr;

@@ -1,5 +1,5 @@
 // What host kernels take for granted and do not check: arguments with which they would read beyond
-// their operands. To add an operator, add a row to kRows in preconditions.cpp.
+// their operands. To add an operator, add a row to kPreconditions in preconditions.cpp.
 #pragma once
 
 #include <ATen/core/ivalue.h>

@@ -2,8 +2,9 @@
 // scales; `*_operand`, for compiled graphs, the operand as `round_operand` gives it, the result
 // itself where `keep` asks for it, and what a norm's backward needs. Made of torch's operators
 // here; a host with fused kernels binds its own (torch_trn_emu/triton/activations.py, norms.py).
+#include "operator_named.h"
+
 #include <ATen/TensorOperators.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/rms_norm.h>
@@ -20,11 +21,6 @@ using at::Tensor;
 using Str = std::string_view;
 using OptionalTensor = std::optional<Tensor>;
 using Produced = std::tuple<Tensor, Tensor, Tensor>;
-
-template <typename Signature>
-auto operator_named(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 // --- with codes ----------------------------------------------------------------------------------
 

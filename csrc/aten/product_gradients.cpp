@@ -3,6 +3,7 @@
 #include "product_roles.h"
 
 #include "operands.h"
+#include "operator_named.h"
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/addmm_ops.h>
@@ -36,12 +37,9 @@ bool is_traced() {
       .has_value();
 }
 
-using OpOfRole = c10::TypedOperatorHandle<Tensor(const Tensor&, const Tensor&, int64_t, int64_t)>;
-
-const OpOfRole& op_of_role() {
-  static const OpOfRole op = c10::Dispatcher::singleton()
-                                 .findSchemaOrThrow("trn::product_of_role", "")
-                                 .typed<Tensor(const Tensor&, const Tensor&, int64_t, int64_t)>();
+const auto& op_of_role() {
+  using Signature = Tensor(const Tensor&, const Tensor&, int64_t, int64_t);
+  static const auto op = operator_named<Signature>("trn::product_of_role");
   return op;
 }
 
@@ -113,8 +111,8 @@ struct OfRole : Made {
   }
 };
 
-struct Mm final : OfRole<made::MmBackward0> {
-  Mm(made::MmBackward0& from, ProductRole given) : OfRole(from, given) {
+struct MmNode final : OfRole<made::MmBackward0> {
+  MmNode(made::MmBackward0& from, ProductRole given) : OfRole(from, given) {
     self_ = std::move(from.self_);
     mat2_ = std::move(from.mat2_);
     self_layout = from.self_layout;
@@ -136,8 +134,8 @@ struct Mm final : OfRole<made::MmBackward0> {
   }
 };
 
-struct Addmm final : OfRole<made::AddmmBackward0> {
-  Addmm(made::AddmmBackward0& from, ProductRole given) : OfRole(from, given) {
+struct AddmmNode final : OfRole<made::AddmmBackward0> {
+  AddmmNode(made::AddmmBackward0& from, ProductRole given) : OfRole(from, given) {
     alpha = from.alpha;
     beta = from.beta;
     mat1_ = std::move(from.mat1_);
@@ -162,8 +160,8 @@ struct Addmm final : OfRole<made::AddmmBackward0> {
   }
 };
 
-struct Bmm final : OfRole<made::BmmBackward0> {
-  Bmm(made::BmmBackward0& from, ProductRole given) : OfRole(from, given) {
+struct BmmNode final : OfRole<made::BmmBackward0> {
+  BmmNode(made::BmmBackward0& from, ProductRole given) : OfRole(from, given) {
     self_ = std::move(from.self_);
     mat2_ = std::move(from.mat2_);
   }
@@ -178,8 +176,8 @@ struct Bmm final : OfRole<made::BmmBackward0> {
   }
 };
 
-struct Baddbmm final : OfRole<made::BaddbmmBackward0> {
-  Baddbmm(made::BaddbmmBackward0& from, ProductRole given) : OfRole(from, given) {
+struct BaddbmmNode final : OfRole<made::BaddbmmBackward0> {
+  BaddbmmNode(made::BaddbmmBackward0& from, ProductRole given) : OfRole(from, given) {
     alpha = from.alpha;
     beta = from.beta;
     batch1_ = std::move(from.batch1_);
@@ -216,23 +214,24 @@ DispatchKeySet torchs(DispatchKeySet keys) {
   return (keys & c10::after_autograd_keyset) | DispatchKeySet(DispatchKey::AutogradOther);
 }
 
-Tensor mm(DispatchKeySet keys, const Tensor& a, const Tensor& b) {
-  return with_role<Mm, made::MmBackward0>(at::_ops::mm::redispatch(torchs(keys), a, b), a, b);
+Tensor mm_by_role(DispatchKeySet keys, const Tensor& a, const Tensor& b) {
+  return with_role<MmNode, made::MmBackward0>(at::_ops::mm::redispatch(torchs(keys), a, b), a, b);
 }
 
-Tensor addmm(DispatchKeySet keys, const Tensor& self, const Tensor& a, const Tensor& b,
-             const Scalar& beta, const Scalar& alpha) {
-  return with_role<Addmm, made::AddmmBackward0>(
+Tensor addmm_by_role(DispatchKeySet keys, const Tensor& self, const Tensor& a, const Tensor& b,
+                     const Scalar& beta, const Scalar& alpha) {
+  return with_role<AddmmNode, made::AddmmBackward0>(
       at::_ops::addmm::redispatch(torchs(keys), self, a, b, beta, alpha), a, b);
 }
 
-Tensor bmm(DispatchKeySet keys, const Tensor& a, const Tensor& b) {
-  return with_role<Bmm, made::BmmBackward0>(at::_ops::bmm::redispatch(torchs(keys), a, b), a, b);
+Tensor bmm_by_role(DispatchKeySet keys, const Tensor& a, const Tensor& b) {
+  return with_role<BmmNode, made::BmmBackward0>(at::_ops::bmm::redispatch(torchs(keys), a, b), a,
+                                                b);
 }
 
-Tensor baddbmm(DispatchKeySet keys, const Tensor& self, const Tensor& a, const Tensor& b,
-               const Scalar& beta, const Scalar& alpha) {
-  return with_role<Baddbmm, made::BaddbmmBackward0>(
+Tensor baddbmm_by_role(DispatchKeySet keys, const Tensor& self, const Tensor& a, const Tensor& b,
+                       const Scalar& beta, const Scalar& alpha) {
+  return with_role<BaddbmmNode, made::BaddbmmBackward0>(
       at::_ops::baddbmm::redispatch(torchs(keys), self, a, b, beta, alpha), a, b);
 }
 
@@ -269,7 +268,7 @@ c10::intrusive_ptr<torch::autograd::Node> node_of(const Tensor& a, const Tensor&
                                                   ProductRole role) {
   if (a.dim() == 3) {
     const auto made = c10::make_intrusive<made::BmmBackward0>();
-    return node_of<Bmm>(*made, a, b, role);
+    return node_of<BmmNode>(*made, a, b, role);
   }
   const auto made = c10::make_intrusive<made::MmBackward0>();
   made->self_layout = a.layout();
@@ -278,7 +277,7 @@ c10::intrusive_ptr<torch::autograd::Node> node_of(const Tensor& a, const Tensor&
   made->mat2_sym_sizes = b.sym_sizes().vec();
   made->self_sym_strides = a.sym_strides().vec();
   made->mat2_sym_strides = b.sym_strides().vec();
-  return node_of<Mm>(*made, a, b, role);
+  return node_of<MmNode>(*made, a, b, role);
 }
 
 Tensor differentiable(DispatchKeySet keys, const Tensor& a, const Tensor& b, int64_t matmul_class,
@@ -303,10 +302,10 @@ Tensor product_of(const Tensor& a, const Tensor& b, ProductRole role) {
 }
 
 std::vector<ProductNode> product_nodes() {
-  return {{typeid(Mm), c10::make_intrusive<made::MmBackward0>()},
-          {typeid(Addmm), c10::make_intrusive<made::AddmmBackward0>()},
-          {typeid(Bmm), c10::make_intrusive<made::BmmBackward0>()},
-          {typeid(Baddbmm), c10::make_intrusive<made::BaddbmmBackward0>()}};
+  return {{typeid(MmNode), c10::make_intrusive<made::MmBackward0>()},
+          {typeid(AddmmNode), c10::make_intrusive<made::AddmmBackward0>()},
+          {typeid(BmmNode), c10::make_intrusive<made::BmmBackward0>()},
+          {typeid(BaddbmmNode), c10::make_intrusive<made::BaddbmmBackward0>()}};
 }
 
 TORCH_LIBRARY_FRAGMENT(trn, library) {
@@ -321,10 +320,10 @@ TORCH_LIBRARY_IMPL(trn, CompositeExplicitAutograd, library) {
 TORCH_LIBRARY_IMPL(trn, Autograd, library) { library.impl("product_of_role", &differentiable); }
 
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) {
-  library.impl("mm", &mm);
-  library.impl("addmm", &addmm);
-  library.impl("bmm", &bmm);
-  library.impl("baddbmm", &baddbmm);
+  library.impl("mm", &mm_by_role);
+  library.impl("addmm", &addmm_by_role);
+  library.impl("bmm", &bmm_by_role);
+  library.impl("baddbmm", &baddbmm_by_role);
   library.impl("addmm_", &in_place<at::_ops::addmm_, &at::addmm>);
   library.impl("baddbmm_", &in_place<at::_ops::baddbmm_, &at::baddbmm>);
 }

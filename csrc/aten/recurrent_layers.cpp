@@ -36,7 +36,7 @@ int64_t gates_of(CellKind kind) {
 }
 
 // One call of an operator, with the arguments that its overloads share.
-struct Call {
+struct RecurrentCall {
   CellKind kind;
   Tensor input;  // [steps, batch, features], or [rows of all steps, features]
   Tensor hx, cx;
@@ -66,7 +66,7 @@ struct Results {
 struct Parameters {
   Tensor of_input, of_hidden, input_bias, hidden_bias, projection;
 
-  Parameters(const Call& call, int64_t direction) {
+  Parameters(const RecurrentCall& call, int64_t direction) {
     const Tensor* at = call.parameters.data() + direction * call.parameters_each();
     of_input = *at++;
     of_hidden = *at++;
@@ -96,7 +96,7 @@ bool is_plain(const Tensor& x, const Tensor& like) {
 
 bool has_size(const Tensor& x, at::IntArrayRef sizes) { return !x.defined() || x.sizes() == sizes; }
 
-bool fits(const Call& call, int64_t batch) {
+bool fits(const RecurrentCall& call, int64_t batch) {
   const Tensor& state = call.cx.defined() ? call.cx : call.hx;
   if (call.hx.dim() != 3 || state.dim() != 3 || call.layers < 1) return false;
   const int64_t width = call.hx.size(2), hidden = state.size(2), directions = call.directions();
@@ -116,7 +116,7 @@ bool fits(const Call& call, int64_t batch) {
   return true;
 }
 
-bool takes(const Call& call) {
+bool takes(const RecurrentCall& call) {
   if (is_transformed() || !call.input.defined()) return false;
   const Tensors all = call.tensors();
   return std::all_of(all.begin(), all.end(),
@@ -131,7 +131,7 @@ bool is_cast(const Tensor& x) {
          x.defined() && x.is_floating_point() && x.scalar_type() != at::kDouble;
 }
 
-Call cast(Call call) {
+RecurrentCall cast(RecurrentCall call) {
   const auto dtype = at::autocast::get_autocast_dtype(at::kPrivateUse1);
   const auto each = [&](Tensor& x) {
     if (is_cast(x)) x = at::autocast::cached_cast(dtype, x, at::kPrivateUse1);
@@ -146,7 +146,7 @@ Call cast(Call call) {
 // ---- all layers ----
 
 // input [rows of all steps, features].
-Results run_layers(const Call& call, Tensor x, const std::vector<int64_t>& rows) {
+Results run_layers(const RecurrentCall& call, Tensor x, const std::vector<int64_t>& rows) {
   const RoleScope by_weight({MatmulClass::linear, 1});
   Tensors h, c;
   for (int64_t layer = 0; layer < call.layers; ++layer) {
@@ -178,7 +178,7 @@ Results run_layers(const Call& call, Tensor x, const std::vector<int64_t>& rows)
 }
 
 // Of sequences of one length, or nothing where torch's own operator is to run.
-std::optional<Results> run_full(Call call, bool batch_first) {
+std::optional<Results> run_full(RecurrentCall call, bool batch_first) {
   call = cast(std::move(call));
   if (!takes(call) || call.input.dim() != 3) return std::nullopt;
   const Tensor input = batch_first ? call.input.transpose(0, 1) : call.input;
@@ -193,7 +193,7 @@ std::optional<Results> run_full(Call call, bool batch_first) {
 }
 
 // Of packed sequences.
-std::optional<Results> run_packed(Call call, const Tensor& batch_sizes) {
+std::optional<Results> run_packed(RecurrentCall call, const Tensor& batch_sizes) {
   call = cast(std::move(call));
   if (!takes(call) || call.input.dim() != 2) return std::nullopt;
   if (!batch_sizes.defined() || !batch_sizes.is_cpu() || batch_sizes.dim() != 1 ||

@@ -99,7 +99,7 @@ struct AsIs<Op, R(A...)> {
 // ---- by hand ----
 
 // A cast that an engine would do on the way out: float32 to a 16-bit format.
-bool rounds(const at::Tensor& from, const at::Tensor& to) {
+bool rounds_copy(const at::Tensor& from, const at::Tensor& to) {
   return from.scalar_type() == at::kFloat &&
          (to.scalar_type() == at::kBFloat16 || to.scalar_type() == at::kHalf) &&
          from.layout() == at::kStrided && to.layout() == at::kStrided && !from.is_neg();
@@ -126,7 +126,7 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   HostCall from(other.type() == kTrn ? other.index() : launch.device(), "aten::copy_", true);
   at::Tensor target = to.alias(self, Access::kWrite);
   const at::Tensor given = from.alias(source);
-  if (stochastic_rounding() && to_trn && rounds(given, target)) {
+  if (stochastic_rounding() && to_trn && rounds_copy(given, target)) {
     round_into(given.expand_as(target), target);
   } else {
     at::_ops::copy_::redispatch(host().counterpart(target.key_set()), target, given, non_blocking);

@@ -41,7 +41,7 @@ constexpr Formats kIntegers{ScalarType::Byte, ScalarType::Char, ScalarType::Shor
 constexpr Formats kComplex{ScalarType::ComplexHalf, ScalarType::ComplexFloat,
                            ScalarType::ComplexDouble};
 
-constexpr WiderRow kRows[] = {
+constexpr WiderRow kWiderRows[] = {
     {"abs", kBool},
     {"histc", kIntegers},
     {"trace", kBool | kComplexHalf},
@@ -220,7 +220,7 @@ const WiderRow* wider_row(std::string_view name) {
   op.remove_suffix(overload.size());
   if (op.ends_with('_')) op.remove_suffix(1);
   const std::string full = std::string(op).append(overload);
-  for (const WiderRow& row : kRows) {
+  for (const WiderRow& row : kWiderRows) {
     const bool one_overload = row.op.find('.') != row.op.npos;
     if (one_overload ? full.starts_with(row.op) : op == row.op) return &row;
   }

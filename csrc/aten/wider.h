@@ -1,5 +1,5 @@
 // Formats that a host kernel lacks and CUDA's has: the operator is computed in a wider format and
-// its results are cast back once. To add an operator, add a row to kRows in wider.cpp.
+// its results are cast back once. To add an operator, add a row to kWiderRows in wider.cpp.
 #pragma once
 
 #include "redispatch.h"

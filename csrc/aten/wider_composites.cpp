@@ -72,7 +72,7 @@ constexpr Formats kFftFormats{at::kHalf, at::kComplexHalf};
 constexpr Formats kComplex32{at::kComplexHalf};
 
 // A cast that belongs to the operator: no launch of its own.
-at::Tensor cast(const at::Tensor& tensor, at::ScalarType dtype) {
+at::Tensor cast_unpriced(const at::Tensor& tensor, at::ScalarType dtype) {
   struct Pause {
     const bool before = Ledger::pause(true);
     ~Pause() { Ledger::pause(before); }
@@ -102,7 +102,7 @@ struct Operands {
 template <class T>
 decltype(auto) widened(const T& value) {
   if constexpr (std::is_same_v<T, at::Tensor>) {
-    return value.defined() ? cast(value, wider(value.scalar_type())) : value;
+    return value.defined() ? cast_unpriced(value, wider(value.scalar_type())) : value;
   } else if constexpr (std::is_same_v<T, std::optional<at::Tensor>>) {
     return value.has_value() ? T(widened(*value)) : value;
   } else {
@@ -127,7 +127,7 @@ struct Wider<Op, from, at::Tensor(A...)> {
     if (C10_LIKELY(!operands.any || !operands.all))
       return composite<Op>(std::forward<A>(arguments)...);
     const at::Tensor made = composite<Op>(widened(arguments)...);
-    return cast(made, cast_back(made.scalar_type(), operands.dtype));
+    return cast_unpriced(made, cast_back(made.scalar_type(), operands.dtype));
   }
 };
 

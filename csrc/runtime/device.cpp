@@ -14,7 +14,7 @@ ChipConfig& mutable_config() {
   static ChipConfig instance;
   return instance;
 }
-thread_local c10::DeviceIndex current = 0;
+thread_local c10::DeviceIndex current_index = 0;
 bool forked = false;  // set before the child's first other line runs
 }  // namespace
 
@@ -28,7 +28,7 @@ const ChipConfig& config() { return mutable_config(); }
 
 int device_count() noexcept { return mutable_config().device_count; }
 
-c10::DeviceIndex current_device() noexcept { return current; }
+c10::DeviceIndex current_device() noexcept { return current_index; }
 
 void check_index(int64_t index) {
   TORCH_CHECK(index >= 0 && index < device_count(), "trn: invalid device ordinal ", index, ": ",
@@ -38,10 +38,10 @@ void check_index(int64_t index) {
 
 c10::DeviceIndex exchange_device(c10::DeviceIndex index) {
   check_index(index);
-  return std::exchange(current, index);
+  return std::exchange(current_index, index);
 }
 
-void set_device_unchecked(c10::DeviceIndex index) noexcept { current = index; }
+void set_device_unchecked(c10::DeviceIndex index) noexcept { current_index = index; }
 
 bool in_forked_child() noexcept { return forked; }
 
@@ -62,7 +62,7 @@ c10::Device resolve(c10::Device device) {
     check_index(device.index());
     return device;
   }
-  return c10::Device(device.type(), current);
+  return c10::Device(device.type(), current_index);
 }
 
 }  // namespace trn

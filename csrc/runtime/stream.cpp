@@ -9,7 +9,7 @@
 
 namespace trn {
 namespace {
-thread_local std::array<c10::StreamId, kMaxDevices> current{};
+thread_local std::array<c10::StreamId, kMaxDevices> current_ids{};
 std::array<std::atomic<uint32_t>, kMaxDevices> handed_out{};
 }  // namespace
 
@@ -18,7 +18,7 @@ c10::Stream default_stream(c10::DeviceIndex device) {
 }
 
 c10::Stream current_stream(c10::DeviceIndex device) {
-  return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device), current[size_t(device)]);
+  return c10::Stream(c10::Stream::UNSAFE, c10::Device(kTrn, device), current_ids[size_t(device)]);
 }
 
 void check_stream(c10::Stream stream) {
@@ -31,7 +31,7 @@ void check_stream(c10::Stream stream) {
 c10::Stream exchange_stream(c10::Stream stream) {
   check_stream(stream);
   const c10::Stream previous = current_stream(stream.device_index());
-  current[size_t(stream.device_index())] = stream.id();
+  current_ids[size_t(stream.device_index())] = stream.id();
   return previous;
 }
 
