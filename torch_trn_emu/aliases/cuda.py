@@ -41,6 +41,7 @@ from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 from ..trn.device import emulated_name
 from ..trn.legacy import TensorType, tensor_types
 from . import cuda_distributed
+from .cuda_compiled import map_traced_tensors
 from .cuda_internals import exchange_device, map_internals
 from .cuda_names import COMPILING, MODULES, PARTS, REFUSED, SAME, SPECIAL
 from .cuda_profiler import map_profilers
@@ -121,11 +122,12 @@ def _cuda(
     non_blocking: bool = False,
     memory_format: torch.memory_format = torch.preserve_format,
 ) -> torch.Tensor:
-    where = trn.current_device() if device is None else device
-    index = (
-        where if isinstance(where, int) else _device("trn", torch.device(where).index or 0).index
-    )
-    target = _device("trn", index)
+    if isinstance(device, int):
+        target = _device("trn", device)
+    else:  # without a number: the current one, which `to` finds
+        target = _device("trn", None) if device is None else to_trn(torch.device(device))
+    if target.type != "trn":
+        raise RuntimeError(f"Tensor.cuda() takes a device of cuda, not {target}")
     return self.to(target, non_blocking=non_blocking, memory_format=memory_format)
 
 
@@ -323,7 +325,7 @@ def _mode() -> AbstractContextManager[Any]:
 class _Engine(OneThread):
     """`Tensor.backward` runs without the mode that dispatched it; hooks and `backward` need it.
 
-    Compiled autograd would trace the mode: what it runs sees trn, as in every compiled graph.
+    Compiled autograd would trace the mode.
     """
 
     def run_backward(self, *args: Any, **kwargs: Any) -> Any:
@@ -444,6 +446,7 @@ def install() -> None:
     map_internals()
     _map_accelerator()
     _map_saved_tensors_hooks()
+    map_traced_tensors(to_cuda)
     set_autograd_engine(_Engine())
     CudaIsTrn().__enter__()  # for good
     if _TOLD not in os.environ:

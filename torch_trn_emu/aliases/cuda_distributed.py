@@ -8,7 +8,7 @@ Checked on torch 2.13.0.
 import re
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..errors import Unsupported
 from ..importing import when_imported
 from ..torch_private import compiled_c10d, tree_map_only
 
-__all__ = ["asked_by_torch", "install", "map_data_parallel"]
+__all__ = ["asked_by_torch", "hears_real", "install", "map_data_parallel"]
 
 # DataParallel compares with the device that it was told, which is cuda. A fake tensor is on the
 # device that it hears of, and torch has no guard for cuda.
@@ -33,8 +33,12 @@ def asked_by_torch(depth: int) -> bool:
     frame = sys._getframe(depth + 1)
     while frame.f_code.co_name == "__torch_function__" and frame.f_back is not None:
         frame = frame.f_back  # another mode hands on what it was asked
-    name = frame.f_globals.get("__name__", "")
-    return _OWN.match(name) is not None
+    return hears_real(frame.f_globals)
+
+
+def hears_real(names: Mapping[str, Any]) -> bool:
+    """Whether a module with these globals must hear the real device."""
+    return _OWN.match(names.get("__name__", "")) is not None
 
 
 def install(translated: Callable[..., Any]) -> None:
