@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import torch_trn_emu
 from torch_trn_emu import estimate
@@ -285,3 +286,39 @@ def test_optimizers_launch_what_they_launch_on_the_device(kind) -> None:
     made = estimate(_optimizer_step(kind, "meta"))
     assert sum(row.calls for row in made.ops) == counted["launch_count"]
     assert made.device_us == pytest.approx(counted["total_time"] * 1e6, rel=0.01)
+
+
+RECURRENT = {
+    "lstm": (nn.LSTM, {}),
+    "lstm without biases": (nn.LSTM, {"bias": False}),
+    "lstm projected": (nn.LSTM, {"proj_size": 8, "batch_first": True}),
+    "gru": (nn.GRU, {}),
+    "rnn": (nn.RNN, {"nonlinearity": "relu"}),
+    "gru of two layers": (nn.GRU, {"num_layers": 2, "bidirectional": True, "dropout": 0.3}),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_are_those_of_the_device(name, packed):
+    kind, named = RECURRENT[name]
+
+    def step(model, x):
+        model.zero_grad()
+        given = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3, 3, 1])) if packed else x
+        out = model(given)[0]
+        (out.data if packed else out).sum().backward()
+
+    shape = (4, 5, 12) if named.get("batch_first") and not packed else (5, 4, 12)
+    priced = estimate(
+        step, kind(12, 16, device="meta", **named), torch.empty(shape, device="meta")
+    ).counters
+    model, x = kind(12, 16, device="trn", **named), torch.empty(shape, device="trn")
+    before = torch.trn.counters()
+    step(model, x)
+    after = torch.trn.counters()
+    ran = {key: after[key] - before[key] for key in ("launch_count", "core_busy_time")}
+    # Packing copies lengths and indices, some of which the host has where all is on meta.
+    assert abs(priced["launch_count"] - ran["launch_count"]) <= 4 * packed
+    within = 0.06 if packed else 0.01
+    assert priced["core_busy_time"] == pytest.approx(ran["core_busy_time"], rel=within)

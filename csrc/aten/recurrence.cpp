@@ -14,6 +14,7 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clone.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/tanh.h>
@@ -136,6 +137,11 @@ Recurred run(const Recurrence& layer, Kept* kept) {
   const bool lstm = layer.kind == CellKind::lstm;
   const Tensor weight_t = weight_of_steps(layer);
   const Tensor projection_t = layer.projection.defined() ? layer.projection.t() : Tensor();
+  // torch finds no shapes of an LSTM's cell without biases: on meta there are some.
+  const bool lends = lstm && layer.gates.is_meta() && !layer.bias.defined();
+  const Tensor lent = lends ? at::empty({layer.gates.size(1)}, layer.gates.options()) : Tensor();
+  const auto input_bias = optional(lends ? lent : layer.input_bias);
+  const auto bias = optional(lends ? lent : layer.bias);
   Tensors out(order.size());
   if (kept != nullptr) {
     for (Tensors* each : {&kept->before, &kept->after, &kept->workspace, &kept->projected})
@@ -148,8 +154,8 @@ Recurred run(const Recurrence& layer, Kept* kept) {
     const Tensor gates = order.slice(layer.gates, step);
     Tensor of_hidden = linear(h.now, weight_t, lstm ? Tensor() : layer.bias);
     if (lstm) {
-      auto [hy, cy, workspace] = at::_thnn_fused_lstm_cell(
-          gates, of_hidden, c.now, optional(layer.input_bias), optional(layer.bias));
+      auto [hy, cy, workspace] =
+          at::_thnn_fused_lstm_cell(gates, of_hidden, c.now, input_bias, bias);
       if (kept != nullptr) {
         kept->before[step] = c.now;
         kept->after[step] = cy;

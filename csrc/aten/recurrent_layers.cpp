@@ -10,9 +10,11 @@
 #include <ATen/core/TensorBody.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/gru_native.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/lstm_native.h>
+#include <ATen/ops/native_dropout.h>
 #include <ATen/ops/rnn_relu_native.h>
 #include <ATen/ops/rnn_tanh_native.h>
 #include <ATen/ops/stack.h>
@@ -21,7 +23,9 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
 #include <tuple>
+#include <vector>
 
 namespace trn {
 namespace {
@@ -171,8 +175,10 @@ Results run_layers(const RecurrentCall& call, Tensor x, const std::vector<int64_
       if (made.c.defined()) c.push_back(made.c);
     }
     x = out.size() == 1 ? out[0] : at::cat(out, -1);
-    if (call.dropout != 0 && call.train && layer + 1 < call.layers)
-      x = at::dropout(x, call.dropout, /*train=*/true);
+    if (call.dropout == 0 || !call.train || layer + 1 == call.layers) continue;
+    x = x.is_meta() && call.dropout < 1  // one launch, as on trn
+            ? std::get<0>(at::native_dropout(x, call.dropout, /*train=*/true))
+            : at::dropout(x, call.dropout, /*train=*/true);
   }
   return {x, at::stack(h), c.empty() ? Tensor() : at::stack(c)};
 }
@@ -274,6 +280,26 @@ using Gru = OneState<CellKind::gru, &at::native::gru, &at::native::gru>;
 using RnnTanh = OneState<CellKind::rnn_tanh, &at::native::rnn_tanh, &at::native::rnn_tanh>;
 using RnnRelu = OneState<CellKind::rnn_relu, &at::native::rnn_relu, &at::native::rnn_relu>;
 
+// ---- shapes of the cell of a GRU ----
+
+std::tuple<Tensor, Tensor> gru_cell_on_meta(const Tensor& gates, const Tensor&, const Tensor& hx,
+                                            const std::optional<Tensor>&,
+                                            const std::optional<Tensor>&) {
+  return {at::empty_symint(hx.sym_sizes(), hx.options()),
+          at::empty_symint({hx.sym_size(0), hx.sym_size(1) * 5}, gates.options())};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gru_cell_backward_on_meta(
+    const Tensor& grad, const Tensor& workspace, bool has_bias) {
+  const c10::SymInt rows = grad.sym_size(0), width = grad.sym_size(1);
+  const auto made = [&](std::vector<c10::SymInt> sizes) {
+    return at::empty_symint(sizes, workspace.options());
+  };
+  return {made({rows, width * 3}), made({rows, width * 3}),
+          at::empty_symint(grad.sym_sizes(), grad.options()),
+          has_bias ? made({width * 3}) : Tensor(), has_bias ? made({width * 3}) : Tensor()};
+}
+
 void register_layers(torch::Library& library) {
   library.impl("lstm.input", &lstm);
   library.impl("lstm.data", &lstm_packed);
@@ -286,6 +312,32 @@ void register_layers(torch::Library& library) {
 }
 
 }  // namespace
+
+// torch.ops.trn.lstm and the others: the same for tensors of `meta`, which estimates price.
+TORCH_LIBRARY_FRAGMENT(trn, library) {
+  const std::string shared =
+      "Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, "
+      "bool bidirectional";
+  const auto define = [&](const std::string& name, const std::string& state, const char* results) {
+    const std::string full = name + ".input(Tensor input, " + state + ", " + shared +
+                             ", bool batch_first) -> " + results;
+    const std::string packed = name + ".data(Tensor data, Tensor batch_sizes, " + state + ", " +
+                               shared + ") -> " + results;
+    library.def(full.c_str());
+    library.def(packed.c_str());
+  };
+  define("lstm", "Tensor[] hx", "(Tensor, Tensor, Tensor)");
+  for (const char* name : {"gru", "rnn_tanh", "rnn_relu"})
+    define(name, "Tensor hx", "(Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(trn, CompositeImplicitAutograd, library) { register_layers(library); }
+
+// torch has none for a GRU's cell.
+TORCH_LIBRARY_IMPL(aten, Meta, library) {
+  library.impl("_thnn_fused_gru_cell", &gru_cell_on_meta);
+  library.impl("_thnn_fused_gru_cell_backward", &gru_cell_backward_on_meta);
+}
 
 // Both keys: made of other operators, which have the gradients.
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { register_layers(library); }

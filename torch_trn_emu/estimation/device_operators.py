@@ -14,11 +14,12 @@ __all__ = ["OperatorsOfTheDevice", "fused_attention"]
 
 ATTENTION, DROPOUT = functional.scaled_dot_product_attention, functional.dropout
 UNFLATTEN = torch.Tensor.unflatten
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 RMS_NORM = (functional.rms_norm, torch.rms_norm)
 
 
 class OperatorsOfTheDevice(TorchFunctionMode):
-    """Gives `meta` tensors the fused attention, dropout and RMSNorm that trn tensors take.
+    """Gives `meta` tensors the fused attention, dropout, RMSNorm and recurrent layers of trn.
 
     `nn.MultiheadAttention` calls them inside of a function that a mode sees as a whole: there the
     names are replaced.
@@ -30,6 +31,7 @@ class OperatorsOfTheDevice(TorchFunctionMode):
         by_name = {ATTENTION: self.attention, DROPOUT: _fused_dropout}
         self.instead: dict[Any, Any] = by_name | dict.fromkeys(RMS_NORM, _fused_rms_norm)
         self.instead[torch.tensor] = _tensor
+        self.instead |= {getattr(torch, name): _recurrent(name) for name in RECURRENT}
         named: dict[str, Any] = {function.__name__: new for function, new in by_name.items()}
         self.names: Any = mock.patch.multiple(functional, **named)
 
@@ -61,6 +63,17 @@ def _fused_dropout(
     if input.device.type == "meta" and training and 0 < p < 1 and input.numel() and not inplace:
         return torch.native_dropout(input, p, True)[0]
     return DROPOUT(input, p, training, inplace)
+
+
+def _recurrent(name: str) -> Any:
+    """csrc/aten/recurrent_layers.cpp, which torch.ops.trn has for tensors of `meta`."""
+    torchs, ours = getattr(torch, name), getattr(torch.ops.trn, name)
+
+    def run(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        tracing = torch.compiler.is_dynamo_compiling()
+        return (torchs if tracing or input.device.type != "meta" else ours)(input, *args, **kwargs)
+
+    return run
 
 
 def _tensor(data: Any, *, device: Any = None, **named: Any) -> torch.Tensor:
