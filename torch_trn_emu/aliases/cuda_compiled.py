@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..importing import when_imported
+from ..torch_private import TRACED_TENSORS
 from .cuda_distributed import hears_real
 
 __all__ = ["map_traced_tensors"]
@@ -32,4 +33,4 @@ def map_traced_tensors(to_cuda: Callable[[Any], Any]) -> None:
 
         kind.method_attr_device, kind.method_attr_is_cuda = device, is_cuda
 
-    when_imported("torch._dynamo.variables.tensor", install)
+    when_imported(TRACED_TENSORS, install)

@@ -17,7 +17,7 @@ import torch
 from .. import _C, trn
 from ..errors import Unsupported
 from ..importing import when_imported
-from ..torch_private import compiled_c10d, tree_map_only
+from ..torch_private import compiled_c10d, tree_map_only, utilities
 
 __all__ = ["asked_by_torch", "hears_real", "install", "map_data_parallel"]
 
@@ -75,8 +75,7 @@ def install(translated: Callable[..., Any]) -> None:
     kind.__init__ = translated(kind.__init__)
 
     # Writers of checkpoints compare it with the device of tensors, of which they hear the real one.
-    utils: Any = torch._utils
-    utils._get_available_device_type = lambda: "trn"
+    utilities._get_available_device_type = lambda: "trn"
 
     refuse = torch.cuda.nccl.version
 

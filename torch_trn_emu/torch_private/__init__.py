@@ -55,6 +55,7 @@ __all__ = [
     "DTENSOR_RANDOM",
     "FAKE_TENSOR_LOGGER",
     "RING_ATTENTION",
+    "TRACED_TENSORS",
     "AutoDispatchBelowAutograd",
     "DeviceContext",
     "DeviceType",
@@ -103,6 +104,7 @@ __all__ = [
     "tree_map",
     "tree_map_only",
     "unset_fake_temporarily",
+    "utilities",
     "validate_device",
     "with_optimizers_of_meta",
     "wrap_restore_location",
@@ -154,6 +156,8 @@ register_device_module: Callable[[str, Any], None] = torch._register_device_modu
 device_of_dlpack: Callable[..., Any] = _core._torchDeviceToDLDevice  # DLPack through frameworks
 KinetoProfile: Any = getattr(torch.profiler, "_KinetoProfile")  # noqa: B009  profilers under `cuda`
 compiled_c10d: Any = getattr(_core, "_distributed_c10d", None)  # process groups under `cuda`
+utilities: Any = torch._utils  # the device of checkpoints' writers under `cuda`
+TRACED_TENSORS = "torch._dynamo.variables.tensor"  # what they say of their device under `cuda`
 # Files saved on a GPU, here and below.
 validate_device: Callable[[Any, str], Any] = torch.serialization._validate_device
 

@@ -1,6 +1,7 @@
 """A script for GPUs: NCCL, cuda devices, DistributedDataParallel, FSDP2. Prints the losses."""
 
 import os
+import socket
 import tempfile
 
 import torch
@@ -16,6 +17,11 @@ local = int(os.environ["LOCAL_RANK"])
 assert not torch.cuda.is_initialized()
 dist.device_mesh.init_device_mesh("cuda", (int(os.environ["WORLD_SIZE"]),))
 assert torch.cuda.current_device() == local  # set by the mesh, as nothing was initialized
+with socket.socket() as free:  # for the next group: a rank may still reach the store of this one
+    free.bind(("127.0.0.1", 0))
+    port = [free.getsockname()[1]]
+dist.broadcast_object_list(port)
+os.environ["MASTER_PORT"] = str(port[0])
 dist.destroy_process_group()
 dist.init_process_group("nccl")
 assert dist.get_backend() == "nccl"
