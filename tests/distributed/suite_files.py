@@ -254,7 +254,7 @@ REASONS = (
     ),
     Reason(
         r"test_diff_hyperparams",
-        "192 runs of ten training steps for all combinations of options: more than the limit of a "
+        "Ten training steps for each of 96 combinations of options: more than the limit of a "
         "test on a shared host.",
         why="more than",
     ),

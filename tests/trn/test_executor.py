@@ -26,6 +26,12 @@ def _data(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=GENERATOR)
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Each test has data of its own, whatever ran before it."""
+    GENERATOR.manual_seed(0)
+
+
 @pytest.fixture
 def machine() -> Iterator[MachineExecutor]:
     with warnings.catch_warnings():
