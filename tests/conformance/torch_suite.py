@@ -256,7 +256,7 @@ REASONS = (
     ),
     Reason(
         r"test_modules::.*test_gradgrad_nn_Transformer",
-        "Skipped for the CPU by name: its fused attention, which trn uses, has no second derivative.",
+        "Skipped for the CPU by name, whose fused attention, as that of trn, lacks a derivative.",
         why="flash_attention_for_cpu_backward is not implemented",
     ),
     Reason(
