@@ -71,9 +71,10 @@ constexpr std::string_view kMetadataOps[] = {
     "aten::_native_multi_head_attention",
 };
 
-// Composite operators that do not run on trn tensors: one looks at a list of devices, the other
-// calls a host kernel directly. They run on aliases as a whole.
-constexpr const char* kHostComposites[] = {"mode.values", "conj_physical_"};
+// Composite operators that do not run on trn tensors: one looks at a list of devices, the others
+// call a host kernel directly. They run on aliases as a whole.
+constexpr const char* kHostComposites[] = {"mode.values", "conj_physical_", "kaiser_window",
+                                           "kaiser_window.periodic", "kaiser_window.beta"};
 
 bool is_metadata_op(std::string_view name) {
   return std::find(std::begin(kMetadataOps), std::end(kMetadataOps), name) !=

@@ -18,12 +18,16 @@
 
 namespace trn {
 
+// Of which operands a row speaks, by their layouts.
+enum class Of { kAny, kAllSparse, kOneCompressed };
+
 struct WiderRow {
   // Without the underscore of the form in place; with an overload, that one alone.
   std::string_view op;
   Formats from;
   bool numbers = false;      // numbers take part in type promotion
   const char* of = nullptr;  // NaN of the first operand counts as zero; the rest is this operator
+  Of operands = Of::kAny;
 };
 
 namespace {
@@ -36,6 +40,7 @@ constexpr Formats kFft{ScalarType::Half, ScalarType::ComplexHalf};
 constexpr Formats kHalf{ScalarType::Half};
 constexpr Formats kHalves{ScalarType::Half, ScalarType::BFloat16};
 constexpr Formats kBool{ScalarType::Bool};
+constexpr Formats kAdded{ScalarType::Bool, ScalarType::Half, ScalarType::ComplexHalf};
 constexpr Formats kIntegers{ScalarType::Byte, ScalarType::Char, ScalarType::Short, ScalarType::Int,
                             ScalarType::Long};
 constexpr Formats kComplex{ScalarType::ComplexHalf, ScalarType::ComplexFloat,
@@ -94,10 +99,32 @@ constexpr WiderRow kWiderRows[] = {
     {"round.decimals", kHalf},
     {"rrelu_with_noise", kHalf},
     {"rrelu_with_noise_backward", kHalf},
+    // sparse operands
+    {"_coalesce", kComplexHalf, false, nullptr, Of::kAllSparse},
+    {"_sparse_sparse_matmul", kHalves, false, nullptr, Of::kAllSparse},
+    {"add", kAdded, false, nullptr, Of::kAllSparse},
+    {"addmm", kHalves, false, nullptr, Of::kOneCompressed},
+    {"addmv", kHalves, false, nullptr, Of::kOneCompressed},
+    {"mm", kHalves, false, nullptr, Of::kOneCompressed},
+    {"mul", kBool, false, nullptr, Of::kAllSparse},
+    {"mv", kHalves, false, nullptr, Of::kOneCompressed},
+    {"sub", kAdded, false, nullptr, Of::kAllSparse},
 };
 
+bool are(Of wanted, const torch::jit::Stack& stack, size_t first) {
+  if (wanted == Of::kAny) return true;
+  bool sparse = true, compressed = false;
+  for (size_t i = first; i < stack.size(); ++i) {
+    if (!stack[i].isTensor() || !stack[i].toTensor().defined()) continue;
+    const at::Layout layout = stack[i].toTensor().layout();
+    sparse &= layout == at::kSparse;
+    compressed |= layout != at::kSparse && layout != at::kStrided;
+  }
+  return wanted == Of::kAllSparse ? sparse : compressed;
+}
+
 at::Tensor cast(const at::Tensor& made, ScalarType dtype) {
-  if (!stochastic_rounding() || made.scalar_type() != at::kFloat ||
+  if (!stochastic_rounding() || made.layout() != at::kStrided || made.scalar_type() != at::kFloat ||
       (dtype != at::kHalf && dtype != at::kBFloat16))
     return made.to(dtype, /*non_blocking=*/false, /*copy=*/true);
   at::Tensor rounded = at::empty_like(made, made.options().dtype(dtype));
@@ -106,7 +133,7 @@ at::Tensor cast(const at::Tensor& made, ScalarType dtype) {
 }
 
 void write(const at::Tensor& made, at::Tensor to) {
-  if (to.sizes() != made.sizes()) {
+  if (made.layout() == at::kStrided && to.sizes() != made.sizes()) {
     to.resize_(made.sizes());
     if (to.strides() != made.strides()) to.as_strided_(made.sizes(), made.strides());
   }
@@ -231,6 +258,7 @@ bool call_wider(const OpPlan& plan, const c10::OperatorHandle& op, c10::Dispatch
                 torch::jit::Stack* stack) {
   const WiderRow& row = *plan.wider;
   const size_t first = stack->size() - plan.arguments.size();
+  if (!are(row.operands, *stack, first)) return false;
   const Promotion formats = promotion(plan, stack->data() + first);
   const bool asked = formats.asked.has_value() && row.from.has(*formats.asked);
   if (!asked && !row.from.has(formats.operands)) return false;
