@@ -394,6 +394,42 @@ def test_fake_tensors_export_and_the_pipeline_of_a_model(tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
+CONSTRUCTORS = """
+import warnings
+import torch
+from torch import nested
+from torch.utils._device import _device_constructors
+
+warnings.simplefilter("ignore")  # torch's own, of nested and sparse tensors
+rows = [torch.randn(n, 4, device="cuda") for n in (2, 3)]
+given = {
+    "tensor": ([1.0],), "as_tensor": ([1.0],), "asarray": ([1.0],), "full": ((2,), 1.0),
+    "linspace": (0, 1, 3), "logspace": (0, 1, 3), "range": (0, 3), "randint": (3, (2,)),
+    "tril_indices": (3, 3), "triu_indices": (3, 3), "empty_strided": ((2,), (1,)),
+    "empty_permuted": ((2, 3), (1, 0)), "nested_tensor": (rows,), "empty_quantized": None,
+    "sparse_coo_tensor": ([[0]], [1.0], (2,)), "sparse_csr_tensor": ([0, 1], [0], [1.0]),
+    "sparse_csc_tensor": ([0, 1], [0], [1.0]), "sparse_bsr_tensor": ([0, 1], [0], [[[1.0]]]),
+    "sparse_bsc_tensor": ([0, 1], [0], [[[1.0]]]), "sparse_compressed_tensor": None,
+}
+for make in _device_constructors():
+    arguments = given.get(make.__name__, (3,))
+    for device in ("cuda", "cuda:0", torch.device("cuda")) if arguments else ():
+        made = make(*arguments, device=device)
+        assert made.device == torch.device("cuda:0"), make
+for made in (
+    nested.nested_tensor([[1.0], [2.0, 3.0]], device="cuda"),
+    nested.nested_tensor(rows, layout=torch.jagged, device="cuda"),
+    nested.as_nested_tensor(rows, device="cuda"),
+):
+    assert made.device == torch.device("cuda:0")
+"""
+
+
+def test_every_constructor_takes_cuda(tmp_path):
+    ran = run_as_cuda(tmp_path, CONSTRUCTORS)
+    assert ran.returncode == 0, ran.stderr
+
+
 COMPILED_AUTOGRAD = """
 import torch
 from torch import nn

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR tensor support|invariant checks)|ComplexHalf")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Sparse (CSR tensor support|invariant checks)|ComplexHalf"
+)
 
 WIDE = {
     torch.bool: torch.uint8,

@@ -239,12 +239,14 @@ def _map_constructors() -> None:
         torch: (
             "get_autocast_dtype",
             "is_autocast_enabled",
+            "range",
             "set_autocast_dtype",
             "set_autocast_enabled",
             "set_default_device",
         ),
         torch.amp: ("is_autocast_available",),
         torch.amp.autocast_mode: ("is_autocast_available",),
+        torch.nested: ("nested_tensor",),  # as `range`, not seen by function modes
     }
     for module, names in modules.items():
         for name in names:
