@@ -51,8 +51,19 @@ def default_type():
     torch.set_default_device(None)
 
 
+@pytest.mark.filterwarnings("ignore:torch.set_default_tensor_type:UserWarning")
 @pytest.mark.parametrize("kind", ["torch.trn.DoubleTensor", torch.trn.DoubleTensor], ids=str)
 def test_the_default_type_can_be_on_trn(default_type, kind):
     torch.set_default_tensor_type(kind)
     made = torch.ones(1)
     assert (made.device.type, made.dtype) == ("trn", torch.float64)
+    torch.set_default_tensor_type(torch.FloatTensor)
+    assert torch.ones(1).device.type == "cpu"
+
+
+@pytest.mark.filterwarnings("ignore:torch.set_default_tensor_type:UserWarning")
+def test_a_type_of_the_host_leaves_a_chosen_device(default_type):
+    torch.set_default_device("trn")
+    torch.set_default_tensor_type(torch.DoubleTensor)
+    assert torch.get_default_device().type == "trn"
+    assert torch.ones(1).dtype == torch.float64

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from pathlib import Path
+from threading import local
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from warnings import warn
@@ -115,14 +116,27 @@ def _columns_of_trn(original: Any, *args: Any, **kwargs: Any) -> Any:
     return original(*given.args, **given.kwargs)
 
 
+class _DefaultType(local):
+    """Whether a type of this device, not a call of set_default_device, made it the default."""
+
+    chose_device = False
+
+
+_DEFAULT_TYPE = _DefaultType()
+
+
 @_around
 def _default_tensor_type(original: Any, t: Any) -> None:
     dtype = dense_of(t)
     if dtype is None:
+        if _DEFAULT_TYPE.chose_device:
+            torch.set_default_device(None)
+        _DEFAULT_TYPE.chose_device = False
         original(t)
     else:
         torch.set_default_dtype(dtype)
         torch.set_default_device(DEVICE_TYPE)
+        _DEFAULT_TYPE.chose_device = True
 
 
 @_around
