@@ -4,6 +4,7 @@
 #include "recurrence.h"
 
 #include "product_roles.h"
+#include "recurrent_steps.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/_thnn_fused_gru_cell.h>
@@ -25,7 +26,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <array>
 #include <numeric>
 #include <optional>
 
@@ -36,8 +36,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Tensors = std::vector<Tensor>;
-
-constexpr ProductRole kByWeight{MatmulClass::linear, 1}, kOfActivations{MatmulClass::linear, -1};
 
 // The steps in the order in which they run, or in which their gradients do.
 class Order {
@@ -123,13 +121,9 @@ Tensor weight_of_steps(const Recurrence& layer) {
   return turns ? at::clone(weight_t, at::MemoryFormat::Contiguous) : weight_t;
 }
 
-// What the cells have made, by step: for an LSTM the states of its cell before and after, for an
-// LSTM and a GRU the workspace, under a projection what is projected.
-struct Kept {
-  Tensors before, after, workspace, projected;
-};
+}  // namespace
 
-Recurred run(const Recurrence& layer, Kept* kept) {
+Recurred run_steps(const Recurrence& layer, Kept* kept) {
   const RoleScope by_weight(kByWeight);
   const Order order(layer.steps, false);
   const int64_t begin = order.rows(order.at(0));
@@ -177,6 +171,8 @@ Recurred run(const Recurrence& layer, Kept* kept) {
   return {at::cat(out), h.last(), c.last()};
 }
 
+namespace {
+
 // The hidden states that the steps begin with [rows of all steps, width], in the order of time.
 Tensor hidden_inputs(const Recurrence& layer, const Tensor& out) {
   const Order order(layer.steps, false);
@@ -202,25 +198,12 @@ Tensor sum(const Tensor& a, const Tensor& b) {
   return b.defined() ? at::add(a, b) : a;
 }
 
-// What a layer has, in the order in which autograd sees it.
-constexpr Tensor Recurrence::* kInputs[] = {
-    &Recurrence::gates, &Recurrence::hx,         &Recurrence::cx,        &Recurrence::weight,
-    &Recurrence::bias,  &Recurrence::input_bias, &Recurrence::projection};
-
 Tensors inputs_of(const Recurrence& layer) {
   Tensors inputs;
-  for (const auto input : kInputs)
+  for (const auto input : kRecurrentInputs)
     if ((layer.*input).defined()) inputs.push_back(layer.*input);
   return inputs;
 }
-
-// Which gradients are asked for, in that order.
-struct Wanted {
-  std::array<bool, std::size(kInputs)> inputs{};
-  bool has(Tensor Recurrence::* input) const {
-    return inputs[size_t(std::find(std::begin(kInputs), std::end(kInputs), input) - kInputs)];
-  }
-};
 
 // The gradients of all steps' gates.
 struct OfGates {
@@ -252,9 +235,11 @@ void step_back(const Recurrence& layer, const Kept& kept, const Tensor& h, size_
 
 Tensor zeros_like_rows(const Tensor& rows) { return at::zeros(rows.sizes(), rows.options()); }
 
+}  // namespace
+
 // A layer of gradients.
-Recurrence gradients(const Recurrence& layer, const Kept& kept, const Tensor& out,
-                     const Recurred& grads, const Wanted& wanted) {
+Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const Tensor& out,
+                              const Recurred& grads, const Wanted& wanted) {
   const Order order(layer.steps, true);
   const int64_t begin = order.rows(order.at(0));
   Carried h(grads.h, begin), c(grads.c, begin);
@@ -290,18 +275,20 @@ Recurrence gradients(const Recurrence& layer, const Kept& kept, const Tensor& ou
   return made;
 }
 
+namespace {
+
 // The same gradients with a graph: the steps run again, with the gradients of their operators.
 variable_list differentiable_gradients(const Recurrence& layer, const Recurred& grads,
                                        const Wanted& wanted) {
   Recurrence again = layer;
   variable_list inputs, outputs, of_outputs;
-  for (size_t i = 0; i < std::size(kInputs); ++i) {
-    Tensor& input = again.*kInputs[i];
+  for (size_t i = 0; i < std::size(kRecurrentInputs); ++i) {
+    Tensor& input = again.*kRecurrentInputs[i];
     if (!wanted.inputs[i]) continue;
     input = input.view_as(input);  // one of its own, where two inputs are the same tensor
     inputs.push_back(input);
   }
-  const Recurred made = run(again, nullptr);
+  const Recurred made = run_steps(again, nullptr);
   for (const auto& [output, grad] :
        {std::pair{made.out, grads.out}, std::pair{made.h, grads.h}, std::pair{made.c, grads.c}}) {
     if (!grad.defined()) continue;
@@ -318,10 +305,10 @@ struct RecurrentLayer : torch::autograd::Function<RecurrentLayer> {
   static variable_list forward(AutogradContext* context, const Recurrence& layer, at::TensorList) {
     const at::AutoDispatchBelowADInplaceOrView below;
     Kept kept;
-    const Recurred made = run(layer, &kept);
+    const Recurred made = run_steps(layer, &kept);
     int64_t has = 0;
-    for (size_t i = 0; i < std::size(kInputs); ++i)
-      has |= int64_t((layer.*kInputs[i]).defined()) << i;
+    for (size_t i = 0; i < std::size(kRecurrentInputs); ++i)
+      has |= int64_t((layer.*kRecurrentInputs[i]).defined()) << i;
     context->saved_data["kind"] = int64_t(layer.kind);
     context->saved_data["rows"] = layer.steps.rows;
     context->saved_data["reversed"] = layer.steps.reversed;
@@ -346,9 +333,9 @@ struct RecurrentLayer : torch::autograd::Function<RecurrentLayer> {
     layer.kind = CellKind(data["kind"].toInt());
     layer.steps = {data["rows"].toIntVector(), data["reversed"].toBool()};
     Wanted wanted;
-    for (size_t i = 0; i < std::size(kInputs); ++i) {
+    for (size_t i = 0; i < std::size(kRecurrentInputs); ++i) {
       if ((data["has"].toInt() >> i & 1) == 0) continue;
-      layer.*kInputs[i] = saved[next++];
+      layer.*kRecurrentInputs[i] = saved[next++];
       wanted.inputs[i] = context->needs_input_grad(variable++);
     }
     const Tensor out = saved[next++];
@@ -369,14 +356,14 @@ struct RecurrentLayer : torch::autograd::Function<RecurrentLayer> {
     if (at::GradMode::is_enabled()) {
       const variable_list made = differentiable_gradients(layer, of_results, wanted);
       size_t at = 0;
-      for (size_t i = 0; i < std::size(kInputs); ++i)
-        if ((layer.*kInputs[i]).defined())
+      for (size_t i = 0; i < std::size(kRecurrentInputs); ++i)
+        if ((layer.*kRecurrentInputs[i]).defined())
           results.push_back(wanted.inputs[i] ? made[at++] : Tensor());
       return results;
     }
     const at::AutoDispatchBelowADInplaceOrView below;
-    const Recurrence made = gradients(layer, kept, out, of_results, wanted);
-    for (const auto input : kInputs)
+    const Recurrence made = gradients_of_steps(layer, kept, out, of_results, wanted);
+    for (const auto input : kRecurrentInputs)
       if ((layer.*input).defined()) results.push_back(made.*input);
     return results;
   }
@@ -391,7 +378,7 @@ Recurred recur(const Recurrence& layer) {
       std::any_of(inputs.begin(), inputs.end(), [](const Tensor& x) { return x.requires_grad(); });
   if (!differentiates) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    return run(layer, nullptr);
+    return run_steps(layer, nullptr);
   }
   const variable_list made = RecurrentLayer::apply(layer, at::TensorList(inputs));
   return {made[0], made[1], made.size() > 2 ? made[2] : Tensor()};

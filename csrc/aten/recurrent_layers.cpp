@@ -2,6 +2,7 @@
 // all steps of a layer, as on the CPU, and recurrence.h goes through the steps. torch's own would
 // multiply at every step on an accelerator; it still takes what is laid out or transformed in a way
 // that these do not, and says what is wrong with arguments.
+#include "lstm_layer.h"
 #include "product_roles.h"
 #include "recurrence.h"
 #include "runtime/host.h"
@@ -49,6 +50,7 @@ struct RecurrentCall {
   int64_t layers;
   double dropout;
   bool train, bidirectional;
+  bool is_packed = false;
 
   int64_t directions() const { return bidirectional ? 2 : 1; }
   bool has_projections() const { return cx.defined() && cx.size(2) != hx.size(2); }
@@ -149,6 +151,30 @@ RecurrentCall cast(RecurrentCall call) {
 
 // ---- all layers ----
 
+// One direction of one layer.
+Recurred run_direction(const RecurrentCall& call, const Tensor& x, const std::vector<int64_t>& rows,
+                       int64_t i) {
+  const Parameters p(call, i);
+  const bool reversed = i % call.directions() == 1;
+  const Tensor hx = call.hx.select(0, i), cx = call.cx.defined() ? call.cx.select(0, i) : Tensor();
+  if (call.kind == CellKind::lstm && !call.is_packed && !p.projection.defined()) {
+    const LstmLayer layer{x,  p.of_input, p.of_hidden,          p.input_bias, p.hidden_bias,
+                          hx, cx,         int64_t(rows.size()), reversed};
+    if (is_host_layer(layer)) return run_host_layer(layer);
+  }
+  // The fused cell of an LSTM adds the biases: torch makes no fake tensors of one without.
+  const bool adds = p.input_bias.defined() && call.kind != CellKind::lstm;
+  return recur({call.kind,
+                {rows, reversed},
+                at::linear(x, p.of_input, adds ? std::optional(p.input_bias) : std::nullopt),
+                hx,
+                cx,
+                p.of_hidden,
+                p.hidden_bias,
+                adds ? Tensor() : p.input_bias,
+                p.projection});
+}
+
 // input [rows of all steps, features].
 Results run_layers(const RecurrentCall& call, Tensor x, const std::vector<int64_t>& rows) {
   const RoleScope by_weight({MatmulClass::linear, 1});
@@ -157,19 +183,7 @@ Results run_layers(const RecurrentCall& call, Tensor x, const std::vector<int64_
     Tensors out;
     for (int64_t direction = 0; direction < call.directions(); ++direction) {
       const int64_t i = layer * call.directions() + direction;
-      const Parameters p(call, i);
-      // The fused cell of an LSTM adds the biases: torch makes no fake tensors of one without.
-      const bool adds = p.input_bias.defined() && call.kind != CellKind::lstm;
-      const Recurred made =
-          recur({call.kind,
-                 {rows, direction == 1},
-                 at::linear(x, p.of_input, adds ? std::optional(p.input_bias) : std::nullopt),
-                 call.hx.select(0, i),
-                 call.cx.defined() ? call.cx.select(0, i) : Tensor(),
-                 p.of_hidden,
-                 p.hidden_bias,
-                 adds ? Tensor() : p.input_bias,
-                 p.projection});
+      const Recurred made = run_direction(call, x, rows, i);
       out.push_back(made.out);
       h.push_back(made.h);
       if (made.c.defined()) c.push_back(made.c);
@@ -214,6 +228,7 @@ std::optional<Results> run_packed(RecurrentCall call, const Tensor& batch_sizes)
   if (!fall || rows.back() < 1 || all != call.input.size(0) || !fits(call, rows.front()))
     return std::nullopt;
   const c10::impl::ExcludeDispatchKeyGuard cast_already(DispatchKey::AutocastPrivateUse1);
+  call.is_packed = true;
   return run_layers(call, call.input, rows);
 }
 

@@ -23,7 +23,7 @@ std::mutex pricer_mutex;
 Pricer pricer;
 thread_local bool paused = false;
 thread_local bool listing_launches = false;
-thread_local std::vector<const LaunchRow*> listed;
+thread_local std::vector<LaunchRow*> listed;
 
 std::array<std::atomic<LaunchListener*>, kListeners> listeners{};
 
@@ -250,6 +250,21 @@ std::vector<LaunchRow> list_launches(bool listing) {
   for (const LaunchRow* row : std::exchange(listed, {})) out.push_back(*row);
   listing_launches = listing;
   return out;
+}
+
+std::vector<LaunchRow*> launches_of(const std::function<void()>& run) {
+  struct Listing {
+    bool was_paused = std::exchange(paused, false);
+    bool was_listing = std::exchange(listing_launches, true);
+    std::vector<LaunchRow*> before = std::exchange(listed, {});
+    ~Listing() {
+      paused = was_paused;
+      listing_launches = was_listing;
+      listed = std::move(before);
+    }
+  } listing;
+  run();
+  return std::move(listed);
 }
 
 void Ledger::launch(LaunchRow* row) noexcept {
