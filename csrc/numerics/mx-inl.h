@@ -200,11 +200,11 @@ constexpr int64_t destination_row(Grouping grouping, int64_t i) {
 }
 
 // Copies a strip of the rows of a block, widened to float32, and collects the largest magnitudes.
-// Row by row: memory is read in runs, and the copy is free of the cache conflicts that a
-// power-of-two row stride brings.
+// Row by row: memory is read in runs, and the copy, whose rows lie one vector further apart than
+// they are wide, is free of the cache conflicts that a power-of-two row stride brings.
 template <class S>
 TRN_INLINE void read_strip(const void* const* rows, int64_t column, int64_t live, int64_t padded,
-                           uint32_t (*strip)[strip_width], uint32_t* top) {
+                           uint32_t* strip, uint32_t* top) {
   constexpr int ahead = 4;  // rows to fetch before their turn; beyond the last, of the next strip
   const int64_t whole = live / lanes * lanes;
   for (int64_t j = 0; j < padded; j += lanes) store(top + j, splat(0u));
@@ -214,15 +214,16 @@ TRN_INLINE void read_strip(const void* const* rows, int64_t column, int64_t live
     const int other = (i + ahead) % 32;
     const S* next = rows[other] == nullptr ? row : static_cast<const S*>(rows[other]) + column;
     if (other < i) next += live;
+    uint32_t* to = strip + i * (padded + lanes);
     for (int64_t j = 0; j < whole; j += lanes) {
       const u32v bits = load_bits(row + j);
       prefetch(next + j);
-      store(strip[i] + j, bits);
+      store(to + j, bits);
       store(top + j, umax(load<u32v>(top + j), bits & 0x7fffffff));
     }
     for (int64_t j = whole; j < padded; j += lanes) {
       const u32v bits = load_ragged(row, j, live);
-      store(strip[i] + j, bits);
+      store(to + j, bits);
       store(top + j, umax(load<u32v>(top + j), bits & 0x7fffffff));
     }
   }
@@ -236,7 +237,7 @@ bool mx_columns_typed(const MxConstants& constants, const void* const* rows,
   constexpr int step = out == Output::codes4 || out == Output::bf16_pairs ? 2 : 1;
   const MxConstants c = constants;
   const ColumnDestination d = destination;
-  alignas(64) uint32_t strip[32][strip_width];
+  alignas(64) uint32_t strip[32 * (strip_width + lanes)];
   alignas(64) uint32_t top[strip_width], inverse[strip_width], scale[strip_width];
   alignas(64) uint8_t code[strip_width];
   alignas(64) uint32_t random[2][stochastic ? strip_width : lanes] = {};
@@ -281,7 +282,8 @@ bool mx_columns_typed(const MxConstants& constants, const void* const* rows,
 
     // A vector of row i: codes with signs, or value bits.
     const auto encoded = [&](int i, int64_t j, int parity) __attribute__((always_inline)) {
-      const u32v bits = finite_through_bf16<through_bf16>(load<u32v>(strip[i] + j));
+      const u32v bits =
+          finite_through_bf16<through_bf16>(load<u32v>(strip + i * (padded + lanes) + j));
       const u32v words = stochastic ? load<u32v>(random[parity] + j) : u32v{};
       const Encoded e =
           encode_scaled<stochastic>(c, bits & 0x7fffffff, (f32v)load<u32v>(inverse + j), words);
