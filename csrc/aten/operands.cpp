@@ -34,8 +34,13 @@ numerics::OperandRounding operand_rounding(OperandFormat format, at::ScalarType 
 }
 
 at::Tensor to_bf16_operand(const at::Tensor& host) {
-  return host.scalar_type() == at::kFloat ? host.to(at::kBFloat16).to(at::kFloat)
-                                          : host.to(at::kFloat);
+  if (host.scalar_type() != at::kFloat) return host.to(at::kFloat);
+  if (!host.is_cpu() || !host.is_non_overlapping_and_dense() || host.is_neg())
+    return host.to(at::kBFloat16).to(at::kFloat);
+  at::Tensor rounded = at::empty_like(host);  // with the same strides, in one pass
+  numerics::round_to(numerics::Format::bfloat16, host.const_data_ptr<float>(),
+                     rounded.mutable_data_ptr<float>(), host.numel(), numerics::Overflow::special);
+  return rounded;
 }
 
 void round_into(const at::Tensor& from, at::Tensor& to) {
