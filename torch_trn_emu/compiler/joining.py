@@ -10,11 +10,13 @@ from torch.fx import Node
 from ..calls import Call, TensorArg
 from ..errors import Unimplemented
 from ..kernels.pointwise import Step
+from ..kernels.rows.joined import block_of, joined
 from ..kernels.rows.values import Kind, RowStep, column_sum, reduced, step
 from ..ops.elementwise import conversion, recipe_of
 from ..ops.random import DRAWS
 from ..ops.reductions import correction_of, reduced_dims
 from .calls import base_of, constant_of
+from .joined_columns import JoinedColumns, joined_columns
 from .one_hot import columns_counted, number_put
 from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
 
@@ -52,6 +54,8 @@ class Attempt:
             return False
         if name in _CASTS:
             return self._cast()
+        if (columns := joined_columns(self.node)) is not None:
+            return self._joined(columns)
         if (number := number_put(self.node)) is not None:
             return self._one_hot(number)
         return self._elementwise()
@@ -72,7 +76,7 @@ class Attempt:
             by_row = kind is Kind.FULL or (kind is Kind.ONE and self._is_one_row())
             suits = (kind, Kind.COLUMN) if by_row else (kind,)
             return known if known and in_order and self.made[known] in suits else None
-        key = base.name if in_order else f"{base.name} turned"
+        key = base.name if in_order else _view_of(base, operand)
         if key in self.made:
             return key if self.made[key] is kind else None
         held = prod(n for n, s in zip(t.shape, t.strides, strict=True) if s)
@@ -112,7 +116,7 @@ class Attempt:
         return self.region.columns == self.region.elements
 
     def _fix(self, columns: int) -> bool:
-        if self.region.columns is None:
+        if self.region.columns is None and columns % block_of(self.region.steps) == 0:
             self.region.columns = columns
         return self.region.columns == columns
 
@@ -185,6 +189,21 @@ class Attempt:
         factor = {"op0": "multiply", "imm0": number}
         self._add(f"{name}.1", "tensor_scalar", (f"{name}.0",), Kind.FULL, **factor)
         self.alias[name] = f"{name}.1"
+        return True
+
+    def _joined(self, columns: JoinedColumns) -> bool:
+        """Columns in another order; rows consist of whole blocks of them."""
+        region, block = self.region, self.call.out.shape[-1]
+        fits = region.kind == "rows" and self.call.out.numel == region.elements
+        if not fits or (region.columns or block) % block:
+            return False
+        names = [self._operand(n) for n in columns.sources]
+        if any(n is None or self.made[n] is not Kind.FULL for n in names):
+            return False
+        name = self.node.name
+        parts = zip((n for n in names if n), columns.pieces, strict=True)
+        self.steps.append(joined(name, *parts))
+        self.made[name], self.alias[name] = Kind.FULL, name
         return True
 
     def _with(self, numbers: Mapping[Node, float]) -> Call:
@@ -305,6 +324,12 @@ class Attempt:
 
 def _number(operand: Node) -> float | None:
     return constant_of(base_of(operand)[0])
+
+
+def _view_of(base: Node, operand: Node) -> str:
+    """A name for what an operand is of a tensor: another part of it is another value."""
+    t, first = call_tensor(operand), operand.meta["val"].storage_offset()
+    return f"{base.name}, {t.shape} by {t.strides} from {first}"
 
 
 def _same_place(call: Call) -> bool:

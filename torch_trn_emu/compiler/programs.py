@@ -17,6 +17,7 @@ from ..kernels.rows import flat_program, row_program
 from ..kernels.rows.arrange import arranged
 from ..kernels.rows.balance_engines import shared_out
 from ..kernels.rows.fold_constants import absorbed
+from ..kernels.rows.joined import read_in_pieces
 from ..kernels.rows.keep_short import SHORT, kept_short
 from ..kernels.rows.values import Input, Kind, Output, RowStep, Values
 from ..ops import OPS, Product, multiplied, product_of
@@ -234,6 +235,7 @@ def _program(shape: _Shape, target: Target) -> Program | None:
         return _product(product, inputs, steps, outputs, target)
     steps = arranged(inputs, steps, stored, target.chip)
     steps = kept_short(inputs, steps, stored, {f"v{n}": dtype for n, dtype in shape.short})
+    steps = read_in_pieces(inputs, steps, stored)
     values = Values(inputs, steps, outputs)
     if shape.columns is None:
         return flat_program("rows", shape.elements, values, chip=target.chip, cores=target.cores)

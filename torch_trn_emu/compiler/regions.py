@@ -12,10 +12,13 @@ from dataclasses import replace
 from torch.fx import Graph, Node
 
 from ..calls import Call, TensorArg
+from ..errors import EmulatorBug
+from ..kernels.rows.joined import block_of
 from ..kernels.rows.values import Kind, step
 from ..ops.random import DRAWS
 from .calls import base_of, call_of, is_free
 from .communication import Waits, waits
+from .joined_columns import joined_columns, joined_later
 from .joining import Attempt
 from .one_hot import zeros_of
 from .region import (
@@ -40,7 +43,7 @@ PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
 
 def regions_of(graph: Graph, policy: str) -> list[Region]:
     """The regions of a graph, in an order in which they can run."""
-    nodes = [node for node in graph.nodes if not (is_free(node) or zeros_of(node))]
+    nodes = [n for n in graph.nodes if not (is_free(n) or zeros_of(n) or joined_later(n))]
     after = waits(graph)
     first = _Cutter(policy, frozenset(), after)
     for node in nodes:
@@ -86,21 +89,22 @@ class _Cutter:
         self.calls: dict[Node, Call] = {}
 
     def take(self, node: Node) -> None:
-        call = call_of(node, self.policy)
-        if call is None:  # control flow; what else torch has without a schema is host work
-            call = Call(str(node.target), (), ())
-        self.calls[node] = call
+        call = self.calls[node] = _known_call(node, self.policy)
         for region in self._candidates(node):
             in_time = self._after(region) >= self.after.get(node, frozenset())
             if in_time and self._joins(region, node, call):
                 self._put(region, node, call)
                 return
-        self._put(self._fresh(node, call), node, call)
+        region = self._fresh(node, call)
+        if region.kind == "single" and joined_columns(node):
+            raise EmulatorBug(f"{node.name}: no region joins its columns")
+        self._put(region, node, call)
 
     # --- which region ---
 
     def _sources(self, node: Node) -> list[tuple[Node, bool]]:
-        return [base_of(n) for n in operands_of(node)]
+        columns = joined_columns(node)
+        return [base_of(n) for n in (columns.sources if columns else operands_of(node))]
 
     def _candidates(self, node: Node) -> list[Region]:
         """Regions of the operands, the latest first, that nothing else lies between."""
@@ -159,9 +163,12 @@ class _Cutter:
         return True
 
     def _put(self, region: Region, node: Node, call: Call) -> None:
-        region.nodes.append(node)
-        region.calls.append(call)
-        self.home[node] = region
+        columns = joined_columns(node)
+        for one in (*(columns.folded[::-1] if columns else ()), node):
+            self.calls[one] = call if one is node else _known_call(one, self.policy)
+            region.nodes.append(one)
+            region.calls.append(self.calls[one])
+            self.home[one] = region
         before = set(region.above)
         for base, _ in self._bases(node):
             other = self.home[base]
@@ -213,6 +220,8 @@ class _Cutter:
         if a.elements != b.elements or len({a.columns, b.columns} - {None}) > 1:
             return False
         if len(a.steps) + len(b.steps) > MOST_STEPS:
+            return False
+        if (a.columns or b.columns or 0) % block_of((*a.steps, *b.steps)):
             return False
         shares = set(a.inputs) & set(b.inputs) or any(
             i.node in self._makes(a) for i in b.inputs.values()
@@ -323,6 +332,11 @@ class _Cutter:
             region.alias[node.name] = made = node.name
             region.made[made] = Kind.FULL
         return made
+
+
+def _known_call(node: Node, policy: str) -> Call:
+    """The call of a node; control flow, and what torch has without a schema, is host work."""
+    return call_of(node, policy) or Call(str(node.target), (), ())
 
 
 def _rows_shape(call: Call) -> tuple[int, int | None] | None:

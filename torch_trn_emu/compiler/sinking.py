@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch.fx import Node
 
 from ..isa import itemsize
-from ..kernels.rows.values import Kind, RowStep
+from ..kernels.rows.values import JOINED, Kind, RowStep
 from .region import Region, Value, users_of
 
 __all__ = ["sink"]
@@ -86,7 +86,7 @@ def _again(source: Region, made: Mapping[str, RowStep], name: str) -> list[RowSt
         one = made.get(pending.pop())
         if one is None or one.kind is not Kind.FULL:
             continue
-        if one.opcode == "rng" or len(found) > MOST_AGAIN:
+        if one.opcode in ("rng", JOINED) or len(found) > MOST_AGAIN:
             return None
         found[one.name] = one
         pending += one.reads

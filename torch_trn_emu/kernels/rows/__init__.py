@@ -10,9 +10,10 @@ from math import ceil
 from ...chip import Chip
 from ...isa import Access, Affine, Builder, Program, affine
 from ..limits import BANK, P
+from .joined import block_of, emit_joined
 from .layout import Layout, layout_of
 from .tiles import RowTiles, box, columns_of
-from .values import MOST_SUMMED, NEUTRAL, SUMMING, Kind, RowStep, Values
+from .values import JOINED, MOST_SUMMED, NEUTRAL, SUMMING, Kind, RowStep, Values
 
 __all__ = ["flat_program", "row_program"]
 
@@ -51,9 +52,10 @@ def flat_program(
 
     Shorter rows are worth it where only they let two tiles of rows work at once.
     """
-    tried = []
+    tried, whole = [], block_of(values.steps)
     for most in FLAT_COLUMNS:
         columns = max(1, min(most, ceil(elements / (P * cores))))
+        columns = ceil(columns / whole) * whole
         rows = ceil(elements / columns)
         b = Builder(name, cores=cores if rows >= cores else 1)
         layout = Layout(rows=ceil(rows / b.cores), columns=columns)
@@ -319,7 +321,9 @@ class _RowProgram(RowTiles):
                 b.emit("tensor_tensor", to, to, *reads, op="add")
                 continue
             to = box(self.tiles[s.name], size, count, part=h)
-            if total:
+            if s.opcode == JOINED:
+                emit_joined(b, s, to, reads)
+            elif total:
                 self._summed(s, total, to, self._reduced(total, chunk, h, size), reads)
             else:
                 b.emit(s.opcode, to, *reads, engine=s.engine, **s.attributes)

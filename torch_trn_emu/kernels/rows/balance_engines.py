@@ -15,7 +15,7 @@ from ...engines import clock_hz, cycles
 from ...isa import OPCODES, Builder, Engine, rows_of
 from ..limits import P
 from .fuse import bias_of
-from .values import Kind, RowStep, step
+from .values import JOINED, Kind, RowStep, step
 
 __all__ = ["GAIN", "busiest_s", "shared_out"]
 
@@ -93,11 +93,13 @@ def _load(s: RowStep, chip: Chip) -> Load:
     opcode, attributes = s.opcode, dict(s.attributes)
     if opcode == "column_sum":
         opcode, attributes = "tensor_tensor", {"op": "add"}
+    if opcode == JOINED:
+        opcode, attributes = "tensor_copy", {}
     if opcode not in OPCODES or not (s.reduces or s.kind is not Kind.COLUMN):
         return 0.0, 0.0
     b = Builder("one instruction")
     tile = rows_of(b.sbuf("tile", LONG, "float32"), P, LONG)
-    reads = [tile] * max(len(s.reads), len(OPCODES[opcode].reads) if s.opcode != opcode else 0)
+    reads = [tile] * (len(s.reads) if s.opcode == opcode else len(OPCODES[opcode].reads))
     one = b.emit(opcode, tile, *reads, engine=s.engine, **attributes)
     seconds = cycles(one, chip) / clock_hz(one.engine, chip) / LONG
     return seconds * (one.engine is Engine.VECTOR), seconds * (one.engine is Engine.SCALAR)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ...isa import Engine
-from .values import Input, Kind, RowStep
+from .values import JOINED, Input, Kind, RowStep
 
 __all__ = ["SHORT", "kept_short"]
 
@@ -49,5 +49,7 @@ def kept_short(
 
 
 def _is_simple(s: RowStep) -> bool:
+    if s.opcode == JOINED:
+        return not s.dtype
     plain = s.opcode == "tensor_tensor" and s.kind is Kind.FULL and not s.dtype
     return plain and s.engine in (None, Engine.VECTOR) and s.attributes["op"] in _SIMPLE

@@ -10,6 +10,7 @@ from math import ceil
 from types import MappingProxyType
 
 from ..limits import P
+from .joined import block_of
 from .values import NEUTRAL, Kind, RowStep, Values, step
 
 __all__ = ["JOINED", "Layout", "layout_of", "lies_in_rows", "side_by_side", "spread"]
@@ -38,6 +39,7 @@ class Layout:
     inner: int = 1
     together: int = 1  # blocks of a line
     pieces: int = 1  # lines of a block
+    whole: int = 1  # elements that no two pieces share
 
     @property
     def lines(self) -> int:
@@ -51,7 +53,7 @@ class Layout:
     @property
     def reduced(self) -> int:
         """Elements of a line that make one of its values."""
-        return -(-self.columns // self.pieces)
+        return ceil(self.columns // self.whole / self.pieces) * self.whole
 
     @property
     def missing(self) -> int:
@@ -77,14 +79,17 @@ def layout_of(rows: int, columns: int, inner: int, values: Values, *, even: bool
     together = side_by_side(rows, columns * inner, SPREAD if repeats else SHORT)
     if not can_spread:
         together = 1
-    pieces = 1
+    pieces, whole = 1, block_of(values.steps)
     if together == 1 and not sums and (can_spread or inner == 1):
         block, uneven = columns * inner, not even and inner == 1 and _can_lack(values)
-        counts = (1, *(_pieces(rows, columns, inner, even=e) for e in {True, not uneven}))
-        pieces = min(counts, key=lambda n: _work(block, n, values))
+        evens = {True, not uneven}
+        counts = (1, *(_pieces(rows, columns, inner, even=e, whole=whole) for e in evens))
+        pieces = min(counts, key=lambda n: _work(block, n, values, whole))
         if inner > 1:
             pieces = counts[-1] if block >= LONG else 1
-    return Layout(rows=rows, columns=columns, inner=inner, together=together, pieces=pieces)
+    return Layout(
+        rows=rows, columns=columns, inner=inner, together=together, pieces=pieces, whole=whole
+    )
 
 
 def _can_lack(values: Values) -> bool:
@@ -98,7 +103,7 @@ def _can_lack(values: Values) -> bool:
     )
 
 
-def _work(block: int, pieces: int, values: Values) -> float:
+def _work(block: int, pieces: int, values: Values, whole: int) -> float:
     """Elements that a partition passes over for its piece of a block, joining included.
 
     An operation of two tensors counts twice, and what all rows share once: each partition loads it.
@@ -110,9 +115,9 @@ def _work(block: int, pieces: int, values: Values) -> float:
     pairs = [s for s in passes if s.opcode in ("tensor_tensor", "scalar_tensor_tensor")]
     count = len(passes) + len(pairs) + len(apart) + len(shared)
     joined = 0 if pieces == 1 else JOINED * len(reductions)
-    if block % pieces:
+    if block // whole % pieces:
         joined = UNEVEN[0] + UNEVEN[1] * len(reductions)
-    return ceil(block / pieces) * count + joined
+    return ceil(block // whole / pieces) * whole * count + joined
 
 
 def lies_in_rows(rows: int, columns: int, inner: int) -> bool:
@@ -130,13 +135,16 @@ def side_by_side(rows: int, block: int, most: int = SHORT) -> int:
     return even if 2 * even >= fits else fits  # rows that are left over are worked on apart
 
 
-def _pieces(rows: int, columns: int, inner: int, *, even: bool = True) -> int:
-    """How many partitions share a block; unevenly if that is more than half as many again."""
+def _pieces(rows: int, columns: int, inner: int, *, even: bool = True, whole: int = 1) -> int:
+    """How many partitions share a block; unevenly if that is more than half as many again.
+
+    whole  elements that no two partitions share
+    """
     if 2 * rows > P or inner > NARROW:
         return 1
     most = max(1, min(P // rows, columns * inner // (PIECE if inner == 1 else WIDE_PIECE)))
-    found = _divisor(columns, most)
-    uneven = ceil(columns / ceil(columns / most))
+    found = _divisor(columns // whole, most)
+    uneven = ceil(columns // whole / ceil(columns // whole / most))
     return found if even or inner > 1 or 3 * found > 2 * uneven else uneven
 
 

@@ -82,7 +82,7 @@ class Order:
         for name in sorted(when, key=lambda n: when[n]):
             if self.steps[name].kind is not Kind.FULL or name in self.outputs:
                 continue
-            for read in self.steps[name].reads:
+            for read in self.steps[name].aligned:
                 ends = last[read] == when[name]
                 alike = self._tile_of(read, inputs) == (Kind.FULL, self.steps[name].dtype)
                 if alike and ends and read not in self.outputs:

@@ -7,6 +7,7 @@ from math import ceil
 from ...chip import Chip
 from ...isa import Access, Affine, Buffer, Builder, Role, affine, itemsize, rows_of
 from ..limits import WIDE, P, evenly
+from .joined import block_of
 from .layout import Layout, spread
 from .order import Order
 from .values import Kind, Values
@@ -117,6 +118,7 @@ class RowTiles(Order):
     def _width(self, chip: Chip, parts: int) -> int:
         """Columns that all tiles of a chunk leave room for; ROW values keep all columns."""
         usable = chip.sbuf.usable_bytes_per_partition - SMALL_BYTES
+        whole = block_of(list(self.steps.values()))
         if self.layout.values > 1:
             # Chosen: blocks of many values in many pieces are left to the operator's class.
             gathered = self.layout.pieces if self.layout.pieces > 1 else 0
@@ -128,11 +130,11 @@ class RowTiles(Order):
         each = parts * sum(map(self._bytes, self.of(Kind.FULL)))
         longer = self.columns > WIDE and self.layout.values == 1
         if longer and self.reads_once:  # chunks, which move while others are worked on
-            return evenly(self.columns, WIDE)
+            return evenly(self.columns, WIDE, whole)
         if (each + kept) * self.columns <= usable:
             return self.columns
         room = (usable - kept * self.columns) / max(each + kept, 1)  # the last chunk is kept whole
-        return evenly(self.columns, int(max(room, 256)))
+        return evenly(self.columns, int(max(room, 256)), whole)
 
     def _bytes(self, name: str) -> float:
         """What one column of a FULL value's tile takes, its slots included."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ...isa import Engine
 
 __all__ = [
+    "JOINED",
     "MOST_SUMMED",
     "NEUTRAL",
     "SUMMING",
@@ -31,6 +32,8 @@ __all__ = [
 # Instructions that also add up what they make, by those that do not. [isa] 16384 elements at most
 SUMMING = MappingProxyType({"activation": "activation_reduce", "exponential": "exponential"})
 MOST_SUMMED = 16384
+
+JOINED = "joined"  # no instruction, but one for each piece: `rows/joined.py`
 
 # What changes no result, by the operation of a reduction.
 NEUTRAL = MappingProxyType(
@@ -83,6 +86,11 @@ class RowStep:
     @property
     def reduces(self) -> bool:
         return self.opcode == "tensor_reduce"
+
+    @property
+    def aligned(self) -> tuple[str, ...]:
+        """The operands of which an element of the result reads the same element alone."""
+        return self.reads[len(self.attributes["pieces"]) :] if self.opcode == JOINED else self.reads
 
     def is_sum_of(self, other: "RowStep") -> bool:
         """Whether the instruction that makes `other` adds its rows up as well."""
