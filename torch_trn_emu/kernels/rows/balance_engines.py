@@ -8,6 +8,7 @@ the Scalar engine). Tiles are taken to be float32 in SBUF, and long.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, combinations
 
 from ...chip import Chip
@@ -68,6 +69,8 @@ def _choices(s: RowStep, known: Mapping[str, RowStep], chip: Chip) -> Iterator[R
         operands = _exponent(s, known)
         if operands:
             yield step(s.name, "exponential", *operands)
+    elif s.opcode == JOINED:
+        yield replace(s, engine=Engine.SCALAR)
     elif s.opcode == "tensor_scalar" and s.engine in (None, Engine.VECTOR):
         if chip.scalar_engine.runs_tensor_scalar:
             yield step(s.name, s.opcode, *s.reads, engine=Engine.SCALAR, **s.attributes)
@@ -94,7 +97,8 @@ def _load(s: RowStep, chip: Chip) -> Load:
     if opcode == "column_sum":
         opcode, attributes = "tensor_tensor", {"op": "add"}
     if opcode == JOINED:
-        opcode, attributes = "tensor_copy", {}
+        on_scalar = s.engine is Engine.SCALAR
+        opcode, attributes = ("activation", {"op": "copy"}) if on_scalar else ("tensor_copy", {})
     if opcode not in OPCODES or not (s.reduces or s.kind is not Kind.COLUMN):
         return 0.0, 0.0
     b = Builder("one instruction")

@@ -19,10 +19,10 @@ __all__ = ["Piece", "block_of", "emit_joined", "joined", "read_in_pieces"]
 
 
 class Piece(NamedTuple):
-    """`count` columns of each block of an operand, from `first` on, times `factor`."""
+    """`size` columns of each block of an operand, from `first` on, times `factor`."""
 
     first: int
-    count: int
+    size: int
     factor: float = 1.0
 
 
@@ -33,7 +33,7 @@ def joined(name: str, *pieces: tuple[str, Piece]) -> RowStep:
 
 def block_of(steps: Sequence[RowStep]) -> int:
     """The elements of a row that these steps cannot part: rows consist of such blocks."""
-    return lcm(*(sum(p.count for p in _pieces(s)) for s in steps if s.opcode == JOINED))
+    return lcm(*(sum(p.size for p in _pieces(s)) for s in steps if s.opcode == JOINED))
 
 
 def _pieces(s: RowStep) -> tuple[Piece, ...]:
@@ -77,17 +77,19 @@ def _with_pieces(s: RowStep, ready: Mapping[str, RowStep], kinds: Mapping[str, K
 def emit_joined(b: Builder, s: RowStep, to: Access, reads: Sequence[Access]) -> None:
     """An instruction for each piece; the last of `reads` is the other operand of `op`, if any."""
     op, start, pieces = s.attributes.get("op"), 0, _pieces(s)
-    block, others = sum(p.count for p in pieces), reads[len(pieces) :]
+    block, others = sum(p.size for p in pieces), reads[len(pieces) :]
     for source, p in zip(reads, pieces, strict=False):
-        here = _in_blocks(to, block, start, p.count)
-        operands = [_in_blocks(source, block, p.first, p.count)]
-        operands += [_in_blocks(other, block, start, p.count) for other in others]
-        start += p.count
+        here = _in_blocks(to, block, start, p.size)
+        operands = [_in_blocks(source, block, p.first, p.size)]
+        operands += [_in_blocks(other, block, start, p.size) for other in others]
+        start += p.size
         if op and p.factor == 1:
             b.emit("tensor_tensor", here, *operands, op=op)
         elif op:
-            factor = {"op0": "multiply", "imm0": p.factor}
-            b.emit("scalar_tensor_tensor", here, *operands, op1=op, **factor)
+            scaled = "scalar_tensor_tensor"
+            b.emit(scaled, here, *operands, op0="multiply", imm0=p.factor, op1=op)
+        elif s.engine is Engine.SCALAR:
+            b.emit("activation", here, *operands, op="copy", scale=p.factor)
         elif p.factor == 1:
             b.emit("tensor_copy", here, *operands)
         else:

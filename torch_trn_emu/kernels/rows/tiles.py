@@ -120,10 +120,7 @@ class RowTiles(Order):
         usable = chip.sbuf.usable_bytes_per_partition - SMALL_BYTES
         whole = block_of(list(self.steps.values()))
         if self.layout.values > 1:
-            # Chosen: blocks of many values in many pieces are left to the operator's class.
-            gathered = self.layout.pieces if self.layout.pieces > 1 else 0
-            held = self.layout.values * (1 + gathered) * len(list(self.of(Kind.COLUMN)))
-            usable -= 8 * parts * held
+            usable -= 8 * parts * self.layout.values * len(list(self.of(Kind.COLUMN)))
         kept = sum(
             4 if n in self.steps else itemsize(self.inputs[n].dtype) for n in self.of(Kind.ROW)
         )
