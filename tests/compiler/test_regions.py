@@ -1,5 +1,7 @@
 """How a graph is cut, and that the programs of regions compute what the graph says."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -276,3 +278,25 @@ def test_windows_fit_on_chip_and_save_time():
     assert saving.device_s[1] < saving.device_s[0]
     assert saving.hbm_bytes[1] < saving.hbm_bytes[0]
     assert whole.price.seconds == price_graph("block", work, TARGET).price.seconds
+
+
+ALONE = {
+    "sum of squares": lambda x: x.pow(2).sum(),
+    "norm of one row": lambda x: x * torch.rsqrt(x.pow(2).mean() + 1e-5),
+    "softmax of one row": lambda x: torch.softmax(x.flatten(), 0),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3"])
+def test_a_single_row_takes_no_step(chip, name):
+    """Beyond 524,288 elements the faster one of a program and of programs on all cores."""
+    target = Target(get_chip(chip), 2 - (chip == "trn1"))
+    times = []
+    for rows in (96, 127, 128, 129, 160, 192, 256):
+        x = torch.empty(rows, 4096, device="meta")
+        gm = make_fx(ALONE[name], tracing_mode="fake")(x)
+        [launch] = launches_of("one row", gm, "fp32", target)
+        times.append((rows, launch.priced.price.seconds))
+    for (before, a), (after, b) in itertools.pairwise(times):
+        assert a < b < 1.05 * a * after / before, times

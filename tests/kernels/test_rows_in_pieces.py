@@ -88,3 +88,21 @@ def test_neighbours_cost_about_the_same(op: str, chip: str) -> None:
     for columns in (1024, 4096):
         times = [_us(op, rows, columns, chip) for rows in (1, 2, 3, 4, 8, 16, 32, 64)]
         assert all(a < 1.2 * b for a, b in pairwise(times)), (columns, times)
+
+
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+def test_columns_of_up_to_64_inner_elements_have_a_program(op: str) -> None:
+    """Blocks of [columns, inner], of which each partition has a piece: chosen by no class."""
+    x = random(2048, 64)
+    program = row_op(op, 1, 2048, "float32", chip=CHIPS[2], inner=64)
+    validate(program, CHIPS[2])
+    got = run((program,), {"x": x})["out y"].reshape(x.shape)
+    want = torch.softmax(x, 0) if op == "softmax" else torch.log_softmax(x, 0)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+    for chip in CHIPS:
+        for columns in (2048, 4096, 8192):
+            times = [
+                price(row_op(op, 1, columns, "float32", chip=chip, inner=n), chip).total_s
+                for n in (32, 33, 48, 49, 62, 63, 64)
+            ]
+            assert all(0.9 * a < b for a, b in pairwise(times)), (chip.name, columns, times)

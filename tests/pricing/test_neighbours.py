@@ -40,7 +40,6 @@ STEPS = {
     ("var of columns", 2049): CHUNK,
     ("cumsum of columns", 1025): CHUNK,
     ("cumsum of columns", 2): "a single column is a row",
-    ("log_softmax of columns", 65): "up to 64 columns share a partition",
     ("transpose", 2): "a single column is contiguous: nothing is copied",
     ("mm of rows", 257): TILE,
     ("linear", 257): TILE,

@@ -1,7 +1,7 @@
 """What a collective costs: its duration from the operation, the bytes, the group and the system."""
 
 from .model import ALGORITHMS, Duration, duration, extents
-from .priced import Priced, bus_factor, price, priced
+from .priced import Priced, bus_factor, price, priced, seconds_on
 from .published import CONDITIONS, predicted_s
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "predicted_s",
     "price",
     "priced",
+    "seconds_on",
 ]

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..chip import Chip, get_system
 from ..settings import Settings, settings
 from .model import duration
 
-__all__ = ["Priced", "bus_factor", "price", "priced"]
+__all__ = ["Priced", "bus_factor", "price", "priced", "seconds_on"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,3 +85,16 @@ def bus_factor(op: str, ranks: int) -> float:
         return 2 * (ranks - 1) / ranks
     alike = op in ("broadcast", "reduce", "send", "recv") or ranks <= 1
     return 1.0 if alike else (ranks - 1) / ranks
+
+
+def seconds_on(
+    chip: Chip, lnc: int, op: str, size_bytes: int, ranks: Sequence[int], in_graph: bool
+) -> float:
+    """What `price` gives for a chip; on another than the process's in the system it comes in."""
+    chosen = settings()
+    if chosen.chip.name == chip.name:
+        system, cores = chosen.system, tuple(_core_of(rank, chosen) for rank in ranks)
+    else:
+        system, cores = get_system("", chip.name), tuple(ranks)
+    caller = chosen.collectives or ("graph" if in_graph else "eager")
+    return duration(op, size_bytes, cores, system, chip.logical_cores(lnc), caller).seconds

@@ -7,16 +7,62 @@ places. Checked on torch 2.13.0.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch.fx import Graph, Node
 
+from ..calls import Call
+from ..errors import Unimplemented
+from ..isa import itemsize
 from .calls import base_of
-from .host_groups import collective_of
+from .host_groups import collective_of, group_of
 from .region import Region, item_of
 
-__all__ = ["Stretch", "Waits", "stretches", "waits"]
+__all__ = ["Exchange", "Stretch", "Waits", "exchange_of", "exchanges", "stretches", "waits"]
 
 _WAIT = "wait_tensor"
+# Functional collectives by what they begin with, and whether their results are the full buffer.
+_OPERATIONS = MappingProxyType(
+    {
+        "all_reduce": ("all_reduce", True),
+        "all_gather_into_tensor": ("all_gather", True),
+        "reduce_scatter_tensor": ("reduce_scatter", False),
+        "all_to_all_single": ("all_to_all", False),
+        "broadcast": ("broadcast", True),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A collective without its data: what it costs follows."""
+
+    operation: str
+    bytes: int  # the full buffer
+    group: str
+
+
+def exchange_of(name: str, call: Call, group: str) -> Exchange | None:
+    """A call of a functional collective; None for a wait, and for what is none."""
+    plain = next((known for known in _OPERATIONS if name.startswith(known)), "")
+    if not plain:
+        return None
+    operation, of_results = _OPERATIONS[plain]
+    tensors = call.outputs if of_results else call.tensors
+    nbytes = sum(int(t.numel * itemsize(t.dtype)) for t in tensors)
+    return Exchange(operation=operation, bytes=nbytes, group=group)
+
+
+def exchanges(regions: Sequence[Region]) -> tuple[Exchange, ...]:
+    """The collectives that regions issue, in order."""
+    found = []
+    for region in filter(_issues, regions):
+        node, (call, *_) = region.nodes[0], region.calls
+        made = exchange_of(collective_of(node), call, group_of(node))
+        if made is None:
+            raise Unimplemented(f"{node.target} has no price: torch_trn_emu/compiler")
+        found.append(made)
+    return tuple(found)
 
 
 def _issues(region: Region) -> bool:

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from ..settings import DEVICE_TYPE
 from ..torch_private import compiled_c10d
 
-__all__ = ["collective_of", "groups_of", "open_groups", "to_host_groups"]
+__all__ = ["collective_of", "group_of", "groups_of", "open_groups", "to_host_groups"]
 
 _HOST = " in graphs"  # ends the name of the second group
 
@@ -40,6 +40,12 @@ def _group_at(node: Node) -> tuple[Node, int | None]:
     names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
     k = names.index("group_name") if "group_name" in names else None
     return node, k if k is not None and k < len(node.args) else None
+
+
+def group_of(node: Node) -> str:
+    """The group that a node names; "" if it names none."""
+    _, k = _group_at(node)
+    return "" if k is None else str(node.args[k])
 
 
 def to_host_groups(gm: GraphModule) -> None:

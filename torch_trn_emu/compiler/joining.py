@@ -20,10 +20,12 @@ from .joined_columns import JoinedColumns, joined_columns
 from .one_hot import columns_counted, number_put
 from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
 
-__all__ = ["Attempt"]
+__all__ = ["MOST_ALONE", "MOST_TRIED", "Attempt"]
 
 REPEATED = 64  # elements of a row from which on a value that repeats costs little (chosen)
-MOST_ALONE = 1 << 19  # elements of a row that is a region's only one, on one core (chosen)
+# Elements of a row that is a region's only one, on one core: there is no other way up to the first,
+# and none to try beyond the second (chosen).
+MOST_ALONE, MOST_TRIED = 1 << 19, 1 << 22
 _SHORT = frozenset(("bfloat16", "float16"))
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
@@ -31,8 +33,16 @@ _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 class Attempt:
     """The steps of one node in a region; nothing of the region changes before `commit`."""
 
-    def __init__(self, region: Region, node: Node, call: Call, home: Mapping[Node, Region]) -> None:
+    def __init__(
+        self,
+        region: Region,
+        node: Node,
+        call: Call,
+        home: Mapping[Node, Region],
+        most_alone: int = MOST_ALONE,
+    ) -> None:
         self.region, self.node, self.call, self.home = region, node, call, home
+        self.most_alone = most_alone
         self.steps: list[RowStep] = []
         self.made = dict(region.made)
         self.alias: dict[str, str] = {}
@@ -262,7 +272,7 @@ class Attempt:
         dims = set(reduced_dims(self.call, source))
         kept = [d for d in range(len(source.shape)) if d not in dims]
         if all(source.shape[d] == 1 for d in kept):  # of everything: one row
-            short = 1 < source.numel <= MOST_ALONE
+            short = 1 < source.numel <= self.most_alone
             return short and self._along_rows(operand, source.numel)
         if dims == set(range(len(source.shape) - len(dims), len(source.shape))):
             return self._along_rows(operand, prod(source.shape[d] for d in dims))

@@ -19,7 +19,7 @@ from ..ops.random import DRAWS
 from .calls import base_of, call_of, is_free
 from .communication import Waits, waits
 from .joined_columns import joined_columns, joined_later
-from .joining import Attempt
+from .joining import MOST_ALONE, Attempt
 from .one_hot import zeros_of
 from .region import (
     KNOWN,
@@ -41,17 +41,20 @@ MOST_STEPS = 28  # FULL values of 512 float32 columns that SBUF holds, two row t
 PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
 
 
-def regions_of(graph: Graph, policy: str) -> list[Region]:
-    """The regions of a graph, in an order in which they can run."""
+def regions_of(graph: Graph, policy: str, most_alone: int = MOST_ALONE) -> list[Region]:
+    """The regions of a graph, in an order in which they can run.
+
+    most_alone  elements of a row that is a region's only one
+    """
     nodes = [n for n in graph.nodes if not (is_free(n) or zeros_of(n) or joined_later(n))]
     after = waits(graph)
-    first = _Cutter(policy, frozenset(), after)
+    first = _Cutter(policy, frozenset(), after, most_alone)
     for node in nodes:
         first.take(node)
     apart = frozenset(
         n for r in first.regions if r.kind == "product" for n in first.better_apart(r)
     )
-    cutter = _Cutter(policy, apart, after) if apart else first
+    cutter = _Cutter(policy, apart, after, most_alone) if apart else first
     if apart:
         for node in nodes:
             cutter.take(node)
@@ -82,8 +85,9 @@ def _ordered(regions: Sequence[Region]) -> list[Region]:
 class _Cutter:
     """`apart` are nodes that shall not join a product; `after` says which waits come before."""
 
-    def __init__(self, policy: str, apart: frozenset[Node], after: Waits) -> None:
+    def __init__(self, policy: str, apart: frozenset[Node], after: Waits, most_alone: int) -> None:
         self.policy, self.apart, self.after = policy, apart, after
+        self.most_alone = most_alone
         self.regions: list[Region] = []
         self.home: dict[Node, Region] = {}
         self.calls: dict[Node, Call] = {}
@@ -152,7 +156,7 @@ class _Cutter:
         if any(t.torch_dtype not in KNOWN for t in (*call.tensors, *call.outputs)):
             return False
         columns = region.columns
-        attempt = Attempt(region, node, call, self.home)
+        attempt = Attempt(region, node, call, self.home, self.most_alone)
         if not attempt.run():
             region.columns = columns
             return False

@@ -10,22 +10,23 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from ..calls import Call, Target
 from ..counters import combine
 from ..pricing import Price, not_modelled
 from ..torch_private import tree_leaves
 from .calls import is_true, tensor_of
-from .communication import stretches
+from .communication import Exchange, exchanges, stretches
 from .compose_attention import attention_composed
 from .control import Body, Flag, Flags, bodies_of, inlined
 from .flex import Mark, mark_of, marked_price
 from .graph_price import GraphPrice, Work, price_graph
+from .joining import MOST_ALONE, MOST_TRIED
 from .programs import Lowered, lowered
 from .records import warn_unpriced
 from .recover_composites import recovered
-from .region import Region
+from .region import REDUCTIONS, Region
 from .regions import regions_of
 from .strided import mark_strided
 from .written_back import places_of
@@ -40,12 +41,14 @@ class Launch:
     when   as often as one of these flags is read; (): once
     times  that many times over
     then   what its program does next: None issues a collective, a number waits for that one
+    issues the collectives that it issues then
     """
 
     priced: GraphPrice
     when: tuple[Flag, ...] = ()
     times: int = 1
     then: tuple[int | None, ...] = ()
+    issues: tuple[Exchange, ...] = ()
 
     @property
     def once(self) -> bool:
@@ -67,13 +70,16 @@ class Piece:
     when: tuple[Flag, ...]
     times: int
     then: tuple[int | None, ...] = ()
+    issues: tuple[Exchange, ...] = ()
     continues: bool = False
 
     def launch(self, target: Target) -> Launch:
         priced = price_graph(self.name, self.work, target, reads_flag=self.reads_flag)
         if self.continues:
             priced = replace(priced, price=_continued(priced.price, target), continues=True)
-        return Launch(priced=priced, when=self.when, times=self.times, then=self.then)
+        return Launch(
+            priced=priced, when=self.when, times=self.times, then=self.then, issues=self.issues
+        )
 
 
 def pieces_of(name: str, gm: GraphModule, policy: str, target: Target) -> Iterator[Piece]:
@@ -115,7 +121,7 @@ class _Cut:
 
         def piece(held: Sequence[Region], reads_flag: bool) -> Iterator[Piece]:
             nonlocal number
-            parts = stretches(held)
+            parts, issued = stretches(held), iter(exchanges(held))
             for k, part in enumerate(parts):
                 yield Piece(
                     name=f"{name} part {number}" if number > 1 else name,
@@ -125,6 +131,7 @@ class _Cut:
                     when=body.when,
                     times=times,
                     then=part.then,
+                    issues=tuple(next(issued) for step in part.then if step is None),
                     continues=k > 0,
                 )
                 number += 1
@@ -132,7 +139,7 @@ class _Cut:
         held: list[Region] = []
         whole = attention_composed(recovered(gm.graph), self.policy)
         mark_strided(whole)
-        for region in regions_of(whole, self.policy):
+        for region in self._regions(gm, whole):
             inner = bodies_of(gm, region.nodes[0])
             if not _decides(inner):
                 held.append(region)
@@ -147,6 +154,19 @@ class _Cut:
                 yield from self.pieces(f"{name} {one.name}", one.gm, one, runs)
         if held or number == 1 or body.ends:
             yield from piece(held, body.ends)
+
+    def _regions(self, gm: GraphModule, whole: Graph) -> list[Region]:
+        """The regions; rows that are the only ones are reduced on one core where that is faster."""
+        cut = regions_of(whole, self.policy)
+        if not any(_is_long_alone(call) for region in cut for call in region.calls):
+            return cut
+        joined = regions_of(whole, self.policy, MOST_TRIED)
+        if any(bodies_of(gm, region.nodes[0]) for region in (*cut, *joined)):
+            return cut
+        return min((cut, joined), key=lambda regions: self._seconds(gm, regions))
+
+    def _seconds(self, gm: GraphModule, regions: Sequence[Region]) -> float:
+        return price_graph("cut", self._work(gm, regions), self.target).price.seconds
 
     def _work(self, gm: GraphModule, regions: Sequence[Region]) -> Work:
         work = Work(list(regions), [], [])
@@ -182,6 +202,12 @@ class _Cut:
         part = Lowered((region.calls[0], 0), None, {}, looped, region=region.number)
         work.parts.append(part)
         work.calls += priced.calls * passes
+
+
+def _is_long_alone(call: Call) -> bool:
+    """Whether a call reduces all of a tensor, which has many elements, but not too many."""
+    single = call.name in REDUCTIONS and len(call.tensors) == 1 and len(call.outputs) == 1
+    return single and call.out.numel == 1 and MOST_ALONE < call.tensors[0].numel <= MOST_TRIED
 
 
 def _decides(bodies: Sequence[Body]) -> bool:

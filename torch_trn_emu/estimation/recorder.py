@@ -10,6 +10,7 @@ import torch
 from ..accelerated.table import ONE_LAUNCH
 from ..calls import Call, Target, TensorArg
 from ..chip import Chip
+from ..compiler.communication import exchange_of
 from ..counters import Clock, clocked, combine, derive
 from ..ops.attention import without_sums
 from ..precision import chosen_precision, current_precision
@@ -25,6 +26,7 @@ from ..torch_private import (
     has_kernel,
 )
 from .device_operators import fused_attention
+from .exchanges import Exchanged, is_awaited
 from .known_values import KnownValues
 from .meta_results import run_on_meta, tensors_in
 from .result import Estimate
@@ -107,6 +109,7 @@ class Recorder(TorchDispatchMode):
         self.target, self.memory, self.only = target, _Memory(), only
         self.known = KnownValues()
         self.host_s = self.ready_s = self.idle_s = self.dispatch_s = 0.0
+        self.exchanged = Exchanged(target)
         self.priced: dict[Hashable, tuple[Price, int]] = {}
         self.graphs: dict[int, Any] = {}  # by id, which another may have once one is freed
         self.in_graph = False
@@ -137,7 +140,9 @@ class Recorder(TorchDispatchMode):
         composite = None if self.in_graph or self.only else _composite_on_meta(func)
         if composite is not None and not given:
             with self:
-                return func._op_dk(composite, *args, **kwargs)
+                made = func._op_dk(composite, *args, **kwargs)
+            self._exchange(func, args, kwargs, made)
+            return made
         self.memory.hold(tensors_in(args, kwargs))
         if given:
             result = given[0]
@@ -152,6 +157,10 @@ class Recorder(TorchDispatchMode):
         self.memory.hold(tensors_in(result))
         if self.only is not None and not self._concerns((args, kwargs, result)):
             return
+        if not self.in_graph:
+            if any(map(is_awaited, tensors_in(args, kwargs))):
+                self._await()
+            self._exchange(func, args, kwargs, result)
         if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
             policy = self.policy()
             call = _call(func, args, kwargs, result, policy, real=self.only is not None)
@@ -161,6 +170,25 @@ class Recorder(TorchDispatchMode):
             if not tensors or not all(t.on_host for t in tensors):
                 price = price_call(call, self.target)
                 self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
+
+    def _exchange(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """What the host does for a functional collective, or for the wait for its result."""
+        if func.namespace != "_c10d_functional":
+            return
+        call = _call(func, args, kwargs, result, self.policy(), real=False)
+        names = [argument.name for argument in func._schema.arguments]
+        group = call.arguments[names.index("group_name")] if "group_name" in names else ""
+        one = exchange_of(func._opname, call, str(group))
+        if one is not None:
+            self.host_s += self.target.chip.launch.eager_dispatch_s
+            self.dispatch_s += self.target.chip.launch.eager_dispatch_s
+            self.exchanged.issue(one, max(self.host_s, self.ready_s), in_graph=False)
+        elif func._opname == "wait_tensor":
+            self._await()
+
+    def _await(self) -> None:
+        """The core waits for the latest collective."""
+        self.ready_s = self.exchanged.wait(-1, max(self.host_s, self.ready_s))
 
     def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
         """Control flow: what runs is recorded, and that the host waits for a flag."""
@@ -197,11 +225,23 @@ class Recorder(TorchDispatchMode):
         finally:
             self.in_graph = False
         for one in launches:
+            if not one.priced.continues:
+                self.exchanged.begin()
             for _ in range(one.count(flags)):
                 dispatch_s = one.priced.launches * self.target.chip.launch.graph_launch_s
                 self.graphs[id(one.priced)] = one.priced
                 self._launch(id(one.priced), one.priced.price, dispatch_s)
+                self._then(one)
         return results
+
+    def _then(self, one: Any) -> None:
+        """The collectives that a launch issues, and those it waits for."""
+        issued = iter(one.issues)
+        for step in one.then:
+            if step is None:
+                self.exchanged.issue(next(issued), self.ready_s, in_graph=True)
+            else:
+                self.ready_s = self.exchanged.wait(step, self.ready_s)
 
     def _launch(self, key: Hashable, price: Price, dispatch_s: float) -> None:
         if price.free:
@@ -223,6 +263,9 @@ class Recorder(TorchDispatchMode):
             dispatch_s=self.dispatch_s,
             busy_s=device_s,
             idle_s=self.idle_s,
+            collectives=self.exchanged.count,
+            collective_s=self.exchanged.active_s,
+            exposed_s=self.exchanged.exposed_s,
         )
         whole = len(priced) > 1 or bool(self.graphs)
         found = range_of(regime_of(totals, launches=clock.launches, whole=whole))
@@ -231,7 +274,7 @@ class Recorder(TorchDispatchMode):
             lnc=cores,
             mode=mode,
             precision=precision or self.policy(),
-            time_us=max(self.host_s, self.ready_s) * 1e6,
+            time_us=max(self.host_s, self.ready_s, self.exchanged.end_s) * 1e6,
             device_us=device_s * 1e6,
             counters=derive(totals | clocked(clock), chip, cores),
             ops=tuple(report_rows(priced)),

@@ -1,0 +1,79 @@
+"""Collectives of an estimate: their time, beside the core's, eager and in graphs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as collectives
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from torch_trn_emu import estimate
+from torch_trn_emu.chip import get_chip, get_system
+from torch_trn_emu.collectives import duration
+from torch_trn_emu.estimation import Estimate
+
+RANKS = 4
+
+
+@pytest.fixture
+def world() -> Iterator[Any]:
+    dist.init_process_group("fake", rank=0, world_size=RANKS, store=FakeStore())
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def of(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+
+
+def priced(function: Any, *inputs: torch.Tensor, mode: str = "compile") -> Estimate:
+    with torch.no_grad():
+        return estimate(function, *inputs, chip="trn2", mode=mode)
+
+
+def us(op: str, nbytes: int, caller: str = "graph") -> float:
+    chip = get_chip("trn2")
+    ranks = tuple(range(RANKS))
+    found = duration(op, nbytes, ranks, get_system("", "trn2"), chip.logical_cores(2), caller)
+    return found.seconds * 1e6
+
+
+CALLS = {
+    "all_reduce": lambda x, group: collectives.all_reduce(x, "sum", group),
+    "all_gather": lambda x, group: collectives.all_gather_tensor(x, 0, group),
+    "reduce_scatter": lambda x, group: collectives.reduce_scatter_tensor(x, "sum", 0, group),
+    "all_to_all": lambda x, group: collectives.all_to_all_single(x, None, None, group),
+}
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_a_graph_waits_for_what_it_reads(op: str, world: Any) -> None:
+    x, w = of(1024, 4096), of(4096, 4096)
+    found = priced(lambda x, w: CALLS[op](x @ w, world) @ w, x, w)
+    nbytes = 1024 * 4096 * 2 * (RANKS if op == "all_gather" else 1)
+    counted = {k: v for k, v in found.counters.items() if k.startswith("cc_")}
+    assert counted["cc_op_count"] == 1
+    assert counted["cc_op_active_time"] * 1e6 == pytest.approx(us(op, nbytes))
+    assert counted["cc_exposed_time"] == pytest.approx(counted["cc_op_active_time"])
+    launch = get_chip("trn2").launch.graph_launch_s * 1e6
+    assert found.time_us == pytest.approx(launch + found.device_us + us(op, nbytes))
+
+
+def test_what_does_not_read_it_runs_beside_it(world: Any) -> None:
+    def step(x: torch.Tensor, w: torch.Tensor) -> Any:
+        return CALLS["all_reduce"](x @ w, world) + (w @ w)[:1024]
+
+    found = priced(step, of(1024, 4096), of(4096, 4096))
+    exposed = found.counters["cc_exposed_time"]
+    assert exposed < 0.1 * found.counters["cc_op_active_time"]
+
+
+def test_the_host_starts_one_at_a_time(world: Any) -> None:
+    x, w = of(1024, 4096), of(4096, 4096)
+    found = priced(lambda x, w: CALLS["all_reduce"](x @ w, world) @ w, x, w, mode="eager")
+    active_us = us("all_reduce", 1024 * 4096 * 2, "eager")
+    assert found.counters["cc_op_active_time"] * 1e6 == pytest.approx(active_us)
+    assert found.counters["cc_exposed_time"] * 1e6 == pytest.approx(active_us, rel=0.3)
+    assert found.time_us > found.device_us + 0.7 * active_us
