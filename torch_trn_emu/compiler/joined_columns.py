@@ -77,7 +77,8 @@ def joined_columns(node: Node) -> JoinedColumns | None:
 
 def _part(given: object, reader: Node) -> _Part | None:
     """A part of a tensor's columns, times a number."""
-    factor, folded = 1.0, []
+    folded: list[Node] = []
+    factor = 1.0
     while isinstance(given, Node) and (times := _factor(given)) is not None:
         if set(given.users) != {folded[-1] if folded else reader}:
             break

@@ -225,7 +225,7 @@ class Recorder(TorchDispatchMode):
         finally:
             self.in_graph = False
         for one in launches:
-            if not one.priced.continues:
+            if one.priced.launches:  # it does not go on with another one
                 self.exchanged.begin()
             for _ in range(one.count(flags)):
                 dispatch_s = one.priced.launches * self.target.chip.launch.graph_launch_s
