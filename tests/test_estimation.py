@@ -253,7 +253,7 @@ def test_graphs_that_are_freed_keep_their_launches_apart():
     for k in range(20):
         price = SimpleNamespace(free=False, seconds=k, blocks=False)
         made = SimpleNamespace(price=price, launches=1)
-        one = SimpleNamespace(priced=made, count=lambda flags: 1)
+        one = SimpleNamespace(priced=made, count=lambda flags: 1, then=(), issues=())
         recorder.run_graph([one], lambda: ((), ()))
         del made, one
     assert len(recorder.priced) == 20
