@@ -1,5 +1,8 @@
 """Concatenations along the last dimension as part of a region: what is joined, values, time."""
 
+import itertools
+from random import Random
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -99,6 +102,44 @@ def test_the_machine_computes_it(name, chip, dtype):
     ):
         got = found[node.name][: expected.numel()].reshape(expected.shape).float()
         torch.testing.assert_close(got, expected.float(), rtol=tolerance, atol=tolerance)
+
+
+def cut(random, rows, columns):
+    """A concatenation of random parts of two tensors, some of them empty, times powers of two."""
+    count = random.randint(2, 6)
+    ends = sorted(random.choices(range(columns + 1), k=count - 1))
+    sizes = [b - a for a, b in itertools.pairwise((0, *ends, columns))]
+    parts = []
+    for size in sizes:
+        first = random.randint(0, columns - size)
+        parts.append((random.randint(0, 1), first, size, random.choice((1, -1, 2.0, -0.5))))
+
+    def function(x, y):
+        made = []
+        for of, first, size, factor in parts:
+            part = (x, y)[of][..., first : first + size]
+            made.append(part if factor == 1 else -part if factor == -1 else part * factor)
+        return torch.cat(made, -1) * x
+
+    return function, (rows, columns), (rows, columns)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_any_parts_have_their_values(seed):
+    random = Random(seed)
+    rows = random.choice((1, 5, 64, 130, 300))
+    gm, inputs = traced(*cut(random, rows, random.choice((2, 7, 64, 96))))
+    target = Target(get_chip("trn3"), 1)
+    [piece] = pieces_of("region", gm, "fp32", target)
+    [part] = piece.work.parts
+    validate(part.program, target.chip)
+    names = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
+    given = {n: t.numpy().reshape(-1) for n, t in zip(names, inputs, strict=True)}
+    tensors = {b: given[t] for b, t in part.tensors.items() if t in given}
+    [made] = Machine(target.chip).run(part.program, tensors).values()
+    expected = gm(*inputs)
+    got = torch.from_numpy(made).reshape(-1)[: expected.numel()].reshape(expected.shape)
+    assert torch.equal(got, expected)
 
 
 APART = {

@@ -68,9 +68,10 @@ def joined_columns(node: Node) -> JoinedColumns | None:
     known = [p for p in parts if p]
     if out.torch_dtype not in FLOATS and any(p.folded for p in known):
         return None  # unsigned integers wrap around
+    filled = [p for p in known if p.piece.size]
     return JoinedColumns(
-        tuple(p.of for p in known),
-        tuple(p.piece for p in known),
+        tuple(p.of for p in filled),
+        tuple(p.piece for p in filled),
         tuple(dict.fromkeys(n for p in known for n in p.folded)),
     )
 
