@@ -14,7 +14,8 @@ __all__ = ["Estimate"]
 class Estimate:
     """What a function takes on one logical core.
 
-    time_us     from the first dispatch to the last result, the host's dispatches included
+    time_us     from the first dispatch to the last result, with the host's dispatches and
+                functional collectives
     device_us   the programs alone, one after the other
     counters    as `torch.trn.counters()` gives them
     ops         a row for each operator, longest first
