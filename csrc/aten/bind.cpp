@@ -1,14 +1,18 @@
 // Python's side of compiled graphs: runs host code on trn tensors.
 #include "host_alias.h"
+#include "observers.h"
 #include "product_roles.h"
 #include "runtime/generator.h"
 #include "runtime/graph_schedule.h"
 #include "runtime/ledger.h"
 #include "weight_copies.h"
 
+#include <c10/core/SafePyObject.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Generator.h>
+#include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -153,6 +157,14 @@ bool is_parameter(const c10::TensorImpl* tensor) {
          PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(ParameterClass)) != 0;
 }
 
+bool has_observer() {
+  const py::gil_scoped_acquire gil;
+  using Modes = c10::impl::TorchDispatchModeTLS;
+  for (int64_t i = 0; i < Modes::stack_len(); ++i)
+    if (py::hasattr(Modes::get_stack_at(i)->ptr(getPyInterpreter()), "sees_launches")) return true;
+  return false;
+}
+
 // Python shows a node of autograd by its type: those of products have the attributes of torch's.
 void show_product_nodes() {
   for (const ProductNode& node : product_nodes()) {
@@ -210,6 +222,7 @@ void translate_constructor(const py::type& kind, const py::function& translate) 
 
 void bind_graphs(py::module_& m) {
   set_parameter_test(&is_parameter);
+  set_observer_test(&has_observer);
   show_product_nodes();
   m.def("set_type_attribute", &set_type_attribute);
   m.def("translate_constructor", &translate_constructor);

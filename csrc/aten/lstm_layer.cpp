@@ -266,7 +266,7 @@ variable_list differentiable(LstmLayer layer, const Recurred& grads, const Wante
 }
 
 // Under another policy than the forward pass: its products round, after steps that did not.
-variable_list under_another_policy(const LstmLayer& layer, const Recurred& grads,
+variable_list after_steps_as_given(const LstmLayer& layer, const Recurred& grads,
                                    const WantedInputs& wanted) {
   struct AsGiven {
     int policy = exchange_thread_policy(int(Policy::fp32));
@@ -328,7 +328,7 @@ struct HostLayer : torch::autograd::Function<HostLayer> {
                                     const Recurred& grads, const WantedInputs& wanted) {
     if (at::GradMode::is_enabled()) return differentiable(layer, grads, wanted);
     const at::AutoDispatchBelowADInplaceOrView below;
-    if (!is_host_layer(layer)) return under_another_policy(layer, grads, wanted);
+    if (!is_host_layer(layer)) return after_steps_as_given(layer, grads, wanted);
     const auto made = backward_operator().call(
         layer.x, layer.of_input, layer.of_hidden, if_given(layer.input_bias),
         if_given(layer.hidden_bias), layer.hx, layer.cx, saved[0], saved[1], saved[2], saved[3],

@@ -3,6 +3,7 @@
 // multiply at every step on an accelerator; it still takes what is laid out or transformed in a way
 // that these do not, and says what is wrong with arguments.
 #include "lstm_layer.h"
+#include "observers.h"
 #include "product_roles.h"
 #include "recurrence.h"
 #include "runtime/host.h"
@@ -19,6 +20,7 @@
 #include <ATen/ops/rnn_relu_native.h>
 #include <ATen/ops/rnn_tanh_native.h>
 #include <ATen/ops/stack.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
@@ -151,6 +153,18 @@ RecurrentCall cast(RecurrentCall call) {
 
 // ---- all layers ----
 
+ObserverTest observer_test = nullptr;
+
+// Modes that trace see the steps too: their graphs and shapes are made of those.
+bool is_observed() {
+  using Modes = c10::impl::TorchDispatchModeTLS;
+  using Key = c10::impl::TorchDispatchModeKey;
+  if (!Modes::any_modes_set()) return false;
+  for (const Key key : {Key::FAKE, Key::PROXY, Key::FUNCTIONAL})
+    if (Modes::get_mode(key).has_value()) return true;
+  return observer_test != nullptr && observer_test();
+}
+
 // One direction of one layer.
 Recurred run_direction(const RecurrentCall& call, const Tensor& x, const std::vector<int64_t>& rows,
                        int64_t i) {
@@ -160,7 +174,7 @@ Recurred run_direction(const RecurrentCall& call, const Tensor& x, const std::ve
   if (call.kind == CellKind::lstm && !call.is_packed && !p.projection.defined()) {
     const LstmLayer layer{x,  p.of_input, p.of_hidden,          p.input_bias, p.hidden_bias,
                           hx, cx,         int64_t(rows.size()), reversed};
-    if (is_host_layer(layer)) return run_host_layer(layer);
+    if (is_host_layer(layer) && !is_observed()) return run_host_layer(layer);
   }
   // The fused cell of an LSTM adds the biases: torch makes no fake tensors of one without.
   const bool adds = p.input_bias.defined() && call.kind != CellKind::lstm;
@@ -327,6 +341,8 @@ void register_layers(torch::Library& library) {
 }
 
 }  // namespace
+
+void set_observer_test(ObserverTest test) noexcept { observer_test = test; }
 
 // torch.ops.trn.lstm and the others: the same for tensors of `meta`, which estimates price.
 TORCH_LIBRARY_FRAGMENT(trn, library) {

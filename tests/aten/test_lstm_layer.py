@@ -6,9 +6,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_trn_emu
+from torch_trn_emu.cli.estimate import ShapesOnly
+from torch_trn_emu.estimation.recorder import Recorder
+from torch_trn_emu.parity.trace import Tracer
+from torch_trn_emu.trn.executor import MachineExecutor
 
 BOOLS = (False, True)
 STEPS, BATCH, FEATURES, HIDDEN = 9, 4, 40, 32
@@ -241,3 +246,47 @@ def test_a_weight_that_changed_is_refused():
         parameters["weight_hh_l0"].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(out.sum(), chosen)
+
+
+# ---- who sees the steps ----
+
+
+class Observer(Operators):
+    sees_launches = True
+
+
+def test_modes_that_observe_launches_see_the_steps():
+    x = torch.randn(STEPS, BATCH, FEATURES, device="trn")
+    module = nn.LSTM(FEATURES, HIDDEN, device="trn")
+    with torch.no_grad(), Observer() as mode, Operators():
+        out = module(x)[0]
+    assert "aten::_thnn_fused_lstm_cell" in mode.names
+    assert "trn::_lstm_layer" not in mode.names
+    with torch.no_grad():
+        torch.testing.assert_close(module(x)[0], out)
+
+
+@pytest.mark.parametrize("mode", [MachineExecutor, Recorder, ShapesOnly, Tracer])
+def test_observers(mode):
+    assert mode.sees_launches
+
+
+def test_what_is_traced_has_the_steps():
+    x = torch.randn(3, BATCH, FEATURES, device="trn")
+    module = nn.LSTM(FEATURES, HIDDEN, device="trn")
+    with torch.no_grad():
+        graph = make_fx(lambda x: module(x)[0])(x)
+        assert "_lstm_layer" not in graph.code
+        torch.testing.assert_close(graph(x), module(x)[0])
+
+
+@pytest.mark.filterwarnings("ignore:TRN_EMU_EXECUTOR")  # of the fused cells
+def test_the_machine_computes_its_products():
+    case = Case(wanted=())
+    mode = MachineExecutor()
+    with torch.no_grad(), mode:
+        found = case.run("trn")
+    products = mode.rows["aten.mm.default"]
+    assert products.machine == products.calls == 1 + STEPS
+    for a, b in zip(found, case.run("cpu"), strict=True):
+        torch.testing.assert_close(a, b)

@@ -140,6 +140,7 @@ class ShapesOnly(TorchDispatchMode):
     the launches of a run.
     """
 
+    sees_launches = True  # csrc/aten/observers.h
     supports_higher_order_operators = True
 
     def __init__(self, recorder: Recorder, compiles: bool = False) -> None:

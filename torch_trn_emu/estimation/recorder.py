@@ -102,6 +102,7 @@ class Recorder(TorchDispatchMode):
     only  a device type: operators without a tensor there are the host's own
     """
 
+    sees_launches = True  # csrc/aten/observers.h
     supports_higher_order_operators = True
 
     def __init__(self, target: Target, only: str | None = None) -> None:

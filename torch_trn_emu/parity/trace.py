@@ -50,6 +50,8 @@ class Tracer(TorchDispatchMode):
     on_output(path, ordinal, output)  is told what each module returns
     """
 
+    sees_launches = True  # csrc/aten/observers.h
+
     def __init__(
         self, model: torch.nn.Module | None, around: Around, on_output: Seen | None = None
     ) -> None:

@@ -66,6 +66,8 @@ class _NotOnMachine(Exception):
 class MachineExecutor(TorchDispatchMode):
     """While entered, operators on trn tensors compute on the machine where their rows can."""
 
+    sees_launches = True  # csrc/aten/observers.h
+
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[str, ExecutorRow] = {}
