@@ -477,7 +477,7 @@ void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, cons
     return;
   }
   IeeeScope scope;
-  for (int64_t i = 0; i < batch; ++i) multiply_one(matrix(i), work < worth_a_thread ? 1 : threads);
+  for (int64_t i = 0; i < batch; ++i) multiply_one(matrix(i), work <= worth_a_thread ? 1 : threads);
 }
 
 namespace reference {
