@@ -13,7 +13,7 @@ UNBOUNDED = frozenset(
     _amp_foreach_non_finite_check_and_unscale _batch_norm_no_update _batch_norm_with_update
     _cat _chunk_cat _convolution _copy_from _copy_from_and_resize _foreach_zero _fused_adagrad
     _fused_adam _fused_adamw _fused_rms_norm_backward _fused_sgd _index_put_impl
-    _local_scalar_dense _log_softmax _native_batch_norm_legit
+    _local_scalar_dense _native_batch_norm_legit
     _native_batch_norm_legit_no_training _pin_memory _safe_softmax
     _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
     _scaled_dot_product_flash_attention_backward
