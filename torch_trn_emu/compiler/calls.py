@@ -49,6 +49,7 @@ _SAME_AS = MappingProxyType(
         "prims::xor_sum": "aten::sum",
     }
 )
+_ON_A_SHARD = "trn::run_dtensor_rng_op_"  # how traced random operators of DTensors start
 _FREE = frozenset(
     "inductor_seeds inductor_seed inductor_lookup_seed inductor_force_stride_order "
     "inductor_reserve_rng_state expand permute getitem flag".split()
@@ -203,6 +204,8 @@ def call_of(node: Node, policy: str) -> Call | None:
     values = operands_by_position(node)
     name = _SAME_AS.get(schema.name, schema.name)
     overload = schema.overload_name if name == schema.name else ""
+    if name.startswith(_ON_A_SHARD):
+        name, _, overload = name.replace(_ON_A_SHARD, "aten::").partition("__")
     result = node.meta.get("val")
     results = result if isinstance(result, (tuple, list)) else (result,)
     return Call(

@@ -1,20 +1,15 @@
 """DTensor on trn: random operators of sharded tensors, attention and products.
 
-torch's tracker of random state takes a generator's state for the seed and offset of CUDA, and its
-strategies know the kernels of CUDA and no operators of ours. They learn of this device when DTensor
-is imported. Checked on torch 2.13.0.
+torch's strategies know the kernels of CUDA and no operators of ours. They learn of this device when
+DTensor is imported. Checked on torch 2.13.0.
 """
 
-import contextlib
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from .. import _C
 from ..importing import when_imported
-from ..settings import DEVICE_TYPE
 from ..torch_private import DTENSOR_RANDOM, RING_ATTENTION
 
 __all__ = ["install_dtensor"]
@@ -32,52 +27,10 @@ def install_dtensor() -> None:
 
 
 def _track_random_state(module: Any) -> None:
-    base: Any = module._RNGStateTracker
+    from ..torch_private.dtensor import are_we_tracing  # DTensor is being imported
+    from .dtensor_random import track_random_state
 
-    class Tracker(base):
-        """Replicas draw the same numbers; shards draw their own, from one number that all draw."""
-
-        def __init__(self) -> None:
-            self._device = torch.device(DEVICE_TYPE)
-            self._use_distribute_region = True
-
-        @contextlib.contextmanager
-        def _distribute_region(self, spec: Any, generator: Any = None) -> Iterator[None]:
-            shard = _shard_of(spec)
-            if spec.mesh.device_type != DEVICE_TYPE or shard is None:
-                yield
-                return
-            source = generator or _C.default_generator(_C.current_device())
-            number = _drawn(source)
-            kept = source.get_state()
-            source.manual_seed((number + shard * 0x9E3779B97F4A7C15) % 2**63)
-            try:
-                yield
-            finally:
-                source.set_state(kept)
-
-    if module._rng_tracker is None:
-        module._rng_tracker = Tracker()
-
-
-def _shard_of(spec: Any) -> int | None:
-    """The number of this rank's shard; None if every rank holds the whole."""
-    index, count = 0, 1
-    coordinate = spec.mesh.get_coordinate() or [0] * spec.mesh.ndim
-    for size, mine, placement in zip(spec.mesh.shape, coordinate, spec.placements, strict=True):
-        if hasattr(placement, "dim"):  # Shard and _StridedShard
-            index, count = index * size + mine, count * size
-    return index if count > 1 else None
-
-
-def _drawn(source: torch.Generator) -> int:
-    paused = _C.pause_ledger(True)  # a draw of the emulator, not of the program
-    # Of this name under every alias: below a dispatch mode none translates.
-    device = torch.device(DEVICE_TYPE, source.device.index)
-    try:
-        return int(torch.randint(2**62, (), generator=source, device=device))
-    finally:
-        _C.pause_ledger(paused)
+    track_random_state(module, are_we_tracing)
 
 
 def _shard_attention(_: ModuleType) -> None:

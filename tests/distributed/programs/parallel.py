@@ -261,6 +261,58 @@ def check_random_dtensors():
     assert 0.4 < (kept == 0).float().mean() < 0.6
 
 
+def check_generators_of_random_dtensors():
+    from torch.distributed import tensor as dt
+
+    mesh = init_device_mesh("trn", (WORLD,))
+    for placement in (dt.Shard(0), dt.Replicate()):
+        x = dt.distribute_tensor(torch.zeros(64), mesh, [placement])
+        state, generator = torch.trn.get_rng_state(), torch.Generator("trn")
+        first, again, other = (
+            x.uniform_(generator=generator.manual_seed(seed)).full_tensor().cpu()
+            for seed in (3, 3, 4)
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        assert placement.is_replicate() or not torch.equal(*first.chunk(2)[:2])
+        assert torch.equal(state, torch.trn.get_rng_state()), "the default one has not advanced"
+        assert not torch.equal(x.uniform_(generator=generator).full_tensor().cpu(), other)
+    message = ""
+    try:
+        x.uniform_(generator=torch.Generator())
+    except RuntimeError as error:
+        message = str(error)
+    assert "Expected a generator of trn, but found one of cpu" in message
+
+
+def check_compiled_random_dtensors():
+    from torch.distributed import tensor as dt
+
+    def draw(x):
+        made = [x * 0 for _ in range(3)]
+        made = [made[0].normal_(1, 2), made[1].uniform_(), made[2].bernoulli_(0.25)]
+        made += [torch.rand_like(x), torch.randn_like(x), torch.bernoulli(x), F.dropout(x, 0.25)]
+        return *made, torch.randint_like(x, 10), torch.randint_like(x, 3, 9)
+
+    mesh = init_device_mesh("trn", (WORLD,))
+    inputs = [
+        dt.distribute_tensor(torch.full((64, 8), 0.5), mesh, [p])
+        for p in (dt.Shard(0), dt.Replicate())
+    ]
+    compiled = torch.compile(draw, backend="trn", fullgraph=True, options={"strict": True})
+    found = []
+    for run in (draw, compiled):
+        torch.manual_seed(7)
+        drawn = [[t.to_local().cpu() for t in run(x)] for x in inputs * 2]
+        found.append((drawn, torch.trn.get_rng_state()))
+    for eager, compiled_ones in zip(found[0][0], found[1][0], strict=True):
+        assert all(map(torch.equal, eager, compiled_ones))
+    assert torch.equal(found[0][1], found[1][1])
+    a, b = ([t.full_tensor().cpu() for t in compiled(inputs[0])] for _ in range(2))
+    assert not any(torch.equal(*t.chunk(2)[:2]) for t in a), "shards draw their own numbers"
+    assert not any(map(torch.equal, a, b))
+
+
 def check_attention_by_heads():
     from torch.distributed import tensor as dt
 

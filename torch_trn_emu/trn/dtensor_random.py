@@ -1,0 +1,176 @@
+"""Random operators of sharded DTensors: replicas draw the same numbers, shards draw their own.
+
+torch's tracker of random state takes a generator's state for the seed and offset of CUDA. Here each
+shard draws from its own seed, made of one number that all ranks draw alike. In traced code the
+operator becomes one whose name starts with `trn::run_dtensor_rng_op_`, which draws that number when
+the graph runs.
+
+To let another random operator be traced, add it to `_TRACED`. Checked on torch 2.13.0.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import library
+
+from .. import _C
+from ..settings import DEVICE_TYPE
+from ..torch_private import OpOverload, TorchDispatchMode
+
+__all__ = ["track_random_state"]
+
+aten = torch.ops.aten
+_TRACED = (
+    aten.native_dropout.default,
+    aten.rand_like.default,
+    aten.randn_like.default,
+    aten.randint_like.default,
+    aten.randint_like.low_dtype,
+    aten.bernoulli.default,
+    aten.bernoulli_.float,
+    aten.normal_.default,
+    aten.uniform_.default,
+)
+_library = library.Library("trn", "FRAGMENT")
+_operators: dict[OpOverload, OpOverload] = {}  # of `_TRACED`, once DTensor is imported
+
+
+def track_random_state(module: Any, traces: Any) -> None:
+    """Give torch's module of DTensor's random state a tracker for trn.
+
+    traces  says whether what runs is being traced
+    """
+    base: Any = module._RNGStateTracker
+
+    class Tracker(base):
+        def __init__(self) -> None:
+            self._device = torch.device(DEVICE_TYPE)
+            self._use_distribute_region = True
+
+        @contextlib.contextmanager
+        def _distribute_region(self, spec: Any, generator: Any = None) -> Iterator[None]:
+            if spec.mesh.device_type != DEVICE_TYPE:
+                yield
+                return
+            shard = _shard_of(spec)
+            if traces():
+                region: Any = _Traced(shard, generator)
+            else:
+                own = _C.default_generator(_C.current_device())
+                region = _numbers_of(shard, own, generator or own)
+            with region:
+                yield
+
+    _define_operators()
+    if module._rng_tracker is None:
+        module._rng_tracker = Tracker()
+
+
+def _shard_of(spec: Any) -> int:
+    """The number of this rank's shard; -1 if every rank holds the whole."""
+    index, count = 0, 1
+    coordinate = spec.mesh.get_coordinate() or [0] * spec.mesh.ndim
+    for size, mine, placement in zip(spec.mesh.shape, coordinate, spec.placements, strict=True):
+        if hasattr(placement, "dim"):  # Shard and _StridedShard
+            index, count = index * size + mine, count * size
+    return index if count > 1 else -1
+
+
+@contextlib.contextmanager
+def _numbers_of(shard: int, own: torch.Generator, given: torch.Generator) -> Iterator[None]:
+    """Lets `own`, the default generator, draw a shard's numbers, and `given` advance for them.
+
+    A DTensor's operator draws from the default generator, whichever the program gave it.
+    """
+    if given.device.type != own.device.type:
+        raise RuntimeError(
+            f"Expected a generator of {own.device.type}, but found one of {given.device.type}: "
+            f"make it by torch.Generator('{own.device.type}')."
+        )
+    if shard < 0 and given is own:
+        yield
+        return
+    number = _drawn(given) if shard >= 0 else 0
+    kept = own.get_state()
+    if shard >= 0:
+        own.manual_seed((number + shard * 0x9E3779B97F4A7C15) % 2**63)
+    else:
+        own.set_state(given.get_state())
+    try:
+        yield
+    finally:
+        if shard < 0:
+            given.set_state(own.get_state())
+        own.set_state(kept)
+
+
+def _drawn(source: torch.Generator) -> int:
+    paused = _C.pause_ledger(True)  # a draw of the emulator, not of the program
+    # Of this name under every alias: below a dispatch mode none translates.
+    device = source.device
+    if device.type != "cpu":
+        device = torch.device(DEVICE_TYPE, device.index)
+    try:
+        return int(torch.randint(2**62, (), generator=source, device=device))
+    finally:
+        _C.pause_ledger(paused)
+
+
+# --- traced code ----------------------------------------------------------------------------------
+
+
+class _Traced(TorchDispatchMode):
+    """Traces a random operator as one that draws the numbers of a shard."""
+
+    def __init__(self, shard: int, generator: torch.Generator | None) -> None:
+        if generator is not None:
+            raise NotImplementedError(
+                "A random operator on a DTensor with a generator cannot be compiled: seed the "
+                "default generator by torch.manual_seed, or call the operator outside of "
+                "torch.compile."
+            )
+        super().__init__()
+        self.shard = shard
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _operators:
+            return func(*args, **(kwargs or {}))
+        drawn = _operators[func](*args, **(kwargs or {}), shard=self.shard)
+        return args[0].copy_(drawn) if func._schema.is_mutable else drawn
+
+
+def _define_operators() -> None:
+    """One for each operator that draws. No overloads: torch's registry fails to remove those."""
+    for op in _TRACED:
+        if op not in _operators:
+            name, _, overload = str(op).removeprefix("aten.").partition(".")
+            suffix = "" if overload == "default" else f"__{overload}"
+            _operators[op] = _defined(f"run_dtensor_rng_op_{name}{suffix}", op)
+
+
+def _defined(name: str, op: OpOverload) -> OpOverload:
+    """An operator with the arguments of `op` and a shard, whose result is a new tensor."""
+    takes, _, gives = str(op._schema).replace("(a!)", "").partition("(")[2].rpartition(") ->")
+    takes = takes.replace("float from", "float low")  # Inductor gives no argument of that name
+    shard = "int shard" if "*, " in takes else "*, int shard"
+    tags = (torch.Tag.nondeterministic_seeded,)
+    _library.define(f"{name}({takes}, {shard}) ->{gives}", tags=tags)
+    _library.impl(name, partial(_draw, op), "CompositeExplicitAutograd")
+    _library.impl(name, partial(_shapes, op), "Meta")
+    return getattr(torch.ops.trn, name).default  # type: ignore[no-any-return]
+
+
+def _draw(op: OpOverload, tensor: torch.Tensor, *args: Any, shard: int, **kwargs: Any) -> Any:
+    """On a core, or on the host, whose generator has the core's state while a graph runs."""
+    host = tensor.device.type == "cpu"
+    own = torch.default_generator if host else _C.default_generator(tensor.device.index)
+    with _numbers_of(shard, own, own):
+        return _shapes(op, tensor, *args, shard=shard, **kwargs)
+
+
+def _shapes(op: OpOverload, tensor: torch.Tensor, *args: Any, shard: int, **kwargs: Any) -> Any:
+    target = torch.empty_like(tensor) if op._schema.is_mutable else tensor
+    return op(target, *args, **kwargs)
