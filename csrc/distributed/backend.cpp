@@ -1,6 +1,7 @@
 // See backend.h. How a call is compared, run and timed; what becomes of a group that fails.
 #include "backend.h"
 
+#include "param_comms.h"
 #include "reduce.h"
 #include "rendezvous.h"
 #include "runtime/collective_clock.h"
@@ -269,6 +270,7 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
     work->leave_to_schedule();
     graph->issued([work] { return work->ends(); });
   }
+  record_param_comms(call, sequence, options_->group_name, getGroupDesc(), ranks_, rank_);
   call.results.clear();
   call.inputs.clear();
   const bool async = call.async || coalesced_;
@@ -286,7 +288,7 @@ Backend::WorkPtr Backend::start(Call call, Move move) {
   if (async || over_gloo || !lane_.run_here([&] { task(true); }))
     lane_.post([task] { task(false); });
   if (async) return keep(std::move(work));
-  work->wait();
+  work->block();
   return nullptr;
 }
 

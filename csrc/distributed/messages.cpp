@@ -32,6 +32,10 @@ Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, i
     work->done(nullptr);
     return keep(std::move(work));
   }
+  Call call{op, name, tensor.scalar_type()};
+  (sending ? call.inputs : call.results) = tensors;
+  record_param_comms(call, messages_, options_->group_name, getGroupDesc(), ranks_, rank_,
+                     std::max(peer, 0));
   const int64_t arrival_ns = CollectiveClock::issue(current_stream(device.index()));
   const std::string what = std::string(name) + " of " +
                            std::string(c10::getDtypeNames(tensor.scalar_type()).first) + "[" +

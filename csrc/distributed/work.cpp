@@ -2,6 +2,7 @@
 #include "work.h"
 
 #include "hooks.h"
+#include "param_comms.h"
 #include "runtime/collective_clock.h"
 #include "runtime/ledger.h"
 #include "runtime/stream.h"
@@ -89,9 +90,14 @@ void Work::await_values(std::chrono::milliseconds timeout) {
 }
 
 bool Work::wait(std::chrono::milliseconds timeout) {
+  record_wait(rank_, sequence_, results_);
+  block(timeout);
+  return true;
+}
+
+void Work::block(std::chrono::milliseconds timeout) {
   collective_hooks().without_python([&] { await_values(timeout); });
   synchronize();
-  return true;
 }
 
 std::vector<CollectivePtr> Work::ends() {

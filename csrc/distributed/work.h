@@ -34,6 +34,8 @@ class Work final : public c10d::Work {
   std::exception_ptr exception() const override;
   // Blocks the host until the values are there, then the current stream in simulated time.
   bool wait(std::chrono::milliseconds timeout = kNoTimeout) override;
+  // The same, which no profiler of torch is told.
+  void block(std::chrono::milliseconds timeout = kNoTimeout);
   void synchronize() override;
   void blockCurrentStream() override { synchronize(); }
   std::vector<at::Tensor> result() override;

@@ -2,8 +2,8 @@
 
 Each rank of a test that starts processes is a fork as well: a spawned one would import torch anew.
 Prints `file`, then `all` with the tests' names, then `end` with name, outcome, how many processes
-used memory of trn, and the error, one test a line. Standard input holds, as JSON, the tests of each
-file to leave out.
+used memory of trn, and the error, one test a line. Standard input has, as JSON, the tests to leave
+out or, with the word `only` before them, those to run.
 
     python forked_tests.py WAY SECONDS_OF_A_TEST SECONDS_OF_A_FILE FILE...
 """
@@ -196,7 +196,7 @@ def run(test: unittest.TestCase, seconds: float) -> tuple[str, int, str]:
     return "died", 0, f"status {ended[1]}"
 
 
-def run_file(way: str, path: Path, limits: tuple[float, float], left_out: set[str], out) -> None:
+def run_file(way: str, path: Path, limits: tuple[float, float], chosen: list[str], out) -> None:
     def say(word: str, *told: object) -> None:
         print(word, json.dumps(told), file=out, flush=True)
 
@@ -209,14 +209,15 @@ def run_file(way: str, path: Path, limits: tuple[float, float], left_out: set[st
     gc.freeze()  # forks share what is there
     until = time.monotonic() + limits[1]
     for test in tests:
-        if names[test] not in left_out and time.monotonic() < until:
+        wanted = (names[test] in chosen) == (chosen[:1] == ["only"])
+        if wanted and time.monotonic() < until:
             say("end", names[test], *run(test, limits[0]))
 
 
 def main() -> None:
     way, test_limit, file_limit = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
     warnings.simplefilter("ignore")
-    left_out = json.loads(sys.stdin.read() or "{}")
+    chosen = json.loads(sys.stdin.read() or "[]")
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     fork_always()
@@ -227,8 +228,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                names = set(left_out.get(file, ()))
-                run_file(way, Path(file), (test_limit, file_limit), names, answers)
+                run_file(way, Path(file), (test_limit, file_limit), chosen, answers)
             except BaseException as error:
                 print("broken", json.dumps([repr(error)]), file=answers, flush=True)
             finally:

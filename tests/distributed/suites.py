@@ -1,6 +1,6 @@
 """PyTorch's own tests of torch.distributed on trn, from a source tree of PyTorch as released.
 
-    python tests/distributed/suites.py SOURCE [--only tensor/] [--seconds 600]
+    python tests/distributed/suites.py SOURCE [--only tensor/] [--seconds 600] [--again]
 
 suite_files.py names files below SOURCE/test/distributed, the devices that their tests find and the
 way to run them: `cuda`, the tests for CUDA and NCCL by TRN_EMU_AS=cuda, or `trn`, those for any
@@ -57,9 +57,12 @@ def run(
     file: File,
     way: str,
     limits: tuple[float, float],
-    left_out: Collection[str] = (),
+    chosen: Collection[str] = (),
 ) -> Ran:
-    """Runs a file's tests but those left out, for so many seconds and seconds a test."""
+    """Runs a file's tests but the chosen, for so many seconds and seconds a test.
+
+    chosen  after the word `only`, the tests to run
+    """
     path = source / "test" / "distributed" / file.path
     devices = {} if way == "gloo" else DEVICES[file.devices]
     command = [sys.executable, "-u", str(Path(__file__).with_name("forked_tests.py")), way]
@@ -70,7 +73,7 @@ def run(
         text=True, start_new_session=True,
     )  # fmt: skip
     with child.stdin as names:
-        json.dump({str(path): list(left_out)}, names)
+        json.dump(list(chosen), names)
     try:
         return _read(path.name, child.stdout)
     finally:
@@ -122,6 +125,26 @@ def record(source: Path, file: File, seconds: float, test_seconds: float) -> dic
             word == "passed" or (word == "skipped" and outcome.word != "skipped")
         ):
             row["other"][test] = [outcome.word, outcome.why]
+    return row
+
+
+def again(source: Path, file: File, seconds: float, test_seconds: float) -> dict[str, Any]:
+    """Runs the tests that did not pass when the file was recorded; what else is kept stays."""
+    row: dict[str, Any] | None = json.loads(RESULTS.read_text())["files"].get(file.path)
+    if row is None:
+        return record(source, file, seconds, test_seconds)
+    before = row["other"]
+    if not before:
+        return row
+    found = run(source, file, file.way, (seconds, test_seconds), ["only", *before])
+    for test, outcome in found.outcomes.items():
+        if test not in before:
+            continue
+        for word, step in ((before.pop(test)[0], -1), (outcome.word, 1)):
+            row["trn"][word if word in row["trn"] else "failed"] += step
+        if outcome.word != "passed":
+            before[test] = [outcome.word, outcome.why]
+    row["used"] = max(row["used"], found.used)
     return row
 
 
@@ -179,6 +202,7 @@ def main() -> int:
     options.add_argument("--only", default="", help="a pattern of files")
     options.add_argument("--seconds", type=float, default=1800, help="limit of a file and way")
     options.add_argument("--test-seconds", type=float, default=120, help="limit of a test")
+    options.add_argument("--again", action="store_true", help="only what did not pass before")
     chosen = options.parse_args()
     if not (chosen.source / "test" / "distributed").is_dir():
         options.error(f"{chosen.source} has no folder test/distributed: give PyTorch's source tree")
@@ -186,7 +210,8 @@ def main() -> int:
     for file in FILES:
         if not re.search(chosen.only, file.path):
             continue
-        row = record(chosen.source, file, chosen.seconds, chosen.test_seconds)
+        take = again if chosen.again else record
+        row = take(chosen.source, file, chosen.seconds, chosen.test_seconds)
         print(file.path, row["trn"], "on trn,", row["gloo"], "with gloo", flush=True)
         keep(file.path, row, chosen.source)
         owed += [

@@ -1,5 +1,6 @@
 """A group of one: what needs no other process."""
 
+import json
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -77,6 +78,43 @@ def test_collectives_are_counted_and_timed():
     (row,) = torch.trn.collectives()
     assert (row["operation"], row["bytes"], row["count"]) == ("all_reduce", 4 << 20, 1)
     assert row["active_ns"] == row["duration_ns"] == round(counters["cc_op_active_time"] * 1e9)
+
+
+# By the names that NCCL gives them.
+RECORDED = {
+    "allreduce": lambda x: dist.all_reduce(x),
+    "broadcast": lambda x: dist.broadcast(x, 0),
+    "reduce": lambda x: dist.reduce(x, 0),
+    "all_gather": lambda x: dist.all_gather([x.clone()], x),
+    "_allgather_base": lambda x: dist.all_gather_single(x.clone(), x),
+    "reduce_scatter": lambda x: dist.reduce_scatter(x.clone(), [x]),
+    "_reduce_scatter_base": lambda x: dist.reduce_scatter_single(x.clone(), x),
+    "gather": lambda x: dist.gather(x, [x.clone()], 0),
+    "scatter": lambda x: dist.scatter(x, [x.clone()], 0),
+    "all_to_all": lambda x: dist.all_to_all([x.clone()], [x]),
+}
+
+
+def test_profilers_of_torch_are_told_of_each_collective(tmp_path):
+    from torch.profiler import ProfilerActivity, profile
+
+    x = torch.ones(2, 3, dtype=torch.bfloat16, device="trn")
+    with profile(activities=[ProfilerActivity.CPU]) as prof:
+        for call in RECORDED.values():
+            call(x)
+        dist.all_reduce(x, async_op=True).wait()
+    prof.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    *found, waited = (e["args"] for e in events if e["name"] == "record_param_comms")
+    assert [f["Collective name"] for f in found] == [*RECORDED, "allreduce"]
+    assert [f["Is asynchronized op"] for f in found] == [0] * len(RECORDED) + [1]
+    first = found[0]["Seq"]
+    for number, one in enumerate(found, first):
+        assert (one["Seq"], one["dtype"], one["Rank"]) == (number, "BFloat16", 0)
+        assert (one["In msg nelems"], one["Out msg nelems"]) == (6, 6)
+        assert (one["Group size"], one["Process Group Ranks"]) == (1, "[0]")
+        assert one["Process Group Description"] == "default_pg"
+    assert (waited["Collective name"], waited["Seq"]) == ("wait", found[-1]["Seq"])
 
 
 STEPS = ("work", "side work", "start", "wait", "side wait", "join", "synchronize", "call")

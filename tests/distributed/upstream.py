@@ -89,7 +89,6 @@ REASONS = {
     "monitored_barrier": "gloo's own function: torch refuses it for every other backend, NCCL too",
     "ddp_logging_data_cpu": "torch names each backend of a plug-in `custom` in this record",
     "ddp_uneven_inputs": "convolutions of 10^14 operations: more than the suite allows in 400 s",
-    "ddp_profiling_torch_profiler": "the event with NCCL's metadata, which NCCL's class records",
 }
 
 
