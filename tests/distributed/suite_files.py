@@ -222,8 +222,8 @@ REASONS = (
     ),
     Reason(
         r"test_zeros_full_mesh",
-        "Compares the device of a DTensor, which says `cuda`, with the accelerator that torch's own "
-        "test class found: it hears the real name.",
+        "Compares the device of a DTensor, which says `cuda`, with the accelerator as torch's own "
+        "test class hears it: by the real name.",
         why="'cuda' != 'trn'",
     ),
     Reason(
