@@ -128,9 +128,10 @@ def _alias_options(parser: argparse.ArgumentParser) -> None:
 def _script_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", dest="as_module", action="store_true", help="SCRIPT names a module")
     parser.add_argument("script", metavar="SCRIPT", help="path of the script")
-    parser.add_argument(
+    rest = parser.add_argument(
         "arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="passed to the script"
     )
+    rest.required = False  # its error message would ask for them
 
 
 def _rows(parser: argparse.ArgumentParser, default: int) -> None:

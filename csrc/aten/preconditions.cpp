@@ -37,21 +37,31 @@ void lu_unpack(const IValue* arguments) {
               ". Pass what lu_factor returned, or unpack_pivots=False.");
 }
 
+// Whether the host sums the rows by a kernel of its own, which reads where each bag begins only; its
+// plain loop writes to the bag of each index, and to memory before the result where there is no bag.
+bool sums_by_bags(const at::Tensor& weight, int64_t mode, int64_t padding_idx) {
+  constexpr int64_t max = 2;
+  const auto dtype = weight.scalar_type();
+  const bool narrow = dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16;
+  return mode != max && padding_idx < 0 && narrow && weight.dim() == 2 && weight.stride(1) == 1;
+}
+
 // _embedding_bag(weight, indices, offsets, scale_grad_by_freq, mode, sparse, per_sample_weights?,
-// ..)
+// include_last_offset, padding_idx)
 void embedding_bag(const IValue* arguments) {
-  const auto dtype = arguments[0].toTensor().scalar_type();
+  const at::Tensor& weight = arguments[0].toTensor();
+  const auto dtype = weight.scalar_type();
   if (arguments[6].isTensor() && arguments[6].toTensor().defined()) {
     const auto found = arguments[6].toTensor().scalar_type();
     TORCH_CHECK(found == dtype, "embedding_bag: expected scalar type ", dtype,
                 " of per_sample_weights, but found ", found,
                 "; they have the same type as weight. Convert one of them with to().");
   }
-  constexpr int64_t max = 2;
   const int64_t indices = arguments[1].toTensor().numel();
-  TORCH_CHECK(arguments[4].toInt() != max || indices == 0 || arguments[2].toTensor().numel() > 0,
+  TORCH_CHECK(indices == 0 || arguments[2].toTensor().numel() > 0 ||
+                  sums_by_bags(weight, arguments[4].toInt(), arguments[8].toInt()),
               "embedding_bag: offsets is empty, but there are ", indices,
-              " indices: with mode='max' each belongs to a bag. Pass where each bag begins.");
+              " indices, each of which belongs to a bag. Pass where each bag begins.");
 }
 
 // Of each row of lengths, or of offsets, along an axis of `data`.

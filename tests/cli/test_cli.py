@@ -452,7 +452,7 @@ def test_refusals_say_why(arguments, said, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run"], "SCRIPT"),
+        (["run"], "required: SCRIPT (see"),
         (["fly"], "invalid choice"),
         ([], "COMMAND"),
         (["estimate", "--steps", "0", "train.py"], "must be a positive integer, not '0' (see"),

@@ -38,6 +38,13 @@ KNOWN = (
         says=r"^RuntimeError: The size of tensor a .* on the host, no error",
     ),
     Known(
+        cases=r"^(_native_batch_norm_legit|native_batch_norm|_batch_norm_with_update)/.*/out",
+        verdicts=("ERROR_DIFFERS",),
+        text="Into a strided result, and for 16-bit inputs, the host asserts that weight and bias"
+        " have one dimension; elsewhere it reads them as they lie in memory, as trn does.",
+        says=r"^RuntimeError: t\.defined\(\) && t\.dim\(\) == 1 INTERNAL .* on the host, no error",
+    ),
+    Known(
         cases=r"^(torch\._scaled_mm|nn\.functional\.(avg_pool3d|gelu)|narrow_copy).*/out",
         verdicts=("BOUND", "DIFFERS"),
         text="The host takes a strided `out=` for contiguous, or computes it by another kernel.",
@@ -97,6 +104,13 @@ KNOWN = (
         verdicts=("ERROR_DIFFERS",),
         text="The host takes any format and any shape where an operand is empty.",
         says="^no error on the host, ValueError: scaled_mm(?: takes float8|: .* do not multiply)",
+    ),
+    Known(
+        cases=r"^torch\._scaled_mm",
+        verdicts=("ERROR_DIFFERS",),
+        text="The host does not look at the format of scales where an operand is empty, or only"
+        " after the shapes; trn takes float32 and the scales of MX blocks, and says so first.",
+        says=r"on the host, ValueError: scales are of dtypes ",
     ),
 )
 

@@ -142,11 +142,16 @@ def on_one(change: Leaf) -> Callable[[Any, random.Random], Any]:
 
 
 def other_argument(tree: Any, rng: random.Random) -> Any:
-    """Another value of a number, flag or text, or nothing in the place of one argument."""
+    """Another value of a number, flag or text, or nothing in the place of one argument.
+
+    Devices stay: each place of a trial puts its own there.
+    """
     leaves, spec = pytree.tree_flatten(tree)
+    devices = {i for i, leaf in enumerate(leaves) if str(leaf) in ("cpu", "trn", "trn:0")}
     at = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor)]
+    at = [i for i in at if i not in devices]
     if not at or rng.random() < 0.15:
-        at = list(range(1, len(leaves)))
+        at = [i for i in range(1, len(leaves)) if i not in devices]
         if not at:
             return None
         leaves[rng.choice(at)] = None

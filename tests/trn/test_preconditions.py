@@ -25,6 +25,28 @@ def test_the_gradient_of_an_empty_batch_norm_is_refused_or_zero(shape, dtype):
     assert x.grad.shape == shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding", [None, 4])
+@pytest.mark.parametrize("strided", [False, True])
+def test_indices_in_no_bag(dtype, mode, padding, strided):
+    """Where the host writes before its result, trn refuses; elsewhere there are no bags."""
+    table = torch.ones(5, 5, dtype=dtype, device="trn")
+    table = table.repeat_interleave(2, 1)[:, ::2] if strided else table
+    none = torch.zeros(0, dtype=torch.long, device="trn")
+    some = torch.zeros(6, dtype=torch.long, device="trn")
+
+    def bags(indices):
+        return F.embedding_bag(indices, table, none, mode=mode, padding_idx=padding)
+
+    assert bags(none).shape == (0, 5)
+    if mode != "max" and dtype != torch.float64 and padding is None and not strided:
+        assert bags(some).shape == (0, 5)
+    else:
+        with pytest.raises(RuntimeError, match=r"offsets is empty.*Pass where each bag begins"):
+            bags(some)
+
+
 @pytest.mark.parametrize("driver", ["gelsy", "gels", "gelsd", "gelss"])
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 def test_least_squares_without_a_right_hand_side(driver, batch):
