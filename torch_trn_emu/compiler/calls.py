@@ -30,6 +30,7 @@ __all__ = [
     "is_in_order",
     "is_true",
     "operands_by_position",
+    "plain",
     "tensor_of",
     "viewed",
     "with_sizes",
@@ -45,6 +46,7 @@ _SAME_AS = MappingProxyType(
         "prims::iota": "aten::arange",
         "prims::inductor_random": "aten::rand",
         "prims::inductor_randint": "aten::randint",
+        "prims::rev": "aten::flip",
         "prims::fma": "aten::addcmul",
         "prims::xor_sum": "aten::sum",
     }
@@ -115,13 +117,14 @@ def tensor_of(value: Any) -> TensorArg | None:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """An argument or result as a call has it; None for what says nothing about time."""
     if isinstance(value, Node):
         value = value.meta.get("val")
     if isinstance(value, Tensor):
         return tensor_of(value)
     if isinstance(value, (list, tuple)):
-        return tuple(map(_plain, value))
+        return tuple(map(plain, value))
     if isinstance(value, (bool, int, float, str)) or value is None:
         return value
     if isinstance(value, torch.SymInt):
@@ -156,8 +159,8 @@ def constant_of(node: Node) -> float | None:
     if made is None or not isinstance(node.meta.get("val"), Tensor):
         return None
     value = node.args[made]
-    plain = isinstance(value, (bool, int, float)) and node.meta["val"].numel() == 1
-    return value if plain else None
+    is_number = isinstance(value, (bool, int, float)) and node.meta["val"].numel() == 1
+    return value if is_number else None
 
 
 def _on_host(value: Tensor) -> bool:
@@ -210,8 +213,8 @@ def call_of(node: Node, policy: str) -> Call | None:
     results = result if isinstance(result, (tuple, list)) else (result,)
     return Call(
         f"{name}.{overload}" if overload else name,
-        tuple(map(_plain, values)),
-        tuple(map(_plain, results)),
+        tuple(map(plain, values)),
+        tuple(map(plain, results)),
         policy_of(node, policy),
     )
 

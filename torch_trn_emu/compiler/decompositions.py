@@ -4,6 +4,7 @@ A row of `_OURS` makes products of an operator whose kernel on the host follows 
 on torch 2.13.0.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..torch_private import DispatchKey
 from ..torch_private.inductor import lowerings, make_fallback, select_decomp_table
 from .operators import PRECISE
+from .whole_calls import noted
 
 __all__ = ["decompositions", "resizing_whole"]
 
@@ -46,7 +48,7 @@ def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]
     for op in whole:
         if op not in lowerings:
             make_fallback(op, warn=False, override_decomp=True)
-    made = _Decompositions((op, table[op]) for op in table if op not in whole)
+    made = _Decompositions((op, noted(op, table[op])) for op in table if op not in whole)
     made.eager_numbers = eager_numbers
     return made
 
@@ -64,6 +66,7 @@ _ONE_PASS = tuple(
     for names, overloads in (
         ("upsample_linear1d upsample_nearest1d", "default vec"),
         ("upsample_bilinear2d upsample_bicubic2d upsample_nearest2d", "default vec"),
+        ("upsample_trilinear3d", "default vec"),
         ("reflection_pad1d reflection_pad2d", "default"),
         ("reflection_pad1d_backward reflection_pad2d_backward", "default"),
         ("max_pool2d_with_indices max_pool2d_with_indices_backward", "default"),
@@ -86,7 +89,7 @@ def resizing_whole() -> Iterator[None]:
     taken = [
         (op, key, op.py_kernels.pop(key))
         for name in dir(aten)
-        if name.lstrip("_").startswith("upsample_") and "3d" not in name
+        if re.match(r"_?upsample_(?!nearest(_exact)?3d)", name)
         for op in (getattr(getattr(aten, name), o) for o in getattr(aten, name).overloads())
         for key in spelled
         if key in op.py_kernels

@@ -31,7 +31,7 @@ from .region import Region, Value, call_tensor, item_of
 from .roles import is_constant
 from .written_back import fills_in_place, is_written_back
 
-__all__ = ["Lowered", "lowered"]
+__all__ = ["Lowered", "lowered", "lowered_call"]
 
 # A step without names: opcode, attributes, operands and result by number, kind, engine, dtype.
 _Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None, str]
@@ -111,6 +111,16 @@ def lowered(region: Region, target: Target) -> list[Lowered]:
             region=region.number,
         )
         for part in found
+    ]
+
+
+def lowered_call(call: Call, region: Region, target: Target) -> list[Lowered]:
+    """The programs of an operator, as in eager mode, for a graph that is this operator alone."""
+    programs = _programs(call, target) or ()
+    between = ("between",) if len(programs) > 1 else ()
+    return [
+        Lowered((call, k), p, {}, None, between if k else (), between, region=region.number)
+        for k, p in enumerate(programs)
     ]
 
 

@@ -23,12 +23,13 @@ from .control import Body, Flag, Flags, bodies_of, inlined
 from .flex import Mark, mark_of, marked_price
 from .graph_price import GraphPrice, Work, price_graph
 from .joining import MOST_ALONE, MOST_TRIED
-from .programs import Lowered, lowered
+from .programs import Lowered, lowered, lowered_call
 from .records import warn_unpriced
 from .recover_composites import recovered
 from .region import REDUCTIONS, Region
 from .regions import regions_of
 from .strided import mark_strided
+from .whole_calls import call_of_graph
 from .written_back import places_of
 
 __all__ = ["Launch", "Piece", "launches_of", "pieces_of", "unpriced"]
@@ -66,6 +67,7 @@ class Piece:
     name: str
     gm: GraphModule  # that it is a piece of
     work: Work
+    whole: Work | None  # as the one operator that it is
     reads_flag: bool
     when: tuple[Flag, ...]
     times: int
@@ -74,7 +76,11 @@ class Piece:
     continues: bool = False
 
     def launch(self, target: Target) -> Launch:
-        priced = price_graph(self.name, self.work, target, reads_flag=self.reads_flag)
+        works = (self.work, self.whole) if self.whole else (self.work,)
+        priced = min(
+            (price_graph(self.name, w, target, reads_flag=self.reads_flag) for w in works),
+            key=lambda priced: priced.price.seconds,
+        )
         if self.continues:
             priced = replace(priced, price=_continued(priced.price, target), continues=True)
         return Launch(
@@ -127,6 +133,7 @@ class _Cut:
                     name=f"{name} part {number}" if number > 1 else name,
                     gm=gm,
                     work=self._work(gm, part.regions),
+                    whole=self._whole(part.regions),
                     reads_flag=reads_flag and k + 1 == len(parts),
                     when=body.when,
                     times=times,
@@ -185,6 +192,17 @@ class _Cut:
                 work.parts += [part.at(places) for part in lowered(region, self.target)]
                 work.calls += region.calls
         return work
+
+    def _whole(self, regions: Sequence[Region]) -> Work | None:
+        """The program that an operator is in eager mode, where nothing is fused with it."""
+        call = call_of_graph(regions)
+        if call is None:
+            return None
+        first = regions[0]
+        nodes = [node for region in regions for node in region.nodes]
+        region = Region(first.number, "single", first.elements, nodes=nodes, calls=[call])
+        parts = lowered_call(call, region, self.target)
+        return Work([region], parts, [call]) if parts else None
 
     def _add_flex_attention(self, work: Work, gm: GraphModule, region: Region, mark: Mark) -> None:
         """A call of FlexAttention, by the blocks that its mask keeps."""
