@@ -37,8 +37,8 @@ void lu_unpack(const IValue* arguments) {
               ". Pass what lu_factor returned, or unpack_pivots=False.");
 }
 
-// Whether the host sums the rows by a kernel of its own, which reads where each bag begins only; its
-// plain loop writes to the bag of each index, and to memory before the result where there is no bag.
+// Whether the host sums the rows by a kernel of its own, which reads where each bag begins. Its
+// plain loop writes to the bag of each index: before the result, where there is none.
 bool sums_by_bags(const at::Tensor& weight, int64_t mode, int64_t padding_idx) {
   constexpr int64_t max = 2;
   const auto dtype = weight.scalar_type();
