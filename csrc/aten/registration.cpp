@@ -32,7 +32,6 @@ constexpr std::string_view kMetadataOps[] = {
     "aten::as_strided",
     "aten::_reshape_alias",
     "aten::unfold",
-    "aten::set_",
     "aten::set_.source_Storage",
     "aten::set_.source_Storage_storage_offset",
     "aten::set_.source_Tensor",
@@ -192,6 +191,11 @@ at::Tensor empty_per_channel(c10::SymIntArrayRef size, const at::Tensor& scales,
   return call.adopt(std::move(made));
 }
 
+// The host's kernel would give it an empty storage of the host.
+at::Tensor& set_to_nothing(at::Tensor& self) {
+  return at::_ops::set__source_Tensor::call(self, at::empty({0}, self.options()));
+}
+
 void record_stream(at::Tensor&, at::Stream) {}  // kernels finish before they return
 
 // ---- registration ----
@@ -271,6 +275,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   Registrar registrar(library);
   register_any_layout(registrar);
   registrar.add("record_stream", &record_stream);
+  registrar.add("set_", &set_to_nothing);
   registrar.add("empty.memory_format", &empty);
   registrar.add("empty_strided", &empty_strided);
   register_attention(registrar);

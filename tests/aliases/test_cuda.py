@@ -422,6 +422,9 @@ for made in (
     nested.as_nested_tensor(rows, device="cuda"),
 ):
     assert made.device == torch.device("cuda:0")
+row = torch.arange(60.0, device="cuda")
+assert torch.equal(torch.tensor(row.storage(), device="cuda"), row)
+assert row.storage()[7] == 7 and row.storage().device == torch.device("cuda:0")
 """
 
 

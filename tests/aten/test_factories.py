@@ -80,3 +80,14 @@ def test_kaiser_window_has_all_forms(dtype: torch.dtype) -> None:
     for given in ((0,), (1,), (7,), (7, False), (8, True, 3.5)):
         found = torch.kaiser_window(*given, dtype=dtype, device="trn")
         assert torch.equal(found.cpu(), torch.kaiser_window(*given, dtype=dtype))
+
+
+def test_set_gives_an_empty_storage_of_the_device() -> None:
+    for index in range(2):
+        x = torch.randn(3, 4, device=torch.device("trn", index))
+        assert x.set_() is x
+        host = torch.randn(3, 4).set_()
+        assert (x.shape, x.stride(), x.dtype) == (host.shape, host.stride(), host.dtype)
+        assert x.untyped_storage().nbytes() == 0
+        assert x.untyped_storage().device == torch.device("trn", index)
+        assert x.resize_(2, 2).fill_(1).sum() == 4

@@ -38,7 +38,8 @@ WRITTEN, DONE, CHOSEN = "TORCH_SUITE_WRITTEN", "TORCH_SUITE_DONE", "TORCH_SUITE_
 EVERY = "TORCH_SUITE_EVERY"
 LARGEST_BYTES = 2 << 30  # tests that ask for more are skipped
 NOT_COUNTED = (
-    r"Only runs on|Insufficient .* memory|test is slow|Excluded from CUDA|CUDA.* available"
+    r"Only runs on|Insufficient .* memory|test is slow|Excluded from CUDA|CUDA.* available|"
+    r"Test specific for CPU|CUDA implementation is not yet"
 )
 PYTEST = (  # neither settings nor plug-ins of the source tree
     f"-q --tb=native --disable-warnings -p torch_suite -p no:cacheprovider -p no:logging "
@@ -219,7 +220,7 @@ REASONS = (
     Reason(
         r"test_linalg::.*test_svd_",
         "A table of drivers that has the CPU and CUDA.",
-        why="KeyError: 'trn'",
+        why="KeyError: 'trn",
     ),
     Reason(
         r"test_autograd::.*test_unused_output_device",
@@ -278,6 +279,104 @@ REASONS = (
         r"test_sparse_csr::.*shape_and_device_inference___from_list_",
         "Lists, whose device can't be inferred: the test leaves them out for CUDA by name.",
         why="device",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*(test_cuda_not_built|test_no_cuda_monkeypatch)",
+        "Errors of a build without CUDA, which the alias stands in for.",
+        why="not raised",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*test_pickle_generator",
+        "The offset of CUDA's Philox generator: trn draws the numbers of the CPU's.",
+        why="does not use offset",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*test_print$",
+        "Tensor types of `torch._tensor_classes`, which a build with CUDA fills.",
+        why="not available",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*test_addcmul_cuda_errors_with_cpu_scalars",
+        "CUDA refuses a scalar of the CPU as some of the operands: trn takes it, as the CPU does.",
+        why="not raised",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*test_scatter_reduce_multiply_unsupported_dtypes_",
+        "CUDA refuses these types: trn has what the host has.",
+        why="not raised",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*(test_dtypetensor_warnings|test_set_default_tensor_type_warnings)",
+        "Warnings of deprecated tensor types, which PyTorch's C++ gives for CUDA's own.",
+        why="no warning caught",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*test_storage_meta_errors_",
+        "The text of an error in sharing a storage, which a build without CUDA words otherwise.",
+        why="CUDA is not available",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*test_sync_warning",
+        "`torch.cuda.set_sync_debug_mode`, which raises an error that says why.",
+        why="not watched",
+    ),
+    Reason(
+        r"^cuda/test_torch::.*test_advancedindex_mixed_devices_error",
+        "The name of the device in an error's text: trn.",
+        why="must match|does not match",
+    ),
+    Reason(
+        r"^cuda/test_nn::.*test_upsamplingNearest2d_launch_fail",
+        "An expected failure: more rows than CUDA can launch, which trn computes.",
+        why="Unexpected success",
+    ),
+    Reason(
+        r"^cuda/test_nn::.*test_spectral_norm$",
+        "`DataParallel` over two devices, which needs CUDA's collectives and is refused.",
+        why="DataParallel",
+    ),
+    Reason(
+        r"^cuda/test_nn::.*test_(RNN|LSTM|GRU)_grad_and_gradgrad",
+        "The second derivative of cuDNN's layers raises an error: trn has it, as the CPU does.",
+        why="not raised",
+    ),
+    Reason(
+        r"^cuda/test_nn::.*test_ctc_loss_cudnn",
+        "The name of cuDNN's node in the graph of autograd.",
+        why="CudnnCtcLossBackward",
+    ),
+    Reason(
+        r"^cuda/test_native_mha::.*test_native_multihead_self_attention_.*_float16",
+        "A tolerance for CUDA's random numbers: logits are rounded to float16. The values are "
+        "those of the CPU, bit for bit, on which the test runs in float32 alone.",
+        why="not close",
+    ),
+    Reason(
+        r"^cuda/test_native_mha::.*test_transform_bias_rescale_qkv_nested",
+        "The padding inside of an operator, which CUDA's kernel fills with zeros up to a multiple "
+        "of 8 and the CPU's, on which the test does not run, fills with the bias.",
+        why="not close",
+    ),
+    Reason(
+        r"test_autograd::.*test_current_graph_task_execution_order",
+        "An error where another thread runs the backward pass: trn's runs on the calling thread "
+        "(docs/decisions/0004).",
+        why="not raised",
+    ),
+    Reason(
+        r"^trn/test_autograd::.*test_thread_shutdown",
+        "A thread of autograd's, which the test expects of CUDA, XPU and MPS alone.",
+        why="thread_shutdown",
+    ),
+    Reason(
+        r"test_autograd::.*test_dataparallel_saved_tensors_hooks",
+        "`torch._C._scatter`, which copies between GPUs in builds with CUDA.",
+        why="_scatter",
+    ),
+    Reason(
+        r"test_optim::.*test_fused_error_on_params_on_meta_",
+        "A table of devices that have fused optimizers; trn has them.",
+        why="not supported for fused",
     ),
     Reason(
         r"test_nondeterministic_alert_",

@@ -395,7 +395,14 @@ def _map_storages() -> None:
     kind: Any = torch.UntypedStorage
     real = StorageBase.device
     make = kind.__new__
-    kind.device = property(lambda self: to_cuda(real.__get__(self)))
+
+    def device(self: Any) -> torch.device:
+        """Of cuda, but for torch's own functions that a mode has called: they hear the real one."""
+        found: torch.device = real.__get__(self)
+        hears_cuda = any(isinstance(mode, CudaIsTrn) for mode in function_modes())
+        return to_cuda(found) if hears_cuda else found
+
+    kind.device = property(device)
 
     def new(cls: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:
         named = {} if device is None else {"device": to_trn(device)}
