@@ -318,7 +318,9 @@ struct HostLayer : torch::autograd::Function<HostLayer> {
       wanted[i] = context->needs_input_grad(variable++);
     }
     variable_list results(1);  // of the layer as such
-    const variable_list made = gradients_of(layer, saved, {grads[0], grads[1], grads[2]}, wanted);
+    const Recurred of_results{grads[0], grads[1], grads[2]};
+    if (!of_results.any_defined()) return variable_list(1 + variable);
+    const variable_list made = gradients_of(layer, saved, of_results, wanted);
     for (size_t i = 0; i < kLayerInputCount; ++i)
       if ((layer.*kLayerInputs[i]).defined()) results.push_back(made[i]);
     return results;

@@ -353,6 +353,7 @@ struct RecurrentLayer : torch::autograd::Function<RecurrentLayer> {
     const Recurred of_results{grads[0], grads[1], lstm ? grads[2] : Tensor()};
 
     variable_list results(1);  // of the layer as such
+    if (!of_results.any_defined()) return variable_list(1 + variable);
     if (at::GradMode::is_enabled()) {
       const variable_list made = differentiable_gradients(layer, of_results, wanted);
       size_t at = 0;

@@ -31,6 +31,7 @@ struct Recurrence {
 // `out` holds the hidden states [rows of all steps, width], h and c the last ones of each sequence.
 struct Recurred {
   at::Tensor out, h, c;
+  bool any_defined() const { return out.defined() || h.defined() || c.defined(); }
 };
 
 Recurred recur(const Recurrence& layer);

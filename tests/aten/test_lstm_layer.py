@@ -29,11 +29,8 @@ def as_given():
 @contextmanager
 def without_onednn():
     """The steps."""
-    torch.backends.mkldnn.enabled = False
-    try:
+    with torch.backends.mkldnn.flags(enabled=False):
         yield
-    finally:
-        torch.backends.mkldnn.enabled = True
 
 
 class Case:

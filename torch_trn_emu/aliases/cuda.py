@@ -152,6 +152,12 @@ def _type(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> A
     return self.type(dtype, *args, **kwargs)
 
 
+def _storage_type(self: torch.Tensor) -> Any:
+    kind = self.storage_type()
+    of_trn = kind is not None and kind.__module__ == "torch.trn"
+    return getattr(torch.cuda, kind.__name__) if of_trn else kind
+
+
 def _repr(self: torch.Tensor, **kwargs: Any) -> str:
     return _NAMED.sub(r"device='cuda\1'", self.__repr__(**kwargs))
 
@@ -162,6 +168,7 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     torch.Tensor.device.__get__: _says_device,
     torch.Tensor.is_cuda.__get__: _is_cuda,  # type: ignore[attr-defined]
     torch.Tensor.type: _type,
+    torch.Tensor.storage_type: _storage_type,
     torch.Tensor.__repr__: _repr,
 }
 
