@@ -28,9 +28,12 @@ def as_given():
 
 @contextmanager
 def without_onednn():
-    """The steps."""
-    with torch.backends.mkldnn.flags(enabled=False):
+    """The steps. Of `torch.backends.mkldnn` this one flag alone can be set whatever was set before."""
+    torch._C._set_mkldnn_enabled(False)
+    try:
         yield
+    finally:
+        torch._C._set_mkldnn_enabled(True)
 
 
 class Case:
