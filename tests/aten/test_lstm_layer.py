@@ -28,7 +28,7 @@ def as_given():
 
 @contextmanager
 def without_onednn():
-    """The steps. Of `torch.backends.mkldnn` this one flag alone can be set whatever was set before."""
+    """The steps. The flag is set past `torch.backends`, whose flags other tests freeze."""
     torch._C._set_mkldnn_enabled(False)
     try:
         yield
