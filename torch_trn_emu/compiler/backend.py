@@ -224,10 +224,18 @@ def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None
     own = ((n.name, policy_of(n, policy), mark_of(n)) for n in nodes)
     marks = [mark for mark in own if mark[1] != policy or mark[2] is not None]
     chosen = (options.program, options.fuse_producers)
-    ours = (process.chip.name, process.lnc, host_name(), policy, *chosen, marks, _version())
+    place = (process.chip.name, process.lnc, host_name(), _rank())
+    ours = (*place, policy, *chosen, marks, _version())
     tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         yield
+
+
+def _rank() -> tuple[int, int] | None:
+    """The rank and how many there are: operators of a DTensor are traced for one shard of it."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def _guard_on_precision() -> None:
