@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
-from torch_suite import Reason
+from torch_suite_files import Reason
 
 __all__ = ["FILES", "REASONS", "File"]
 
