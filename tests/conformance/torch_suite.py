@@ -5,9 +5,9 @@
 With `--state FOLDER` a file that takes longer than its time is continued by the next run.
 
 torch_suite_files.py has the files below SOURCE/test, and why tests do not pass. Each file runs in a
-process of its own, in which a test that crashes or hangs is recorded and left out of the next. Those
-that do not pass run once more on the CPU: a skipped test counts if this twin passes, a failed one
-unless the twin fails too. Results are kept in docs/torch_suite.json, from which a table of
+process of its own, in which a test that crashes or hangs is recorded and left out of the next.
+Those that do not pass run once more on the CPU: a skipped test counts if this twin passes, a failed
+one unless the twin fails too. Results are kept in docs/torch_suite.json, from which a table of
 docs/conformance.md is made. Given to pytest as a plug-in, this file writes a line for each test.
 """
 
