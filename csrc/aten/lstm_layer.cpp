@@ -242,23 +242,14 @@ LayerResults call_forward(const LstmLayer& layer, bool train) {
 
 // The same with a graph of their own: from the steps, run again.
 variable_list differentiable(LstmLayer layer, const Recurred& grads, const WantedInputs& wanted) {
-  variable_list inputs, outputs, of_outputs;
+  variable_list inputs;
   for (size_t i = 0; i < kLayerInputCount; ++i) {
     Tensor& input = layer.*kLayerInputs[i];
     if (!wanted[i]) continue;
     input = input.view_as(input);  // one of its own, where two inputs are the same tensor
     inputs.push_back(input);
   }
-  const Recurred made = layer_by_steps(layer, nullptr);
-  for (const auto& [output, grad] :
-       {std::pair{made.out, grads.out}, std::pair{made.h, grads.h}, std::pair{made.c, grads.c}}) {
-    if (!grad.defined()) continue;
-    outputs.push_back(output);
-    of_outputs.push_back(grad);
-  }
-  const variable_list found =
-      torch::autograd::grad(outputs, inputs, of_outputs, /*retain_graph=*/true,
-                            /*create_graph=*/true, /*allow_unused=*/true);
+  const variable_list found = gradients_with_graph(layer_by_steps(layer, nullptr), grads, inputs);
   variable_list all;
   for (size_t i = 0, next = 0; i < kLayerInputCount; ++i)
     all.push_back(wanted[i] ? found[next++] : Tensor());

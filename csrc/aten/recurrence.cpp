@@ -275,20 +275,9 @@ Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const T
   return made;
 }
 
-namespace {
-
-// The same gradients with a graph: the steps run again, with the gradients of their operators.
-variable_list differentiable_gradients(const Recurrence& layer, const Recurred& grads,
-                                       const Wanted& wanted) {
-  Recurrence again = layer;
-  variable_list inputs, outputs, of_outputs;
-  for (size_t i = 0; i < std::size(kRecurrentInputs); ++i) {
-    Tensor& input = again.*kRecurrentInputs[i];
-    if (!wanted.inputs[i]) continue;
-    input = input.view_as(input);  // one of its own, where two inputs are the same tensor
-    inputs.push_back(input);
-  }
-  const Recurred made = run_steps(again, nullptr);
+variable_list gradients_with_graph(const Recurred& made, const Recurred& grads,
+                                   const variable_list& inputs) {
+  variable_list outputs, of_outputs;
   for (const auto& [output, grad] :
        {std::pair{made.out, grads.out}, std::pair{made.h, grads.h}, std::pair{made.c, grads.c}}) {
     if (!grad.defined()) continue;
@@ -297,6 +286,22 @@ variable_list differentiable_gradients(const Recurrence& layer, const Recurred& 
   }
   return torch::autograd::grad(outputs, inputs, of_outputs, /*retain_graph=*/true,
                                /*create_graph=*/true, /*allow_unused=*/true);
+}
+
+namespace {
+
+// The same gradients with a graph: the steps run again, with the gradients of their operators.
+variable_list differentiable_gradients(const Recurrence& layer, const Recurred& grads,
+                                       const Wanted& wanted) {
+  Recurrence again = layer;
+  variable_list inputs;
+  for (size_t i = 0; i < std::size(kRecurrentInputs); ++i) {
+    Tensor& input = again.*kRecurrentInputs[i];
+    if (!wanted.inputs[i]) continue;
+    input = input.view_as(input);  // one of its own, where two inputs are the same tensor
+    inputs.push_back(input);
+  }
+  return gradients_with_graph(run_steps(again, nullptr), grads, inputs);
 }
 
 struct RecurrentLayer : torch::autograd::Function<RecurrentLayer> {

@@ -5,6 +5,8 @@
 #include "product_roles.h"
 #include "recurrence.h"
 
+#include <torch/csrc/autograd/variable.h>
+
 #include <algorithm>
 #include <array>
 #include <iterator>
@@ -45,5 +47,9 @@ Recurred run_steps(const Recurrence& layer, Kept* kept);
 // `out` are the hidden states of all steps. What is not wanted is undefined.
 Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const at::Tensor& out,
                               const Recurred& grads, const Wanted& wanted);
+
+// The gradients of what the steps made with a graph, with a graph of their own.
+torch::autograd::variable_list gradients_with_graph(const Recurred& made, const Recurred& grads,
+                                                    const torch::autograd::variable_list& inputs);
 
 }  // namespace trn
