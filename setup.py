@@ -63,6 +63,9 @@ class CMakeBuild(build_ext):
         torch = chosen_torch()
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-torch{torch.version}"
+        cache = build / "CMakeCache.txt"
+        if cache.exists() and f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT}\n" not in cache.read_text():
+            shutil.rmtree(build)  # the clone was moved, which CMake refuses to follow
         build.mkdir(parents=True, exist_ok=True)
         prefix = linked(build, "torch", torch.folder) / "share/cmake"
         cmake = program("cmake")

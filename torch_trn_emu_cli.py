@@ -16,6 +16,7 @@ Exit status
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -82,11 +83,12 @@ class _Parser(argparse.ArgumentParser):
         if "invalid choice" not in message and "unrecognized" not in message:
             return ""  # the words of other messages are not names
         below = [a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        parsers = [self, *(p for choices in below for p in choices.values())]
-        actions = [action for one in parsers for action in one._actions]
-        known = [o for action in actions for o in action.option_strings]
-        known += [str(c) for action in self._actions for c in action.choices or ()]
-        words = [w.strip("'\",:").split("=")[0] for w in message.split("(choose")[0].split()]
+        known = re.findall(r"[\w-]+", message.partition("choose from")[2])
+        if not known or below:  # an option, or a command, which may be meant as an option
+            parsers = [self, *(p for choices in below for p in choices.values())]
+            known += [o for p in parsers for action in p._actions for o in action.option_strings]
+        given = message.split(" (choose")[0].partition(": ")[2].removeprefix("invalid choice: ")
+        words = [word.strip("'\"").split("=")[0] for word in given.split()]
         for word in words:
             near = get_close_matches(word, known, n=1, cutoff=0.6)
             if near and word not in known:

@@ -468,6 +468,8 @@ def test_refusals_say_why(arguments, said, capsys):
         (["coverage", "--status", "exact"], "invalid choice"),
         (["info", "--matmul", "mxfp6"], "Did you mean mxfp8?"),
         (["run", "--proflie", "out", "train.py"], "Did you mean --profile?"),
+        (["run", "--chip", "trn9", "train.py"], "Did you mean trn"),
+        (["completion"], "Did you mean --print-completion?"),
         (["rum", "train.py"], "Did you mean run?"),
         (["info", "--lnc", "3"], "invalid choice: 3 (choose from"),
     ],
