@@ -1,10 +1,11 @@
-// Convolution forward and backward under the precision policy, on the host's kernels.
+// Convolution forward and backward under the precision policy, by tiles or on the host's kernels.
 //
 // Bound here, not left to torch: its choice of an algorithm for an unknown device ends in an error.
 #include "operands.h"
 #include "policy.h"
 #include "products.h"
 #include "registrations.h"
+#include "tiled_convolution.h"
 
 #include <ATen/ops/convolution_backward_ops.h>
 #include <ATen/ops/convolution_ops.h>
@@ -68,6 +69,8 @@ at::Tensor host_convolution(at::Tensor x, at::Tensor w, std::optional<at::Tensor
                             c10::SymIntArrayRef output_padding, c10::SymInt groups, bool rounded) {
   const at::ScalarType dtype = x.scalar_type();
   if (rounded) {
+    if (auto made = convolve_in_tiles(x, w, b, {stride, padding, dilation, transposed, groups}))
+      return round_result(std::move(*made), dtype);
     x = to_bf16_operand(x);
     w = to_bf16_operand(w);
     if (b.has_value() && b->defined()) b = b->to(at::kFloat);
@@ -86,15 +89,27 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> host_convolution_backward(
   const at::ScalarType dtype = x.scalar_type();
   const at::Tensor given = g;
   const bool sums_given = rounded && output_mask[2];
+  std::optional<at::Tensor> in_tiles[2];
   if (rounded) {
     output_mask[2] = false;  // the bias's gradient is a sum, of which no operand is rounded
-    g = to_bf16_operand(g);
-    x = to_bf16_operand(x);
-    w = to_bf16_operand(w);
+    const Window window{stride, padding, dilation, transposed, groups};
+    if (output_mask[0]) in_tiles[0] = convolve_in_tiles_to_input(g, x, w, window);
+    if (output_mask[1]) in_tiles[1] = convolve_in_tiles_to_filters(g, x, w, window);
+    for (size_t i = 0; i < 2; ++i) output_mask[i] = output_mask[i] && !in_tiles[i].has_value();
   }
-  auto [grad_x, grad_w, grad_b] = at::_ops::convolution_backward::redispatch(
-      host().keys, g, x, w, bias_sizes, stride, padding, dilation, transposed, output_padding,
-      std::move(groups), output_mask);
+  at::Tensor grad_x, grad_w, grad_b;
+  if (!rounded || output_mask[0] || output_mask[1]) {
+    if (rounded) {
+      g = to_bf16_operand(g);
+      x = to_bf16_operand(x);
+      w = to_bf16_operand(w);
+    }
+    std::tie(grad_x, grad_w, grad_b) = at::_ops::convolution_backward::redispatch(
+        host().keys, g, x, w, bias_sizes, stride, padding, dilation, transposed, output_padding,
+        std::move(groups), output_mask);
+  }
+  if (in_tiles[0].has_value()) grad_x = *in_tiles[0];
+  if (in_tiles[1].has_value()) grad_w = *in_tiles[1];
   if (!rounded) return {grad_x, grad_w, grad_b};
   if (sums_given) {
     std::vector<int64_t> dims{0};

@@ -42,6 +42,7 @@ const Kernels kernels = {
     .gemm_float32 = gemm_run<Float32Product>,
     .gemm_of_pairs = gemm_of_pairs,
     .gemm_bf16 = nullptr,
+    .gemm_taps = nullptr,
     .begin_bf16 = nullptr,
     .end_bf16 = nullptr,
 };

@@ -15,6 +15,7 @@ const Kernels& kernels() {
   static const Kernels with_tiles = [] {
     Kernels table = avx512::kernels;
     table.gemm_bf16 = amx_bf16::gemm_bf16;
+    table.gemm_taps = amx_bf16::gemm_taps;
     table.begin_bf16 = amx_bf16::begin;
     table.end_bf16 = amx_bf16::end;
     table.pair_tile_rows = amx_bf16::tile_rows;

@@ -125,7 +125,13 @@ struct Kernels {
   GemmRun gemm_float32;
   GemmRun gemm_of_pairs;  // a step is one k: words of a are float32, those of b bf16_pairs
   GemmRun gemm_bf16;      // null where the instruction set has no such product
-  // Around calls of gemm_bf16 in one thread; null where there is nothing to do.
+  // As gemm_bf16 where b is not packed: for each of `taps`, step s of its panel_columns columns
+  // begins at b + offsets[tap] + s * b_stride, and a has a panel of `steps`, a multiple of 16.
+  // Panels of a follow each other. Null where gemm_bf16 has no tiles.
+  void (*gemm_taps)(int64_t rows, int64_t taps, const int64_t* offsets, int64_t steps,
+                    const uint32_t* a, const uint32_t* b, int64_t b_stride, float* c, int64_t ldc,
+                    bool accumulate);
+  // Around calls of gemm_bf16 and gemm_taps in one thread; null where there is nothing to do.
   void (*begin_bf16)();
   void (*end_bf16)();
 };
@@ -152,6 +158,8 @@ void begin();
 void end();
 void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, bool a_by_steps, const uint32_t* b,
                float* c, int64_t ldc, bool accumulate);
+void gemm_taps(int64_t rows, int64_t taps, const int64_t* offsets, int64_t steps, const uint32_t* a,
+               const uint32_t* b, int64_t b_stride, float* c, int64_t ldc, bool accumulate);
 }  // namespace amx_bf16
 #endif
 

@@ -36,11 +36,11 @@ inline void written() { asm volatile("" ::: "memory"); }
 // 16 steps: a [32, 16] words, b [16, 32]. Each sum gains the sum of two chains of 16 products, the
 // even k's and the odd ones.
 template <bool both>
-inline void step(const uint32_t* a, const uint32_t* b) {
+inline void step(const uint32_t* a, const uint32_t* b, int64_t b_stride = panel_columns) {
   constexpr int64_t word = sizeof(uint32_t);
-  _tile_loadd(6, b, panel_columns * word);
+  _tile_loadd(6, b, b_stride * word);
   _tile_loadd(4, a, side * word);
-  _tile_loadd(7, b + side, panel_columns * word);
+  _tile_loadd(7, b + side, b_stride * word);
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
   if constexpr (both) {
@@ -51,8 +51,7 @@ inline void step(const uint32_t* a, const uint32_t* b) {
 }
 
 template <bool both>
-void multiply(int64_t steps, const uint32_t* a, const uint32_t* b, float* c, int64_t ldc,
-              bool accumulate) {
+inline void load_sums(const float* c, int64_t ldc, bool accumulate) {
   const int64_t stride = ldc * static_cast<int64_t>(sizeof(float));
   if (accumulate) {
     _tile_loadd(0, c, stride);
@@ -67,6 +66,23 @@ void multiply(int64_t steps, const uint32_t* a, const uint32_t* b, float* c, int
     _tile_zero(2);
     _tile_zero(3);
   }
+}
+
+template <bool both>
+inline void store_sums(float* c, int64_t ldc) {
+  const int64_t stride = ldc * static_cast<int64_t>(sizeof(float));
+  _tile_stored(0, c, stride);
+  _tile_stored(1, c + side, stride);
+  if constexpr (both) {
+    _tile_stored(2, c + side * ldc, stride);
+    _tile_stored(3, c + side * ldc + side, stride);
+  }
+}
+
+template <bool both>
+void multiply(int64_t steps, const uint32_t* a, const uint32_t* b, float* c, int64_t ldc,
+              bool accumulate) {
+  load_sums<both>(c, ldc, accumulate);
   for (; steps >= side; steps -= side, a += tile_rows * side, b += side * panel_columns)
     step<both>(a, b);
   if (steps > 0) {
@@ -76,12 +92,19 @@ void multiply(int64_t steps, const uint32_t* a, const uint32_t* b, float* c, int
     written();
     step<both>(last_a, last_b);
   }
-  _tile_stored(0, c, stride);
-  _tile_stored(1, c + side, stride);
-  if constexpr (both) {
-    _tile_stored(2, c + side * ldc, stride);
-    _tile_stored(3, c + side * ldc + side, stride);
+  store_sums<both>(c, ldc);
+}
+
+template <bool both>
+void multiply_taps(int64_t taps, const int64_t* offsets, int64_t steps, const uint32_t* a,
+                   const uint32_t* b, int64_t b_stride, float* c, int64_t ldc, bool accumulate) {
+  load_sums<both>(c, ldc, accumulate);
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const uint32_t* at = b + offsets[tap];
+    for (int64_t s = 0; s < steps; s += side, a += tile_rows * side, at += side * b_stride)
+      step<both>(a, at, b_stride);
   }
+  store_sums<both>(c, ldc);
 }
 
 }  // namespace
@@ -101,6 +124,14 @@ void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, bool, const uint3
   (rows > side ? multiply<true> : multiply<false>)(steps, a, b, sums, panel_columns, accumulate);
   for (int64_t r = 0; r < rows; ++r)
     std::copy_n(sums + r * panel_columns, panel_columns, c + r * ldc);
+}
+
+// Writes all rows of the tiles that hold `rows`.
+void gemm_taps(int64_t rows, int64_t taps, const int64_t* offsets, int64_t steps, const uint32_t* a,
+               const uint32_t* b, int64_t b_stride, float* c, int64_t ldc, bool accumulate) {
+  written();
+  (rows > side ? multiply_taps<true> : multiply_taps<false>)(taps, offsets, steps, a, b, b_stride,
+                                                             c, ldc, accumulate);
 }
 
 }  // namespace trn::numerics::amx_bf16
