@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import torch_trn_emu
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -134,3 +137,10 @@ def test_torch_works_beside_a_library_that_does_not_fit(python, tmp_path, file, 
     assert done.stdout == "[1.0]\n"
     assert cause in done.stderr
     assert "--no-build-isolation" in done.stderr
+
+
+def test_completion_offers_the_public_names_and_no_others():
+    assert set(dir(torch_trn_emu)) == {*torch_trn_emu.__all__, "__version__"}
+    for module in (torch_trn_emu, torch.backends.trn):
+        assert all(hasattr(module, name) for name in dir(module))
+    assert dir(torch.backends.trn) == ["is_built", "matmul"]

@@ -203,6 +203,9 @@ class _Backends(ModuleType):
     def is_built() -> bool:
         return True
 
+    def __dir__(self) -> list[str]:
+        return ["is_built", "matmul"]
+
 
 def install() -> None:
     """Set the process's policy from the environment or the chip, and add `torch.backends.trn`."""
