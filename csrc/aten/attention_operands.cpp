@@ -14,25 +14,44 @@ namespace {
 
 constexpr std::array kFloats{at::kFloat, at::kDouble, at::kBFloat16, at::kHalf};
 
-bool same_head_dim(const sdp::sdp_params& p) {
-  return p.query.sym_size(-1) == p.key.sym_size(-1) && p.query.sym_size(-1) == p.value.sym_size(-1);
+bool same_head_dim(const sdp::sdp_params& p, bool warns) {
+  const c10::SymInt q = p.query.sym_size(-1), k = p.key.sym_size(-1), v = p.value.sym_size(-1);
+  const bool same = q == k && q == v;
+  if (!same && warns)
+    TORCH_WARN("Fused attention needs query, key and value of one head size, got ", q, ", ", k,
+               " and ", v, ".");
+  return same;
 }
 
-bool contiguous_rows(const sdp::sdp_params& p) {
-  return p.query.sym_stride(-1) == 1 && p.key.sym_stride(-1) == 1 && p.value.sym_stride(-1) == 1;
+bool contiguous_rows(const sdp::sdp_params& p, bool warns) {
+  const c10::SymInt q = p.query.sym_stride(-1), k = p.key.sym_stride(-1),
+                    v = p.value.sym_stride(-1);
+  const bool contiguous = q == 1 && k == 1 && v == 1;
+  if (!contiguous && warns)
+    TORCH_WARN("All fused kernels require the last dimension of the input to have stride 1. Got ",
+               "Query.stride(-1): ", q, ", Key.stride(-1): ", k, ", Value.stride(-1): ", v);
+  return contiguous;
+}
+
+// Scripts for CUDA ask for one of its fused kernels by name. trn has one, which stands for each of
+// them; where the math path is allowed as well, only the CPU's flag chooses the fused one.
+bool fused_enabled() {
+  const auto& context = at::globalContext();
+  if (context.userEnabledFlashSDP()) return true;
+  return !context.userEnabledMathSDP() &&
+         (context.userEnabledMemEfficientSDP() || context.userEnabledCuDNNSDP());
 }
 
 // The CPU's conditions in the CPU's order, since some of them raise, and two that it leaves to the
-// kernel: as many keys as values, and heads to divide by.
-bool fits_fused(const sdp::sdp_params& p, bool any_strides) {
-  const bool shaped = sdp::check_runtime_disabled_flash(p, false) &&
-                      sdp::check_nested_tensor(p, false) && sdp::check_for_dropout(p, false) &&
-                      sdp::check_tensor_shapes(p, false);
+// kernel: as many keys as values, and heads to divide by. `warns` says which one is not met.
+bool fits_fused(const sdp::sdp_params& p, bool any_strides, bool warns = false) {
+  const bool shaped = fused_enabled() && sdp::check_nested_tensor(p, warns) &&
+                      sdp::check_for_dropout(p, warns) && sdp::check_tensor_shapes(p, warns);
   if (!shaped || p.key.sym_size(-3) == 0 || p.value.sym_size(-3) == 0) return false;
-  return sdp::check_batch_size_and_num_heads_dense<true>(p, false) &&
-         sdp::check_attn_mask_shape(p, false) && same_head_dim(p) &&
-         sdp::check_nonzero_sequence_lengths_dense(p, false) &&
-         (any_strides || contiguous_rows(p)) && sdp::check_tensor_dtype(p, kFloats, false) &&
+  return sdp::check_batch_size_and_num_heads_dense<true>(p, warns) &&
+         sdp::check_attn_mask_shape(p, warns) && same_head_dim(p, warns) &&
+         sdp::check_nonzero_sequence_lengths_dense(p, warns) &&
+         (any_strides || contiguous_rows(p, warns)) && sdp::check_tensor_dtype(p, kFloats, warns) &&
          p.key.sym_size(-2) == p.value.sym_size(-2);
 }
 
@@ -68,17 +87,21 @@ OperandFormat rounded_to(const at::Tensor& query) {
 int64_t attention_path(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                        const std::optional<at::Tensor>& mask, double dropout, bool is_causal,
                        bool enable_gqa) {
-  const auto& context = at::globalContext();
-  if (!context.userEnabledMathSDP() && !context.userEnabledFlashSDP())
-    return int64_t(at::SDPBackend::error);
+  const bool math = at::globalContext().userEnabledMathSDP();
+  TORCH_CHECK(math || fused_enabled(),
+              "No viable backend for scaled_dot_product_attention was found. This is likely due to "
+              "turning off both the math kernel and the fused kernels.");
   const OperandFormat format = rounded_to(query);
   const bool rounds = format != OperandFormat::as_given;
-  const bool fits =
-      fits_fused(params_of(query, key, value, mask, dropout, is_causal, enable_gqa), rounds);
+  const auto params = params_of(query, key, value, mask, dropout, is_causal, enable_gqa);
+  const bool fits = fits_fused(params, rounds);
   // A policy that quantises attention does so in its two products, along their own axes.
   const bool by_products = rounds && (is_mx(format) || query.sym_numel() == 0);
   if (fits && !by_products) return int64_t(at::SDPBackend::flash_attention);
-  TORCH_CHECK(context.userEnabledMathSDP() || fits, "No available kernel.  Aborting execution.");
+  if (!math && !fits) {
+    fits_fused(params, rounds, /*warns=*/true);
+    TORCH_CHECK(false, "No available kernel.  Aborting execution.");
+  }
   return int64_t(at::SDPBackend::math);
 }
 

@@ -11,6 +11,7 @@
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/isnan.h>
+#include <ATen/ops/resize_as_sparse.h>
 #include <ATen/ops/where.h>
 
 #include <algorithm>
@@ -19,7 +20,7 @@
 namespace trn {
 
 // Of which operands a row speaks, by their layouts.
-enum class Of { kAny, kAllSparse, kOneCompressed };
+enum class Of { kAny, kAllSparse, kOneSparse, kOneCompressed };
 
 struct WiderRow {
   // Without the underscore of the form in place; with an overload, that one alone.
@@ -106,21 +107,22 @@ constexpr WiderRow kWiderRows[] = {
     {"addmm", kHalves, false, nullptr, Of::kOneCompressed},
     {"addmv", kHalves, false, nullptr, Of::kOneCompressed},
     {"mm", kHalves, false, nullptr, Of::kOneCompressed},
-    {"mul", kBool, false, nullptr, Of::kAllSparse},
+    {"mul", kBool, false, nullptr, Of::kOneSparse},
     {"mv", kHalves, false, nullptr, Of::kOneCompressed},
     {"sub", kAdded, false, nullptr, Of::kAllSparse},
 };
 
 bool are(Of wanted, const torch::jit::Stack& stack, size_t first) {
   if (wanted == Of::kAny) return true;
-  bool sparse = true, compressed = false;
+  bool all = true, one = false, compressed = false;
   for (size_t i = first; i < stack.size(); ++i) {
     if (!stack[i].isTensor() || !stack[i].toTensor().defined()) continue;
     const at::Layout layout = stack[i].toTensor().layout();
-    sparse &= layout == at::kSparse;
+    all &= layout == at::kSparse;
+    one |= layout != at::kStrided;
     compressed |= layout != at::kSparse && layout != at::kStrided;
   }
-  return wanted == Of::kAllSparse ? sparse : compressed;
+  return wanted == Of::kAllSparse ? all : wanted == Of::kOneSparse ? one : compressed;
 }
 
 at::Tensor cast(const at::Tensor& made, ScalarType dtype) {
@@ -136,6 +138,8 @@ void write(const at::Tensor& made, at::Tensor to) {
   if (made.layout() == at::kStrided && to.sizes() != made.sizes()) {
     to.resize_(made.sizes());
     if (to.strides() != made.strides()) to.as_strided_(made.sizes(), made.strides());
+  } else if (made.layout() != at::kStrided && made.layout() != at::kSparse) {
+    at::resize_as_sparse_(to, made);  // copies keep the number of elements
   }
   to.copy_(cast(made, to.scalar_type()));
 }

@@ -102,6 +102,36 @@ def test_a_path_asked_for_is_refused_where_the_cpu_refuses_it(policy, backend):
         assert acceptance.differences(list(calls())) == []
 
 
+@pytest.mark.parametrize("name", ["EFFICIENT_ATTENTION", "CUDNN_ATTENTION"])
+def test_a_fused_kernel_of_cuda_by_name_is_the_one_of_trn(name):
+    """Where the math path is allowed too, the flash kernel's flag decides, as on the CPU."""
+    backend = getattr(SDPBackend, name)
+    q, k, v = (draw((2, 4, 5, 8), seed).trn() for seed in range(3))
+    paths = {}
+    for backends in ([SDPBackend.FLASH_ATTENTION], [backend], [backend, SDPBackend.MATH]):
+        with sdpa_kernel(backends):
+            paths[backends[0].value, len(backends)] = torch._fused_sdp_choice(q, k, v)
+    flash, math = SDPBackend.FLASH_ATTENTION.value, SDPBackend.MATH.value
+    assert list(paths.values()) == [flash, flash, math]
+
+
+def test_what_no_path_takes_raises_and_says_why():
+    q, wide = draw((2, 4, 5, 8), 0).trn(), draw((2, 4, 5, 6), 1).trn()
+    with sdpa_kernel(SDPBackend.ERROR), pytest.raises(RuntimeError, match="No viable backend"):
+        attend(q, q, q)
+    reasons = {
+        "4 dimensional": lambda: attend(q[0], q[0], q[0]),
+        "one head size": lambda: attend(q, q, wide),
+        "stride 1": lambda: attend(*(q.mT.contiguous().mT,) * 3),
+        "dropout": lambda: attend(q, q, q, dropout_p=0.5),
+    }
+    with torch_trn_emu.precision("fp32"), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        for why, call in reasons.items():
+            raised = pytest.raises(RuntimeError, match="No available kernel")
+            with pytest.warns(UserWarning, match=f"(?i){why}"), raised:
+                call()
+
+
 @policies
 def test_as_many_values_as_keys(policy):
     """The CPU's kernel reads beyond shorter values; here they raise."""

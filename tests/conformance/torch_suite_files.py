@@ -14,7 +14,7 @@ class File:
     path: str  # below test/, without .py
     ways: tuple[str, ...] = ("trn",)
     every: int = 1  # one test in so many, chosen by name
-    without: str = ""  # a test that takes gigabytes and minutes, which it does not declare
+    without: str = ""  # tests that take undeclared gigabytes, or are of kernels that CUDA alone has
 
 
 BOTH = ("trn", "cuda")
@@ -34,7 +34,7 @@ FILES = (
     File("test_scatter_gather_ops", without="test_gather_large"),
     File("test_tensor_creation_ops"),
     File("test_segment_reductions"),
-    File("test_transformers", ("cuda",)),
+    File("test_transformers", ("cuda",), without="TestSDPACudaOnly"),  # CUDA's own kernels
     File("test_sparse_csr"),
     File("test_nestedtensor"),
     File("test_masked"),
@@ -172,6 +172,12 @@ REASONS = (
     Reason(
         r"test_spectral_ops::.*test_fft_half_and_bfloat16_errors_.*_float16",
         "FFT of float16 raises on every device but CUDA: trn has what CUDA has.",
+    ),
+    Reason(
+        r"nn/test_convolution::.*test_conv_backend",
+        "Names of the CPU's and CUDA's kernels of convolution: a device outside of PyTorch's own "
+        "has `Overrideable`.",
+        why="_ConvBackend.Overrideable",
     ),
     Reason(
         r"test_linalg::.*test_linalg_lstsq_input_checks",

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from importlib import import_module
@@ -32,6 +32,8 @@ from ..torch_private import (
     StorageBase,
     compiles_autograd,
     function_modes,
+    keep_script_name,
+    overrides_functions,
     set_autograd_engine,
     validate_device,
     wrap_restore_location,
@@ -257,10 +259,15 @@ def _map_constructors() -> None:
     }
     for module, names in modules.items():
         for name in names:
-            setattr(module, name, _translated(getattr(module, name)))
+            _replace(module, name, _translated(getattr(module, name)))
     enabled, enable = torch.is_autocast_enabled, torch.set_autocast_enabled
-    torch.is_autocast_enabled = lambda device_type="cuda": enabled(device_type)
-    torch.set_autocast_enabled = lambda *args: enable(*(args if len(args) > 1 else ("cuda", *args)))
+    _replace(torch, "is_autocast_enabled", lambda device_type="cuda": enabled(device_type))
+    _replace(
+        torch,
+        "set_autocast_enabled",
+        lambda *args: enable(*(args if len(args) > 1 else ("cuda", *args))),
+    )
+    _replace(torch.overrides, "has_torch_function", _asks_no_alias)
     torch.get_autocast_gpu_dtype = lambda: torch.get_autocast_dtype("cuda")
     torch.set_autocast_gpu_dtype = lambda dtype: torch.set_autocast_dtype("cuda", dtype)
     torch.compile = _compile(torch.compile)
@@ -273,6 +280,23 @@ def _map_constructors() -> None:
     torch.accelerator.current_accelerator = _as_scripts_hear(torch.accelerator.current_accelerator)
 
 
+_has_torch_function = torch.overrides.has_torch_function
+
+
+def _asks_no_alias(relevant_args: Iterable[Any]) -> bool:
+    """`torch.overrides.has_torch_function`, for which the alias is no override.
+
+    Transformer layers ask it whether they may take their fast path.
+    """
+    if torch.compiler.is_compiling():
+        return bool(_has_torch_function(relevant_args))
+    values = tuple(relevant_args)
+    found = bool(_has_torch_function(values))
+    if found and all(isinstance(mode, CudaIsTrn) for mode in function_modes()):
+        return any(map(overrides_functions, values))
+    return found
+
+
 def _as_scripts_hear(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that gives a device: of cuda to scripts and libraries, the real one to torch."""
 
@@ -283,6 +307,12 @@ def _as_scripts_hear(function: Callable[..., Any]) -> Callable[..., Any]:
         return made if asking.startswith("torch.") else to_cuda(made)
 
     return call
+
+
+def _replace(module: Any, name: str, made: Callable[..., Any]) -> None:
+    """The function's place in eager code; TorchScript goes on compiling torch's own operator."""
+    keep_script_name(getattr(module, name), made)
+    setattr(module, name, made)
 
 
 def _translated_init(init: Callable[..., None]) -> Callable[..., None]:
@@ -462,7 +492,7 @@ def install() -> None:
     map_internals()
     _map_accelerator()
     _map_saved_tensors_hooks()
-    map_traced_tensors(to_cuda)
+    map_traced_tensors(to_cuda, CudaIsTrn)
     set_autograd_engine(_Engine())
     CudaIsTrn().__enter__()  # for good
     if _TOLD not in os.environ:

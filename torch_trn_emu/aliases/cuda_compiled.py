@@ -1,7 +1,7 @@
 """What a function that is being compiled hears of its tensors under `--as-cuda`.
 
-Dynamo answers for a tensor's device by itself, without the mode that answers in eager code. Checked
-on torch 2.13.0.
+Dynamo answers for a tensor's device by itself, without asking the mode that answers in eager code.
+Checked on torch 2.13.0.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,24 @@ from .cuda_distributed import hears_real
 __all__ = ["map_traced_tensors"]
 
 
-def map_traced_tensors(to_cuda: Callable[[Any], Any]) -> None:
-    """Traced tensors say cuda to the script, as they do in eager code."""
+def map_traced_tensors(to_cuda: Callable[[Any], Any], alias: type) -> None:
+    """Traced tensors say cuda to the script, as they do in eager code where the mode `alias` is."""
+
+    def translates(tx: Any) -> bool:
+        modes = tx.symbolic_torch_function_state.mode_stack
+        return any(isinstance(mode.value, alias) for mode in modes)
 
     def install(module: Any) -> None:
         kind, build = module.TensorVariable, module.VariableTracker.build
         real_device, real_is_cuda = kind.method_attr_device, kind.method_attr_is_cuda
 
         def device(self: Any, tx: Any) -> Any:
-            if self.device is None or hears_real(tx.f_globals):
+            if self.device is None or hears_real(tx.f_globals) or not translates(tx):
                 return real_device(self, tx)
             return build(tx, to_cuda(self.device))
 
         def is_cuda(self: Any, tx: Any) -> Any:
-            if self.device is None:
+            if self.device is None or not translates(tx):
                 return real_is_cuda(self, tx)
             return build(tx, self.device.type == "trn")
 

@@ -92,6 +92,8 @@ __all__ = [
     "included_keys",
     "is_multithreading_enabled",
     "is_traceable_wrapper_subclass",
+    "keep_script_name",
+    "overrides_functions",
     "register_device_module",
     "scaled_dot_product_attention",
     "sequence_number",
@@ -170,6 +172,23 @@ def set_functions_of_torch_c(functions: dict[str, Callable[..., Any]]) -> None:
     """Give `torch._C` the functions that a build of torch with CUDA has."""
     for name, function in functions.items():
         setattr(_core, name, function)
+
+
+def keep_script_name(function: Callable[..., Any], made: Callable[..., Any]) -> None:
+    """TorchScript compiles `made` as the operator that it knows `function` as, if it is one."""
+    from torch.jit import _builtins
+
+    name = _builtins._find_builtin(function)
+    if name is not None:
+        _builtins._register_builtin(made, name)
+
+
+def overrides_functions(value: Any) -> bool:
+    """Whether `__torch_function__` of the value's own type is asked, whatever the modes."""
+    own = getattr(type(value), "__torch_function__", None)
+    if own is None or type(value) in (torch.Tensor, torch.nn.Parameter):
+        return False
+    return own is not _core._disabled_torch_function_impl
 
 
 def wrap_restore_location(wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
