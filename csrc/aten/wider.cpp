@@ -102,6 +102,7 @@ constexpr WiderRow kWiderRows[] = {
     {"rrelu_with_noise_backward", kHalf},
     // sparse operands
     {"_coalesce", kComplexHalf, false, nullptr, Of::kAllSparse},
+    {"_to_dense", kComplexHalf},
     {"_sparse_sparse_matmul", kHalves, false, nullptr, Of::kAllSparse},
     {"add", kAdded, false, nullptr, Of::kAllSparse},
     {"addmm", kHalves, false, nullptr, Of::kOneCompressed},

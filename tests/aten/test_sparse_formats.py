@@ -54,6 +54,8 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[torch.dtype, ..
     "mul of CSR with dense": (lambda a, b: csr(a) * b, (torch.bool,)),
     "mul of COO with dense": (lambda a, b: a.to_sparse() * b, (torch.bool,)),
     "coalesce": (lambda a, b: twice(a).coalesce(), (torch.complex32,)),
+    "to dense": (lambda a, b: a.to_sparse().to_dense(), (torch.complex32,)),
+    "to dense of CSR": (lambda a, b: csr(a).to_dense(), (torch.complex32,)),
     "product of sparse": (lambda a, b: torch.sparse.mm(a.to_sparse(), b.to_sparse().t()), HALVES),
     "CSR with dense": (lambda a, b: csr(a) @ b.t(), HALVES),
     "CSR with CSR": (lambda a, b: csr(a) @ csr(b.t().contiguous()), HALVES),

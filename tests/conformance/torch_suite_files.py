@@ -239,6 +239,11 @@ REASONS = (
         why="empty_strided",
     ),
     Reason(
+        r"test_sparse::.*test_gradcheck_mm_",
+        "The text of an error, which has the CPU and CUDA.",
+        why="computation on trn is not implemented",
+    ),
+    Reason(
         r"test_sparse::.*test_print_(un)?coalesced_",
         "Printed tensors, kept in files (`test/expect`) for the CPU and CUDA.",
         why="I got this output",
@@ -334,6 +339,26 @@ REASONS = (
         "A tolerance for CUDA's random numbers: logits are rounded to float16. The values are "
         "those of the CPU, bit for bit, on which the test runs in float32 alone.",
         why="not close",
+    ),
+    Reason(
+        r"^cuda/test_transformers::.*test_multiheadattention_fastpath_fp16_head_dim_alignment",
+        "Logits beyond float16, which CUDA's fused kernel does not round. The values are those of "
+        "the CPU's fast path, on which the test does not run.",
+        why="is not true",
+    ),
+    Reason(
+        r"^cuda/test_transformers::.*(test_invalid_fused_inputs_invalid_dtype|"
+        r"test_invalid_sdpa_kernel_grouped_query_attention_cuda|"
+        r"test_mem_efficient_fail_bfloat16_less_than_sm80)",
+        "CUDA's memory-efficient kernel refuses float64, grouped heads and, on GPUs before Ampere, "
+        "bfloat16. The fused kernel of trn, which stands for it, takes them.",
+        why="not raised|not triggered",
+    ),
+    Reason(
+        r"^cuda/test_transformers::.*test_mem_eff_attention",
+        "`_scaled_dot_product_efficient_attention` by its own name, which raises an error that "
+        "says what to call.",
+        why="_scaled_dot_product_efficient_attention has no kernel",
     ),
     Reason(
         r"^cuda/test_native_mha::.*test_transform_bias_rescale_qkv_nested",

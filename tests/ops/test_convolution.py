@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from torch_trn_emu.counters import fold
 from torch_trn_emu.kernels.convolution import depthwise, few_channels, filters, input, weight
+from torch_trn_emu.pricing import price_call
 from torch_trn_emu.timing import price
 
-from .calls import CHIP, call_of, lowered, random, run
+from .calls import CHIP, TARGET, call_of, lowered, random, run
 
 aten = torch.ops.aten
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
@@ -125,6 +126,15 @@ def test_any_convolution(data: st.DataObject) -> None:
         sides = zip(size, *(window[n] for n in ("stride", "padding")), least, strict=True)
         assume(all((n - 1) * s - 2 * p + span > 0 for n, s, p, span in sides))
     _check(case, transposed=transposed)
+
+
+def test_prices_filters_of_thousands_of_taps_at_once() -> None:
+    """A program holds a bounded number of products; beyond, the price is inferred."""
+    x = torch.empty(1, 1, 15, 13, 13, device="meta")
+    weight = torch.empty(1, 1, 16, 16, 16, device="meta")
+    window = ([16] * 3, [7] * 3, [1] * 3, True, [10, 2, 2], 1)
+    call = call_of(aten.convolution.default, x, weight, None, *window)
+    assert price_call(call, TARGET).status == "inferred"
 
 
 def test_few_channels_turn_once_a_column_of_the_filter() -> None:

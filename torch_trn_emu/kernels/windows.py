@@ -6,14 +6,16 @@ positions are inputs and it needs outputs. A tap is cut to what lies inside the 
 is padded. Strips that look alike become one loop.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
+from math import prod
 
 MOST_STRIPS = 1 << 16  # of an axis, which take about a second (chosen)
 MOST_UNROLLED = 1024  # strips of a program one after the other, a few seconds (chosen)
+MOST_PRODUCTS = 1 << 18  # of taps, one by one in a program: less than a minute (chosen)
 
-__all__ = ["Axis", "Strip", "Tap", "inside_together", "taps_of"]
+__all__ = ["Axis", "Strip", "Tap", "check_products", "inside_together", "taps_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,15 @@ def inside_together(strips: list[Strip], kernel: int) -> list[Strip]:
     inside = [len(s.taps) == kernel and all(t.count == s.count for t in s.taps) for s in strips]
     pairs = zip(strips, inside, strict=True)
     return [one for s, whole in pairs for one in ([s] if whole else s.unrolled())]
+
+
+def check_products(axes: Iterable[list[Strip]], each: int) -> None:
+    """Raises ValueError for more products than a program should hold, with `each` for every tap:
+    the call gets an inferred price.
+    """
+    products = each * prod(sum(len(strip.taps) for strip in strips) for strips in axes)
+    if products > MOST_PRODUCTS:
+        raise ValueError(f"{products} products that no loop can stand for")
 
 
 def taps_of(*strips: Strip) -> Iterator[tuple[Tap, ...]]:

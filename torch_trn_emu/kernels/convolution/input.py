@@ -12,7 +12,7 @@ from ...isa import Access, Affine, Builder, Program, Role, itemsize
 from ..limits import BANK, WEIGHT_BYTES, P
 from ..matmul.blocking import HAND, Schedule
 from ..planes import columns, several
-from ..windows import Strip, taps_of
+from ..windows import Strip, check_products, taps_of
 from .shape import Convolution
 
 __all__ = ["conv_input"]
@@ -42,6 +42,7 @@ class _Input:
         self.deep = [one for s in spec.axes[0].backward(1) for one in s.unrolled()]
         self.high, self.wide = high.backward(rows), wide.backward(columns)
         self.wide = [one for s in self.wide for one in s.unrolled()]
+        check_products((self.deep, self.high, self.wide), self.parts)
         whole = spec.sizes[0] == 1 and rows == high.size and columns == wide.size
         self.images = max(1, min(spec.batch, BANK // (rows * columns))) if whole else 1
         depths, budget = max(s.span for s in self.deep), chip.sbuf.usable_bytes_per_partition / 8
