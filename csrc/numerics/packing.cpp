@@ -50,6 +50,14 @@ void place(const Packing& p, const uint32_t* block, int64_t stride, int64_t step
 // Steps of k at a time: a panel of b and a tile of a stay in the first-level cache.
 constexpr int64_t steps_at_once = 256;
 
+// Lines that can be rounded as one of at most `most` k's, with the same blocks: a short line takes
+// as long to begin with as to round.
+int64_t lines_at_once(const Lines& x, int64_t most) {
+  const bool follow = x.k_stride == 1 && x.line_stride == x.k && x.k % 32 == 0 && x.k > 0;
+  const bool in_any_order = x.rounding.mx.rounding.mode == RoundingMode::nearest_even;
+  return follow && in_any_order ? std::max<int64_t>(1, most / x.k) : 1;
+}
+
 }  // namespace
 
 Elementwise elementwise(OperandRounding::Kind kind) {
@@ -124,16 +132,21 @@ bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint3
   }
 
   uint32_t piece[piece_k];
-  for (int64_t line = line0; line < line_end; ++line) {
-    uint32_t* panel = words + (line - line0) / tile_rows * panel_words + line % tile_rows * 16;
+  const int64_t together = lines_at_once(a, piece_k);
+  for (int64_t line = line0; line < line_end; line += together) {
+    const int64_t lines = std::min(together, line_end - line);
     for (int64_t k0 = 0; k0 < a.k; k0 += piece_k) {
-      const int64_t count = std::min(piece_k, a.k - k0);
-      subnormal |= round_line(p, a, mx, line, k0, count, piece);
-      uint32_t* to = panel + p.words(k0) * tile_rows;
-      const int64_t n = p.words(count);
-      int64_t w = 0;
-      for (; w + 16 <= n; w += 16) std::copy_n(piece + w, 16, to + w * tile_rows);
-      std::copy_n(piece + w, n - w, to + w * tile_rows);
+      const int64_t count = std::min(piece_k, a.k - k0), n = p.words(count);
+      subnormal |= round_line(p, a, mx, line, k0, lines * count, piece);
+      for (int64_t i = 0; i < lines; ++i) {
+        const int64_t at = line - line0 + i;
+        uint32_t* to =
+            words + at / tile_rows * panel_words + at % tile_rows * 16 + p.words(k0) * tile_rows;
+        const uint32_t* from = piece + i * n;
+        int64_t w = 0;
+        for (; w + 16 <= n; w += 16) std::copy_n(from + w, 16, to + w * tile_rows);
+        std::copy_n(from + w, n - w, to + w * tile_rows);
+      }
     }
   }
   return subnormal;
@@ -154,15 +167,17 @@ bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint3
 
   constexpr int64_t piece = 256, most_columns = 32;
   uint32_t lines[most_columns * piece];
+  const int64_t together = lines_at_once(b, piece);
+  const int64_t line_words = p.words(together > 1 ? b.k : piece);
   for (int64_t line = line0; line < line_end; line += columns) {
     uint32_t* panel = words + (line - line0) / columns * panel_words;
     const int64_t live = std::min(columns, line_end - line);
-    const int64_t line_words = p.pairs ? piece / 2 : piece;
     std::fill(lines + live * line_words, lines + columns * line_words, 0u);
     for (int64_t k0 = 0; k0 < b.k; k0 += piece) {
       const int64_t count = std::min(piece, b.k - k0);
-      for (int64_t i = 0; i < live; ++i)
-        subnormal |= round_line(p, b, mx, line + i, k0, count, lines + i * line_words);
+      for (int64_t i = 0; i < live; i += together)
+        subnormal |= round_line(p, b, mx, line + i, k0, std::min(together, live - i) * count,
+                                lines + i * line_words);
       p.kernel->transpose(lines, line_words, columns, p.words(count), panel + p.words(k0) * columns,
                           columns);
     }

@@ -157,6 +157,16 @@ def test_other_formats_are_computed_as_on_the_host(dtype):
     assert torch.equal(torch.mm(a.trn(), b.trn()).cpu(), torch.mm(a, b))
 
 
+@pytest.mark.parametrize("k", [32, 64, 96, 128, 256])
+@pytest.mark.parametrize("policy", ["bf16", "mxfp8", "mxfp4"])
+def test_lines_that_follow_each_other_have_the_bits_of_lines_apart(policy, k):
+    """Which are rounded several at a time where they are short."""
+    a, b = draw(70, k).trn(), draw(67, k, seed=1).trn()
+    apart = [torch.cat([t, t[:, :1]], 1)[:, :k] for t in (a, b)]
+    with torch_trn_emu.precision(policy):
+        assert torch.equal((a @ b.t()).cpu(), (apart[0] @ apart[1].t()).cpu())
+
+
 def test_wrong_shapes_raise_what_the_host_raises():
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         torch.mm(torch.ones(2, 3, device="trn"), torch.ones(4, 5, device="trn"))

@@ -17,7 +17,7 @@ OPS = {
 # [batch, m, n, k]: one tile, edges of tiles and panels, ragged blocks, thin and long.
 SHAPES = [(1, 1, 1, 1), (1, 12, 32, 32), (1, 13, 33, 31), (2, 40, 70, 65), (1, 6, 300, 100)]
 SHAPES += [(1, 300, 5, 70), (1, 1, 100, 530), (1, 100, 1, 300), (1, 97, 260, 513), (3, 2, 2, 2)]
-SHAPES += [(1, 4, 70, 600)]
+SHAPES += [(1, 4, 70, 600), (1, 40, 70, 64)]
 
 
 def operand(
