@@ -10,16 +10,19 @@ import torch.distributed._functional_collectives as collectives
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from torch_trn_emu import estimate
+from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip, get_system
+from torch_trn_emu.cli.estimate import ShapesOnly
 from torch_trn_emu.collectives import duration
-from torch_trn_emu.estimation import Estimate
+from torch_trn_emu.estimation import Estimate, Recorder
+from torch_trn_emu.settings import settings
 
 RANKS = 4
 
 
 @pytest.fixture
 def world() -> Iterator[Any]:
-    dist.init_process_group("fake", rank=0, world_size=RANKS, store=FakeStore())
+    dist.init_process_group("cpu:fake,trn:fake", rank=0, world_size=RANKS, store=FakeStore())
     yield dist.group.WORLD
     dist.destroy_process_group()
 
@@ -77,3 +80,23 @@ def test_the_host_starts_one_at_a_time(world: Any) -> None:
     assert found.counters["cc_op_active_time"] * 1e6 == pytest.approx(active_us)
     assert found.counters["cc_exposed_time"] * 1e6 == pytest.approx(active_us, rel=0.3)
     assert found.time_us > found.device_us + 0.7 * active_us
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")  # names of before 2.13
+@pytest.mark.parametrize("op", CALLS)
+def test_a_script_counts_them_as_a_function_does(op: str, world: Any) -> None:
+    def step(x: torch.Tensor, w: torch.Tensor) -> Any:
+        return CALLS[op](x @ w, world) @ w
+
+    chosen = settings()
+    recorder = Recorder(Target(chosen.chip, chosen.lnc), only="trn")
+    x, w = (torch.empty(shape, dtype=torch.bfloat16, device="trn") for shape in ((8, 64), (64, 64)))
+    with torch.no_grad(), recorder, ShapesOnly(recorder):
+        step(x, w)
+        found = recorder.result(chosen.chip, chosen.lnc, "eager")
+    with torch.no_grad():
+        expected = estimate(step, of(8, 64), of(64, 64), mode="eager")
+    for name in ("cc_op_count", "cc_op_active_time", "cc_exposed_time"):
+        assert found.counters[name] == pytest.approx(expected.counters[name])
+    assert found.counters["cc_exposed_time"] > 0
+    assert found.time_us > found.device_us + 0.7 * found.counters["cc_op_active_time"] * 1e6

@@ -38,6 +38,9 @@ def default_generator(device: int, /) -> Generator: ...
 def set_type_attribute(kind: type, name: str, value: object, /) -> None:
     """What Python reads as an attribute of a type of torch._C."""
 
+def equate_devices_with_cuda() -> None:
+    """In Python a device of trn equals, from now on, that of cuda with its index."""
+
 def translate_constructor(
     kind: type,
     translate: Callable[

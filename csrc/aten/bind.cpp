@@ -11,11 +11,14 @@
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Device.h>
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -178,13 +181,40 @@ PyObject* repr_by_attribute(PyObject* self) {
   return PyObject_CallMethod(self, "__repr__", nullptr);
 }
 
+PyObject* str_by_attribute(PyObject* self) { return PyObject_CallMethod(self, "__str__", nullptr); }
+
 // Types of torch._C may not be changed from Python: `value` stands for the attribute from now on.
 void set_type_attribute(const py::type& kind, const std::string& name, const py::object& value) {
   auto* type = reinterpret_cast<PyTypeObject*>(kind.ptr());
   if (PyDict_SetItemString(type->tp_dict, name.c_str(), value.ptr()) != 0)
     throw py::error_already_set();
   if (name == "__repr__") type->tp_repr = &repr_by_attribute;
+  if (name == "__str__") type->tp_str = &str_by_attribute;
   PyType_Modified(type);
+}
+
+// The device under the name that a script for CUDA gives it.
+c10::Device as_cuda(PyObject* device) {
+  const c10::Device found = reinterpret_cast<THPDevice*>(device)->device;
+  return found.is_privateuseone() ? c10::Device(c10::kCUDA, found.index()) : found;
+}
+
+PyObject* compare_devices(PyObject* a, PyObject* b, int op) {
+  if (!THPDevice_Check(a) || !THPDevice_Check(b) || (op != Py_EQ && op != Py_NE))
+    Py_RETURN_NOTIMPLEMENTED;
+  return PyBool_FromLong((as_cuda(a) == as_cuda(b)) == (op == Py_EQ));
+}
+
+Py_hash_t hash_device(PyObject* device) {
+  constexpr auto most = size_t(std::numeric_limits<Py_hash_t>::max());
+  return Py_hash_t(std::hash<c10::Device>{}(as_cuda(device)) % most);
+}
+
+// In Python trn:0 and cuda:0 are one device from now on.
+void equate_devices_with_cuda() {
+  THPDeviceType.tp_richcompare = &compare_devices;
+  THPDeviceType.tp_hash = &hash_device;
+  PyType_Modified(&THPDeviceType);
 }
 
 struct Constructor {
@@ -226,6 +256,7 @@ void bind_graphs(py::module_& m) {
   show_product_nodes();
   m.def("set_type_attribute", &set_type_attribute);
   m.def("translate_constructor", &translate_constructor);
+  m.def("equate_devices_with_cuda", &equate_devices_with_cuda);
   m.def("role_of", [](py::handle a, py::handle b) {
     if (!THPVariable_Check(a.ptr()) || !THPVariable_Check(b.ptr()))
       throw py::type_error("role_of takes two tensors");

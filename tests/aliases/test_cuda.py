@@ -57,6 +57,21 @@ with torch.autocast(x.device.type, dtype=torch.bfloat16):
     assert torch.is_autocast_enabled("cuda") and model(x).dtype == torch.bfloat16
 
 assert torch.zeros(2, device="cuda").is_trn
+for index in (None, 1):
+    one, other = (torch.device(kind, index) for kind in ("trn", "cuda"))
+    assert one == other and not one != other and hash(one) == hash(other) and {one} == {other}
+assert torch.device("trn:0") != torch.device("cuda:1") and torch.device("cpu") != device != "cuda"
+
+class Wrapper(torch.Tensor):
+    @staticmethod
+    def __new__(cls, x):
+        return torch.Tensor._make_wrapper_subclass(cls, x.shape, dtype=x.dtype, device=x.device)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise NotImplementedError
+
+assert Wrapper(weight).is_trn and Wrapper(weight).device == weight.device
 assert torch.zeros(2, device=1).device == torch.device("cuda", 1)
 assert torch.zeros(2, device=x.device).is_trn
 assert torch.accelerator.current_accelerator() == device

@@ -8,7 +8,9 @@ BOUND = "check_meshes_after_device_id"
 CHECKS = [name for name in checks_of("parallel.py") if name != BOUND]
 # What pytest runs; the rest under `make distributed-conformance`.
 FAST = ("check_ddp", "check_fsdp2", "check_tensor_and_sequence_parallel", "check_expert_parallel",
-        "check_random_dtensors", "check_dtensor")  # fmt: skip
+        "check_random_dtensors", "check_dtensor", "check_uneven_pipeline_stages",
+        "check_functions_with_gradients",
+        "check_the_first_random_dtensor_synchronizes_seeds")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,9 @@ from torch.overrides import TorchFunctionMode
 from .. import trn
 from ..errors import Unsupported
 from ..host import host_device
+from ..importing import when_imported
 from ..torch_private import (
+    TEST_CASES,
     DeviceContext,
     DisableTorchFunction,
     StorageBase,
@@ -36,6 +38,7 @@ from ..torch_private import (
     overrides_functions,
     set_autograd_engine,
     validate_device,
+    wrap_make_wrapper_subclass,
     wrap_restore_location,
 )
 from ..trn.backward import OneThread
@@ -274,6 +277,8 @@ def _map_constructors() -> None:
     torch.backends.cudnn.is_acceptable = lambda tensor: False  # asked for every tensor that is_cuda
     map_types(to_trn, to_cuda)
     torch.Generator = _class_told_trn(torch.Generator, "torch")  # type: ignore[misc]
+    wrap_make_wrapper_subclass(_translated)
+    when_imported(TEST_CASES, _count_mode)
     torch.jit.load = _translated(torch.jit.load)
     asked = torch.get_default_device
     torch.get_default_device = lambda: to_cuda(asked())
@@ -297,6 +302,11 @@ def _asks_no_alias(relevant_args: Iterable[Any]) -> bool:
     return found
 
 
+def _count_mode(module: Any) -> None:
+    """Test cases of PyTorch compare the number of function modes with that before `setUp`, or 0."""
+    module.TestCase._prev_torch_function_mode_stack_len = 1
+
+
 def _as_scripts_hear(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that gives a device: of cuda to scripts and libraries, the real one to torch."""
 
@@ -304,7 +314,8 @@ def _as_scripts_hear(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         made = function(*args, **kwargs)
         asking = sys._getframe(1).f_globals.get("__name__", "")
-        return made if asking.startswith("torch.") else to_cuda(made)
+        by_torch = asking.startswith("torch.") and not asking.startswith("torch.testing.")
+        return made if by_torch else to_cuda(made)
 
     return call
 

@@ -140,10 +140,16 @@ def _translate_config(config: Any) -> None:
     def call(self: Any, backend: Any) -> None:
         text = str(backend)
         init(self, backend if ":" not in text else re.sub(r"\bcuda:", "trn:", text))
-        served = self.device_backend_map
-        if "cuda" in served:
-            served["trn"] = served.pop("cuda")
-        if served.get("trn") == "gloo":
+        named = {"cuda": "trn"}
+        served = {named.get(kind, kind): name for kind, name in self.device_backend_map.items()}
+        self._takes_gloo = served.get("trn") == "gloo"
+        if self._takes_gloo:
             served["trn"] = torch.distributed.Backend("trn")  # takes options of gloo
+        self.device_backend_map = served
+
+    def text_of(self: Any) -> str:  # as the script has asked for it
+        asked = self.device_backend_map | ({"trn": "gloo"} if self._takes_gloo else {})
+        return ",".join(f"{'cuda' if k == 'trn' else k}:{name}" for k, name in asked.items())
 
     config.__init__ = call
+    config.__repr__ = text_of

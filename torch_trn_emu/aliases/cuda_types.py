@@ -1,9 +1,10 @@
-"""Generators, streams, events and fake tensors under `--as-cuda`: they say cuda.
+"""What says cuda under `--as-cuda`: generators, streams, events, fake tensors, texts of devices.
 
 Their types are torch._C's, so `isinstance` and what torch checks in C++ hold as before. Checked on
 torch 2.13.0.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,13 +26,31 @@ def _event_repr(self: torch.Event) -> str:
     return f"<torch.cuda.Event {number:#x}>" if number else "<torch.cuda.Event uninitialized>"
 
 
+# What names devices in its messages, and in the places of shards that it saves. Each compares
+# devices, and makes tensors on them, by calls that take both names.
+_NAMES_DEVICES = re.compile(r"torch\.(distributed|nn\.parallel)(\.|$)")
+
+
+def _named_in_messages(text: Callable[[torch.device], str]) -> Callable[[torch.device], str]:
+    """The text of a device, with the name of cuda where torch.distributed puts it in a message."""
+
+    def shown(self: torch.device) -> str:
+        real = text(self)
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        named = self.type == "trn" and _NAMES_DEVICES.match(asking)
+        return real.replace("trn", "cuda", 1) if named else real
+
+    return shown
+
+
 def _says_cuda(device: Any, to_cuda: Callable[[Any], Any], real_to: tuple[str, ...]) -> property:
     """The device as cuda for scripts and libraries; modules whose names begin so hear the real."""
 
     def shown(self: Any) -> torch.device:
         real: torch.device = device.__get__(self)
         asking = sys._getframe(1).f_globals.get("__name__", "")
-        return real if asking.startswith(real_to) else to_cuda(real)
+        by_torch = asking.startswith(real_to) and not asking.startswith("torch.testing.")
+        return real if by_torch else to_cuda(real)
 
     return property(shown)
 
@@ -56,6 +75,10 @@ def map_types(to_trn: Callable[[Any], Any], to_cuda: Callable[[Any], Any]) -> No
     for kind, representation in ((torch.Stream, _stream_repr), (torch.Event, _event_repr)):
         _C.set_type_attribute(kind, "__repr__", representation)
     _C.set_type_attribute(torch.Event, "cuda_event", property(lambda self: self.event_id))
+    device: Any = torch.device
+    for text in ("__repr__", "__str__"):
+        _C.set_type_attribute(device, text, _named_in_messages(getattr(device, text)))
+    _C.equate_devices_with_cuda()
     handle = property(lambda self: self.stream_id)
     trn.Stream.__repr__ = _stream_repr  # type: ignore[method-assign, assignment]
     trn.Stream.cuda_stream = handle  # type: ignore[attr-defined]

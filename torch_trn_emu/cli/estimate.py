@@ -160,7 +160,9 @@ class ShapesOnly(TorchDispatchMode):
         composite = None if self._recorder.in_graph else composite_of(func)
         if composite is not None:
             with self:
-                return func._op_dk(composite, *args, **given)
+                made = func._op_dk(composite, *args, **given)
+            self._recorder.exchange(func, args, given, made)
+            return made
         # nonzero and its like, operators without a kernel on meta, wrong operands: these run.
         with contextlib.suppress(Exception), _silent():
             with disable_modes():

@@ -50,8 +50,13 @@ _OTHERWISE_ON_META = frozenset(
 )
 
 
+# Functional collectives that launch nothing, made of what has no kernel on `meta`.
+_SENDING = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single")
+
+
 def _composite_on_meta(func: OpOverload) -> DispatchKey | None:
-    return None if func._opname in _OTHERWISE_ON_META else composite_of(func)
+    sends = func.namespace == "_c10d_functional" and func._opname.startswith(_SENDING)
+    return None if sends or func._opname in _OTHERWISE_ON_META else composite_of(func)
 
 
 @cache
@@ -142,7 +147,7 @@ class Recorder(TorchDispatchMode):
         if composite is not None and not given:
             with self:
                 made = func._op_dk(composite, *args, **kwargs)
-            self._exchange(func, args, kwargs, made)
+            self.exchange(func, args, kwargs, made)
             return made
         self.memory.hold(tensors_in(args, kwargs))
         if given:
@@ -161,7 +166,7 @@ class Recorder(TorchDispatchMode):
         if not self.in_graph:
             if any(map(is_awaited, tensors_in(args, kwargs))):
                 self._await()
-            self._exchange(func, args, kwargs, result)
+            self.exchange(func, args, kwargs, result)
         if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
             policy = self.policy()
             call = _call(func, args, kwargs, result, policy, real=self.only is not None)
@@ -172,7 +177,7 @@ class Recorder(TorchDispatchMode):
                 price = price_call(call, self.target)
                 self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
 
-    def _exchange(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def exchange(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """What the host does for a functional collective, or for the wait for its result."""
         if func.namespace != "_c10d_functional":
             return

@@ -55,6 +55,7 @@ __all__ = [
     "DTENSOR_RANDOM",
     "FAKE_TENSOR_LOGGER",
     "RING_ATTENTION",
+    "TEST_CASES",
     "TRACED_TENSORS",
     "AutoDispatchBelowAutograd",
     "DeviceContext",
@@ -109,6 +110,7 @@ __all__ = [
     "utilities",
     "validate_device",
     "with_optimizers_of_meta",
+    "wrap_make_wrapper_subclass",
     "wrap_restore_location",
 ]
 
@@ -197,6 +199,12 @@ def wrap_restore_location(wrapper: Callable[[Callable[..., Any]], Callable[..., 
     serialization._get_restore_location = wrapper(serialization._get_restore_location)
 
 
+def wrap_make_wrapper_subclass(wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Let `wrapper` stand around what makes wrapper subclasses of tensors under `cuda`."""
+    kind: Any = torch.Tensor
+    kind._make_wrapper_subclass = staticmethod(wrapper(kind._make_wrapper_subclass))
+
+
 def with_optimizers_of_meta(stack: ExitStack) -> None:
     """While `stack` is open optimizers treat `meta` parameters as those of an accelerator.
 
@@ -221,6 +229,7 @@ COMPILE_FX = "torch._inductor.compile_fx"  # torch.compile without a backend
 DECOMPOSITIONS = "torch._decomp.decompositions"  # recurrent layers in graphs
 DTENSOR_RANDOM = "torch.distributed.tensor._random"  # random operators of sharded tensors
 RING_ATTENTION = "torch.distributed.tensor.experimental._context_parallel._attention"
+TEST_CASES = "torch.testing._internal.common_utils"  # test cases of PyTorch under `cuda`
 FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"  # `trn-emu estimate` logs errors once
 
 

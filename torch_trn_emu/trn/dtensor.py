@@ -27,10 +27,9 @@ def install_dtensor() -> None:
 
 
 def _track_random_state(module: Any) -> None:
-    from ..torch_private.dtensor import are_we_tracing  # DTensor is being imported
-    from .dtensor_random import track_random_state
+    from .dtensor_random import track_random_state  # imports what DTensor has imported
 
-    track_random_state(module, are_we_tracing)
+    track_random_state(module)
 
 
 def _shard_attention(_: ModuleType) -> None:

@@ -19,6 +19,13 @@ from torch import library
 from .. import _C
 from ..settings import DEVICE_TYPE
 from ..torch_private import OpOverload, TorchDispatchMode
+from ..torch_private.dtensor import (
+    are_we_tracing,
+    enabled_local_tensor_mode,
+    get_rng_states,
+    local_value,
+    set_rng_states,
+)
 
 __all__ = ["track_random_state"]
 
@@ -38,41 +45,56 @@ _library = library.Library("trn", "FRAGMENT")
 _operators: dict[OpOverload, OpOverload] = {}  # of `_TRACED`, once DTensor is imported
 
 
-def track_random_state(module: Any, traces: Any) -> None:
-    """Give torch's module of DTensor's random state a tracker for trn.
+def track_random_state(module: Any) -> None:
+    """Give torch's module of DTensor's random state a tracker for trn, made at first use."""
+    base, offsets = module._RNGStateTracker, module.OffsetBasedRNGTracker
 
-    traces  says whether what runs is being traced
-    """
-    base: Any = module._RNGStateTracker
-
-    class Tracker(base):
-        def __init__(self) -> None:
+    class Tracker(base):  # type: ignore[misc, valid-type]
+        def __init__(self, synchronizes: bool) -> None:
             self._device = torch.device(DEVICE_TYPE)
             self._use_distribute_region = True
+            if synchronizes:
+                _synchronize()
 
         @contextlib.contextmanager
         def _distribute_region(self, spec: Any, generator: Any = None) -> Iterator[None]:
             if spec.mesh.device_type != DEVICE_TYPE:
                 yield
                 return
-            shard = _shard_of(spec)
-            if traces():
-                region: Any = _Traced(shard, generator)
+            coordinate = spec.mesh.get_coordinate()
+            own = _C.default_generator(_C.current_device())
+            region: Any
+            if are_we_tracing():
+                region = _Traced(_shard_of(spec, coordinate), generator)
+            elif (local := enabled_local_tensor_mode()) and local._per_rank_rng_states:
+                region = _numbers_of_local_ranks(local, spec, own, generator or own)
             else:
-                own = _C.default_generator(_C.current_device())
-                region = _numbers_of(shard, own, generator or own)
+                region = _numbers_of(_shard_of(spec, coordinate), own, generator or own)
             with region:
                 yield
 
+    def new(cls: Any, device_mesh: Any, run_state_sync: bool = True) -> Any:
+        if cls is not offsets or device_mesh.device_type != DEVICE_TYPE:
+            return object.__new__(cls)
+        alone = are_we_tracing() or enabled_local_tensor_mode()
+        return Tracker(run_state_sync and not alone)
+
     _define_operators()
-    if module._rng_tracker is None:
-        module._rng_tracker = Tracker()
+    offsets.__new__ = staticmethod(new)
 
 
-def _shard_of(spec: Any) -> int:
-    """The number of this rank's shard; -1 if every rank holds the whole."""
+def _synchronize() -> None:
+    """Give every rank of the world the state of rank 0, as torch does on CUDA."""
+    own = _C.default_generator(_C.current_device())
+    state = own.get_state().to(torch.device(DEVICE_TYPE, _C.current_device()))
+    torch.distributed.broadcast(state, 0)
+    own.set_state(state.cpu())
+
+
+def _shard_of(spec: Any, coordinate: Any) -> int:
+    """The number of the shard of a rank in the mesh; -1 if every rank holds the whole."""
     index, count = 0, 1
-    coordinate = spec.mesh.get_coordinate() or [0] * spec.mesh.ndim
+    coordinate = coordinate or [0] * spec.mesh.ndim
     for size, mine, placement in zip(spec.mesh.shape, coordinate, spec.placements, strict=True):
         if hasattr(placement, "dim"):  # Shard and _StridedShard
             index, count = index * size + mine, count * size
@@ -96,7 +118,7 @@ def _numbers_of(shard: int, own: torch.Generator, given: torch.Generator) -> Ite
     number = _drawn(given) if shard >= 0 else 0
     kept = own.get_state()
     if shard >= 0:
-        own.manual_seed((number + shard * 0x9E3779B97F4A7C15) % 2**63)
+        own.manual_seed(_seed_of(number, shard))
     else:
         own.set_state(given.get_state())
     try:
@@ -105,6 +127,48 @@ def _numbers_of(shard: int, own: torch.Generator, given: torch.Generator) -> Ite
         if shard < 0:
             given.set_state(own.get_state())
         own.set_state(kept)
+
+
+@contextlib.contextmanager
+def _numbers_of_local_ranks(
+    mode: Any, spec: Any, own: torch.Generator, given: torch.Generator
+) -> Iterator[None]:
+    """As `_numbers_of`, for the ranks that LocalTensorMode simulates in this process.
+
+    The mode keeps the states of all generators for each rank, and sets them before a rank draws.
+    """
+    states, coordinate = mode._per_rank_rng_states, spec.mesh.get_coordinate()
+    shards = {
+        rank: _shard_of(spec, [local_value(at, rank) for at in coordinate])
+        for rank in sorted(mode.ranks)
+    }
+    sharded = any(shard >= 0 for shard in shards.values())
+    with mode.disable():
+        before = mode._any_local_rng_state()
+        set_rng_states(*before)
+        number = _drawn(given) if sharded else 0
+        after = get_rng_states()
+        for rank, shard in shards.items():
+            if sharded:
+                own.manual_seed(_seed_of(number, shard))
+            elif given is not own:
+                own.set_state(given.get_state())
+            states[rank] = get_rng_states()
+    try:
+        yield
+    finally:
+        if not sharded and given is not own:
+            with mode.disable():
+                set_rng_states(*mode._any_local_rng_state())
+                given.set_state(own.get_state())
+                set_rng_states(*before)
+        if sharded or given is not own:
+            states.update(dict.fromkeys(shards, after))
+
+
+def _seed_of(number: int, shard: int) -> int:
+    """The seed of a shard, of a number that all ranks have drawn."""
+    return (number + shard * 0x9E3779B97F4A7C15) % 2**63
 
 
 def _drawn(source: torch.Generator) -> int:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed import tensor as distributed
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
@@ -47,6 +47,17 @@ for net in (model, sharded):
     print("loss", loss.item())
 wrapped = FullyShardedDataParallel(nn.Linear(8, 8), device_id=torch.device("cuda", local))
 assert next(wrapped.parameters()).is_cuda
+here = torch.device("cuda", local)  # the device that torch.distributed heard of, and its text
+assert wrapped.compute_device == here
+assert {wrapped.compute_device: 1}[here] == 1
+offloaded = FullyShardedDataParallel(nn.Linear(8, 8), cpu_offload=CPUOffload(offload_params=True))
+offloaded.to("cuda")
+message = ""
+try:
+    offloaded(torch.ones(2, 8))
+except RuntimeError as error:
+    message = str(error)
+assert f"has parameters on cuda:{local}." in message, message
 with tempfile.TemporaryDirectory() as folder:
     folders = [folder]
     dist.broadcast_object_list(folders)
@@ -76,6 +87,6 @@ dist.barrier(slow, device_ids=[local])
 assert dist.get_backend(slow) == "gloo"
 dist.destroy_process_group()
 dist.init_process_group("fake", rank=0, world_size=4)
-assert dist.get_backend_config() == "cpu:fake,hpu:fake,xpu:fake,trn:fake"
+assert dist.get_backend_config() == "cpu:fake,hpu:fake,xpu:fake,cuda:fake"
 dist.destroy_process_group()
 print("done", flush=True)

@@ -261,6 +261,23 @@ def check_random_dtensors():
     assert 0.4 < (kept == 0).float().mean() < 0.6
 
 
+def check_the_first_random_dtensor_synchronizes_seeds():
+    from torch.distributed import tensor as dt
+    from torch.distributed.tensor import _random
+
+    mesh, before = init_device_mesh("trn", (WORLD,)), _random._rng_tracker
+    _random._rng_tracker = None  # as before the first one
+    torch.manual_seed(RANK)
+    x = dt.distribute_tensor(torch.zeros(8), mesh, [dt.Replicate()])
+    assert _random._rng_tracker is None
+    mine = x.uniform_().to_local()
+    theirs = [torch.empty_like(mine) for _ in range(WORLD)]
+    dist.all_gather(theirs, mine)
+    assert all(torch.equal(mine, t) for t in theirs)
+    assert torch.trn.initial_seed() == 0
+    _random._rng_tracker = before or _random._rng_tracker
+
+
 def check_generators_of_random_dtensors():
     from torch.distributed import tensor as dt
 
@@ -389,6 +406,29 @@ def check_pipeline():
             on_both(lambda device, schedule=schedule: run(device, schedule))
 
 
+def check_uneven_pipeline_stages():
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+    def run(device):
+        torch.manual_seed(0)  # one layer, then three; what passes between has a third width
+        layers = [nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 8), nn.Linear(8, 16)]
+        mine = nn.Sequential(*(layers[:1] if RANK == 0 else layers[1:])).to(device)
+        place = DEVICE if device == "trn" else torch.device("cpu")
+        stage = PipelineStage(mine, RANK, WORLD, place, group=dist.new_group(list(range(WORLD))))
+        pipeline = Schedule1F1B(stage, 4, loss_fn=F.mse_loss)
+        losses: list[torch.Tensor] = []
+        x, y = batches(0)[0]
+        if RANK == 0:
+            pipeline.step(x.to(device))
+        else:
+            pipeline.step(target=y.to(device), losses=losses)
+        grads = [p.grad.cpu().sum() for p in mine.parameters()]
+        return torch.stack([loss.detach().cpu() for loss in losses] + grads)
+
+    if WORLD == 2:
+        on_both(run)
+
+
 def check_interleaved_pipeline():
     from torch.distributed.pipelining import PipelineStage
     from torch.distributed.pipelining.schedules import (
@@ -441,6 +481,46 @@ def check_expert_parallel():
             loss.backward()
             found += [loss.detach().cpu(), router.weight.grad.cpu().sum()]
         return torch.stack(found)
+
+    on_both(run)
+
+
+def check_functions_with_gradients():
+    from torch.distributed import nn as functions
+
+    def part(x):
+        return torch.empty_like(x[: len(x) // WORLD])
+
+    def pieces(x):
+        return [p.contiguous() for p in x.chunk(WORLD)]
+
+    def base(x):  # of gloo the gradient is missing
+        gather = functions.functional._all_gather_base
+        whole = x.new_empty(WORLD * len(x), *x.shape[1:])
+        return gather(whole, x) if x.is_trn else torch.cat(functions.all_gather(x))
+
+    calls = (
+        lambda x: functions.broadcast(x, 1),
+        lambda x: functions.all_reduce(x),
+        lambda x: functions.all_reduce(x, op=dist.ReduceOp.MAX),
+        lambda x: functions.reduce(x, 0),
+        lambda x: torch.stack(functions.all_gather(x)),
+        base,
+        lambda x: torch.stack(functions.gather(x, 0)),
+        lambda x: functions.scatter([x * (r + 1) for r in range(WORLD)], 0),
+        lambda x: functions.reduce_scatter(part(x), pieces(x)),
+        lambda x: torch.stack(functions.all_to_all([part(x) for _ in range(WORLD)], pieces(x))),
+        lambda x: functions.all_to_all_single(torch.empty_like(x), x),
+    )
+
+    def run(device):
+        found = []
+        for call in calls:
+            x = torch.linspace(-1, 2, 32).reshape(8, 4).to(device) * (RANK + 1)
+            made = call(x.requires_grad_())
+            made.square().sum().backward()
+            found += [made.detach().cpu().reshape(-1), x.grad.cpu().reshape(-1)]
+        return torch.cat(found)
 
     on_both(run)
 
