@@ -270,9 +270,13 @@ REASONS = (
     ),
     Reason(
         r"fully_shard_comm.py::TestFullyShardCollectiveOps",
-        "Gives FSDP's private parameter group `torch.device('cuda')`, which it compares with the "
-        "device of a parameter: torch.distributed hears the real one.",
-        why="but got trn",
+        "The private `foreach_reduce` of 2.13 returns a value more than that of 2.12.",
+        why="too many values to unpack",
+    ),
+    Reason(
+        r"fully_shard_comm.py::TestFullyShardCollectiveOps",
+        "128 ranks as threads: more than the limit of a test on a shared host.",
+        why="more than",
     ),
     Reason(
         r"offload_true",

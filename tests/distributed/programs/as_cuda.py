@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed import tensor as distributed
 from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, fully_shard
+from torch.distributed.nn import functional
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,6 +32,11 @@ dist.all_reduce(x, op=dist.ReduceOp.AVG)
 dist.barrier()
 assert x.device.type == "cuda"
 assert x.tolist() == [1.0] * 4
+
+leaf = torch.ones(2, device="cuda", requires_grad=True)
+whole = torch.empty(2 * dist.get_world_size(), device="cuda")
+functional._all_gather_base(whole, leaf).square().sum().backward()  # torch has NCCL's alone
+assert leaf.grad.tolist() == [2.0 * dist.get_world_size()] * 2
 
 torch.manual_seed(0)
 model = DistributedDataParallel(nn.Linear(8, 8).cuda(), device_ids=[local])
@@ -87,6 +93,6 @@ dist.barrier(slow, device_ids=[local])
 assert dist.get_backend(slow) == "gloo"
 dist.destroy_process_group()
 dist.init_process_group("fake", rank=0, world_size=4)
-assert dist.get_backend_config() == "cpu:fake,hpu:fake,xpu:fake,cuda:fake"
+assert dist.get_backend_config() == "cpu:fake,cuda:fake,hpu:fake,xpu:fake"
 dist.destroy_process_group()
 print("done", flush=True)
