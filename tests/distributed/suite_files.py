@@ -110,7 +110,6 @@ _PATHS = {
         "checkpoint/test_fsdp_optim_state.py",
         "checkpoint/test_planner.py",
         "checkpoint/test_save_load_api.py",
-        "checkpoint/test_state_dict_stager.py",
         "checkpoint/test_traverse.py",
         "checkpoint/test_compatibility.py",
         "checkpoint/test_dedup_tensors.py",
@@ -192,6 +191,7 @@ _PATHS = {
         "checkpoint/test_fsdp_tp_checkpoint_conversion.py",
         "checkpoint/test_hsdp_checkpoint.py",
         "checkpoint/test_tp_checkpoint.py",
+        "checkpoint/test_state_dict_stager.py",
         "checkpoint/test_state_dict_utils.py",
         "checkpoint/test_utils.py",
         "checkpoint/e2e/test_e2e_save_and_load.py",
@@ -238,22 +238,6 @@ FILES = tuple(File(path, devices) for devices, paths in _PATHS.items() for path 
 # A pattern of file::class.test, what a reader can check, and a pattern of the message.
 REASONS = (
     Reason(
-        r"test_device_mesh.py::(CuTeLayoutTest|TestDeviceMeshGetItem.test_flatten_mesh_3d)",
-        "`_MeshLayout` of 2.13 differs from that of 2.12: fails on the CPU as well.",
-    ),
-    Reason(
-        r"",
-        '`torch.Tensor._make_wrapper_subclass(device="cuda")`, called by a script, is not mapped: '
-        "the wrapper says cuda even to torch, unlike the tensors in it.",
-        why=r"Attempted to set the storage of a tensor on device .trn:\d. to a storage",
-    ),
-    Reason(
-        r"test_zeros_full_mesh",
-        "Compares the device of a DTensor, which says `cuda`, with the accelerator as torch's own "
-        "test class hears it: by the real name.",
-        why="'cuda' != 'trn'",
-    ),
-    Reason(
         r"test_squeeze_variants",
         "2.13 refuses to squeeze a sharded dimension, which 2.12 did: fails on the CPU as well.",
         why="remove or reshape sharded dimension",
@@ -261,12 +245,6 @@ REASONS = (
     Reason(
         r"test_assert_invalid_mesh_tensor",
         "2.13 takes a mesh tensor of any device, where 2.12 raised ValueError.",
-    ),
-    Reason(
-        r"",
-        "The test case does not call `setUp` of its base, which counts function modes; the alias "
-        "is one.",
-        why="torch function mode stack was leaked",
     ),
     Reason(
         r"fully_shard_comm.py::TestFullyShardCollectiveOps",
@@ -277,22 +255,6 @@ REASONS = (
         r"fully_shard_comm.py::TestFullyShardCollectiveOps",
         "128 ranks as threads: more than the limit of a test on a shared host.",
         why="more than",
-    ),
-    Reason(
-        r"offload_true",
-        "Expects `cuda` in a message of torch.distributed, which names the real device.",
-        why="parameters on trn",
-    ),
-    Reason(
-        r"test_dp_state_dict_cpu_offload",
-        "Expects `cuda` in a message of torch.distributed, which names the real device.",
-        why=r"device\\\(type='cuda'",
-    ),
-    Reason(
-        r"test_tp_random_state.py::TensorParallelRandomStateTestsWithLocalTensor",
-        "`LocalTensorMode` gives each of its ranks a state of CUDA's generator; trn has one state "
-        "for all of them.",
-        why="manual_seed expected a long, but got SymInt",
     ),
     Reason(
         r"test_diff_hyperparams",
@@ -307,11 +269,6 @@ REASONS = (
         why="No viable backend for scaled_dot_product_attention",
     ),
     Reason(
-        r"test_device_id_auto_wrap|test_training_device_mismatch_errors|test_backend_config",
-        "Expects `cuda` in what torch.distributed says of its devices; it names the real one.",
-        why="trn",
-    ),
-    Reason(
         r"ProcessGroupNCCLOpTest.test_(allreduce|reduce)_ops",
         "Expects NCCL to refuse bitwise reductions, which trn has.",
         why="ValueError not raised",
@@ -320,17 +277,6 @@ REASONS = (
         r"",
         "Runs only where no device of CUDA is.",
         why="CUDA is available, cannot test CUDA unavailable",
-    ),
-    Reason(
-        r"TestReplicationStager",
-        "torch's own test class refuses: it lists backends by the accelerator's real name.",
-        why="Backend cpu:gloo,cuda:nccl not supported",
-    ),
-    Reason(
-        r"test_rng_tracker_init",
-        "Expects torch's private tracker of random state to be made at first use; trn sets its own "
-        "when the module is imported.",
-        why="False is not true",
     ),
     Reason(
         r"",
