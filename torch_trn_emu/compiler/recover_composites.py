@@ -23,6 +23,8 @@ _WHOLE = MappingProxyType(
         "aten.silu_backward.default": (aten.silu_backward.default, aten.mul.Tensor),
         "aten.gelu.default": (aten.gelu.default, aten.mul.Tensor),
         "aten.gelu_backward.default": (aten.gelu_backward.default, aten.mul.Tensor),
+        "aten.log_sigmoid_forward.default": (aten.log_sigmoid_forward.default, aten.sub.Tensor),
+        "aten.log_sigmoid_backward.default": (aten.log_sigmoid_backward.default, aten.mul.Tensor),
     }
 )
 _CAST = torch.ops.prims.convert_element_type.default
@@ -80,6 +82,7 @@ def _call_of(node: Node) -> _Key | None:
     source = tuple(s.name for s in node.meta.get("from_node") or ())
     if _is_backward(node):
         made_of, source = made_of.replace("_backward", ""), ("gradient",)
+    made_of = made_of.replace("_forward", "")
     return made_of, node.meta.get("seq_nr", -1), source
 
 

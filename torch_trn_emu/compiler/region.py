@@ -18,6 +18,7 @@ __all__ = [
     "call_tensor",
     "dtype_of",
     "is_by_row",
+    "is_same",
     "item_of",
     "operands_of",
     "users_of",
@@ -78,7 +79,7 @@ def is_by_row(small: Region, large: Region) -> bool:
     """
     if not (small.kind == large.kind == "rows") or small.columns is not None:
         return False
-    if small.elements * (large.columns or 0) != large.elements or small.elements == 1:
+    if small.elements * (large.columns or 0) != large.elements:
         return False
     if any(v.elements != small.elements for v in small.inputs.values()):
         return False
@@ -90,7 +91,12 @@ def is_by_row(small: Region, large: Region) -> bool:
     links = [v.kind for v in large.inputs.values() if v.node in made]
     links += [large.made[large.alias[k]] for k, v in small.inputs.items()
               if v.node in makes and k in large.alias]  # fmt: skip
-    return bool(links) and all(kind is Kind.COLUMN for kind in links)
+    return bool(links) and all(is_same(kind, Kind.COLUMN, large) for kind in links)
+
+
+def is_same(a: Kind, b: Kind, region: Region) -> bool:
+    """Whether values lie alike over a region; of a single row, one value a row is one for all."""
+    return a is b or (region.columns == region.elements and {a, b} == {Kind.COLUMN, Kind.ONE})
 
 
 def operands_of(node: Node) -> Iterator[Node]:

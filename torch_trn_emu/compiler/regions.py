@@ -29,6 +29,7 @@ from .region import (
     call_tensor,
     dtype_of,
     is_by_row,
+    is_same,
     item_of,
     operands_of,
     users_of,
@@ -245,18 +246,21 @@ class _Cutter:
     def _merge(self, a: Region, b: Region) -> bool:
         """Move everything of b into a."""
         names: dict[str, str] = {}
+        shaped = a if a.columns else b
         for key, value in b.inputs.items():
             made = a.alias.get(key)
             by_row = value.kind is Kind.FULL and made and a.made[made] is Kind.COLUMN
-            if made is not None and (a.made[made] is value.kind or by_row):
+            if made is not None and (by_row or is_same(a.made[made], value.kind, shaped)):
                 names[key] = made
-            elif value.node in self._makes(a) or a.made.get(key, value.kind) is not value.kind:
+                continue
+            known = is_same(a.made.get(key, value.kind), value.kind, shaped)
+            if value.node in self._makes(a) or not known:
                 return False
         a.steps += [replace(s, reads=tuple(names.get(r, r) for r in s.reads)) for s in b.steps]
         for key, value in b.inputs.items():
             if key not in names:
                 a.inputs.setdefault(key, value)
-        a.made |= {k: v for k, v in b.made.items() if k not in names}
+        a.made = {k: v for k, v in b.made.items() if k not in names} | a.made
         a.alias |= {k: names.get(v, v) for k, v in b.alias.items()}
         a.columns = a.columns or b.columns
         a.nodes += b.nodes

@@ -324,12 +324,16 @@ def along_rows(name: str, places: Mapping[str, int], dim_at: int) -> Lowering:
         if not lies_in_rows(rows, columns, inner):  # as if the rows lay there
             rows, inner = rows * inner, 1
             order = [d for d in range(len(t.shape)) if d not in dims] + [*dims][: len(t.shape)]
-        options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "inner": inner}
+        # Cores share the columns of rows that are too few for them.
+        shared = inner > 1 and rows < target.cores
+        each = ceil(inner / target.cores) if shared else inner
+        options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "inner": each}
         program = row_op(name, rows, columns, t.dtype, **options)
         held = {n: permuted(call.argument(at), order) for n, at in places.items()}
-        whole = call.out.shape == t.shape
-        held[f"out {ROW_OPS[name].outputs}"] = permuted(call.out, order) if whole else call.out
-        return (labelled(program, held),)
+        whole, result = call.out.shape == t.shape, f"out {ROW_OPS[name].outputs}"
+        held[result] = permuted(call.out, order) if whole else call.out
+        split = dict.fromkeys(places, rows * columns) | {result: rows * columns if whole else rows}
+        return (labelled(program, held, outer=split if shared else {}),)
 
     return lower
 
