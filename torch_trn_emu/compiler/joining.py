@@ -22,7 +22,6 @@ from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, o
 
 __all__ = ["MOST_ALONE", "MOST_TRIED", "Attempt"]
 
-REPEATED = 64  # elements of a row from which on a value that repeats costs little (chosen)
 # Elements of a row that is a region's only one, on one core: there is no other way up to the first,
 # and none to try beyond the second (chosen).
 MOST_ALONE, MOST_TRIED = 1 << 19, 1 << 22
@@ -89,8 +88,10 @@ class Attempt:
         key = base.name if in_order else _view_of(base, operand)
         if key in self.made:
             return key if self.made[key] is kind else None
-        held = prod(n for n, s in zip(t.shape, t.strides, strict=True) if s)
-        self.inputs[key] = Value(maker.name, dtype_of(t), kind, held)
+        sizes = [n for n, s in zip(t.shape, t.strides, strict=True) if s and n != 1]
+        held = prod(sizes)
+        period = held if kind is Kind.COLUMN and len(sizes) == 1 else 0
+        self.inputs[key] = Value(maker.name, dtype_of(t), kind, held, period)
         self.made[key] = kind
         return key
 
@@ -119,8 +120,8 @@ class Attempt:
         """Channels, say, of [N, C, H, W]: one value a row of H x W, loaded as if N times there."""
         last = max((k for k, n in enumerate(shape) if n != 1), default=0)
         columns, rows = prod(out[last + 1 :]), prod(out[: last + 1])
-        wide = columns >= REPEATED and rows * columns == self.region.elements
-        return Kind.COLUMN if wide and self._fix(columns) else None
+        alike = columns > 1 and rows * columns == self.region.elements
+        return Kind.COLUMN if alike and self._fix(columns) else None
 
     def _is_one_row(self) -> bool:
         return self.region.columns == self.region.elements

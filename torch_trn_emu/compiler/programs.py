@@ -13,7 +13,7 @@ from ..calls import DTYPES, Call, Target
 from ..isa import Engine, Memory, Program, Role
 from ..isa.join import Part
 from ..kernels.matmul.epilogue import Epilogue
-from ..kernels.rows import flat_program, row_program
+from ..kernels.rows import flat_program, planes_program, row_program
 from ..kernels.rows.arrange import arranged
 from ..kernels.rows.balance_engines import shared_out
 from ..kernels.rows.fold_constants import absorbed
@@ -25,6 +25,7 @@ from ..ops.attention import without_sums
 from ..ops.classes import class_of
 from ..ops.products import laid_out
 from ..pricing import Price, price_call
+from ..timing import price
 from .calls import base_of, operands_by_position, viewed
 from .picking import of_picked, picked_later, picks_for
 from .region import Region, Value, call_tensor, item_of
@@ -32,6 +33,10 @@ from .roles import is_constant
 from .written_back import fills_in_place, is_written_back
 
 __all__ = ["Lowered", "lowered", "lowered_call"]
+
+# Elements of a plane up to which its program may have planes on partitions (chosen: longer ones fill
+# tiles by themselves).
+LONGEST_RUN = 2048
 
 # A step without names: opcode, attributes, operands and result by number, kind, engine, dtype.
 _Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None, str]
@@ -50,6 +55,7 @@ class _Shape:
     constant: bool = False  # the product's second factor may lie as the array takes it
     short: tuple[tuple[int, str], ...] = ()  # values that the graph has in 16 bits
     picked: int = 0  # matrices of the table that the product's second factors are picked from
+    period: int = 0  # rows after which the values of all columns repeat, if nothing is reduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,9 @@ def _in_place_of(region: Region) -> dict[str, str]:
 
 
 def _fused(region: Region, target: Target) -> list[Lowered]:
-    """One program of everything in a region over rows, or with a product."""
+    """One program of everything in a region over rows, or with a product; none of no elements."""
+    if not any(v.elements for v in region.outputs.values()):
+        return []
     numbers: dict[str, int] = {}
 
     def number(name: str) -> int:
@@ -164,8 +172,9 @@ def _fused(region: Region, target: Target) -> list[Lowered]:
     chosen = picks_for(region.nodes[0], region.calls[0], target) if first else None
     picked = chosen.matrices if chosen else 0
     shape = _Shape(
-        region.elements, region.columns, inputs, steps, outputs, product, constant, short, picked
-    )
+        region.elements, region.columns, inputs, steps, outputs, product, constant, short, picked,
+        0 if first else _period(region),
+    )  # fmt: skip
     program = _program(shape, target)
     if program is None:
         return []
@@ -251,7 +260,34 @@ def _program(shape: _Shape, target: Target) -> Program | None:
         return flat_program("rows", shape.elements, values, chip=target.chip, cores=target.cores)
     rows = shape.elements // shape.columns
     cores = target.cores if rows >= target.cores else 1
-    return row_program("rows", rows, shape.columns, values, chip=target.chip, cores=cores)
+    found = row_program("rows", rows, shape.columns, values, chip=target.chip, cores=cores)
+    return min(
+        (found, *_by_plane(shape, values, target)), key=lambda p: price(p, target.chip).total_s
+    )
+
+
+def _by_plane(shape: _Shape, values: Values, target: Target) -> Iterator[Program]:
+    """The same with a plane, such as a channel, on each partition: its values are loaded once."""
+    columns, period = shape.columns or 1, shape.period
+    if not period or columns > LONGEST_RUN or shape.elements % (columns * period * target.cores):
+        return
+    images = shape.elements // (columns * period * target.cores)
+    yield planes_program(
+        "planes", period, images, columns, values, chip=target.chip, cores=target.cores
+    )
+
+
+def _period(region: Region) -> int:
+    """After how many rows the values of all columns repeat; 0 if they differ, or rows are reduced."""
+    kinds = {v.kind for v in (*region.inputs.values(), *region.outputs.values())}
+    periods = {v.period for v in region.inputs.values() if v.kind is Kind.COLUMN}
+    if Kind.ROW in kinds or len(periods) != 1 or any(s.kind is Kind.ROW for s in region.steps):
+        return 0
+    if region.reduces or any(v.kind is Kind.COLUMN for v in region.outputs.values()):
+        return 0
+    (period,) = periods
+    rows = region.elements // (region.columns or region.elements)
+    return period if 1 < period < rows else 0
 
 
 def _product(

@@ -12,6 +12,8 @@ from types import MappingProxyType
 import torch
 from torch.fx import Graph, Node
 
+from .whole_calls import note_of
+
 __all__ = ["recovered"]
 
 aten = torch.ops.aten
@@ -25,8 +27,11 @@ _WHOLE = MappingProxyType(
         "aten.gelu_backward.default": (aten.gelu_backward.default, aten.mul.Tensor),
         "aten.log_sigmoid_forward.default": (aten.log_sigmoid_forward.default, aten.sub.Tensor),
         "aten.log_sigmoid_backward.default": (aten.log_sigmoid_backward.default, aten.mul.Tensor),
+        "aten.softplus.default": (aten.softplus.default, aten.where.self),
+        "aten.softplus_backward.default": (aten.softplus_backward.default, aten.where.self),
     }
 )
+_NUMBERED = (aten.softplus.default, aten.softplus_backward.default)
 _CAST = torch.ops.prims.convert_element_type.default
 _Key = tuple[str, int, tuple[str, ...]]
 _FUNCTIONS = (aten.exp.default, aten.sigmoid.default, aten.erf.default, aten.tanh.default)
@@ -101,16 +106,29 @@ def _join(graph: Graph, parts: Sequence[Node], call: Sequence[Node]) -> None:
     kept = [n for n in parts if any(user not in own for user in n.users) and _uncast(n) is not x]
     read = {_uncast(n, own) for part in parts for n in part.all_input_nodes} - own
     others = read - {x}  # the gradient
-    if kept != [last] or x not in read or len(others) != ("backward" in str(op)):
+    backward = "backward" in str(op)  # which may read of the argument what the forward made of it
+    if kept != [last] or (x not in read and not backward) or len(others) != backward:
         return
     functions = sum(n.target in _FUNCTIONS for n in parts)
     if _uncast(last).target is not end or functions > 1:  # two calls that nothing tells apart
         return
     by_tanh = "gelu" in str(op) and any(n.target is aten.tanh.default for n in call)
+    numbers = _numbers(last) if op in _NUMBERED else ()
+    if numbers is None:
+        return
     with graph.inserting_after(last):
-        new = graph.call_function(op, (*others, x), {"approximate": "tanh"} if by_tanh else {})
+        given = (*others, x, *numbers)
+        new = graph.call_function(op, given, {"approximate": "tanh"} if by_tanh else {})
     new.meta = dict(last.meta)
     last.replace_all_uses_with(new)
+
+
+def _numbers(node: Node) -> tuple[float, ...] | None:
+    """Those that the call was given which a node was made of; None if they are not known."""
+    note = note_of(node)
+    if note is None or note.call is None:
+        return None
+    return tuple(a for a in note.call.arguments if isinstance(a, (int, float)))
 
 
 def _argument(call: Sequence[Node]) -> Node | None:

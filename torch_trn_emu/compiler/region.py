@@ -32,12 +32,16 @@ BY_ROW = frozenset(("activation", "tensor_copy", "tensor_scalar", "tensor_tensor
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value at a region's edge: the node that makes it, and how it lies over the region."""
+    """A value at a region's edge: the node that makes it, and how it lies over the region.
+
+    period  of a COLUMN: after so many rows its values repeat
+    """
 
     node: str
     dtype: str
     kind: Kind
     elements: int
+    period: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -23,7 +23,7 @@ from ..torch_private import OpOverload, tree_leaves
 from .calls import plain
 from .region import Region, users_of
 
-__all__ = ["call_of_graph", "noted"]
+__all__ = ["call_of_graph", "note_of", "noted"]
 
 # In a node's `custom` metadata, with the operator's name: a backward node gets those of the forward
 # node as well, and copies of them.
@@ -95,7 +95,7 @@ def call_of_graph(regions: Sequence[Region]) -> Call | None:
     held = [(n, c) for n, c in held if not _writes_back(n, made)]
     if not held:
         return None
-    notes = [_note_of(n) for n, _ in held]
+    notes = [note_of(n) for n, _ in held]
     call = notes[0].call if notes[0] else held[0][1]
     alone = len(held) == 1 or (notes[0] and all(n and n.number == notes[0].number for n in notes))
     if not alone or call is None or _left(made) - Counter(map(_size, call.outputs)):
@@ -109,7 +109,7 @@ def _is_free(call: Call) -> bool:
     return row is not None and row.status == "free"
 
 
-def _note_of(node: Node) -> _Note | None:
+def note_of(node: Node) -> _Note | None:
     """The note of the operator that torch says a node is made of."""
     note: _Note | None = (node.meta.get("custom") or {}).get(
         f"{NOTE}{node.meta.get('original_aten')}"
@@ -118,9 +118,10 @@ def _note_of(node: Node) -> _Note | None:
 
 
 def _writes_back(node: Node, made: Mapping[Node, Call]) -> bool:
-    """Whether it copies to the graph's input what the graph has made for it."""
+    """Whether it copies to the graph's input what the graph has made for it, or what it is."""
     copies = node.target is torch.ops.aten.copy_.default
-    return copies and node.args[0].op == "placeholder" and node.args[1] in made  # type: ignore[union-attr]
+    given = (node.args[0], *made)
+    return copies and node.args[0].op == "placeholder" and node.args[1] in given  # type: ignore[union-attr]
 
 
 def _left(made: Mapping[Node, Call]) -> Counter[tuple[str, int]]:

@@ -33,9 +33,11 @@ def fills_in_place(node: Node) -> bool:
 
 
 def is_written_back(node: Node) -> bool:
-    """Whether a node copies to an input what was written there already."""
+    """Whether a node copies to an input what was written there already, or what it is."""
     given = node.args[0] if node.args else None
-    return isinstance(given, Node) and given.op == "placeholder" and _back(given) is node
+    if not isinstance(given, Node) or given.op != "placeholder":
+        return False
+    return _back(given) is node or (node.target is aten.copy_.default and node.args[1] is given)
 
 
 def places_of(nodes: Iterable[Node]) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from .layout import Layout, layout_of
 from .tiles import RowTiles, box, columns_of
 from .values import JOINED, MOST_SUMMED, NEUTRAL, SUMMING, Kind, RowStep, Values
 
-__all__ = ["flat_program", "row_program"]
+__all__ = ["flat_program", "planes_program", "row_program"]
 
 FLAT_COLUMNS = (2048, 1024)  # chosen: 8 KiB of float32, enough for DMA's full rate, or half of it
 
@@ -43,6 +43,16 @@ def row_program(
         if program.chunks == 1 or (layout.values == 1 and not layout.missing):
             return program.build()
     raise KeyError(f"{columns} x {inner} elements of a row, which SBUF does not hold at once")
+
+
+def planes_program(
+    name: str, planes: int, images: int, pixels: int, values: Values, *, chip: Chip, cores: int = 1
+) -> Program:
+    """The steps over [images, planes, pixels], one core's share of the images: a COLUMN has one
+    value a plane, and nothing is reduced.
+    """
+    layout = Layout(rows=planes, columns=images * pixels, run=pixels)
+    return _RowProgram(Builder(name, cores=cores), layout, values, chip).build()
 
 
 def flat_program(

@@ -40,6 +40,8 @@ class Layout:
     together: int = 1  # blocks of a line
     pieces: int = 1  # lines of a block
     whole: int = 1  # elements that no two pieces share
+    # Elements of a row that lie together, if not all: in memory it is [columns / run, rows, run].
+    run: int = 0
 
     @property
     def lines(self) -> int:

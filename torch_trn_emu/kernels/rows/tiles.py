@@ -16,6 +16,7 @@ __all__ = ["RowTiles", "box", "columns_of"]
 
 # Of a partition, for tiles of one column and sums on their way from PSUM (chosen).
 SMALL_BYTES = 8192
+RUNS = 2048  # elements of a row, in runs, that are loaded together (chosen: DMA's full rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,9 @@ class RowTiles(Order):
             4 if n in self.steps else itemsize(self.inputs[n].dtype) for n in self.of(Kind.ROW)
         )
         each = parts * sum(map(self._bytes, self.of(Kind.FULL)))
+        if self.layout.run:  # tiles that move while others are worked on
+            room = min(RUNS, int(usable // max(each, 1)))
+            return evenly(self.columns, max(room, self.layout.run), self.layout.run)
         longer = self.columns > WIDE and self.layout.values == 1
         if longer and self.reads_once:  # chunks, which move while others are worked on
             return evenly(self.columns, WIDE, whole)
@@ -169,8 +173,14 @@ class RowTiles(Order):
         if self.layout.missing:
             yield from self._uneven(tile, hbm, self.layout.columns)
             return
-        at = (r0 + h * P) * self.columns + c0
-        there = Access(buffer=hbm, offset=at, pattern=((self.columns, size), (1, count)))
+        row, run = r0 + h * P, self.layout.run
+        if run:
+            lines = self.layout.rows
+            at, runs = row * run + c0 * lines, (lines * run, count // run)
+            there = Access(buffer=hbm, offset=at, pattern=((run, size), runs, (1, run)))
+        else:
+            at = row * self.columns + c0
+            there = Access(buffer=hbm, offset=at, pattern=((self.columns, size), (1, count)))
         yield box(tile, size, count, part=h), there
 
     def _uneven(self, tile: Buffer, hbm: Buffer, pitch: int) -> Iterator[tuple[Access, Access]]:
