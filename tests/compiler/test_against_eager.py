@@ -11,6 +11,7 @@ import torch_trn_emu
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 META = torch.device("meta")
+META_CHANNELS = torch.empty(64, 1, device=META)
 
 
 class Block(nn.Module):
@@ -52,8 +53,18 @@ CASES = {
     "linear": (nn.Upsample(scale_factor=2, mode="linear"), (4, 64, 256)),
     "reflection": (nn.ReflectionPad2d(1), (16, 64, 56, 56)),
     "group norm": (nn.GroupNorm(8, 64, device=META), (32, 64, 56, 56)),
+    "group norm of small images": (
+        nn.Sequential(nn.GroupNorm(32, 512, device=META), nn.SiLU()), (8, 512, 14, 14)
+    ),
+    "batch norm of small images": (
+        nn.Sequential(nn.BatchNorm2d(512, device=META), nn.ReLU()), (8, 512, 14, 14)
+    ),
+    "batch norm as learned": (
+        nn.Sequential(nn.BatchNorm2d(512, device=META).eval(), nn.ReLU()), (8, 512, 7, 7)
+    ),
+    "channels": (lambda x: x.view(32, 64, 196) * META_CHANNELS + META_CHANNELS, (32, 64, 14, 14)),
     "dropout": (nn.Dropout(0.1), (4096, 1024)),
-}
+}  # fmt: skip
 
 
 def device_us(name: str, mode: str, *, backward: bool) -> float:

@@ -148,6 +148,13 @@ def group_norm(x, w, b):
     return y * w.view(1, 16, 1) + b.view(1, 16, 1)
 
 
+def sunk(x, w, m):
+    """All of the first region goes to the one that reads it; a third one comes after both."""
+    y = (x.view(4, 2, 512) - m.view(4, 2, 1)) * m.view(4, 2, 1)
+    z = y.view(4, 16, 64) * w.view(1, 16, 1)
+    return z, z.sum(2) * w
+
+
 # What a region once computed otherwise, each with the operands that showed it.
 ONCE_WRONG = {
     "floor": (lambda x: (x * 3).floor() + 1, (32, 64)),
@@ -174,6 +181,10 @@ ONCE_WRONG = {
     ),
     "a class of each row": (class_gradient, (32, 64), (32, 1), (32, 1)),
     "groups, then channels": (group_norm, (4, 16, 64), (16,), (16,)),
+    "a region that sinks": (sunk, (4, 16, 64), (16,), (4, 2)),
+    "channels": (
+        lambda x, w, b: (x * w.view(1, 16, 1) + b.view(1, 16, 1)).tanh(), (4, 16, 64), (16,), (16,)
+    ),
     "powers": (lambda x: (x.pow(1) + x.pow(2)) * x, (32, 64)),
     "a product and one element": (lambda x, w, s: x @ w * s, (64, 128), (128, 128), (1,)),
     "gelu by tanh": (

@@ -1,12 +1,14 @@
 """No cliffs: an operator takes about as long as one whose dimension is longer by one."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
+import torch
 
 import torch_trn_emu
 
-from .families import FAMILIES
+from .families import FAMILIES, empty
 
 # Around the sizes to which programs are cut.
 EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -63,3 +65,25 @@ def cliffs(family: str) -> Iterator[tuple[int, float, float]]:
 def test_neighbours_take_about_as_long(family: str) -> None:
     found = [f for f in cliffs(family) if (family, f[0]) not in STEPS]
     assert not found
+
+
+COLUMNS = (8, 16, 32, 48, 63, 64, 65, 66, 96, 128)
+ALONG_COLUMNS = {
+    "softmax": lambda x: x.softmax(0),
+    "log_softmax": lambda x: x.log_softmax(0),
+    "gradient of softmax": lambda x: torch.ops.aten._softmax_backward_data(x, x, 0, x.dtype),
+    "logsumexp": lambda x: x.logsumexp(0),
+    "cumsum": lambda x: x.cumsum(0),
+    "argmax": lambda x: x.argmax(0),
+    "amax": lambda x: x.amax(0),
+    "var": lambda x: x.var(0),
+}
+
+
+@pytest.mark.parametrize("name", ALONG_COLUMNS)
+def test_more_columns_take_no_less(name: str) -> None:
+    """Also where another program is the better one from some number of columns on."""
+    call = ALONG_COLUMNS[name]
+    times = [torch_trn_emu.estimate(call, empty(8192, n)).device_us for n in COLUMNS]
+    for n, (before, after) in zip(COLUMNS[1:], pairwise(times), strict=True):
+        assert 0.95 * before < after, (n, before, after)

@@ -1,6 +1,7 @@
 """From regions to engine programs, each with the tensors that it reads and makes."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -34,8 +35,7 @@ from .written_back import fills_in_place, is_written_back
 
 __all__ = ["Lowered", "lowered", "lowered_call"]
 
-# Elements of a plane up to which its program may have planes on partitions (chosen: longer ones fill
-# tiles by themselves).
+# Elements of a plane up to which planes may lie on partitions (chosen: longer ones fill a tile).
 LONGEST_RUN = 2048
 
 # A step without names: opcode, attributes, operands and result by number, kind, engine, dtype.
@@ -272,13 +272,13 @@ def _by_plane(shape: _Shape, values: Values, target: Target) -> Iterator[Program
     if not period or columns > LONGEST_RUN or shape.elements % (columns * period * target.cores):
         return
     images = shape.elements // (columns * period * target.cores)
-    yield planes_program(
-        "planes", period, images, columns, values, chip=target.chip, cores=target.cores
-    )
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
+    with suppress(KeyError):  # more than SBUF holds
+        yield planes_program("planes", period, images, columns, values, **options)
 
 
 def _period(region: Region) -> int:
-    """After how many rows the values of all columns repeat; 0 if they differ, or rows are reduced."""
+    """After how many rows the values of all columns repeat, 0 if they differ or are reduced."""
     kinds = {v.kind for v in (*region.inputs.values(), *region.outputs.values())}
     periods = {v.period for v in region.inputs.values() if v.kind is Kind.COLUMN}
     if Kind.ROW in kinds or len(periods) != 1 or any(s.kind is Kind.ROW for s in region.steps):

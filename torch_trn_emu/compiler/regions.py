@@ -74,7 +74,7 @@ def _ordered(regions: Sequence[Region]) -> list[Region]:
         if region.number in placed:
             return
         placed.add(region.number)
-        for number in sorted(region.above & by_number.keys()):  # others have sunk into their readers
+        for number in sorted(region.above & by_number.keys()):  # others sank into their readers
             place(by_number[number])
         done.append(region)
 

@@ -48,9 +48,7 @@ def row_program(
 def planes_program(
     name: str, planes: int, images: int, pixels: int, values: Values, *, chip: Chip, cores: int = 1
 ) -> Program:
-    """The steps over [images, planes, pixels], one core's share of the images: a COLUMN has one
-    value a plane, and nothing is reduced.
-    """
+    """The steps over a core's [images, planes, pixels]: a COLUMN is of planes, none is reduced."""
     layout = Layout(rows=planes, columns=images * pixels, run=pixels)
     return _RowProgram(Builder(name, cores=cores), layout, values, chip).build()
 

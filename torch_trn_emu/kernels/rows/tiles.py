@@ -127,8 +127,10 @@ class RowTiles(Order):
         )
         each = parts * sum(map(self._bytes, self.of(Kind.FULL)))
         if self.layout.run:  # tiles that move while others are worked on
-            room = min(RUNS, int(usable // max(each, 1)))
-            return evenly(self.columns, max(room, self.layout.run), self.layout.run)
+            most = max(self.layout.run, min(RUNS, int(usable // each)))
+            if most * each > usable:
+                raise KeyError(f"runs of {most} elements, more than SBUF holds of all values")
+            return evenly(self.columns, most, self.layout.run)
         longer = self.columns > WIDE and self.layout.values == 1
         if longer and self.reads_once:  # chunks, which move while others are worked on
             return evenly(self.columns, WIDE, whole)
