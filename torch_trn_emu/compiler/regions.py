@@ -260,7 +260,7 @@ class _Cutter:
         for key, value in b.inputs.items():
             if key not in names:
                 a.inputs.setdefault(key, value)
-        a.made = {k: v for k, v in b.made.items() if k not in names} | a.made
+        a.made |= {k: v for k, v in b.made.items() if k not in names and k not in a.made}
         a.alias |= {k: names.get(v, v) for k, v in b.alias.items()}
         a.columns = a.columns or b.columns
         a.nodes += b.nodes
