@@ -257,16 +257,28 @@ REASONS = (
         why="more than",
     ),
     Reason(
+        r"test_ring_attention_sdpa",
+        "Ring attention on four ranks in 48 combinations of options: more than the limit of a test "
+        "on a shared host.",
+        why="more than",
+    ),
+    Reason(
+        r"test_dtensor_unflatten_1d",
+        "Flattens and unflattens every shape with up to four dimensions on eight ranks: more than "
+        "the limit of a test on a shared host.",
+        why="more than",
+    ),
+    Reason(
+        r"test_inductor_all_reduce_cpu",
+        "Compiles C++ for tensors of the CPU by Inductor, its C++ wrapper and AOTInductor: more "
+        "than the limit of a test on a shared host.",
+        why="more than",
+    ),
+    Reason(
         r"test_diff_hyperparams",
         "Ten training steps for each of 96 combinations of options: more than the limit of a "
         "test on a shared host.",
         why="more than",
-    ),
-    Reason(
-        r"",
-        "Asks `scaled_dot_product_attention` for CUDA's memory-efficient kernel. trn has the flash "
-        "and the math backend, as the CPU has.",
-        why="No viable backend for scaled_dot_product_attention",
     ),
     Reason(
         r"ProcessGroupNCCLOpTest.test_(allreduce|reduce)_ops",

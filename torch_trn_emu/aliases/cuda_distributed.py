@@ -73,6 +73,8 @@ def install(translated: Callable[..., Any]) -> None:
     device_mesh.init_device_mesh = dist.init_device_mesh = mesh
     kind: Any = device_mesh.DeviceMesh
     kind.__init__ = translated(kind.__init__)
+    text_of = kind.__repr__
+    kind.__repr__ = wraps(text_of)(lambda self: text_of(self).replace("'trn'", "'cuda'"))
 
     # Writers of checkpoints compare it with the device of tensors, of which they hear the real one.
     utilities._get_available_device_type = lambda: "trn"

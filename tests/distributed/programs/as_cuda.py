@@ -41,6 +41,7 @@ assert leaf.grad.tolist() == [2.0 * dist.get_world_size()] * 2
 torch.manual_seed(0)
 model = DistributedDataParallel(nn.Linear(8, 8).cuda(), device_ids=[local])
 mesh = dist.device_mesh.init_device_mesh("cuda", (dist.get_world_size(),))
+assert "'cuda'" in repr(mesh), mesh
 sharded = nn.Linear(8, 8).cuda()
 fully_shard(sharded, mesh=mesh)
 for net in (model, sharded):
