@@ -124,6 +124,11 @@ void multiply_into(const Tensor& c, const Shape& s, const Tensor& a, const Tenso
                  addend);
 }
 
+// A sum of no products is zero, whatever it is multiplied by.
+Scalar scale_of(const Tensor& a, const Scalar& alpha) {
+  return a.dim() > 0 && a.size(-1) == 0 ? Scalar(0) : alpha;
+}
+
 Tensor resolved(HostCall& call, const Tensor& tensor) { return call.alias(tensor).resolve_neg(); }
 
 // The operands of a product on the host. Where one has few lines, the other is its rounded copy, if
@@ -153,7 +158,7 @@ class HostOperands {
   Tensor product(const std::optional<Tensor>& addend, const Scalar& beta, const Scalar& alpha,
                  at::ScalarType out_dtype) const {
     if (!panels_.defined())
-      return product_on_host(a_, b_, formats_, addend, beta, alpha, out_dtype);
+      return product_on_host(a_, b_, formats_, addend, beta, scale_of(a_, alpha), out_dtype);
     const int64_t m = a_.size(0), n = b_.size(1);
     Tensor out = at::empty({m, n}, a_.options().dtype(out_dtype)), added;
     numerics::Addend plus;
@@ -164,7 +169,8 @@ class HostOperands {
     }
     numerics::gemm_packed(m, n, b_.size(0), first_operand(a_, formats_.first),
                           static_cast<const uint32_t*>(panels_.const_data_ptr()),
-                          result_of(out, false), alpha.toFloat(), beta.toFloat(), plus);
+                          result_of(out, false), scale_of(a_, alpha).toFloat(), beta.toFloat(),
+                          plus);
     return out;
   }
 
@@ -373,11 +379,12 @@ std::optional<Tensor> summed(const char* name, const Tensor& self, const Tensor&
   Shape each = *shape;
   each.batch = 1;
   each.result = sizes;
+  const Scalar scale = scale_of(x, alpha);
   for (int64_t i = 0; i < shape->batch; ++i) {
     if (host().foreign)
-      sum = product_on_host(x[i], y[i], *formats, sum, 1, alpha, at::kFloat);
+      sum = product_on_host(x[i], y[i], *formats, sum, 1, scale, at::kFloat);
     else
-      multiply_into(sum, each, x[i], y[i], *formats, {&sum, 1.0f, alpha.toFloat()});
+      multiply_into(sum, each, x[i], y[i], *formats, {&sum, 1.0f, scale.toFloat()});
   }
   launch.retire();
   return call.adopt(round_result(std::move(sum), a.scalar_type()));
@@ -414,7 +421,7 @@ Tensor host_product(const Tensor& a, const Tensor& b, OperandFormats formats,
               " cannot be multiplied");
   const Tensor x = a.resolve_neg(), y = b.resolve_neg();
   Tensor out = at::empty(shape->result, x.options().dtype(out_dtype));
-  Addition add{nullptr, beta.toFloat(), alpha.toFloat()};
+  Addition add{nullptr, beta.toFloat(), scale_of(x, alpha).toFloat()};
   Tensor added;
   if (addend.has_value()) {
     added = addend->resolve_neg();

@@ -101,6 +101,27 @@ def test_strided_operands_give_what_contiguous_ones_give(layout):
     assert torch.equal(torch.mm(a.trn(), b.trn()), torch.mm(a.contiguous().trn(), b.trn()))
 
 
+@policies
+@pytest.mark.parametrize("alpha", [float("-inf"), float("nan"), 2.0])
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("addmm", ((5, 0), (0, 10))),
+        ("_addmm_activation", ((5, 0), (0, 10))),
+        ("addmv", ((10, 0), (0,))),
+        ("baddbmm", ((2, 5, 0), (2, 0, 10))),
+        ("addbmm", ((2, 5, 0), (2, 0, 10))),
+    ],
+)
+def test_a_sum_of_no_products_is_zero_whatever_the_scale(policy, alpha, name, shapes):
+    """As the host has it: alpha times nothing is no NaN."""
+    a, b = (torch.zeros(shape).trn() for shape in shapes)
+    with torch_trn_emu.precision(policy):
+        got = getattr(torch, name)(torch.ones(10).trn(), a, b, beta=0.5, alpha=alpha)
+    assert got.eq(0.5).all()
+    assert got.numel()
+
+
 def test_in_place_and_out_forms_equal_the_functional_one():
     a, b, c = draw(6, 40).trn(), draw(40, 5, seed=1).trn(), draw(6, 5, seed=2).trn()
     wanted, out, grown = (
