@@ -26,7 +26,7 @@ FEW = (
     "addcmul arange clone exponential geometric index_reduce.amin native_batch_norm rot90 softmax"
     " special.i1 tril uniform var_mean nn.functional.grid_sample nn.functional.hardsigmoid"
     " nn.functional.hardtanh nn.functional.huber_loss nn.functional.logsigmoid"
-    " nn.functional.rms_norm nn.functional.softplus _softmax_backward_data"
+    " nn.functional.rms_norm _softmax_backward_data"
 ).split()
 APART = "PyTorch has a Python kernel that takes it apart before any backend sees it."
 AGAIN = (

@@ -72,11 +72,8 @@ ALONG_COLUMNS = {
     "softmax": lambda x: x.softmax(0),
     "log_softmax": lambda x: x.log_softmax(0),
     "gradient of softmax": lambda x: torch.ops.aten._softmax_backward_data(x, x, 0, x.dtype),
-    "logsumexp": lambda x: x.logsumexp(0),
     "cumsum": lambda x: x.cumsum(0),
     "argmax": lambda x: x.argmax(0),
-    "amax": lambda x: x.amax(0),
-    "var": lambda x: x.var(0),
 }
 
 
