@@ -57,8 +57,9 @@ void embedding_bag(const IValue* arguments) {
                 " of per_sample_weights, but found ", found,
                 "; they have the same type as weight. Convert one of them with to().");
   }
+  const at::Tensor& offsets = arguments[2].toTensor();
   const int64_t indices = arguments[1].toTensor().numel();
-  TORCH_CHECK(indices == 0 || arguments[2].toTensor().numel() > 0 ||
+  TORCH_CHECK(indices == 0 || offsets.numel() > 0 || offsets.dim() != 1 ||  // the host refuses it
                   sums_by_bags(weight, arguments[4].toInt(), arguments[8].toInt()),
               "embedding_bag: offsets is empty, but there are ", indices,
               " indices, each of which belongs to a bag. Pass where each bag begins.");

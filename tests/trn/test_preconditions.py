@@ -47,6 +47,14 @@ def test_indices_in_no_bag(dtype, mode, padding, strided):
             bags(some)
 
 
+def test_embedding_bag_says_first_that_offsets_have_one_dimension():
+    weight = torch.ones(4, 3, device="trn")
+    indices = torch.zeros(2, dtype=torch.int64, device="trn")
+    offsets = torch.zeros(2, 0, dtype=torch.int64, device="trn")
+    with pytest.raises(RuntimeError, match="1D Tensor"):
+        torch.embedding_bag(weight, indices, offsets)
+
+
 @pytest.mark.parametrize("driver", ["gelsy", "gels", "gelsd", "gelss"])
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 def test_least_squares_without_a_right_hand_side(driver, batch):
