@@ -49,6 +49,7 @@ constexpr HostArgument kHostArguments[] = {
     {"aten::_nested_tensor_from_tensor_list", "list"},
     {"aten::_pin_memory", "self"},
     {"aten::_foreach_", "scalars"},
+    {"aten::_fused_", "lr"},
 };
 
 bool may_stay_on_host(std::string_view op, std::string_view argument) {

@@ -51,6 +51,19 @@ def test_a_fused_optimizer_trains_as_on_the_host(kind):
     assert_same_on_trn(lambda device: train(device, lambda p: kind(p, **options)))
 
 
+@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
+@pytest.mark.parametrize("on_trn", [False, True], ids=["host", "trn"])
+@pytest.mark.parametrize("kind", FUSED, ids=lambda kind: kind.__name__)
+def test_a_fused_optimizer_takes_its_rate_from_a_tensor(kind, on_trn, shape):
+    """Which may stay on the host, as on CUDA."""
+
+    def trained(device):
+        rate = torch.full(shape, 0.1, device=device if on_trn else "cpu")
+        return train(device, lambda p: kind(p, lr=rate, fused=True))
+
+    assert_same_on_trn(trained)
+
+
 @pytest.mark.parametrize("options", [{}, {"line_search_fn": "strong_wolfe"}], ids=str)
 def test_lbfgs_with_a_closure(options):
     make = lambda p: optim.LBFGS(list(p), max_iter=4, **options)  # noqa: E731
