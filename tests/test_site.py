@@ -32,6 +32,7 @@ def test_an_example_of_a_page_runs(code):
         torch.backends.trn.matmul.precision = before
 
 
+@pytest.mark.conformance  # `make docs`, which CI runs as well, runs them
 @pytest.mark.parametrize(
     "arguments",
     [["survive_mxfp8.py", "--steps", "12"], ["step_time.py"], ["several_ranks.py", "--ranks", "2"]],

@@ -15,6 +15,8 @@ from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Program, Role, validate
 from torch_trn_emu.kernels.copy_runs import copy_runs
 from torch_trn_emu.kernels.reduce_leading import reduce_columns
+from torch_trn_emu.kernels.reduce_spread import moments_spread, reduce_spread
+from torch_trn_emu.kernels.variance import moments_of_columns
 from torch_trn_emu.ops import OPS, dense
 from torch_trn_emu.ops.elementwise import BINARY, CHOSEN, TERNARY, UNARY
 from torch_trn_emu.ops.normalization import ROW_OPS, row_op
@@ -218,9 +220,37 @@ def test_long_rows_fit(name: str) -> None:
 def test_reductions_of_columns(outer: int, rows: int, columns: int) -> None:
     x = _data(outer, rows, columns)
     for op, expected in (("add", x.double().sum(1)), ("max", x.amax(1))):
-        program = reduce_columns(outer, rows, columns, op=op, chip=CHIP)
-        (out,) = _run(program, [x.reshape(-1, columns)])
-        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
+        for make in (reduce_columns, reduce_spread):
+            program = make(outer, rows, columns, op=op, chip=CHIP)
+            (out,) = _run(program, [x.reshape(-1, columns)])
+            np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    outer=st.integers(1, 3),
+    rows=st.integers(2, 40),
+    columns=st.sampled_from((1, 127, 130, 700, 70_000)),
+    root=st.booleans(),
+)
+def test_moments_of_columns(outer: int, rows: int, columns: int, root: bool) -> None:
+    x = _data(outer, rows, columns if outer == 1 or columns < 1000 else 999)
+    columns = x.shape[-1]
+    expected = (x.double().std(1) if root else x.double().var(1), x.double().mean(1))
+    for make in (moments_of_columns, moments_spread):
+        program = make(outer, rows, columns, less=1.0, root=root, chip=CHIP)
+        for out, wanted in zip(_run(program, [x.reshape(-1, columns)]), expected, strict=True):
+            np.testing.assert_allclose(out, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_work_of_spread_reductions() -> None:
+    """What is done to the elements first, and to the result last, with columns left over."""
+    x = _data(9, 4099)
+    before = (("activation", (("op", "square"), ("scale", 1.0))),)
+    after = (("activation", (("op", "sqrt"), ("scale", 1.0))),)
+    program = reduce_spread(1, 9, 4099, op="add", chip=CHIP, before=before, after=after)
+    (out,) = _run(program, [x])
+    np.testing.assert_allclose(out[0], x.double().norm(dim=0), rtol=1e-4, atol=1e-5)
 
 
 def test_runs() -> None:

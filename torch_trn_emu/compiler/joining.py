@@ -25,6 +25,9 @@ __all__ = ["MOST_ALONE", "MOST_TRIED", "Attempt"]
 # Elements of a row that is a region's only one, on one core: there is no other way up to the first,
 # and none to try beyond the second (chosen).
 MOST_ALONE, MOST_TRIED = 1 << 19, 1 << 22
+# Sums over few rows of many columns are regions of their own: their columns lie on the partitions,
+# not their rows (chosen).
+WIDE_SUMS, MUCH_WIDER = 4096, 16
 _SHORT = frozenset(("bfloat16", "float16"))
 _CASTS = frozenset(("_to_copy", "clone", "lift_fresh_copy"))
 
@@ -321,6 +324,9 @@ class Attempt:
         return True
 
     def _over_rows(self, operand: Node, columns: int) -> bool:
+        rows = self.region.elements // columns
+        if columns >= max(WIDE_SUMS, rows * MUCH_WIDER):
+            return False
         if columns == 1 or not self._fix(columns):
             return False
         x = self._operand(operand)

@@ -13,7 +13,7 @@ from .rows import row_program
 from .rows.layout import JOINED, layout_of
 from .rows.values import Input, Kind, Output, Values, reduced, step
 
-__all__ = ["moments_of_columns", "moments_of_rows"]
+__all__ = ["finished", "moments_of_columns", "moments_of_rows"]
 
 
 def moments_of_rows(
@@ -79,7 +79,7 @@ def _stats_of_rows(
                 b.emit("bn_stats", to, rows_of(data, size, of, piece * BN_STATS))
         b.emit("bn_aggr", rows_of(pair, size, 2), rows_of(stats, size, 6 * pieces))
         mean, var = (rows_of(pair, size, 1, n) for n in (0, 1))
-        _finish(b, rows_of(done, size, 1), var, _factor(columns, less), root)
+        finished(b, rows_of(done, size, 1), var, _factor(columns, less), root)
         b.emit("tensor_copy", rows_of(done, size, 1, 1), mean)
         for n, hbm in enumerate(stored):
             b.store(rows_of(hbm, size, 1, r0), rows_of(done, size, 1, n))
@@ -112,7 +112,7 @@ def moments_of_columns(
                 b.fresh(done)
                 to, source_ = rows_of(done, 1, count), rows_of(value, 1, count)
                 if name == "var":
-                    _finish(b, to, source_, _factor(rows, less), root)
+                    finished(b, to, source_, _factor(rows, less), root)
                 else:
                     b.emit("tensor_copy", to, source_)
                 b.store(rows_of(stored[name], 1, count, o * columns + c0), to)
@@ -179,7 +179,8 @@ def _factor(count: int, less: float) -> float:
     return count / (count - less) if count > less else inf
 
 
-def _finish(b: Builder, to: Access, variance: Access, factor: float, root: bool) -> None:
+def finished(b: Builder, to: Access, variance: Access, factor: float, root: bool) -> None:
+    """Store a variance, or its root, from what is `factor` times smaller."""
     if root:
         b.emit("activation", to, variance, op="sqrt", scale=factor)
     else:

@@ -6,12 +6,11 @@ Status, of the program's shape (each instruction's cost has its own source in `c
   free       metadata only, nothing is launched
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
 from ..calls import Call, Target, TensorArg
-from ..calls.labels import labelled
 from ..isa import Program, Role
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "dense",
     "flat",
     "on_cores_with_work",
-    "row_by_row",
 ]
 
 
@@ -94,28 +92,6 @@ def _work(program: Program) -> list[object]:
         for i in program.instructions()
     ]
     return [buffers, sorted(program.loops().values()), touched]
-
-
-def row_by_row(
-    split: Callable[[Call], tuple[int, int, int]],
-    program: Callable[..., Program],
-    buffers: Callable[[Call], Mapping[str, TensorArg]],
-) -> Lowering:
-    """`program(rows, columns, ...)` of calls that `split` sees as [rows, columns, 1]; `buffers`
-    says what the program's buffers stand for.
-    """
-
-    def lower(call: Call, target: Target) -> Lowered:
-        t = call.tensors[0]
-        if not t.numel:
-            return ()
-        outer, rows, inner = split(call)
-        if inner > 1:
-            raise KeyError(f"{call.name} along columns")
-        options = {"dtype": t.dtype, "chip": target.chip, "cores": target.cores}
-        return (labelled(program(outer, rows, **options), buffers(call)),)
-
-    return lower
 
 
 def around(t: TensorArg, dim: int) -> tuple[int, int, int]:

@@ -11,16 +11,19 @@ from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made, permuted
 from ..isa import Attribute, Program
 from ..kernels.limits import BANK, P
-from ..kernels.pointwise import Step, constant, select, tensor_tensor
+from ..kernels.pointwise import constant, select, tensor_tensor
 from ..kernels.reduce_leading import LINE, beside, columns_outer, columns_reduced
 from ..kernels.reduce_rows import Work, reduce_rows
+from ..kernels.reduce_spread import moments_spread, reduce_spread, spreads
 from ..kernels.row_max import largest_of_rows
 from ..kernels.rows.layout import lies_in_rows
 from ..kernels.variance import moments_of_columns, moments_of_rows
+from ..timing import price
 from .elementwise import flattened, lower_elementwise
 from .foreach import reduce_each
 from .normalization import ROW_OPS, row_op
-from .op import Lowered, Lowering, around, flat, row_by_row
+from .op import Lowered, Lowering, around, flat
+from .row_by_row import row_by_row
 
 __all__ = [
     "all_equal",
@@ -44,7 +47,6 @@ __all__ = [
 
 # rms_norm's when none is given: the distance from 1 to the next number of the dtype.
 _EPS = MappingProxyType({"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10})
-_FEW, _RUN = 8, 128  # rows that are added like so many tensors, and elements of one (chosen)
 _ALONE = 8192  # elements of [rows, inner] that a partition holds at most (chosen)
 _TILE = 400  # elements that a partition works through while an instruction starts (chosen)
 _SERIAL = 65536  # elements that one partition works through at most (chosen)
@@ -148,13 +150,6 @@ def order_of(t: TensorArg, dims: tuple[int, ...]) -> list[int]:
     return [*kept, *(d for d in range(tail) if d in dims), *range(tail, len(t.shape))]
 
 
-def row_of(x: TensorArg, k: int, rows: int, outer: int, inner: int) -> TensorArg:
-    """Row k of a tensor in the order [outer, rows, inner], where one dimension has the rows."""
-    dims = [d for d, n in enumerate(x.shape) if n == rows and prod(x.shape[:d]) == outer]
-    views = tuple(v.at(d, k) for v in x.views[:1] for d in dims[:1] if v.shape == x.shape)
-    return replace(flat(x, outer * inner), views=views)
-
-
 def reduction(describe: Describe) -> Lowering:
     """By the Vector engine along rows, by ones or partition by partition along columns."""
 
@@ -167,20 +162,23 @@ def reduction(describe: Describe) -> Lowering:
         x, out = permuted(t, order_of(t, reduced_dims(call, t))), call.out
         steps: dict[str, Any] = {"op": spec.op, "before": spec.before, "after": spec.after}
         options = {**steps, "dtype": t.dtype, "out_dtype": out.dtype, "chip": target.chip}
-        if inner >= _RUN and 1 < rows <= _FEW and not spec.before:
-            added = [tensor_tensor(spec.op, 0, 1)]
-            added += [tensor_tensor(spec.op, -1, k) for k in range(2, rows)]
-            added += [_on_last(*work) for work in spec.after]
-            few = [row_of(x, k, rows, outer, inner) for k in range(rows)]
-            return (flattened(f"reduce_{spec.op}", added, few, flat(out, outer * inner), target),)
         if outer == inner == 1 and rows > 1024:  # everything: rows first, then the partitions
             return (labelled(reduce_each(((rows, 1),), **options), {"in": x, "out": out}),)
         if _suits_rows(outer, rows, inner, target.cores):
             program = reduce_rows(outer, rows, inner, cores=target.cores, **options)
             return (labelled(program, {"in": x, "out": out}),)
-        return (columns_reduced(x, out, outer, rows, inner, target, **steps),)
+        along = partial(columns_reduced, x, out, outer, rows, inner, target, **steps)
+        if not spreads(outer, rows, inner, target.cores):
+            return (along(),)
+        spread = reduce_spread(outer, rows, inner, cores=target.cores, **options)
+        split = columns_outer(outer, rows, target.cores)
+        return (_faster(along(), labelled(spread, {"in": x, "out": out}, outer=split), target),)
 
     return lower
+
+
+def _faster(a: Program, b: Program, target: Target) -> Program:
+    return min(a, b, key=lambda program: price(program, target.chip).total_s)
 
 
 def _suits_rows(outer: int, rows: int, inner: int, cores: int, line: int = LINE) -> bool:
@@ -239,14 +237,13 @@ def all_equal(call: Call, target: Target) -> Lowered:
     return (*compared, *reduced) if isinstance(reduced, tuple) else reduced
 
 
-def _on_last(opcode: str, attributes: tuple[tuple[str, Attribute], ...]) -> Step:
-    """An instruction of `Work` on the step before."""
-    return Step(opcode=opcode, reads=(-1,), attributes=MappingProxyType(dict(attributes)))
-
-
 def _along(call: Call) -> tuple[int, int, int]:
     t = call.tensors[0]
-    outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
+    dims = reduced_dims(call, t)
+    outer, rows, inner = collapsed(t.shape, dims)
+    if rows == 1:
+        inner = prod(t.shape[max(dims, default=0) + 1 :])
+        outer //= inner
     if outer == inner == 1 and rows > _SERIAL:
         raise KeyError(f"{call.name} over {rows} elements at once")
     return outer, rows, inner
@@ -275,7 +272,11 @@ def moments(call: Call, target: Target) -> Lowered:
         return (labelled(moments_of_rows(outer, rows, inner, **options), stored),)
     split = columns_outer(outer, rows, target.cores)
     split = {n: split.get("in" if n == "in" else "out", 1) for n in stored}
-    return (labelled(moments_of_columns(outer, rows, inner, **options), stored, outer=split),)
+    program = labelled(moments_of_columns(outer, rows, inner, **options), stored, outer=split)
+    if spreads(outer, rows, inner, target.cores):
+        spread = moments_spread(outer, rows, inner, **options)
+        program = _faster(program, labelled(spread, stored, outer=split), target)
+    return (program,)
 
 
 def largest(sign: float) -> Lowering:

@@ -13,7 +13,8 @@ from ..isa import Access, Buffer, Builder, Program, Role, rows_of
 from ..kernels.limits import BANK, WIDE, P, evenly
 from ..kernels.reduce_leading import share_of
 from ..kernels.runs import run_of, runs
-from .op import Lowered, Lowering, around, row_by_row
+from .op import Lowered, Lowering, around
+from .row_by_row import row_by_row, unchanged
 
 __all__ = ["Prefix", "extremes", "logarithms", "scan"]
 
@@ -246,9 +247,8 @@ def cumulate_columns(
 
 
 def _around(call: Call) -> tuple[int, int, int]:
-    """Elements before, along and after the dimension; a single one is a row of its own."""
-    outer, count, inner = around(call.tensors[0], call.argument(1, -1))
-    return (outer, count, inner) if count > 1 else (outer * inner, 1, 1)
+    """Elements before, along and after the dimension."""
+    return around(call.tensors[0], call.argument(1, -1))
 
 
 def scan(op: str) -> Lowering:
@@ -261,6 +261,8 @@ def scan(op: str) -> Lowering:
             "chip": target.chip, "dtype": t.dtype, "out_dtype": call.out.dtype,
         }  # fmt: skip
         held, split = _in_order(call), {}
+        if count == 1 and inner > 1:
+            return (unchanged(held, target),)
         if inner > 1:
             if op != "add":
                 raise KeyError(f"{call.name} along columns")
