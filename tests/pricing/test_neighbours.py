@@ -84,3 +84,35 @@ def test_more_columns_take_no_less(name: str) -> None:
     times = [torch_trn_emu.estimate(call, empty(8192, n)).device_us for n in COLUMNS]
     for n, (before, after) in zip(COLUMNS[1:], pairwise(times), strict=True):
         assert 0.95 * before < after, (n, before, after)
+
+
+ROWS = (1, 2, 3, 8, 9, 31, 32, 64, 100, 128)
+OVER_ROWS = {
+    "sum": lambda x: x.sum(0),
+    "amax": lambda x: x.amax(0),
+    "any": lambda x: x.any(0),
+    "norm": lambda x: torch.linalg.vector_norm(x, dim=0),
+    "var": lambda x: x.var(0),
+    "cummax": lambda x: x.cummax(0),
+    "argmax": lambda x: x.argmax(0),
+}
+
+
+@pytest.mark.parametrize("columns", [300, 1000, 16_383, 65_536])
+@pytest.mark.parametrize("name", OVER_ROWS)
+def test_a_few_rows_more_are_no_cliff(name: str, columns: int) -> None:
+    """Rows of any number of columns; the tensor as a whole grows as the rows do."""
+    call = OVER_ROWS[name]
+    times = [torch_trn_emu.estimate(call, empty(n, columns)).device_us for n in ROWS]
+    for (fewer, more), (before, after) in zip(pairwise(ROWS), pairwise(times), strict=True):
+        assert after < 1.2 * before * more / fewer, (fewer, more, before, after)
+        assert before < 1.2 * after, (fewer, more, before, after)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(9, 65_536), (64, 16_384), (128, 4096), (2048, 384)])
+def test_sums_over_few_rows_compile_to_no_more(rows: int, columns: int) -> None:
+    call = lambda x: (x.relu() + 1).sum(0)  # noqa: E731
+    eager, compiled = (
+        torch_trn_emu.estimate(call, empty(rows, columns), mode=m) for m in ("eager", "compile")
+    )
+    assert compiled.device_us < 1.02 * eager.device_us

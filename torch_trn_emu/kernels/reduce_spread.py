@@ -27,8 +27,9 @@ def spreads(outer: int, rows: int, columns: int, cores: int) -> bool:
 
 
 def _run(columns: int, longest: int) -> int:
-    """Columns of a partition: as many as all partitions share, with few left over."""
-    return min(ceil(columns / P), longest)
+    """Columns of a partition, so that all partitions of as few tiles as possible have as many."""
+    tiles = ceil(columns / (P * longest))
+    return ceil(columns / (P * tiles))
 
 
 class _Runs:
