@@ -5,7 +5,8 @@ import pytest
 from test_values import checks_of
 
 BOUND = "check_meshes_after_device_id"
-CHECKS = [name for name in checks_of("parallel.py") if name != BOUND]
+CHECKS = [*checks_of("parallel.py"), *checks_of("random_dtensors.py")]
+CHECKS.remove(BOUND)
 # What pytest runs; the rest under `make distributed-conformance`.
 FAST = ("check_ddp", "check_fsdp2", "check_tensor_and_sequence_parallel", "check_expert_parallel",
         "check_random_dtensors", "check_dtensor", "check_uneven_pipeline_stages",
