@@ -13,15 +13,30 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch_trn_emu.compiler.operators import apply_precision
 from torch_trn_emu.compiler.reuse import round_once
 
-PROGRAM = """
+PROGRAM = '''
 import torch, json
 from torch._dynamo.utils import counters
 import torch_trn_emu
+from torch_trn_emu.profiler.timeline import timeline
+from torch_trn_emu.profiler.trace import events
 torch.manual_seed(0)
 nn = torch.nn
 model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 1)).to("trn")
 x = torch.randn(16, 32).to("trn")
 compiled = torch.compile(model, backend="trn")
+
+def shown():
+    """What a profile of one more step shows: the page's timeline, the engine lanes of the trace."""
+    with torch_trn_emu.profile() as prof:
+        compiled(x).square().sum().backward()
+    found = [e for e in events(prof.recording) if "executions" in e.get("args", {})]
+    lanes = [[e["tid"], e["name"], e["ts"], e["dur"], e["args"]] for e in found]
+    drawn = timeline(prof.recording)
+    rank = {number: k for k, number in enumerate(sorted(drawn["prices"]))}  # of this process
+    drawn["prices"] = [drawn["prices"][number] for number in rank]
+    drawn["kinds"] = [(rank[number], *rest) for number, *rest in drawn["kinds"]]
+    return {"timeline": drawn, "lanes": lanes}
+
 torch.trn.reset_counters()
 loss = compiled(x).square().sum()
 loss.backward()
@@ -31,8 +46,9 @@ print(json.dumps({
     "counters": torch.trn.counters(),
     "graphs": [r.status for r in torch_trn_emu.compiler.report()],
     "summary": [str(s) for s in torch_trn_emu.compiler.summary()],
+    "shown": shown(),
 }))
-"""
+'''
 
 
 def run(folder: Path, program: str = PROGRAM, **environment: str) -> dict:
@@ -44,15 +60,59 @@ def run(folder: Path, program: str = PROGRAM, **environment: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+EQUAL = ("loss", "counters", "graphs", "summary", "shown")
+
+
+def engines_of_graphs(found: dict) -> set[int]:
+    """The lanes in which compiled graphs are drawn."""
+    return {lane for lane, *_, about in found["shown"]["lanes"] if "graph_" in about["op"]}
+
+
 def test_a_second_process_takes_code_and_price_from_the_cache(tmp_path):
     first, second = run(tmp_path), run(tmp_path)
     assert (first["hits"], second["hits"]) == (0, 1)
-    for key in ("loss", "counters", "graphs", "summary"):
+    for key in EQUAL:
         assert first[key] == second[key], key
+    assert engines_of_graphs(first)
     assert first["graphs"] == ["compiled", "compiled"]
     assert len(first["summary"]) == 2
     other = run(tmp_path, TRN_EMU_MATMUL="fp32")
     assert other["hits"] == 0
+
+
+FAILS = """
+from torch_trn_emu.compiler import backend
+
+def fails(*given):
+    raise KeyError("no such thing")
+
+backend.pieces_of = fails
+"""
+
+
+def test_a_second_process_says_too_that_a_graph_has_no_program(tmp_path):
+    first, second = (run(tmp_path, PROGRAM.replace("torch.manual_seed", head + "torch.manual_seed"))
+                     for head in (FAILS, ""))  # fmt: skip
+    assert (first["hits"], second["hits"]) == (0, 1)
+    assert first["graphs"] == second["graphs"] == ["note", "compiled"] * 2
+    assert all("not modelled: KeyError" in text for text in second["summary"])
+    for key in EQUAL:
+        assert first[key] == second[key], key
+    assert not engines_of_graphs(second)
+
+
+@pytest.mark.conformance  # a minute of compiling in six processes
+def test_each_chip_and_number_of_cores_has_lanes_of_its_own(tmp_path):
+    kinds = [{}, {"NEURON_LOGICAL_NC_CONFIG": "1"}, {"TRN_EMU_CHIP": "trn2"}]
+    first = [run(tmp_path, **kind) for kind in kinds]
+    again = [run(tmp_path, **kind) for kind in kinds]
+    assert [r["hits"] for r in first + again] == [0, 0, 0, 1, 1, 1]
+    for one, other in zip(first, again, strict=True):
+        assert engines_of_graphs(one)
+        for key in EQUAL:
+            assert one[key] == other[key], key
+    lanes = [json.dumps(r["shown"]["lanes"]) for r in first]
+    assert len(set(lanes)) == len(kinds)
 
 
 @pytest.mark.conformance  # a minute of compiling in four processes
@@ -61,11 +121,11 @@ def test_a_graph_of_any_size_is_priced_anew_by_the_process_that_finds_it(tmp_pat
     larger = dynamic.replace("16, 32", "700, 32")
     first, again, other = (run(tmp_path / "one", p) for p in (dynamic, dynamic, larger))
     assert [r["hits"] for r in (first, again, other)] == [0, 1, 1]
-    for key in ("loss", "counters", "graphs", "summary"):
+    for key in EQUAL:
         assert first[key] == again[key], key
     alone = run(tmp_path / "other", larger)
     assert alone["hits"] == 0
-    for key in ("counters", "graphs", "summary"):
+    for key in ("counters", "graphs", "summary", "shown"):
         assert alone[key] == other[key], key
     assert other["counters"]["hbm_read_bytes"] > first["counters"]["hbm_read_bytes"]
 

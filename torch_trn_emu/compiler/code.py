@@ -12,13 +12,14 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .. import _C
+from ..pricing import NOT_MODELLED
 from ..torch_private.inductor import BypassAOTAutogradCache, FxGraphCache, OutputCode
 from .control import flags_read
 from .graph_launches import launch_row
 from .host_groups import groups_of, open_groups
 from .kernels import in_one_file
 from .move_to_host import graphs_of, is_trn
-from .records import GraphRecord, note
+from .records import GraphRecord, note, warn_unpriced
 from .sizes import SizedPrice
 from .subgraphs import Launch
 
@@ -200,6 +201,9 @@ class TrnCode(OutputCode):
         if code is None:
             raise RuntimeError("the host code of a cached graph is gone from Inductor's cache")
         self.code = code
+        for launch in self.priced if isinstance(self.priced, tuple) else ():
+            if launch.priced.price.status == NOT_MODELLED:
+                warn_unpriced(launch.priced.name, launch.priced.price.note)
         note(self.record)
         code.post_compile(example_inputs, constants, graph_kwargs)
 

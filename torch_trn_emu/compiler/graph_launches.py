@@ -75,7 +75,7 @@ def launch_row(priced: GraphPrice, device: int) -> object:
 
 def _programs(number: int) -> tuple[Program, ...]:
     priced = _launched[number]
-    return priced.programs() if isinstance(priced, GraphPrice) else ()
+    return priced.programs(settings().chip) if isinstance(priced, GraphPrice) else ()
 
 
 def _lanes(number: int, chip: Chip, limit: int) -> list[dict[str, tuple[Span, ...]]]:

@@ -20,10 +20,10 @@ from ..isa import Program, itemsize
 from ..pricing import Price, price_call
 from ..settings import settings
 from ..timing import Span
-from ..timing.graph import graph_lanes
 from .programs import Lowered
 from .region import Region
 from .residence import staying
+from .schedules import Schedules
 from .windows import Scheduled, Window, schedule_window, windows
 
 __all__ = [
@@ -76,6 +76,7 @@ class Saving:
 class GraphPrice:
     """What one launch of a graph costs: as `pricing.Price` for an operator.
 
+    schedules  its windows, for the engine lanes of a trace
     continues  the program of the launch before goes on, after a collective
     """
 
@@ -85,8 +86,7 @@ class GraphPrice:
     windows: int
     spilled_bytes: int
     calls: tuple[Call, ...] = field(repr=False)
-    cut: tuple[Window, ...] = field(default=(), repr=False)  # not kept in torch's caches
-    target: Target | None = field(default=None, repr=False)
+    schedules: Schedules = field(default_factory=Schedules, repr=False, compare=False)
     continues: bool = False
 
     @property
@@ -94,14 +94,13 @@ class GraphPrice:
         """How often the host dispatches it."""
         return 0 if self.continues else 1
 
-    def programs(self) -> tuple[Program, ...]:
-        """What was scheduled, in order; none for a graph that comes from a cache."""
-        return tuple(w.program(self.target) for w in self.cut if self.target and not w.priced)
+    def programs(self, chip: Chip) -> tuple[Program, ...]:
+        """What was scheduled, in order."""
+        return tuple(one.program(chip) for one in self.schedules)
 
     def lanes(self, chip: Chip, limit: int) -> list[dict[str, tuple[Span, ...]]]:
         """The engine lanes of each window, in order."""
-        cut = (w for w in self.cut if not w.priced)
-        return [graph_lanes([p.part() for p in w.parts], chip, w.ordered, limit) for w in cut]
+        return [one.lanes(chip, limit) for one in self.schedules]
 
     def __reduce__(self) -> tuple[Any, ...]:  # a Price holds mappings that do not pickle
         price = self.price
@@ -115,8 +114,8 @@ class GraphPrice:
             price.blocks,
             price.status,
         )
-        rest = (self.regions, self.windows, self.spilled_bytes, self.calls, self.continues)
-        return _restored, (self.name, plain, *rest)
+        rest = (self.regions, self.windows, self.spilled_bytes, self.calls)
+        return _restored, (self.name, plain, *rest, self.schedules, self.continues)
 
     def saving(self, target: Target) -> Saving:
         """What one launch of all operators saves, by the prices of eager launches."""
@@ -145,6 +144,7 @@ def _restored(
     windows: int,
     spilled_bytes: int,
     calls: tuple[Call, ...],
+    schedules: Schedules,
     continues: bool,
 ) -> GraphPrice:
     return GraphPrice(
@@ -154,6 +154,7 @@ def _restored(
         windows=windows,
         spilled_bytes=spilled_bytes,
         calls=calls,
+        schedules=schedules,
         continues=continues,
     )
 
@@ -218,8 +219,7 @@ def price_graph(name: str, work: Work, target: Target, *, reads_flag: bool = Fal
         price=replace(_joined(name, prices, target), parts=_parts(regions)),
         regions=regions,
         windows=len(cut),
-        cut=tuple(cut),
-        target=target,
+        schedules=Schedules(tuple(window.schedule() for window in cut if not window.priced)),
         spilled_bytes=sum(_left(r) for r in work.regions if r.full),
         calls=tuple(work.calls),
     )

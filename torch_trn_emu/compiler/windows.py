@@ -11,10 +11,10 @@ from typing import Any
 
 from ..calls import Target
 from ..isa import Program
-from ..isa.join import join
 from ..pricing import Price, price_run
 from ..timing.graph import PartTimes, price_graph
 from .programs import Lowered
+from .schedules import Schedule
 
 __all__ = ["Scheduled", "Window", "schedule_window", "windows"]
 
@@ -49,10 +49,12 @@ class Window:
         """Whether it has a price only."""
         return self.parts[0].program is None
 
+    def schedule(self) -> Schedule:
+        return Schedule(tuple(p.part() for p in self.parts), self.ordered)
+
     def program(self, target: Target) -> Program:
         """All parts as one program."""
-        parts = [p.part() for p in self.parts]
-        return join("window", parts, target.chip, self.ordered)
+        return self.schedule().program(target.chip)
 
 
 def windows(parts: Sequence[Lowered]) -> list[Window]:
