@@ -3,7 +3,7 @@
 `Verdict.bounds` splits the elapsed time: each launch's time goes to the engine that was busiest in
 it, what starting programs costs and waiting for the host to `dispatch`. A change is a row of
 CHANGES with the share of the elapsed time that it would take away at most; shares of different
-changes overlap. To add one, add a row.
+changes overlap. To add one, add a row. A run with steps is judged by those that have settled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +14,7 @@ from ..isa import Engine
 from ..pricing import NOT_MODELLED, Price
 from .communication import cure
 from .recording import Launch, Recording
+from .steps import WHOLE, settled
 
 __all__ = ["BOUNDS", "CHANGES", "Change", "Verdict", "judge"]
 
@@ -54,16 +55,21 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What bounds a run. `bounds` holds shares of the elapsed time, largest first."""
+    """What bounds a run. `bounds` holds shares of the elapsed time, largest first.
+
+    basis  what was judged: "steps 76 to 150 of 150", or "the whole run" where it has no two steps
+    """
 
     bound: str
     bounds: Mapping[str, float]
     sentence: str
     changes: tuple[Change, ...]
+    basis: str = WHOLE
 
 
 def judge(recording: Recording, most: int = 3) -> Verdict:
     """The verdict on a recording with at most `most` changes, the largest share first."""
+    recording, basis = settled(recording)
     bounds = _bounds(recording)
     if not recording.launches:
         return Verdict(bound="", bounds=bounds, sentence="Nothing was launched.", changes=())
@@ -73,9 +79,14 @@ def judge(recording: Recording, most: int = 3) -> Verdict:
     return Verdict(
         bound=bound,
         bounds=bounds,
-        sentence=_SENTENCES[bound].format(share=_percent(bounds[bound])),
+        sentence=_SENTENCES[bound].format(share=_percent(bounds[bound])) + _based_on(basis),
         changes=tuple(useful[:most]),
+        basis=basis,
     )
+
+
+def _based_on(basis: str) -> str:
+    return "" if basis == WHOLE else f" Based on {basis}, once training has settled."
 
 
 def _percent(share: float) -> str:
