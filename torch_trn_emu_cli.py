@@ -43,6 +43,9 @@ POLICIES = tuple(_data("formats").POLICIES)
 STATUSES = ("modelled", "computed", "inferred", "free", "not modelled")
 MODES = ("eager", "compile")
 _VARIABLES = {"chip": "TRN_EMU_CHIP", "lnc": "NEURON_LOGICAL_NC_CONFIG", "alias": "TRN_EMU_AS"}
+# What torchrun tells a rank; the settings limit the ranks of a server to its cores.
+_LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+_SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
 _REFUSED = 3
 
 
@@ -181,6 +184,12 @@ def _estimate(parser: argparse.ArgumentParser) -> None:
         help="eager: one launch for each operator; compile: one for each graph of torch.compile "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--world",
+        type=positive,
+        metavar="N",
+        help="price the script as rank 0 of N ranks (default: $RANK of $WORLD_SIZE, if set)",
+    )
     _rows(parser, 15)
     _alias_options(parser)
     _script_arguments(parser)
@@ -318,6 +327,8 @@ def _choose(options: argparse.Namespace) -> None:
         for option, variable in _VARIABLES.items():
             if (value := getattr(options, option, None)) is not None:
                 os.environ[variable] = str(value)
+        if getattr(options, "world", None) is not None:
+            os.environ.update(_LAUNCHED | dict.fromkeys(_SIZES, str(options.world)))
 
 
 def _refused(options: argparse.Namespace) -> int:

@@ -85,6 +85,8 @@ def read(environ: Mapping[str, str]) -> Settings:
     lnc = chip.check_lnc(_integer(name, text) if text else None)
     system = _system(environ.get("TRN_EMU_SYSTEM", ""), chip)
     # torchrun numbers the ranks of a server: each is to find the core of its number.
+    ranks = _integer_in(environ, "LOCAL_WORLD_SIZE")
+    cores = system.chips_per_server * chip.logical_cores(lnc)
     chips = system.chips_per_server if environ.get("LOCAL_WORLD_SIZE") else 1
     return Settings(
         chip=chip,
@@ -101,7 +103,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         transport=_one_of(environ, "TRN_EMU_TRANSPORT", TRANSPORTS) or TRANSPORTS[0],
         system=system,
         collectives=_one_of(environ, "TRN_EMU_COLLECTIVES", CALLERS) or "",
-        ranks_per_server=_integer_in(environ, "LOCAL_WORLD_SIZE"),
+        ranks_per_server=min(ranks, cores),
     )
 
 

@@ -10,6 +10,7 @@ is what the script itself compiles for trn: their graphs are priced, no code is 
 import contextlib
 import json
 import logging
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.estimation import Estimate, Recorder, composite_of
+from torch_trn_emu.estimation import Estimate, Recorder, is_counted, kernel_of_device, tensors_in
 from torch_trn_emu.ranges import as_data
 from torch_trn_emu.settings import DEVICE_TYPE, settings
 from torch_trn_emu.torch_private import (
@@ -32,9 +33,11 @@ from torch_trn_emu.torch_private import (
     HigherOrderOperator,
     TorchDispatchMode,
     disable_modes,
+    is_traceable_wrapper_subclass_type,
     tree_leaves,
     tree_map,
 )
+from torch_trn_emu.torch_private.process_groups import with_one_rank
 
 from .environment import apply
 from .output import Report, Table, progress, show
@@ -75,6 +78,7 @@ def execute(options: Namespace) -> int:
         progress(options.steps, "steps priced") as advance,
         _stopping_after(options.steps, recorder, steps, advance),
         _compiling(recorder) if options.mode == "compile" else contextlib.nullcontext(),
+        _one_rank(),
         recorder,
         ShapesOnly(recorder, compiles=options.mode == "compile"),
     ):
@@ -82,6 +86,17 @@ def execute(options: Namespace) -> int:
     found = recorder.result(chosen.chip, chosen.lnc, options.mode)
     show(_report(command_of(options), found, steps, options.rows), as_json=options.json)
     return 0
+
+
+def _one_rank() -> contextlib.ExitStack:
+    """The ranks beside this one do not run: no process group waits for them."""
+    stack = contextlib.ExitStack()
+    if world_size := int(os.environ.get("WORLD_SIZE") or 0):
+        chosen = settings()
+        if chosen.ranks_per_server:
+            os.environ["LOCAL_WORLD_SIZE"] = str(chosen.ranks_per_server)
+        with_one_rank(stack, int(os.environ.get("RANK") or 0), world_size)
+    return stack
 
 
 @contextlib.contextmanager
@@ -155,18 +170,23 @@ class ShapesOnly(TorchDispatchMode):
         given = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             return self._control(func, args, given)
+        if any(map(_has_parts, types)):
+            return NotImplemented  # a sharded tensor's part comes here
         if self._must_run(func, args, given):
             return func(*args, **given)
-        composite = None if self._recorder.in_graph else composite_of(func)
+        composite = None if self._recorder.in_graph else kernel_of_device(func)
         if composite is not None:
-            with self:
-                made = func._op_dk(composite, *args, **given)
-            self._recorder.exchange(func, args, given, made)
-            return made
+            return self._recorder.decompose(self, func, composite, args, given)
         # nonzero and its like, operators without a kernel on meta, wrong operands: these run.
         with contextlib.suppress(Exception), _silent():
             with disable_modes():
-                result = _results(func, args, given, self._shapes(func, args, given))
+                shapes = self._shapes(func, args, given)
+            # With whole numbers alone, too; those that come from what has no values may not fit.
+            if all(map(is_counted, tensors_in(args, given, shapes))):
+                with contextlib.suppress(Exception):
+                    return func(*args, **given)
+            with disable_modes():
+                result = _results(func, args, given, shapes)
             self._recorder.note(func, args, given, result)
             return result
         return func(*args, **given)
@@ -186,7 +206,7 @@ class ShapesOnly(TorchDispatchMode):
         )
         plain = all(t.layout is torch.strided for t in tensors)
         name = func._schema.name
-        free = func.is_view or name in _CHEAP
+        free = func.is_view or name in _CHEAP or func.namespace == "c10d"
         return free or not plain or not (on_trn or makes)
 
     def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -196,6 +216,11 @@ class ShapesOnly(TorchDispatchMode):
 
         with self._fake:
             return func(*tree_map(fake, args), **tree_map(fake, kwargs))
+
+
+def _has_parts(kind: type) -> bool:
+    """Whether tensors of this type dispatch for the tensors that they consist of."""
+    return kind is not torch.Tensor and is_traceable_wrapper_subclass_type(kind)
 
 
 def _silent() -> Any:

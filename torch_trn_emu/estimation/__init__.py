@@ -18,12 +18,22 @@ import torch
 from ..calls import Target
 from ..chip import get_chip
 from ..torch_private import with_optimizers_of_meta
+from .composites import kernel_of_device
 from .device_operators import OperatorsOfTheDevice, fused_attention
-from .meta_results import tensors_in
-from .recorder import Recorder, composite_of
+from .meta_results import is_counted, tensors_in
+from .recorder import Recorder
 from .result import Estimate
 
-__all__ = ["MODES", "Estimate", "OperatorsOfTheDevice", "Recorder", "composite_of", "estimate"]
+__all__ = [
+    "MODES",
+    "Estimate",
+    "OperatorsOfTheDevice",
+    "Recorder",
+    "estimate",
+    "is_counted",
+    "kernel_of_device",
+    "tensors_in",
+]
 
 MODES = ("eager", "compile")
 

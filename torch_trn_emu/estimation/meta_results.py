@@ -14,8 +14,11 @@ import torch
 
 from ..torch_private import OpOverload
 
-__all__ = ["run_on_meta", "tensors_in"]
+__all__ = ["is_counted", "run_on_meta", "tensors_in"]
 
+FEW = (
+    1 << 16
+)  # elements of a tensor of whole numbers that an estimate of a script computes (chosen)
 MOST = 4096  # signatures that are kept; beyond, the oldest is dropped and found again (chosen)
 _DEPENDS_ON_DATA = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _PLAIN = (int, float, complex, bool, str, torch.dtype, torch.device, torch.layout)
@@ -38,6 +41,11 @@ def tensors_in(*values: Any) -> list[torch.Tensor]:
         elif isinstance(value, dict):
             found += tensors_in(*value.values())
     return found
+
+
+def is_counted(tensor: torch.Tensor) -> bool:
+    """Whether it holds a few whole numbers: sizes, positions, flags."""
+    return not (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() <= FEW
 
 
 def run_on_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,52 +20,19 @@ from ..settings import settings
 from ..torch_private import (
     DispatchKey,
     HigherOrderOperator,
-    OpOverload,
     TorchDispatchMode,
     TracingContext,
-    has_kernel,
+    autograd_node,
 )
+from .calls_of_groups import Promises, call_of_group
+from .composites import composite_on_meta
 from .device_operators import fused_attention
-from .exchanges import Exchanged, is_awaited
+from .exchanges import Exchanged, Exposure, is_awaited
 from .known_values import KnownValues
-from .meta_results import run_on_meta, tensors_in
+from .meta_results import is_counted, run_on_meta, tensors_in
 from .result import Estimate
 
-__all__ = ["Recorder", "composite_of"]
-
-DEVICE_KEY = "PrivateUse1"
-_COMPOSITES = (
-    DispatchKey.CompositeExplicitAutograd,
-    DispatchKey.CompositeExplicitAutogradNonFunctional,
-    DispatchKey.CompositeImplicitAutograd,
-)
-# Called by this key, its kernel gets a number where it takes a tensor. Checked on torch 2.13.0.
-_NOT_BY_KEY = frozenset(("remainder",))
-# The device's own kernel launches products: csrc/aten/folding.cpp and recurrent_layers.cpp.
-_MADE_OF_PRODUCTS = frozenset(("matmul", "linear", "lstm", "gru", "rnn_tanh", "rnn_relu"))
-# Made of what has no kernel on `meta`, or of something else there. Checked on torch 2.13.0.
-_OTHERWISE_ON_META = frozenset(
-    "cummax cummin linspace logcumsumexp logspace masked_scatter masked_scatter_backward remainder "
-    "repeat".split()
-)
-
-
-# Functional collectives that launch nothing, made of what has no kernel on `meta`.
-_SENDING = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single")
-
-
-def _composite_on_meta(func: OpOverload) -> DispatchKey | None:
-    sends = func.namespace == "_c10d_functional" and func._opname.startswith(_SENDING)
-    return None if sends or func._opname in _OTHERWISE_ON_META else composite_of(func)
-
-
-@cache
-def composite_of(func: OpOverload) -> DispatchKey | None:
-    """The kernel of an operator for which the device has none: it runs what torch makes it of."""
-    own = has_kernel(func.name(), DEVICE_KEY) and func._opname not in _MADE_OF_PRODUCTS
-    if func.is_view or func._opname in _NOT_BY_KEY or own:
-        return None
-    return next((key for key in _COMPOSITES if has_kernel(func.name(), key.name)), None)
+__all__ = ["Recorder"]
 
 
 def _is_tensor(value: object) -> bool:
@@ -115,10 +82,12 @@ class Recorder(TorchDispatchMode):
         self.target, self.memory, self.only = target, _Memory(), only
         self.known = KnownValues()
         self.host_s = self.ready_s = self.idle_s = self.dispatch_s = 0.0
+        self._worked_s = 0.0  # when the core's last work ends; it may be ready later, after waits
         self.exchanged = Exchanged(target)
+        self.exposure, self.promises = Exposure(), Promises(self.exchanged)
         self.priced: dict[Hashable, tuple[Price, int]] = {}
         self.graphs: dict[int, Any] = {}  # by id, which another may have once one is freed
-        self.in_graph = False
+        self.in_graph = self.in_functional = False
         self.emulated = settings().chip.name == target.chip.name
 
     def policy(self) -> str:
@@ -137,18 +106,17 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)  # the compiler looks at shapes
         if isinstance(func, HigherOrderOperator):
             return self._control(func, args, kwargs)
+        if func.namespace == "c10d" and not self.in_graph:
+            return self._communicate(func, args, kwargs)
         if self.in_graph or self.only:
             return self._run(func, args, kwargs)
         return self.known.run(func, args, kwargs, self._run)
 
     def _run(self, func: Any, args: Any, kwargs: Any, given: tuple[Any, ...] = ()) -> Any:
         """Runs it, unless its result is given."""
-        composite = None if self.in_graph or self.only else _composite_on_meta(func)
+        composite = None if self.in_graph or self.only else composite_on_meta(func)
         if composite is not None and not given:
-            with self:
-                made = func._op_dk(composite, *args, **kwargs)
-            self.exchange(func, args, kwargs, made)
-            return made
+            return self.decompose(self, func, composite, args, kwargs)
         self.memory.hold(tensors_in(args, kwargs))
         if given:
             result = given[0]
@@ -158,22 +126,42 @@ class Recorder(TorchDispatchMode):
         self.note(func, args, kwargs, result)
         return result
 
+    def decompose(
+        self, mode: TorchDispatchMode, func: Any, key: DispatchKey, args: Any, kwargs: Any
+    ) -> Any:
+        """Runs what torch makes an operator of, as `mode` sees it."""
+        within = self.in_functional
+        self.in_functional = within or func.namespace == "_c10d_functional"
+        try:
+            with mode:
+                made = func._op_dk(key, *args, **kwargs)
+        finally:
+            self.in_functional = within
+        self.exchange(func, args, kwargs, made)
+        return made
+
     def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """An operator has run, or would have, with this result."""
         self.memory.hold(tensors_in(result))
         if self.only is not None and not self._concerns((args, kwargs, result)):
             return
         if not self.in_graph:
-            if any(map(is_awaited, tensors_in(args, kwargs))):
+            tensors = tensors_in(args, kwargs)
+            if any(map(is_awaited, tensors)):
                 self._await()
+            if not func.is_view:
+                self._wait_until(self.promises.end_s(tensors, self.now_s))
+                # What takes a future in the backward pass waits for it at the end of that.
+                if autograd_node() is None:
+                    self._wait_until(self.promises.take_futures_end_s())
             self.exchange(func, args, kwargs, result)
         if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
             policy = self.policy()
             call = _call(func, args, kwargs, result, policy, real=self.only is not None)
             if not _may_go_back(args):
                 call = without_sums(call)
-            tensors = (*call.tensors, *call.outputs)
-            if not tensors or not all(t.on_host for t in tensors):
+            described = (*call.tensors, *call.outputs)
+            if not described or not all(t.on_host for t in described):
                 price = price_call(call, self.target)
                 self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
 
@@ -186,15 +174,62 @@ class Recorder(TorchDispatchMode):
         group = call.arguments[names.index("group_name")] if "group_name" in names else ""
         one = exchange_of(func._opname, call, str(group))
         if one is not None:
-            self.host_s += self.target.chip.launch.eager_dispatch_s
-            self.dispatch_s += self.target.chip.launch.eager_dispatch_s
-            self.exchanged.issue(one, max(self.host_s, self.ready_s), in_graph=False)
+            self._dispatch()
+            self.exchanged.issue(one, self.now_s, in_graph=False)
         elif func._opname == "wait_tensor":
             self._await()
 
+    def _communicate(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A call of torch.distributed: it takes its time, and whole numbers get their values."""
+        call = call_of_group(func, args, kwargs)
+        tensors = tensors_in(args, kwargs)
+        if call is None or not any(self._on_device(t) for t in tensors):
+            return func(*args, **kwargs)
+        if self.only and all(map(is_counted, tensors)):
+            func(*args, **kwargs)
+        if self.in_functional:  # it is counted by its own name
+            work = self.promises.kept(call)
+        else:
+            self._dispatch()
+            ready_s = self.promises.end_s(tensors, self.now_s)
+            work = self.promises.make(call, ready_s, partial(self._waited, call.operation))
+        returns_tensors = len(func._schema.returns) == 2
+        return (call.returned, work) if returns_tensors else work
+
+    def _on_device(self, tensor: torch.Tensor) -> bool:
+        kind = tensor.device.type
+        return kind == self.only if self.only else kind != "cpu"
+
+    def _waited(self, operation: str, end_s: float) -> None:
+        """The script waits for an operation; another stream than the default one has no clock."""
+        if self.only and torch.accelerator.current_stream().stream_id != 0:
+            return
+        self._wait_until(end_s)
+        if operation == "barrier":
+            self._hold()
+            self.host_s = self.now_s
+
+    def _dispatch(self) -> None:
+        self.host_s += self.target.chip.launch.eager_dispatch_s
+        self.dispatch_s += self.target.chip.launch.eager_dispatch_s
+
+    @property
+    def now_s(self) -> float:
+        """When the core is free for what the host starts next."""
+        return max(self.host_s, self.ready_s)
+
+    def _wait_until(self, end_s: float) -> None:
+        """What is launched next begins no earlier."""
+        self.ready_s = max(self.ready_s, end_s)
+
     def _await(self) -> None:
-        """The core waits for the latest collective."""
-        self.ready_s = self.exchanged.wait(-1, max(self.host_s, self.ready_s))
+        """The core waits for the latest functional collective."""
+        self._wait_until(self.exchanged.end_of(-1))
+
+    def _hold(self) -> None:
+        """Something waits for what was to be waited for."""
+        self.exposure.hold(max(self.host_s, self._worked_s), self.ready_s)
+        self._worked_s = self.ready_s
 
     def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
         """Control flow: what runs is recorded, and that the host waits for a flag."""
@@ -247,7 +282,8 @@ class Recorder(TorchDispatchMode):
             if step is None:
                 self.exchanged.issue(next(issued), self.ready_s, in_graph=True)
             else:
-                self.ready_s = self.exchanged.wait(step, self.ready_s)
+                self._wait_until(self.exchanged.end_of(step))
+                self._hold()
 
     def _launch(self, key: Hashable, price: Price, dispatch_s: float) -> None:
         if price.free:
@@ -255,12 +291,17 @@ class Recorder(TorchDispatchMode):
         self.priced[key] = price, self.priced.get(key, (price, 0))[1] + 1
         self.host_s += dispatch_s
         self.dispatch_s += dispatch_s
-        self.idle_s += max(0.0, self.host_s - self.ready_s)
-        self.ready_s = max(self.ready_s, self.host_s) + price.seconds
+        idle_s = max(0.0, self.host_s - self.ready_s)
+        start_s, dispatched_s = self.now_s, self.host_s - dispatch_s
+        self._hold()
+        self.idle_s += idle_s
+        self.ready_s = self._worked_s = start_s + price.seconds
+        self.exposure.busy(dispatched_s if idle_s else start_s, self.ready_s, dispatched_s)
         if price.blocks:
             self.host_s = self.ready_s
 
     def result(self, chip: Chip, cores: int, mode: str, precision: str | None = None) -> Estimate:
+        self._hold()
         priced = [(price.op, count, price) for price, count in self.priced.values()]
         totals = combine((price.totals, count) for _, count, price in priced)
         device_s = sum(count * price.seconds for _, count, price in priced)
@@ -271,7 +312,7 @@ class Recorder(TorchDispatchMode):
             idle_s=self.idle_s,
             collectives=self.exchanged.count,
             collective_s=self.exchanged.active_s,
-            exposed_s=self.exchanged.exposed_s,
+            exposed_s=self.exposure.seconds,
         )
         whole = len(priced) > 1 or bool(self.graphs)
         found = range_of(regime_of(totals, launches=clock.launches, whole=whole))

@@ -38,6 +38,7 @@ from torch.utils._device import DeviceContext  # `with torch.device("cuda")` und
 from torch.utils._python_dispatch import (
     TorchDispatchMode,  # executor, captured graphs, estimate and parity see each operator
     is_traceable_wrapper_subclass,  # the profiler's hooks on parameters such as DTensor
+    is_traceable_wrapper_subclass_type,  # `trn-emu estimate`: the parts of such tensors
 )
 from torch.utils._python_dispatch import (
     _disable_current_modes as disable_modes,  # estimate: values that are known without data
@@ -93,6 +94,7 @@ __all__ = [
     "included_keys",
     "is_multithreading_enabled",
     "is_traceable_wrapper_subclass",
+    "is_traceable_wrapper_subclass_type",
     "keep_script_name",
     "overrides_functions",
     "register_device_module",

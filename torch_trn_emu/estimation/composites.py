@@ -1,0 +1,48 @@
+"""The kernels that run as others: what torch makes of operators, and those of other libraries."""
+
+from functools import cache
+
+from ..torch_private import DispatchKey, OpOverload, has_kernel
+
+__all__ = ["composite_of", "composite_on_meta", "kernel_of_device"]
+
+DEVICE_KEY = "PrivateUse1"
+_COMPOSITES = (
+    DispatchKey.CompositeExplicitAutograd,
+    DispatchKey.CompositeExplicitAutogradNonFunctional,
+    DispatchKey.CompositeImplicitAutograd,
+)
+# Called by this key, its kernel gets a number where it takes a tensor. Checked on torch 2.13.0.
+_NOT_BY_KEY = frozenset(("remainder",))
+# The device's own kernel launches products: csrc/aten/folding.cpp and recurrent_layers.cpp.
+_MADE_OF_PRODUCTS = frozenset(("matmul", "linear", "lstm", "gru", "rnn_tanh", "rnn_relu"))
+# Made of what has no kernel on `meta`, or of something else there. Checked on torch 2.13.0.
+_OTHERWISE_ON_META = frozenset(
+    "cummax cummin linspace logcumsumexp logspace masked_scatter masked_scatter_backward remainder "
+    "repeat".split()
+)
+_NAMESPACES = ("aten", "trn", "prims", "_c10d_functional")  # priced by the operator
+# Functional collectives that launch nothing, made of what has no kernel on `meta`.
+_SENDING = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single")
+
+
+def composite_on_meta(func: OpOverload) -> DispatchKey | None:
+    sends = func.namespace == "_c10d_functional" and func._opname.startswith(_SENDING)
+    return None if sends or func._opname in _OTHERWISE_ON_META else composite_of(func)
+
+
+@cache
+def composite_of(func: OpOverload) -> DispatchKey | None:
+    """The kernel of an operator for which the device has none: it runs what torch makes it of."""
+    own = has_kernel(func.name(), DEVICE_KEY) and func._opname not in _MADE_OF_PRODUCTS
+    if func.is_view or func._opname in _NOT_BY_KEY or own:
+        return None
+    return next((key for key in _COMPOSITES if has_kernel(func.name(), key.name)), None)
+
+
+@cache
+def kernel_of_device(func: OpOverload) -> DispatchKey | None:
+    """`composite_of`, and kernels of other libraries: what they call is launched, as on trn."""
+    composite = composite_of(func)
+    ours = func.is_view or func.namespace in _NAMESPACES or not has_kernel(func.name(), DEVICE_KEY)
+    return composite if composite is not None or ours else DispatchKey.PrivateUse1
