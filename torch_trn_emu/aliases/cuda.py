@@ -46,8 +46,10 @@ from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 from ..trn.device import emulated_name
 from ..trn.legacy import TensorType, tensor_types
 from . import cuda_distributed
+from .cuda_callbacks import calls_script, let_hear, map_traced_bodies
 from .cuda_compiled import map_traced_tensors
 from .cuda_internals import exchange_device, map_internals
+from .cuda_library import map_library
 from .cuda_names import COMPILING, MODULES, PARTS, REFUSED, SAME, SPECIAL
 from .cuda_profiler import map_profilers
 from .cuda_refusals import CUDART, compiling, refusing, refusing_class
@@ -118,6 +120,8 @@ class CudaIsTrn(TorchFunctionMode):
             by_number = args and isinstance(args[0], int)
             return to_cuda(made) if by_number and not cuda_distributed.asked_by_torch(1) else made
         named = {name: to_trn(value) for name, value in kwargs.items()}
+        if not torch.compiler.is_dynamo_compiling() and calls_script(func, types, args, named):
+            return let_hear(_InsideTorch, func, types, tuple(map(to_trn, args)), named)
         return func(*map(to_trn, args), **named)
 
 
@@ -357,12 +361,24 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _InsideTorch(CudaIsTrn):
-    """The mode where torch calls the script back: torch and the emulator hear the real device."""
+    """The mode where torch calls the script back: torch and the emulator hear the real device.
+
+    `handed` is the call that it was entered for. Some functions come back with it.
+    """
+
+    def __init__(self, handed: Any = None) -> None:
+        super().__init__()
+        self._handed = handed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        handed, self._handed = self._handed, None
+        if func is handed:
+            return func(*args, **(kwargs or {}))
         asking = sys._getframe(1).f_globals.get("__name__", "")
         if not asking.startswith(("torch.", "torch_trn_emu")):
             return super().__torch_function__(func, types, args, kwargs)
+        if calls_script(func, types, args, kwargs or {}):
+            return let_hear(_InsideTorch, func, types, args, kwargs or {})
         with DisableTorchFunction():
             return func(*args, **(kwargs or {}))
 
@@ -501,9 +517,11 @@ def install() -> None:
     _map_threads()
     map_profilers()
     map_internals()
+    map_library()
     _map_accelerator()
     _map_saved_tensors_hooks()
     map_traced_tensors(to_cuda, CudaIsTrn)
+    map_traced_bodies(CudaIsTrn)
     set_autograd_engine(_Engine())
     CudaIsTrn().__enter__()  # for good
     if _TOLD not in os.environ:

@@ -8,18 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 from ..importing import when_imported
-from ..torch_private import TRACED_TENSORS
+from ..torch_private import TRACED_TENSORS, function_modes
 from .cuda_distributed import hears_real
 
 __all__ = ["map_traced_tensors"]
 
 
 def map_traced_tensors(to_cuda: Callable[[Any], Any], alias: type) -> None:
-    """Traced tensors say cuda to the script, as they do in eager code where the mode `alias` is."""
+    """Traced tensors say cuda to the script, as they do in eager code where the mode `alias` is.
+
+    `torch.export` leaves the modes on while it traces; `torch.compile` traces them.
+    """
 
     def translates(tx: Any) -> bool:
-        modes = tx.symbolic_torch_function_state.mode_stack
-        return any(isinstance(mode.value, alias) for mode in modes)
+        traced = [mode.value for mode in tx.symbolic_torch_function_state.mode_stack]
+        return any(isinstance(mode, alias) for mode in [*traced, *function_modes()])
 
     def install(module: Any) -> None:
         kind, build = module.TensorVariable, module.VariableTracker.build

@@ -26,6 +26,7 @@ from torch._guards import TracingContext  # compiled code is traced again for an
 from torch._ops import (
     HigherOrderOperator,  # cond, while_loop and FlexAttention launch what their bodies do
     OpOverload,  # every walk over a graph's nodes
+    OpOverloadPacket,  # operators of a script under the name cuda
 )
 from torch._prims_common import suggest_memory_format  # when rms_norm is one launch in an estimate
 from torch._subclasses.fake_tensor import (
@@ -43,6 +44,9 @@ from torch.utils._python_dispatch import (
 from torch.utils._python_dispatch import (
     _disable_current_modes as disable_modes,  # estimate: values that are known without data
 )
+from torch.utils._python_dispatch import (
+    _get_current_dispatch_mode_stack as dispatch_modes,  # those of a script under the name cuda
+)
 from torch.utils._pytree import (
     tree_any,  # nested arguments and results, here and in the next three
     tree_leaves,
@@ -57,6 +61,7 @@ __all__ = [
     "FAKE_TENSOR_LOGGER",
     "RING_ATTENTION",
     "TEST_CASES",
+    "TRACED_BODIES",
     "TRACED_TENSORS",
     "AutoDispatchBelowAutograd",
     "DeviceContext",
@@ -74,6 +79,7 @@ __all__ = [
     "KinetoProfile",
     "LegacyStorage",
     "OpOverload",
+    "OpOverloadPacket",
     "StorageBase",
     "TorchDispatchMode",
     "TracingContext",
@@ -83,6 +89,9 @@ __all__ = [
     "device_of_dlpack",
     "disable_modes",
     "dispatch_key",
+    "dispatch_key_for_device",
+    "dispatch_mode_count",
+    "dispatch_modes",
     "excluded_keys",
     "flex_operators",
     "function_modes",
@@ -103,6 +112,7 @@ __all__ = [
     "set_autograd_engine",
     "set_functions_of_torch_c",
     "set_multithreading_enabled",
+    "skip_function_modes",
     "suggest_memory_format",
     "tree_any",
     "tree_leaves",
@@ -168,6 +178,13 @@ TRACED_TENSORS = "torch._dynamo.variables.tensor"  # what they say of their devi
 validate_device: Callable[[Any, str], Any] = torch.serialization._validate_device
 
 
+TRACED_BODIES = "torch._dynamo.variables.higher_order_ops"  # of operators under `cuda`
+
+# Kernels that a script registers for cuda.
+dispatch_key_for_device: Callable[[str], str] = _core._dispatch_key_for_device
+# What runs code of the script under the name `cuda`, here and below.
+dispatch_mode_count: Callable[[], int] = _core._len_torch_dispatch_stack
+skip_function_modes: Callable[..., Any] = _core._skip_one_hop_torch_function
 # Hooks under the name `cuda` enter its mode where it is not on.
 function_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
 

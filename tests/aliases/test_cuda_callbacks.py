@@ -1,0 +1,241 @@
+"""What torch runs of a script's own code hears cuda, and computes what it does on the CPU."""
+
+from .test_cuda import run_as_cuda
+
+START = """
+import warnings
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+warnings.simplefilter("ignore")  # torch's own, of its prototypes
+
+def hear(tensor, device):
+    assert tensor.device.type == device, (tensor.device, device)
+    assert tensor.is_cuda == (device == "cuda")
+    made = torch.ones((), device=device) + torch.tensor([1.0, 2.0], device=device).sum()
+    return float(made + torch.tensor(1.0).to(device))
+
+def compare(functions):
+    for name, function in functions.items():
+        on_cpu, on_cuda = (function(torch.arange(4.0, device=d), d) for d in ("cpu", "cuda"))
+        for one, other in zip(on_cpu, on_cuda, strict=True):
+            assert other.device.type == "cuda", name
+            assert torch.equal(one, other.cpu()), (name, one, other)
+"""
+
+SUBCLASSES = """
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy
+
+class Plain(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        made = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.sin:
+            return made + hear(args[0].as_subclass(torch.Tensor), args[0].device.type)
+        return made
+
+class Duck:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        heard = hear(self.tensor, self.tensor.device.type)
+        return func(*(a.tensor if isinstance(a, Duck) else a for a in args), **kwargs or {}) + heard
+
+class OfClass(Duck):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return Duck.__torch_function__(args[0], func, types, args, kwargs)
+
+class Wrapper(torch.Tensor):
+    @staticmethod
+    def __new__(cls, of):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, of.shape, dtype=of.dtype, device=of.device, requires_grad=of.requires_grad
+        )
+
+    def __init__(self, of):
+        self.of = of
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        def inner(value):
+            if isinstance(value, Wrapper):
+                hear(value.of, value.device.type)
+                return value.of
+            return value
+
+        made = func(*tree_map(inner, args), **tree_map(inner, kwargs or {}))
+        return tree_map(lambda v: Wrapper(v) if isinstance(v, torch.Tensor) else v, made)
+
+class Quiet(Wrapper):
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+class Modes:
+    def handle(self, func, types, args=(), kwargs=None):
+        for value in args:
+            if isinstance(value, torch.Tensor):
+                self.heard.append(hear(value, self.device))
+        return func(*args, **kwargs or {})
+
+    def __init__(self, device):
+        super().__init__()
+        self.heard, self.device = [], device
+
+class Functions(Modes, TorchFunctionMode):
+    __torch_function__ = Modes.handle
+
+class Dispatch(Modes, TorchDispatchMode):
+    __torch_dispatch__ = Modes.handle
+
+def backward_of_wrapper(x, device):
+    w = Wrapper(x.clone()).requires_grad_()
+    (w.sin() * 2).sum().backward()
+    return [w.grad.of]
+
+def in_mode(kind):
+    def run(x, device):
+        y = x.clone().requires_grad_()
+        with kind(device) as mode:
+            z = torch.sin(y) + 1
+        with kind(device):
+            z.sum().backward()
+        assert mode.heard
+        return z.detach(), y.grad
+    return run
+
+def policy(x, device):
+    y, heard = x.clone().requires_grad_(), []
+    def choose(context, operator, *args, **kwargs):
+        heard.append(hear(args[0], device))
+        return CheckpointPolicy.PREFER_RECOMPUTE
+    contexts = lambda: create_selective_checkpoint_contexts(choose)
+    run = lambda t: (t.sin() * t).sum()
+    checkpoint(run, y, use_reentrant=False, context_fn=contexts).backward()
+    assert heard
+    return [y.grad]
+
+compare({
+    "function": lambda x, d: [torch.sin(x.as_subclass(Plain)).as_subclass(torch.Tensor)],
+    "duck": lambda x, d: [torch.add(Duck(x), 1)],
+    "duck by class": lambda x, d: [torch.add(OfClass(x), 1)],
+    "dispatch": lambda x, d: [(torch.sin(Wrapper(x)) + 1).of],
+    "dispatch of a list": lambda x, d: [torch.cat([Wrapper(x), Wrapper(x)]).of],
+    "dispatch alone": lambda x, d: [torch.sin(Quiet(x)).of],
+    "parameter": lambda x, d: [(nn.Parameter(Wrapper(x)) * 2).of.detach()],
+    "backward": backward_of_wrapper,
+    "function mode": in_mode(Functions),
+    "dispatch mode": in_mode(Dispatch),
+    "policy of a checkpoint": policy,
+})
+"""
+
+OPERATORS = """
+from torch.library import Library, custom_op, define, impl
+
+count = iter(range(100))
+
+def scaled(tensor):
+    return tensor * hear(tensor, tensor.device.type)
+
+def made(kernel=scaled, **given):
+    name = f"callbacks::f{next(count)}"
+    return custom_op(name, kernel, mutates_args=(), schema="(Tensor x) -> Tensor", **given)
+
+def with_gradient(x, device):
+    op = made()
+    op.register_autograd(
+        lambda ctx, g: g * hear(g, device) * ctx.heard,
+        setup_context=lambda ctx, inputs, output: setattr(ctx, "heard", hear(output, device)),
+    )
+    y = x.clone().requires_grad_()
+    op(y).sum().backward()
+    return [y.grad]
+
+def with_vmap(x, device):
+    op = made()
+    op.register_vmap(lambda info, dims, t: (scaled(t), dims[0]))
+    return [torch.vmap(op)(x.reshape(2, 2))]
+
+def with_kernel(x, device):
+    op = made(lambda t: t * 0, device_types="meta")
+    op.register_kernel(device)(scaled)
+    return [op(x)]
+
+def defined():
+    name = f"callbacks::f{next(count)}"
+    define(name, "(Tensor x) -> Tensor")
+    return name, getattr(torch.ops.callbacks, name.partition("::")[2])
+
+def with_impl(by):
+    def run(x, device):
+        name, op = defined()
+        by(name, device)
+        return op(x), op.default(x)
+    return run
+
+libraries = []
+
+def by_library(name, device):
+    libraries.append(Library("callbacks", "FRAGMENT"))
+    libraries[-1].impl(name, scaled, device.upper())
+
+def by_key_of_library(name, device):
+    libraries.append(Library("callbacks", "IMPL", device.upper()))
+    libraries[-1].impl(name, scaled)
+
+class Function(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(t):
+        device = "cuda" if t.is_cuda else "cpu"
+        return t + torch.ones(2, device=device) + (t.device.type == device)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.device = inputs[0].device
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * torch.tensor(3.0, device=ctx.device) * (2 if ctx.device == g.device else 1)
+
+def transformed(x, device):
+    x = x.reshape(2, 2)
+    gradient = torch.func.grad(lambda t: Function.apply(t).sum())
+    return torch.vmap(Function.apply)(x), gradient(x), torch.vmap(gradient)(x)
+
+def triplet(x, device):
+    distance = lambda a, b: (a - b).abs().sum(-1) * hear(a, device)
+    rows = x[None], x[None] + 1, x[None] * 2
+    return [F.triplet_margin_with_distance_loss(*rows, distance_function=distance)]
+
+compare({
+    "kernel": lambda x, d: [made()(x)],
+    "gradient": with_gradient,
+    "vmap": with_vmap,
+    "kernel for a device": with_kernel,
+    "impl": with_impl(lambda name, device: impl(name, device)(scaled)),
+    "impl by key": with_impl(lambda name, device: impl(name, device.upper())(scaled)),
+    "library": with_impl(by_library),
+    "library of a key": with_impl(by_key_of_library),
+    "composite": with_impl(lambda name, device: impl(name, "default")(scaled)),
+    "transformed": transformed,
+    "argument": triplet,
+})
+"""
+
+
+def test_subclasses_and_modes(tmp_path):
+    ran = run_as_cuda(tmp_path, START + SUBCLASSES)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_operators_of_a_script(tmp_path):
+    ran = run_as_cuda(tmp_path, START + OPERATORS)
+    assert ran.returncode == 0, ran.stderr

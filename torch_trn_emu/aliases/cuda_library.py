@@ -1,0 +1,56 @@
+"""`torch.library` under `--as-cuda`: a kernel that a script registers for CUDA is one of trn.
+
+torch's own kernels for CUDA stay where they are. Checked on torch 2.13.0.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+
+from ..torch_private import dispatch_key_for_device, set_functions_of_torch_c
+
+__all__ = ["map_library"]
+
+_KEY = re.compile(r"(Autograd|Autocast|Sparse|SparseCsr|Quantized|NestedTensor)?CUDA")
+_REGISTERS = re.compile(r"(torch\._?library|torch_trn_emu\.aliases)(\.|$)")
+
+
+def _is_for_script() -> bool:
+    """Whether the code that asked `torch.library` is not torch's."""
+    frame = sys._getframe(2)
+    while frame.f_back and _REGISTERS.match(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+    return not frame.f_globals.get("__name__", "").startswith("torch.")
+
+
+def _told_trn(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not _is_for_script():
+            return function(*args, **kwargs)
+        named = {name: _key_of_trn(value) for name, value in kwargs.items()}
+        return function(*map(_key_of_trn, args), **named)
+
+    return call
+
+
+def _key_of_trn(value: Any) -> Any:
+    if isinstance(value, str) and _KEY.fullmatch(value):
+        return value.replace("CUDA", "PrivateUse1")
+    return value
+
+
+def _key_for_device(device: Any) -> Any:
+    return dispatch_key_for_device("trn" if device == "cuda" and _is_for_script() else device)
+
+
+def map_library() -> None:
+    """Kernels of the script for CUDA, and for devices of cuda, go to the key of trn."""
+    kind: Any = torch.library.Library
+    for name in ("__init__", "impl", "fallback", "_impl_with_aoti_compile"):
+        setattr(kind, name, _told_trn(getattr(kind, name)))
+    set_functions_of_torch_c({"_dispatch_key_for_device": _key_for_device})
