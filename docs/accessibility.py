@@ -1,10 +1,11 @@
 """Checks pages with axe-core, light, dark and narrow: labels, contrast, names, headings.
 
     npm pack axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz package/axe.min.js
-    python docs/accessibility.py package/axe.min.js out/demo/report.html build/docs
+    python docs/accessibility.py package/axe.min.js README.md out/demo/report.html build/docs
 
-Of a directory, all pages are checked. Prints each violation with the elements concerned, and pages
-that are wider than a window of 500 px; the exit status is 1 if there are any.
+Of a directory, all pages are checked; Markdown as a repository shows it, approximately. Prints
+each violation with the elements concerned, and pages that are wider than a window of 500 px; the
+exit status is 1 if there are any.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from screenshots import VIEWS, browser
+from screenshots import VIEWS, browser, markdown_page
 
 RUN = """
 <script>
@@ -66,24 +67,32 @@ def every(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.rglob("*.html")) if p.stem not in ("genindex", "search")]
 
 
+def report(page: Path, view: str, found: list[dict[str, Any]]) -> int:
+    """Print the violations of a page; how many there are."""
+    print(f"{page} ({view}): {len(found)} violations")
+    for one in found:
+        print(f"  {one['impact']}: {one['id']}: {one['help']} ({len(one['nodes'])})")
+        for node in one["nodes"][:5]:
+            print(f"    {' '.join(node['target'])}: {node['html'][:100]}")
+    return len(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("axe", type=Path, help="axe.min.js of the npm package axe-core")
     parser.add_argument("pages", type=Path, nargs="+")
     parser.add_argument("--views", nargs="+", choices=VIEWS, default=list(VIEWS))
     options = parser.parse_args()
-    count = 0
-    pages = [p for named in options.pages for p in (every(named) if named.is_dir() else [named])]
-    for page in pages:
-        for name in options.views:
-            found = violations(page.resolve(), options.axe, *VIEWS[name])
-            print(f"{page} ({name}): {len(found)} violations")
-            for one in found:
-                print(f"  {one['impact']}: {one['id']}: {one['help']} ({len(one['nodes'])})")
-                for node in one["nodes"][:5]:
-                    print(f"    {' '.join(node['target'])}: {node['html'][:100]}")
-            count += len(found)
-    sys.exit(count > 0)
+    named = [p for given in options.pages for p in (every(given) if given.is_dir() else [given])]
+    with tempfile.TemporaryDirectory() as folder:
+        pages = {p: markdown_page(p, Path(folder)) if p.suffix == ".md" else p for p in named}
+        found = [
+            report(name, view, violations(page.resolve(), options.axe, *VIEWS[view]))
+            for name, page in pages.items()
+            for view in options.views
+        ]
+    print(f"{sum(found)} violations in {len(pages)} pages")
+    sys.exit(any(found))
 
 
 if __name__ == "__main__":

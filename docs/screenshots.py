@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Chromium's numbers for prefers-color-scheme.
 VIEWS = {"light": (1200, 1), "dark": (1200, 0), "narrow": (500, 1)}
 STYLE = """
-:root { color-scheme: light dark; }
+:root { color-scheme: light dark; background: Canvas; color: CanvasText; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 900px; margin: 2rem auto; padding: 0 1rem; }
 pre { background: #8881; padding: 1rem; overflow-x: auto; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
@@ -34,13 +34,15 @@ def browser() -> str:
     raise SystemExit("no Chromium: apt-get install chromium")
 
 
-def readme_page(folder: Path) -> Path:
+def markdown_page(source: Path, folder: Path) -> Path:
     """README.md as HTML, approximately as a repository shows it."""
-    body = MarkdownIt("commonmark").enable("table").render((ROOT / "README.md").read_text())
-    page = folder / "readme.html"
+    body = MarkdownIt("commonmark").enable("table").render(source.read_text())
+    body = body.replace("<pre>", '<pre tabindex="0">').replace("<table>", '<table tabindex="0">')
+    page = folder / f"{source.stem.lower()}.html"
     page.write_text(
-        f'<!doctype html><meta charset="utf-8"><base href="{ROOT.as_uri()}/">'
-        f"<style>{STYLE}</style>{body}"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{source.name}</title>'
+        f'<base href="{source.resolve().parent.as_uri()}/"><style>{STYLE}</style></head>'
+        f"<body><main>{body}</main></body></html>"
     )
     return page
 
@@ -72,7 +74,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         pages = {
-            "readme": readme_page(Path(folder)),
+            "readme": markdown_page(ROOT / "README.md", Path(folder)),
             "home": options.site.resolve() / "index.html",
             "report": options.report.resolve(),
         }
