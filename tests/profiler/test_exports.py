@@ -257,3 +257,16 @@ def test_the_page_in_a_browser(prof, tmp_path: Path) -> None:
     assert drawn["circle"] >= 2
     assert drawn["rect"] > 50
     assert {a["id"] for tag, a in page.tags if tag == "section"} == SECTIONS
+
+
+def test_tables_of_a_notebook_scroll_in_a_narrow_cell(prof, tmp_path: Path) -> None:
+    path = tmp_path / "cell.html"
+    path.write_text(
+        f'<!doctype html><body><div id="cell" style="width: 400px">{prof._repr_html_()}</div>'
+        "<script>const c = document.getElementById('cell');"
+        "document.body.dataset.wide = c.scrollWidth - c.clientWidth</script></body>"
+    )
+    page = _Page()
+    page.feed(browse(path).stdout)
+    body = next(attributes for tag, attributes in page.tags if tag == "body")
+    assert body["data-wide"] == "0"
