@@ -1,5 +1,5 @@
-// Convolutions of operands that the policy rounds to bfloat16, by the host's matrix tiles where it
-// has them and they are faster than its own convolution in float32.
+// Convolutions of operands that the policy rounds to bfloat16, by the host's instructions for
+// them where they are faster than its own convolution in float32.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,4 @@
-// Convolutions of bfloat16 values by matrix tiles, where the instruction set has them: the image is
+// Convolutions of bfloat16 values in tiles, where the instruction set multiplies them: the image is
 // packed once, as planes of pairs of channels with a border of zeros, and each tap of the filter
 // multiplies it where it lies. Sums are float32 in the bound of gemm.h.
 #pragma once
@@ -22,7 +22,7 @@ struct Convolution {
   int64_t taps() const { return kernel[0] * kernel[1]; }
 };
 
-// Whether the instruction set has tiles.
+// Whether the instruction set multiplies bfloat16.
 bool convolves_in_tiles();
 
 // Operands are float32, rounded to bfloat16 on the way, or bfloat16; results are float32. All

@@ -10,6 +10,7 @@ const Kernels& kernels() {
   static const Kernels with_bf16 = [] {
     Kernels table = avx512::kernels;
     table.gemm_bf16 = avx512_bf16::gemm_bf16;
+    table.gemm_taps = avx512_bf16::gemm_taps;
     return table;
   }();
   static const Kernels with_tiles = [] {

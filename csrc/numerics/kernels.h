@@ -52,6 +52,7 @@ struct ColumnDestination {
 constexpr int64_t most_dots = 4;
 constexpr int64_t piece_blocks = 16;  // `dots` of columns in MX add up after as many
 constexpr int64_t stored_columns = 16;
+constexpr int64_t tap_rows = 32;
 
 struct Kernels {
   int64_t lanes;
@@ -126,8 +127,8 @@ struct Kernels {
   GemmRun gemm_of_pairs;  // a step is one k: words of a are float32, those of b bf16_pairs
   GemmRun gemm_bf16;      // null where the instruction set has no such product
   // As gemm_bf16 where b is not packed: for each of `taps`, step s of its panel_columns columns
-  // begins at b + offsets[tap] + s * b_stride, and a has a panel of `steps`, a multiple of 16.
-  // Panels of a follow each other. Null where gemm_bf16 has no tiles.
+  // begins at b + offsets[tap] + s * b_stride, and a has a panel of `steps`, a multiple of 16, and
+  // of tap_rows rows. Panels of a follow each other. Null where gemm_bf16 is.
   void (*gemm_taps)(int64_t rows, int64_t taps, const int64_t* offsets, int64_t steps,
                     const uint32_t* a, const uint32_t* b, int64_t b_stride, float* c, int64_t ldc,
                     bool accumulate);
@@ -151,7 +152,9 @@ extern const Kernels kernels;
 namespace avx512_bf16 {
 void gemm_bf16(int64_t rows, int64_t steps, const uint32_t* a, bool a_by_steps, const uint32_t* b,
                float* c, int64_t ldc, bool accumulate);
-}
+void gemm_taps(int64_t rows, int64_t taps, const int64_t* offsets, int64_t steps, const uint32_t* a,
+               const uint32_t* b, int64_t b_stride, float* c, int64_t ldc, bool accumulate);
+}  // namespace avx512_bf16
 namespace amx_bf16 {
 constexpr int64_t tile_rows = 32;
 void begin();
