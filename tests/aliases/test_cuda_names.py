@@ -15,6 +15,7 @@ from torch_trn_emu.aliases.cuda_names import (
     PARTS,
     REFUSED,
     SAME,
+    SINCE,
     SPECIAL,
     TENSOR_WORDS,
     reason,
@@ -59,6 +60,12 @@ def test_names_are_there_once():
             value = getattr(value, part)
 
 
+def test_names_of_a_later_torch_are_left_out_before_it():
+    for version, names in SINCE.items():
+        assert (names <= set(KNOWN)) == (torch.__version__ >= version)
+        assert names.isdisjoint(KNOWN) == (torch.__version__ < version)
+
+
 @pytest.mark.parametrize("name", SAME)
 def test_what_is_mapped_is_in_torch_trn(name):
     value = torch.trn
@@ -97,7 +104,7 @@ SCRIPT = """
 import io, pickle, copy
 import torch
 import torch.cuda.comm, torch.cuda.gds
-from torch_trn_emu.aliases.cuda_names import REFUSED, SAME, SPECIAL
+from torch_trn_emu.aliases.cuda_names import FALSE, REFUSED, SAME, SPECIAL
 from torch_trn_emu.errors import Unsupported
 
 def at(name):
@@ -201,7 +208,8 @@ file.seek(0)
 assert next(torch.jit.load(file, map_location="cuda").parameters()).is_cuda
 torch.cuda.memory._record_memory_history(enabled=None)
 assert torch.cuda.memory._snapshot()["segments"] == torch.cuda.memory_snapshot()
-assert not torch.cuda.nccl.is_available([x]) and not torch.cuda.tunable.is_enabled()
+for name in FALSE:
+    assert at(name)(*[[x]] * name.startswith("nccl")) is False
 with torch.cuda.nvtx.range("step"), torch.cuda.profiler.profile():
     torch.cuda.nvtx.mark("here")
 with torch.random.fork_rng(devices=[1]):

@@ -50,7 +50,7 @@ from .cuda_callbacks import calls_script, let_hear, map_traced_bodies
 from .cuda_compiled import map_traced_tensors
 from .cuda_internals import exchange_device, map_internals
 from .cuda_library import map_library
-from .cuda_names import COMPILING, MODULES, PARTS, REFUSED, SAME, SPECIAL
+from .cuda_names import COMPILING, FALSE, MODULES, PARTS, REFUSED, SAME, SPECIAL
 from .cuda_profiler import map_profilers
 from .cuda_refusals import CUDART, compiling, refusing, refusing_class
 from .cuda_types import map_types
@@ -74,13 +74,6 @@ _PRIVATE: dict[str, Callable[..., Any]] = {
     "_snapshot": trn.memory._snapshot,
     "_dump_snapshot": trn.memory._dump_snapshot,
 }
-_FALSE = (
-    "amp.common.amp_definitely_not_available",
-    "nccl.is_available",
-    "tunable.is_enabled",
-    "tunable.tuning_is_enabled",
-    "tunable.record_untuned_is_enabled",
-)
 
 
 def to_trn(value: Any) -> Any:
@@ -234,7 +227,7 @@ def _map_functions() -> tuple[int, int]:
         _put(name, value)
     for name, value in _PRIVATE.items():
         _put(name, _translated(value))
-    for name in _FALSE:
+    for name in (*FALSE, "amp.common.amp_definitely_not_available"):
         _put(name, lambda *args: False)
     for name, kind in tensor_types("torch.cuda").items():
         _put(name, kind)

@@ -3,18 +3,23 @@
 A name is in one of four tables: SAME, which `torch.trn` has too; SPECIAL, which aliases/cuda.py
 makes; KEPT, which stay as they are; REFUSED, by the reason. A name of `memory`, `random`, `streams`
 and `graphs` is that of torch.cuda itself. tests/aliases/test_cuda_names.py walks torch.cuda, so a
-version of torch with a new name fails it: add the name to a table. Checked on torch 2.13.0.
+version of torch with a new name fails it: add the name to a table, and to SINCE. Checked on torch
+2.13.0 and 2.14.1.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+
+import torch
 
 __all__ = [
     "COMPILING",
+    "FALSE",
     "KEPT",
     "MODULES",
     "REFUSED",
     "SAME",
+    "SINCE",
     "SPECIAL",
     "TENSOR_WORDS",
     "reason",
@@ -25,6 +30,24 @@ __all__ = [
 MODULES = ("amp", "comm", "gds", "nccl", "nvtx", "profiler", "sparse", "tunable")
 # Modules with the names of torch.cuda itself.
 PARTS = ("graphs", "memory", "random", "streams")
+
+# Names of the tables that torch does not have before a version.
+SINCE: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "2.14": frozenset(
+            "export_dot export_graph_data gds.is_available graph_annotations "
+            "tunable.get_cublaslt_requested_algo_count "
+            "tunable.set_cublaslt_requested_algo_count".split()
+        )
+    }
+)
+
+
+def _there(names: Iterable[str]) -> tuple[str, ...]:
+    """Those that the installed torch has."""
+    new = {name for version, of in SINCE.items() if torch.__version__ < version for name in of}
+    return tuple(name for name in names if name not in new)
+
 
 SAME = tuple(
     """
@@ -43,6 +66,12 @@ SAME = tuple(
     nvtx.mark nvtx.range nvtx.range_end nvtx.range_pop nvtx.range_push nvtx.range_start
     profiler.profile profiler.start profiler.stop
     """.split()
+)
+
+# Functions that return False.
+FALSE = _there(
+    "amp.amp_definitely_not_available gds.is_available nccl.is_available tunable.is_enabled "
+    "tunable.record_untuned_is_enabled tunable.tuning_is_enabled".split()
 )
 
 COMPILING = ("jiterator._create_jit_fn", "jiterator._create_multi_output_jit_fn")
@@ -72,13 +101,7 @@ SPECIAL = MappingProxyType(
         ),
         **dict.fromkeys(COMPILING, "checks the source; the kernel raises an error when called"),
         "cudart": "`cudaProfilerStart`, `cudaProfilerStop`, `cudaMemGetInfo`; others raise",
-        "amp.amp_definitely_not_available": "False",
-        "nccl.is_available": "False",
-        **dict.fromkeys(
-            "tunable.is_enabled tunable.record_untuned_is_enabled "
-            "tunable.tuning_is_enabled".split(),
-            "False",
-        ),
+        **dict.fromkeys(FALSE, "False"),
     }
 )
 
@@ -90,8 +113,8 @@ KEPT = MappingProxyType(
         ),
         "cudaStatus": "numbers",
         **dict.fromkeys(
-            ["graphs", "jiterator", "nccl", "nvtx", "profiler", "sparse", "tunable", "amp", "comm",
-             "gds", "memory", "random", "streams", "green_contexts"],
+            _there("graphs jiterator nccl nvtx profiler sparse tunable amp comm gds memory random "
+                   "streams green_contexts graph_annotations".split()),
             "a module",
         ),
     }
@@ -99,11 +122,12 @@ KEPT = MappingProxyType(
 
 REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        reason: tuple(names.split())
+        reason: _there(names.split())
         for reason, names in {
             "it captures both passes: use torch.compile, or torch.cuda.graph for a whole step": (
                 "make_graphed_callables"
             ),
+            "a captured graph has no nodes of CUDA": "export_dot export_graph_data",
             "there is one memory pool per core": (
                 "MemPool use_mem_pool CUDAPluggableAllocator change_current_allocator "
                 "caching_allocator_alloc caching_allocator_delete caching_allocator_disabled "
@@ -135,7 +159,9 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
                 "tunable.set_filename tunable.get_filename tunable.get_results "
                 "tunable.get_validators tunable.read_file tunable.tune_gemm_in_file "
                 "tunable.mgpu_tune_gemm_in_file tunable.set_rotating_buffer_size "
-                "tunable.get_rotating_buffer_size tunable.set_numerical_check_tolerances"
+                "tunable.get_rotating_buffer_size tunable.set_numerical_check_tolerances "
+                "tunable.get_cublaslt_requested_algo_count "
+                "tunable.set_cublaslt_requested_algo_count"
             ),
         }.items()
     }
@@ -181,6 +207,6 @@ def rows() -> Iterator[tuple[str, str, str]]:
         yield name, "mapped", how
     for name, how in KEPT.items():
         yield name, "kept", how
-    for why, names in REFUSED.items():
-        for name in names:
+    for why, refused in REFUSED.items():
+        for name in refused:
             yield name, "refused", why
