@@ -4,7 +4,7 @@ from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Builder, Program, Role, rows_of
-from .limits import WIDE, P
+from .limits import WIDE, P, evenly
 
 __all__ = ["largest_of_rows"]
 
@@ -18,7 +18,7 @@ def largest_of_rows(
     source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
     values = b.hbm("values", (rows, 1), dtype, Role.OUTPUT)
     index = b.hbm("index", (rows, 1), "int32", Role.OUTPUT)
-    wide = max(8, min(columns, WIDE))  # max8 gives eight: short rows are filled up
+    wide = max(8, evenly(columns, WIDE))  # max8 gives eight: short rows are filled up
     data = b.sbuf("data", wide, dtype, slots=2)
     signed = b.sbuf("data times sign", wide, "float32", slots=2)
     eight, where = b.sbuf("eight", 8, "float32", slots=2), b.sbuf("where", 8, "float32", slots=2)

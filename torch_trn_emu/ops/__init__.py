@@ -158,12 +158,10 @@ _CONV = (
     "operands follow the precision policy; assumes contiguous memory; one channel per group "
     "runs on the Vector engine"
 )
-_PLACES = "with indices: along rows; otherwise priced by class"
 _EVEN = "windows of unequal size are priced by class"
 _PARTS = "parts of the table or the source are priced by class"
 _APART = "assumes contiguous memory; dimensions that are not adjacent are priced by class"
 _MASKED = "assumes that every element is moved: the selection is data; on one core"
-_COLUMNS = "along columns: priced by class"
 _AHEAD = "over a non-last dimension: priced as if that dimension were contiguous"
 _UNMASKED = "as without the mask"
 _CODES = "MX codes as the array reads them, inferred; scales of 128 as those of rows"
@@ -233,10 +231,10 @@ _REDUCTIONS = (
     _row("mean", "vector", reduction(average), MADE),
     _row("amax", "vector", reduction(simple("max")), MADE),
     _row("amin", "vector", reduction(simple("min")), MADE),
-    _row("max", "vector", extreme("max", 1.0), MADE, _PLACES),
-    _row("min", "vector", extreme("min", -1.0), MADE, _PLACES),
-    _row("argmax", "vector", largest(1.0), MADE, _PLACES),
-    _row("argmin", "vector", largest(-1.0), MADE, _PLACES),
+    _row("max", "vector", extreme("max", 1.0), MADE),
+    _row("min", "vector", extreme("min", -1.0), MADE),
+    _row("argmax", "vector", largest(1.0), MADE),
+    _row("argmin", "vector", largest(-1.0), MADE),
     _row("aminmax", "vector", one_after_the_other(reduction(simple("min")),
                                                   reduction(simple("max"))), MADE),
     _row("mode", "vector", reduction(simple("max")), "inferred", "as the maximum"),
@@ -278,10 +276,10 @@ _NORMALIZATIONS = (
 )
 _SCANS_AND_SORTS = (
     _row("cumsum", "vector", scan("add"), MADE),
-    _row("logcumsumexp", "vector", logarithms, MADE, _COLUMNS),
-    _row("cumprod", "vector", scan("multiply"), MADE, _COLUMNS),
-    _row("cummax", "vector", extremes("max"), MADE, _COLUMNS),
-    _row("cummin", "vector", extremes("min"), MADE, _COLUMNS),
+    _row("logcumsumexp", "vector", logarithms, MADE),
+    _row("cumprod", "vector", scan("multiply"), MADE),
+    _row("cummax", "vector", extremes("max"), MADE),
+    _row("cummin", "vector", extremes("min"), MADE),
     _row("topk", "vector", topk, MADE, "indices of equal elements may differ"),
     _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
     _row("kthvalue", "vector", ranked(kth, 2), MADE, "indices of equal elements may differ"),

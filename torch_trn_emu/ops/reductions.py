@@ -10,6 +10,7 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made, permuted
 from ..isa import Attribute, Program
+from ..kernels.down_columns import largest_down
 from ..kernels.limits import BANK, P
 from ..kernels.pointwise import constant, select, tensor_tensor
 from ..kernels.reduce_leading import LINE, beside, columns_outer, columns_reduced
@@ -18,12 +19,12 @@ from ..kernels.reduce_spread import moments_spread, reduce_spread, spreads
 from ..kernels.row_max import largest_of_rows
 from ..kernels.rows.layout import lies_in_rows
 from ..kernels.variance import moments_of_columns, moments_of_rows
-from ..timing import price
 from .elementwise import flattened, lower_elementwise
 from .foreach import reduce_each
 from .normalization import ROW_OPS, row_op
 from .op import Lowered, Lowering, around, flat
-from .row_by_row import row_by_row
+from .row_by_row import faster, row_by_row
+from .sorting import few, select_largest
 
 __all__ = [
     "all_equal",
@@ -49,7 +50,6 @@ __all__ = [
 _EPS = MappingProxyType({"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10})
 _ALONE = 8192  # elements of [rows, inner] that a partition holds at most (chosen)
 _TILE = 400  # elements that a partition works through while an instruction starts (chosen)
-_SERIAL = 65536  # elements that one partition works through at most (chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,13 +172,10 @@ def reduction(describe: Describe) -> Lowering:
             return (along(),)
         spread = reduce_spread(outer, rows, inner, cores=target.cores, **options)
         split = columns_outer(outer, rows, target.cores)
-        return (_faster(along(), labelled(spread, {"in": x, "out": out}, outer=split), target),)
+        spread = labelled(spread, {"in": x, "out": out}, outer=split)
+        return faster([(along(),), (spread,)], target)
 
     return lower
-
-
-def _faster(a: Program, b: Program, target: Target) -> Program:
-    return min(a, b, key=lambda program: price(program, target.chip).total_s)
 
 
 def _suits_rows(outer: int, rows: int, inner: int, cores: int, line: int = LINE) -> bool:
@@ -244,8 +241,6 @@ def _along(call: Call) -> tuple[int, int, int]:
     if rows == 1:
         inner = prod(t.shape[max(dims, default=0) + 1 :])
         outer //= inner
-    if outer == inner == 1 and rows > _SERIAL:
-        raise KeyError(f"{call.name} over {rows} elements at once")
     return outer, rows, inner
 
 
@@ -275,13 +270,22 @@ def moments(call: Call, target: Target) -> Lowered:
     program = labelled(moments_of_columns(outer, rows, inner, **options), stored, outer=split)
     if spreads(outer, rows, inner, target.cores):
         spread = moments_spread(outer, rows, inner, **options)
-        program = _faster(program, labelled(spread, stored, outer=split), target)
+        return faster([(program,), (labelled(spread, stored, outer=split),)], target)
     return (program,)
 
 
 def largest(sign: float) -> Lowering:
     """The largest (or, with sign -1, smallest) value of each row and its place."""
-    return row_by_row(_along, partial(largest_of_rows, sign=sign), _largest_in)
+    columns = partial(largest_down, sign=sign)
+    return row_by_row(_along, partial(_largest_of_rows, sign=sign), _largest_in, columns)
+
+
+def _largest_of_rows(rows: int, columns: int, **options: Any) -> Program:
+    """A row on each partition, or on several if they are few."""
+    ways = [(largest_of_rows(rows, columns, **options),)]
+    if few(rows, options["cores"]):
+        ways.append((select_largest(rows, columns, 1, **options),))
+    return faster(ways, Target(options["chip"], options["cores"]))[0]
 
 
 def _largest_in(call: Call) -> dict[str, TensorArg]:

@@ -10,11 +10,12 @@ from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
 from ..isa import Access, Buffer, Builder, Program, Role, rows_of
+from ..kernels.down_columns import LEAST, cumulate_down, extremes_down, logarithms_down
 from ..kernels.limits import BANK, WIDE, P, evenly
 from ..kernels.reduce_leading import share_of
 from ..kernels.runs import run_of, runs
 from .op import Lowered, Lowering, around
-from .row_by_row import row_by_row, unchanged
+from .row_by_row import down, of_rows, row_by_row, unchanged
 
 __all__ = ["Prefix", "extremes", "logarithms", "scan"]
 
@@ -28,9 +29,6 @@ STEPS = {
     "max": ({"op0": "max", "op1": "add"}, 0.0, -inf),
     "min": ({"op0": "min", "op1": "add"}, 0.0, inf),
 }
-
-
-LEAST = -3.0e38  # where sums of exponentials start: finite, so that x - m is a number
 
 
 def triangle(b: Builder, *, inclusive: bool, dtype: str = "float32") -> tuple[Buffer, Buffer]:
@@ -260,19 +258,20 @@ def scan(op: str) -> Lowering:
         options: dict[str, Any] = {
             "chip": target.chip, "dtype": t.dtype, "out_dtype": call.out.dtype,
         }  # fmt: skip
-        held, split = _in_order(call), {}
+        held = _in_order(call)
         if count == 1 and inner > 1:
             return (unchanged(held, target),)
-        if inner > 1:
-            if op != "add":
-                raise KeyError(f"{call.name} along columns")
-            program = cumulate_columns(outer, count, inner, cores=target.cores, **options)
-            split = dict.fromkeys(("in", "out"), outer * count) if outer < target.cores else {}
-        elif outer == 1 and count > LONG and op == "add":
-            program = cumulate_run(count, **options)
-        else:
-            program = cumulate_rows(outer, count, op=op, cores=target.cores, **options)
-        return (labelled(program, held, outer=split),)
+        if inner == 1 and outer == 1 and count > LONG and op == "add":
+            return (labelled(cumulate_run(count, **options), held),)
+        options["cores"] = target.cores
+        rows, columns = (partial(program, op=op) for program in (cumulate_rows, cumulate_down))
+        along = of_rows(outer * inner, count, rows, columns, target, **options)
+        if inner == 1:
+            return (labelled(along, held),)
+        ways = [columns(outer, count, inner, **options)]
+        if op == "add":
+            ways.append(cumulate_columns(outer, count, inner, **options))
+        return down(call, target, along, ways, held)
 
     return lower
 
@@ -282,8 +281,8 @@ def _in_order(call: Call) -> dict[str, TensorArg]:
 
 
 def logarithms(call: Call, target: Target) -> Lowered:
-    """Logcumsumexp along rows."""
-    return row_by_row(_around, logarithms_of_rows, _in_order)(call, target)
+    """Logcumsumexp."""
+    return row_by_row(_around, logarithms_of_rows, _in_order, logarithms_down)(call, target)
 
 
 def extremes(op: str) -> Lowering:
@@ -293,4 +292,5 @@ def extremes(op: str) -> Lowering:
         names = zip(("values", "index"), call.outputs, strict=False)
         return {"in": call.tensors[0], **dict(names)}
 
-    return row_by_row(_around, partial(extremes_of_rows, op=op), held)
+    rows, columns = partial(extremes_of_rows, op=op), partial(extremes_down, op=op)
+    return row_by_row(_around, rows, held, columns)

@@ -12,18 +12,19 @@ from math import ceil, inf, prod
 from typing import Any
 
 from ..calls import Call, Target, TensorArg
-from ..calls.labels import labelled, made, permuted
+from ..calls.labels import labelled
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from ..kernels.largest_of_groups import group_cycles, largest_of_groups
-from ..kernels.limits import WIDE, P
+from ..kernels.limits import WIDE, P, evenly
 from ..kernels.sort_keys import INFINITE, PADDING
 from ..kernels.sort_network import network_cycles, sort_rows
-from .copies import copied
 from .op import Lowered
+from .row_by_row import along_last
 
 __all__ = [
     "along_dimension",
+    "few",
     "flat_sort",
     "found_in",
     "ordered",
@@ -36,13 +37,19 @@ FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piec
 MOST = 4096  # candidates of all chunks together (chosen)
 
 
+def few(rows: int, cores: int) -> bool:
+    """Whether rows are so few that each is cut over several partitions."""
+    return ceil(rows / cores) <= FEW
+
+
 def _eights(k: int) -> int:
     return 8 * ceil(k / 8)
 
 
 def _by_eights(rows: int, columns: int, k: int) -> bool:
     """Whether the candidates of a row's chunks or pieces fit."""
-    return ceil(columns / _segment(rows, columns, k)) * _eights(k) <= MOST
+    wide = _segment(rows, columns, k)
+    return max(ceil(columns / wide), ceil(wide / WIDE)) * _eights(k) <= MOST
 
 
 def select_largest(
@@ -61,18 +68,21 @@ def select_largest(
 
 
 def _segment(rows: int, columns: int, k: int) -> int:
-    """Columns that a partition works on: few rows are cut so that all partitions have some."""
+    """Columns that a partition works on: few rows are cut so that all partitions have some, or half
+    of them if pieces are then as long: those of all rows are one transfer.
+    """
     if rows > FEW:
         return min(columns, WIDE)
-    pieces = min(P // rows, columns // max(LEAST, 4 * _eights(k)))
-    return min(WIDE, ceil(columns / max(1, pieces)))
+    most = min(P // rows, columns // max(LEAST, 4 * _eights(k)))
+    pieces = next((n for n in range(most, most // 2, -1) if columns % n == 0), most)
+    return ceil(columns / pieces) if pieces > 1 else min(columns, WIDE)
 
 
 class _Largest:
     def __init__(
         self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
     ) -> None:
-        """A partition works on `wide` columns at once."""
+        """A partition has `wide` columns of a row at once."""
         self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
         self.first, self.k = stored.start, len(stored)
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
@@ -80,8 +90,9 @@ class _Largest:
         self.index = b.hbm("index", (rows, self.k), "int32", Role.OUTPUT)
         self.each, self.wide = _eights(stored.stop), wide
         self.chunks = ceil(columns / self.wide)
-        self.held = max(self.wide, self.each)
-        self.raw = b.sbuf("raw", self.wide, dtype, slots=2)
+        self.tile = evenly(wide, WIDE)  # columns that it works on
+        self.held = max(self.tile, self.each)
+        self.raw = b.sbuf("raw", self.tile, dtype, slots=2)
         self.data = b.sbuf("data", self.held, "float32", slots=2)
         total = self.chunks * self.each
         slots = 2 if self.chunks == 1 else 1
@@ -141,8 +152,16 @@ class _Largest:
     def _rounds(
         self, data: Buffer, count: int, size: int, found: Buffer, places: Buffer, start: Affine
     ) -> None:
-        """The largest eight, taken out, until there are enough."""
+        """The largest eight, taken out, until there are enough.
+
+        Of a single eight, equal elements are found in the order in which they are.
+        """
         b, whole = self.b, rows_of(data, size, count)
+        if self.each == 8:
+            eight, where = rows_of(found, size, 8, start), rows_of(places, size, 8, start)
+            b.emit("max8", eight, whole)
+            b.emit("nc_find_index8", where, whole, eight)
+            return
         with b.loop(self.each // 8) as turn:
             eight = rows_of(found, size, 8, start + turn * 8)
             b.emit("max8", eight, whole)
@@ -151,13 +170,19 @@ class _Largest:
 
     def _merge(self, size: int) -> tuple[Buffer, Buffer]:
         """The largest of what the chunks gave, and the columns that those came from."""
-        b = self.b
-        b.fresh(self.merged, self.of, self.picked)
-        total = self.chunks * self.each
-        self._rounds(self.found, total, size, self.merged, self.of, Affine())
-        columns, of = rows_of(self.places, size, total), rows_of(self.of, size, self.each)
-        b.emit("nc_n_gather", rows_of(self.picked, size, self.each), columns, of)
-        return self.merged, self.picked
+        found = self.merged, self.of, self.picked
+        return self._largest_of(self.found, self.places, self.chunks * self.each, size, found)
+
+    def _largest_of(
+        self, values: Buffer, places: Buffer, total: int, size: int,
+        made: tuple[Buffer, Buffer, Buffer],
+    ) -> tuple[Buffer, Buffer]:  # fmt: skip
+        b, (merged, of, picked) = self.b, made
+        b.fresh(merged, of, picked)
+        self._rounds(values, total, size, merged, of, Affine())
+        columns, there = rows_of(places, size, total), rows_of(of, size, self.each)
+        b.emit("nc_n_gather", rows_of(picked, size, self.each), columns, there)
+        return merged, picked
 
 
 class _LargestOfFew(_Largest):
@@ -167,54 +192,76 @@ class _LargestOfFew(_Largest):
         self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
     ) -> None:
         super().__init__(b, rows, columns, stored, sign, dtype, wide)
-        self.of_parts = b.sbuf("of parts", self.each, "float32", slots=2)
-        self.places_there = b.sbuf("places there", self.each, "int32", slots=2)
+        self.tiles = list(range(0, wide, self.tile))  # where those of a piece begin
+        total = len(self.tiles) * self.each
+        self.of_tiles = b.sbuf("of tiles", total, "float32", slots=2)
+        self.places_there = b.sbuf("places there", total, "int32", slots=2)
+        if len(self.tiles) > 1:
+            self.made = (
+                b.sbuf("of parts", self.each, "float32", slots=2),
+                b.sbuf("of which tile", self.each, "int32", slots=2),
+                b.sbuf("places in parts", self.each, "int32", slots=2),
+            )
         self.start = b.sbuf("start", 1, "float32")
 
     def build(self) -> Program:
         b, pieces = self.b, self.chunks
         self._starts(min(self.rows, P // pieces))
         for r0, size in b.tiles(self.rows, P // pieces):
-            parts = self.of_parts, self.places_there
-            b.fresh(self.raw, self.data, self.found, self.places, self.stored, *parts)
-            self._load(r0, size)
-            raw, data = (rows_of(t, size * pieces, self.wide) for t in (self.raw, self.data))
-            if self.held > self.wide:
-                b.emit("memset", rows_of(self.data, size * pieces, self.held), value=-PADDING)
-            self._key(data, raw)
-            self._rounds(self.data, self.held, size * pieces, *parts, Affine())
-            self._join(size)
+            b.fresh(self.found, self.places, self.stored, self.of_tiles, self.places_there)
+            for k, c0 in enumerate(self.tiles):
+                self._tile(r0, size, k * self.each, c0)
+            parts = self.of_tiles, self.places_there
+            if len(self.tiles) > 1:
+                total = len(self.tiles) * self.each
+                parts = self._largest_of(*parts, total, size * pieces, self.made)
+            self._join(size, *parts)
             self._store(r0, size)
         return b.build()
 
-    def _load(self, r0: Affine, size: int) -> None:
-        """Pieces of rows on partitions; what the last lacks is as small as all can be.
+    def _tile(self, r0: Affine, size: int, at: int, c0: int) -> None:
+        """The largest of the columns of each piece from c0 on, counted in columns of the piece."""
+        b, parts, count = self.b, size * self.chunks, min(self.tile, self.wide - c0)
+        b.fresh(self.raw, self.data)
+        self._load(r0, size, c0, count)
+        raw, data = (rows_of(t, parts, count) for t in (self.raw, self.data))
+        held = max(count, self.each)
+        if held > count:
+            b.emit("memset", rows_of(self.data, parts, held), value=-PADDING)
+        self._key(data, raw)
+        self._rounds(self.data, held, parts, self.of_tiles, self.places_there, Affine(at))
+        if c0:
+            found = rows_of(self.places_there, parts, self.each, at)
+            b.emit("tensor_scalar", found, found, op0="add", imm0=float(c0))
+
+    def _load(self, r0: Affine, size: int, c0: int, count: int) -> None:
+        """Columns of the pieces of rows; what the last lacks is as small as all can be.
 
         Of equal numbers the first are found, which are in the pieces before.
         """
         b, (full, rest) = self.b, divmod(self.columns, self.wide)
+        left = max(0, min(count, rest - c0))  # of the last piece
         if not rest:
-            pieces = ((self.wide, size * full), (1, self.wide))
-            source = Access(buffer=self.source, offset=r0 * self.columns, pattern=pieces)
-            b.load(rows_of(self.raw, size * full, self.wide), source)
+            pieces = ((self.wide, size * full), (1, count))
+            source = Access(buffer=self.source, offset=r0 * self.columns + c0, pattern=pieces)
+            b.load(rows_of(self.raw, size * full, count), source)
             return
-        whole = rows_of(self.raw, size * self.chunks, self.wide)
-        b.emit("memset", whole, value=-inf * self.sign)
+        if left < count:
+            b.emit("memset", rows_of(self.raw, size * self.chunks, count), value=-inf * self.sign)
         with b.loop(size) as r:
-            first, at = r * (self.chunks * self.wide), (r0 + r) * self.columns
-            whole = Access(
-                buffer=self.source, offset=at, pattern=((self.wide, full), (1, self.wide))
-            )
-            b.load(rows_of(self.raw, full, self.wide, first), whole)
-            last = rows_of(self.source, 1, rest, at + full * self.wide)
-            b.load(rows_of(self.raw, 1, rest, first + full * self.wide), last)
+            first, at = r * (self.chunks * self.tile), (r0 + r) * self.columns + c0
+            there = Access(buffer=self.source, offset=at, pattern=((self.wide, full), (1, count)))
+            b.load(rows_of(self.raw, full, count, first), there)
+            if left:
+                last = rows_of(self.source, 1, left, at + full * self.wide)
+                b.load(rows_of(self.raw, 1, left, first + full * self.tile), last)
 
-    def _join(self, size: int) -> None:
+    def _join(self, size: int, values: Buffer, columns: Buffer) -> None:
         """The candidates of a row's pieces beside each other, counted in columns of the row."""
         b, pieces, each = self.b, self.chunks, self.each
-        there = rows_of(self.places_there, size * pieces, each)
+        there = rows_of(columns, size * pieces, each)
         b.emit("tensor_scalar", there, there, rows_of(self.start, size * pieces, 1), op0="add")
-        for part, whole in ((self.of_parts, self.found), (self.places_there, self.places)):
+        for part, whole in ((values, self.found), (columns, self.places)):
             to, source = rows_of(whole, size, pieces * each), rows_of(part, size * pieces, each)
             b.emit("dma_copy", to, source, queue="join")
 
@@ -263,22 +310,7 @@ def along_dimension(x: TensorArg, dim: int, outs: Mapping[str, TensorArg], targe
     program = ordered(rows, columns, k, largest, x.dtype, target, first)
     if prod(shape[dim + 1 :]) == 1:
         return (labelled(program, {"in": x, **outs}),)
-    last = _last(x, dim)
-    turned = made("turned", last.shape, x.torch_dtype)
-    programs = list(copied(last, turned, target))
-    if k - first == 1:  # one of each row: in the same order without the dimension
-        return (*programs, labelled(program, {"in": turned, **outs}))
-    there = {n: _last(out, dim) for n, out in outs.items()}
-    found = {n: made(f"turned {n}", t.shape, t.torch_dtype) for n, t in there.items()}
-    programs.append(labelled(program, {"in": turned, **found}))
-    for n, t in there.items():
-        programs += copied(found[n], t, target)
-    return tuple(programs)
-
-
-def _last(t: TensorArg, dim: int) -> TensorArg:
-    """With a dimension moved to the end."""
-    return permuted(t, [d for d in range(len(t.shape)) if d != dim] + [dim])
+    return along_last(x, dim, outs, program, target)
 
 
 def found_in(call: Call, *names: str) -> dict[str, TensorArg]:

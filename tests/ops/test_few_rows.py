@@ -1,0 +1,49 @@
+"""The largest of few long rows: each is cut over partitions, and tiles where those are long."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from torch_trn_emu.calls import Target
+from torch_trn_emu.isa import Program
+from torch_trn_emu.ops import reductions, sorting
+
+from .on_cores import computed
+
+aten = torch.ops.aten
+ARGUMENTS: dict[str, Any] = {"argmax": aten.argmax.default, "argmin": aten.argmin.default,
+                             "max": aten.max.dim, "min": aten.min.dim}  # fmt: skip
+
+
+@pytest.fixture(params=[8192, 64], ids=["whole", "tiles"])
+def _wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def last(ways: Sequence[tuple[Program, ...]], target: Target) -> tuple[Program, ...]:
+        return ways[-1]
+
+    monkeypatch.setattr(sorting, "WIDE", request.param)
+    monkeypatch.setattr(reductions, "faster", last)
+
+
+@pytest.mark.usefixtures("_wide")
+@pytest.mark.parametrize("columns", [300, 8192, 12_001])
+@pytest.mark.parametrize("rows", [1, 2, 6])
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_extremes_are_the_first_of_equals(name: str, rows: int, columns: int) -> None:
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).round(decimals=1)
+    _, pairs = computed(name, ARGUMENTS[name], x, 1)
+    assert pairs
+    for got, want in pairs:
+        torch.testing.assert_close(got.reshape(want.shape), want)
+
+
+@pytest.mark.usefixtures("_wide")
+@pytest.mark.parametrize("k", [1, 8, 21])
+@pytest.mark.parametrize("columns", [300, 8192, 12_001])
+def test_topk(k: int, columns: int) -> None:
+    x = torch.randperm(2 * columns, generator=torch.Generator().manual_seed(1)).float()
+    _, pairs = computed("topk", aten.topk.default, x.reshape(2, columns), k)
+    assert len(pairs) == 2
+    for got, want in pairs:
+        torch.testing.assert_close(got.reshape(want.shape), want)
