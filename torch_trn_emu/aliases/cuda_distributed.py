@@ -26,6 +26,10 @@ __all__ = ["asked_by_torch", "hears_real", "install", "map_data_parallel"]
 _OWN = re.compile(r"torch\.(distributed|_subclasses|nn\.parallel(?!\.data_parallel)|_utils)(\.|$)")
 
 
+# Methods of process groups.
+_TAKING_DEVICES = ("_get_backend", "_register_backend", "_start_coalescing", "_end_coalescing")
+
+
 def asked_by_torch(depth: int) -> bool:
     """Whether torch.distributed, a parallel wrapper or a fake tensor's maker asks: it must hear the
     real device.
@@ -69,6 +73,8 @@ def install(translated: Callable[..., Any]) -> None:
         told = translated(getattr(c10d, name))
         for module in (c10d, dist):
             setattr(module, name, told)
+    for name in _TAKING_DEVICES:
+        setattr(c10d.ProcessGroup, name, translated(getattr(c10d.ProcessGroup, name)))
     mesh = translated(device_mesh.init_device_mesh)
     device_mesh.init_device_mesh = dist.init_device_mesh = mesh
     kind: Any = device_mesh.DeviceMesh

@@ -3,6 +3,8 @@
 import os
 import socket
 import tempfile
+import warnings
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -32,6 +34,14 @@ dist.all_reduce(x, op=dist.ReduceOp.AVG)
 dist.barrier()
 assert x.device.type == "cuda"
 assert x.tolist() == [1.0] * 4
+
+group, cuda = dist.group.WORLD, torch.device("cuda")
+assert isinstance(group._get_backend(cuda), dist.ProcessGroupNCCL)
+with warnings.catch_warnings(action="error"):
+    dist.distributed_c10d._set_pg_timeout(timedelta(minutes=5), group)
+group._start_coalescing(cuda)
+dist.all_reduce(x, async_op=True)
+group._end_coalescing(cuda).wait()
 
 leaf = torch.ones(2, device="cuda", requires_grad=True)
 whole = torch.empty(2 * dist.get_world_size(), device="cuda")
