@@ -28,7 +28,7 @@ __all__ = [
 
 # Modules of torch.cuda whose public names are in the tables, as "module.name".
 MODULES = ("amp", "comm", "gds", "nccl", "nvtx", "profiler", "sparse", "tunable")
-# Modules with the names of torch.cuda itself.
+# Modules with the names of torch.cuda itself; what only the module has is "module.name".
 PARTS = ("graphs", "memory", "random", "streams")
 
 # Names of the tables that torch does not have before a version.
@@ -36,6 +36,9 @@ SINCE: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "2.14": frozenset(
             "export_dot export_graph_data gds.is_available graph_annotations "
+            "graphs.register_graph_capture_end_hook graphs.register_graph_capture_start_hook "
+            "graphs.register_graph_destroy_hook graphs.register_graph_instantiate_hook "
+            "graphs.register_graph_replay_end_hook graphs.register_graph_replay_start_hook "
             "tunable.get_cublaslt_requested_algo_count "
             "tunable.set_cublaslt_requested_algo_count".split()
         )
@@ -128,6 +131,11 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
                 "make_graphed_callables"
             ),
             "a captured graph has no nodes of CUDA": "export_dot export_graph_data",
+            "a captured graph calls no hooks": (
+                "graphs.register_graph_capture_end_hook graphs.register_graph_capture_start_hook "
+                "graphs.register_graph_destroy_hook graphs.register_graph_instantiate_hook "
+                "graphs.register_graph_replay_end_hook graphs.register_graph_replay_start_hook"
+            ),
             "there is one memory pool per core": (
                 "MemPool use_mem_pool CUDAPluggableAllocator change_current_allocator "
                 "caching_allocator_alloc caching_allocator_delete caching_allocator_disabled "
