@@ -1,4 +1,4 @@
-"""The largest of few long rows: each is cut over partitions, and tiles where those are long."""
+"""Few long rows: each is cut over partitions, and in tiles where those have many elements."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,8 @@ import torch
 
 from torch_trn_emu.calls import Target
 from torch_trn_emu.isa import Program
-from torch_trn_emu.ops import reductions, sorting
+from torch_trn_emu.kernels import scan_few_rows
+from torch_trn_emu.ops import row_by_row, sorting
 
 from .on_cores import computed
 
@@ -23,7 +24,8 @@ def _wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         return ways[-1]
 
     monkeypatch.setattr(sorting, "WIDE", request.param)
-    monkeypatch.setattr(reductions, "faster", last)
+    monkeypatch.setattr(row_by_row, "faster", last)
+    monkeypatch.setattr(scan_few_rows, "TOGETHER", request.param // 64 + 1)
 
 
 @pytest.mark.usefixtures("_wide")
@@ -47,3 +49,16 @@ def test_topk(k: int, columns: int) -> None:
     assert len(pairs) == 2
     for got, want in pairs:
         torch.testing.assert_close(got.reshape(want.shape), want)
+
+
+@pytest.mark.usefixtures("_wide")
+@pytest.mark.parametrize("columns", [700, 2048, 8193])
+@pytest.mark.parametrize("rows", [1, 2, 6])
+@pytest.mark.parametrize("name", ["cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"])
+def test_running_results(name: str, rows: int, columns: int) -> None:
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).round(decimals=1)
+    x = {"cumprod": 1 + 0.01 * x, "logcumsumexp": 30 * x}.get(name, x)
+    _, pairs = computed(name, getattr(aten, name).default, x, 1)
+    assert pairs
+    for got, want in pairs:
+        torch.testing.assert_close(got.reshape(want.shape), want, rtol=2e-5, atol=1e-3)

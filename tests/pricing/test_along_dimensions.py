@@ -73,12 +73,18 @@ def test_one_more_of_any_dimension_is_no_cliff(name: str, shape: tuple[int, ...]
         assert large < 1.2 * small + 4, longer
 
 
+LONGEST = {"logcumsumexp": 24}  # times the operand's bytes: twenty passes over an element
+
+
 @pytest.mark.parametrize("count", [65_536, 1_048_576, 8_388_608])
-@pytest.mark.parametrize("name", ["argmax", "min", "topk"])
+@pytest.mark.parametrize("name", [*ALONG, "topk"])
 def test_a_single_row_of_any_length_lies_on_all_partitions(name: str, count: int) -> None:
     call = ALONG.get(name, lambda x, d: x.topk(5, d))
     times = [torch_trn_emu.estimate(call, empty(n), 0) for n in (count, count + 1)]
     assert all(row.status == "modelled" for made in times for row in made.ops)
     small, large = sorted(made.device_us for made in times)
     assert large < 1.2 * small + 4
-    assert large < 30 + 14 * count * 4 / get_chip("trn3").hbm_bytes_per_s_per_core() * 1e6
+    assert (
+        large
+        < 36 + LONGEST.get(name, 20) * count * 4 / get_chip("trn3").hbm_bytes_per_s_per_core() * 1e6
+    )

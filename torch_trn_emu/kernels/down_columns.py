@@ -22,6 +22,8 @@ class _Down(Columns):
     def __init__(self, name: str, outer: int, rows: int, columns: int, cores: int) -> None:
         b = Builder(f"{name} {outer}x{rows}x{columns}", cores=cores)
         super().__init__(b, outer, rows, columns)
+        self.zero = b.sbuf("zero", 1, "float32")
+        b.emit("memset", rows_of(self.zero, P, 1), value=0.0)
 
     def chain(
         self, to: Buffer, state: Access, x: Buffer, tile: Tile, some: int, op: str,
@@ -31,6 +33,9 @@ class _Down(Columns):
 
         `fade` is written over.
         """
+        if not self.short and tile.wide < some:
+            self._scans(to, state, x, tile, some, op, fade)
+            return
         b = self.b
 
         def one(r: Index, before: Access) -> None:
@@ -45,6 +50,27 @@ class _Down(Columns):
         if some > 1:
             with b.loop(some - 1) as r:
                 one(r + 1, self.row(to, tile, r))
+        b.emit("tensor_copy", state, self.row(to, tile, some - 1))
+
+    def _scans(
+        self, to: Buffer, state: Access, x: Buffer, tile: Tile, some: int, op: str,
+        fade: Buffer | None,
+    ) -> None:  # fmt: skip
+        """The same column after column, where a tile has fewer of them than rows."""
+        b, parts, wide = self.b, tile.parts, tile.wide
+        none = Access(buffer=self.zero, pattern=((1, parts), (0, some)))
+        with b.loop(wide) as c:
+            made, values = (
+                Access(buffer=t, offset=c, pattern=((t.row_elements, parts), (wide, some)))
+                for t in (to, x)
+            )
+            start = rows_of(state.buffer, parts, 1, c)
+            if fade is None:
+                b.emit("tensor_tensor_scan", made, values, none, start, op0=op, op1="add")
+            else:
+                pattern = ((fade.row_elements, parts), (wide, some))
+                factors = Access(buffer=fade, offset=c, pattern=pattern)
+                b.emit("tensor_tensor_scan", made, factors, values, start, op0="multiply", op1=op)
         b.emit("tensor_copy", state, self.row(to, tile, some - 1))
 
     def order(self, buffer: Buffer, step: int) -> None:

@@ -23,7 +23,7 @@ from .elementwise import flattened, lower_elementwise
 from .foreach import reduce_each
 from .normalization import ROW_OPS, row_op
 from .op import Lowered, Lowering, around, flat
-from .row_by_row import faster, row_by_row
+from .row_by_row import faster, few_or_many, row_by_row
 from .sorting import few, select_largest
 
 __all__ = [
@@ -276,16 +276,13 @@ def moments(call: Call, target: Target) -> Lowered:
 
 def largest(sign: float) -> Lowering:
     """The largest (or, with sign -1, smallest) value of each row and its place."""
-    columns = partial(largest_down, sign=sign)
-    return row_by_row(_along, partial(_largest_of_rows, sign=sign), _largest_in, columns)
+    cut = partial(_largest_of_few, sign=sign)
+    rows = few_or_many(partial(largest_of_rows, sign=sign), cut, lambda r, n, cores: few(r, cores))
+    return row_by_row(_along, rows, _largest_in, partial(largest_down, sign=sign))
 
 
-def _largest_of_rows(rows: int, columns: int, **options: Any) -> Program:
-    """A row on each partition, or on several if they are few."""
-    ways = [(largest_of_rows(rows, columns, **options),)]
-    if few(rows, options["cores"]):
-        ways.append((select_largest(rows, columns, 1, **options),))
-    return faster(ways, Target(options["chip"], options["cores"]))[0]
+def _largest_of_few(rows: int, columns: int, **options: Any) -> Program:
+    return select_largest(rows, columns, 1, **options)
 
 
 def _largest_in(call: Call) -> dict[str, TensorArg]:

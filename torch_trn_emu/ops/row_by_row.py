@@ -16,7 +16,7 @@ from .copies import copied
 from .elementwise import conversion
 from .op import Lowered, Lowering, around, flat
 
-__all__ = ["along_last", "down", "faster", "of_rows", "row_by_row", "unchanged"]
+__all__ = ["along_last", "down", "faster", "few_or_many", "of_rows", "row_by_row", "unchanged"]
 
 Programs = tuple[Program, ...]
 
@@ -47,6 +47,23 @@ def row_by_row(
         return down(call, target, along, [columns(outer, rows, inner, **options)], held)
 
     return lower
+
+
+def few_or_many(
+    many: Callable[..., Program], few: Callable[..., Program],
+    suits: Callable[[int, int, int], bool],
+) -> Callable[..., Program]:  # fmt: skip
+    """A program over rows: `many` has one on each partition, `few` cuts each over several, and is
+    taken where it `suits` rows, columns and cores, and takes less time.
+    """
+
+    def program(rows: int, columns: int, **options: Any) -> Program:
+        ways = [(many(rows, columns, **options),)]
+        if suits(rows, columns, options["cores"]):
+            ways.append((few(rows, columns, **options),))
+        return faster(ways, Target(options["chip"], options["cores"]))[0]
+
+    return program
 
 
 def of_rows(

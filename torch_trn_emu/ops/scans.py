@@ -14,8 +14,9 @@ from ..kernels.down_columns import LEAST, cumulate_down, extremes_down, logarith
 from ..kernels.limits import BANK, WIDE, P, evenly
 from ..kernels.reduce_leading import share_of
 from ..kernels.runs import run_of, runs
+from ..kernels.scan_few_rows import cumulate_few, extremes_few, logarithms_few, suits_few
 from .op import Lowered, Lowering, around
-from .row_by_row import down, of_rows, row_by_row, unchanged
+from .row_by_row import down, few_or_many, of_rows, row_by_row, unchanged
 
 __all__ = ["Prefix", "extremes", "logarithms", "scan"]
 
@@ -264,7 +265,10 @@ def scan(op: str) -> Lowering:
         if inner == 1 and outer == 1 and count > LONG and op == "add":
             return (labelled(cumulate_run(count, **options), held),)
         options["cores"] = target.cores
-        rows, columns = (partial(program, op=op) for program in (cumulate_rows, cumulate_down))
+        many, few, columns = (
+            partial(program, op=op) for program in (cumulate_rows, cumulate_few, cumulate_down)
+        )
+        rows = few_or_many(many, few, suits_few)
         along = of_rows(outer * inner, count, rows, columns, target, **options)
         if inner == 1:
             return (labelled(along, held),)
@@ -282,7 +286,8 @@ def _in_order(call: Call) -> dict[str, TensorArg]:
 
 def logarithms(call: Call, target: Target) -> Lowered:
     """Logcumsumexp."""
-    return row_by_row(_around, logarithms_of_rows, _in_order, logarithms_down)(call, target)
+    rows = few_or_many(logarithms_of_rows, logarithms_few, suits_few)
+    return row_by_row(_around, rows, _in_order, logarithms_down)(call, target)
 
 
 def extremes(op: str) -> Lowering:
@@ -292,5 +297,7 @@ def extremes(op: str) -> Lowering:
         names = zip(("values", "index"), call.outputs, strict=False)
         return {"in": call.tensors[0], **dict(names)}
 
-    rows, columns = partial(extremes_of_rows, op=op), partial(extremes_down, op=op)
-    return row_by_row(_around, rows, held, columns)
+    many, few, columns = (
+        partial(program, op=op) for program in (extremes_of_rows, extremes_few, extremes_down)
+    )
+    return row_by_row(_around, few_or_many(many, few, suits_few), held, columns)
