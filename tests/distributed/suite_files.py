@@ -39,7 +39,6 @@ _PATHS = {
         "_composable/fsdp/test_fully_shard_state.py",
         "_composable/fsdp/test_fully_shard_logging.py",
         "_composable/fsdp/test_fully_shard_compile.py",
-        "_composable/fsdp/test_fully_shard_dtensor.py",
         "_composable/fsdp/test_fully_shard_ignore_params.py",
         "_composable/test_replicate.py",
         "_composable/test_replicate_training.py",
@@ -154,6 +153,7 @@ _PATHS = {
         "tensor/test_matrix_ops.py",
         "tensor/test_random_ops.py",
         "_composable/fsdp/test_fully_shard_init.py",
+        "_composable/fsdp/test_fully_shard_dtensor.py",
         "tensor/test_init.py",
         "tensor/test_attention.py",
         "tensor/parallel/test_tp_style.py",
@@ -294,6 +294,44 @@ REASONS = (
         r"",
         "Reads the log that NCCL writes.",
         why="nccl_log",
+    ),
+    Reason(
+        r"test_fully_shard_training_overlap",
+        "`patch_all_gather` of 2.13 delays `all_gather_single`, and so not the reference of 2.12, "
+        "which calls `all_gather_into_tensor`.",
+        why="not less than or equal to",
+    ),
+    Reason(
+        r"test_fsdp_comm.py::TestCommunication",
+        "Counts calls of `all_gather_into_tensor`; FSDP of 2.13 calls `all_gather_single`.",
+        why="Scalars are not equal",
+    ),
+    Reason(
+        r"test_norm_modules",
+        "Batch norm refuses float32 running statistics beside half-precision parameters, as on the "
+        "CPU; CUDA refuses them in the backward pass.",
+        why="expected scalar type (BFloat16|Half) but found Float",
+    ),
+    Reason(
+        r"test_fsdp_dup_tensors_diff_source",
+        "Expects three graphs, as Dynamo of 2.12 makes; that of 2.13 makes fewer, on the CPU too.",
+        why="Scalars are not equal",
+    ),
+    Reason(
+        r"test_c10d_gloo.py",
+        "Gives tensors of the device to torch's own gloo group, made without init_process_group: "
+        "a torch without CUDA takes those of the CPU only.",
+        why="unsupported device type trn",
+    ),
+    Reason(
+        r"test_param_layout_mismatch_error",
+        "Rank 1 refuses the model and ends; rank 0 goes on, since NCCL waits for nobody. On trn it "
+        "raises as well, and names the rank that left.",
+        why="has left the group",
+    ),
+    Reason(
+        r"test_pass_nccl_options_config|test_shrink_group",
+        "NCCL's own options, and communicators that shrink.",
     ),
     Reason(
         r"NCCLTraceTest|NCCLTraceTestDumpOnTimeout",

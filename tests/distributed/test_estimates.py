@@ -39,6 +39,7 @@ SCRIPT = """
 import os
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
 
 dist.init_process_group({arguments})
 assert dist.get_rank() == 0 and dist.get_world_size() == {ranks}
@@ -48,6 +49,20 @@ mesh = dist.device_mesh.init_device_mesh("{device}", (2, {ranks} // 2), mesh_dim
 x = torch.ones(1024, device="{device}")
 dist.all_reduce(x)
 dist.all_reduce(x, group=mesh.get_group("tp"))
+model = torch.nn.Linear(64, 64).to("{device}")
+fully_shard(model, mesh=mesh["dp"])
+inner = torch.optim.AdamW(model.parameters())
+
+
+class Several(torch.optim.Optimizer):  # as torchtitan has it
+    def step(self):
+        inner.step()
+
+
+outer = Several(model.parameters(), {{}})
+for _ in range(2):
+    model(torch.ones(8, 64, device="{device}")).sum().backward()
+    outer.step()
 torch.distributed.destroy_process_group()
 """
 
@@ -81,6 +96,7 @@ def test_a_script_of_many_ranks_runs_as_one(tmp_path, ranks, options, arguments,
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["counters"]
-    assert found["cc_op_count"] == 2
-    assert found["cc_op_active_time"] > 2e-4  # two of 105 us and more
+    found = json.loads(done.stdout)
+    assert found["counters"]["cc_op_count"] == 2 + 2 * 2  # of FSDP2 two in each step
+    assert found["counters"]["cc_op_active_time"] > 5e-4  # six of 91 us and more
+    assert [step["launches"] > 0 for step in found["steps"]] == [True, True]

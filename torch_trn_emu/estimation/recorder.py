@@ -23,6 +23,8 @@ from ..torch_private import (
     TorchDispatchMode,
     TracingContext,
     autograd_node,
+    function_modes,
+    skip_function_modes,
 )
 from .calls_of_groups import Promises, call_of_group
 from .composites import composite_on_meta
@@ -133,8 +135,12 @@ class Recorder(TorchDispatchMode):
         within = self.in_functional
         self.in_functional = within or func.namespace == "_c10d_functional"
         try:
+            kernel = partial(func._op_dk, key)
             with mode:
-                made = func._op_dk(key, *args, **kwargs)
+                if function_modes():  # which would call the operator, not this kernel
+                    made = skip_function_modes(kernel, (), args, kwargs)
+                else:
+                    made = kernel(*args, **kwargs)
         finally:
             self.in_functional = within
         self.exchange(func, args, kwargs, made)
