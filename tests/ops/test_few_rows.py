@@ -29,8 +29,8 @@ def _wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("_wide")
-@pytest.mark.parametrize("columns", [300, 8192, 12_001])
-@pytest.mark.parametrize("rows", [1, 2, 6])
+@pytest.mark.parametrize("columns", [300, 1023, 8192, 12_001])
+@pytest.mark.parametrize("rows", [1, 2, 6, 46])
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_extremes_are_the_first_of_equals(name: str, rows: int, columns: int) -> None:
     x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).round(decimals=1)
@@ -43,9 +43,10 @@ def test_extremes_are_the_first_of_equals(name: str, rows: int, columns: int) ->
 @pytest.mark.usefixtures("_wide")
 @pytest.mark.parametrize("k", [1, 8, 21])
 @pytest.mark.parametrize("columns", [300, 8192, 12_001])
-def test_topk(k: int, columns: int) -> None:
-    x = torch.randperm(2 * columns, generator=torch.Generator().manual_seed(1)).float()
-    _, pairs = computed("topk", aten.topk.default, x.reshape(2, columns), k)
+@pytest.mark.parametrize("rows", [2, 50])
+def test_topk(rows: int, k: int, columns: int) -> None:
+    x = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(1)).float()
+    _, pairs = computed("topk", aten.topk.default, x.reshape(rows, columns), k)
     assert len(pairs) == 2
     for got, want in pairs:
         torch.testing.assert_close(got.reshape(want.shape), want)

@@ -116,3 +116,25 @@ def test_sums_over_few_rows_compile_to_no_more(rows: int, columns: int) -> None:
         torch_trn_emu.estimate(call, empty(rows, columns), mode=m) for m in ("eager", "compile")
     )
     assert compiled.device_us < 1.02 * eager.device_us
+
+
+# Between powers of two; a row more may be another tile of chunks, up to the documented factor.
+FEW_ROWS = [
+    (rows, n) for rows in (1, 2, 3, 8, 16, 31, 64) for n in (300, 1500, 4773, 10_202, 23_346)
+]
+SORTS = {
+    "sort": lambda x: x.sort(-1),
+    "median": lambda x: x.median(-1),
+    "kthvalue": lambda x: x.kthvalue(x.shape[-1] // 3, -1),
+}
+
+
+@pytest.mark.parametrize("name", SORTS)
+def test_sorts_of_few_rows_have_no_cliffs(name: str) -> None:
+    for rows, columns in FEW_ROWS:
+        first, longer, more = (
+            torch_trn_emu.estimate(SORTS[name], empty(*shape)).device_us
+            for shape in ((rows, columns), (rows, columns + 1), (rows + 1, columns))
+        )
+        assert max(first, longer) < 1.2 * min(first, longer) + LATENCY_US, (rows, columns)
+        assert rows < 4 or more < 1.6 * first + LATENCY_US, (rows, columns)

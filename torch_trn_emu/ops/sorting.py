@@ -7,7 +7,7 @@ compared is half the number, so that infinity is finite and more than what was t
 found as the engines order it, which is not public.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import ceil, inf, prod
 from typing import Any
 
@@ -186,12 +186,18 @@ class _Largest:
 
 
 class _LargestOfFew(_Largest):
-    """Few rows: each is cut over several partitions, whose largest come together in one."""
+    """Few rows: each is cut over several partitions, whose largest come together in one.
+
+    Partitions have a row's pieces one after the other; or all rows' first pieces, then their
+    second ones, where pieces differ and are fewer than rows: those of a kind are one transfer.
+    """
 
     def __init__(
         self, b: Builder, rows: int, columns: int, stored: range, sign: float, dtype: str, wide: int
     ) -> None:
         super().__init__(b, rows, columns, stored, sign, dtype, wide)
+        self.most = min(rows, P // self.chunks)  # rows at once
+        self.by_piece = columns % wide > 0 and self.chunks < self.most
         self.tiles = list(range(0, wide, self.tile))  # where those of a piece begin
         total = len(self.tiles) * self.each
         self.of_tiles = b.sbuf("of tiles", total, "float32", slots=2)
@@ -205,26 +211,32 @@ class _LargestOfFew(_Largest):
         self.start = b.sbuf("start", 1, "float32")
 
     def build(self) -> Program:
-        b, pieces = self.b, self.chunks
-        self._starts(min(self.rows, P // pieces))
-        for r0, size in b.tiles(self.rows, P // pieces):
+        b = self.b
+        self._starts()
+        for r0, size in b.tiles(self.rows, self.most):
             b.fresh(self.found, self.places, self.stored, self.of_tiles, self.places_there)
+            parts = (self.most if self.by_piece else size) * self.chunks
             for k, c0 in enumerate(self.tiles):
-                self._tile(r0, size, k * self.each, c0)
-            parts = self.of_tiles, self.places_there
+                self._tile((r0, size), parts, k * self.each, c0)
+            found = self.of_tiles, self.places_there
             if len(self.tiles) > 1:
-                total = len(self.tiles) * self.each
-                parts = self._largest_of(*parts, total, size * pieces, self.made)
-            self._join(size, *parts)
+                found = self._largest_of(*found, len(self.tiles) * self.each, parts, self.made)
+            self._join(size, parts, *found)
             self._store(r0, size)
         return b.build()
 
-    def _tile(self, r0: Affine, size: int, at: int, c0: int) -> None:
+    def _tile(self, rows: tuple[Affine, int], parts: int, at: int, c0: int) -> None:
         """The largest of the columns of each piece from c0 on, counted in columns of the piece."""
-        b, parts, count = self.b, size * self.chunks, min(self.tile, self.wide - c0)
+        b, count = self.b, min(self.tile, self.wide - c0)
+        left = max(0, min(count, self.columns % self.wide - c0))  # of the last piece
         b.fresh(self.raw, self.data)
-        self._load(r0, size, c0, count)
         raw, data = (rows_of(t, parts, count) for t in (self.raw, self.data))
+        if self.columns % self.wide == 0:
+            left = count
+        elif left < count or rows[1] < self.most:
+            b.emit("memset", raw, value=-inf * self.sign)  # as small as all can be
+        for there, here in self._transfers(*rows, c0, count, left):
+            b.load(here, there)
         held = max(count, self.each)
         if held > count:
             b.emit("memset", rows_of(self.data, parts, held), value=-PADDING)
@@ -234,44 +246,58 @@ class _LargestOfFew(_Largest):
             found = rows_of(self.places_there, parts, self.each, at)
             b.emit("tensor_scalar", found, found, op0="add", imm0=float(c0))
 
-    def _load(self, r0: Affine, size: int, c0: int, count: int) -> None:
-        """Columns of the pieces of rows; what the last lacks is as small as all can be.
+    def _transfers(
+        self, r0: Affine, size: int, c0: int, count: int, left: int
+    ) -> Iterator[tuple[Access, Access]]:
+        """Columns of the pieces of rows, of which the last have `left`.
 
         Of equal numbers the first are found, which are in the pieces before.
         """
-        b, (full, rest) = self.b, divmod(self.columns, self.wide)
-        left = max(0, min(count, rest - c0))  # of the last piece
-        if not rest:
-            pieces = ((self.wide, size * full), (1, count))
-            source = Access(buffer=self.source, offset=r0 * self.columns + c0, pattern=pieces)
-            b.load(rows_of(self.raw, size * full, count), source)
-            return
-        if left < count:
-            b.emit("memset", rows_of(self.raw, size * self.chunks, count), value=-inf * self.sign)
-        with b.loop(size) as r:
-            first, at = r * (self.chunks * self.tile), (r0 + r) * self.columns + c0
-            there = Access(buffer=self.source, offset=at, pattern=((self.wide, full), (1, count)))
-            b.load(rows_of(self.raw, full, count, first), there)
-            if left:
-                last = rows_of(self.source, 1, left, at + full * self.wide)
-                b.load(rows_of(self.raw, 1, left, first + full * self.tile), last)
+        b, (full, rest), tile = self.b, divmod(self.columns, self.wide), self.tile
+        first, columns = r0 * self.columns + c0, self.columns
 
-    def _join(self, size: int, values: Buffer, columns: Buffer) -> None:
+        def there(at: Affine, pitch: int, lines: int, wide: int) -> Access:
+            return Access(buffer=self.source, offset=at, pattern=((pitch, lines), (1, wide)))
+
+        if not rest:
+            yield there(first, self.wide, size * full, count), rows_of(self.raw, size * full, count)
+        elif self.by_piece:
+            with b.loop(full) as j:
+                here = rows_of(self.raw, size, count, j * (self.most * tile))
+                yield there(first + j * self.wide, columns, size, count), here
+            if left:
+                here = rows_of(self.raw, size, left, full * self.most * tile)
+                yield there(first + full * self.wide, columns, size, left), here
+        else:
+            with b.loop(size) as r:
+                at, part = first + r * columns, r * (self.chunks * tile)
+                yield there(at, self.wide, full, count), rows_of(self.raw, full, count, part)
+                if left:
+                    here = rows_of(self.raw, 1, left, part + full * tile)
+                    yield there(at + full * self.wide, 1, 1, left), here
+
+    def _join(self, size: int, parts: int, values: Buffer, columns: Buffer) -> None:
         """The candidates of a row's pieces beside each other, counted in columns of the row."""
         b, pieces, each = self.b, self.chunks, self.each
-        there = rows_of(columns, size * pieces, each)
-        b.emit("tensor_scalar", there, there, rows_of(self.start, size * pieces, 1), op0="add")
+        there = rows_of(columns, parts, each)
+        b.emit("tensor_scalar", there, there, rows_of(self.start, parts, 1), op0="add")
         for part, whole in ((values, self.found), (columns, self.places)):
-            to, source = rows_of(whole, size, pieces * each), rows_of(part, size * pieces, each)
-            b.emit("dma_copy", to, source, queue="join")
+            if not self.by_piece:
+                to, source = rows_of(whole, size, pieces * each), rows_of(part, parts, each)
+                b.emit("dma_copy", to, source, queue="join")
+                continue
+            with b.loop(pieces) as j:
+                source = rows_of(part, size, each, j * (self.most * part.row_elements))
+                b.emit("dma_copy", rows_of(whole, size, each, j * each), source, queue="join")
 
-    def _starts(self, rows: int) -> None:
+    def _starts(self) -> None:
         """The column where each partition's piece starts: made in a partition, then spread."""
         b, pieces = self.b, self.chunks
         line = b.sbuf("first columns", pieces, "float32")
         b.emit("iota", rows_of(line, 1, pieces), channel=0, step=self.wide, base=0)
-        of_all = Access(buffer=line, pattern=((pieces, 1), (0, rows), (1, pieces)))
-        b.emit("dma_copy", rows_of(self.start, rows * pieces, 1), of_all, queue="join")
+        kinds = ((1, pieces), (0, self.most)) if self.by_piece else ((0, self.most), (1, pieces))
+        of_all = Access(buffer=line, pattern=((pieces, 1), *kinds))
+        b.emit("dma_copy", rows_of(self.start, self.most * pieces, 1), of_all, queue="join")
 
 
 # --- from calls ---
