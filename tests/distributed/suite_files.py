@@ -296,6 +296,18 @@ REASONS = (
         why="nccl_log",
     ),
     Reason(
+        r"test_fully_shard_training_memory_no_gc",
+        "Eleven training steps of 300 million parameters: more than the limit of a test on a "
+        "shared host.",
+        why="more than",
+    ),
+    Reason(
+        r"test_2d_fsdp_tp_ac_compile_use_ca_True",
+        "Inductor compiles forward and backward on each of four ranks: more than the limit of a "
+        "test on a shared host.",
+        why="more than",
+    ),
+    Reason(
         r"test_fully_shard_training_overlap",
         "`patch_all_gather` of 2.13 delays `all_gather_single`, and so not the reference of 2.12, "
         "which calls `all_gather_into_tensor`.",
