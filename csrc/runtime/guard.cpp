@@ -6,6 +6,7 @@
 #include "stream.h"
 
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/headeronly/version.h>
 
 namespace trn {
 namespace {
@@ -29,6 +30,9 @@ c10::DeviceCapability copyable_types() {
         kIndex_Float8_e5m2,   kIndex_Float8_e4m3fn, kIndex_Float8_e5m2fnuz, kIndex_Float8_e4m3fnuz,
         kIndex_Float8_e8m0fnu})
     types.capability_data.capability_bits |= uint64_t{1} << i;
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14  // that has the dtype
+  types.capability_data.capability_bits |= uint64_t{1} << kIndex_BComplex32;
+#endif
   return types;
 }
 
