@@ -239,3 +239,68 @@ def test_subclasses_and_modes(tmp_path):
 def test_operators_of_a_script(tmp_path):
     ran = run_as_cuda(tmp_path, START + OPERATORS)
     assert ran.returncode == 0, ran.stderr
+
+
+COMPILED = """
+from torch.library import custom_op
+
+count = iter(range(100))
+
+def made(fake=torch.empty_like):
+    name = f"compiled::f{next(count)}"
+    kernel = lambda x: x * hear(x, x.device.type)
+    op = custom_op(name, kernel, mutates_args=(), schema="(Tensor x) -> Tensor")
+    op.register_fake(fake)
+    return op
+
+def empty(x):
+    device = "cuda" if x.is_cuda else "cpu"
+    return torch.empty(x.shape if x.device.type == device else (1,), device=device)
+
+def in_graph(op):
+    return lambda x, device: [
+        torch.compile(lambda t: op(t) + 1, backend=backend)(x)
+        for backend in ("inductor", "aot_eager", "eager")
+    ]
+
+def gradient(x, device):
+    op = made()
+    op.register_autograd(lambda ctx, g: g * (2 + (g.is_cuda == (device == "cuda"))))
+    y = x.clone().requires_grad_()
+    torch.compile(lambda t: op(t) * 2)(y).sum().backward()
+    return [y.grad]
+
+class Plain(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        return result + 1 if func is torch.sin and result.is_cuda == on_cuda else result
+
+def subclass(x, device):
+    global on_cuda
+    on_cuda = device == "cuda"
+    torch._dynamo.reset()
+    return [torch.compile(torch.sin)(x.as_subclass(Plain)).as_subclass(torch.Tensor)]
+
+def hook(x, device):
+    def twice(t):
+        t = t * 2
+        t.register_hook(lambda g: g * (2 + (g.is_cuda == (device == "cuda"))))
+        return t.square()
+    y = x.clone().requires_grad_()
+    torch.compile(twice)(y).sum().backward()
+    return [y.grad]
+
+compare({
+    "kernel": in_graph(made()),
+    "fake": in_graph(made(empty)),
+    "gradient": gradient,
+    "subclass": subclass,
+    "hook": hook,
+})
+"""
+
+
+def test_code_in_compiled_graphs(tmp_path):
+    ran = run_as_cuda(tmp_path, START + COMPILED)
+    assert ran.returncode == 0, ran.stderr

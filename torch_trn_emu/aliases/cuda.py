@@ -354,21 +354,14 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _InsideTorch(CudaIsTrn):
-    """The mode where torch calls the script back: torch and the emulator hear the real device.
-
-    `handed` is the call that it was entered for. Some functions come back with it.
-    """
-
-    def __init__(self, handed: Any = None) -> None:
-        super().__init__()
-        self._handed = handed
+    """The mode where torch calls the script back: torch and the emulator hear the real device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        handed, self._handed = self._handed, None
-        if func is handed:
+        asking = sys._getframe(1)
+        if asking.f_code is let_hear.__code__:  # a function that comes back to each mode
             return func(*args, **(kwargs or {}))
-        asking = sys._getframe(1).f_globals.get("__name__", "")
-        if not asking.startswith(("torch.", "torch_trn_emu")):
+        name = asking.f_globals.get("__name__", "")
+        if not name.startswith(("torch.", "torch_trn_emu")):
             return super().__torch_function__(func, types, args, kwargs)
         if calls_script(func, types, args, kwargs or {}):
             return let_hear(_InsideTorch, func, types, args, kwargs or {})
@@ -510,7 +503,7 @@ def install() -> None:
     _map_threads()
     map_profilers()
     map_internals()
-    map_library()
+    map_library(_mode)
     _map_accelerator()
     _map_saved_tensors_hooks()
     map_traced_tensors(to_cuda, CudaIsTrn)

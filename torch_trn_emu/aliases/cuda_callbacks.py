@@ -77,17 +77,17 @@ def calls_script(func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> bo
 
 
 def let_hear(
-    mode: Callable[[Any], AbstractContextManager[Any]],
+    mode: Callable[[], AbstractContextManager[Any]],
     func: Any,
     types: Any,
     args: Any,
     kwargs: dict[str, Any],
 ) -> Any:
-    """The call, with `mode(func)` on in what it runs of the script."""
+    """The call, with `mode()` on in what it runs of the script."""
     values = tree_leaves((args, kwargs)) if types else []
     first: list[Any] = [next((v for v in values if type(v) is kind), None) for kind in types]
     own = [value for value in first if overrides_functions(value)]
-    with mode(func):
+    with mode():
         if not own:
             return skip_function_modes(func, types, args, kwargs)
         for value in own:

@@ -21,7 +21,9 @@ def map_traced_tensors(to_cuda: Callable[[Any], Any], alias: type) -> None:
     """
 
     def translates(tx: Any) -> bool:
-        traced = [mode.value for mode in tx.symbolic_torch_function_state.mode_stack]
+        state = tx.symbolic_torch_function_state
+        handling = [state.cur_mode] if state.cur_mode else []  # what a subclass is called by
+        traced = [mode.value for mode in [*state.mode_stack, *handling]]
         return any(isinstance(mode, alias) for mode in [*traced, *function_modes()])
 
     def install(module: Any) -> None:

@@ -48,9 +48,25 @@ def _key_for_device(device: Any) -> Any:
     return dispatch_key_for_device("trn" if device == "cuda" and _is_for_script() else device)
 
 
-def map_library() -> None:
+def _fakes_hear(function: Callable[..., Any], mode: Callable[[], Any]) -> Callable[..., Any]:
+    """A registration of fakes: those of the script are called with `mode()` on."""
+
+    @wraps(function)
+    def register(self: Any, name: Any, fake: Any, *args: Any, **kwargs: Any) -> Any:
+        @wraps(fake)
+        def hears(*given: Any, **named: Any) -> Any:
+            with mode():
+                return fake(*given, **named)
+
+        return function(self, name, hears if _is_for_script() else fake, *args, **kwargs)
+
+    return register
+
+
+def map_library(mode: Callable[[], Any]) -> None:
     """Kernels of the script for CUDA, and for devices of cuda, go to the key of trn."""
     kind: Any = torch.library.Library
     for name in ("__init__", "impl", "fallback", "_impl_with_aoti_compile"):
         setattr(kind, name, _told_trn(getattr(kind, name)))
+    kind._register_fake = _fakes_hear(kind._register_fake, mode)
     set_functions_of_torch_c({"_dispatch_key_for_device": _key_for_device})

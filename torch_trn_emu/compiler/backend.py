@@ -33,6 +33,7 @@ from .move_to_host import device_of_graph, graphs_of, host_inputs, move_to_host
 from .operators import apply_precision, multiply_attention, policy_of, to_twins
 from .options import Options, read_options
 from .overlaps import separate_overlaps
+from .own_kernels import own_operators, to_own_kernels
 from .records import GraphRecord, fall_back, note, note_once
 from .reuse import round_once
 from .roles import find_weights, note_constants, say_roles
@@ -131,6 +132,8 @@ def compile_graph(
             round_once(part.graph)
             separate_overlaps(part.graph)
         inputs = host_inputs(example_inputs)
+        for part in graphs_of(gm):
+            to_own_kernels(part, device)
         move_to_host(gm)
         record = GraphRecord(name=name, kind=kind, status="compiled", nodes=nodes, fused=fused)
         with in_one_file(), versions_kept():
@@ -225,7 +228,8 @@ def _cache_keys(gm: GraphModule, policy: str, options: Options) -> Iterator[None
     marks = [mark for mark in own if mark[1] != policy or mark[2] is not None]
     chosen = (options.program, options.fuse_producers)
     place = (process.chip.name, process.lnc, host_name(), _rank())
-    ours = (*place, policy, *chosen, marks, _version())
+    called = [name for part in graphs_of(gm) for name in own_operators(part)]
+    ours = (*place, policy, *chosen, marks, called, _version())
     tag = f"trn {ours} {torch.compiler.config.cache_key_tag}"
     with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
         yield

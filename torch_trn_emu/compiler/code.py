@@ -19,6 +19,7 @@ from .graph_launches import launch_row
 from .host_groups import groups_of, open_groups
 from .kernels import in_one_file
 from .move_to_host import graphs_of, is_trn
+from .own_kernels import OwnKernel, define, kernels_of
 from .records import GraphRecord, note, warn_unpriced
 from .sizes import SizedPrice
 from .subgraphs import Launch
@@ -36,6 +37,7 @@ class Placement:
     returned_inputs: tuple[int, ...]
     draws: bool
     groups: tuple[str, ...] = ()  # of its collectives
+    kernels: tuple[OwnKernel, ...] = ()  # what it calls of other libraries
 
     def host_graph(self) -> Any:
         return _C.HostGraph(
@@ -60,6 +62,7 @@ def placement_of(gm: GraphModule, device: int) -> Placement:
         returned_inputs=tuple(number.get(r, -1) if isinstance(r, Node) else -1 for r in results),
         draws=any(_draws(node) for node in gm.graph.nodes),
         groups=tuple(dict.fromkeys(name for part in graphs_of(gm) for name in groups_of(part))),
+        kernels=tuple(kernel for part in graphs_of(gm) for kernel in kernels_of(part, device)),
     )
 
 
@@ -195,7 +198,9 @@ class TrnCode(OutputCode):
         self._graph = self._row = None
 
     def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
-        """After loading: find the host code on disk again."""
+        """After loading: find the host code on disk again, and what it calls."""
+        for kernel in self.placement.kernels:
+            define(kernel)
         with in_one_file():
             code, _ = FxGraphCache.cache_hit_post_compile(self.code, {}, constants)
         if code is None:

@@ -1,0 +1,152 @@
+"""Operators of other libraries run on trn in compiled graphs, as they do outside of them.
+
+The host code of a graph calls an operator with tensors in host memory, for which its library may
+have another kernel than for trn, or one that asks for the device. So the code calls a second
+operator instead, which hands the tensors to the first on trn. Checked on torch 2.13.0.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from .. import _C
+from ..host import host_device
+from ..settings import DEVICE_TYPE
+from ..torch_private import OpOverload, has_kernel, tree_leaves, tree_map
+
+__all__ = ["OwnKernel", "define", "kernels_of", "own_operators", "to_own_kernels"]
+
+_SPACE = "trn_own"
+_TORCHS = re.compile(
+    r"(aten|prims?|trn|_?c10d\w*|quantized\w*|inductor\w*|streams|profiler|fsdp|_dtensor|symm_mem|"
+    r"onnx\w*|cplib|torch_nn|rngprims|flex_lib|debug_mode_ops)::"
+)
+_library = torch.library.Library(_SPACE, "FRAGMENT")
+
+
+@dataclass(frozen=True)
+class OwnKernel:
+    """An operator on a core; `moved` tells which of its tensors, in order, are trn's."""
+
+    operator: str  # "mylib::scale.default"
+    device: int
+    moved: tuple[bool, ...] | None  # None: all
+
+    @property
+    def name(self) -> str:
+        which = "all" if self.moved is None else "".join("ny"[one] for one in self.moved)
+        return re.sub(r"\W", "_", f"{self.operator}_{self.device}_{which}")
+
+
+def _own(target: Any) -> bool:
+    """Whether the operator is another library's, with a kernel that trn tensors reach."""
+    if not isinstance(target, OpOverload) or _TORCHS.match(target.name()):
+        return False
+    keys = ("PrivateUse1", "CompositeExplicitAutograd")
+    return target.namespace != _SPACE and any(has_kernel(target.name(), key) for key in keys)
+
+
+def _values(node: Node) -> list[Any]:
+    """What is known of the tensors among the arguments, in order."""
+    found = [n.meta.get("val") for n in tree_leaves((node.args, node.kwargs)) if type(n) is Node]
+    return [value for value in tree_leaves(found) if isinstance(value, torch.Tensor)]
+
+
+def _kernel_of(node: Node, device: int) -> OwnKernel | None:
+    on_trn = tuple(value.device.type == DEVICE_TYPE for value in _values(node))
+    in_order = all(on_trn) or not any(type(n) is Node for n in tree_leaves(node.kwargs))
+    called: Any = node.target
+    if _own(called) and any(on_trn) and in_order:
+        return OwnKernel(called.name(), device, on_trn)
+    first: Any = node.args[0] if node.args and "auto_functionalized" in str(called) else None
+    if _own(first) and on_trn and all(on_trn):
+        return OwnKernel(first.name(), device, None)
+    return None
+
+
+def kernels_of(gm: GraphModule, device: int) -> tuple[OwnKernel, ...]:
+    """The operators of other libraries that a graph calls."""
+    found = (_kernel_of(node, device) for node in gm.graph.nodes if node.op == "call_function")
+    return tuple(dict.fromkeys(kernel for kernel in found if kernel is not None))
+
+
+def own_operators(gm: GraphModule) -> tuple[str, ...]:
+    """Their names in a graph of Dynamo: with another kernel, cached code is another's."""
+    return tuple(str(node.target) for node in gm.graph.nodes if _own(node.target))
+
+
+def to_own_kernels(gm: GraphModule, device: int) -> None:
+    """Let a graph that is about to move to the host call the second operators."""
+    for node in gm.graph.nodes:
+        kernel = _kernel_of(node, device) if node.op == "call_function" else None
+        if kernel is None:
+            continue
+        if kernel.moved is None:
+            node.update_arg(0, define(kernel))
+        else:
+            node.target = define(kernel)
+
+
+def _overload(name: str) -> Any:
+    space, _, rest = name.partition("::")
+    packet, _, overload = rest.partition(".")
+    return getattr(getattr(getattr(torch.ops, space), packet), overload or "default")
+
+
+@cache
+def define(kernel: OwnKernel) -> Any:
+    """The second operator of one, made when it is first asked for."""
+    real = _overload(kernel.operator)
+    schema = str(real._schema)
+    _library.define(kernel.name + schema[schema.index("(") :], tags=tuple(real.tags))
+    name = f"{_SPACE}::{kernel.name}"
+    _library.impl(name, _runs_on_trn(real, kernel), "CompositeExplicitAutograd")
+    torch.library.register_fake(name, real, lib=_library)
+    return _overload(name)
+
+
+def _runs_on_trn(real: Any, kernel: OwnKernel) -> Callable[..., Any]:
+    device = torch.device(DEVICE_TYPE, kernel.device)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        moved = kernel.moved or (True,) * len(given)
+        lent = {
+            id(value): _on_trn(value, device)
+            for value, moves in zip(given, moved, strict=True)
+            if moves
+        }
+
+        def argument(value: Any) -> Any:
+            if isinstance(value, torch.device):
+                return device if value == host_device() else value
+            return lent.get(id(value), value)
+
+        results = real(*tree_map(argument, args), **tree_map(argument, kwargs))
+        if real._schema.is_mutable:
+            _write_back(given, lent)
+        return tree_map(_on_host, results)
+
+    return run
+
+
+def _on_trn(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    made = torch.empty_like(value, device=device)
+    _C.host_alias(made).copy_(value)
+    return made
+
+
+def _write_back(given: Iterable[torch.Tensor], lent: dict[int, torch.Tensor]) -> None:
+    for value in given:
+        if id(value) in lent:
+            value.copy_(_C.host_alias(lent[id(value)]))
+
+
+def _on_host(value: Any) -> Any:
+    on_trn = isinstance(value, torch.Tensor) and value.device.type == DEVICE_TYPE
+    return _C.host_alias(value) if on_trn else value
