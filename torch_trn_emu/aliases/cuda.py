@@ -53,6 +53,7 @@ from .cuda_library import map_library
 from .cuda_names import COMPILING, FALSE, MODULES, PARTS, REFUSED, SAME, SPECIAL
 from .cuda_profiler import map_profilers
 from .cuda_refusals import CUDART, compiling, refusing, refusing_class
+from .cuda_script import map_scripts
 from .cuda_types import map_types
 
 __all__ = ["CudaIsTrn", "install", "to_trn"]
@@ -504,6 +505,7 @@ def install() -> None:
     map_profilers()
     map_internals()
     map_library(_mode)
+    map_scripts(to_trn)
     _map_accelerator()
     _map_saved_tensors_hooks()
     map_traced_tensors(to_cuda, CudaIsTrn)

@@ -101,6 +101,7 @@ __all__ = [
     "host_grouped_mm",
     "host_scaled_mm",
     "included_keys",
+    "inline_script_calls",
     "is_multithreading_enabled",
     "is_traceable_wrapper_subclass",
     "is_traceable_wrapper_subclass_type",
@@ -108,6 +109,7 @@ __all__ = [
     "overrides_functions",
     "register_device_module",
     "scaled_dot_product_attention",
+    "script_types",
     "sequence_number",
     "set_autograd_engine",
     "set_functions_of_torch_c",
@@ -180,6 +182,9 @@ validate_device: Callable[[Any, str], Any] = torch.serialization._validate_devic
 
 TRACED_BODIES = "torch._dynamo.variables.higher_order_ops"  # of operators under `cuda`
 
+# TorchScript under the name `cuda`, here and below: a device, its type and what compares them.
+script_types: Any = (_core.DeviceObjType, _core.StringType, _core.BoolType)
+inline_script_calls: Callable[[Any], None] = _core._jit_pass_inline
 # Kernels that a script registers for cuda.
 dispatch_key_for_device: Callable[[str], str] = _core._dispatch_key_for_device
 # What runs code of the script under the name `cuda`, here and below.
