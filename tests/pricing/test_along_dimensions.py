@@ -88,3 +88,22 @@ def test_a_single_row_of_any_length_lies_on_all_partitions(name: str, count: int
         large
         < 36 + LONGEST.get(name, 20) * count * 4 / get_chip("trn3").hbm_bytes_per_s_per_core() * 1e6
     )
+
+
+MOVED: dict[str, Along] = {
+    "roll": lambda x, d: x.roll(3, d),
+    "flip": lambda x, d: x.flip(d),
+    "cat": lambda x, d: torch.cat([x, x], d),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+@pytest.mark.parametrize("chip", ["trn2", "trn3"])
+def test_two_cores_move_no_slower_than_one(name: str, chip: str) -> None:
+    """Also where the first dimension is odd, or of one element."""
+    for shape in ((3, 1025, 4095), (3, 457_689), (1, 5, 1000, 1001), (5, 1000, 1000)):
+        one, two = (
+            torch_trn_emu.estimate(MOVED[name], empty(*shape), 1, chip=chip, lnc=n).device_us
+            for n in (1, 2)
+        )
+        assert two < 1.02 * one, shape

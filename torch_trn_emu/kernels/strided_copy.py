@@ -6,9 +6,9 @@ box is one transfer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
+from math import ceil, prod
 
 from ..chip import Chip
 from ..errors import Unimplemented
@@ -18,6 +18,7 @@ from .limits import P
 __all__ = ["Box", "Segment", "boxes_of", "relayout"]
 
 MOST_BOXES = 256
+RUN = 1024  # elements of a run that cores share (chosen)
 CONSTANT = 2048  # elements of a run of the constant (chosen)
 
 
@@ -111,19 +112,16 @@ def relayout(
 
 
 def _share(box: Box, cores: int) -> Box:
-    """One core's part: of the first dimension that is long enough."""
-    for d, count in enumerate(box.counts):
-        if cores > 1 and count >= cores:
-            counts = (*box.counts[:d], -(-count // cores), *box.counts[d + 1 :])
-            return Box(
-                source=box.source,
-                counts=counts,
-                to=box.to,
-                to_strides=box.to_strides,
-                start=box.start,
-                strides=box.strides,
-            )
-    return box
+    """One core's part: of the dimension that divides best, the first of equals."""
+    long = [d for d, count in enumerate(box.counts) if count >= cores]
+    if cores == 1 or not long:
+        return box
+    last = len(box.counts) - 1
+    if box.counts[-1] < RUN and box.to_strides[-1] == 1 and box.strides[-1:] == (1,):
+        long = [d for d in long if d < last] or long  # short runs stay whole
+    d = min(long, key=lambda d: ceil(box.counts[d] / cores) / box.counts[d])
+    counts = (*box.counts[:d], ceil(box.counts[d] / cores), *box.counts[d + 1 :])
+    return replace(box, counts=counts)
 
 
 Pattern = tuple[tuple[int, int], ...]
