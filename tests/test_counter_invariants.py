@@ -23,7 +23,7 @@ from torch_trn_emu.timing import price
 
 # torch 2.13 uses what it deprecates
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit"),
     pytest.mark.filterwarnings("ignore:.*does not know how to trace:UserWarning"),
 ]
 

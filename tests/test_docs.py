@@ -18,7 +18,7 @@ def load_generator():
 generate = load_generator()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("section", generate.SECTIONS, ids=lambda s: f"{s.document}:{s.name}")
 def test_a_generated_section_is_fresh(section):
     document = (ROOT / section.document).read_text()

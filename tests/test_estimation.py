@@ -13,7 +13,7 @@ from torch_trn_emu.chip import get_chip
 from torch_trn_emu.errors import ChipLimit
 
 # torch 2.13 uses what it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 
 def _model(device: str) -> torch.nn.Module:
@@ -91,7 +91,7 @@ def test_chips_and_cores() -> None:
         estimate(torch.mm, x, x, chip="trn1", lnc=2)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_step_is_one_launch_a_graph() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.Linear(512, 8))
@@ -109,7 +109,7 @@ def test_a_compiled_step_is_one_launch_a_graph() -> None:
     assert sorted(words[-1] for words in graphs) == ["backward", "forward"]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_a_compiled_function_is_priced_though_its_result_is_on_meta() -> None:
     x, w = torch.empty(512, 256, device="meta"), torch.empty(256, 1024, device="meta")
     eager, compiled = (estimate(torch.mm, x, w, mode=mode) for mode in ("eager", "compile"))

@@ -15,7 +15,7 @@ from torch_trn_emu.chip.calibration import FEWEST, RANGES, REGIMES
 from torch_trn_emu.ranges import range_of, regime_of, said
 
 # torch 2.13 uses what it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 FILES = ("trn3_gemm", "models", "llm_decode", "calibration", "holdout", "launched", "compiled")

@@ -5,7 +5,7 @@ import torch
 
 # torch 2.13 uses what it deprecates, and looks at .grad while it traces.
 TORCHS_OWN = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
 ]
 

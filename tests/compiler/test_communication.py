@@ -11,7 +11,7 @@ from torch_trn_emu.compiler.communication import stretches
 from torch_trn_emu.compiler.host_groups import open_groups
 from torch_trn_emu.compiler.regions import regions_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 X = (256, 256)
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention as imported
 import torch_trn_emu
 
 # torch 2.13 uses what it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 
 def _by_attribute(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import torch_trn_emu
 
 # torch 2.13 uses what it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 
 def _us(function: object, *operands: Tensor, dtype: str = "bf16") -> float:

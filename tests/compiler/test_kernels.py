@@ -6,7 +6,7 @@ import torch
 import torch_trn_emu.compiler.kernels as together
 from torch_trn_emu.compiler.kernels import in_one_file
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>\n"
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 import torch_trn_emu
 
 # torch 2.13 uses what it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 ENTRIES = {
     f"{op.name}.{op.variant_test_name}".rstrip("."): op

@@ -10,7 +10,7 @@ from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler import recover_composites, subgraphs
 
 # torch 2.13 uses what it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 TARGET = Target(get_chip("trn2"), 2)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import torch_trn_emu
 
 # torch 2.13 uses what it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 
 class Experts(nn.Module):

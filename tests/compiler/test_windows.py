@@ -285,7 +285,7 @@ def test_repeats_are_found_where_tensors_lie_alike() -> None:
     assert [count for _, _, count in repeats_of(skipping)] == [9, 9]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_a_graph_without_a_program_is_not_modelled_and_says_so(monkeypatch) -> None:
     import torch_trn_emu
     from torch_trn_emu.compiler import UnpricedGraphWarning, estimate, reset

@@ -10,7 +10,7 @@ import pytest
 
 # torch 2.13 uses what it deprecates, and Dynamo warns of a mode's subclass
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit"),
     pytest.mark.filterwarnings("ignore:.*does not know how to trace:UserWarning"),
 ]
 

@@ -13,7 +13,7 @@ from torch_trn_emu.profiler.trace import events
 
 
 # Inductor of torch 2.13 makes a scripted function when it is first imported.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
 def test_a_compiled_training_step() -> None:
     model = nn.Sequential(nn.Linear(16, 16), nn.Tanh()).to("trn")
     compiled = torch.compile(model, backend="trn")
@@ -33,7 +33,7 @@ def test_a_compiled_training_step() -> None:
     assert {x.op for x in graphs} <= {e["args"]["op"] for e in slices}
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
 def test_the_report_gives_each_region_its_share_of_the_critical_path(tmp_path) -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64)).to("trn")
     compiled = torch.compile(model, backend="trn")

@@ -16,7 +16,7 @@ from torch_trn_emu.profiler.export import as_json
 from torch_trn_emu.ranges import said
 
 # torch 2.13 uses what it deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 
 @pytest.fixture

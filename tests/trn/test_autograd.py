@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import torch_trn_emu
 
 # Forward mode compiles its formulas with torch.jit on first use.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 
 DOUBLE = (
     lambda x, w: torch.tanh(x @ w),

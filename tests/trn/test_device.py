@@ -51,7 +51,7 @@ def converts(dtype, to):
     return True
 
 
-@pytest.mark.filterwarnings("ignore:ComplexHalf support", "ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:B?Complex(Half|32) support", "ignore:torch.quantize_per_tensor")
 @pytest.mark.filterwarnings("ignore:Casting complex values to real")
 def test_the_accelerator_names_exactly_the_dtypes_that_convert():
     every = {d for d in vars(torch).values() if isinstance(d, torch.dtype)}

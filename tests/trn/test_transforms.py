@@ -6,7 +6,7 @@ from parity import assert_same_on_trn
 from torch import func, nn
 
 # Forward mode compiles its formulas with torch.jit on first use.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 
 
 def loss(w, x):
