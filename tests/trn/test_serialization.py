@@ -88,6 +88,7 @@ def test_strides_survive():
     assert through(x).stride() == x.stride()
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # torch 2.14
 def test_sparse_tensors_survive():
     x = torch.eye(3, device="trn").to_sparse()
     for location, device in ((None, "trn"), ("cpu", "cpu")):
