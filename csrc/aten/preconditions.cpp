@@ -33,8 +33,8 @@ void lu_unpack(const IValue* arguments) {
   std::vector<int64_t> needed(lu.sizes().begin(), lu.sizes().end() - 2);
   needed.push_back(std::min(lu.size(-2), lu.size(-1)));
   TORCH_CHECK(pivots.sizes() == at::IntArrayRef(needed), "lu_unpack: LU_pivots has shape ",
-              pivots.sizes(), ", but LU_data of shape ", lu.sizes(), " needs ", needed,
-              ". Pass what lu_factor returned, or unpack_pivots=False.");
+              pivots.sizes(), ", but LU_data of shape ", lu.sizes(), " needs ",
+              at::IntArrayRef(needed), ". Pass what lu_factor returned, or unpack_pivots=False.");
 }
 
 // Whether the host sums the rows by a kernel of its own, which reads where each bag begins. Its
@@ -44,6 +44,12 @@ bool sums_by_bags(const at::Tensor& weight, int64_t mode, int64_t padding_idx) {
   const auto dtype = weight.scalar_type();
   const bool narrow = dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16;
   return mode != max && padding_idx < 0 && narrow && weight.dim() == 2 && weight.stride(1) == 1;
+}
+
+void check_bags(const at::Tensor& indices, const at::Tensor& offsets) {
+  TORCH_CHECK(indices.numel() == 0 || offsets.numel() > 0 || offsets.dim() != 1,  // refused anyway
+              "embedding_bag: offsets is empty, but there are ", indices.numel(),
+              " indices, each of which belongs to a bag. Pass where each bag begins.");
 }
 
 // _embedding_bag(weight, indices, offsets, scale_grad_by_freq, mode, sparse, per_sample_weights?,
@@ -57,12 +63,28 @@ void embedding_bag(const IValue* arguments) {
                 " of per_sample_weights, but found ", found,
                 "; they have the same type as weight. Convert one of them with to().");
   }
-  const at::Tensor& offsets = arguments[2].toTensor();
+  if (!sums_by_bags(weight, arguments[4].toInt(), arguments[8].toInt()))
+    check_bags(arguments[1].toTensor(), arguments[2].toTensor());
+}
+
+// _embedding_bag_backward(grad, indices, offsets, ...)
+void embedding_bag_backward(const IValue* arguments) {
+  check_bags(arguments[1].toTensor(), arguments[2].toTensor());
+}
+// _embedding_bag_per_sample_weights_backward(grad, weight, indices, offsets, ...)
+void embedding_bag_sample_backward(const IValue* arguments) {
+  check_bags(arguments[2].toTensor(), arguments[3].toTensor());
+}
+// _embedding_bag_dense_backward(grad, indices, offset2bag, ...)
+void embedding_bag_dense_backward(const IValue* arguments) {
+  const at::Tensor &grad = arguments[0].toTensor(), &bags = arguments[2].toTensor();
   const int64_t indices = arguments[1].toTensor().numel();
-  TORCH_CHECK(indices == 0 || offsets.numel() > 0 || offsets.dim() != 1 ||  // the host refuses it
-                  sums_by_bags(weight, arguments[4].toInt(), arguments[8].toInt()),
-              "embedding_bag: offsets is empty, but there are ", indices,
-              " indices, each of which belongs to a bag. Pass where each bag begins.");
+  if (!at::isIntegralType(bags.scalar_type(), false)) return;
+  const int64_t count = grad.dim() > 0 ? grad.size(0) : 0;
+  TORCH_CHECK(bags.numel() == indices && at::ge(bags, 0).all().item<bool>() &&
+                  at::lt(bags, count).all().item<bool>(),
+              "embedding_bag backward: offset2bag must have one of the ", count,
+              " bags of grad for each of the ", indices, " indices.");
 }
 
 // Of each row of lengths, or of offsets, along an axis of `data`.
@@ -222,6 +244,9 @@ constexpr std::pair<std::string_view, Precondition> kPreconditions[] = {
     {"lu_unpack", &lu_unpack},
     {"_embedding_bag", &embedding_bag},
     {"_embedding_bag_forward_only", &embedding_bag},
+    {"_embedding_bag_backward", &embedding_bag_backward},
+    {"_embedding_bag_per_sample_weights_backward", &embedding_bag_sample_backward},
+    {"_embedding_bag_dense_backward", &embedding_bag_dense_backward},
     {"native_batch_norm", &batch_norm},
     {"_native_batch_norm_legit", &batch_norm},
     {"_native_batch_norm_legit_no_training", &batch_norm},

@@ -266,7 +266,7 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
   }
   BelowAutograd guard;
   naming_trn(plan.name.c_str(), [&] {
-    if (plan.check != nullptr) plan.check(arguments);
+    if (plan.check != nullptr && !keys.has(DispatchKey::NestedTensor)) plan.check(arguments);
     PlainOperands plain(plan, stack);
     call_host(planned, op, host().counterpart(keys), stack, call.device());
     plain.restore(stack, first);

@@ -122,14 +122,16 @@ class Worker:
         signal = -ended(self.process)
         self.process = None
         why = f"signal {signal} at: {place}"
-        if place == "cpu":  # the host died; trn must not
+        if place != "making the sample":  # the host's own kernel may have died, or spoiled the heap
             alone = self.start("trn")
             row, _ = self.ask(alone, seed)
             alone.kill()
             ended(alone)
-            if row is not None:
+            refused = row is not None and row["why"] != str(None)
+            if refused or (row is not None and place == "cpu"):
                 return {"seed": seed, "verdict": "HOST_DIED", "case": row["case"], "why": why}
-            why += ", and on trn"
+            if row is None:
+                why += ", and on trn alone"
         return {"seed": seed, "verdict": "CRASH", "case": self.described(seed), "why": why}
 
     def described(self, seed: int) -> str:

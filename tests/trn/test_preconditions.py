@@ -47,6 +47,37 @@ def test_indices_in_no_bag(dtype, mode, padding, strided):
             bags(some)
 
 
+def test_gradients_of_embedding_bags_without_offsets():
+    table, samples = (torch.ones(shape, device="trn", requires_grad=True) for shape in ((4, 3), 6))
+    indices, none = on_trn(6).long(), on_trn(0).long()
+    result = F.embedding_bag(indices, table, none, mode="sum", per_sample_weights=samples)
+    for wanted in (table, samples):
+        with pytest.raises(RuntimeError, match=r"offsets is empty.*Pass where each bag begins"):
+            torch.autograd.grad(result, wanted, torch.ones_like(result), retain_graph=True)
+    dense = torch.ops.aten._embedding_bag_dense_backward
+    for bags in (none, torch.full((6,), -1, device="trn"), torch.full((6,), 2, device="trn")):
+        with pytest.raises(RuntimeError, match=r"offset2bag must have one of the 2 bags"):
+            dense(on_trn(2, 3), indices, bags, none, none, 4, False, 0, None)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_gradients_of_nested_tensors(layout):
+    """Nested tensors have no sizes that could be checked."""
+    pieces = [torch.randn(3, 8), torch.randn(5, 8)]
+
+    def gradients(device):
+        nested = torch.nested.nested_tensor(
+            [piece.to(device) for piece in pieces], layout=layout, requires_grad=True
+        )
+        result = torch.softmax(nested, -1)
+        total = sum((piece * piece).sum() for piece in result.unbind())
+        return torch.autograd.grad(total, nested)[0].unbind()
+
+    for actual, expected in zip(gradients("trn"), gradients("cpu"), strict=True):
+        assert torch.equal(actual.cpu(), expected)
+
+
 def test_embedding_bag_says_first_that_offsets_have_one_dimension():
     weight = torch.ones(4, 3, device="trn")
     indices = torch.zeros(2, dtype=torch.int64, device="trn")
