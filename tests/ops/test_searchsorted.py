@@ -79,7 +79,7 @@ def test_draws_without_replacement_differ() -> None:
 def test_draws_with_replacement() -> None:
     odds = (3 * ODDS).expand(130, 5).contiguous()
     sums, drawn, found = lowered(call_of(aten.multinomial.default, odds, 40, True))
-    up_to = run((sums,), {"in": odds})["out"]
+    up_to = run((sums,), {"in": odds})["out"].reshape(130, 5)
     total = torch.from_numpy(up_to[:, -1:].copy())
     numbers = run((drawn,), {"in0": total})["out"]
     feeds = {"in": torch.from_numpy(numbers), "boundaries": torch.from_numpy(up_to)}

@@ -55,14 +55,21 @@ def _dense(compressed: Tensor, k: int) -> Tensor:
     return fours.reshape(-1, k)
 
 
-def _product(weight: Tensor, b: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _product(
+    weight: Tensor,
+    b: Tensor,
+    dtype: torch.dtype,
+    bias: Tensor | None = None,
+    beta: float = 1,
+    alpha: float = 1,
+) -> Tensor:
     """Multiply weight [m, k] and b [k, n], with a bias for each row, into [n, m]."""
     if b.dim() != 2 or b.shape[0] != weight.shape[1]:
         raise ValueError(f"{tuple(weight.shape)} and {tuple(b.shape)} do not multiply")
     if b.dtype != weight.dtype:
         raise ValueError(f"operands have one dtype, got {weight.dtype} and {b.dtype}")
-    made = multiply(b.t(), weight.t(), torch.float32 if bias is not None else dtype, LINEAR)
-    return made if bias is None else (made + bias.float()).to(dtype)
+    lines = b.t().contiguous()  # the host's sums of float16 depend on how they lie
+    return multiply(lines, weight.t(), dtype, LINEAR, bias, beta, alpha)
 
 
 def cslt_mm(
@@ -80,7 +87,7 @@ def cslt_mm(
     if alpha is not None:
         raise ValueError("alpha goes with weights of 8 bits, which trn does not compress")
     weight = _dense(compressed_A, dense_B.shape[0])
-    made = _product(weight, dense_B, bias, out_dtype or dense_B.dtype)
+    made = _product(weight, dense_B, out_dtype or dense_B.dtype, bias)
     return (made if transpose_result else made.t()).contiguous()
 
 
@@ -94,7 +101,7 @@ def _of_cutlass(packed: Tensor, meta: Tensor) -> Tensor:
 def cutlass_mm(
     mat1: Tensor, mat1_meta: Tensor, mat2: Tensor, *, out_dtype: torch.dtype | None = None
 ) -> Tensor:
-    made = _product(_of_cutlass(mat1, mat1_meta), mat2, None, out_dtype or mat2.dtype)
+    made = _product(_of_cutlass(mat1, mat1_meta), mat2, out_dtype or mat2.dtype)
     return made.t().contiguous()
 
 
@@ -109,6 +116,6 @@ def cutlass_addmm(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Add alpha mat1 mat2 and beta input, which has a number for each row."""
-    made = _product(_of_cutlass(mat1, mat1_meta), mat2, torch.zeros(()), torch.float32)
-    made = alpha * made + beta * input.float()
-    return made.to(out_dtype or mat2.dtype).t().contiguous()
+    weight = _of_cutlass(mat1, mat1_meta)
+    made = _product(weight, mat2, out_dtype or mat2.dtype, input, beta, alpha)
+    return made.t().contiguous()
