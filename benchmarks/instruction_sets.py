@@ -4,7 +4,8 @@ python benchmarks/instruction_sets.py [--only WORDS] [--seconds 4] [--threads 2]
 
 Each instruction set has a process of its own, in which ATen, oneDNN, MKL and this package are held
 to it. A row's two sides are timed in turn there, at least 9 times each, and the sets take turns row
-by row. Writes instruction_sets.json. A new row is a line of ROWS.
+by row. Writes its run to instruction_sets.json, in place of the last one on such a processor. A new
+row is a line of ROWS.
 """
 
 import argparse
@@ -299,8 +300,16 @@ def main() -> None:
         child.end()
     console.print(table)
     if not options.only:
-        content = {"command": "make benchmark", "machine": children[0].machine, "quiet": quiet}
-        RESULTS.write_text(json.dumps(content | {"rows": kept}, indent=2) + "\n")
+        run = {"command": "make benchmark", "machine": children[0].machine, "quiet": quiet}
+        keep(run | {"rows": kept})
+
+
+def keep(run: dict[str, Any]) -> None:
+    """Writes a run, in place of the one on the same processor."""
+    before = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
+    cpu = run["machine"]["cpu"]
+    runs = [run, *(other for other in before if other["machine"]["cpu"] != cpu)]
+    RESULTS.write_text(json.dumps({"runs": runs}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

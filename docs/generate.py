@@ -96,11 +96,14 @@ def measured_table(name: str, command: str) -> str:
     return machine_line(results) + "\n\n" + markdown_table(head, rows)
 
 
-def instruction_set_table() -> str:
-    """Every row of benchmarks/instruction_sets.py under each instruction set of the host."""
+def instruction_set_tables() -> str:
+    """Every row of benchmarks/instruction_sets.py under each instruction set of every processor."""
     if (results := recorded("instruction_sets.json")) is None:
         return "Not measured yet: `make benchmark`."
-    names = list(results["rows"][0]["measured"])
+    return "\n\n".join(map(_instruction_set_table, results["runs"]))
+
+
+def _instruction_set_table(run: dict[str, Any]) -> str:
     rows = [
         (
             row["name"],
@@ -112,11 +115,11 @@ def instruction_set_table() -> str:
             f"{row['target']:.3g}",
             str(min(one["rounds"] for one in row["measured"].values())),
         )
-        for row in results["rows"]
+        for row in run["rows"]
     ]
-    shared = "" if results["quiet"] else " The machine was shared: other work ran on it."
-    head = ("what", "against", *names, "goal", "pairs")
-    return machine_line(results) + shared + "\n\n" + markdown_table(head, rows)
+    shared = "" if run["quiet"] else " The machine was shared: other work ran on it."
+    head = ("what", "against", *run["rows"][0]["measured"], "goal", "pairs")
+    return machine_line(run) + shared + "\n\n" + markdown_table(head, rows)
 
 
 def ranks_table() -> str:
@@ -441,7 +444,7 @@ SECTIONS = (
     Section(document="docs/timing.md", name="operators", text=operator_table),
     Section(document="README.md", name="speed", text=speed_table),
     Section(document="benchmarks/README.md", name="speed", text=benchmark_table),
-    Section(document="benchmarks/README.md", name="instruction sets", text=instruction_set_table),
+    Section(document="benchmarks/README.md", name="instruction sets", text=instruction_set_tables),
     Section(document="docs/performance.md", name="compile", text=compile_table),
     Section(document="benchmarks/README.md", name="convergence", text=convergence_table),
     Section(document="docs/conformance.md", name="conformance", text=conformance_table),

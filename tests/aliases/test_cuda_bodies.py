@@ -4,7 +4,9 @@ import pytest
 
 from .test_cuda import run_as_cuda
 
+FEW = "ones is_cuda"  # of the literals: a value on the device, and a question of it
 START = """
+import os
 import sys
 import warnings
 import torch
@@ -30,7 +32,7 @@ def literals(d):
 
 def compare(programs):
     for name, program in programs.items():
-        for literal in literals("cpu"):
+        for literal in os.environ["LITERALS"].split() or literals("cpu"):
             found = []
             for d in ("cpu", "cuda"):
                 torch._dynamo.reset()
@@ -165,6 +167,9 @@ compare({"score_mod": scored, "mask_mod": masked})
     [OPERATORS + EAGER, OPERATORS + COMPILED, TRANSFORMED, FLEX],
     ids=["operators", "compiled", "transformed", "attention"],
 )
-def test_literal_devices(tmp_path, script):
-    ran = run_as_cuda(tmp_path, START + script, TRN_EMU_MATMUL="fp32")
+@pytest.mark.parametrize(
+    "chosen", [FEW, pytest.param("", marks=pytest.mark.conformance)], ids=["few", "all"]
+)
+def test_literal_devices(tmp_path, script, chosen):
+    ran = run_as_cuda(tmp_path, START + script, TRN_EMU_MATMUL="fp32", LITERALS=chosen)
     assert ran.returncode == 0, ran.stderr
