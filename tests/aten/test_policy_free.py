@@ -23,6 +23,8 @@ MULTIPLIES = re.compile(
 )
 NOTHING_IS_MULTIPLIED = {"linalg.diagonal", "linalg.vander", "linalg.vector_norm", "fft.fftshift",
                          "fft.ifftshift"}  # fmt: skip
+# Listed, but the last bits of LAPACK's result depend on where the operands lie: they change anyway.
+UNREPEATABLE = {"linalg.lstsq"}
 ENTRIES = {op.name: op for op in reversed(op_db) if torch.float32 in op.dtypes}
 
 
@@ -65,8 +67,9 @@ def follows(op: Any, policy: str) -> bool:
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_listed_has_the_same_values_under_every_policy():
-    assert listed() <= set(ENTRIES)
-    found = [name for name in sorted(listed()) if follows(ENTRIES[name], "bf16")]
+    assert UNREPEATABLE <= listed() <= set(ENTRIES)
+    names = listed() - UNREPEATABLE
+    found = [name for name in sorted(names) if follows(ENTRIES[name], "bf16")]
     assert not found, f"these follow the policy: {found}"
 
 
