@@ -13,8 +13,9 @@ CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h')
 
 .PHONY: demo test build lint format bench benchmark accuracy docs conformance distributed-conformance upstream fuzz golden asan clean wheel sdist test-torch aarch64 aarch64-test
 
-# A size at which the Tensor engine matters, compiled; ARGS="--steps 20" comes after and wins.
-DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150
+# A size at which the Tensor engine matters, compiled; ARGS="--steps 20" comes after and wins. The sample
+# is short: a trace holds the last 25,000 launches, and training is to be among them.
+DEMO := --compile --layers 4 --width 384 --heads 6 --context 128 --batch 16 --steps 150 --sample 60
 demo: build $(STAMPS)/group-demo
 	@echo "== Training a GPT of 7 million parameters on the emulated chip: about 2 minutes on 2 cores"
 	$(BIN)/python -m torch_trn_emu run --profile out/demo examples/char_gpt.py $(DEMO) $(ARGS)
