@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as collectives
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from torch_trn_emu import estimate
@@ -14,6 +15,7 @@ from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip, get_system
 from torch_trn_emu.cli.estimate import ShapesOnly
 from torch_trn_emu.collectives import duration
+from torch_trn_emu.errors import Unimplemented
 from torch_trn_emu.estimation import Estimate, Recorder
 from torch_trn_emu.settings import settings
 
@@ -100,3 +102,55 @@ def test_a_script_counts_them_as_a_function_does(op: str, world: Any) -> None:
         assert found.counters[name] == pytest.approx(expected.counters[name])
     assert found.counters["cc_exposed_time"] > 0
     assert found.time_us > found.device_us + 0.7 * found.counters["cc_op_active_time"] * 1e6
+
+
+def test_data_parallel_is_built_on_meta(world: Any) -> None:
+    """By the backward pass it has compared its parameters, sent those of rank 0, and averaged."""
+
+    def linears() -> torch.nn.Module:
+        return torch.nn.Sequential(*(torch.nn.Linear(512, 512, device="meta") for _ in range(2)))
+
+    def step(x: torch.Tensor, **options: Any) -> None:
+        model = DistributedDataParallel(linears(), **options)
+        model(x).sum().backward()
+
+    x = torch.empty(64, 512, device="meta")
+    averages, whole = (
+        estimate(step, x, chip="trn2", init_sync=sync).counters for sync in (False, True)
+    )
+    gradients = 2 * 512 * 513 * 4
+    assert averages["cc_op_count"] == 1
+    assert averages["cc_op_active_time"] * 1e6 == pytest.approx(
+        us("all_reduce", gradients, "eager")
+    )
+    # Counts and sizes of parameters, and the parameters themselves.
+    assert whole["cc_op_count"] == 1 + 3
+    added = (whole["cc_op_active_time"] - averages["cc_op_active_time"]) * 1e6
+    least = us("broadcast", gradients, "eager") + us("all_gather", RANKS * 8, "eager")
+    assert least < added < least + 2 * us("broadcast", 4096, "eager")
+
+
+GATHERS = {
+    "all_gather": lambda out, x: dist.all_gather(out, x),
+    "all_gather_tensor": lambda out, x: dist.group.WORLD._allgather_base(out[0], x).wait(),
+    "gather": lambda out, x: dist.gather(x, out),
+    "all_to_all_single": lambda out, x: dist.all_to_all_single(out[0], x),
+}
+
+
+@pytest.mark.parametrize("name", GATHERS)
+def test_gathered_sizes_are_those_of_this_rank(name: str, world: Any) -> None:
+    read: list[int] = []
+
+    def step(mine: torch.Tensor) -> None:
+        ranks = 1 if name == "all_to_all_single" else RANKS
+        count = 1 if name.endswith(("tensor", "single")) else RANKS
+        out = [torch.empty(ranks * len(mine) // count, **whole) for _ in range(count)]
+        GATHERS[name](out, mine)
+        read.extend(value for tensor in out for value in tensor.tolist())
+
+    whole: Any = {"dtype": torch.int64, "device": "meta"}
+    estimate(lambda: step(torch.arange(4, **whole)))
+    assert read == [0, 1, 2, 3] * (1 if name == "all_to_all_single" else RANKS)
+    with pytest.raises(Unimplemented, match="reads a value of a tensor"):
+        estimate(step, torch.empty(4, **whole))

@@ -32,6 +32,7 @@ class _Row:
     buffer: str  # the argument whose bytes it is priced by
     by_ranks: bool = False  # a piece of the buffer, which has as many as there are ranks
     results: str = ""  # the argument that it writes
+    gathered: str = ""  # the argument that holds what the results are copies of, by rank
     peer: str = ""  # of messages: the argument with the other rank
 
 
@@ -42,20 +43,24 @@ _ROWS = MappingProxyType(
         "broadcast_": _Row(operation="broadcast", buffer="tensors", results="tensors"),
         "reduce_": _Row(operation="reduce", buffer="tensors", results="tensors"),
         "allgather_": _Row(
-            operation="all_gather", buffer="output_tensors", results="output_tensors"
+            operation="all_gather", buffer="output_tensors", results="output_tensors",
+            gathered="input_tensors",
         ),
         "allgather_coalesced_": _Row(
             operation="all_gather_coalesced", buffer="input_list", by_ranks=True,
             results="output_lists",
         ),
         "_allgather_base_": _Row(
-            operation="all_gather_into_tensor", buffer="output_tensor", results="output_tensor"
+            operation="all_gather_into_tensor", buffer="output_tensor", results="output_tensor",
+            gathered="input_tensor",
         ),
         "allgather_into_tensor_coalesced_": _Row(
-            operation="all_gather_into_tensor", buffer="outputs", results="outputs"
+            operation="all_gather_into_tensor", buffer="outputs", results="outputs",
+            gathered="inputs",
         ),
         "gather_": _Row(
-            operation="gather", buffer="input_tensors", by_ranks=True, results="output_tensors"
+            operation="gather", buffer="input_tensors", by_ranks=True, results="output_tensors",
+            gathered="input_tensors",
         ),
         "scatter_": _Row(
             operation="scatter", buffer="output_tensors", by_ranks=True, results="output_tensors"
@@ -69,7 +74,9 @@ _ROWS = MappingProxyType(
         "reduce_scatter_tensor_coalesced_": _Row(
             operation="reduce_scatter_tensor", buffer="inputs", results="outputs"
         ),
-        "alltoall_base_": _Row(operation="all_to_all_single", buffer="input", results="output"),
+        "alltoall_base_": _Row(
+            operation="all_to_all_single", buffer="input", results="output", gathered="input"
+        ),
         "alltoall_": _Row(
             operation="all_to_all", buffer="input_tensors", results="output_tensors"
         ),
@@ -95,6 +102,7 @@ class GroupCall:
     queue: str | None  # what it runs in turn with; None: a message
     returned: Any  # what the operator returns beside its work
     results: list[torch.Tensor]
+    gathered: list[torch.Tensor]  # what the results are copies of, if the ranks give the same
 
 
 def call_of_group(func: OpOverload, args: Any, kwargs: Any) -> GroupCall | None:
@@ -122,6 +130,7 @@ def call_of_group(func: OpOverload, args: Any, kwargs: Any) -> GroupCall | None:
         queue=None if row.peer else group.group_name,
         returned=returned,
         results=tensors_in(returned),
+        gathered=tensors_in(named.get(row.gathered)),
     )
 
 

@@ -5,7 +5,7 @@ is made without a tensor, or of tensors of the host, is computed on the host bes
 tensor; so is what is made of such values. Checked on torch 2.13.0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,19 @@ class KnownValues:
                 self._twins[tensor] = twin
         return made
 
+    def gather(self, given: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> None:
+        """A collective among ranks that are taken to give what this one does.
+
+        A result holds what was given once or several times: once for each rank.
+        """
+        twin = self._twin(given[0]) if len(given) == 1 else None
+        for result in filter(_is_meta, results):
+            if twin is not None and _fits(twin, result):
+                copies = twin.flatten().repeat(result.numel() // twin.numel())
+                self._twins[result] = copies.reshape(result.shape)
+            elif result in self._twins:
+                self._spoiled.add(self._twins[result].untyped_storage()._cdata)
+
     def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The same of the twins, or None: not known, or nothing of `meta`."""
         given = tensors_in(args, kwargs)
@@ -100,6 +113,12 @@ class KnownValues:
             twin = self._twins.get(tensor)
             if twin is not None:
                 self._spoiled.add(twin.untyped_storage()._cdata)
+
+
+def _fits(twin: torch.Tensor, result: torch.Tensor) -> bool:
+    """Whether a few elements are some copies of others."""
+    each, whole = twin.numel(), result.numel()
+    return each > 0 and whole <= MOST and whole % each == 0
 
 
 def _is_meta(value: Any) -> bool:

@@ -193,6 +193,8 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         if self.only and all(map(is_counted, tensors)):
             func(*args, **kwargs)
+        elif call.gathered:
+            self.known.gather(call.gathered, call.results)
         if self.in_functional:  # it is counted by its own name
             work = self.promises.kept(call)
         else:
