@@ -330,10 +330,15 @@ REASONS = (
         why="Scalars are not equal",
     ),
     Reason(
-        r"test_c10d_gloo.py",
-        "Gives tensors of the device to torch's own gloo group, made without init_process_group: "
-        "a torch without CUDA takes those of the CPU only.",
-        why="unsupported device type trn",
+        r"test_fsdp_hybrid_shard_basic_setup",
+        "Counts calls of `reduce_scatter_tensor`; FSDP of 2.13 calls `reduce_scatter_single`.",
+        why="Scalars are not equal",
+    ),
+    Reason(
+        r"test_fsdp_overlap.py",
+        "Compares the processor time of launches with that of a wait, in which CUDA's host spins: "
+        "simulated time takes none.",
+        why="False is not true",
     ),
     Reason(
         r"test_param_layout_mismatch_error",

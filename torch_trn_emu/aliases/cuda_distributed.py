@@ -18,6 +18,7 @@ from .. import _C, trn
 from ..errors import Unsupported
 from ..importing import when_imported
 from ..torch_private import compiled_c10d, tree_map_only, utilities
+from .cuda_gloo import map_gloo
 
 __all__ = ["asked_by_torch", "hears_real", "install", "map_data_parallel"]
 
@@ -69,6 +70,7 @@ def install(translated: Callable[..., Any]) -> None:
     c10d.Backend.backend_capability["nccl"] = ["trn"]
     c10d.Backend.default_device_backend_map["trn"] = "nccl"
     _translate_config(c10d.BackendConfig)
+    map_gloo()
     for name in ("init_process_group", "new_group", "split_group"):
         told = translated(getattr(c10d, name))
         for module in (c10d, dist):

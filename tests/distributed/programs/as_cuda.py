@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from own_gloo import check_own_gloo
 from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed import tensor as distributed
@@ -100,6 +101,7 @@ for device in ("cpu", "cuda"):
     dist.all_reduce(z, group=slow)
     assert z.tolist() == [dist.get_world_size()] * 2
     assert z.device.type == device
+check_own_gloo(dist.distributed_c10d._get_default_store(), dist.get_rank(), dist.get_world_size())
 dist.barrier(slow, device_ids=[local])
 assert dist.get_backend(slow) == "gloo"
 dist.destroy_process_group()
