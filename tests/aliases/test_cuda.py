@@ -105,7 +105,11 @@ with torch.cuda.device(1):
     assert torch.ones(1, device="cuda").get_device() == 1
 torch.cuda.set_device("cuda:0")
 ones = torch.ones(2, 2, device="cuda", requires_grad=True)
-checkpoint(lambda t: F.dropout(t * 2), ones, use_reentrant=False).sum().backward()
+for reentrant in (True, False):
+    noise = torch.ones(64, device="cuda", requires_grad=True)
+    kept = checkpoint(F.dropout, noise, use_reentrant=reentrant)
+    kept.sum().backward()
+    assert torch.equal(kept, noise.grad)  # the same mask again
 assert torch.equal(torch.compile(lambda t: t * 2)(ones.detach()), ones * 2)
 nn.LSTM(4, 4).cuda()(torch.ones(2, 1, 4).cuda())
 def may_be_named(graph: torch.cuda.CUDAGraph | None, weight: object) -> bool:

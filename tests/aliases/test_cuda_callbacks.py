@@ -167,6 +167,39 @@ def with_kernel(x, device):
     op.register_kernel(device)(scaled)
     return [op(x)]
 
+def with_autocast(register, dtype):
+    def run(x, device):
+        op = made(lambda t: t * 2)
+        register(op, device, dtype)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            made_of = op(x)
+        assert made_of.dtype == dtype
+        return [made_of]
+    return run
+
+def without_kernel(x, device):
+    op = made(lambda t: t * 0)
+    op.register_kernel(device)(scaled)
+    with op.set_kernel_enabled(device, False):
+        return op(x), op(x + 1)
+
+def made_on_device(x, device):
+    name = f"callbacks::f{next(count)}"
+    kernel = lambda device: torch.ones(2, device=device)
+    op = custom_op(name, kernel, mutates_args=(), device_types=device,
+                   schema="(Device device) -> Tensor")
+    return op(device), op(torch.device(device, 0))
+
+def with_impl_of_custom_op(x, device):
+    def op(x: torch.Tensor) -> torch.Tensor: ...
+
+    op.__name__ = f"f{next(count)}"
+    torch._custom_ops.custom_op(name := f"callbacks::{op.__name__}")(op)
+    for each in ("cpu", "cuda"):
+        kernel = scaled if each == device else torch.neg
+        torch._custom_ops.impl(name, device_types=each)(lambda x, kernel=kernel: kernel(x))
+    return [getattr(torch.ops.callbacks, op.__name__)(x)]
+
 def defined():
     name = f"callbacks::f{next(count)}"
     define(name, "(Tensor x) -> Tensor")
@@ -220,6 +253,13 @@ compare({
     "gradient": with_gradient,
     "vmap": with_vmap,
     "kernel for a device": with_kernel,
+    "autocast": with_autocast(lambda op, *given: op.register_autocast(*given), torch.float16),
+    "autocast by name": with_autocast(
+        lambda op, *given: torch.library.register_autocast(op._qualname, *given), torch.float16
+    ),
+    "kernel that is off": without_kernel,
+    "kernel without tensors": made_on_device,
+    "impl of torch._custom_ops": with_impl_of_custom_op,
     "impl": with_impl(lambda name, device: impl(name, device)(scaled)),
     "impl by key": with_impl(lambda name, device: impl(name, device.upper())(scaled)),
     "library": with_impl(by_library),

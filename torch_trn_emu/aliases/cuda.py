@@ -504,7 +504,7 @@ def install() -> None:
     _map_threads()
     map_profilers()
     map_internals()
-    map_library(_mode)
+    map_library(_mode, to_trn)
     map_scripts(to_trn)
     _map_accelerator()
     _map_saved_tensors_hooks()

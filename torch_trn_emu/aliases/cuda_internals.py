@@ -1,7 +1,7 @@
-"""`torch._C._cuda_...` under `--as-cuda`: functions that libraries call past `torch.cuda`.
+"""What libraries use past the functions of `torch.cuda`, under `--as-cuda`.
 
-A build of torch without CUDA has hardly any of them. Those of the tables do what their namesakes
-of torch.trn do; whatever CUDA alone has stays absent. Checked on torch 2.13.0.
+A build of torch without CUDA has hardly any `torch._C._cuda_...`. Those of the tables do what their
+namesakes of torch.trn do; whatever CUDA alone has stays absent. Checked on torch 2.13.0.
 """
 
 from collections.abc import Callable
@@ -70,6 +70,18 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _state(name: str) -> Any:
+    """Attributes of torch.cuda whose value changes: `torch.utils.checkpoint` reads `_initialized`,
+    and keeps the random state of the device only if it is true.
+    """
+    if name == "_initialized":
+        return trn.is_initialized()
+    raise AttributeError(f"module 'torch.cuda' has no attribute {name!r}")
+
+
 def map_internals() -> None:
-    """Put the functions in torch._C."""
+    """Put the functions in torch._C, and the state in torch.cuda."""
+    cuda: Any = torch.cuda
+    del cuda._initialized  # all functions that read it there are mapped
+    cuda.__getattr__ = _state
     set_functions_of_torch_c({f"_cuda_{name}": f for name, f in FUNCTIONS.items()})

@@ -16,7 +16,7 @@ from ..torch_private import dispatch_key_for_device, set_functions_of_torch_c
 __all__ = ["map_library"]
 
 _KEY = re.compile(r"(Autograd|Autocast|Sparse|SparseCsr|Quantized|NestedTensor)?CUDA")
-_REGISTERS = re.compile(r"(torch\._?library|torch_trn_emu\.aliases)(\.|$)")
+_REGISTERS = re.compile(r"(torch\._?(library|custom_ops?)|torch_trn_emu\.aliases)(\.|$)")
 
 
 def _is_for_script() -> bool:
@@ -27,13 +27,17 @@ def _is_for_script() -> bool:
     return not frame.f_globals.get("__name__", "").startswith("torch.")
 
 
-def _told_trn(function: Callable[..., Any]) -> Callable[..., Any]:
+def _told_trn(
+    function: Callable[..., Any], of_trn: Callable[[Any], Any] | None = None
+) -> Callable[..., Any]:
+    translated = of_trn or _key_of_trn
+
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not _is_for_script():
             return function(*args, **kwargs)
-        named = {name: _key_of_trn(value) for name, value in kwargs.items()}
-        return function(*map(_key_of_trn, args), **named)
+        named = {name: translated(value) for name, value in kwargs.items()}
+        return function(*map(translated, args), **named)
 
     return call
 
@@ -52,21 +56,27 @@ def _fakes_hear(function: Callable[..., Any], mode: Callable[[], Any]) -> Callab
     """A registration of fakes: those of the script are called with `mode()` on."""
 
     @wraps(function)
-    def register(self: Any, name: Any, fake: Any, *args: Any, **kwargs: Any) -> Any:
+    def register(self: Any, name: Any, fake: Any, _stacklevel: int = 1, **kwargs: Any) -> Any:
         @wraps(fake)
         def hears(*given: Any, **named: Any) -> Any:
             with mode():
                 return fake(*given, **named)
 
-        return function(self, name, hears if _is_for_script() else fake, *args, **kwargs)
+        told = hears if _is_for_script() else fake
+        return function(self, name, told, _stacklevel + 1, **kwargs)
 
     return register
 
 
-def map_library(mode: Callable[[], Any]) -> None:
+def map_library(mode: Callable[[], Any], to_trn: Callable[[Any], Any]) -> None:
     """Kernels of the script for CUDA, and for devices of cuda, go to the key of trn."""
     kind: Any = torch.library.Library
     for name in ("__init__", "impl", "fallback", "_impl_with_aoti_compile"):
         setattr(kind, name, _told_trn(getattr(kind, name)))
+    library: Any = torch.library
+    custom = library.CustomOpDef
+    for name in ("register_kernel", "set_kernel_enabled", "register_autocast"):
+        setattr(custom, name, _told_trn(getattr(custom, name), to_trn))
+    library.register_autocast = _told_trn(library.register_autocast, to_trn)
     kind._register_fake = _fakes_hear(kind._register_fake, mode)
     set_functions_of_torch_c({"_dispatch_key_for_device": _key_for_device})
