@@ -4,13 +4,12 @@
 #include "lstm_layer.h"
 
 #include "alias.h"
+#include "launches_of_steps.h"
 #include "operator_named.h"
 #include "policy.h"
 #include "recurrent_steps.h"
 #include "redispatch.h"
 #include "runtime/host.h"
-#include "runtime/ledger.h"
-#include "runtime/listing.h"
 #include "typed.h"
 
 #include <ATen/Context.h>
@@ -25,12 +24,8 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <tuple>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -81,30 +76,6 @@ variable_list gradients_by_steps(const LstmLayer& layer, const Kept& kept, const
   if (wanted[1]) of_weight = product_of(made.gates.t(), layer.x, kOfActivations);
   if (wanted[0]) of_x = product_of(made.gates, layer.of_input, kByWeight);
   return {of_x, of_weight, made.weight, made.input_bias, made.bias, made.hx, made.cx};
-}
-
-using Programs = std::shared_ptr<const std::vector<LaunchRow*>>;
-
-// The launches of a signature: found by running `steps` the first time. Of 1,024 signatures; then
-// all are forgotten, and found again.
-Programs programs_of(const SignatureHash& signature, const std::function<void()>& steps) {
-  constexpr size_t most = 1024;
-  static std::mutex mutex;
-  static auto* all = new std::unordered_map<uint64_t, Programs>;  // outlives static destruction
-  {
-    const std::lock_guard lock(mutex);
-    const auto found = all->find(signature.value());
-    if (found != all->end()) return found->second;
-  }
-  auto made = std::make_shared<const std::vector<LaunchRow*>>(launches_of(steps));
-  const std::lock_guard lock(mutex);
-  if (all->size() >= most) all->clear();
-  return all->insert_or_assign(signature.value(), std::move(made)).first->second;
-}
-
-void launch_all(const Programs& programs, c10::DeviceIndex device) {
-  Ledger& ledger = Ledger::of(device);
-  for (LaunchRow* row : *programs) ledger.launch(row);
 }
 
 SignatureHash signature_of(const char* name, const LstmLayer& layer) {

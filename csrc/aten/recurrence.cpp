@@ -3,6 +3,7 @@
 // comes from the steps run again with gradients of their own.
 #include "recurrence.h"
 
+#include "fused_steps.h"
 #include "product_roles.h"
 #include "recurrent_steps.h"
 
@@ -237,9 +238,8 @@ Tensor zeros_like_rows(const Tensor& rows) { return at::zeros(rows.sizes(), rows
 
 }  // namespace
 
-// A layer of gradients.
-Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const Tensor& out,
-                              const Recurred& grads, const Wanted& wanted) {
+StepGradients back_through_steps(const Recurrence& layer, const Kept& kept, const Tensor& out,
+                                 const Recurred& grads, const Wanted& wanted) {
   const Order order(layer.steps, true);
   const int64_t begin = order.rows(order.at(0));
   Carried h(grads.h, begin), c(grads.c, begin);
@@ -253,24 +253,40 @@ Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const T
     const bool goes_on = i + 1 < order.size() || wanted.has(&Recurrence::hx);
     step_back(layer, kept, order.slice(out, step), step, goes_on, h.now, c.now, of_gates);
   }
-  Recurrence made{};
-  if (wanted.has(&Recurrence::hx)) made.hx = h.last();
-  if (wanted.has(&Recurrence::cx)) made.cx = c.last();
-  const Tensor hidden = at::cat(of_gates.hidden);
+  StepGradients made;
+  if (wanted.has(&Recurrence::hx)) made.h = h.last();
+  if (wanted.has(&Recurrence::cx)) made.c = c.last();
+  made.hidden = at::cat(of_gates.hidden);
   if (wanted.has(&Recurrence::gates))
-    made.gates = layer.kind == CellKind::gru ? at::cat(of_gates.input) : hidden;
+    made.input = layer.kind == CellKind::gru ? at::cat(of_gates.input) : made.hidden;
+  made.projected = std::move(of_gates.projected);
+  return made;
+}
+
+// A layer of gradients.
+Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const Tensor& out,
+                              const Recurred& grads, const Wanted& wanted) {
+  auto fused = back_through_fused_steps(layer, kept, out, grads, wanted);
+  StepGradients of_steps =
+      fused ? std::move(*fused) : back_through_steps(layer, kept, out, grads, wanted);
+  Recurrence made{};
+  made.hx = of_steps.h;
+  made.cx = of_steps.c;
+  made.gates = of_steps.input;
+  const Tensor& hidden = of_steps.hidden;
   if (wanted.has(&Recurrence::weight))
     made.weight = product_of(hidden.t(), hidden_inputs(layer, out), kOfActivations);
   const bool has_input_bias = wanted.has(&Recurrence::input_bias);
   if (wanted.has(&Recurrence::bias) || has_input_bias) made.bias = hidden.sum(0);
   if (has_input_bias) made.input_bias = made.bias;
   if (wanted.has(&Recurrence::projection)) {
+    const Order order(layer.steps, true);
     for (size_t step = 0; step < order.size(); ++step) {
-      Tensor& grad = of_gates.projected[step];  // none where only the last cell state is used
+      Tensor& grad = of_steps.projected[step];  // none where only the last cell state is used
       if (!grad.defined()) grad = zeros_like_rows(order.slice(out, step));
     }
     made.projection =
-        product_of(at::cat(of_gates.projected).t(), at::cat(kept.projected), kOfActivations);
+        product_of(at::cat(of_steps.projected).t(), at::cat(kept.projected), kOfActivations);
   }
   return made;
 }
@@ -304,13 +320,19 @@ variable_list differentiable_gradients(const Recurrence& layer, const Recurred& 
   return gradients_with_graph(run_steps(again, nullptr), grads, inputs);
 }
 
+// Below autograd.
+Recurred without_graph(const Recurrence& layer, Kept* kept) {
+  const auto fused = run_fused_steps(layer, kept);
+  return fused ? *fused : run_steps(layer, kept);
+}
+
 struct RecurrentLayer : torch::autograd::Function<RecurrentLayer> {
   static constexpr bool is_traceable = true;
 
   static variable_list forward(AutogradContext* context, const Recurrence& layer, at::TensorList) {
     const at::AutoDispatchBelowADInplaceOrView below;
     Kept kept;
-    const Recurred made = run_steps(layer, &kept);
+    const Recurred made = without_graph(layer, &kept);
     int64_t has = 0;
     for (size_t i = 0; i < std::size(kRecurrentInputs); ++i)
       has |= int64_t((layer.*kRecurrentInputs[i]).defined()) << i;
@@ -384,7 +406,7 @@ Recurred recur(const Recurrence& layer) {
       std::any_of(inputs.begin(), inputs.end(), [](const Tensor& x) { return x.requires_grad(); });
   if (!differentiates) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    return run_steps(layer, nullptr);
+    return without_graph(layer, nullptr);
   }
   const variable_list made = RecurrentLayer::apply(layer, at::TensorList(inputs));
   return {made[0], made[1], made.size() > 2 ? made[2] : Tensor()};

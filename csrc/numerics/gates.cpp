@@ -49,42 +49,47 @@ void add_row(int64_t count, const T* hidden, const T* hidden_bias, const T* inpu
 }  // namespace
 
 template <class T>
-void add_gates(int64_t rows, int64_t columns, const T* hidden, const T* hidden_bias, const T* input,
+void add_gates(CellUnits shape, const T* hidden, const T* hidden_bias, const T* input,
                const T* input_bias, T* gates) {
-  each_row(rows, columns, [=](int64_t row) {
-    const int64_t at = row * columns;
-    add_row(columns, hidden + at, hidden_bias, input + at, input_bias, gates + at);
+  const int64_t count = shape.end - shape.begin;
+  const auto bias = [](const T* of, int64_t at) { return of != nullptr ? of + at : nullptr; };
+  each_row(shape.rows, 4 * count, [=](int64_t row) {
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      const int64_t column = gate * shape.width + shape.begin, at = row * 4 * shape.width + column;
+      add_row(count, hidden + at, bias(hidden_bias, column), input + at, bias(input_bias, column),
+              gates + at);
+    }
   });
 }
 
 template <class T>
-void lstm_state(CellRows shape, const T* gates, const T* cx, T* cy) {
+void lstm_state(CellUnits shape, const T* gates, const T* cx, T* cy) {
   const int64_t w = shape.width;
-  each_row(shape.rows, w, [=](int64_t row) {
+  each_row(shape.rows, shape.end - shape.begin, [=](int64_t row) {
     const T *i = gates + row * 4 * w, *f = i + w, *g = f + w, *from = cx + row * w;
     T* to = cy + row * w;
-    for (int64_t j = 0; j < w; ++j) to[j] = f[j] * from[j] + i[j] * g[j];
+    for (int64_t j = shape.begin; j < shape.end; ++j) to[j] = f[j] * from[j] + i[j] * g[j];
   });
 }
 
 template <class T>
-void lstm_output(CellRows shape, const T* gates, T* hy) {
+void lstm_output(CellUnits shape, const T* gates, T* hy) {
   const int64_t w = shape.width;
-  each_row(shape.rows, w, [=](int64_t row) {
+  each_row(shape.rows, shape.end - shape.begin, [=](int64_t row) {
     const T* o = gates + (row * 4 + 3) * w;
     T* to = hy + row * w;
-    for (int64_t j = 0; j < w; ++j) to[j] = o[j] * to[j];
+    for (int64_t j = shape.begin; j < shape.end; ++j) to[j] = o[j] * to[j];
   });
 }
 
 template <class T>
-void lstm_to_output(CellRows shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
+void lstm_to_output(CellUnits shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
                     T* of_tanh) {
   const int64_t w = shape.width;
-  each_row(shape.rows, w, [=](int64_t row) {
+  each_row(shape.rows, shape.end - shape.begin, [=](int64_t row) {
     const T *o = gates + (row * 4 + 3) * w, *t = tanh_cy + row * w, *dh = grad_hy + row * w;
     T* __restrict to_o = of_o + row * w, * __restrict to_tanh = of_tanh + row * w;
-    for (int64_t j = 0; j < w; ++j) {
+    for (int64_t j = shape.begin; j < shape.end; ++j) {
       to_o[j] = dh[j] * t[j];
       to_tanh[j] = dh[j] * o[j];
     }
@@ -92,16 +97,16 @@ void lstm_to_output(CellRows shape, const T* gates, const T* tanh_cy, const T* g
 }
 
 template <class T>
-void lstm_to_gates(CellRows shape, const LstmGradients<T>& cell) {
+void lstm_to_gates(CellUnits shape, const LstmGradients<T>& cell) {
   const int64_t w = shape.width, plane = shape.rows * w;
-  each_row(shape.rows, 4 * w, [=](int64_t row) {
+  each_row(shape.rows, 4 * (shape.end - shape.begin), [=](int64_t row) {
     const T *i = cell.gates + row * 4 * w, *f = i + w, *g = f + w, *c = cell.cx + row * w;
     const T* given = cell.grad_cy != nullptr ? cell.grad_cy + row * w : nullptr;
     const T* through_h = cell.through_h != nullptr ? cell.through_h + row * w : nullptr;
     T* __restrict di = cell.products + row * w;
     T* __restrict df = di + plane, * __restrict dg = df + plane;
     T* __restrict dc_f = cell.grad_cx + row * w;
-    for (int64_t j = 0; j < w; ++j) {
+    for (int64_t j = shape.begin; j < shape.end; ++j) {
       const T dc = given == nullptr       ? through_h[j]
                    : through_h == nullptr ? given[j]
                                           : given[j] + through_h[j];
@@ -187,17 +192,17 @@ void gru_to_hidden(CellRows shape, const T* grad_input, const T* workspace, T* g
   });
 }
 
-#define INSTANTIATE(T)                                                                   \
-  template void add_gates(int64_t, int64_t, const T*, const T*, const T*, const T*, T*); \
-  template void lstm_state(CellRows, const T*, const T*, T*);                            \
-  template void lstm_output(CellRows, const T*, T*);                                     \
-  template void lstm_to_output(CellRows, const T*, const T*, const T*, T*, T*);          \
-  template void lstm_to_gates(CellRows, const LstmGradients<T>&);                        \
-  template void gru_sums(CellRows, const GruSums<T>&);                                   \
-  template void gru_reset(CellRows, const T*, const T*, T*);                             \
-  template void gru_output(CellRows, const T*, const T*, const T*, T*, T*);              \
-  template void gru_to_gates(CellRows, const T*, const T*, T*, T*);                      \
-  template void gru_to_reset(CellRows, const T*, const T*, T*);                          \
+#define INSTANTIATE(T)                                                            \
+  template void add_gates(CellUnits, const T*, const T*, const T*, const T*, T*); \
+  template void lstm_state(CellUnits, const T*, const T*, T*);                    \
+  template void lstm_output(CellUnits, const T*, T*);                             \
+  template void lstm_to_output(CellUnits, const T*, const T*, const T*, T*, T*);  \
+  template void lstm_to_gates(CellUnits, const LstmGradients<T>&);                \
+  template void gru_sums(CellRows, const GruSums<T>&);                            \
+  template void gru_reset(CellRows, const T*, const T*, T*);                      \
+  template void gru_output(CellRows, const T*, const T*, const T*, T*, T*);       \
+  template void gru_to_gates(CellRows, const T*, const T*, T*, T*);               \
+  template void gru_to_reset(CellRows, const T*, const T*, T*);                   \
   template void gru_to_hidden(CellRows, const T*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -12,24 +12,29 @@ struct CellRows {
   int64_t rows, width;  // width: of the hidden state
 };
 
-// gates [rows, columns] = (hidden + hidden_bias) + (input + input_bias). The biases [columns] may
+// An LSTM's, of which only the units [begin, end) of each gate and state are computed.
+struct CellUnits {
+  int64_t rows, width, begin, end;
+};
+
+// gates [rows, 4 width] = (hidden + hidden_bias) + (input + input_bias). The biases [4 width] may
 // be null, and are then not added.
 template <class T>
-void add_gates(int64_t rows, int64_t columns, const T* hidden, const T* hidden_bias, const T* input,
+void add_gates(CellUnits shape, const T* hidden, const T* hidden_bias, const T* input,
                const T* input_bias, T* gates);
 
 // gates [rows, 4 width] of i, f, g, o; cy = f * cx + i * g.
 template <class T>
-void lstm_state(CellRows shape, const T* gates, const T* cx, T* cy);
+void lstm_state(CellUnits shape, const T* gates, const T* cx, T* cy);
 
 // hy holds tanh(cy), and becomes o * tanh(cy).
 template <class T>
-void lstm_output(CellRows shape, const T* gates, T* hy);
+void lstm_output(CellUnits shape, const T* gates, T* hy);
 
 // What flows back to the output gate and to tanh(cy) before their derivatives: of_o = dh * tanh_cy,
 // of_tanh = dh * o. All but gates [rows, width].
 template <class T>
-void lstm_to_output(CellRows shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
+void lstm_to_output(CellUnits shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
                     T* of_tanh);
 
 // dc = grad_cy + through_h, either of which may be null. products [3][rows, width] = dc * g,
@@ -40,7 +45,7 @@ struct LstmGradients {
   T *products, *grad_cx;
 };
 template <class T>
-void lstm_to_gates(CellRows shape, const LstmGradients<T>& cell);
+void lstm_to_gates(CellUnits shape, const LstmGradients<T>& cell);
 
 // sums [3][rows, width] become the arguments of r and z, and the input's part of n; `hidden_n` its
 // hidden part. input and hidden [rows, 3 width].

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 
 #include "kernels.h"
 #include "packing.h"
@@ -31,14 +32,14 @@ struct Left {
   }
 };
 
-// sums [m, panels * panel_columns] = a * panels [first, last) of b.
+// sums [m, panels * panel_columns], whose rows are `ldc` apart, = a * panels [first, last) of b.
 void multiply_item(const Left& a, int64_t m, const uint32_t* b, int64_t first, int64_t last,
-                   float* sums) {
+                   float* sums, int64_t ldc) {
   const Packing& p = a.packing;
   const Packing of_b(*p.kernel, true, p.k);
   const Kernels::GemmRun run = p.pairs ? p.kernel->gemm_bf16 : p.kernel->gemm_of_pairs;
   const int64_t rows = p.tile_rows, columns = p.kernel->panel_columns;
-  const int64_t ldc = (last - first) * columns, steps_a_pair = p.pairs ? 1 : 2;
+  const int64_t steps_a_pair = p.pairs ? 1 : 2;
   const PairProducts scope(p);
   for (int64_t pair = 0; pair < of_b.steps; pair += pairs_at_once) {
     const int64_t s = pair * steps_a_pair;
@@ -49,6 +50,21 @@ void multiply_item(const Left& a, int64_t m, const uint32_t* b, int64_t first, i
             p.a_by_steps, b + j * of_b.b_panel_words() + pair * columns,
             sums + i * ldc + (j - first) * columns, ldc, pair > 0);
   }
+}
+
+// A left operand of m rows, as contiguous lines.
+Left left_of(int64_t m, int64_t k, const Operand& a) {
+  const Lines lines{static_cast<const char*>(a.data),
+                    a.dtype,
+                    m,
+                    k,
+                    a.row_stride,
+                    a.col_stride,
+                    0,
+                    0,
+                    a.rounding};
+  const Kernels& kernel = kernels();
+  return Left::of(lines, m > kernel.tile_rows && kernel.gemm_bf16 != nullptr && fits_bf16(lines));
 }
 
 const char* element(const void* data, DType dtype, int64_t at) {
@@ -92,17 +108,7 @@ void gemm_packed(int64_t m, int64_t n, int64_t k, const Operand& a, const uint32
                  const Result& c, float alpha, float beta, const Addend& addend) {
   const IeeeScope scope;
   const Kernels& kernel = kernels();
-  const Lines lines{static_cast<const char*>(a.data),
-                    a.dtype,
-                    m,
-                    k,
-                    a.row_stride,
-                    a.col_stride,
-                    0,
-                    0,
-                    a.rounding};
-  const bool pairs = m > kernel.tile_rows && kernel.gemm_bf16 != nullptr && fits_bf16(lines);
-  const Left left = Left::of(lines, pairs);
+  const Left left = left_of(m, k, a);
   const int64_t columns = kernel.panel_columns, panels = ceil_div(n, columns);
   const int64_t each = std::max<int64_t>(
       1, std::min(item_columns / columns, ceil_div(panels, int64_t{num_threads()})));
@@ -111,7 +117,7 @@ void gemm_packed(int64_t m, int64_t n, int64_t k, const Operand& a, const uint32
     Scratch<float> sums(static_cast<size_t>(m * each * columns));
     for (int64_t item = lo; item < hi; ++item) {
       const int64_t first = item * each, last = std::min(first + each, panels);
-      multiply_item(left, m, b, first, last, sums.get());
+      multiply_item(left, m, b, first, last, sums.get(), (last - first) * columns);
       const int64_t j0 = first * columns, count = std::min(last * columns, n) - j0;
       for (int64_t i = 0; i < m; ++i)
         kernel.finish_row(
@@ -124,6 +130,37 @@ void gemm_packed(int64_t m, int64_t n, int64_t k, const Operand& a, const uint32
             static_cast<uint64_t>(i * n + j0));
     }
   });
+}
+
+int64_t unit_step() {
+  constexpr int64_t of_host = 64;  // elements in a step of the host's element-wise loops (chosen)
+  return std::lcm(of_host, kernels().panel_columns);
+}
+
+void gemm_packed_gates(GateColumns shape, int64_t k, const Operand& a, const uint32_t* b, float* c,
+                       const std::function<void(int64_t, int64_t)>& then) {
+  const Left left = [&] {
+    const IeeeScope scope;
+    return left_of(shape.m, k, a);
+  }();
+  const int64_t columns = kernels().panel_columns, step = unit_step();
+  const int64_t each = ceil_div(ceil_div(shape.width, step), int64_t{num_threads()}) * step;
+  const auto body = [&](int64_t lo, int64_t hi) {
+    const int64_t from = lo * each, to = std::min(hi * each, shape.width);
+    for (int64_t gate = 0; gate < shape.gates; ++gate) {
+      const IeeeScope scope;
+      const int64_t column = gate * shape.width;
+      multiply_item(left, shape.m, b, (column + from) / columns, (column + to) / columns,
+                    c + column + from, shape.gates * shape.width);
+    }
+    then(from, to);
+  };
+  detail::run_loop(
+      0, ceil_div(shape.width, each), 1,
+      [](void* context, int64_t lo, int64_t hi) {
+        (*static_cast<decltype(body)*>(context))(lo, hi);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 }  // namespace trn::numerics

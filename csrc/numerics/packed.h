@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "gemm.h"
 
@@ -23,5 +24,18 @@ bool pack_matrix(int64_t k, int64_t n, const Operand& b, uint32_t* words);
 // 0, and m > most_dots or b not contiguous along k. a is packable, c has contiguous rows.
 void gemm_packed(int64_t m, int64_t n, int64_t k, const Operand& a, const uint32_t* b,
                  const Result& c, float alpha = 1.0f, float beta = 1.0f, const Addend& addend = {});
+
+// The columns of a product of m rows are `width` units of each of several gates.
+struct GateColumns {
+  int64_t m, gates, width;
+};
+
+// Ranges of units begin and end at multiples of it, and the width has to be one.
+int64_t unit_step();
+
+// c [m, gates * width] = a b, as gemm_packed, and then(lo, hi) for units [lo, hi) as soon as their
+// columns of all gates are there: one loop, in which each thread has units of its own.
+void gemm_packed_gates(GateColumns shape, int64_t k, const Operand& a, const uint32_t* b, float* c,
+                       const std::function<void(int64_t lo, int64_t hi)>& then);
 
 }  // namespace trn::numerics

@@ -1,0 +1,276 @@
+// See fused_steps.h.
+#include "fused_steps.h"
+
+#include "alias.h"
+#include "launches_of_steps.h"
+#include "numerics/kernels.h"
+#include "numerics/packed.h"
+#include "operands.h"
+#include "product_roles.h"
+#include "recurrent_cells.h"
+#include "rounding_mode.h"
+#include "runtime/host.h"
+#include "weight_copies.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/record_function.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace trn {
+namespace {
+
+using at::Tensor;
+
+constexpr const char* kFusedSteps = "aten::_thnn_fused_lstm_cell";
+
+bool is_plain_float32(const Tensor& x) {
+  return !x.defined() || (x.device().type() == kTrn && x.scalar_type() == at::kFloat &&
+                          x.layout() == at::kStrided && !x.is_neg() &&
+                          !x.key_set().has_any(c10::DispatchKeySet(
+                              {c10::DispatchKey::Python, c10::DispatchKey::Functionalize})));
+}
+
+// Modes and profilers see operators.
+bool is_watched() { return c10::impl::TorchDispatchModeTLS::any_modes_set() || at::hasCallbacks(); }
+
+// Whether the units of a thread are whole steps of all loops, and the products those of packed
+// weights, which rows up to `most` have (matmul.cpp).
+bool fits_units(const Recurrence& layer) {
+  constexpr int64_t most = 128;
+  const std::vector<int64_t>& rows = layer.steps.rows;
+  const int64_t width = layer.weight.size(1);
+  return rows.size() > 1 && rows.front() > numerics::most_dots && rows.front() <= most &&
+         rows.front() <= width && width % numerics::unit_step() == 0 &&
+         std::all_of(rows.begin(), rows.end(), [&](int64_t each) { return each == rows.front(); });
+}
+
+bool fuses_steps(const Recurrence& layer) {
+  if (layer.kind != CellKind::lstm || layer.projection.defined() || host().foreign ||
+      is_watched() || stochastic_rounding() || at::in_parallel_region())
+    return false;
+  return std::all_of(std::begin(kRecurrentInputs), std::end(kRecurrentInputs),
+                     [&](const auto input) { return is_plain_float32(layer.*input); }) &&
+         fits_units(layer);
+}
+
+// The rounded panels of a step's weight, which is read often enough to have them at once.
+// Undefined where it can have none.
+Tensor step_panels(const Tensor& weight, OperandFormats formats) {
+  if (!numerics::is_packable(operand_rounding(formats.first, at::kFloat))) return {};
+  packed_copy(weight, formats.second);
+  return packed_copy(weight, formats.second);
+}
+
+SignatureHash signature_of_steps(const char* name, const Recurrence& layer) {
+  SignatureHash hash;
+  hash.add(reinterpret_cast<uint64_t>(name) + uint64_t(current_policy()));
+  hash.add(uint64_t(layer.weight.device().index()) << 1 | uint64_t(layer.steps.reversed));
+  hash.add(uint64_t(layer.steps.rows.size()));
+  for (const auto input : kRecurrentInputs) hash.add(layer.*input);
+  return hash;
+}
+
+numerics::Operand line_operand(const Tensor& x, OperandFormat format) {
+  return {x.const_data_ptr(),
+          numerics::DType::float32,
+          x.stride(0),
+          1,
+          operand_rounding(format, at::kFloat),
+          0};
+}
+
+// Rows of steps on the host, and scratch like them.
+struct StepRows {
+  int64_t steps, rows, width;
+  at::TensorOptions options;
+
+  explicit StepRows(const Recurrence& layer, const Tensor& host)
+      : steps(int64_t(layer.steps.rows.size())),
+        rows(layer.steps.rows.front()),
+        width(layer.weight.size(1)),
+        options(host.options()) {}
+
+  Tensor of(const Tensor& all, int64_t step) const { return all.narrow(0, step * rows, rows); }
+  Tensor fresh(int64_t of_steps, int64_t widths = 1) const {
+    return at::empty({of_steps * rows, widths * width}, options);
+  }
+};
+
+Tensor host_of(HostCall& call, const Tensor& x) {
+  return x.defined() ? call.alias(x).contiguous() : x;
+}
+
+using Then = std::function<void(int64_t, int64_t)>;
+
+// The product of a step by packed panels, and what follows it, below autograd.
+void multiply_step(numerics::GateColumns shape, const Tensor& x, OperandFormat format,
+                   const Tensor& panels, const Tensor& to, const Then& then) {
+  numerics::gemm_packed_gates(shape, x.size(1), line_operand(x, format),
+                              static_cast<const uint32_t*>(panels.const_data_ptr()),
+                              to.mutable_data_ptr<float>(), [&](int64_t lo, int64_t hi) {
+                                const at::AutoDispatchBelowADInplaceOrView below;
+                                then(lo, hi);
+                              });
+}
+
+// The results of a layer's steps on the host. Without `keeps`, cells and gates are of two steps.
+struct HostSteps {
+  bool keeps;
+  Tensor out, h, c, cells, gates;
+
+  HostSteps(const StepRows& of, bool keeps)
+      : keeps(keeps),
+        out(of.fresh(of.steps)),
+        h(of.fresh(1)),
+        c(of.fresh(1)),
+        cells(of.fresh(keeps ? of.steps : 2)),
+        gates(of.fresh(keeps ? of.steps : 2, 4)) {}
+
+  void run(HostCall& call, const Recurrence& layer, const StepRows& of, const Tensor& panels,
+           OperandFormat format) {
+    const Tensor inputs = host_of(call, layer.gates), sums = of.fresh(1, 4);
+    CellGates x{{},
+                sums,
+                host_of(call, layer.input_bias),
+                host_of(call, layer.bias),
+                host_of(call, layer.cx)};
+    Tensor h_now = host_of(call, layer.hx);
+    for (int64_t i = 0; i < of.steps; ++i) {
+      const int64_t step = layer.steps.reversed ? of.steps - 1 - i : i, kept = keeps ? step : i % 2;
+      const Tensor to_gates = of.of(gates, kept), cy = of.of(cells, kept), hy = of.of(out, step);
+      x.input = of.of(inputs, step);
+      multiply_step({of.rows, 4, of.width}, h_now, format, panels, sums,
+                    [&](int64_t lo, int64_t hi) { lstm_units(x, {lo, hi}, to_gates, cy, hy); });
+      h_now = hy;
+      x.state = cy;
+    }
+    h.copy_(h_now);
+    c.copy_(x.state);
+  }
+};
+
+void keep_steps(Kept& kept, const Recurrence& layer, const StepRows& of, const Tensor& cells,
+                const Tensor& gates) {
+  for (auto* each : {&kept.before, &kept.after, &kept.workspace}) each->resize(size_t(of.steps));
+  kept.projected.resize(size_t(of.steps));
+  Tensor before = layer.cx;
+  for (int64_t i = 0; i < of.steps; ++i) {
+    const int64_t step = layer.steps.reversed ? of.steps - 1 - i : i;
+    const auto at = size_t(step);
+    kept.before[at] = std::exchange(before, of.of(cells, step));
+    kept.after[at] = before;
+    kept.workspace[at] = of.of(gates, step);
+  }
+}
+
+// The gradients of a layer's steps on the host.
+struct HostGradients {
+  Tensor gates, h, c;
+
+  // grads of the layer's results on the host, of which one of out and h is there.
+  void run(HostCall& call, const Recurrence& layer, const Kept& kept, const StepRows& of,
+           const Recurred& grads, const Tensor& panels, OperandFormat format, bool of_hx) {
+    gates = of.fresh(of.steps, 4);
+    const Tensor of_h = of.fresh(1);
+    std::array of_c{of.fresh(1), of.fresh(1)};
+    LstmBackward x{of_h,        grads.c,       {}, {}, {}, {}, {}, of.fresh(1), of.fresh(1),
+                   of.fresh(1), of.fresh(1, 3)};
+    Tensor before;
+    for (int64_t i = 0; i < of.steps; ++i) {
+      const int64_t step = layer.steps.reversed ? i : of.steps - 1 - i;
+      const Tensor from_out = grads.out.defined() ? of.of(grads.out, step) : Tensor();
+      x.cx = host_of(call, kept.before[size_t(step)]);
+      x.cy = host_of(call, kept.after[size_t(step)]);
+      x.workspace = host_of(call, kept.workspace[size_t(step)]);
+      x.grad_gates = of.of(gates, step);
+      x.grad_cx = of_c[size_t(i % 2)];
+      if (i == 0) {
+        x.grad_hy = !grads.h.defined()   ? from_out
+                    : from_out.defined() ? at::add(from_out, grads.h)
+                                         : grads.h;
+        lstm_backward_units(x, {0, of.width});
+        x.grad_hy = of_h;
+      } else {
+        multiply_step({of.rows, 1, of.width}, before, format, panels, of_h,
+                      [&](int64_t lo, int64_t hi) {
+                        if (from_out.defined())
+                          of_h.narrow(1, lo, hi - lo).add_(from_out.narrow(1, lo, hi - lo));
+                        lstm_backward_units(x, {lo, hi});
+                      });
+      }
+      before = x.grad_gates;
+      x.grad_cy = x.grad_cx;
+    }
+    c = x.grad_cx;
+    if (!of_hx) return;
+    h = of_h;
+    multiply_step({of.rows, 1, of.width}, before, format, panels, h, [](int64_t, int64_t) {});
+  }
+};
+
+}  // namespace
+
+std::optional<Recurred> run_fused_steps(const Recurrence& layer, Kept* kept) {
+  if (!fuses_steps(layer)) return std::nullopt;
+  const OperandFormats formats = formats_of(current_policy(), kByWeight);
+  const Tensor panels = step_panels(layer.weight.t(), formats);
+  if (!panels.defined()) return std::nullopt;
+  const auto device = layer.weight.device().index();
+  const Programs programs =
+      programs_of(signature_of_steps("steps", layer), [&] { run_steps(layer, nullptr); });
+  HostCall call(device, kFusedSteps);
+  const StepRows of(layer, call.alias(layer.hx));
+  HostSteps made(of, kept != nullptr);
+  made.run(call, layer, of, panels, formats.first);
+  launch_all(programs, device);
+  if (kept != nullptr)
+    keep_steps(*kept, layer, of, call.adopt(std::move(made.cells)),
+               call.adopt(std::move(made.gates)));
+  return Recurred{call.adopt(std::move(made.out)), call.adopt(std::move(made.h)),
+                  call.adopt(std::move(made.c))};
+}
+
+std::optional<StepGradients> back_through_fused_steps(const Recurrence& layer, const Kept& kept,
+                                                      const Tensor& out, const Recurred& grads,
+                                                      const Wanted& wanted) {
+  const auto plain = [](const std::vector<Tensor>& all) {
+    return std::all_of(all.begin(), all.end(), is_plain_float32);
+  };
+  if ((!grads.out.defined() && !grads.h.defined()) || !fuses_steps(layer) || !plain(kept.before) ||
+      !plain(kept.after) || !plain(kept.workspace) || !is_plain_float32(grads.out) ||
+      !is_plain_float32(grads.h) || !is_plain_float32(grads.c))
+    return std::nullopt;
+  const OperandFormats formats = formats_of(current_policy(), kByWeight);
+  const Tensor panels = step_panels(layer.weight, formats);
+  if (!panels.defined()) return std::nullopt;
+  const auto device = layer.weight.device().index();
+  SignatureHash signature = signature_of_steps("gradients of steps", layer);
+  for (const Tensor* grad : {&grads.out, &grads.h, &grads.c}) signature.add(*grad);
+  for (const auto input : {&Recurrence::gates, &Recurrence::hx, &Recurrence::cx})
+    signature.add(uint64_t(wanted.has(input)));
+  const Programs programs =
+      programs_of(signature, [&] { back_through_steps(layer, kept, out, grads, wanted); });
+  HostCall call(device, kFusedSteps);
+  const StepRows of(layer, call.alias(layer.hx));
+  const Recurred here{host_of(call, grads.out), host_of(call, grads.h), host_of(call, grads.c)};
+  HostGradients found;
+  found.run(call, layer, kept, of, here, panels, formats.first, wanted.has(&Recurrence::hx));
+  launch_all(programs, device);
+  StepGradients made;
+  if (found.h.defined()) made.h = call.adopt(std::move(found.h));
+  if (wanted.has(&Recurrence::cx)) made.c = call.adopt(std::move(found.c));
+  made.hidden = call.adopt(std::move(found.gates));
+  if (wanted.has(&Recurrence::gates)) made.input = made.hidden;
+  made.projected.resize(size_t(of.steps));
+  return made;
+}
+
+}  // namespace trn

@@ -1,0 +1,119 @@
+"""Steps of an LSTM whose product and cell share one loop: bits, launches and counters of the same
+steps as operators, which a dispatch mode sees.
+"""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import torch_trn_emu
+from torch_trn_emu import _C
+
+SIZES = ((5, 16, 40, 64), (3, 8, 128, 256), (2, 33, 16, 192), (6, 5, 8, 64))
+POLICIES = ("bf16", "mxfp8", "mxfp8_all", "mxfp4")
+# Each size and each policy in CI, all pairs in `make conformance`.
+PAIRS = [
+    pytest.param(*pair, marks=[] if i % 5 == 0 else pytest.mark.conformance)
+    for i, pair in enumerate(itertools.product(SIZES, POLICIES))
+]
+USED = {
+    "out": lambda out, h, c: out.square().sum(),
+    "h": lambda out, h, c: h.square().sum(),
+    "c": lambda out, h, c: c.square().sum(),
+    "all": lambda out, h, c: out.sin().sum() + h.square().sum() + c.sin().sum(),
+}
+
+
+class Watch(TorchDispatchMode):
+    """Sees every operator, so that there are some."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+class Layer:
+    def __init__(self, steps: int, batch: int, features: int, hidden: int, **options) -> None:
+        torch.manual_seed(0)
+        self.module = nn.LSTM(features, hidden, **options).to("trn")
+        directions = 2 if options.get("bidirectional") else 1
+        shapes = [(steps, batch, features), *[(directions, batch, hidden)] * 2]
+        self.inputs = [torch.randn(shape).to("trn").requires_grad_() for shape in shapes]
+
+    def run(self, used: str) -> list[Tensor | None]:
+        """Results with and without a graph, and all gradients."""
+        x, *states = self.inputs
+        out, (h, c) = self.module(x, tuple(states))
+        wanted = [*self.inputs, *self.module.parameters()]
+        grads = torch.autograd.grad(USED[used](out, h, c), wanted, allow_unused=True)
+        with torch.no_grad():
+            again, _ = self.module(x)
+        return [t if t is None else t.detach().cpu() for t in (out, h, c, again, *grads)]
+
+
+def counted(layer: Layer, used: str) -> tuple[list[Tensor | None], dict]:
+    torch.trn.reset_counters()
+    return layer.run(used), torch.trn.counters()
+
+
+def assert_bits(made: list[Tensor | None], expected: list[Tensor | None]) -> None:
+    for one, other in zip(made, expected, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("size", "policy"), PAIRS)
+def test_the_bits_and_the_counters_are_those_of_the_operators(size, policy):
+    for bidirectional, (bias, used) in zip(
+        itertools.cycle((False, True)), itertools.product((True, False), USED), strict=False
+    ):
+        layer = Layer(*size, bidirectional=bidirectional, bias=bias)
+        with torch_trn_emu.precision(policy):
+            made, counters = counted(layer, used)
+            with Watch():
+                expected, of_operators = counted(layer, used)
+        assert_bits(made, expected)
+        assert counters == pytest.approx(of_operators, rel=1e-9)  # sums of times in another order
+
+
+def test_a_step_is_no_operator():
+    layer = Layer(50, 8, 32, 256)
+    with torch_trn_emu.precision("mxfp8"), torch.no_grad():
+        x, *states = layer.inputs
+        layer.module(x, tuple(states))
+        before = _C.weight_copies()[2]
+        layer.module(x, tuple(states))
+        assert _C.weight_copies()[2] - before < 5  # operators would read the weight 50 times
+
+
+def test_no_bit_depends_on_threads():
+    layer = Layer(4, 24, 16, 256)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            with torch_trn_emu.precision("mxfp8"):
+                found.append(layer.run("all"))
+    finally:
+        torch.set_num_threads(threads)
+    for each in found[1:]:
+        assert_bits(each, found[0])
+
+
+def test_results_share_no_memory():
+    layer = Layer(3, 8, 16, 64)
+    x, *states = layer.inputs
+    with torch_trn_emu.precision("mxfp8"):
+        out, (h, c) = layer.module(x, tuple(states))
+        expected = torch.autograd.grad(out.sum() + c.sum(), layer.inputs, retain_graph=True)
+        assert len({t.untyped_storage().data_ptr() for t in (out, h, c)}) == 3
+        with torch.no_grad():
+            h.zero_()
+            c.zero_()
+        for one, other in zip(
+            torch.autograd.grad(out.sum() + c.sum(), layer.inputs), expected, strict=True
+        ):
+            assert torch.equal(one, other)
