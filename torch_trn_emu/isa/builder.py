@@ -34,7 +34,7 @@ from .program import (
     Wait,
 )
 
-__all__ = ["Builder", "rows_of", "tile"]
+__all__ = ["Builder", "elements_of", "partitions_of", "rows_of", "tile"]
 
 PARTITIONS = 128
 
@@ -85,6 +85,20 @@ def rows_of(
         part=affine(part),
         age=age,
     )
+
+
+def elements_of(
+    buffer: Buffer, *pattern: tuple[int, int], at: Index = 0, part: Index = 0, age: int = 0
+) -> Access:
+    """(stride, count) pairs from flat element `at` on; the first is the partition dimension."""
+    return Access(buffer=buffer, offset=affine(at), pattern=pattern, part=affine(part), age=age)
+
+
+def partitions_of(
+    tile: Buffer, count: int, *free: tuple[int, int], at: Index = 0, part: Index = 0, age: int = 0
+) -> Access:
+    """(stride, count) pairs on each of `count` partitions of a tile, from element `at` on."""
+    return elements_of(tile, (tile.row_elements, count), *free, at=at, part=part, age=age)
 
 
 class Builder:

@@ -1,8 +1,8 @@
 """The gradient of a bias: sums over everything but the channels."""
 
 from ..chip import Chip
-from ..isa import Access, Builder, Program, Role, affine
-from .planes import Planes, columns
+from ..isa import Builder, Program, Role, elements_of, partitions_of, rows_of
+from .planes import Planes
 
 __all__ = ["channel_sums"]
 
@@ -20,13 +20,10 @@ def channel_sums(planes: Planes, *, dtype: str, chip: Chip, cores: int = 1) -> P
         b.fresh(parts, total)
         for chunk in planes.over_chunks(b):
             b.fresh(data)
-            inner = ((chunk.inner, chunk.outer), (1, chunk.inner))
-            tile = Access(buffer=data, pattern=((data.row_elements, n), *inner))
+            tile = partitions_of(data, n, (chunk.inner, chunk.outer), (1, chunk.inner))
             b.load(tile, planes.box(g, first, n, chunk))
-            flat = columns(data, n, chunk.elements)
-            b.emit("tensor_reduce", columns(parts, n, 1, chunk.number), flat, op="add")
-        b.emit("tensor_reduce", columns(total, n), columns(parts, n, planes.chunks), op="add")
-        b.store(
-            Access(buffer=out, offset=affine(first), pattern=((1, n), (1, 1))), columns(total, n)
-        )
+            flat = rows_of(data, n, chunk.elements)
+            b.emit("tensor_reduce", rows_of(parts, n, 1, chunk.number), flat, op="add")
+        b.emit("tensor_reduce", rows_of(total, n, 1), rows_of(parts, n, planes.chunks), op="add")
+        b.store(elements_of(out, (1, n), (1, 1), at=first), rows_of(total, n, 1))
     return b.build()

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from ..isa import Access, Affine, Buffer, Builder, affine
+from ..isa import Access, Affine, Buffer, Builder, elements_of
 from .limits import P
 
-__all__ = ["Chunk", "Planes", "columns", "several"]
+__all__ = ["Chunk", "Planes", "several"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,22 +97,9 @@ class Planes:
 
     def box(self, hbm: Buffer, first: Affine, partitions: int, chunk: Chunk) -> Access:
         """A chunk of partitions first .. in memory."""
-        offset = first * self.row_stride + chunk.o0 * self.outer_stride + chunk.s0
+        at = first * self.row_stride + chunk.o0 * self.outer_stride + chunk.s0
         pattern = ((self.row_stride, partitions), (self.outer_stride, chunk.outer))
-        return Access(buffer=hbm, offset=offset, pattern=(*pattern, (1, chunk.inner)))
-
-
-def columns(
-    buffer: Buffer,
-    partitions: int,
-    count: int = 1,
-    at: Affine | int = 0,
-    *,
-    part: Affine | int = 0,
-) -> Access:
-    """`count` elements of every partition of a tile."""
-    pattern = ((buffer.row_elements, partitions), (1, count))
-    return Access(buffer=buffer, offset=affine(at), pattern=pattern, part=affine(part))
+        return elements_of(hbm, *pattern, (1, chunk.inner), at=at)
 
 
 def several(pattern: list[tuple[int, int]]) -> list[tuple[int, int]]:

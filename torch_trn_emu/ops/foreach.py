@@ -9,9 +9,8 @@ from math import ceil, inf, prod
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from ..kernels.limits import P
-from ..kernels.planes import columns
 from ..kernels.reduce_rows import Work, apply
 from ..kernels.rows.values import NEUTRAL
 from .copies import copied
@@ -113,7 +112,7 @@ def reduce_each(
     for elements, count in sizes:
         with b.loop(count) as i:
             b.fresh(result)
-            one, value = tiles.reduced(i * elements + start, elements), columns(result, 1)
+            one, value = tiles.reduced(i * elements + start, elements), rows_of(result, 1, 1)
             if after:
                 apply(b, after, value, one)
             else:
@@ -134,13 +133,13 @@ class _Each:
             b.sbuf(n, 1, "float32", slots=2) for n in ("each", "best", "summed")
         )
         self.ones, self.total = b.sbuf("ones", 1, "float32"), b.psum("total", 1, slots=2)
-        b.emit("memset", columns(self.ones, P), value=1.0)
+        b.emit("memset", rows_of(self.ones, P, 1), value=1.0)
 
     def reduced(self, at: Affine, elements: int) -> Access:
         """The reduction of the tensor that starts at an element of the source."""
         b, op = self.b, self.op
         b.fresh(self.best, self.total, self.summed)
-        b.emit("memset", columns(self.best, P), value=NEUTRAL[op])
+        b.emit("memset", rows_of(self.best, P, 1), value=NEUTRAL[op])
         for offset, some in b.tiles(elements, P * WIDE):
             width = max(1, min(WIDE, ceil(some / P)))
             rows, rest = divmod(some, width)
@@ -148,24 +147,27 @@ class _Each:
                 self._part(at + offset, rows, width)
             if rest:
                 self._part(at + offset + rows * width, 1, rest)
-        one = columns(self.summed, 1)
+        one = rows_of(self.summed, 1, 1)
         if op == "add":
             b.emit(
-                "nc_matmul", columns(self.total, 1), columns(self.ones, P), columns(self.best, P)
+                "nc_matmul",
+                rows_of(self.total, 1, 1),
+                rows_of(self.ones, P, 1),
+                rows_of(self.best, P, 1),
             )
-            b.emit("tensor_copy", one, columns(self.total, 1))
+            b.emit("tensor_copy", one, rows_of(self.total, 1, 1))
         else:
-            b.emit("tensor_partition_reduce", one, columns(self.best, P), op=op)
+            b.emit("tensor_partition_reduce", one, rows_of(self.best, P, 1), op=op)
         return one
 
     def _part(self, at: Affine, rows: int, count: int) -> None:
         """A run of elements on `rows` partitions, into what the partitions hold."""
         b = self.b
         b.fresh(*{self.data, self.made}, self.each)
-        data, made = columns(self.data, rows, count), columns(self.made, rows, count)
+        data, made = rows_of(self.data, rows, count), rows_of(self.made, rows, count)
         there = Access(buffer=self.source, offset=at, pattern=((count, rows), (1, count)))
         b.load(data, there)
         apply(b, self.before, made, data)
-        b.emit("tensor_reduce", columns(self.each, rows), made, op=self.op)
-        kept = columns(self.best, rows)
-        b.emit("tensor_tensor", kept, kept, columns(self.each, rows), op=self.op)
+        b.emit("tensor_reduce", rows_of(self.each, rows, 1), made, op=self.op)
+        kept = rows_of(self.best, rows, 1)
+        b.emit("tensor_tensor", kept, kept, rows_of(self.each, rows, 1), op=self.op)

@@ -10,9 +10,8 @@ from typing import Any
 from ..calls import Call, Target
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
+from ..isa import Access, Affine, Builder, Program, Role, itemsize, partitions_of, rows_of
 from ..kernels.limits import P
-from ..kernels.planes import columns
 from ..kernels.windows import Axis, Strip
 from .op import Lowered
 
@@ -83,13 +82,13 @@ class _Patches:
 
     def _unfold(self, high: Strip, p0: Affine, planes: int, j: Affine) -> None:
         b, rows = self.b, high.count
-        here = columns(self.plane, planes, high.span * self.width.size)
+        here = rows_of(self.plane, planes, high.span * self.width.size)
         b.load(here, self._rows(p0, planes, j * high.step + high.low, high.span))
         inside = len(high.taps) == self.height.kernel and len(self.wide.taps) == self.width.kernel
         taps = (*high.taps, *self.wide.taps)
         if not inside or any(t.count < n for t, n in zip(taps, self._full(rows), strict=True)):
             b.emit(
-                "memset", columns(self.cut, planes, self.taps * rows * self.width.out), value=0.0
+                "memset", rows_of(self.cut, planes, self.taps * rows * self.width.out), value=0.0
             )
         self._over_taps(high, planes, rows)
         first = j * rows + high.first
@@ -104,10 +103,10 @@ class _Patches:
             self._cut(planes, high.span),
             self._cut_there(p0, planes, j * high.step + high.low, high.span),
         )
-        b.emit("memset", columns(self.plane, planes, elements), value=0.0)
+        b.emit("memset", rows_of(self.plane, planes, elements), value=0.0)
         self._over_taps(high, planes, high.span)
-        done = columns(self.result, planes, elements)
-        b.emit("tensor_copy", done, columns(self.plane, planes, elements))
+        done = rows_of(self.result, planes, elements)
+        b.emit("tensor_copy", done, rows_of(self.plane, planes, elements))
         b.store(self._rows(p0, planes, j * high.count + high.first, high.count), done)
 
     def _over_taps(self, high: Strip, planes: int, rows: int) -> None:
@@ -120,41 +119,29 @@ class _Patches:
                 y, y_plane = (h.there, h.own) if self.adds else (h.own, h.there)
                 x, x_plane = (w.there, w.own) if self.adds else (w.own, self.wide.low + w.there)
                 x += self.wide.low if self.adds else 0
-                cut = self._view(
-                    self.cut, planes, (number * rows + y) * across + x, (across, h.count),
-                    (1, w.count),
-                )  # fmt: skip
-                plane = self._view(
-                    self.plane, planes, y_plane * size + x_plane,
-                    (self.height.stride * size, h.count), (self.width.stride, w.count),
-                )  # fmt: skip
+                inner = ((across, h.count), (1, w.count))
+                at = (number * rows + y) * across + x
+                cut = partitions_of(self.cut, planes, *inner, at=at)
+                inner = ((self.height.stride * size, h.count), (self.width.stride, w.count))
+                plane = partitions_of(self.plane, planes, *inner, at=y_plane * size + x_plane)
                 if self.adds:
                     self.b.emit("tensor_tensor", plane, plane, cut, op="add")
                 else:
                     self.b.emit("tensor_copy", cut, plane)
 
-    def _view(
-        self, tile: Buffer, planes: int, at: int, down: tuple[int, int], across: tuple[int, int]
-    ) -> Access:
-        pattern = ((tile.row_elements, planes), down, across)
-        return Access(buffer=tile, offset=Affine(at), pattern=pattern)
-
     def _rows(self, p0: Affine, planes: int, y: Affine, rows: int) -> Access:
         size = self.width.size
         at = p0 * (self.height.size * size) + y * size
-        pattern = ((self.height.size * size, planes), (1, rows * size))
-        return Access(buffer=self.whole, offset=at, pattern=pattern)
+        return partitions_of(self.whole, planes, (1, rows * size), at=at)
 
     def _cut(self, planes: int, rows: int) -> Access:
         run = rows * self.width.out
-        pattern = ((self.cut.row_elements, planes), (run, self.taps), (1, run))
-        return Access(buffer=self.cut, pattern=pattern)
+        return partitions_of(self.cut, planes, (run, self.taps), (1, run))
 
     def _cut_there(self, p0: Affine, planes: int, y: Affine, rows: int) -> Access:
         area, run = self.height.out * self.width.out, rows * self.width.out
         at = p0 * (self.taps * area) + y * self.width.out
-        pattern = ((self.taps * area, planes), (area, self.taps), (1, run))
-        return Access(buffer=self.patches, offset=at, pattern=pattern)
+        return partitions_of(self.patches, planes, (area, self.taps), (1, run), at=at)
 
 
 # --- from calls ---

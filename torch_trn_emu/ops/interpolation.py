@@ -14,7 +14,6 @@ from ..calls import Call, Target
 from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize, rows_of
 from ..kernels.limits import BANK, TILE_BYTES, P
-from ..kernels.planes import columns
 from .op import Lowered, Lowering
 
 __all__ = ["resampled", "resampling"]
@@ -75,7 +74,7 @@ class _Resample:
             weights = b.hbm(f"{name} weights", (side.size, side.out), self.compute, Role.WEIGHT)
             for part, (k, size) in enumerate(side.parts()):
                 source = rows_of(weights, size, side.out, k * side.out)
-                b.load(columns(tile, size, side.out, part=part), source)
+                b.load(rows_of(tile, size, side.out, part=part), source)
         for p0, planes in b.tiles(self.planes, self.together):
             self._load(p0, planes)
             with b.loop(planes) as p:
@@ -109,12 +108,12 @@ class _Resample:
             for h0 in range(0, self.height.out, BANK):
                 count = min(BANK, self.height.out - h0)
                 b.fresh(self.first)
-                made = columns(self.first, size, count)
+                made = rows_of(self.first, size, count)
                 for k, _, rows in self.height.band(h0, count):
-                    stationary = columns(self.data, rows, size, p * width + w0, part=k)
-                    moving = columns(self.high, rows, count, h0, part=k)
+                    stationary = rows_of(self.data, rows, size, p * width + w0, part=k)
+                    moving = rows_of(self.high, rows, count, h0, part=k)
                     b.emit("nc_matmul", made, stationary, moving, load="background")
-                b.emit("tensor_copy", columns(self.transposed, size, count, h0, part=part), made)
+                b.emit("tensor_copy", rows_of(self.transposed, size, count, h0, part=part), made)
 
     def _contract_width(self, p: Affine) -> None:
         """[out height, out width] of a plane, stored."""
@@ -124,10 +123,10 @@ class _Resample:
             for w0 in range(0, self.width.out, BANK):
                 count = min(BANK, self.width.out - w0)
                 b.fresh(self.second, self.result)
-                made, done = columns(self.second, size, count), columns(self.result, size, count)
+                made, done = rows_of(self.second, size, count), rows_of(self.result, size, count)
                 for k, _, rows in self.width.band(w0, count):
-                    stationary = columns(self.transposed, rows, size, h0, part=k)
-                    moving = columns(self.wide, rows, count, w0, part=k)
+                    stationary = rows_of(self.transposed, rows, size, h0, part=k)
+                    moving = rows_of(self.wide, rows, count, w0, part=k)
                     b.emit("nc_matmul", made, stationary, moving, load="background")
                 b.emit("tensor_copy", done, made)
                 at = p * area + h0 * self.width.out + w0

@@ -1,9 +1,9 @@
 """Batch and group norm as programs over planes; statistics come from bn_stats and bn_aggr."""
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program, Role
+from ...isa import Access, Affine, Builder, Program, Role, rows_of
 from ..limits import BN_STATS
-from ..planes import Chunk, Planes, columns
+from ..planes import Chunk, Planes
 from .tiles import Norm, NormTiles
 
 __all__ = ["channel_norm"]
@@ -54,17 +54,17 @@ class _Forward(NormTiles):
             b.fresh(*self.tiles.values())
         if self.norm.given:
             for k, hbm in enumerate(self.running.values()):
-                b.load(columns(self.pair, n, 1, k), self.of_partitions(hbm, first, n))
+                b.load(rows_of(self.pair, n, 1, k), self.of_partitions(hbm, first, n))
         else:
             for chunk in self.planes.over_chunks(b):
                 self.bring(chunk, first, n)
                 self._stats(chunk, n)
             b.emit(
                 "bn_aggr",
-                columns(self.pair, n, 2),
-                columns(self.triples, n, 3 * self.planes.chunks),
+                rows_of(self.pair, n, 2),
+                rows_of(self.triples, n, 3 * self.planes.chunks),
             )
-        mean, variance = (columns(self.pair, n, 1, k) for k in (0, 1))
+        mean, variance = (rows_of(self.pair, n, 1, k) for k in (0, 1))
         b.emit("tensor_scalar", self.at("rstd", n), variance, op0="add", imm0=self.norm.eps)
         b.emit("activation", self.at("rstd", n), self.at("rstd", n), op="rsqrt")
         if self.norm.momentum is not None:
@@ -82,24 +82,14 @@ class _Forward(NormTiles):
         b = self.b
         b.fresh(self.stats, self.small["spread"])
         tile = self.tile("x", n, chunk)
-        row = tile.pattern[0][0]
         pieces = range(0, chunk.elements, BN_STATS)
         for k, start in enumerate(pieces):
             size = min(BN_STATS, chunk.elements - start)
-            piece = Access(
-                buffer=tile.buffer,
-                offset=Affine(start),
-                pattern=((row, n), (1, size)),
-                part=tile.part,
-            )
-            b.emit("bn_stats", columns(self.stats, n, 6, 6 * k), piece)
-        triple = [columns(self.triples, n, 1, chunk.number * 3 + k) for k in range(3)]
-        both = Access(
-            buffer=self.triples,
-            offset=chunk.number * 3 + 1,
-            pattern=((self.triples.row_elements, n), (1, 2)),
-        )
-        b.emit("bn_aggr", both, columns(self.stats, n, 6 * len(pieces)))
+            piece = rows_of(tile.buffer, n, size, start, part=tile.part)
+            b.emit("bn_stats", rows_of(self.stats, n, 6, 6 * k), piece)
+        triple = [rows_of(self.triples, n, 1, chunk.number * 3 + k) for k in range(3)]
+        both = rows_of(self.triples, n, 2, chunk.number * 3 + 1)
+        b.emit("bn_aggr", both, rows_of(self.stats, n, 6 * len(pieces)))
         b.emit("tensor_scalar", triple[2], triple[2], op0="multiply", imm0=float(chunk.elements))
         b.emit("memset", triple[0], value=float(chunk.elements))
 

@@ -6,8 +6,18 @@ one a partition ("row") or one for every outer index of a row ("outer": the chan
 
 from dataclasses import dataclass
 
-from ...isa import Access, Affine, Buffer, Builder, Role, itemsize
-from ..planes import Chunk, Planes, columns
+from ...isa import (
+    Access,
+    Affine,
+    Buffer,
+    Builder,
+    Role,
+    elements_of,
+    itemsize,
+    partitions_of,
+    rows_of,
+)
+from ..planes import Chunk, Planes
 
 __all__ = ["Norm", "NormTiles"]
 
@@ -79,13 +89,13 @@ class NormTiles:
         return self.small[name]
 
     def at(self, name: str, partitions: int, offset: Affine | int = 0) -> Access:
-        return columns(self.small[name], partitions, 1, offset)
+        return rows_of(self.small[name], partitions, 1, offset)
 
     def statistic(self, name: str, role: Role) -> Buffer:
         return self.b.hbm(name, (self.partitions,), "float32", role)
 
     def of_partitions(self, hbm: Buffer, first: Affine, partitions: int) -> Access:
-        return Access(buffer=hbm, offset=first, pattern=((1, partitions), (1, 1)))
+        return elements_of(hbm, (1, partitions), (1, 1), at=first)
 
     def bring(self, chunk: Chunk, first: Affine, partitions: int) -> None:
         for name, hbm in self.hbm.items():
@@ -102,9 +112,8 @@ class NormTiles:
         self, buffer: Buffer, partitions: int, chunk: Chunk, *, resident: bool = False
     ) -> Access:
         """[partitions, outer, inner] of a work tile."""
-        pattern = ((buffer.row_elements, partitions), (chunk.inner, chunk.outer), (1, chunk.inner))
-        part = chunk.number if resident else Affine()
-        return Access(buffer=buffer, pattern=pattern, part=part)
+        planes, part = (chunk.inner, chunk.outer), chunk.number if resident else 0
+        return partitions_of(buffer, partitions, planes, (1, chunk.inner), part=part)
 
     def bring_parameters(self, row: Affine, rows: int, repeats: int) -> None:
         wide = self.planes.outer if self.norm.outer else 1
@@ -112,16 +121,10 @@ class NormTiles:
             tile = self.small[name]
             self.b.fresh(tile)
             for r in range(repeats):
-                to = Access(
-                    buffer=tile,
-                    offset=Affine(r * rows * wide),
-                    pattern=((wide, rows), (1, wide)),
-                )
-                source = Access(buffer=hbm, offset=row * wide, pattern=((wide, rows), (1, wide)))
-                self.b.load(to, source)
+                source = elements_of(hbm, (wide, rows), (1, wide), at=row * wide)
+                self.b.load(rows_of(tile, rows, wide, r * rows * wide), source)
 
     def repeated(self, name: str, partitions: int, chunk: Chunk) -> Access:
         """A parameter of the outer dimension, for every inner element."""
         tile = self.small[name]
-        pattern = ((tile.row_elements, partitions), (1, chunk.outer), (0, chunk.inner))
-        return Access(buffer=tile, offset=chunk.o0, pattern=pattern)
+        return partitions_of(tile, partitions, (1, chunk.outer), (0, chunk.inner), at=chunk.o0)

@@ -9,14 +9,15 @@ its pixels add up in PSUM.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, prod
+from math import ceil
 
-from ...isa import Access, Affine, Builder, Engine, Program, Role, itemsize
+from ...isa import Access, Affine, Builder, Engine, Program, itemsize, partitions_of, rows_of
 from ..limits import BANK, BANK_BYTES, BANKS, P
 from ..matmul.blocking import Schedule
-from ..planes import columns, several
+from ..planes import several
 from ..windows import Strip, Tap, inside_together
 from .shape import Convolution
+from .weight_sums import WeightSums, tiles_of
 
 __all__ = ["shares_partitions", "weight_of_few_channels"]
 
@@ -85,21 +86,13 @@ def weight_of_few_channels(spec: Convolution, b: Builder, schedule: Schedule) ->
     return _FewChannels(b, spec, schedule).build()
 
 
-class _FewChannels:
+class _FewChannels(WeightSums):
     def __init__(self, b: Builder, spec: Convolution, schedule: Schedule) -> None:
-        self.b, self.spec, self.schedule = b, spec, schedule
+        super().__init__(b, spec, schedule)
         f, c, size = spec.filters, spec.channels, itemsize(spec.compute)
-        self.g = b.hbm("g", (spec.batch, spec.groups * f, *spec.outs), spec.dtype, Role.INPUT)
-        self.x = b.hbm("x", (spec.batch, spec.groups * c, *spec.sizes), spec.dtype, Role.INPUT)
-        self.dw = b.hbm("dw", (spec.groups * f, c, spec.taps), spec.dtype, Role.OUTPUT)
-        self.parts, self.products = _parts(spec), _products(spec)
         _, height, width = spec.outs
-        self.columns = min(width, P)
-        self.rows = max(1, min(height, P // self.columns))
-        self.images = max(1, min(spec.batch, P // (height * width)))
+        self.parts, self.products = _parts(spec), _products(spec)
         self.f_tiles = max(1, min(ceil(f / P), PRODUCTS // len(self.products)))
-        self.pad = spec.axes[2].padding
-        self.pitch = spec.sizes[2] + 2 * self.pad
         held = len(self.parts) * self.pitch + self.f_tiles * width
         fits = int(STRIP_BYTES / (held * self.images * size)) // self.rows * self.rows
         self.strip = max(self.rows, min(height, fits))
@@ -126,28 +119,25 @@ class _FewChannels:
         b, spec = self.b, self.spec
         with b.loop(spec.groups) as group:
             for f0, fs in b.tiles(spec.filters, self.f_tiles * P):
-                tiles = [min(P, fs - start) for start in range(0, fs, P)]
+                tiles, filters = tiles_of(fs), group * spec.filters + f0
                 for part, _ in enumerate(tiles):
-                    whole = columns(self.sums, P, self.sums.row_elements, part=part)
+                    whole = rows_of(self.sums, P, self.sums.row_elements, part=part)
                     b.emit("memset", whole, value=0.0)
                 for n0, images in b.tiles(spec.batch, self.images):
                     for high in self.high:
                         with b.loop(high.repeat) as j:
-                            self._strip(group, f0, tiles, n0, images, high, j)
+                            self.load_g(filters, tiles, n0, images, 0, high, j)
+                            self._load_x(group, n0, images, high, j)
+                            self._multiply_all(tiles, images, high.count)
                 for part, size in enumerate(tiles):
-                    self._store(group * spec.filters + f0 + part * P, part, size)
+                    self.store(filters + part * P, size, Affine(), spec.channels, part)
         return b.build()
 
-    def _strip(
-        self, group: Affine, f0: Affine, tiles: list[int], n0: Affine, images: int, high: Strip,
-        j: Affine,
-    ) -> None:  # fmt: skip
-        """Bring a strip, multiply all its pixels, and add to the sums."""
+    def _multiply_all(self, tiles: list[int], images: int, rows: int) -> None:
+        """The products of all pixels of a strip, added to the sums."""
         b = self.b
-        self._load_g(group, f0, tiles, n0, images, high, j)
-        self._load_x(group, n0, images, high, j)
         b.fresh(self.psum)
-        for together in self._groups(images, high.count):
+        for together in self._groups(images, rows):
             b.fresh(self.pixels)
             for number, pixels in enumerate(together):
                 self._turn(tiles, pixels, number * self.starts[-1])
@@ -166,27 +156,11 @@ class _FewChannels:
 
     # --- loads ---
 
-    def _load_g(
-        self, group: Affine, f0: Affine, tiles: list[int], n0: Affine, images: int, high: Strip,
-        j: Affine,
-    ) -> None:  # fmt: skip
-        b, spec = self.b, self.spec
-        volume, width, filters = prod(spec.outs), spec.outs[2], spec.groups * spec.filters
-        run, y = (1, high.count * width), j * high.count + high.first
-        b.fresh(self.g_rows)
-        for part, size in enumerate(tiles):
-            at = (n0 * filters + group * spec.filters + f0 + part * P) * volume + y * width
-            images_there = several([(filters * volume, images)])
-            source = Access(buffer=self.g, offset=at, pattern=((volume, size), *images_there, run))
-            here = several([(self.strip * width, images)])
-            pattern = ((self.g_rows.row_elements, size), *here, run)
-            b.load(Access(buffer=self.g_rows, pattern=pattern, part=Affine(part)), source)
-
     def _load_x(self, group: Affine, n0: Affine, images: int, high: Strip, j: Affine) -> None:
         """For each row of the filter the rows of the input that its outputs multiply."""
         b, spec = self.b, self.spec
-        channels, width, step = spec.groups * spec.channels, spec.sizes[2], spec.axes[1].stride
-        volume, taps = prod(spec.sizes), {t.k: t for t in high.taps}
+        width, step, taps = spec.sizes[2], spec.axes[1].stride, {t.k: t for t in high.taps}
+        channel, c = n0 * self.x.channels + group * spec.channels, spec.channels
         b.fresh(self.x_rows)
         for number, part in enumerate(self.parts):
             wanted = [taps.get(part.first + i) for i in range(part.rows)]
@@ -194,21 +168,11 @@ class _FewChannels:
             for i, tap in enumerate(wanted):
                 if tap is None:
                     continue
-                row = j * high.step + high.low + tap.there
-                across = several([(channels * volume, images), (step * width, tap.count)])
-                source = Access(
-                    buffer=self.x,
-                    offset=(n0 * channels + group * spec.channels) * volume + row * width,
-                    pattern=((volume, spec.channels), *across, (1, width)),
-                )
-                held = self.x_rows.row_elements
+                there = (j * high.step + high.low + tap.there, tap.count)
+                source = self.x.rows(channel, c, images, (0, 1), there, step=step, apart=True)
                 here = several([(self.strip * self.pitch, images), (self.pitch, tap.count)])
-                to = Access(
-                    buffer=self.x_rows,
-                    offset=Affine(i * spec.channels * held + tap.own * self.pitch + self.pad),
-                    pattern=((held, spec.channels), *here, (1, width)),
-                    part=Affine(number),
-                )
+                at = tap.own * self.pitch + self.pad + i * c * self.x_rows.row_elements
+                to = partitions_of(self.x_rows, c, *here, (1, width), at=at, part=number)
                 b.load(to, source)
 
     def _borders(
@@ -223,12 +187,8 @@ class _FewChannels:
             if not height * width:
                 continue
             inner = [(self.strip * self.pitch, images), (self.pitch, height)]
-            zeros = Access(
-                buffer=self.x_rows,
-                offset=Affine(y * self.pitch + x),
-                pattern=((self.x_rows.row_elements, partitions), *several(inner), (1, width)),
-                part=Affine(number),
-            )
+            inner, at = [*several(inner), (1, width)], y * self.pitch + x
+            zeros = partitions_of(self.x_rows, partitions, *inner, at=at, part=number)
             self.b.emit("memset", zeros, engine=Engine.GPSIMD, value=0.0)
 
     # --- pixels ---
@@ -238,24 +198,16 @@ class _FewChannels:
         spec, (images, rows) = self.spec, (pixels.images, pixels.rows)
         width, axis = spec.outs[2], spec.axes[2]
         for f, size in enumerate(tiles):
-            inner = [(self.strip * width, images), (width, rows)]
-            yield Access(
-                buffer=self.g_rows,
-                offset=pixels.y * width + pixels.x,
-                pattern=((self.g_rows.row_elements, size), *several(inner), (1, pixels.columns)),
-                part=Affine(f),
-            ), size, f * P  # fmt: skip
+            inner = [*several([(self.strip * width, images), (width, rows)]), (1, pixels.columns)]
+            at = pixels.y * width + pixels.x
+            yield partitions_of(self.g_rows, size, *inner, at=at, part=f), size, f * P
         for (number, part), k in product(enumerate(self.parts), range(spec.kernel[2])):
             size = part.rows * spec.channels
-            inner = [(self.strip * self.pitch, images), (self.pitch, rows)]
-            at = pixels.x * axis.stride + k * axis.dilation
-            yield Access(
-                buffer=self.x_rows,
-                offset=pixels.y * self.pitch + at,
-                pattern=((self.x_rows.row_elements, size), *several(inner),
-                         (axis.stride, pixels.columns)),
-                part=Affine(number),
-            ), size, self.starts[number] + k * size  # fmt: skip
+            inner = several([(self.strip * self.pitch, images), (self.pitch, rows)])
+            inner = [*inner, (axis.stride, pixels.columns)]
+            at = pixels.y * self.pitch + (pixels.x * axis.stride + k * axis.dilation)
+            view = partitions_of(self.x_rows, size, *inner, at=at, part=number)
+            yield view, size, self.starts[number] + k * size
 
     def _turn(self, tiles: list[int], pixels: _Pixels, base: int) -> None:
         """Gradients and shifted inputs of pixels, a PSUM bank at a time."""
@@ -267,10 +219,10 @@ class _FewChannels:
                 if not taken:
                     b.fresh(self.transposed)
                 view, size, _ = views.pop(0)
-                b.emit("nc_transpose", columns(self.transposed, count, size, end - start), view)
+                b.emit("nc_transpose", rows_of(self.transposed, count, size, end - start), view)
                 end, taken = end + size, taken + 1
-            to = columns(self.pixels, count, end - start, base + start)
-            b.emit("tensor_copy", to, columns(self.transposed, count, end - start))
+            to = rows_of(self.pixels, count, end - start, base + start)
+            b.emit("tensor_copy", to, rows_of(self.transposed, count, end - start))
 
     def _multiply(self, tiles: list[int], pixels: _Pixels, base: int) -> None:
         b, count = self.b, pixels.count
@@ -279,9 +231,9 @@ class _FewChannels:
             bank = f * len(self.products) + number
             b.emit(
                 "nc_matmul",
-                columns(self.psum, size, p.count * wide, part=bank),
-                columns(self.pixels, count, size, base + f * P),
-                columns(
+                rows_of(self.psum, size, p.count * wide, part=bank),
+                rows_of(self.pixels, count, size, base + f * P),
+                rows_of(
                     self.pixels, count, p.count * wide, base + self.starts[p.part] + p.k * wide
                 ),
                 load=self.schedule.load,
@@ -292,20 +244,9 @@ class _FewChannels:
         b, spec = self.b, self.spec
         for (f, size), (number, p) in product(enumerate(tiles), enumerate(self.products)):
             part = self.parts[p.part]
-            total = Access(
-                buffer=self.sums,
-                offset=Affine(part.first * spec.kernel[2] + p.k),
-                pattern=((self.sums.row_elements, size), (1, p.count), (spec.kernel[2], part.rows),
-                         (spec.taps, spec.channels)),
-                part=Affine(f),
-            )  # fmt: skip
+            sums = ((1, p.count), (spec.kernel[2], part.rows), (spec.taps, spec.channels))
+            at = part.first * spec.kernel[2] + p.k
+            total = partitions_of(self.sums, size, *sums, at=at, part=f)
             bank = f * len(self.products) + number
-            made = columns(self.psum, size, p.count * part.rows * spec.channels, part=bank)
+            made = rows_of(self.psum, size, p.count * part.rows * spec.channels, part=bank)
             b.emit("tensor_tensor", total, total, made, op="add")
-
-    def _store(self, f: Affine, part: int, size: int) -> None:
-        b, row = self.b, self.spec.channels * self.spec.taps
-        b.fresh(self.stored)
-        here = columns(self.stored, size, row)
-        b.emit("tensor_copy", here, columns(self.sums, size, row, part=part))
-        b.store(Access(buffer=self.dw, offset=f * row, pattern=((row, size), (1, row))), here)

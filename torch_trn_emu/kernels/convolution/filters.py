@@ -2,9 +2,9 @@
 
 from math import ceil
 
-from ...isa import Access, Affine, Builder, Role, affine, itemsize
+from ...isa import Affine, Builder, Role, affine, elements_of, itemsize, partitions_of, rows_of
 from ..limits import WEIGHT_BYTES, P
-from ..planes import columns
+from ..planes import several
 from .shape import Convolution, Part
 
 __all__ = ["Filter"]
@@ -42,12 +42,11 @@ class Filter:
         if self.spec.weights_transposed:
             row = self.spec.taps * self.spec.filters
             for k, part in enumerate(self.parts):
-                to = columns(self.filter, part.channels, self.spec.taps * fs, part=k)
-                pattern = ((row, part.channels), (self.spec.filters, self.spec.taps), (1, fs))
-                if fs == self.spec.filters:
-                    pattern = ((row, part.channels), (1, row))  # type: ignore[assignment]
+                to = rows_of(self.filter, part.channels, self.spec.taps * fs, part=k)
+                inner = [(self.spec.filters, self.spec.taps), (1, fs)]
+                inner = [(1, row)] if fs == self.spec.filters else inner
                 at = affine(part.c0 * row) + f0
-                self.b.load(to, Access(buffer=self.weight, offset=at, pattern=pattern))
+                self.b.load(to, elements_of(self.weight, (row, part.channels), *inner, at=at))
             return
         for start, size in self.b.tiles(fs, P):
             for k, part in enumerate(self.parts):
@@ -62,33 +61,28 @@ class Filter:
             if tiles and size:
                 column = full if k else 0
                 at = group * self.spec.filters + f0 + column * P
-                to = Access(
-                    buffer=self.added,
-                    offset=Affine(column),
-                    pattern=((self.added.row_elements, size), (1, tiles)),
-                )
-                source = Access(buffer=self.bias, offset=at, pattern=((1, size), (P, tiles)))
-                self.b.load(to, source)
+                source = elements_of(self.bias, (1, size), (P, tiles), at=at)
+                self.b.load(rows_of(self.added, size, tiles, column), source)
 
     def _load_natural(self, f: Affine, size: int, part: Part) -> None:
         taps = self.spec.taps
         self.b.fresh(self.natural)
         row, count = self.spec.channels * taps, part.channels * taps
         at = f * row + part.c0 * taps
-        source = Access(buffer=self.weight, offset=at, pattern=((row, size), (1, count)))
-        self.b.load(columns(self.natural, size, count), source)
+        source = elements_of(self.weight, (row, size), (1, count), at=at)
+        self.b.load(rows_of(self.natural, size, count), source)
 
     def _turn(self, k: int, part: Part, start: Affine, size: int, fs: int) -> None:
         """[f, c] of every tap (or, sharing, of a column of taps) to [c, f]."""
         b, width, taps = self.b, self.spec.kernel[2], self.spec.taps
         for number, at in enumerate(self._columns(part)):
-            shared = ((width, part.rows),) if part.rows > 1 else ()
-            pattern = ((self.natural.row_elements, size), *shared, (taps, part.channels))
-            source = Access(buffer=self.natural, offset=Affine(at), pattern=pattern)
+            shared = several([(width, part.rows)])
+            inner = (*shared, (taps, part.channels))
+            source = partitions_of(self.natural, size, *inner, at=at)
             b.fresh(self.transposed)
-            transposed = columns(self.transposed, part.partitions, size)
+            transposed = rows_of(self.transposed, part.partitions, size)
             b.emit("nc_transpose", transposed, source)
-            to = columns(self.filter, part.partitions, size, start + number * fs, part=k)
+            to = rows_of(self.filter, part.partitions, size, start + number * fs, part=k)
             b.emit("tensor_copy", to, transposed)
 
     def _columns(self, part: Part) -> list[int]:

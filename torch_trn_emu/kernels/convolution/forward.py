@@ -11,13 +11,13 @@ from itertools import product
 from math import prod
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program, Role, itemsize
+from ...isa import Affine, Builder, Program, Role, itemsize, partitions_of, rows_of
 from ..limits import BANK, P
 from ..matmul.blocking import HAND, Schedule
-from ..planes import columns, several
+from ..planes import several
 from ..windows import Strip, Tap, inside_together
 from .filters import Filter
-from .shape import Convolution, Part, parts_of
+from .shape import Convolution, Part, Volume, in_lines, parts_of
 
 __all__ = ["conv"]
 
@@ -35,8 +35,10 @@ class _Conv:
         c, f, width, out_width = spec.channels, spec.filters, spec.sizes[2], spec.outs[2]
         skipped = int(spec.sizes[0] == spec.outs[0] == 1)  # no depth
         size, out = list(spec.sizes)[skipped:], list(spec.outs)[skipped:]
-        self.source = b.hbm("in", (spec.batch, spec.groups * c, *size), spec.dtype, Role.INPUT)
-        self.out = b.hbm("out", (spec.batch, spec.groups * f, *out), spec.dtype, Role.OUTPUT)
+        source = b.hbm("in", (spec.batch, spec.groups * c, *size), spec.dtype, Role.INPUT)
+        result = b.hbm("out", (spec.batch, spec.groups * f, *out), spec.dtype, Role.OUTPUT)
+        self.source = Volume(source, spec.groups * c, spec.sizes)
+        self.out = Volume(result, spec.groups * f, spec.outs)
         self.parts = parts_of(spec)
         # A PSUM tile: several images if they are small, else rows of one; of wide ones a piece.
         self.wide = spec.axes[2].forward(min(out_width, BANK))
@@ -100,7 +102,7 @@ class _Conv:
         last = high.repeat * high.count * axis.stride
         if lows[0] < 0 or lows[-1] + last > axis.size:
             width = images * rows * self.spec.sizes[2]
-            self.b.emit("memset", columns(self.data, part.partitions, width, part=k), value=0.0)
+            self.b.emit("memset", rows_of(self.data, part.partitions, width, part=k), value=0.0)
         for q, low in enumerate(lows):
             skip = max(0, -low)
             count = min(rows, axis.size - low) - skip
@@ -113,25 +115,13 @@ class _Conv:
         rows: int, skip: int, held: int,
     ) -> None:  # fmt: skip
         """`rows` rows from `low` to row `skip` of tiles of `held` rows, on block q's partitions."""
-        spec, (group, n0, images) = self.spec, of
-        _, height, width = spec.sizes
-        volume, channels = prod(spec.sizes), spec.groups * spec.channels
-        inner = [(1, rows * width)]
-        outer = [(channels * volume, images), (height * width, deep.span)]
-        here = [(deep.span * held * width, images), (held * width, deep.span)]
-        at = (n0 * channels + group * spec.channels + part.c0) * volume
-        source = Access(
-            buffer=self.source,
-            offset=at + deep.low * height * width + low * width,
-            pattern=((volume, part.channels), *several(outer), *inner),
-        )
-        row = self.data.row_elements
-        to = Access(
-            buffer=self.data,
-            offset=Affine(q * part.channels * row + skip * width),
-            pattern=((row, part.channels), *several(here), *inner),
-            part=Affine(k),
-        )
+        (group, n0, images), width = of, self.spec.sizes[2]
+        channel = n0 * self.source.channels + group * self.spec.channels + part.c0
+        planes = (deep.low, deep.span)
+        source = self.source.rows(channel, part.channels, images, planes, (low, rows))
+        here = several([(deep.span * held * width, images), (held * width, deep.span)])
+        at = q * part.channels * self.data.row_elements + skip * width
+        to = partitions_of(self.data, part.channels, *here, (1, rows * width), at=at, part=k)
         self.b.load(to, source)
 
     # --- products ---
@@ -160,10 +150,10 @@ class _Conv:
                     b.fresh(self.psum, self.result)
                     shape = (images, high.count, wide.count)
                     self._accumulate(f, size, fs, images, deep, high, wide, j, held)
-                    kept = self._evacuate(size, prod(shape), k)
+                    self._evacuate(size, prod(shape), k)
                     y = (start + j) * high.count + high.first
-                    channel = n0 * (spec.groups * spec.filters) + group * spec.filters + f0 + f
-                    self._store(kept, size, shape, channel, deep, y, wide)
+                    channel = n0 * self.out.channels + group * spec.filters + f0 + f
+                    self._store(size, shape, channel, deep, y, wide)
 
     def _accumulate(
         self, f: Affine, size: int, fs: int, images: int, deep: Strip, high: Strip, wide: Strip,
@@ -175,27 +165,21 @@ class _Conv:
         products.sort(key=lambda t: -t[3].count * t[4].count)
         whole = high.count * wide.count
         if not products or products[0][3].count * products[0][4].count < whole:
-            b.emit("memset", columns(self.psum, size, images * whole), value=0.0)
+            b.emit("memset", rows_of(self.psum, size, images * whole), value=0.0)
         width, axes = self.spec.sizes[2], self.spec.axes
         for k, number, d, h, w in products:
             part = self.parts[k]
             step = high.count * axes[1].stride if part.rows else high.step
             rows = j * (step * width) + ((d.there * held + h.there) * width + wide.low + w.there)
             view = [(deep.span * held * width, images), (axes[1].stride * width, h.count)]
-            moving = Access(
-                buffer=self.data,
-                offset=rows,
-                pattern=((self.data.row_elements, part.partitions), *several(view),
-                         (axes[2].stride, w.count)),
-                part=Affine(k),
-            )  # fmt: skip
-            spots = [(whole, images), (wide.count, h.count)]
-            into = Access(
-                buffer=self.psum,
-                offset=Affine(h.own * wide.count + w.own),
-                pattern=((BANK, size), *several(spots), (1, w.count)),
+            across = (axes[2].stride, w.count)
+            moving = partitions_of(
+                self.data, part.partitions, *several(view), across, at=rows, part=k
             )
-            stationary = columns(self.filter.filter, part.partitions, size, f + number * fs, part=k)
+            spots = several([(whole, images), (wide.count, h.count)])
+            at = h.own * wide.count + w.own
+            into = partitions_of(self.psum, size, *spots, (1, w.count), at=at)
+            stationary = rows_of(self.filter.filter, part.partitions, size, f + number * fs, part=k)
             b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
 
     def _products(
@@ -211,32 +195,20 @@ class _Conv:
             for d, h, w in product(deep.taps, high.taps, wide.taps):
                 yield k, (d.k * height + h.k) * width + w.k, d, h, w
 
-    def _evacuate(self, size: int, count: int, k: Affine) -> Access:
-        to, source = columns(self.result, size, count), columns(self.psum, size, count)
+    def _evacuate(self, size: int, count: int, k: Affine) -> None:
+        to, source = rows_of(self.result, size, count), rows_of(self.psum, size, count)
         if self.spec.bias:
             self.b.emit(
-                "tensor_scalar", to, source, columns(self.filter.added, size, 1, k), op0="add"
+                "tensor_scalar", to, source, rows_of(self.filter.added, size, 1, k), op0="add"
             )
         else:
             self.b.emit("tensor_copy", to, source)
-        return to
 
     def _store(
-        self, kept: Access, size: int, shape: tuple[int, int, int], channel: Affine, deep: Strip,
-        y: Affine, wide: Strip,
+        self, size: int, shape: tuple[int, int, int], channel: Affine, deep: Strip, y: Affine,
+        wide: Strip,
     ) -> None:  # fmt: skip
         images, rows, count = shape
-        _, height, width = self.spec.outs
-        volume = prod(self.spec.outs)
-        lines = [(1, rows * count)] if count == width else [(width, rows), (1, count)]
-        across = [(self.spec.groups * self.spec.filters * volume, images)]
-        row = self.result.row_elements
-        here = [(rows * count, images)]
-        inner = [(1, rows * count)] if count == width else [(count, rows), (1, count)]
-        to = Access(
-            buffer=self.out,
-            offset=channel * volume + (deep.first * height * width + wide.first) + y * width,
-            pattern=((volume, size), *several(across), *lines),
-        )
-        shaped = Access(buffer=self.result, pattern=((row, size), *several(here), *inner))
-        self.b.store(to, shaped if len(to.pattern) > 2 else kept)
+        columns = (wide.first, count)
+        to = self.out.rows(channel, size, images, (deep.first, 1), (y, rows), wide=columns)
+        self.b.store(to, in_lines(self.result, size, shape, self.spec.outs[2]))

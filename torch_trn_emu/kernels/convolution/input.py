@@ -5,15 +5,15 @@ own strided positions of a PSUM tile. `Convolution` describes the forward pass.
 """
 
 from itertools import product
-from math import ceil, prod
+from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program, Role, itemsize
+from ...isa import Affine, Builder, Program, Role, elements_of, itemsize, partitions_of, rows_of
 from ..limits import BANK, WEIGHT_BYTES, P
 from ..matmul.blocking import HAND, Schedule
-from ..planes import columns, several
+from ..planes import several
 from ..windows import Strip, check_products, taps_of
-from .shape import Convolution
+from .shape import Convolution, Volume, in_lines
 
 __all__ = ["conv_input"]
 
@@ -30,9 +30,11 @@ class _Input:
     def __init__(self, b: Builder, spec: Convolution, chip: Chip, schedule: Schedule) -> None:
         self.b, self.spec, self.schedule = b, spec, schedule
         f, c = spec.filters, spec.channels
-        self.source = b.hbm("g", (spec.batch, spec.groups * f, *spec.outs), spec.dtype, Role.INPUT)
+        g = b.hbm("g", (spec.batch, spec.groups * f, *spec.outs), spec.dtype, Role.INPUT)
         self.weight = b.hbm("weight", (spec.groups * f, c, spec.taps), spec.dtype, Role.WEIGHT)
-        self.out = b.hbm("dx", (spec.batch, spec.groups * c, *spec.sizes), spec.dtype, Role.OUTPUT)
+        dx = b.hbm("dx", (spec.batch, spec.groups * c, *spec.sizes), spec.dtype, Role.OUTPUT)
+        self.source = Volume(g, spec.groups * f, spec.outs)
+        self.out = Volume(dx, spec.groups * c, spec.sizes)
         self.parts = ceil(f / P)
         _, high, wide = spec.axes
         columns = min(wide.size, BANK // wide.stride * wide.stride)
@@ -85,37 +87,24 @@ class _Input:
         b.fresh(self.filter)
         row = spec.channels * spec.taps
         for part, f0, fs in b.parts(spec.filters, P):
-            at = (group * spec.filters + f0) * row + c0 * spec.taps
-            pattern = ((row, fs), (1, cs * spec.taps))
-            to = ((self.filter.row_elements, fs), (1, cs * spec.taps))
-            b.load(
-                Access(buffer=self.filter, pattern=to, part=part),
-                Access(buffer=self.weight, offset=at, pattern=pattern),
-            )
+            at, count = (group * spec.filters + f0) * row + c0 * spec.taps, cs * spec.taps
+            source = elements_of(self.weight, (row, fs), (1, count), at=at)
+            b.load(rows_of(self.filter, fs, count, part=part), source)
 
     def _load(
         self, group: Affine, n0: Affine, images: int, deep: Strip, high: Strip, start: Affine,
         tiles: int,
     ) -> None:  # fmt: skip
         spec, b = self.spec, self.b
-        _, height, width = spec.outs
-        rows, volume = (tiles - 1) * high.step + high.span, prod(spec.outs)
+        rows = (tiles - 1) * high.step + high.span
+        area, planes = rows * spec.outs[2], (deep.low, deep.span)
         b.fresh(self.data)
         for part, f0, fs in b.parts(spec.filters, P):
-            channel = n0 * (spec.groups * spec.filters) + group * spec.filters + f0
+            channel = n0 * self.source.channels + group * spec.filters + f0
             low = start * high.step + high.low
-            planes = [(spec.groups * spec.filters * volume, images), (height * width, deep.span)]
-            source = Access(
-                buffer=self.source,
-                offset=channel * volume + deep.low * height * width + low * width,
-                pattern=((volume, fs), *several(planes), (1, rows * width)),
-            )
-            size = images * deep.span * rows * width
-            to = ((self.data.row_elements, fs), (1, size))
-            if len(source.pattern) > 2:
-                inner = [(deep.span * rows * width, images), (rows * width, deep.span)]
-                to = ((self.data.row_elements, fs), *several(inner), (1, rows * width))  # type: ignore[assignment]
-            b.load(Access(buffer=self.data, pattern=to, part=part), source)
+            source = self.source.rows(channel, fs, images, planes, (low, rows))
+            inner = several([(deep.span * area, images), (area, deep.span)])
+            b.load(partitions_of(self.data, fs, *inner, (1, area), part=part), source)
 
     def _tile(
         self, channel: Affine, at: Affine, size: int, cs: int,
@@ -130,38 +119,30 @@ class _Input:
         full = products and steps == (1, 1)
         full = full and products[0][1].count * products[0][2].count == whole
         if not full:
-            b.emit("memset", columns(self.psum, size, images * whole), value=0.0)
+            b.emit("memset", rows_of(self.psum, size, images * whole), value=0.0)
         out_width, (_, height, width) = spec.outs[2], spec.kernel
         for d, h, w in products:
             tap = (d.k * height + h.k) * width + w.k
-            spots = [(whole, images), (steps[0] * wide.count, h.count)]
-            into = Access(
-                buffer=self.psum,
-                offset=Affine(h.own * wide.count + w.own),
-                pattern=((BANK, size), *several(spots), (steps[1], w.count)),
+            spots = several([(whole, images), (steps[0] * wide.count, h.count)])
+            own = h.own * wide.count + w.own
+            into = partitions_of(self.psum, size, *spots, (steps[1], w.count), at=own)
+            view = several([(deep.span * held * out_width, images), (out_width, h.count)])
+            there = j * (high.step * out_width) + (
+                (d.there * held + h.there) * out_width + wide.low + w.there
             )
-            view = [(deep.span * held * out_width, images), (out_width, h.count)]
-            row = (d.there * held + h.there) * out_width + wide.low + w.there
             for part, _, fs in b.parts(spec.filters, P):
-                stationary = Access(
-                    buffer=self.filter,
-                    offset=at * spec.taps + tap,
-                    pattern=((self.filter.row_elements, fs), (spec.taps, size)),
-                    part=part,
+                weights = (spec.taps, size)
+                stationary = partitions_of(
+                    self.filter, fs, weights, at=at * spec.taps + tap, part=part
                 )
-                moving = Access(
-                    buffer=self.data,
-                    offset=j * (high.step * out_width) + row,
-                    pattern=((self.data.row_elements, fs), *several(view), (1, w.count)),
-                    part=part,
-                )
+                moving = partitions_of(self.data, fs, *view, (1, w.count), at=there, part=part)
                 b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
         count = images * whole
-        done, source = columns(self.result, size, count), columns(self.psum, size, count)
+        done, source = rows_of(self.result, size, count), rows_of(self.psum, size, count)
         if spec.bias:
             b.fresh(self.added)
-            bias = columns(self.added, size)
-            b.load(bias, Access(buffer=self.bias, offset=channel, pattern=((1, size), (1, 1))))
+            bias = rows_of(self.added, size, 1)
+            b.load(bias, elements_of(self.bias, (1, size), (1, 1), at=channel))
             b.emit("tensor_scalar", done, source, bias, op0="add")
         else:
             b.emit("tensor_copy", done, source)
@@ -171,20 +152,9 @@ class _Input:
         self, channel: Affine, size: int, tile: tuple[Affine, int, Strip, Strip, Strip],
         start: Affine, j: Affine,
     ) -> None:  # fmt: skip
-        spec = self.spec
         n0, images, deep, high, wide = tile
-        volume, (_, height, width) = prod(spec.sizes), spec.sizes
-        y = (start + j) * high.count + high.first
-        at = (n0 * (spec.groups * spec.channels) + channel) * volume
-        whole = wide.count == width
-        lines = [(1, high.count * width)] if whole else [(width, high.count), (1, wide.count)]
-        inner = [(1, high.count * width)] if whole else [(wide.count, high.count), (1, wide.count)]
-        to = Access(
-            buffer=self.out,
-            offset=at + deep.first * height * width + y * width + wide.first,
-            pattern=((volume, size), *several([(spec.groups * spec.channels * volume, images)]),
-                     *lines),
-        )  # fmt: skip
-        here = several([(high.count * wide.count, images)])
-        row = self.result.row_elements
-        self.b.store(to, Access(buffer=self.result, pattern=((row, size), *here, *inner)))
+        channel = n0 * self.out.channels + channel
+        rows, across = ((start + j) * high.count + high.first, high.count), wide.count
+        to = self.out.rows(channel, size, images, (deep.first, 1), rows, wide=(wide.first, across))
+        shape = (images, high.count, across)
+        self.b.store(to, in_lines(self.result, size, shape, self.spec.sizes[2]))

@@ -7,10 +7,12 @@ height and width; those a convolution lacks have size 1.
 from dataclasses import dataclass
 from math import prod
 
+from ...isa import Access, Affine, Buffer, elements_of, partitions_of
 from ..limits import P
+from ..planes import several
 from ..windows import Axis
 
-__all__ = ["Convolution", "Part", "parts_of"]
+__all__ = ["Convolution", "Part", "Volume", "in_lines", "parts_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,42 @@ class Convolution:
     @property
     def taps(self) -> int:
         return prod(self.kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A tensor of images in memory: `channels` of each image, of [depth, height, width]."""
+
+    hbm: Buffer
+    channels: int
+    shape: tuple[int, int, int]
+
+    def rows(
+        self, channel: Affine, size: int, images: int, deep: tuple[int, int],
+        high: tuple[Affine, int], *, wide: tuple[int, int] = (0, 0), step: int = 1,
+        apart: bool = False,
+    ) -> Access:  # fmt: skip
+        """[size P, images, depths, rows, columns], each (first, how many); all columns by default.
+
+        channel  the first one; those of the images before count, too
+        step     rows from one to the next
+        apart    rows are not one run: the other side of the transfer has something between them
+        """
+        (_, height, width), volume = self.shape, prod(self.shape)
+        x, count = wide if wide[1] else (0, width)
+        outer = [(self.channels * volume, images), (height * width, deep[1])]
+        lines = several([(step * width, high[1])])
+        if count == width and step == 1 and not apart:
+            lines, count = [], high[1] * width
+        at = channel * volume + high[0] * width + (deep[0] * height * width + x)
+        return elements_of(self.hbm, (volume, size), *several(outer), *lines, (1, count), at=at)
+
+
+def in_lines(tile: Buffer, size: int, shape: tuple[int, int, int], width: int) -> Access:
+    """[size P, images, rows, columns] of a tile, as `Volume.rows` of rows of `width` moves it."""
+    images, rows, count = shape
+    lines = ((1, rows * count),) if count == width else (*several([(count, rows)]), (1, count))
+    return partitions_of(tile, size, *several([(rows * count, images)]), *lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,17 @@ Pixels are contracted: both are transposed on the Tensor engine, four blocks a P
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from math import ceil, prod
+from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program, Role, itemsize
+from ...isa import Affine, Builder, Program, itemsize, partitions_of, rows_of
 from ..limits import BANK, WEIGHT_BYTES, P
 from ..matmul.blocking import HAND, Schedule
-from ..planes import columns, several
+from ..planes import several
 from ..windows import Strip, inside_together
 from .few_channels import shares_partitions, weight_of_few_channels
 from .shape import Convolution
+from .weight_sums import WeightSums, tiles_of
 
 __all__ = ["conv_weight"]
 
@@ -34,23 +35,18 @@ def conv_weight(
     return _Weight(b, spec, schedule).build()
 
 
-class _Weight:
+class _Weight(WeightSums):
     def __init__(self, b: Builder, spec: Convolution, schedule: Schedule) -> None:
-        self.b, self.spec, self.schedule = b, spec, schedule
-        f, c = spec.filters, spec.channels
-        self.g = b.hbm("g", (spec.batch, spec.groups * f, *spec.outs), spec.dtype, Role.INPUT)
-        self.x = b.hbm("x", (spec.batch, spec.groups * c, *spec.sizes), spec.dtype, Role.INPUT)
-        self.dw = b.hbm("dw", (spec.groups * f, c, spec.taps), spec.dtype, Role.OUTPUT)
-        # Pixels of a tile: images, rows and columns that make at most 128.
-        _, rows, width = spec.outs
-        self.columns = min(width, P)
-        self.rows = max(1, min(rows, P // self.columns))
-        self.images = max(1, min(spec.batch, P // (rows * width))) if spec.outs[0] == 1 else 1
+        super().__init__(b, spec, schedule)
+        f, c, size, (_, rows, width) = (
+            spec.filters,
+            spec.channels,
+            itemsize(spec.compute),
+            spec.outs,
+        )
         together = max(1, min(PIXEL_TILES, TRANSPOSED // spec.taps))
         self.strip = min(rows, self.rows * together)
         tiles = ceil(self.strip / self.rows) * ceil(width / self.columns)
-        size, (_, _, pad) = itemsize(spec.compute), (a.padding for a in spec.axes)
-        self.pitch = spec.sizes[2] + 2 * pad
         axis = spec.axes[1]
         self.deep = [one for s in spec.axes[0].forward(1) for one in s.unrolled()]
         self.high = inside_together(axis.forward(self.strip), axis.kernel)
@@ -90,15 +86,15 @@ class _Weight:
 
     def _block(self, group: Affine, f0: Affine, fs: int, c0: Affine, cs: int) -> None:
         b, spec = self.b, self.spec
-        f_tiles, c_tiles = _tiles(fs), _tiles(cs)
+        f_tiles, c_tiles = tiles_of(fs), tiles_of(cs)
+        filters = group * spec.filters + f0
         for part in range(self.f_tiles * len(c_tiles)):
-            row = self.sums.row_elements
-            whole = Access(buffer=self.sums, pattern=((row, P), (1, row)), part=Affine(part))
+            whole = rows_of(self.sums, P, self.sums.row_elements, part=part)
             b.emit("memset", whole, value=0.0)
         for n0, images in b.tiles(spec.batch, self.images):
             for deep, high in product(self.deep, self.high):
                 with b.loop(high.repeat) as j:
-                    self._load_g(group, f0, f_tiles, n0, images, deep, high, j)
+                    self.load_g(filters, f_tiles, n0, images, deep.first, high, j)
                     self._load_x(group, c0, c_tiles, n0, images, deep, high, j)
                     pixels = list(self._pixels(images, high.count))
                     self._turn_g(f_tiles, pixels, high)
@@ -107,71 +103,35 @@ class _Weight:
                         self._multiply(f_tiles, c, size, len(c_tiles), pixels, deep)
         for f, rows in enumerate(f_tiles):
             for c, size in enumerate(c_tiles):
-                self._store(group, f0 + f * P, rows, c0 + c * P, size, f * len(c_tiles) + c)
-
-    def _load_g(
-        self, group: Affine, f0: Affine, f_tiles: list[int], n0: Affine, images: int, deep: Strip,
-        high: Strip, j: Affine,
-    ) -> None:  # fmt: skip
-        spec, b = self.spec, self.b
-        _, height, width = spec.outs
-        volume, filters = prod(spec.outs), spec.groups * spec.filters
-        b.fresh(self.g_rows)
-        y = j * high.count + high.first
-        for f, rows in enumerate(f_tiles):
-            at = (n0 * filters + group * spec.filters + f0 + f * P) * volume
-            source = Access(
-                buffer=self.g,
-                offset=at + deep.first * height * width + y * width,
-                pattern=((volume, rows), *several([(filters * volume, images)]),
-                         (1, high.count * width)),
-            )  # fmt: skip
-            inner = (*several([(high.count * width, images)]), (1, high.count * width))
-            pattern = ((self.g_rows.row_elements, rows), *inner)
-            b.load(Access(buffer=self.g_rows, pattern=pattern, part=Affine(f)), source)
+                part = f * len(c_tiles) + c
+                self.store(filters + f * P, rows, c0 + c * P, size, part)
 
     def _load_x(
         self, group: Affine, c0: Affine, c_tiles: list[int], n0: Affine, images: int, deep: Strip,
         high: Strip, j: Affine,
     ) -> None:  # fmt: skip
         """The rows that the strip's outputs reach, with zeros around the borders."""
-        spec, b = self.spec, self.b
-        axis, pad = spec.axes[1], spec.axes[2].padding
-        _, height, width = spec.sizes
-        volume, channels = prod(spec.sizes), spec.groups * spec.channels
+        spec, b, pad = self.spec, self.b, self.pad
+        axis, width, pitch = spec.axes[1], spec.sizes[2], self.pitch
         held, low = self._held(high.count), axis.source(high.first, 0)
         skip = max(0, -low)
         rows = min(held, axis.size - low) - skip
         b.fresh(self.x_rows)
-        plane = held * self.pitch
+        plane = held * pitch
+        here = several([(deep.span * plane, images), (plane, deep.span)])
+        lines = (*several([(pitch, rows)]), (1, width)) if pad else ((1, rows * width),)
         for c, size in enumerate(c_tiles):
-            row = self.x_rows.row_elements
             if pad or rows < held:
-                whole = ((row, size), (1, images * deep.span * plane))
-                b.emit(
-                    "memset", Access(buffer=self.x_rows, pattern=whole, part=Affine(c)), value=0.0
-                )
+                whole = rows_of(self.x_rows, size, images * deep.span * plane, part=c)
+                b.emit("memset", whole, value=0.0)
             if rows <= 0:
                 continue
-            lines = [(width, rows), (1, width)] if pad else [(1, rows * width)]
-            outer = [(channels * volume, images), (height * width, deep.span)]
-            y = j * (high.count * axis.stride) + (low + skip)
-            source = Access(
-                buffer=self.x,
-                offset=(n0 * channels + group * spec.channels + c0 + c * P) * volume
-                + deep.low * height * width
-                + y * width,
-                pattern=((volume, size), *several(outer), *lines),
-            )
-            here = [(deep.span * plane, images), (plane, deep.span)]
-            lines = [(self.pitch, rows), (1, width)] if pad else [(1, rows * width)]
-            to = Access(
-                buffer=self.x_rows,
-                offset=Affine(skip * self.pitch + pad),
-                pattern=((row, size), *several(here), *lines),
-                part=Affine(c),
-            )
-            b.load(to, source)
+            channel = n0 * self.x.channels + group * spec.channels + c0 + c * P
+            there = (j * (high.count * axis.stride) + (low + skip), rows)
+            planes = (deep.low, deep.span)
+            source = self.x.rows(channel, size, images, planes, there, apart=pad > 0)
+            at = skip * pitch + pad
+            b.load(partitions_of(self.x_rows, size, *here, *lines, at=at, part=c), source)
 
     def _pixels(self, images: int, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
         """(images, first row, rows, first column, columns) of tiles of at most 128 pixels."""
@@ -187,17 +147,12 @@ class _Weight:
             b.fresh(self.transposed)
             count = images * rows * columns_
             for f, size in enumerate(f_tiles):
-                inner = [(high.count * width, images), (width, rows)]
-                view = Access(
-                    buffer=self.g_rows,
-                    offset=Affine(y * width + x),
-                    pattern=((self.g_rows.row_elements, size), *several(inner), (1, columns_)),
-                    part=Affine(f),
-                )
-                b.emit("nc_transpose", columns(self.transposed, count, size, f * P), view)
+                inner = (*several([(high.count * width, images), (width, rows)]), (1, columns_))
+                view = partitions_of(self.g_rows, size, *inner, at=y * width + x, part=f)
+                b.emit("nc_transpose", rows_of(self.transposed, count, size, f * P), view)
             wide = (len(f_tiles) - 1) * P + f_tiles[-1]
-            to = columns(self.g_transposed, count, wide, t * self.f_tiles * P)
-            b.emit("tensor_copy", to, columns(self.transposed, count, wide))
+            to = rows_of(self.g_transposed, count, wide, t * self.f_tiles * P)
+            b.emit("tensor_copy", to, rows_of(self.transposed, count, wide))
 
     def _taps(self, deep: Strip) -> list[tuple[int, int]]:
         """(number of the first tap, where its depth is held) for every plane of the filter."""
@@ -222,20 +177,15 @@ class _Weight:
                         row = there * plane + (y * height.stride + i * height.dilation) * self.pitch
                         at = row + x * width.stride + k * width.dilation
                         inner = [(deep.span * plane, count), (height.stride * self.pitch, rows)]
-                        view = Access(
-                            buffer=self.x_rows,
-                            offset=Affine(at),
-                            pattern=((self.x_rows.row_elements, size), *several(inner),
-                                     (width.stride, columns_)),
-                            part=Affine(c),
-                        )  # fmt: skip
-                        into = columns(self.transposed, count * rows * columns_, size, slot * size)
+                        inner = [*several(inner), (width.stride, columns_)]
+                        view = partitions_of(self.x_rows, size, *inner, at=at, part=c)
+                        into = rows_of(self.transposed, count * rows * columns_, size, slot * size)
                         b.emit("nc_transpose", into, view)
                     many = len(taps) * size
                     to = (t * spec.taps + base + first) * size
                     pixels_ = count * rows * columns_
-                    b.emit("tensor_copy", columns(self.x_transposed, pixels_, many, to),
-                           columns(self.transposed, pixels_, many))  # fmt: skip
+                    b.emit("tensor_copy", rows_of(self.x_transposed, pixels_, many, to),
+                           rows_of(self.transposed, pixels_, many))  # fmt: skip
 
     def _multiply(
         self, f_tiles: list[int], c: int, size: int, c_count: int,
@@ -243,12 +193,11 @@ class _Weight:
     ) -> None:  # fmt: skip
         b, spec = self.b, self.spec
         per, together = spec.kernel[1] * spec.kernel[2], max(1, BANK // size)
-        row = self.sums.row_elements
         for (f, rows), (base, _) in product(enumerate(f_tiles), self._taps(deep)):
             for first in range(0, per, together):
                 taps = min(together, per - first)
                 b.fresh(self.psum)
-                into = columns(self.psum, rows, taps * size)
+                into = rows_of(self.psum, rows, taps * size)
                 for t, (images, _, lines, _, columns_) in enumerate(pixels):
                     count = images * lines * columns_
                     at = (t * self.f_tiles + f) * P
@@ -256,32 +205,10 @@ class _Weight:
                     b.emit(
                         "nc_matmul",
                         into,
-                        columns(self.g_transposed, count, rows, at),
-                        columns(self.x_transposed, count, taps * size, moving),
+                        rows_of(self.g_transposed, count, rows, at),
+                        rows_of(self.x_transposed, count, taps * size, moving),
                         load=self.schedule.load,
                     )
-                total = Access(
-                    buffer=self.sums,
-                    offset=Affine(base + first),
-                    pattern=((row, rows), (1, taps), (spec.taps, size)),
-                    part=Affine(f * c_count + c),
-                )
+                sums, part = ((1, taps), (spec.taps, size)), f * c_count + c
+                total = partitions_of(self.sums, rows, *sums, at=base + first, part=part)
                 b.emit("tensor_tensor", total, total, into, op="add")
-
-    def _store(self, group: Affine, f: Affine, rows: int, c: Affine, size: int, part: int) -> None:
-        b, spec = self.b, self.spec
-        b.fresh(self.stored)
-        count, row = size * spec.taps, spec.channels * spec.taps
-        source = Access(
-            buffer=self.sums,
-            pattern=((self.sums.row_elements, rows), (1, count)),
-            part=Affine(part),
-        )
-        b.emit("tensor_copy", columns(self.stored, rows, count), source)
-        at = (group * spec.filters + f) * row + c * spec.taps
-        to = Access(buffer=self.dw, offset=at, pattern=((row, rows), (1, count)))
-        b.store(to, columns(self.stored, rows, count))
-
-
-def _tiles(size: int) -> list[int]:
-    return [min(P, size - start) for start in range(0, size, P)]

@@ -8,7 +8,19 @@ from math import ceil
 from typing import Any
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Builder, Index, Memory, Program, Role, affine, itemsize
+from ...isa import (
+    Access,
+    Affine,
+    Buffer,
+    Builder,
+    Index,
+    Memory,
+    Program,
+    Role,
+    affine,
+    itemsize,
+    rows_of,
+)
 from ..limits import BANK, P
 from .blocking import (
     COMPILER,
@@ -205,13 +217,8 @@ class _Body:
             if self.finisher:
                 self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
                 continue
-            target = Access(
-                buffer=self.out,
-                offset=(m0 + row) * n + n0 + affine(self.bases[2]),
-                pattern=((n, rows), (1, ns)),
-            )
-            width = self.result.row_elements
-            b.store(target, Access(buffer=self.result, pattern=((width, rows), (1, ns))))
+            at = (m0 + row) * n + n0 + affine(self.bases[2])
+            b.store(rows_of(self.out, rows, ns, at), rows_of(self.result, rows, ns))
 
     def _add_earlier(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
         """Add to PSUM what earlier chunks of the contraction left: here there are none."""
@@ -245,7 +252,7 @@ class _Body:
         columns: int,
     ) -> None:
         b, load = self.b, self.schedule.load
-        into = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
+        into = rows_of(self.psum, rows, columns)
         if left.packing.mx:
             b.emit(
                 "nc_matmul_mx",
@@ -337,7 +344,7 @@ class _Chunked(_Body):
             for column, columns in b.tiles(ns, BANK):
                 b.fresh(self.psum)
                 self._accumulate(self.left, self.right, row, rows, column, columns)
-                source = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
+                source = rows_of(self.psum, rows, columns)
                 to = self._sums(row, rows, column, columns)
                 if first:
                     b.emit("tensor_copy", to, source)
@@ -345,15 +352,9 @@ class _Chunked(_Body):
                     b.emit("tensor_tensor", to, to, source, op="add")
 
     def _add_earlier(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
-        into = Access(buffer=self.psum, pattern=((BANK, rows), (1, columns)))
+        into = rows_of(self.psum, rows, columns)
         earlier = self._sums(row, rows, column, columns)
         self.b.emit("tensor_tensor", into, into, earlier, op="add")
 
     def _sums(self, row: Affine, rows: int, column: Affine, columns: int) -> Access:
-        width = self.sums.row_elements
-        return Access(
-            buffer=self.sums,
-            offset=column,
-            pattern=((width, rows), (1, columns)),
-            part=affine(row).divided(P),
-        )
+        return rows_of(self.sums, rows, columns, column, part=row.divided(P))

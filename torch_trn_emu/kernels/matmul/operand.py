@@ -7,8 +7,21 @@ is transposed on the Tensor engine. For MX it is then quantized: groups of 32 ne
 from copy import copy
 from math import gcd
 
-from ...isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
+from ...isa import (
+    Access,
+    Affine,
+    Buffer,
+    Builder,
+    Index,
+    Role,
+    affine,
+    elements_of,
+    itemsize,
+    partitions_of,
+    rows_of,
+)
 from ..limits import BANK_BYTES, P
+from ..planes import several
 from .packing import K_GROUP, NATURAL_BYTES, Packing, natural_slots, parts_of_row
 from .picked import Picked
 
@@ -183,11 +196,11 @@ class Operand:
             tiles, p = -(-ks // tile_k), self.partitions(ks)
             for on_chip, hbm, group, width in pieces:
                 row = on_chip.row_elements
-                several = ((width * self.block, tiles),) if tiles > 1 else ()
-                pattern = ((row, p // group), *several, (1, fs * width))
-                here = Access(buffer=on_chip, pattern=pattern, part=part)
-                offset = (affine(chunk) * self.parts + part) * on_chip.elements
-                there = Access(buffer=hbm, offset=offset, pattern=pattern, part=number)
+                inner = several([(width * self.block, tiles)])
+                pattern = ((row, p // group), *inner, (1, fs * width))
+                here = elements_of(on_chip, *pattern, part=part)
+                at = (affine(chunk) * self.parts + part) * on_chip.elements
+                there = elements_of(hbm, *pattern, at=at, part=number)
                 if store:
                     b.store(there, here)
                 else:
@@ -204,19 +217,14 @@ class Operand:
             return part
         self.b.fresh(self.wide)
         if ks % P:  # the chip wants 32 partitions: pad with zeros
-            self.b.emit("memset", self._all(self.wide), value=0.0)
+            whole = rows_of(self.wide, self.wide.shape[0], self.wide.row_elements)
+            self.b.emit("memset", whole, value=0.0)
         return Affine()
-
-    def _all(self, buffer: Buffer) -> Access:
-        row = buffer.row_elements
-        return Access(buffer=buffer, pattern=((row, buffer.shape[0]), (1, row)))
 
     def _wide(self, part: Affine, p: int, j: int, t: int, offset: int, fs: int) -> Access:
         """Partitions 0..p of tiles 0..t, lanes 0..j of a wide tile, from element `offset` on."""
-        row, per_row, staged = self.wide.row_elements, self.packing.per_row, self.staged
-        pattern = ((row, p), (per_row * staged, t), (staged, j), (1, fs))
-        kept = (pattern[0], *(x for x in pattern[1:3] if x[1] != 1), pattern[3])
-        return Access(buffer=self.wide, offset=affine(offset), pattern=kept, part=part)
+        inner = several([(self.packing.per_row * self.staged, t), (self.staged, j)])
+        return partitions_of(self.wide, p, *inner, (1, fs), at=offset, part=part)
 
     def _load_straight(
         self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
@@ -236,9 +244,8 @@ class Operand:
         k_of_p, k_of_j = (x, 1) if self.packing.mx else (1, P)
 
         def copy(k: Affine, to: int, p: int, j: int, t: int) -> None:
-            pattern = ((k_of_p * f, p), (tile_k * f, t), (k_of_j * f, j), (1, fs))
-            kept = (pattern[0], *(q for q in pattern[1:3] if q[1] != 1), pattern[3])
-            source = Access(buffer=self.hbm, offset=k * f + column, pattern=kept)
+            inner = several([(tile_k * f, t), (k_of_j * f, j)])
+            source = elements_of(self.hbm, (k_of_p * f, p), *inner, (1, fs), at=k * f + column)
             wide = self._wide(part, p, j, t, to, fs)
             if self.picked:
                 self.picked.load(wide, source, k)
@@ -272,27 +279,16 @@ class Operand:
         for t, lanes, count in ((0, full, P), (full, 1, rest)):
             if not lanes or not count:
                 continue
-            source = Access(
-                buffer=self.hbm,
-                offset=affine(f0) * self.k + k0 + t * P + affine(base),
-                pattern=((self.k, fs), (1, lanes * count)),
-            )
-            row = self.data.row_elements
-            several = ((self.block, lanes),) if lanes > 1 else ()
-            to = Access(
-                buffer=self.data,
-                offset=Affine(t * self.block),
-                pattern=((row, count), *several, (1, fs)),
-                part=part,
-            )
+            at = affine(f0) * self.k + k0 + t * P + affine(base)
+            source = elements_of(self.hbm, (self.k, fs), (1, lanes * count), at=at)
+            inner = (*several([(self.block, lanes)]), (1, fs))
+            to = partitions_of(self.data, count, *inner, at=t * self.block, part=part)
             self.b.emit("dma_transpose", to, source, queue=f"load {self.hbm.name}")
 
     def _load_natural(self, offset: Affine, rows: int, ks: int) -> None:
-        b, natural = self.b, self.natural
-        b.fresh(natural)
-        source = Access(buffer=self.hbm, offset=offset, pattern=((self.k, rows), (1, ks)))
-        to = Access(buffer=natural, pattern=((natural.row_elements, rows), (1, ks)))
-        b.load(to, source)
+        self.b.fresh(self.natural)
+        source = elements_of(self.hbm, (self.k, rows), (1, ks), at=offset)
+        self.b.load(rows_of(self.natural, rows, ks), source)
 
     def _turn(self, part: Affine, column: Affine, ks: int, start: Affine, size: int) -> None:
         """Transpose elements `column` .. +ks of the natural tile into rows start .. +size."""
@@ -307,28 +303,18 @@ class Operand:
             for slot, (t, j, count) in enumerate(chosen):
                 # MX keeps neighbours along K in one partition; otherwise lanes are 128 apart.
                 step, lane = (x, j) if self.packing.mx else (1, j * P)
-                moving = Access(
-                    buffer=self.natural,
-                    offset=column + t * self.packing.tile_k + lane,
-                    pattern=((self.natural.row_elements, size), (step, count)),
-                )
+                at = column + t * self.packing.tile_k + lane
+                moving = partitions_of(self.natural, size, (step, count), at=at)
                 b.emit("nc_transpose", self._turned(slot * P, count, size), moving)
             for slot, (t, j, count) in enumerate(chosen):
-                target = Access(
-                    buffer=self.wide,
-                    offset=to_column + (t * x + j) * self.staged,
-                    pattern=((self.wide.row_elements, count), (1, size)),
-                    part=wide_part,
-                )
+                at = to_column + (t * x + j) * self.staged
+                target = rows_of(self.wide, count, size, at, part=wide_part)
                 b.emit("tensor_copy", target, self._turned(slot * P, count, size))
         if self.packing.mx:
             self._quantize(part, ks, start, size)
 
     def _turned(self, offset: int, partitions: int, size: int) -> Access:
-        row = self.transposed.row_elements
-        return Access(
-            buffer=self.transposed, offset=Affine(offset), pattern=((row, partitions), (1, size))
-        )
+        return rows_of(self.transposed, partitions, size, offset)
 
     def _columns(self, t: int, j: int, ks: int) -> int:
         """How many partitions lane j of tile t fills when the part holds ks elements of K."""
@@ -339,20 +325,11 @@ class Operand:
 
     def _quantize(self, part: Affine, ks: int, start: Affine, fs: int) -> None:
         """What is staged becomes elements start .. start+fs of the block."""
-        row, staged = self.wide.row_elements, self.staged
+        staged = self.staged
         for t in range(-(-ks // self.packing.tile_k)):
             p = self.partitions(ks - t * self.packing.tile_k)
-            source = Access(
-                buffer=self.wide,
-                offset=Affine(t * 4 * staged),
-                pattern=((row, p), (1, fs), (staged, 4)),
-            )
-            data = Access(
-                buffer=self.data,
-                offset=start * 4 + t * 4 * self.block,
-                pattern=((self.data.row_elements, p), (1, fs * 4)),
-                part=part,
-            )
+            source = partitions_of(self.wide, p, (1, fs), (staged, 4), at=t * 4 * staged)
+            data = rows_of(self.data, p, fs * 4, start * 4 + t * 4 * self.block, part=part)
             self.b.emit("quantize_mx", (data, self._scale(part, t, p, start, fs)), source)
 
     def partitions(self, ks: int) -> int:
@@ -363,12 +340,7 @@ class Operand:
         return min(ks, P)
 
     def _scale(self, part: Affine, t: int, p: int, f: Index, fs: int) -> Access:
-        return Access(
-            buffer=self.scales,
-            offset=affine(f) + t * self.block,
-            pattern=((self.scales.row_elements, p // 8), (1, fs)),
-            part=part,
-        )
+        return rows_of(self.scales, p // 8, fs, affine(f) + t * self.block, part=part)
 
     def scale(self, part: Affine, t: int, ks: int, f: Index, fs: int) -> Access:
         """The scales of elements f .. f+fs of the loaded block, tile t of a part."""
@@ -379,21 +351,12 @@ class Operand:
 
         lane  which 128 of a double_row tile, when its contraction is too short for both
         """
-        row, p, per_row = self.data.row_elements, self.partitions(ks), self.packing.per_row
+        p, per_row = self.partitions(ks), self.packing.per_row
         base = t * per_row * self.block
         if self.packing.mx:
-            return Access(
-                buffer=self.data,
-                offset=affine(f) * 4 + base,
-                pattern=((row, p), (1, fs * 4)),
-                part=part,
-            )
+            return rows_of(self.data, p, fs * 4, affine(f) * 4 + base, part=part)
         both = per_row == 2 and ks >= self.packing.tile_k
         lanes = ((self.block, 2),) if both else ()
         rows = p if both or per_row == 1 else min(P, ks - lane * P)
-        return Access(
-            buffer=self.data,
-            offset=affine(f) + base + lane * self.block,
-            pattern=((row, rows), *lanes, (1, fs)),
-            part=part,
-        )
+        at = affine(f) + base + lane * self.block
+        return partitions_of(self.data, rows, *lanes, (1, fs), at=at, part=part)

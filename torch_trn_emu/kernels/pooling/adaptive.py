@@ -3,7 +3,7 @@
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Builder, Program, Role
+from ...isa import Access, Builder, Program, Role, partitions_of, rows_of
 from ..limits import P
 
 __all__ = ["adaptive_average", "adaptive_average_backward"]
@@ -15,15 +15,6 @@ def _window(o: int, out: int, size: int) -> tuple[int, int]:
     """First input of output o, and how many."""
     first = o * size // out
     return first, -(-(o + 1) * size // out) - first
-
-
-def _view(buffer: Buffer, planes: int, offset: int, *inner: tuple[int, int]) -> Access:
-    pattern = ((buffer.row_elements, planes), *inner)
-    return Access(buffer=buffer, offset=Affine(offset), pattern=pattern)
-
-
-def _flat(hbm: Buffer, p0: Affine, planes: int, area: int) -> Access:
-    return Access(buffer=hbm, offset=p0 * area, pattern=((area, planes), (1, area)))
 
 
 def _average(b: Builder, to: Access, windows: Access, count: int) -> None:
@@ -45,16 +36,20 @@ def adaptive_average(
     done = b.sbuf("done", rows * columns, dtype, slots=2)
     for p0, some in b.tiles(planes, P):
         b.fresh(data, half, done)
-        b.load(_view(data, some, 0, (1, height * width)), _flat(x, p0, some, height * width))
+        area = height * width
+        b.load(rows_of(data, some, area), partitions_of(x, some, (1, area), at=p0 * area))
         for o in range(rows):
             first, count = _window(o, rows, height)
-            to = _view(half, some, o * width, (1, width))
-            _average(b, to, _view(data, some, first * width, (1, width), (width, count)), count)
+            to = rows_of(half, some, width, o * width)
+            taps = partitions_of(data, some, (1, width), (width, count), at=first * width)
+            _average(b, to, taps, count)
         for o in range(columns):
             first, count = _window(o, columns, width)
-            to = _view(done, some, o, (columns, rows))
-            _average(b, to, _view(half, some, first, (width, rows), (1, count)), count)
-        b.store(_flat(y, p0, some, rows * columns), _view(done, some, 0, (1, rows * columns)))
+            to = partitions_of(done, some, (columns, rows), at=o)
+            taps = partitions_of(half, some, (width, rows), (1, count), at=first)
+            _average(b, to, taps, count)
+        made = rows * columns
+        b.store(partitions_of(y, some, (1, made), at=p0 * made), rows_of(done, some, made))
     return b.build()
 
 
@@ -75,27 +70,28 @@ def adaptive_average_backward(
     for p0, some in b.tiles(planes, P):
         b.fresh(data, half, done)
         area = height * width
-        b.load(_view(data, some, 0, (1, rows * columns)), _flat(g, p0, some, rows * columns))
-        b.emit("memset", _view(half, some, 0, (1, rows * width)), value=0.0)
-        b.emit("memset", _view(total, some, 0, (1, area)), value=0.0)
+        given = rows * columns
+        b.load(rows_of(data, some, given), partitions_of(g, some, (1, given), at=p0 * given))
+        b.emit("memset", rows_of(half, some, rows * width), value=0.0)
+        b.emit("memset", rows_of(total, some, area), value=0.0)
         for o in range(columns):
             first, count = _window(o, columns, width)
             b.fresh(share)
-            each = _view(share, some, 0, (1, rows))
-            source = _view(data, some, o, (columns, rows))
+            each = rows_of(share, some, rows)
+            source = partitions_of(data, some, (columns, rows), at=o)
             b.emit("tensor_scalar", each, source, op0="multiply", imm0=1 / count)
-            into = _view(half, some, first, (width, rows), (1, count))
-            repeated = _view(share, some, 0, (1, rows), (0, count))
+            into = partitions_of(half, some, (width, rows), (1, count), at=first)
+            repeated = partitions_of(share, some, (1, rows), (0, count))
             b.emit("tensor_tensor", into, into, repeated, op="add")
         for o in range(rows):
             first, count = _window(o, rows, height)
             b.fresh(share)
-            each = _view(share, some, 0, (1, width))
-            source = _view(half, some, o * width, (1, width))
+            each = rows_of(share, some, width)
+            source = rows_of(half, some, width, o * width)
             b.emit("tensor_scalar", each, source, op0="multiply", imm0=1 / count)
-            into = _view(total, some, first * width, (width, count), (1, width))
-            repeated = _view(share, some, 0, (0, count), (1, width))
+            into = partitions_of(total, some, (width, count), (1, width), at=first * width)
+            repeated = partitions_of(share, some, (0, count), (1, width))
             b.emit("tensor_tensor", into, into, repeated, op="add")
-        b.emit("tensor_copy", _view(done, some, 0, (1, area)), _view(total, some, 0, (1, area)))
-        b.store(_flat(dx, p0, some, area), _view(done, some, 0, (1, area)))
+        b.emit("tensor_copy", rows_of(done, some, area), rows_of(total, some, area))
+        b.store(partitions_of(dx, some, (1, area), at=p0 * area), rows_of(done, some, area))
     return b.build()

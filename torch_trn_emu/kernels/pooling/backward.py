@@ -1,10 +1,10 @@
 """Gradients of pooling: every tap adds its share to strided views of what it read."""
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Program, Role
+from ...isa import Affine, Buffer, Program, Role, partitions_of, rows_of
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
-from .tiles import Pool, PoolTiles, flat
+from .tiles import Pool, PoolTiles, planes_of
 
 __all__ = ["pool_backward"]
 
@@ -47,24 +47,24 @@ class _Backward(PoolTiles):
             low = (Affine(deep.low), deep.span), (j * high.step + high.low, high.span)
             count, need = high.count * self.sizes[2], deep.span * high.span * self.outs[2]
             b.fresh(self.data, self.sum, self.result, self.work)
-            self.move(self.g, flat(self.data, planes, need, deep.span), self.outs, p0, *low)
-            b.emit("memset", flat(self.sum, planes, count), value=0.0)
+            self.move(self.g, planes_of(self.data, planes, need, deep.span), self.outs, p0, *low)
+            b.emit("memset", rows_of(self.sum, planes, count), value=0.0)
             g = self.data
             if spec.op == "max":
                 b.fresh(self.found, self.at)
                 self.move(
-                    self.index, flat(self.found, planes, need, deep.span), self.outs, p0, *low
+                    self.index, planes_of(self.found, planes, need, deep.span), self.outs, p0, *low
                 )
-                base = Access(buffer=self.base, pattern=((1, planes), (1, 1)))
-                at = flat(self.at, planes, need)
-                b.emit("tensor_scalar", at, flat(self.found, planes, need), base, op0="subtract")
+                base = rows_of(self.base, planes, 1)
+                at = rows_of(self.at, planes, need)
+                b.emit("tensor_scalar", at, rows_of(self.found, planes, need), base, op0="subtract")
             else:
                 g = self.work
                 self._shares(planes, need)
             for taps in taps_of(deep, high, wide):
                 self._tap(taps, g, planes, high.span)
-            done = flat(self.result, planes, count)
-            b.emit("tensor_copy", done, flat(self.sum, planes, count))
+            done = rows_of(self.result, planes, count)
+            b.emit("tensor_copy", done, rows_of(self.sum, planes, count))
             first = Affine(deep.first), j * high.count + high.first
             where = (first[0], 1), (first[1], high.count)
             self.move(self.dx, done, self.sizes, p0, *where, store=True)
@@ -75,7 +75,7 @@ class _Backward(PoolTiles):
 
     def prepare(self, deep: Strip, high: Strip, wide: Strip) -> None:
         if self.spec.op == "max":
-            view = flat(self.where, P, high.count * self.sizes[2])
+            view = rows_of(self.where, P, high.count * self.sizes[2])
             self.b.emit("iota", view, channel=0, step=1, base=0)
         elif not self.spec.divisor:
             width = self.outs[2]
@@ -89,11 +89,11 @@ class _Backward(PoolTiles):
 
     def _shares(self, planes: int, need: int) -> None:
         """The gradient that each tap of a window gets."""
-        to, g = flat(self.work, planes, need), flat(self.data, planes, need)
+        to, g = rows_of(self.work, planes, need), rows_of(self.data, planes, need)
         if self.spec.divisor:
             self.b.emit("tensor_scalar", to, g, op0="multiply", imm0=1 / self.spec.divisor)
         else:
-            inverse = flat(self.inverse, planes, need)
+            inverse = rows_of(self.inverse, planes, need)
             self.b.emit("tensor_tensor", to, g, inverse, op="multiply")
 
     def _tap(self, taps: tuple[Tap, ...], g: Buffer, planes: int, rows_held: int) -> None:
@@ -102,16 +102,13 @@ class _Backward(PoolTiles):
         offset = (d.there * rows_held + h.there) * outs + self.low + w.there
         inner = ((outs, h.count), (1, w.count))
         own = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
-
-        def view(buffer: Buffer, at: int, inner: tuple[tuple[int, int], ...]) -> Access:
-            pattern = ((buffer.row_elements, planes), *inner)
-            return Access(buffer=buffer, offset=Affine(at), pattern=pattern)
-
-        into, share = view(self.sum, h.own * width + w.own, own), view(g, offset, inner)
+        here = h.own * width + w.own
+        into = partitions_of(self.sum, planes, *own, at=here)
+        share = partitions_of(g, planes, *inner, at=offset)
         if self.spec.op == "max":
-            hit = view(self.work, offset, inner)
-            here = view(self.where, h.own * width + w.own, own)
-            b.emit("tensor_tensor", hit, view(self.at, offset, inner), here, op="equal")
+            hit, at = (partitions_of(t, planes, *inner, at=offset) for t in (self.work, self.at))
+            where = partitions_of(self.where, planes, *own, at=here)
+            b.emit("tensor_tensor", hit, at, where, op="equal")
             b.emit("tensor_tensor", hit, hit, share, op="multiply")
             share = hit
         b.emit("tensor_tensor", into, into, share, op="add")

@@ -3,10 +3,10 @@
 from math import inf
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Program, Role
+from ...isa import Access, Affine, Program, Role, partitions_of, rows_of
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
-from .tiles import Pool, PoolTiles, flat
+from .tiles import Pool, PoolTiles, planes_of
 
 __all__ = ["pool"]
 
@@ -53,14 +53,14 @@ class _Forward(PoolTiles):
         for deep, high, wide, p0, planes, j in self.over(self.kinds, self.prepare):
             b.fresh(self.data, self.best, *([self.result] if self.result is not self.best else []))
             low_d, low_h = Affine(deep.low), j * high.step + high.low
-            tile = flat(self.data, planes, deep.span * high.span * self.sizes[2], deep.span)
+            tile = planes_of(self.data, planes, deep.span * high.span * self.sizes[2], deep.span)
             self.move(self.x, tile, self.sizes, p0, (low_d, deep.span), (low_h, high.span))
             count = high.count * self.outs[2]
-            best = flat(self.best, planes, count)
+            best = rows_of(self.best, planes, count)
             b.emit("memset", best, value=-inf if spec.op == "max" else 0.0)
             if spec.indices:
                 b.fresh(self.mask, self.at, self.found)
-                b.emit("memset", flat(self.at, planes, count), value=0.0)
+                b.emit("memset", rows_of(self.at, planes, count), value=0.0)
             for taps in taps_of(deep, high, wide):
                 self._tap(taps, planes, high.span)
             done = self._finish(planes, count)
@@ -68,8 +68,8 @@ class _Forward(PoolTiles):
             where = (first[0], 1), (first[1], high.count)
             self.move(self.y, done, self.outs, p0, *where, store=True)
             if spec.indices:
-                found, at = flat(self.found, planes, count), flat(self.at, planes, count)
-                base = Access(buffer=self.base, pattern=((1, planes), (1, 1)))
+                found, at = rows_of(self.found, planes, count), rows_of(self.at, planes, count)
+                base = rows_of(self.base, planes, 1)
                 b.emit("tensor_scalar", found, at, base, op0="add")
                 self.move(self.index, found, self.outs, p0, *where, store=True)
                 step = float(high.step * self.sizes[2])
@@ -81,11 +81,7 @@ class _Forward(PoolTiles):
         width = self.sizes[2]
         if self.spec.indices:
             for d in range(deep.span):
-                view = Access(
-                    buffer=self.where,
-                    offset=Affine(d * high.span * width),
-                    pattern=((self.where.row_elements, P), (1, high.span * width)),
-                )
+                view = rows_of(self.where, P, high.span * width, d * high.span * width)
                 self.b.emit("iota", view, channel=0, step=1, base=d * self.sizes[1] * width)
         if self.spec.op == "add" and not self.spec.divisor:
             ranges = ((deep.first, 1), (high.first, high.count), (0, self.outs[2]))
@@ -101,26 +97,23 @@ class _Forward(PoolTiles):
         offset = (d.there * rows_held + h.there) * width + self.low + w.there
         shape = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
         own = ((outs, h.count), (1, w.count))
-
-        def view(buffer: Buffer, at: int, inner: tuple[tuple[int, int], ...]) -> Access:
-            pattern = ((buffer.row_elements, planes), *inner)
-            return Access(buffer=buffer, offset=Affine(at), pattern=pattern)
-
-        x, best = view(self.data, offset, shape), view(self.best, h.own * outs + w.own, own)
+        there = h.own * outs + w.own
+        x = partitions_of(self.data, planes, *shape, at=offset)
+        best = partitions_of(self.best, planes, *own, at=there)
         if self.spec.indices:
-            mask = view(self.mask, h.own * outs + w.own, own)
-            at = view(self.at, h.own * outs + w.own, own)
+            where = partitions_of(self.where, planes, *shape, at=offset)
+            mask, at = (partitions_of(t, planes, *own, at=there) for t in (self.mask, self.at))
             b.emit("tensor_tensor", mask, x, best, op="greater")
-            b.emit("select", at, mask, view(self.where, offset, shape), at)
+            b.emit("select", at, mask, where, at)
         b.emit("tensor_tensor", best, best, x, op=self.spec.op)
 
     def _finish(self, planes: int, count: int) -> Access:
-        b, best = self.b, flat(self.best, planes, count)
+        b, best = self.b, rows_of(self.best, planes, count)
         if self.spec.op == "max":
             return best
-        done = flat(self.result, planes, count)
+        done = rows_of(self.result, planes, count)
         if self.spec.divisor:
             b.emit("tensor_scalar", done, best, op0="multiply", imm0=1 / self.spec.divisor)
         else:
-            b.emit("tensor_tensor", done, best, flat(self.inverse, planes, count), op="multiply")
+            b.emit("tensor_tensor", done, best, rows_of(self.inverse, planes, count), op="multiply")
         return done

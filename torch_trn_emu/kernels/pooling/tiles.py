@@ -10,11 +10,12 @@ from itertools import product
 from math import ceil, prod
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Builder
+from ...isa import Access, Affine, Buffer, Builder, elements_of, partitions_of, rows_of
 from ..limits import TILE_BYTES, P
+from ..planes import several
 from ..windows import Axis, Strip
 
-__all__ = ["Pool", "PoolTiles", "flat"]
+__all__ = ["Pool", "PoolTiles", "planes_of"]
 
 Axes = tuple[Axis, Axis, Axis]  # depth, height, width
 
@@ -88,9 +89,8 @@ class PoolTiles:
 
     def position(self, depth: int, row: int) -> None:
         """The number in its plane of a strip's first element, which moves on with the strips."""
-        one = Access(buffer=self.base, pattern=((1, P), (1, 1)))
         number = (depth * self.sizes[1] + row) * self.sizes[2]
-        self.b.emit("memset", one, value=float(number))
+        self.b.emit("memset", rows_of(self.base, P, 1), value=float(number))
 
     def move(
         self, hbm: Buffer, tile: Access, shape: tuple[int, ...], p0: Affine,
@@ -98,9 +98,8 @@ class PoolTiles:
     ) -> None:  # fmt: skip
         """Rows of planes between memory and a tile."""
         plane, area, width = prod(shape), shape[1] * shape[2], shape[2]
-        offset = p0 * plane + deep[0] * area + high[0] * width
-        pattern = ((plane, tile.partitions), (area, deep[1]), (1, high[1] * width))
-        there = Access(buffer=hbm, offset=offset, pattern=pattern)
+        at, run = p0 * plane + deep[0] * area + high[0] * width, (1, high[1] * width)
+        there = elements_of(hbm, (plane, tile.partitions), (area, deep[1]), run, at=at)
         if store:
             self.b.store(there, tile)
         else:
@@ -109,24 +108,21 @@ class PoolTiles:
     def counted(self, tile: Buffer, offset: int, *ranges: tuple[int, int]) -> None:
         """1 / (how many taps lie inside), for outputs (first, count) of depth, height, width."""
         b, axes = self.b, self.spec.counting or self.spec.axes
-        row, width = tile.row_elements, ranges[2][1]
+        width = ranges[2][1]
         ((deep, _),) = axes[0].counts(*ranges[0])
-        whole = Access(buffer=tile, offset=Affine(offset),
-                       pattern=((row, P), (1, ranges[1][1] * width)))  # fmt: skip
+        whole = rows_of(tile, P, ranges[1][1] * width, offset)
         b.emit("memset", whole, value=0.0)
         for kh, kw in product(range(axes[1].kernel), range(axes[2].kernel)):
             y, rows = axes[1].inside(kh, *ranges[1])
             x, columns = axes[2].inside(kw, *ranges[2])
             if rows and columns:
-                pattern = ((row, P), (width, rows), (1, columns))
-                at = Affine(offset + y * width + x)
-                view = Access(buffer=tile, offset=at, pattern=pattern)
+                at = offset + y * width + x
+                view = partitions_of(tile, P, (width, rows), (1, columns), at=at)
                 b.emit("tensor_scalar", view, view, op0="add", imm0=float(deep))
         b.emit("reciprocal", whole, whole)
 
 
-def flat(buffer: Buffer, partitions: int, elements: int, outer: int = 1) -> Access:
-    row = buffer.row_elements
+def planes_of(tile: Buffer, partitions: int, elements: int, outer: int) -> Access:
+    """[partitions P, outer, elements / outer], as `PoolTiles.move` brings them."""
     each = elements // outer
-    inner = ((each, outer), (1, each)) if outer > 1 else ((1, elements),)
-    return Access(buffer=buffer, pattern=((row, partitions), *inner))
+    return partitions_of(tile, partitions, *several([(each, outer)]), (1, each))

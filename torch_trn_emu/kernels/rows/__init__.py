@@ -8,11 +8,11 @@ is then computed once for the reduction and again after it, from what is loaded 
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program, affine
+from ...isa import Access, Affine, Builder, Program, elements_of, partitions_of, rows_of
 from ..limits import BANK, P
 from .joined import block_of, emit_joined
 from .layout import Layout, layout_of
-from .tiles import RowTiles, box, columns_of
+from .tiles import RowTiles, columns_of
 from .values import JOINED, MOST_SUMMED, NEUTRAL, SUMMING, Kind, RowStep, Values
 
 __all__ = ["flat_program", "planes_program", "row_program"]
@@ -107,7 +107,7 @@ class _RowProgram(RowTiles):
         for name in self.of(Kind.ROW):
             for part, c0, count in self.b.parts(self.columns, self.width):
                 tile = self.tiles[name]
-                whole = box(tile, P, count, part=part)
+                whole = rows_of(tile, P, count, part=part)
                 if name in self.steps:
                     self.b.emit("memset", whole, value=0.0)
                 else:
@@ -118,24 +118,24 @@ class _RowProgram(RowTiles):
     def _constants_of_pieces(self) -> None:
         b, layout, whole = self.b, self.layout, self.whole
         if whole.ones:
-            b.emit("memset", box(whole.ones, P, P), value=1.0)
+            b.emit("memset", rows_of(whole.ones, P, P), value=1.0)
         if not layout.missing:
             return
         missing, last = layout.missing, layout.pieces - 1
-        b.emit("memset", box(whole.there, P, missing), value=1.0)
+        b.emit("memset", rows_of(whole.there, P, missing), value=1.0)
         if layout.rows == 1:
-            kept = box(whole.there, P, missing)
+            kept = rows_of(whole.there, P, missing)
             b.emit("affine_select", kept, kept, channel=-1, step=0, base=last - 1, on_false=0.0)
         else:
             none = b.sbuf("none", missing, "float32")
-            b.emit("memset", box(none, layout.rows, missing), value=0.0)
-            every = ((layout.pieces * missing, layout.rows), (1, missing))
-            at = Access(buffer=whole.there, offset=affine(last * missing), pattern=every)
-            b.emit("dma_copy", at, box(none, layout.rows, missing), queue="pieces")
+            b.emit("memset", rows_of(none, layout.rows, missing), value=0.0)
+            lines = (layout.pieces * missing, layout.rows)
+            at = elements_of(whole.there, lines, (1, missing), at=last * missing)
+            b.emit("dma_copy", at, rows_of(none, layout.rows, missing), queue="pieces")
         ops = {str(s.attributes["op"]) for s in self.steps.values() if s.reduces}
         self.neutral = {op: b.sbuf(f"neutral of {op}", 1, "float32") for op in sorted(ops)}
         for op, tile in self.neutral.items():
-            b.emit("memset", box(tile, P, 1), value=NEUTRAL[op])
+            b.emit("memset", rows_of(tile, P, 1), value=NEUTRAL[op])
 
     def _fill(self, whole: Access) -> None:
         """Numbers where pieces of rows lack elements, before those that are there are loaded."""
@@ -146,11 +146,9 @@ class _RowProgram(RowTiles):
         """A tile to be reduced, once what changes no result is where pieces lack elements."""
         if self.layout.missing:
             end = columns_of(data, data.free - self.layout.missing, self.layout.missing)
-            neutral = Access(
-                buffer=self.neutral[str(s.attributes["op"])],
-                pattern=((1, data.partitions), (0, self.layout.missing)),
-            )
-            there = box(self.whole.there, data.partitions, self.layout.missing)
+            tile = self.neutral[str(s.attributes["op"])]
+            neutral = partitions_of(tile, data.partitions, (0, self.layout.missing))
+            there = rows_of(self.whole.there, data.partitions, self.layout.missing)
             self.b.emit("select", end, there, end, neutral)
         return data
 
@@ -257,14 +255,14 @@ class _RowProgram(RowTiles):
     def _finish(self, s: RowStep, halves: list[tuple[int, int]]) -> None:
         """A reduction from its chunks, then from its pieces."""
         for h, size in halves:
-            data, to = box(self.partial[s.name], size, self.chunks, part=h), self.tiles[s.name]
+            data, to = rows_of(self.partial[s.name], size, self.chunks, part=h), self.tiles[s.name]
             if self.layout.pieces == 1:
-                self.b.emit("tensor_reduce", box(to, size, 1, part=h), data, **s.attributes)
+                self.b.emit("tensor_reduce", rows_of(to, size, 1, part=h), data, **s.attributes)
                 continue
-            own = box(self.partial[s.name], size, self.layout.values)
+            own = rows_of(self.partial[s.name], size, self.layout.values)
             if self.chunks > 1:
                 self.b.fresh(self.whole.own)
-                own = box(self.whole.own, size, 1)
+                own = rows_of(self.whole.own, size, 1)
                 self.b.emit("tensor_reduce", own, data, **s.attributes)
             self._over_pieces(s, own, self.values(to, h, size))
 
@@ -277,17 +275,19 @@ class _RowProgram(RowTiles):
         b, layout, whole = self.b, self.layout, self.whole
         size, values = own.partitions, layout.values
         b.fresh(whole.back)
-        back = box(whole.back, size, values)
+        back = rows_of(whole.back, size, values)
         if whole.ones and s.attributes == {"op": "add"}:
-            b.emit("nc_matmul", back, box(whole.ones, size, size), own)
+            b.emit("nc_matmul", back, rows_of(whole.ones, size, size), own)
         else:
             b.fresh(whole.turned, whole.joined)
-            b.emit("nc_transpose", box(whole.turned, values, size), own)
+            b.emit("nc_transpose", rows_of(whole.turned, values, size), own)
             rows = ((layout.pieces, layout.rows), (1, layout.pieces))
-            parts = Access(buffer=whole.turned, pattern=((P, values), *rows))
-            b.emit("tensor_reduce", box(whole.joined, values, layout.rows), parts, **s.attributes)
-            repeated = ((whole.joined.row_elements, values), (1, layout.rows), (0, layout.pieces))
-            b.emit("nc_transpose", back, Access(buffer=whole.joined, pattern=repeated))
+            parts = partitions_of(whole.turned, values, *rows)
+            b.emit(
+                "tensor_reduce", rows_of(whole.joined, values, layout.rows), parts, **s.attributes
+            )
+            every = ((1, layout.rows), (0, layout.pieces))
+            b.emit("nc_transpose", back, partitions_of(whole.joined, values, *every))
         b.emit("tensor_copy", to, back)
 
     def _sum_of(self, made: RowStep, reductions: list[RowStep], count: int) -> str:
@@ -298,7 +298,7 @@ class _RowProgram(RowTiles):
     def _reduced(self, name: str, chunk: Affine, h: int, size: int) -> Access:
         """Where a reduction of a chunk goes."""
         if name in self.partial:
-            return box(self.partial[name], size, self.layout.values, offset=chunk, part=h)
+            return rows_of(self.partial[name], size, self.layout.values, chunk, part=h)
         return self.values(self.tiles[name], h, size)
 
     def _load(
@@ -306,7 +306,7 @@ class _RowProgram(RowTiles):
     ) -> None:
         self.b.fresh(self.tiles[n])
         for h, size in halves:
-            self._fill(box(self.tiles[n], size, count, part=h))
+            self._fill(rows_of(self.tiles[n], size, count, part=h))
             for here, there in self.moved(self.tiles[n], self.hbm[n], r0, h, size, c0, count):
                 self.b.load(here, there)
 
@@ -325,10 +325,10 @@ class _RowProgram(RowTiles):
                 for k, r in enumerate(s.reads)
             ]
             if s.kind is Kind.ROW:
-                to = box(self.tiles[s.name], size, count, part=chunk)
+                to = rows_of(self.tiles[s.name], size, count, part=chunk)
                 b.emit("tensor_tensor", to, to, *reads, op="add")
                 continue
-            to = box(self.tiles[s.name], size, count, part=h)
+            to = rows_of(self.tiles[s.name], size, count, part=h)
             if s.opcode == JOINED:
                 emit_joined(b, s, to, reads)
             elif total:
@@ -351,7 +351,7 @@ class _RowProgram(RowTiles):
         given = [columns_of(a, there, missing) for a in reads]
         b.emit(s.opcode, end, *given, engine=s.engine, **s.attributes)
         b.fresh(self.whole.end)
-        last = box(self.whole.end, to.partitions, 1)
+        last = rows_of(self.whole.end, to.partitions, 1)
         b.emit("tensor_reduce", last, self._filled(self.steps[total], end), op="add")
         b.emit("tensor_tensor", result, result, last, op="add")
 
@@ -363,18 +363,17 @@ class _RowProgram(RowTiles):
         tile = self.tiles[n]
         if kind is Kind.ONE:
             by_partition = opcode in ("tensor_scalar", "activation") and not data
-            return Access(buffer=tile, pattern=((1, size), (1, 1) if by_partition else (0, count)))
+            return partitions_of(tile, size, (1, 1) if by_partition else (0, count))
         if kind is Kind.ROW and n in self.inputs and self.layout.together > 1:
             block = self.layout.columns
-            every = ((tile.row_elements, size), (0, count // block), (1, block))
-            return Access(buffer=tile, pattern=every, part=chunk)
+            return partitions_of(tile, size, (0, count // block), (1, block), part=chunk)
         if kind is Kind.ROW:
-            return box(tile, size, count, part=chunk)
+            return rows_of(tile, size, count, part=chunk)
         if kind is Kind.FULL:
-            return box(tile, size, count, part=h)
+            return rows_of(tile, size, count, part=h)
         if data or opcode in ("tensor_tensor", "select"):  # one value a row, repeated
             return self.repeated(tile, h, size, count)
-        return box(tile, size, 1, part=h)
+        return rows_of(tile, size, 1, part=h)
 
     def _finish_sums(self) -> None:
         """Partitions added by a product with ones."""
@@ -385,15 +384,15 @@ class _RowProgram(RowTiles):
         ones = b.sbuf("ones", 1, "float32")
         total = b.psum("total", BANK, slots=2)
         result = b.sbuf("summed", BANK, "float32", slots=2)
-        b.emit("memset", box(ones, P, 1), value=1.0)
+        b.emit("memset", rows_of(ones, P, 1), value=1.0)
         for n in names:
             for part, c0, count in b.parts(self.columns, self.width):
                 for start, size in b.tiles(count // self.layout.together, BANK):
                     b.fresh(total, result)
                     for k in range(self.layout.together):
                         at = start + k * self.layout.columns
-                        data = box(self.tiles[n], P, size, offset=at, part=part)
-                        b.emit("nc_matmul", box(total, 1, size), box(ones, P, 1), data)
-                    b.emit("tensor_copy", box(result, 1, size), box(total, 1, size))
-                    to = box(self.stored[n], 1, size, offset=c0 + start)
-                    b.store(to, box(result, 1, size))
+                        data = rows_of(self.tiles[n], P, size, at, part=part)
+                        b.emit("nc_matmul", rows_of(total, 1, size), rows_of(ones, P, 1), data)
+                    b.emit("tensor_copy", rows_of(result, 1, size), rows_of(total, 1, size))
+                    to = rows_of(self.stored[n], 1, size, c0 + start)
+                    b.store(to, rows_of(result, 1, size))

@@ -5,14 +5,24 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Builder, Role, affine, itemsize, rows_of
+from ...isa import (
+    Access,
+    Affine,
+    Buffer,
+    Builder,
+    Role,
+    elements_of,
+    itemsize,
+    partitions_of,
+    rows_of,
+)
 from ..limits import WIDE, P, evenly
 from .joined import block_of
 from .layout import Layout, spread
 from .order import Order
 from .values import Kind, Values
 
-__all__ = ["RowTiles", "box", "columns_of"]
+__all__ = ["RowTiles", "columns_of"]
 
 # Of a partition, for tiles of one column and sums on their way from PSUM (chosen).
 SMALL_BYTES = 8192
@@ -179,36 +189,33 @@ class RowTiles(Order):
         if run:
             lines = self.layout.rows
             at, runs = row * run + c0 * lines, (lines * run, count // run)
-            there = Access(buffer=hbm, offset=at, pattern=((run, size), runs, (1, run)))
+            there = elements_of(hbm, (run, size), runs, (1, run), at=at)
         else:
             at = row * self.columns + c0
-            there = Access(buffer=hbm, offset=at, pattern=((self.columns, size), (1, count)))
-        yield box(tile, size, count, part=h), there
+            there = elements_of(hbm, (self.columns, size), (1, count), at=at)
+        yield rows_of(tile, size, count, part=h), there
 
     def _uneven(self, tile: Buffer, hbm: Buffer, pitch: int) -> Iterator[tuple[Access, Access]]:
         """Rows whose last piece is shorter: the others first. `pitch` is a row's in memory."""
         layout, line = self.layout, tile.row_elements
         last, each = layout.pieces - 1, layout.reduced
         for first, pieces, count in ((0, last, each), (last, 1, each - layout.missing)):
-            here = ((line, pieces), (line * layout.pieces, layout.rows), (1, count))
-            there = ((each, pieces), (pitch, layout.rows), (1, count))
-            yield (
-                Access(buffer=tile, offset=affine(first * line), pattern=here),
-                Access(buffer=hbm, offset=affine(first * each), pattern=there),
-            )
+            rows = (line * layout.pieces, layout.rows), (pitch, layout.rows)
+            here = partitions_of(tile, pieces, rows[0], (1, count), at=first * line)
+            yield here, elements_of(hbm, (each, pieces), rows[1], (1, count), at=first * each)
 
     def values(self, tile: Buffer, h: int, size: int) -> Access:
         """A COLUMN of a tile of lines."""
-        return box(tile, size, self.layout.values, part=h)
+        return rows_of(tile, size, self.layout.values, part=h)
 
     def by_row(self, tile: Buffer, h: int, size: int, count: int) -> Access:
         """A FULL tile with what is reduced innermost."""
         layout = self.layout
         if layout.values == 1:
-            return box(tile, size, count, part=h)
+            return rows_of(tile, size, count, part=h)
         block = layout.reduced * layout.inner
         blocks = ((block, layout.together), (1, layout.inner), (layout.inner, layout.reduced))
-        return Access(buffer=tile, pattern=((tile.row_elements, size), *blocks), part=Affine(h))
+        return partitions_of(tile, size, *blocks, part=h)
 
     def repeated(self, tile: Buffer, h: int, size: int, count: int) -> Access:
         """A COLUMN for every element of a FULL tile."""
@@ -216,7 +223,7 @@ class RowTiles(Order):
         inner = [(layout.inner, layout.together), (0, layout.reduced), (1, layout.inner)]
         if layout.values == 1:  # which may be cut in chunks
             inner = [(0, count)]
-        return Access(buffer=tile, pattern=((tile.row_elements, size), *inner), part=Affine(h))
+        return partitions_of(tile, size, *inner, part=h)
 
     def row(
         self, name: str, part: Affine, c0: Affine, count: int
@@ -228,13 +235,12 @@ class RowTiles(Order):
             return
         lines, each = self.rows if layout.pieces > 1 else P, count // layout.together
         repeats = ((0, lines // layout.pieces), (self.columns, layout.pieces))
-        source = Access(buffer=self.hbm[name], offset=c0, pattern=(*repeats, (1, each)))
-        yield box(self.tiles[name], lines, each, part=part), source
+        source = elements_of(self.hbm[name], *repeats, (1, each), at=c0)
+        yield rows_of(self.tiles[name], lines, each, part=part), source
 
     def one(self, name: str) -> tuple[Access, Access]:
         """(a ONE on every partition, what it is in memory)"""
-        source = Access(buffer=self.hbm[name], pattern=((0, P), (1, 1)))
-        return box(self.tiles[name], P, 1), source
+        return rows_of(self.tiles[name], P, 1), elements_of(self.hbm[name], (0, P), (1, 1))
 
     def column(
         self, tile: Buffer, hbm: Buffer, r0: Affine, h: int, size: int, *, once: bool = False
@@ -242,28 +248,14 @@ class RowTiles(Order):
         """(a COLUMN of a tile of lines, what it is in memory); `once` for each row of pieces"""
         layout = self.layout
         if layout.pieces == 1:
-            at, line = (r0 + h * P) * layout.values, ((layout.values, size), (1, layout.values))
-            return self.values(tile, h, size), Access(buffer=hbm, offset=at, pattern=line)
+            at, line = (r0 + h * P) * layout.values, (layout.values, size)
+            return self.values(tile, h, size), elements_of(hbm, line, (1, line[0]), at=at)
         if once:
-            row = layout.pieces * layout.values
-            first = Access(buffer=tile, pattern=((row, layout.rows), (1, layout.values)))
-            return first, box(hbm, layout.rows, layout.values)
+            rows = (layout.pieces * layout.values, layout.rows)
+            first = elements_of(tile, rows, (1, layout.values))
+            return first, rows_of(hbm, layout.rows, layout.values)
         every = ((layout.values, layout.rows), (0, layout.pieces), (1, layout.values))
-        return self.values(tile, h, size), Access(buffer=hbm, pattern=every)
-
-
-def box(
-    buffer: Buffer,
-    rows: int,
-    columns: int,
-    row: Affine | int = 0,
-    *,
-    offset: Affine | int = 0,
-    part: Affine | int = 0,
-) -> Access:
-    """`rows` rows from `row` on, `columns` of each from `offset` on."""
-    at = affine(row) * buffer.shape[-1] + affine(offset)
-    return rows_of(buffer, rows, columns, at, part=part)
+        return self.values(tile, h, size), elements_of(hbm, *every)
 
 
 def columns_of(a: Access, first: int, count: int) -> Access:
