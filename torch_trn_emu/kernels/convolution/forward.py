@@ -171,11 +171,9 @@ class _Conv:
             part = self.parts[k]
             step = high.count * axes[1].stride if part.rows else high.step
             rows = j * (step * width) + ((d.there * held + h.there) * width + wide.low + w.there)
-            view = [(deep.span * held * width, images), (axes[1].stride * width, h.count)]
-            across = (axes[2].stride, w.count)
-            moving = partitions_of(
-                self.data, part.partitions, *several(view), across, at=rows, part=k
-            )
+            view = several([(deep.span * held * width, images), (axes[1].stride * width, h.count)])
+            view = [*view, (axes[2].stride, w.count)]
+            moving = partitions_of(self.data, part.partitions, *view, at=rows, part=k)
             spots = several([(whole, images), (wide.count, h.count)])
             at = h.own * wide.count + w.own
             into = partitions_of(self.psum, size, *spots, (1, w.count), at=at)

@@ -127,14 +127,11 @@ class _Input:
             own = h.own * wide.count + w.own
             into = partitions_of(self.psum, size, *spots, (steps[1], w.count), at=own)
             view = several([(deep.span * held * out_width, images), (out_width, h.count)])
-            there = j * (high.step * out_width) + (
-                (d.there * held + h.there) * out_width + wide.low + w.there
-            )
+            row = (d.there * held + h.there) * out_width + wide.low + w.there
+            there = j * (high.step * out_width) + row
             for part, _, fs in b.parts(spec.filters, P):
-                weights = (spec.taps, size)
-                stationary = partitions_of(
-                    self.filter, fs, weights, at=at * spec.taps + tap, part=part
-                )
+                weights, first = (spec.taps, size), at * spec.taps + tap
+                stationary = partitions_of(self.filter, fs, weights, at=first, part=part)
                 moving = partitions_of(self.data, fs, *view, (1, w.count), at=there, part=part)
                 b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
         count = images * whole

@@ -102,19 +102,18 @@ class Evacuation:
             b.emit("activation", to, source, op=e.function or "copy", scale=e.alpha)
             return
         into = source if e.function else to
+        added = (
+            rows_of(self.tile, rows, columns, column)
+            if e.strides[2]
+            else rows_of(self.tile, rows, 1)
+        )
         if not e.strides[2]:  # one value a row
             scaled: dict[str, Any] = {"op0": "multiply", "imm0": e.alpha, "op1": "add"}
-            b.emit("tensor_scalar", into, source, rows_of(self.tile, rows, 1), **scaled)
+            b.emit("tensor_scalar", into, source, added, **scaled)
         elif e.alpha == 1:
-            b.emit(
-                "tensor_tensor", into, source, rows_of(self.tile, rows, columns, column), op="add"
-            )
+            b.emit("tensor_tensor", into, source, added, op="add")
         else:
-            operands = (
-                source,
-                rows_of(self.alpha, rows, 1),
-                rows_of(self.tile, rows, columns, column),
-            )
+            operands = (source, rows_of(self.alpha, rows, 1), added)
             b.emit("scalar_tensor_tensor", into, *operands, op0="multiply", op1="add")
         if e.function:
             b.emit("activation", to, source, op=e.function)
