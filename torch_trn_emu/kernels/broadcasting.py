@@ -5,7 +5,7 @@ from functools import partial
 from math import ceil
 
 from ..calls import Target, TensorArg
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, elements_of, itemsize, rows_of
 from .limits import TILE_BYTES, P, evenly
 from .pointwise import Step
 from .rows.layout import side_by_side
@@ -77,7 +77,7 @@ def broadcast(
         _emit(b, steps, done, [partial(o.tile_of, beside) for o in read], lines, count)
         last = done[-1] if done else read[0].tile
         line = ((each * beside, lines), (1, count))
-        to = Access(buffer=result, offset=row * each + c0, pattern=line)
+        to = elements_of(result, *line, at=row * each + c0)
         b.store(to, rows_of(last, lines, count))
 
     for c0, count in b.tiles(columns, width):
@@ -130,7 +130,7 @@ class _Operand:
         if self.repeats:
             wide, pitch = wide // beside, 0
         line = ((pitch, lines), (1, wide))
-        source = Access(buffer=self.hbm, offset=row * each + c0, pattern=line)
+        source = elements_of(self.hbm, *line, at=row * each + c0)
         self.b.load(rows_of(self.tile, lines, wide), source)
 
     def tile_of(self, beside: int, lines: int, columns: int) -> Access:
@@ -138,10 +138,10 @@ class _Operand:
         across, along = int(not self.repeats), int(not self.one_a_row)
         each = columns // beside
         if across == along:  # a number for all, or a value an element
-            return Access(buffer=self.tile, pattern=((self.wide, lines), (along, columns)))
+            return elements_of(self.tile, (self.wide, lines), (along, columns))
         across *= 1 if self.one_a_row else each
         pattern = ((self.wide, lines), (across, beside), (along, each))
-        return Access(buffer=self.tile, pattern=pattern)
+        return elements_of(self.tile, *pattern)
 
 
 def _emit(

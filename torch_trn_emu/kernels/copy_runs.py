@@ -7,7 +7,7 @@ from math import ceil, prod
 
 from ..calls import TensorArg
 from ..chip import Chip
-from ..isa import Access, Affine, Builder, Program, Role, itemsize
+from ..isa import Affine, Builder, Program, Role, elements_of, itemsize
 from .limits import P
 from .runs import runs
 
@@ -74,14 +74,14 @@ def copy_runs(
         def in_hbm(buffer_pitch: int) -> tuple[tuple[int, int], ...]:
             return ((group * buffer_pitch, rows), (buffer_pitch, together), (1, run))
 
-        on_chip = Access(buffer=data, pattern=((group * run, rows), *inner))
-        b.load(on_chip, Access(buffer=source, offset=first * pitch_in, pattern=in_hbm(pitch_in)))
+        on_chip = elements_of(data, (group * run, rows), *inner)
+        b.load(on_chip, elements_of(source, *in_hbm(pitch_in), at=first * pitch_in))
         if cast is not data:
             b.fresh(cast)
-            made = Access(buffer=cast, pattern=((group * run, rows), *inner))
+            made = elements_of(cast, (group * run, rows), *inner)
             b.emit("tensor_copy", made, on_chip)
             on_chip = made
-        b.store(Access(buffer=out, offset=first * pitch_out, pattern=in_hbm(pitch_out)), on_chip)
+        b.store(elements_of(out, *in_hbm(pitch_out), at=first * pitch_out), on_chip)
 
     for first, rows, together in runs(b, count, group):
         move(first, rows, together)

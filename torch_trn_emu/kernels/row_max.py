@@ -3,7 +3,7 @@
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Access, Builder, Program, Role, rows_of
+from ..isa import Builder, Program, Role, elements_of, rows_of
 from .limits import WIDE, P, evenly
 
 __all__ = ["largest_of_rows"]
@@ -35,9 +35,7 @@ def largest_of_rows(
         b.emit("memset", start, value=0.0)
         for c0, count in b.tiles(columns, wide):
             b.fresh(data, signed, eight, where, better)
-            there = Access(
-                buffer=source, offset=r0 * columns + c0, pattern=((columns, size), (1, count))
-            )
+            there = elements_of(source, (columns, size), (1, count), at=r0 * columns + c0)
             b.load(rows_of(data, size, count), there)
             held = max(8, count)
             if count < 8:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import ceil
 
-from ..isa import Access, Affine, Buffer, Builder, itemsize, rows_of
+from ..isa import Access, Affine, Buffer, Builder, elements_of, itemsize, rows_of
 from .limits import TILE_BYTES, P
 
 __all__ = ["clear", "run_of", "runs", "spread_runs"]
@@ -35,7 +35,7 @@ def spread_runs(b: Builder, count: int, together: int) -> Iterator[tuple[Affine,
 
 def run_of(hbm: Buffer, at: Affine, rows: int, count: int, pitch: int) -> Access:
     """`count` elements for each of `rows` partitions, `pitch` apart."""
-    return Access(buffer=hbm, offset=at, pattern=((pitch, rows), (1, count)))
+    return elements_of(hbm, (pitch, rows), (1, count), at=at)
 
 
 def clear(b: Builder, out: Buffer, elements: int) -> None:

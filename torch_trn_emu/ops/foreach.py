@@ -9,7 +9,7 @@ from math import ceil, inf, prod
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, elements_of, rows_of
 from ..kernels.limits import P
 from ..kernels.reduce_rows import Work, apply
 from ..kernels.rows.values import NEUTRAL
@@ -117,7 +117,7 @@ def reduce_each(
                 apply(b, after, value, one)
             else:
                 b.emit("tensor_copy", value, one)
-            b.store(Access(buffer=out, offset=i + first, pattern=((1, 1), (1, 1))), value)
+            b.store(elements_of(out, (1, 1), (1, 1), at=i + first), value)
         first, start = first + count, start + elements * count
     return b.build()
 
@@ -165,7 +165,7 @@ class _Each:
         b = self.b
         b.fresh(*{self.data, self.made}, self.each)
         data, made = rows_of(self.data, rows, count), rows_of(self.made, rows, count)
-        there = Access(buffer=self.source, offset=at, pattern=((count, rows), (1, count)))
+        there = elements_of(self.source, (count, rows), (1, count), at=at)
         b.load(data, there)
         apply(b, self.before, made, data)
         b.emit("tensor_reduce", rows_of(self.each, rows, 1), made, op=self.op)

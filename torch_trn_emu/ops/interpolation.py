@@ -12,7 +12,7 @@ from math import ceil, prod
 
 from ..calls import Call, Target
 from ..chip import Chip
-from ..isa import Access, Affine, Builder, Program, Role, itemsize, rows_of
+from ..isa import Affine, Builder, Program, Role, elements_of, itemsize, partitions_of, rows_of
 from ..kernels.limits import BANK, TILE_BYTES, P
 from .op import Lowered, Lowering
 
@@ -89,16 +89,10 @@ class _Resample:
         area = self.height.size * width
         b.fresh(self.data)
         for part, (k, size) in enumerate(self.height.parts()):
-            source = Access(
-                buffer=self.source,
-                offset=p0 * area + k * width,
-                pattern=((width, size), (area, planes), (1, width)),
+            source = elements_of(
+                self.source, (width, size), (area, planes), (1, width), at=p0 * area + k * width
             )
-            to = Access(
-                buffer=self.data,
-                pattern=((self.data.row_elements, size), (width, planes), (1, width)),
-                part=Affine(part),
-            )
+            to = partitions_of(self.data, size, (width, planes), (1, width), part=part)
             b.load(to, source)
 
     def _contract_height(self, p: Affine) -> None:

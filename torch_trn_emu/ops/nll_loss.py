@@ -11,7 +11,7 @@ from math import ceil, prod
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, affine, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, elements_of, rows_of
 from ..kernels.entries import integers
 from ..kernels.limits import P
 from ..kernels.runs import clear, run_of, runs
@@ -123,12 +123,12 @@ class _Chosen:
         """The elements that the numbers of a tile count in."""
         spec, last = self.spec, (size - 1) * self.together + count - 1
         elements = last * spec.step + (spec.classes - 1) * spec.apart + 1
-        return Access(buffer=hbm, offset=base, pattern=((1, elements), (1, 1)))
+        return elements_of(hbm, (1, elements), (1, 1), at=base)
 
 
 def _one(buffer: Buffer, offset: int = 0, partitions: int = 1) -> Access:
     row = buffer.row_elements
-    return Access(buffer=buffer, offset=affine(offset), pattern=((row, partitions), (1, 1)))
+    return elements_of(buffer, (row, partitions), (1, 1), at=offset)
 
 
 def nll_loss(spec: _Rows, *, chip: Chip, cores: int = 1) -> Program:
@@ -185,7 +185,7 @@ def _finish(b: Builder, spec: _Rows, sums: Buffer, out: Buffer) -> None:
     b.emit("tensor_scalar", _one(stored), loss, op0="multiply", imm0=-1.0)
     b.emit("tensor_copy", _one(stored, 1), _one(both, 1))
     for k, to in enumerate((out, weight)):
-        b.store(Access(buffer=to, pattern=((1, 1), (1, 1))), _one(stored, k))
+        b.store(elements_of(to, (1, 1), (1, 1)), _one(stored, k))
 
 
 def nll_loss_gradient(spec: _Rows, *, chip: Chip, cores: int = 1) -> Program:
@@ -222,12 +222,12 @@ def nll_loss_gradient(spec: _Rows, *, chip: Chip, cores: int = 1) -> Program:
 def _scale(b: Builder, spec: _Rows, g: Buffer) -> Buffer:
     """The gradient of the sum on every partition, over the weights' sum for a mean."""
     raw, scale = b.sbuf("g and weight", 2, spec.dtype), b.sbuf("scale", 1, "float32")
-    b.load(_one(raw, 0, P), Access(buffer=g, pattern=((0, P), (1, 1))))
+    b.load(_one(raw, 0, P), elements_of(g, (0, P), (1, 1)))
     b.emit("tensor_copy", _one(scale, 0, P), _one(raw, 0, P))
     if spec.reduction == MEAN:
         weight = b.hbm("total_weight", (1,), spec.dtype, Role.INPUT)
         inverse = b.sbuf("inverse", 1, "float32")
-        b.load(_one(raw, 1, P), Access(buffer=weight, pattern=((0, P), (1, 1))))
+        b.load(_one(raw, 1, P), elements_of(weight, (0, P), (1, 1)))
         over, total = _one(inverse, 0, P), _one(scale, 0, P)
         b.emit("tensor_scalar", over, _one(raw, 1, P), op0="max", imm0=LEAST)
         b.emit("reciprocal", over, over)

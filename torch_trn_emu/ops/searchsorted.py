@@ -10,7 +10,7 @@ from math import ceil, prod
 from ..calls import Call, Target
 from ..calls.labels import labelled, made
 from ..chip import Chip
-from ..isa import Access, Builder, Program, Role, rows_of
+from ..isa import Builder, Program, Role, elements_of, rows_of
 from ..kernels.limits import WIDE, P
 from ..kernels.pointwise import activation, tensor_scalar, tensor_tensor
 from .elementwise import elementwise
@@ -49,9 +49,7 @@ def counted(
     for r0, size in b.tiles(rows, P):
         for n0, count in b.tiles(numbers, together):
             b.fresh(data, values, found, places)
-            there = Access(
-                buffer=source, offset=r0 * numbers + n0, pattern=((numbers, size), (1, count))
-            )
+            there = elements_of(source, (numbers, size), (1, count), at=r0 * numbers + n0)
             b.load(rows_of(data, size, count), there)
             b.emit("tensor_copy", rows_of(values, size, count), rows_of(data, size, count))
             b.emit("memset", rows_of(found, size, count), value=0.0)
@@ -59,7 +57,7 @@ def counted(
                 b.fresh(row)
                 at = c0 if shared else r0 * boundaries + c0
                 pitch = 0 if shared else boundaries
-                its = Access(buffer=edges, offset=at, pattern=((pitch, size), (1, some)))
+                its = elements_of(edges, (pitch, size), (1, some), at=at)
                 b.load(rows_of(row, size, some), its)
                 with b.loop(count) as n:
                     b.fresh(of_chunk)
@@ -70,7 +68,7 @@ def counted(
                            op="add")  # fmt: skip
                     b.emit("tensor_tensor", to, to, here, op="add")
             b.emit("tensor_copy", rows_of(places, size, count), rows_of(found, size, count))
-            to = Access(buffer=out, offset=r0 * numbers + n0, pattern=((numbers, size), (1, count)))
+            to = elements_of(out, (numbers, size), (1, count), at=r0 * numbers + n0)
             b.store(to, rows_of(places, size, count))
     return b.build()
 

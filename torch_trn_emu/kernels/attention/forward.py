@@ -16,7 +16,7 @@ from itertools import groupby
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program, Role, itemsize, rows_of
+from ...isa import Access, Affine, Builder, Program, Role, elements_of, itemsize, rows_of
 from ..limits import P
 from ..pipelining import Item, Window, pipelined
 from .spec import BLOCK, AttentionSpec, Masks, Tile, Transposer, fits, grids, tile_at, tiles_of
@@ -323,7 +323,7 @@ class _Forward:
             b.emit("tensor_tensor", totals, totals, shifts, op="subtract")
             pattern = ((1, grid.rows), (P, grid.tiles))
             at = self.row + grid.first * P
-            b.store(Access(buffer=self.lse, offset=at, pattern=pattern), totals)
+            b.store(elements_of(self.lse, *pattern, at=at), totals)
 
     # --- the oldest part: the result ---
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ...calls import TensorArg
-from ...isa import Access, Affine, Builder, Index, Role, affine
+from ...isa import Access, Affine, Builder, Index, Role, affine, elements_of
 
 __all__ = ["Heads", "Layout", "Sizes", "layout_of"]
 
@@ -79,4 +79,4 @@ class Heads:
 
     def _access(self, at: Affine, rows: int, between: tuple[tuple[int, int], ...]) -> Access:
         pattern = ((self.layout.row, rows), *between, (self.layout.dim, self.dim))
-        return Access(buffer=self.buffer, offset=at, pattern=pattern)
+        return elements_of(self.buffer, *pattern, at=at)

@@ -7,7 +7,7 @@ published steps of mixtures of experts leave no time.
 
 from math import ceil
 
-from ...isa import Access, Affine, Buffer, Builder, Engine, Role, affine, rows_of
+from ...isa import Access, Affine, Buffer, Builder, Engine, Role, affine, elements_of, rows_of
 from ..limits import P
 
 __all__ = ["Picked"]
@@ -30,14 +30,14 @@ class Picked:
         b = self.b
         b.fresh(self.index, self.less, self.numbers)
         index, less = (rows_of(t, P, 1) for t in (self.index, self.less))
-        b.load(index, Access(buffer=self.hbm, offset=i, pattern=((0, P), (1, 1))))
+        b.load(index, elements_of(self.hbm, (0, P), (1, 1), at=i))
         on = Engine.GPSIMD  # which keeps integers whole
         b.emit("tensor_scalar", less, index, engine=on, op0="less", imm0=0, op1="multiply",
                imm1=self.matrices)  # fmt: skip
         b.emit("tensor_tensor", index, index, less, engine=on, op="add")
         b.emit("tensor_scalar", index, index, engine=on, op0="multiply", imm0=self.k)
         numbers, start = (rows_of(t, P, self.tiles) for t in (self.numbers, self.start))
-        repeated = Access(buffer=self.index, pattern=((1, P), (0, self.tiles)))
+        repeated = elements_of(self.index, (1, P), (0, self.tiles))
         b.emit("tensor_tensor", numbers, start, repeated, engine=on, op="add")
 
     def load(self, to: Access, source: Access, k0: Affine) -> None:
@@ -47,7 +47,7 @@ class Picked:
         table = source.buffer
         width = table.shape[-1]
         column = source.offset + k0 * -width
-        every = Access(buffer=table, offset=column, pattern=((width, rows), run))
+        every = elements_of(table, (width, rows), run, at=column)
         count = to.free // pitch
         numbers = rows_of(self.numbers, to.partitions, count, affine(k0).divided(P))
         self.b.emit("dma_gather", to, every, numbers, queue=f"load {table.name}")
