@@ -120,14 +120,14 @@ def test_long_entries_are_cut(bytes_: int, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(entries, "TILE_BYTES", bytes_)
     table, index = random(9, 100), _index(9, 200)
     how = Indexed(entries=9, entry=100, count=200, terms=(Term(size=9),))
-    program = gather_entries(how, chip=CHIP, dtype="float32")
+    program = gather_entries(how, dtype="float32")
     got = run((program,), {"table": table, "index": index})["out"]
     np.testing.assert_array_equal(got.reshape(200, 100), table[index])
 
 
 def test_only_what_is_picked_is_read() -> None:
     how = Indexed(entries=1000, entry=64, count=256, terms=(Term(size=1000),))
-    totals = fold(price(gather_entries(how, chip=CHIP, dtype="float32"), CHIP))
+    totals = fold(price(gather_entries(how, dtype="float32"), CHIP))
     picked = 256 * 64 * 4
     assert totals["hbm_read_bytes"] == picked + 256 * 4  # and the indices
     assert totals["hbm_write_bytes"] == picked
@@ -136,7 +136,7 @@ def test_only_what_is_picked_is_read() -> None:
 def test_a_descriptor_for_each_entry() -> None:
     """Two indices a partition: 256 runs of 256 bytes, dealt to 16 engines of 33 bytes a ns."""
     how = Indexed(entries=1000, entry=64, count=256, terms=(Term(size=1000),))
-    program = gather_entries(how, chip=CHIP, dtype="float32")
+    program = gather_entries(how, dtype="float32")
     (move,) = (i for i in program.instructions() if i.opcode == "dma_gather")
     each = max(256 / 33e9, 12e-9)
     assert transfer(move, CHIP).engine_s == pytest.approx(16 * each + 160e-9)

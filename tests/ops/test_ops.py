@@ -255,7 +255,7 @@ def test_work_of_spread_reductions() -> None:
 
 def test_runs() -> None:
     x = _data(140, 300)
-    (out,) = _run(copy_runs(140 * 150, 150, "float32", "bfloat16", chip=CHIP), [x])
+    (out,) = _run(copy_runs(140 * 150, 150, "float32", "bfloat16"), [x])
     np.testing.assert_array_equal(out, x[:, :150].bfloat16().float())
 
 

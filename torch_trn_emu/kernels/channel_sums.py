@@ -1,13 +1,12 @@
 """The gradient of a bias: sums over everything but the channels."""
 
-from ..chip import Chip
 from ..isa import Builder, Program, Role, elements_of, partitions_of, rows_of
 from .planes import Planes
 
 __all__ = ["channel_sums"]
 
 
-def channel_sums(planes: Planes, *, dtype: str, chip: Chip, cores: int = 1) -> Program:
+def channel_sums(planes: Planes, *, dtype: str, cores: int = 1) -> Program:
     """db[c] = the sum of g over images and pixels."""
     b = Builder(f"channel sums {planes.rows}", cores=cores)
     g = b.hbm("g", (planes.whole,), dtype, Role.INPUT)

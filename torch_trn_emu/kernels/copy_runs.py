@@ -6,7 +6,6 @@ A copy of runs has one DMA descriptor a run; two-dimensional transposes turn on 
 from math import ceil, prod
 
 from ..calls import TensorArg
-from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, elements_of, itemsize
 from .limits import P
 from .runs import runs
@@ -50,7 +49,6 @@ def copy_runs(
     dtype: str,
     out_dtype: str,
     *,
-    chip: Chip,
     cores: int = 1,
     strided: str = "in",
 ) -> Program:

@@ -259,7 +259,7 @@ class _Entries:
         return Access(buffer=hbm, offset=tile.at * entry + e0, pattern=pattern)
 
 
-def gather_entries(spec: Indexed, *, chip: Chip, dtype: str, cores: int = 1) -> Program:
+def gather_entries(spec: Indexed, *, dtype: str, cores: int = 1) -> Program:
     """out[l, r, c, :] = table[number of (l, r, c), :]"""
     spec = spec.shared(cores)
     b = Builder(f"gather {spec.moved} entries of {spec.entry}", cores=cores)
@@ -278,7 +278,6 @@ def gather_entries(spec: Indexed, *, chip: Chip, dtype: str, cores: int = 1) -> 
 def scatter_entries(
     spec: Indexed,
     *,
-    chip: Chip,
     dtype: str,
     adds: bool,
     cores: int = 1,
@@ -335,7 +334,7 @@ def picks_in_sbuf(columns: int, count: int, dtype: str, chip: Chip) -> bool:
 
 
 def pick_in_rows(
-    rows: int, columns: int, count: int, *, shared: bool, chip: Chip, dtype: str, cores: int = 1
+    rows: int, columns: int, count: int, *, shared: bool, dtype: str, cores: int = 1
 ) -> Program:
     """out[r, c] = table[r, index[r, c]], or index[c] where all rows share the indices."""
     rows = ceil(rows / cores)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, prod
 
-from ..chip import Chip
 from ..errors import Unimplemented
 from ..isa import Affine, Buffer, Builder, Program, Role, elements_of
 from .limits import P
@@ -86,7 +85,6 @@ def relayout(
     out: tuple[int, str],
     boxes: Sequence[Box],
     *,
-    chip: Chip,
     cores: int = 1,
     constant: float = 0.0,
 ) -> Program:

@@ -5,7 +5,6 @@ from typing import Any
 
 from ..calls import Call, Target
 from ..calls.labels import labelled
-from ..chip import Chip
 from ..isa import Builder, Program, Role, affine, rows_of
 from ..kernels.limits import P
 from ..kernels.runs import run_of, runs
@@ -16,7 +15,7 @@ __all__ = ["numbers"]
 TOGETHER = 8192  # numbers of a partition
 
 
-def numbered(count: int, *, start: float, step: float, chip: Chip, dtype: str) -> Program:
+def numbered(count: int, *, start: float, step: float, dtype: str) -> Program:
     """out[i] = start + i * step, counted in whole numbers and scaled after."""
     b = Builder(f"numbers {count}")
     out = b.hbm("out", (count,), dtype, Role.OUTPUT)
@@ -59,5 +58,5 @@ def numbers(call: Call, target: Target) -> Lowered:
     if not out.numel:
         return ()
     start, step = _line(call, out.numel)
-    program = numbered(out.numel, start=start, step=step, chip=target.chip, dtype=out.dtype)
+    program = numbered(out.numel, start=start, step=step, dtype=out.dtype)
     return (labelled(program, {"out": out}),)

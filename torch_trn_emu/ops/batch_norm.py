@@ -79,7 +79,7 @@ def batch_norm(call: Call, target: Target) -> Lowered:
         eps=float(eps),
         **_options(x, weight, bias),
     )
-    program = channel_norm(planes, norm, chip=target.chip, saves=trains, cores=cores)
+    program = channel_norm(planes, norm, saves=trains, cores=cores)
     names = ("x", "weight", "bias", "running_mean", "running_var")[: 5 if stats else 3]
     held = {n: call.argument(k) for k, n in enumerate(names)}
     held |= dict(zip(("y", "mean", "rstd"), call.results, strict=False))
@@ -98,7 +98,7 @@ def batch_norm_backward(call: Call, target: Target) -> Lowered:
         **_options(x, weight, None),
     )
     wants = call.argument(9, (True, True, True))
-    program = channel_norm_backward(planes, norm, chip=target.chip, wants=wants, cores=cores)
+    program = channel_norm_backward(planes, norm, wants=wants, cores=cores)
     places = {"g": 0, "x": 1, "weight": 2, "mean": 3 if norm.given else 5, "rstd": 6, "variance": 4}
     held = {n: call.argument(k) for n, k in places.items()}
     held |= dict(zip(("dx", "dw", "db"), call.results, strict=False))
@@ -113,7 +113,7 @@ def group_norm(call: Call, target: Target) -> Lowered:
     norm = Norm(outer=True, eps=float(call.argument(7, 1e-5)), **_options(x, weight, bias))
     held = {"x": x, "weight": weight, "bias": bias}
     held |= dict(zip(("y", "mean", "rstd"), call.results, strict=False))
-    return (labelled(channel_norm(planes, norm, chip=target.chip, cores=cores), held),)
+    return (labelled(channel_norm(planes, norm, cores=cores), held),)
 
 
 def group_norm_backward(call: Call, target: Target) -> Lowered:
@@ -124,7 +124,7 @@ def group_norm_backward(call: Call, target: Target) -> Lowered:
     planes, cores = _groups(call, 5, target, wide=_BACKWARD_WIDE)
     norm = Norm(outer=True, **_options(x, weight, None))
     wants = call.argument(9, (True, True, True))
-    program = channel_norm_backward(planes, norm, chip=target.chip, wants=wants, cores=cores)
+    program = channel_norm_backward(planes, norm, wants=wants, cores=cores)
     images, channels = call.argument(5), call.argument(6)
     each = {n: made(n, (images, channels), "float32") for n in ("dw", "db")}
     held = {n: call.argument(k) for k, n in enumerate(("g", "x", "mean", "rstd", "weight"))}

@@ -37,7 +37,6 @@ def placed(
         {n: (_span(t), t.dtype) for n, t in sources.items()},
         (out.numel, out.dtype),
         boxes,
-        chip=target.chip,
         cores=target.cores,
         constant=float(constant),
     )

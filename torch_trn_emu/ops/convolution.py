@@ -14,32 +14,11 @@ from ..kernels.convolution.input import conv_input
 from ..kernels.convolution.shape import Convolution
 from ..kernels.convolution.weight import conv_weight
 from ..kernels.planes import Planes
-from ..kernels.windows import Axis
 from .op import Lowered
 from .products import format_of
+from .window_axes import in_space, window_axes
 
 __all__ = ["convolution", "convolution_backward"]
-
-
-def _window(value: Any, rank: int, default: int) -> tuple[int, ...]:
-    given = value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ()
-    given = tuple(given) or (default,)
-    return given * rank if len(given) == 1 else given
-
-
-def _axes(
-    sizes: tuple[int, ...], outs: tuple[int, ...], kernel: tuple[int, ...], window: tuple[Any, ...]
-) -> tuple[Axis, Axis, Axis]:
-    rank = len(kernel)
-    stride, padding, dilation = (
-        _window(w, rank, d) for w, d in zip(window, (1, 0, 1), strict=True)
-    )
-    axes = [
-        Axis(size=n, out=o, kernel=k, stride=s, padding=p, dilation=d)
-        for n, o, k, s, p, d in zip(sizes, outs, kernel, stride, padding, dilation, strict=True)
-    ]
-    a, b, c = [Axis(size=1, out=1, kernel=1)] * (3 - rank) + axes
-    return a, b, c
 
 
 def _described(
@@ -48,7 +27,9 @@ def _described(
 ) -> Convolution:  # fmt: skip
     """The forward pass from x to y, or of the transposed one: from its result to its input."""
     big, small = (y, x) if transposed else (x, y)
-    axes = _axes(big.shape[2:], small.shape[2:], w.shape[2:], window)
+    stride, padding, dilation = (w if isinstance(w, (int, tuple)) else None for w in window)
+    sizes = big.shape[2:], small.shape[2:], w.shape[2:]
+    axes = in_space(window_axes(*sizes, stride or 1, padding, dilation))
     # Of the padding nothing counts.
     inside = prod(sum(taps * n for taps, n in axis.counts(0, axis.out)) for axis in axes)
     return Convolution(
@@ -149,6 +130,6 @@ def convolution_backward(call: Call, target: Target) -> Lowered:
             row_stride=pixels,
             outer_stride=ceil(channels / cores) * pixels,
         )
-        sums = channel_sums(planes, dtype=g.dtype, chip=target.chip, cores=cores)
+        sums = channel_sums(planes, dtype=g.dtype, cores=cores)
         programs.append(labelled(sums, held, outer={"g": g.shape[0]}))
     return tuple(programs)

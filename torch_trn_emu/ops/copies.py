@@ -1,7 +1,6 @@
 """Rows of copies: what a call moves and in which runs."""
 
 from dataclasses import replace
-from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, labelled, made, permuted
@@ -35,7 +34,6 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
     """A copy with the layouts and dtypes given."""
     if not to.numel:
         return ()
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
     if conversion(source.dtype, to.dtype) and source.numel == to.numel:
         return _converted(source, to, target)
     if source.numel != to.numel:  # broadcast
@@ -44,14 +42,16 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
         if (swap := transposed(t)) and itemsize(t.dtype) <= 4:
             batch, rows, columns = swap
             if min(rows, columns) >= 16 and t.dtype in target.chip.tensor_engine.macs_per_pe_cycle:
-                program = transpose(columns * batch, rows, dtype=t.dtype, **options)
+                program = transpose(
+                    columns * batch, rows, dtype=t.dtype, chip=target.chip, cores=target.cores
+                )
                 held = {"in": permuted(source, _turning(source, (0, 2, 1))),
                         "out": permuted(to, _turning(to, (1, 0, 2)))}  # fmt: skip
                 return (labelled(program, held, outer={"out": rows}),)
     runs = longest_run(source), longest_run(to)
     if min(runs) < to.numel:
         side, run = "in" if runs[0] <= runs[1] else "out", min(runs)
-        program = copy_runs(to.numel, run, source.dtype, to.dtype, strided=side, **options)
+        program = copy_runs(to.numel, run, source.dtype, to.dtype, strided=side, cores=target.cores)
         whole = {"in": source, "out": to}
         whole[side] = _in_runs(whole[side], run_of_copy(run, source.dtype))
         between = {"out": constant(0.0, (1,), to.torch_dtype)} if side == "out" else {}

@@ -2,7 +2,6 @@
 
 from ..calls import Call, Target
 from ..calls.labels import labelled, made, permuted
-from ..chip import Chip
 from ..isa import Builder, Program, Role, rows_of
 from ..kernels.entries import Indexed, Term, scatter_entries
 from ..kernels.limits import WIDE, P, evenly
@@ -16,7 +15,7 @@ from .triangles import triangle
 __all__ = ["eye", "repeated_places", "triangle_indices"]
 
 
-def diagonal(rows: int, columns: int, *, chip: Chip, dtype: str) -> Program:
+def diagonal(rows: int, columns: int, *, dtype: str) -> Program:
     """Ones where row and column are the same, zeros elsewhere, on one core."""
     b = Builder(f"diagonal {rows}x{columns}")
     out = b.hbm("out", (rows, columns), dtype, Role.OUTPUT)
@@ -39,7 +38,7 @@ def eye(call: Call, target: Target) -> Lowered:
     if not out.numel:
         return ()
     rows, columns = out.shape
-    program = diagonal(rows, columns, chip=target.chip, dtype=out.dtype)
+    program = diagonal(rows, columns, dtype=out.dtype)
     return (labelled(program, {"out": out}),)
 
 
@@ -73,7 +72,7 @@ def repeated_places(call: Call, target: Target) -> Lowered:
     n, size, chip = repeats.numel, out.numel + 1, target.chip
     ends = cumulate_run(n, chip=chip, dtype=repeats.dtype, out_dtype="int32")
     spec = Indexed(entries=size, entry=1, count=n, terms=(Term(size=size),))
-    ones = scatter_entries(spec, chip=chip, dtype="int32", adds=True, zeroed=True, value=1.0)
+    ones = scatter_entries(spec, dtype="int32", adds=True, zeroed=True, value=1.0)
     sums = cumulate_run(size, chip=chip, dtype="int32", out_dtype="int32")
     ended, marks = made("ends", (n,), "int32"), made("marks", (size,), "int32")
     return (labelled(ends, {"in": repeats, "out": ended}),

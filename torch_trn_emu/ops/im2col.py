@@ -5,44 +5,33 @@ view to its place, or adds it there, so that memory is only read and written in 
 """
 
 from math import ceil, prod
-from typing import Any
 
-from ..calls import Call, Target
+from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
-from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role, itemsize, partitions_of, rows_of
 from ..kernels.limits import P
 from ..kernels.windows import Axis, Strip
 from .op import Lowered
+from .window_axes import window_axes
 
 __all__ = ["fold", "unfold"]
 
 TILE_BYTES = 32 * 1024  # of the patches of a strip, per partition
 
 
-def unfolded(
-    planes: int, height: Axis, width: Axis, *, chip: Chip, dtype: str, cores: int = 1
-) -> Program:
-    """patches[p, tap, y, x] = in[p, y * stride + ..., x * stride + ...], 0 beyond the border."""
-    b = Builder(f"unfold {planes} planes", cores=cores)
-    return _Patches(b, ceil(planes / cores), height, width, dtype, adds=False).build()
-
-
-def folded(
-    planes: int, height: Axis, width: Axis, *, chip: Chip, dtype: str, cores: int = 1
-) -> Program:
-    """out[p, :] = the sum of the patches that an element is in."""
-    b = Builder(f"fold {planes} planes", cores=cores)
-    return _Patches(b, ceil(planes / cores), height, width, dtype, adds=True).build()
-
-
 class _Patches:
-    """Planes in strips of `own` rows: of the patches, or, where they are added, of the planes."""
+    """patches[p, tap, y, x] = in[p, y * stride + ..., x * stride + ...], 0 beyond the border; or
+    out[p, :] = the sum of the patches that an element is in, which `adds` them.
+
+    Planes pass in strips of `own` rows: of the patches, or, where they are added, of the planes.
+    """
 
     def __init__(
-        self, b: Builder, planes: int, height: Axis, width: Axis, dtype: str, *, adds: bool
+        self, planes: int, height: Axis, width: Axis, dtype: str, cores: int, *, adds: bool
     ) -> None:
-        self.b, self.planes, self.height, self.width, self.adds = b, planes, height, width, adds
+        self.b = b = Builder(f"{'fold' if adds else 'unfold'} {planes} planes", cores=cores)
+        planes = ceil(planes / cores)
+        self.planes, self.height, self.width, self.adds = planes, height, width, adds
         self.taps = height.kernel * width.kernel
         whole, patches = (
             (planes, height.size, width.size),
@@ -147,15 +136,15 @@ class _Patches:
 # --- from calls ---
 
 
-def _axes(call: Call, size: tuple[int, ...], at: int) -> tuple[Axis, Axis]:
-    """Of height and width, from kernel, dilation, padding and stride."""
+def _patched(call: Call, target: Target, whole: TensorArg, at: int, *, adds: bool) -> Program:
+    """The program of a call whose planes are `whole`, and whose windows begin at argument `at`."""
     kernel, dilation, padding, stride = (call.argument(at + k) for k in range(4))
-    made = []
-    for k, n in enumerate(size):
-        out = (n + 2 * padding[k] - dilation[k] * (kernel[k] - 1) - 1) // stride[k] + 1
-        made.append(Axis(size=n, out=out, kernel=kernel[k], stride=stride[k], padding=padding[k],
-                         dilation=dilation[k]))  # fmt: skip
-    return made[0], made[1]
+    sizes = whole.shape[-2:]
+    spans = zip(sizes, kernel, dilation, padding, stride, strict=True)
+    outs = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in spans]
+    height, width = window_axes(sizes, outs, kernel, stride, padding, dilation)
+    planes = prod(whole.shape[:-2])
+    return _Patches(planes, height, width, whole.dtype, target.cores, adds=adds).build()
 
 
 def unfold(call: Call, target: Target) -> Lowered:
@@ -163,8 +152,7 @@ def unfold(call: Call, target: Target) -> Lowered:
     x = call.tensors[0]
     if not call.out.numel:
         return ()
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": x.dtype}
-    program = unfolded(prod(x.shape[:-2]), *_axes(call, x.shape[-2:], 1), **options)
+    program = _patched(call, target, x, 1, adds=False)
     return (labelled(program, {"in": x, "patches": call.out}),)
 
 
@@ -173,6 +161,5 @@ def fold(call: Call, target: Target) -> Lowered:
     x, out = call.tensors[0], call.out
     if not x.numel:
         return ()
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": x.dtype}
-    program = folded(prod(out.shape[:-2]), *_axes(call, out.shape[-2:], 2), **options)
+    program = _patched(call, target, out, 2, adds=True)
     return (labelled(program, {"patches": x, "out": out}),)

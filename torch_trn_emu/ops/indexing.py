@@ -132,19 +132,18 @@ def gathered(read: Reader) -> Lowering:
         if not call.out.numel or not table.numel:
             return ()
         spec = read(call)
-        options: dict[str, Any] = {
-            "chip": target.chip, "cores": target.cores, "dtype": table.dtype,
-        }  # fmt: skip
+        dtype, cores = table.dtype, target.cores
         plain = spec.entry == spec.lead == len(spec.terms) == 1 and not spec.terms[0].wraps
         plain = plain and spec.terms[0].step == 1 and not spec.column_step
         columns = spec.terms[0].size
-        if plain and spec.rows > 1 and picks_in_sbuf(columns, spec.count, table.dtype, target.chip):
+        if plain and spec.rows > 1 and picks_in_sbuf(columns, spec.count, dtype, target.chip):
             shared = spec.places[1] == 0
-            program = pick_in_rows(spec.rows, columns, spec.count, shared=shared, **options)
+            sizes = spec.rows, columns, spec.count
+            program = pick_in_rows(*sizes, shared=shared, dtype=dtype, cores=cores)
             return (labelled(program, {"table": table, "out": call.out, **_indices(call, spec)}),)
         held = {"table": table, "out": call.out, **_indices(call, spec)}
-        spec = spec.in_runs().spread(table.dtype, target.chip, target.cores)
-        return _shared(gather_entries(spec, **options), spec, held)
+        spec = spec.in_runs().spread(dtype, target.chip, cores)
+        return _shared(gather_entries(spec, dtype=dtype, cores=cores), spec, held)
 
     return lower
 
@@ -166,7 +165,6 @@ def scattered(read: Reader, source_at: int, *, adds: bool | None = None) -> Lowe
         copies = _copied_first(call, table, target)
         program = scatter_entries(
             spec,
-            chip=target.chip,
             dtype=out.dtype,
             cores=target.cores,
             adds=_adds(call) if adds is None else adds,
@@ -276,14 +274,21 @@ def counted(call: Call, target: Target) -> Lowered:
         return ()
     term = Term(size=out.numel)
     spec = Indexed(entries=out.numel, entry=1, count=index.numel, terms=(term,))
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
-    value = None if weighted else 1.0
-    program = scatter_entries(spec, adds=True, zeroed=True, value=value, **options)
-    return _cleared(program, {"index": index, "out": out, "in": call.tensors[-1]})
+    held = {"index": index, "out": out, "in": call.tensors[-1]}
+    return _summed(spec, call, target, held, value=None if weighted else 1.0)
 
 
-def _cleared(program: Program, held: Mapping[str, TensorArg]) -> tuple[Program, ...]:
-    """Labels of a table that is cleared first: each core clears its part and adds to all."""
+def _summed(
+    spec: Indexed, call: Call, target: Target, held: Mapping[str, TensorArg],
+    value: float | None = None,
+) -> tuple[Program, ...]:  # fmt: skip
+    """Entries added into zeros; of several cores, each clears its part of the table, adds to all.
+
+    value  what is added for all, instead of "in"
+    """
+    program = scatter_entries(
+        spec, adds=True, zeroed=True, value=value, dtype=call.out.dtype, cores=target.cores
+    )
     return (program,) if program.cores > 1 else (labelled(program, held),)
 
 
@@ -295,11 +300,8 @@ def embedding_gradient(call: Call, target: Target) -> Lowered:
         return ()
     size, entry = out.shape
     spec = Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "dtype": out.dtype}
-    if call.argument(3, -1) >= 0 or call.argument(4, False):
-        return (scatter_entries(spec, adds=True, zeroed=True, **options),)
-    program = scatter_entries(spec, adds=True, zeroed=True, **options)
-    return _cleared(program, {"index": index, "in": grad, "out": out})
+    plain = call.argument(3, -1) < 0 and not call.argument(4, False)  # else the price alone
+    return _summed(spec, call, target, {"index": index, "in": grad, "out": out} if plain else {})
 
 
 def unmasked(op: str, lower: Lowering, *flags: Any) -> Lowering:

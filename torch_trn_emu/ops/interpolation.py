@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from ..calls import Call, Target
-from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, elements_of, itemsize, partitions_of, rows_of
 from ..kernels.limits import BANK, TILE_BYTES, P
 from .op import Lowered, Lowering
@@ -40,9 +39,7 @@ class _Side:
                 yield part, k, size
 
 
-def resampled(
-    planes: int, height: _Side, width: _Side, *, chip: Chip, dtype: str, cores: int = 1
-) -> Program:
+def resampled(planes: int, height: _Side, width: _Side, *, dtype: str, cores: int = 1) -> Program:
     """out[p] = high^T in[p] wide, with high [height, out] and wide [width, out]."""
     planes = ceil(planes / cores)
     b = Builder(f"resample {planes} planes", cores=cores)
@@ -143,7 +140,7 @@ def resampling(support: float) -> Lowering:
         sizes = zip((1, *x.shape[2:])[-2:], (1, *out.shape[2:])[-2:], strict=True)
         sides = [_Side(size=n, out=m, reach=(support + 1) * max(1.0, n / m) + 1) for n, m in sizes]
         planes = prod(x.shape[:2])
-        options = {"chip": target.chip, "dtype": x.dtype}
-        return (resampled(planes, *sides, cores=target.cores, **options),)  # type: ignore[arg-type]
+        high, wide = sides
+        return (resampled(planes, high, wide, dtype=x.dtype, cores=target.cores),)
 
     return lower

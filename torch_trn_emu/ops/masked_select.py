@@ -11,7 +11,6 @@ from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, expanded, labelled, made
-from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
 from ..kernels.limits import TILE_BYTES, P
 from ..kernels.pointwise import select
@@ -107,7 +106,7 @@ class _Kept(_Positions):
         b.emit("dma_scatter", whole, values, number, queue="kept")
 
 
-def choose(spec: Masked, *, chip: Chip) -> Program:
+def choose(spec: Masked) -> Program:
     """Out = the entries of "in" whose flag is set, on one core."""
     b = Builder(f"choose of {spec.count} entries of {spec.entry}")
     source = b.hbm("in", (spec.count * spec.entry,), spec.dtype, Role.INPUT)
@@ -121,7 +120,7 @@ def choose(spec: Masked, *, chip: Chip) -> Program:
     return b.build()
 
 
-def coordinates(spec: Masked, shape: tuple[int, ...], *, chip: Chip) -> Program:
+def coordinates(spec: Masked, shape: tuple[int, ...]) -> Program:
     """Out = the indices, one a dimension, of the flags that are set, on one core."""
     b = Builder(f"coordinates in {shape}")
     kept = _Kept(b, spec, 4 * len(shape))
@@ -167,7 +166,7 @@ def _divide(
     b.emit("tensor_copy", places[0], flat)
 
 
-def spread(spec: Masked, *, adds: bool, chip: Chip) -> Program:
+def spread(spec: Masked, *, adds: bool) -> Program:
     """Out = the next entry of "source" where the flag is set, else that of "in"; or their sum."""
     b = Builder(f"spread over {spec.count} entries of {spec.entry}")
     entry, size = spec.entry, spec.count * spec.entry
@@ -229,7 +228,7 @@ def select_masked(call: Call, target: Target) -> Lowered:
     x, mask = call.tensors[:2]
     if not x.numel or not mask.numel or not call.out.numel:
         return ()
-    program = choose(_described(call, call.out.numel), chip=target.chip)
+    program = choose(_described(call, call.out.numel))
     return (labelled(program, {**_masked(call), "out": past_end(call.out)}, before=_nothing(x)),)
 
 
@@ -261,7 +260,7 @@ def nonzero(call: Call, target: Target) -> Lowered:
         return ()
     rank = len(x.shape)
     spec = Masked(count=x.numel, entry=rank, kept=out.shape[0], dtype=out.dtype, mask=x.dtype)
-    program = coordinates(spec, x.shape, chip=target.chip)
+    program = coordinates(spec, x.shape)
     return (labelled(program, {"mask": x, "out": past_end(out, rank)}, before=_nothing(out)),)
 
 
@@ -271,7 +270,7 @@ def spread_masked(call: Call, target: Target) -> Lowered:
     if not x.numel or not source.numel:
         return ()
     adds = call.name != "masked_scatter" and call.argument(3) is True
-    program = spread(_described(call, source.numel), adds=adds, chip=target.chip)
+    program = spread(_described(call, source.numel), adds=adds)
     return (labelled(program, {**_masked(call), "source": source, "out": call.out}),)
 
 

@@ -10,7 +10,6 @@ from math import ceil, prod
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
-from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, elements_of, rows_of
 from ..kernels.entries import integers
 from ..kernels.limits import P
@@ -131,7 +130,7 @@ def _one(buffer: Buffer, offset: int = 0, partitions: int = 1) -> Access:
     return elements_of(buffer, (row, partitions), (1, 1), at=offset)
 
 
-def nll_loss(spec: _Rows, *, chip: Chip, cores: int = 1) -> Program:
+def nll_loss(spec: _Rows, *, cores: int = 1) -> Program:
     """Out = -x[target] * weight of each row, or their sum or mean, with the weights' sum."""
     spec = spec.shared(cores) if spec.reduction == NONE else spec
     b = Builder(
@@ -188,7 +187,7 @@ def _finish(b: Builder, spec: _Rows, sums: Buffer, out: Buffer) -> None:
         b.store(elements_of(to, (1, 1), (1, 1)), _one(stored, k))
 
 
-def nll_loss_gradient(spec: _Rows, *, chip: Chip, cores: int = 1) -> Program:
+def nll_loss_gradient(spec: _Rows, *, cores: int = 1) -> Program:
     """dx[target] = -g * weight, for a mean over the weights' sum; 0 elsewhere."""
     spec = spec.shared(cores)
     b = Builder(f"nll_loss gradient {spec.rows}x{spec.classes}", cores=cores)
@@ -240,7 +239,7 @@ def nll(call: Call, target: Target) -> Lowered:
     if not x.numel:
         return ()
     spec = _rows_of(call, x, 1)
-    program = nll_loss(spec, chip=target.chip, cores=target.cores)
+    program = nll_loss(spec, cores=target.cores)
     held = {"x": x, "target": call.argument(1), "weight": call.argument(2)}
     held |= dict(zip(("out", "total_weight"), call.outputs, strict=False))
     return (labelled(program, held, outer=_outer(spec, program)),)
@@ -259,7 +258,7 @@ def nll_backward(call: Call, target: Target) -> Lowered:
     if not x.numel:
         return ()
     spec = _rows_of(call, x, 2)
-    program = nll_loss_gradient(spec, chip=target.chip, cores=target.cores)
+    program = nll_loss_gradient(spec, cores=target.cores)
     places = {"g": 0, "target": 2, "weight": 3, "total_weight": 6}
     held = {n: call.argument(k) for n, k in places.items()}
     return (labelled(program, {**held, "dx": call.out}, outer=_outer(spec, program)),)

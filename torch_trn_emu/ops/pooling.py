@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
@@ -12,50 +11,17 @@ from ..kernels.pooling.forward import pool
 from ..kernels.pooling.tiles import Pool
 from ..kernels.windows import Axis
 from .op import Lowered, Lowering
+from .window_axes import in_space, per_axis, window_axes
 
 __all__ = ["adaptive_pool", "adaptive_pool_backward", "average_pool", "max_pool"]
-
-
-def _per_axis(given: Any, rank: int, default: int) -> tuple[int, ...]:
-    values = tuple(given) if isinstance(given, tuple) else (given,) if given is not None else ()
-    return values * rank if len(values) == 1 else values or (default,) * rank
 
 
 def _rank(call: Call) -> int:
     return next((int(d) for d in "123" if f"pool{d}d" in call.name), 2)
 
 
-def _padded(axes: list[Axis]) -> tuple[Axis, Axis, Axis]:
-    a, b, c = [Axis(size=1, out=1, kernel=1)] * (3 - len(axes)) + axes
-    return a, b, c
-
-
-def _axes(
-    x: TensorArg, y: TensorArg, kernel: Any, stride: Any, padding: Any, dilation: Any
-) -> list[Axis]:
-    rank = len(_per_axis(kernel, 1, 1)) if isinstance(kernel, tuple) else 1
-    rank = max(rank, 1)
-    windows = _per_axis(kernel, rank, 1)
-    steps = _per_axis(stride or None, rank, 0)
-    steps = windows if not any(steps) else steps
-    pads, gaps = _per_axis(padding, rank, 0), _per_axis(dilation, rank, 1)
-    return [
-        Axis(size=size, out=out, kernel=k, stride=s, padding=p, dilation=d)
-        for size, out, k, s, p, d in zip(
-            x.shape[-rank:], y.shape[-rank:], windows, steps, pads, gaps, strict=True
-        )
-    ]
-
-
 def _planes(x: TensorArg, axes: list[Axis]) -> int:
     return x.numel // max(1, prod(a.size for a in axes))
-
-
-def _given(call: Call, position: int, rank: int, default: int) -> tuple[int, ...] | None:
-    value = call.argument(position)
-    if value is None or value == ():
-        return None if default < 0 else (default,) * rank
-    return _per_axis(value, rank, default)
 
 
 def _sides(call: Call) -> tuple[TensorArg, TensorArg]:
@@ -77,13 +43,13 @@ def _windowed(describe: Callable[[Call, int, list[Axis], TensorArg], Pool], gaps
         x, y = _sides(call)
         if not x.numel or not y.numel:
             return ()
-        kernel = _given(call, at, rank, 1)
-        stride = _given(call, at + 1, rank, -1) or kernel
-        dilation = _given(call, at + 3, rank, 1) if gaps else 1
-        axes = _axes(x, y, kernel, stride, _given(call, at + 2, rank, 0), dilation)
+        kernel = per_axis(call.argument(at), rank, 1)
+        stride, padding = call.argument(at + 1), call.argument(at + 2)
+        dilation = call.argument(at + 3) if gaps else None
+        sizes = x.shape[-rank:], y.shape[-rank:], kernel
+        axes = window_axes(*sizes, stride, padding, dilation)
         make = pool_backward if backward else pool
-        spec = describe(call, at, axes, x)
-        program = make(_planes(x, axes), spec, chip=target.chip, cores=target.cores)
+        program = make(_planes(x, axes), describe(call, at, axes, x), cores=target.cores)
         return (labelled(program, _held(call)),)
 
     return lower
@@ -100,7 +66,7 @@ def _held(call: Call) -> dict[str, TensorArg]:
 
 def _greatest(call: Call, at: int, axes: list[Axis], x: TensorArg) -> Pool:
     indices = not call.name.endswith("_backward") and len(call.outputs) > 1
-    return Pool(op="max", axes=_padded(axes), indices=indices, dtype=x.dtype)
+    return Pool(op="max", axes=in_space(axes), indices=indices, dtype=x.dtype)
 
 
 def _mean(call: Call, at: int, axes: list[Axis], x: TensorArg) -> Pool:
@@ -115,7 +81,7 @@ def _mean(call: Call, at: int, axes: list[Axis], x: TensorArg) -> Pool:
     even = all([taps for taps, _ in a.counts(0, a.out)] == [a.kernel] for a in counting)
     divided = float(divisor or (prod(a.kernel for a in axes) if even else 0))
     return Pool(
-        op="add", axes=_padded(axes), divisor=divided, counting=_padded(counting), dtype=x.dtype
+        op="add", axes=in_space(axes), divisor=divided, counting=in_space(counting), dtype=x.dtype
     )
 
 
@@ -138,20 +104,20 @@ def _adaptive(op: str, *, backward: bool) -> Lowering:
         if not x.numel or not y.numel:
             return ()
         axes = _even_windows(x, y, rank)
-        options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
         if axes is None:
             if op == "max" or rank != 2:
                 raise KeyError(f"adaptive windows of several sizes in {call.name}")
             planes = x.numel // prod(x.shape[-2:])
             make = adaptive_average_backward if backward else adaptive_average
-            program = make(planes, x.shape[-2:], y.shape[-2:], dtype=x.dtype, **options)
+            sizes = x.shape[-2:], y.shape[-2:]
+            program = make(planes, *sizes, dtype=x.dtype, cores=target.cores)
             return (labelled(program, _held(call)),)
         spec = Pool(
-            op=op, axes=_padded(axes), divisor=float(prod(a.kernel for a in axes)),
+            op=op, axes=in_space(axes), divisor=float(prod(a.kernel for a in axes)),
             indices=op == "max" and not backward, dtype=x.dtype,
         )  # fmt: skip
         apply = pool_backward if backward else pool
-        return (labelled(apply(_planes(x, axes), spec, **options), _held(call)),)
+        return (labelled(apply(_planes(x, axes), spec, cores=target.cores), _held(call)),)
 
     return lower
 

@@ -9,7 +9,6 @@ from math import ceil, prod
 
 from ..calls import Call, Target
 from ..calls.labels import labelled, made
-from ..chip import Chip
 from ..isa import Builder, Program, Role, elements_of, rows_of
 from ..kernels.limits import WIDE, P
 from ..kernels.pointwise import activation, tensor_scalar, tensor_tensor
@@ -28,7 +27,7 @@ LEAST = 1e-30
 
 def counted(
     rows: int, boundaries: int, numbers: int, *, shared: bool, right: bool, dtype: str,
-    chip: Chip, cores: int = 1,
+    cores: int = 1,
 ) -> Program:  # fmt: skip
     """out[r, n] = how many boundaries[r, :] are less than in[r, n], or equal (`right`).
 
@@ -91,7 +90,7 @@ def search(call: Call, target: Target) -> Lowered:
     each = ceil(numbers.numel / rows)
     program = counted(
         ceil(numbers.numel / each) if shared else rows, edges.shape[-1], each, shared=shared,
-        right=right, dtype=edges.dtype, chip=target.chip, cores=target.cores,
+        right=right, dtype=edges.dtype, cores=target.cores,
     )  # fmt: skip
     return (labelled(program, {"in": numbers, "boundaries": edges, "out": call.out}),)
 
@@ -116,8 +115,8 @@ def multinomial(call: Call, target: Target) -> Lowered:
     last = tuple(replace(v, shape=(rows, 1), offset=columns - 1) for v in sums.views)
     total = replace(dense((rows, 1), "float32"), views=last)
     scaled = elementwise("numbers up to the sum", steps, [total], drawn, target)
-    options = {"chip": target.chip, "cores": target.cores}
-    found = counted(rows, columns, samples, shared=False, right=True, dtype="float32", **options)  # type: ignore[arg-type]
+    found = counted(rows, columns, samples, shared=False, right=True, dtype="float32",
+                    cores=target.cores)  # fmt: skip
     found = labelled(found, {"in": drawn, "boundaries": sums, "out": call.out})
     return (*summed, scaled, found) if isinstance(summed, tuple) else summed
 

@@ -8,7 +8,6 @@ from math import ceil
 
 from ..calls import Call, Target
 from ..calls.labels import labelled
-from ..chip import Chip
 from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
 from ..kernels.limits import P
 from .op import Lowered, Lowering
@@ -19,7 +18,7 @@ ROW_BYTES = 64 * 1024  # of a row that a partition holds whole (chosen)
 
 
 def triangular(
-    batch: int, rows: int, columns: int, *, diagonal: int, lower: bool, chip: Chip, dtype: str,
+    batch: int, rows: int, columns: int, *, diagonal: int, lower: bool, dtype: str,
     cores: int = 1,
 ) -> Program:  # fmt: skip
     """out[m, r, c] = in[m, r, c] where c <= r + diagonal (upper: >=), else 0."""
@@ -88,7 +87,6 @@ def triangle(*, lower: bool) -> Lowering:
             columns,
             diagonal=int(call.argument(1, 0)),
             lower=lower,
-            chip=target.chip,
             dtype=x.dtype,
             cores=target.cores,
         )

@@ -23,7 +23,7 @@ __all__ = ["distinct"]
 
 def neighbours(
     name: str, count: int, op: str, dtype: str, out_dtype: str, *, first: float | None = None,
-    last: float | None = None, chip: Chip,
+    last: float | None = None,
 ) -> Program:  # fmt: skip
     """out[i + 1] = in[i + 1] op in[i], after out[0] = `first`; or out[i] the same, before
     out[count - 1] = `last` op in[count - 1].
@@ -66,8 +66,8 @@ def distinct(call: Call, target: Target) -> Lowered:
     ordered = relabelled(_programs(flat_sort(call, target)), {"values": values, "index": order})
     values = values if sorts else x
     changes, first = made("changes", (n,), "bool"), made("first", (kept,), "int32")
-    flags = neighbours("changes", n, "not_equal", x.dtype, "bool", first=1.0, chip=chip)
-    chosen = choose(Masked(count=n, entry=1, kept=kept, dtype=x.dtype), chip=chip)
+    flags = neighbours("changes", n, "not_equal", x.dtype, "bool", first=1.0)
+    chosen = choose(Masked(count=n, entry=1, kept=kept, dtype=x.dtype))
     nothing = {"out": constant(0.0, (1,), x.torch_dtype)}
     programs = [
         *(ordered if sorts else ()),
@@ -79,10 +79,10 @@ def distinct(call: Call, target: Target) -> Lowered:
         programs += _ranks(call, changes, order if sorts else None, chip)
     if counts:
         places = Masked(count=n, entry=1, kept=kept, dtype="int32")
-        found = coordinates(places, (n,), chip=chip)
+        found = coordinates(places, (n,))
         nothing = {"out": constant(0.0, (1,), "int32")}
         programs.append(labelled(found, {"mask": changes, "out": past_end(first)}, before=nothing))
-        gaps = neighbours("gaps", kept, "subtract", "int32", "int32", last=n, chip=chip)
+        gaps = neighbours("gaps", kept, "subtract", "int32", "int32", last=n)
         programs.append(labelled(gaps, {"in": first, "out": _result(call, 2)}))
     return tuple(programs)
 
@@ -103,7 +103,7 @@ def _ranks(call: Call, changes: TensorArg, order: TensorArg | None, chip: Chip) 
     programs = [labelled(sums, {"in": changes, "out": ranks})]
     if order is not None:
         spec = Indexed(entries=n, entry=1, count=n, terms=(Term(size=n),))
-        put = scatter_entries(spec, chip=chip, dtype="int32", adds=False)
+        put = scatter_entries(spec, dtype="int32", adds=False)
         before = {"out": constant(0.0, (1,), "int32")}  # written whole, in an order that is data
         programs.append(labelled(put, {"in": ranks, "index": order, "out": out}, before=before))
     return programs

@@ -1,6 +1,5 @@
 """Gradients of batch and group norm as programs over planes."""
 
-from ...chip import Chip
 from ...isa import Access, Affine, Builder, Program, Role, elements_of, partitions_of, rows_of
 from ..planes import Chunk, Planes
 from .tiles import Norm, NormTiles
@@ -9,18 +8,18 @@ __all__ = ["channel_norm_backward"]
 
 
 def channel_norm_backward(
-    planes: Planes, norm: Norm, *, chip: Chip, wants: tuple[bool, bool, bool], cores: int = 1
+    planes: Planes, norm: Norm, *, wants: tuple[bool, bool, bool], cores: int = 1
 ) -> Program:
     """Gradients of x, weight and bias from g, x, mean and rstd (or, if `given`, the variance).
 
     With parameters along the outer dimension, those gradients are stored for every partition.
     """
     b = Builder(f"norm_backward {planes.rows}x{planes.outer}x{planes.inner}", cores=cores)
-    return _Backward(b, planes, norm, chip).build(wants)
+    return _Backward(b, planes, norm).build(wants)
 
 
 class _Backward(NormTiles):
-    def __init__(self, b: Builder, planes: Planes, norm: Norm, chip: Chip) -> None:
+    def __init__(self, b: Builder, planes: Planes, norm: Norm) -> None:
         super().__init__(b, planes, norm, ("g", "x"), "dx", 2, {"weight": norm.weight})
         self.count = planes.outer * planes.inner_chunks
         for name in ("dw of chunks", "db of chunks"):

@@ -1,6 +1,5 @@
 """Batch and group norm as programs over planes; statistics come from bn_stats and bn_aggr."""
 
-from ...chip import Chip
 from ...isa import Access, Affine, Builder, Program, Role, rows_of
 from ..limits import BN_STATS
 from ..planes import Chunk, Planes
@@ -9,16 +8,14 @@ from .tiles import Norm, NormTiles
 __all__ = ["channel_norm"]
 
 
-def channel_norm(
-    planes: Planes, norm: Norm, *, chip: Chip, saves: bool = True, cores: int = 1
-) -> Program:
+def channel_norm(planes: Planes, norm: Norm, *, saves: bool = True, cores: int = 1) -> Program:
     """Y = (x - mean) * rstd * weight + bias; stores y and, if it `saves`, mean and rstd."""
     b = Builder(f"norm {planes.rows}x{planes.outer}x{planes.inner}", cores=cores)
-    return _Forward(b, planes, norm, chip).build(saves)
+    return _Forward(b, planes, norm).build(saves)
 
 
 class _Forward(NormTiles):
-    def __init__(self, b: Builder, planes: Planes, norm: Norm, chip: Chip) -> None:
+    def __init__(self, b: Builder, planes: Planes, norm: Norm) -> None:
         wanted = {"weight": norm.weight, "bias": norm.bias}
         super().__init__(b, planes, norm, ("x",), "y", 1 if norm.outer else 0, wanted)
         pieces = -(-planes.width // BN_STATS)

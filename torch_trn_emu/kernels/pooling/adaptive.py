@@ -2,7 +2,6 @@
 
 from math import ceil
 
-from ...chip import Chip
 from ...isa import Access, Builder, Program, Role, partitions_of, rows_of
 from ..limits import P
 
@@ -22,9 +21,7 @@ def _average(b: Builder, to: Access, windows: Access, count: int) -> None:
     b.emit("tensor_scalar", to, to, op0="multiply", imm0=1 / count)
 
 
-def adaptive_average(
-    planes: int, size: Size, out: Size, *, dtype: str, chip: Chip, cores: int = 1
-) -> Program:
+def adaptive_average(planes: int, size: Size, out: Size, *, dtype: str, cores: int = 1) -> Program:
     """y[p, a, b] = the mean of x over window (a, b); planes on partitions, whole in SBUF."""
     planes = ceil(planes / cores)
     (height, width), (rows, columns) = size, out
@@ -54,7 +51,7 @@ def adaptive_average(
 
 
 def adaptive_average_backward(
-    planes: int, size: Size, out: Size, *, dtype: str, chip: Chip, cores: int = 1
+    planes: int, size: Size, out: Size, *, dtype: str, cores: int = 1
 ) -> Program:
     """Every input gets its share of the gradients of the windows that it lies in."""
     planes = ceil(planes / cores)

@@ -1,6 +1,5 @@
 """Gradients of pooling: every tap adds its share to strided views of what it read."""
 
-from ...chip import Chip
 from ...isa import Affine, Buffer, Program, Role, partitions_of, rows_of
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
@@ -9,14 +8,14 @@ from .tiles import Pool, PoolTiles, planes_of
 __all__ = ["pool_backward"]
 
 
-def pool_backward(planes: int, spec: Pool, *, chip: Chip, cores: int = 1) -> Program:
+def pool_backward(planes: int, spec: Pool, *, cores: int = 1) -> Program:
     """Dx from g (and "indices" for a maximum)."""
-    return _Backward(planes, spec, chip, cores).build()
+    return _Backward(planes, spec, cores).build()
 
 
 class _Backward(PoolTiles):
-    def __init__(self, planes: int, spec: Pool, chip: Chip, cores: int) -> None:
-        super().__init__("pool_backward", planes, spec, chip, cores)
+    def __init__(self, planes: int, spec: Pool, cores: int) -> None:
+        super().__init__("pool_backward", planes, spec, cores)
         b, dtype = self.b, spec.dtype
         self.kinds = self.strips(self.sizes, self.outs, False)
         spans = [max(s.span for s in kind) for kind in self.kinds]

@@ -2,7 +2,6 @@
 
 from math import inf
 
-from ...chip import Chip
 from ...isa import Access, Affine, Program, Role, partitions_of, rows_of
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
@@ -11,14 +10,14 @@ from .tiles import Pool, PoolTiles, planes_of
 __all__ = ["pool"]
 
 
-def pool(planes: int, spec: Pool, *, chip: Chip, cores: int = 1) -> Program:
+def pool(planes: int, spec: Pool, *, cores: int = 1) -> Program:
     """Y of [planes, out...] from x of [planes, size...]; "indices" too if asked for."""
-    return _Forward(planes, spec, chip, cores).build()
+    return _Forward(planes, spec, cores).build()
 
 
 class _Forward(PoolTiles):
-    def __init__(self, planes: int, spec: Pool, chip: Chip, cores: int) -> None:
-        super().__init__("pool", planes, spec, chip, cores)
+    def __init__(self, planes: int, spec: Pool, cores: int) -> None:
+        super().__init__("pool", planes, spec, cores)
         b, dtype = self.b, spec.dtype
         self.kinds = self.strips(self.outs, self.sizes, True)
         spans = [max(s.span for s in kind) for kind in self.kinds]

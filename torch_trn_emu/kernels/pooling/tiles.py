@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
 
-from ...chip import Chip
 from ...isa import Access, Affine, Buffer, Builder, elements_of, partitions_of, rows_of
 from ..limits import TILE_BYTES, P
 from ..planes import several
@@ -38,7 +37,7 @@ class Pool:
 class PoolTiles:
     """Strips of planes in SBUF: a pooling program derives from it."""
 
-    def __init__(self, name: str, planes: int, spec: Pool, chip: Chip, cores: int) -> None:
+    def __init__(self, name: str, planes: int, spec: Pool, cores: int) -> None:
         self.planes, self.spec = ceil(planes / cores), spec
         self.b = Builder(f"{name} {spec.op} {planes} planes", cores=cores)
         self.sizes = tuple(a.size for a in spec.axes)
