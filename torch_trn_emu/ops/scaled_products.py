@@ -13,7 +13,7 @@ from ..calls import Call, Target, TensorArg
 from ..errors import Unimplemented
 from ..isa import Buffer, Builder, Memory, Program, Role
 from ..kernels.matmul import _Body
-from ..kernels.matmul.blocking import COMPILER, packing_of, plan_blocks, share_of_core
+from ..kernels.matmul.blocking import COMPILER, Cut, packing_of, plan_blocks, share_of_core
 from ..kernels.matmul.evacuation import PLAIN
 from ..kernels.matmul.operand import Operand
 from .op import Lowered, dense
@@ -42,7 +42,10 @@ def matmul_of_codes(m: int, k: int, n: int, *, out_dtype: str, target: Target) -
     packing = packing_of("mxfp8", chip)
     out = b.hbm("out", (1, m, n), out_dtype, Role.OUTPUT)
     held = 4 * COMPILER.result_slots
-    plan = plan_blocks(m, k, n, packing, True, True, held, chip, COMPILER)
+    plan = plan_blocks(Cut(
+        m=m, k=k, n=n, packing=packing, majors=(True, True), bytes_per_column=held, chip=chip,
+        schedule=COMPILER,
+    ))  # fmt: skip
     operands = []
     for name, free, block, slots, role in (
         ("lhs", m, plan.block_m, plan.lhs_slots, Role.INPUT),

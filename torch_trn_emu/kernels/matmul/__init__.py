@@ -5,7 +5,7 @@ brings the operands.
 """
 
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...chip import Chip
 from ...isa import (
@@ -26,6 +26,7 @@ from .blocking import (
     COMPILER,
     HAND,
     Chunks,
+    Cut,
     Plan,
     Schedule,
     dma_turns,
@@ -38,7 +39,6 @@ from .blocking import (
 from .epilogue import Epilogue, Finisher
 from .evacuation import PLAIN, Evacuation, Leaving
 from .operand import Operand
-from .packing import Packing
 from .picked import Picked
 
 __all__ = ["COMPILER", "HAND", "Schedule", "matmul"]
@@ -82,9 +82,12 @@ def matmul(
     out = _results(b, (batch, m, n), out_dtype, epilogue)
     held = itemsize(out.dtype) * schedule.result_slots + leaving.bytes_per_column
     held += epilogue.column_bytes if epilogue else 0
-    cut = (m, k, n, packing, *majors, held, chip, schedule)
-    plan = plan_chunks(*cut) or plan_blocks(*cut)
-    left, right = _operands(b, (lhs, rhs), majors, packing, plan, chip)
+    cut = Cut(
+        m=m, k=k, n=n, packing=packing, majors=majors, bytes_per_column=held, chip=chip,
+        schedule=schedule,
+    )  # fmt: skip
+    plan = plan_chunks(cut) or plan_blocks(cut)
+    left, right = _operands(b, (lhs, rhs), cut, plan)
     if picked:
         if plan.chunk or packing.mx or not majors[1] or (batch == 1 and n > plan.block_n):
             raise KeyError("matrices picked in chunks, in MX formats or transposed, or very wide")
@@ -126,12 +129,7 @@ def _results(
 
 
 def _operands(
-    b: Builder,
-    tensors: tuple[Buffer, Buffer],
-    majors: tuple[bool, bool],
-    packing: Packing,
-    plan: Plan,
-    chip: Chip,
+    b: Builder, tensors: tuple[Buffer, Buffer], cut: Cut, plan: Plan
 ) -> tuple[Operand, Operand]:
     """Both factors in blocks of the plan; the one that streams by may turn in the DMA engines."""
     blocks, slots = (plan.block_m, plan.block_n), (plan.lhs_slots, plan.rhs_slots)
@@ -139,18 +137,27 @@ def _operands(
         Operand(
             b,
             tensors[i],
-            k=tensors[i].shape[1 if majors[i] else 2],
+            k=cut.k,
             block=blocks[i],
-            packing=packing,
-            contraction_major=majors[i],
+            packing=cut.packing,
+            contraction_major=cut.majors[i],
             slots=slots[i],
             turn_by_dma=(plan.m_outside == bool(i) or plan.chunk > 0)
-            and dma_turns(tensors[i].dtype, packing, chip),
+            and dma_turns(tensors[i].dtype, cut.packing, cut.chip),
             k_at_once=plan.chunk or None,
         )
         for i in (0, 1)
     )
     return left, right
+
+
+class _Tile(NamedTuple):
+    """Rows and columns of a block of the result that a PSUM bank holds."""
+
+    row: Affine
+    rows: int
+    column: Affine
+    columns: int
 
 
 class _Body:
@@ -210,9 +217,10 @@ class _Body:
             self.leaving.rows(m0 + row, rows, n0, ns)
             for column, columns in b.tiles(ns, BANK):
                 b.fresh(self.psum)
+                tile = _Tile(row, rows, column, columns)
                 for left, right in self.pairs:
-                    self._accumulate(left, right, row, rows, column, columns)
-                self._add_earlier(row, rows, column, columns)
+                    self._accumulate(left, right, tile)
+                self._add_earlier(tile)
                 self.leaving.evacuate(self.psum, rows, column, columns)
             if self.finisher:
                 self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
@@ -220,56 +228,32 @@ class _Body:
             at = (m0 + row) * n + n0 + affine(self.bases[2])
             b.store(rows_of(self.out, rows, ns, at), rows_of(self.result, rows, ns))
 
-    def _add_earlier(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
+    def _add_earlier(self, tile: _Tile) -> None:
         """Add to PSUM what earlier chunks of the contraction left: here there are none."""
 
-    def _accumulate(
-        self,
-        left: Operand,
-        right: Operand,
-        row: Affine,
-        rows: int,
-        column: Affine,
-        columns: int,
-    ) -> None:
-        tile_k, where = left.packing.tile_k, (row, rows, column, columns)
+    def _accumulate(self, left: Operand, right: Operand, tile: _Tile) -> None:
+        tile_k = left.packing.tile_k
         for part, _, ks in self.b.parts(left.full * tile_k, left.group * tile_k):
             for t in range(ks // tile_k):
-                self._multiply(left, right, part, t, tile_k, *where)
+                self._multiply(left, right, part, t, tile_k, tile)
         if left.rest:
-            self._multiply(left, right, affine(left.parts - 1), 0, left.rest, *where)
+            self._multiply(left, right, affine(left.parts - 1), 0, left.rest, tile)
 
     def _multiply(
-        self,
-        left: Operand,
-        right: Operand,
-        part: Affine,
-        t: int,
-        ks: int,
-        row: Affine,
-        rows: int,
-        column: Affine,
-        columns: int,
+        self, left: Operand, right: Operand, part: Affine, t: int, ks: int, tile: _Tile
     ) -> None:
         b, load = self.b, self.schedule.load
-        into = rows_of(self.psum, rows, columns)
+        into = rows_of(self.psum, tile.rows, tile.columns)
+        row, column = (part, t, ks, tile.row, tile.rows), (part, t, ks, tile.column, tile.columns)
         if left.packing.mx:
-            b.emit(
-                "nc_matmul_mx",
-                into,
-                left.tile(part, t, ks, row, rows),
-                right.tile(part, t, ks, column, columns),
-                left.scale(part, t, ks, row, rows),
-                right.scale(part, t, ks, column, columns),
-                load=load,
-            )
+            operands = left.tile(*row), right.tile(*column), left.scale(*row), right.scale(*column)
+            b.emit("nc_matmul_mx", into, *operands, load=load)
             return
         double = left.packing.per_row == 2 and ks >= left.packing.tile_k
         mode: dict[str, Any] = {"perf_mode": "double_row"} if double else {}
         for lane in range(1 if double else ceil(ks / P)):
-            stationary = left.tile(part, t, ks, row, rows, lane)
-            moving = right.tile(part, t, ks, column, columns, lane)
-            b.emit("nc_matmul", into, stationary, moving, load=load, **mode)
+            b.emit("nc_matmul", into, left.tile(*row, lane), right.tile(*column, lane), load=load,
+                   **mode)  # fmt: skip
 
 
 class _Chunked(_Body):
@@ -343,18 +327,18 @@ class _Chunked(_Body):
         for row, rows in b.tiles(ms, P):
             for column, columns in b.tiles(ns, BANK):
                 b.fresh(self.psum)
-                self._accumulate(self.left, self.right, row, rows, column, columns)
-                source = rows_of(self.psum, rows, columns)
-                to = self._sums(row, rows, column, columns)
+                tile = _Tile(row, rows, column, columns)
+                self._accumulate(self.left, self.right, tile)
+                source, to = rows_of(self.psum, rows, columns), self._sums(tile)
                 if first:
                     b.emit("tensor_copy", to, source)
                 else:
                     b.emit("tensor_tensor", to, to, source, op="add")
 
-    def _add_earlier(self, row: Affine, rows: int, column: Affine, columns: int) -> None:
-        into = rows_of(self.psum, rows, columns)
-        earlier = self._sums(row, rows, column, columns)
-        self.b.emit("tensor_tensor", into, into, earlier, op="add")
+    def _add_earlier(self, tile: _Tile) -> None:
+        into = rows_of(self.psum, tile.rows, tile.columns)
+        self.b.emit("tensor_tensor", into, into, self._sums(tile), op="add")
 
-    def _sums(self, row: Affine, rows: int, column: Affine, columns: int) -> Access:
-        return rows_of(self.sums, rows, columns, column, part=row.divided(P))
+    def _sums(self, tile: _Tile) -> Access:
+        part = tile.row.divided(P)
+        return rows_of(self.sums, tile.rows, tile.columns, tile.column, part=part)

@@ -20,6 +20,7 @@ __all__ = [
     "COMPILER",
     "HAND",
     "Chunks",
+    "Cut",
     "Plan",
     "Schedule",
     "dma_turns",
@@ -79,6 +80,24 @@ def share_of_core(batch: int, m: int, n: int, cores: int) -> tuple[int, int, int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """What is to be cut.
+
+    majors            whether lhs and rhs have the contraction before the free dimension
+    bytes_per_column  of a block of n that results and what is added to them take
+    """
+
+    m: int
+    k: int
+    n: int
+    packing: Packing
+    majors: tuple[bool, bool]
+    bytes_per_column: float
+    chip: Chip
+    schedule: Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     block_m: int
     block_n: int
@@ -108,24 +127,12 @@ class Chunks:
         return Chunks(size=size, count=count, groups=rest - tail, tail=tail)
 
 
-def plan_blocks(
-    m: int,
-    k: int,
-    n: int,
-    packing: Packing,
-    lhs_major: bool,
-    rhs_major: bool,
-    bytes_per_column: float,
-    chip: Chip,
-    schedule: Schedule,
-) -> Plan:
-    """The largest blocks that SBUF holds, and the order that moves fewer bytes.
-
-    bytes_per_column  of a block of n that results and what is added to them take
-    """
-    budget = chip.sbuf.usable_bytes_per_partition
+def plan_blocks(cut: Cut) -> Plan:
+    """The largest blocks that SBUF holds, and the order that moves fewer bytes."""
+    m, k, n, packing, (lhs_major, rhs_major) = cut.m, cut.k, cut.n, cut.packing, cut.majors
+    budget = cut.chip.sbuf.usable_bytes_per_partition
     whole_m, whole_n = _round_up(m, 64), _round_up(n, 64)
-    for block_m, block_n, stays, streams in _choices(m, k, n, packing, chip, schedule):
+    for block_m, block_n, stays, streams in _choices(cut):
         block_m, block_n = min(block_m, whole_m), min(block_n, whole_n)
         # What must be transposed costs more to bring again.
         lhs_loads = m * k * (1 if lhs_major else 3)
@@ -137,65 +144,38 @@ def plan_blocks(
         used = (
             Operand.sbuf_bytes(k, block_m, packing, lhs_major, lhs_slots)
             + Operand.sbuf_bytes(k, block_n, packing, rhs_major, rhs_slots)
-            + int(block_n * bytes_per_column)
+            + int(block_n * cut.bytes_per_column)
         )
         if used <= budget:
-            return Plan(
-                block_m=block_m,
-                block_n=block_n,
-                lhs_slots=lhs_slots,
-                rhs_slots=rhs_slots,
-                m_outside=m_outside,
-            )
+            slots = {"lhs_slots": lhs_slots, "rhs_slots": rhs_slots}
+            return Plan(block_m=block_m, block_n=block_n, m_outside=m_outside, **slots)
     raise ChipLimit(
         f"matmul {m}x{k}x{n}: a contraction of {k} does not fit in {budget} bytes of SBUF per "
-        f"partition ({chip.name}, chips.py). Split it and add the parts."
+        f"partition ({cut.chip.name}, chips.py). Split it and add the parts."
     )
 
 
-def plan_chunks(
-    m: int,
-    k: int,
-    n: int,
-    packing: Packing,
-    lhs_major: bool,
-    rhs_major: bool,
-    bytes_per_column: float,
-    chip: Chip,
-    schedule: Schedule,
-) -> Plan | None:
+def plan_chunks(cut: Cut) -> Plan | None:
     """Blocks whose partial sums stay in SBUF while chunks of a long contraction pass; or None.
 
     A block of the result as large as SBUF holds, up to 1024 x 1024, and chunks of up to 16 KiB a
     partition and operand: longer ones gain nothing.
     """
-    if k <= schedule.long_contraction:
+    if cut.k <= cut.schedule.long_contraction:
         return None
-    budget, unit = chip.sbuf.usable_bytes_per_partition, K_GROUP * packing.tile_k
-    slots = schedule.operand_slots
-    for side, chunk in (
-        (1024, 4096),
-        (1024, 2048),
-        (512, 4096),
-        (512, 2048),
-        (512, unit),
-        (P, unit),
-    ):
+    packing, slots = cut.packing, cut.schedule.operand_slots
+    budget, unit = cut.chip.sbuf.usable_bytes_per_partition, K_GROUP * packing.tile_k
+    choices = ((1024, 4096), (1024, 2048), (512, 4096), (512, 2048), (512, unit), (P, unit))
+    for side, chunk in choices:
         size = max(unit, chunk // unit * unit)
-        block_m, block_n = min(side, _round_up(m, 64)), min(side, _round_up(n, 64))
-        used = int(block_n * (4 * ceil(block_m / P) + bytes_per_column))
-        for block, major in ((block_m, lhs_major), (block_n, rhs_major)):
+        block_m, block_n = min(side, _round_up(cut.m, 64)), min(side, _round_up(cut.n, 64))
+        used = int(block_n * (4 * ceil(block_m / P) + cut.bytes_per_column))
+        for block, major in zip((block_m, block_n), cut.majors, strict=True):
             used += Operand.sbuf_bytes(size, block, packing, major, slots)
             used += Operand.tail_bytes(block, packing)
         if used <= budget:
-            return Plan(
-                block_m=block_m,
-                block_n=block_n,
-                lhs_slots=slots,
-                rhs_slots=slots,
-                m_outside=True,
-                chunk=size,
-            )
+            both = {"lhs_slots": slots, "rhs_slots": slots}
+            return Plan(block_m=block_m, block_n=block_n, m_outside=True, chunk=size, **both)
     return None
 
 
@@ -208,22 +188,21 @@ def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def _choices(
-    m: int, k: int, n: int, packing: Packing, chip: Chip, schedule: Schedule
-) -> Iterator[tuple[int, int, int, int]]:
+def _choices(cut: Cut) -> Iterator[tuple[int, int, int, int]]:
     """Blocks of lhs and rhs, and slots of what stays and what streams by; best first.
 
     A larger block of lhs has rhs loaded less often, but work starts later: it is tried where that
     takes 2 % of the time at most.
     """
+    chip, schedule, packing = cut.chip, cut.schedule, cut.packing
     slots = schedule.operand_slots
-    column_bytes = ceil(k / packing.tile_k) * packing.per_row * itemsize(packing.dtype)
+    column_bytes = ceil(cut.k / packing.tile_k) * packing.per_row * itemsize(packing.dtype)
     banks = int(schedule.block_bytes / column_bytes) // BANK
     usual = BANK * max(1, min(4, banks))
     rate = chip.tensor_engine.rows * chip.tensor_engine.cols * chip.tensor_engine.clock_hz
-    compute_s = m * k * n / rate / packing.per_row
+    compute_s = cut.m * cut.k * cut.n / rate / packing.per_row
     for block in (4 * BANK, 2 * BANK):
-        load_s = 2 * (block + usual) * k / chip.dma.engine_bytes_per_s / chip.dma.engines
+        load_s = 2 * (block + usual) * cut.k / chip.dma.engine_bytes_per_s / chip.dma.engines
         if block > usual and load_s < 0.02 * compute_s:
             yield block, usual, slots, slots
             yield block, usual, 1, slots
