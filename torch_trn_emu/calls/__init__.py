@@ -83,6 +83,12 @@ class TensorArg:
         return prod(self.shape)
 
     @property
+    def span(self) -> int:
+        """Elements of the memory that it lies in, from the first to the last."""
+        steps = zip(self.shape, self.strides, strict=True)
+        return 1 + sum((n - 1) * s for n, s in steps) if self.numel else 0
+
+    @property
     def contiguous(self) -> bool:
         expected = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):

@@ -101,8 +101,7 @@ def expanded(t: TensorArg, shape: tuple[int, ...]) -> TensorArg:
 def spanned(t: TensorArg) -> TensorArg:
     """Its memory, from the first element to the last."""
     views = tuple(v.span() for v in _shaped(t))
-    size = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True)) if t.numel else 0
-    return replace(t, shape=(size,), strides=(1,), views=views)
+    return replace(t, shape=(t.span,), strides=(1,), views=views)
 
 
 def _shaped(t: TensorArg) -> tuple[View, ...]:

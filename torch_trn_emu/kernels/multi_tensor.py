@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Builder, Engine, Program, Role, elements_of, itemsize
+from ..isa import Access, Builder, Engine, Program, Role, elements_of, itemsize, rows_of
 from .limits import SLOTS, TILE_BYTES, P
 from .runs import run_of, spread_runs
 
@@ -27,10 +27,8 @@ class Tiles:
 
     def __call__(self, name: str) -> Access:
         if name in self.shared:
-            return elements_of(self.shared[name], (1, self.rows), (1, 1))
-        buffer = self.buffers[name]
-        pattern = ((buffer.row_elements, self.rows), (1, self.count))
-        return elements_of(buffer, *pattern)
+            return rows_of(self.shared[name], self.rows, 1)
+        return rows_of(self.buffers[name], self.rows, self.count)
 
     def constant(self, value: float) -> str:
         """The name of a column that holds `value`."""
@@ -50,7 +48,7 @@ class Tiles:
         tile = self(name)
         if dtype != "float32":
             raw = self.b.sbuf(f"{name} raw", 1, dtype)
-            tile = elements_of(raw, (1, P), (1, 1))
+            tile = rows_of(raw, P, 1)
         self.b.load(tile, elements_of(one, (0, P), (0, 1)))
         if dtype != "float32":
             self.b.emit("tensor_copy", self(name), tile)

@@ -62,7 +62,7 @@ def attention_spec(call: Call, target: Target, first: int) -> AttentionSpec:
     )
     given = call.argument(mask) if mask >= 0 else None
     if given is not None:
-        whole = replace(whole, mask=_mask(given, (whole.batch, whole.heads)))
+        whole = replace(whole, mask=_mask(given))
     if whole.dim <= P:
         return _folded(replace(whole, layouts=_layouts(call, first)))
     parts = ceil(whole.dim / P)
@@ -108,13 +108,11 @@ def _heads(t: TensorArg) -> int:
     return t.shape[-3] if len(t.shape) > 2 else 1
 
 
-def _mask(t: TensorArg, heads: tuple[int, int]) -> Mask:
+def _mask(t: TensorArg) -> Mask:
     """A mask of any number of dimensions, repeated where a size is 1 or missing."""
     strides = [0 if size == 1 else s for size, s in zip(t.shape, t.strides, strict=True)]
     padded = (0,) * (4 - len(strides)) + tuple(strides[-4:])
-    spans = zip(t.shape, t.strides, strict=True)
-    elements = 1 + sum((size - 1) * stride for size, stride in spans)
-    return Mask(strides=padded, elements=elements, dtype=t.dtype)  # type: ignore[arg-type]
+    return Mask(strides=padded, elements=t.span, dtype=t.dtype)  # type: ignore[arg-type]
 
 
 def _labelled(program: Program, call: Call, whole: AttentionSpec, first: int) -> Program:

@@ -13,7 +13,13 @@ from ..kernels.planes import Planes
 from ..kernels.reduce_leading import columns_outer, reduce_columns
 from .op import Lowered
 
-__all__ = ["batch_norm", "batch_norm_backward", "group_norm", "group_norm_backward"]
+__all__ = [
+    "batch_norm",
+    "batch_norm_backward",
+    "channels_of",
+    "group_norm",
+    "group_norm_backward",
+]
 
 _EVALUATES = frozenset(("_native_batch_norm_legit_no_training", "_batch_norm_no_update"))
 _TRAINS = frozenset(("_batch_norm_with_update",))
@@ -22,7 +28,7 @@ _TRAINS = frozenset(("_batch_norm_with_update",))
 _BACKWARD_WIDE = 2048  # elements of each of two operands and two values on the way (chosen)
 
 
-def _channels(x: TensorArg, target: Target, **options: int) -> tuple[Planes, int]:
+def channels_of(x: TensorArg, target: Target, **options: int) -> tuple[Planes, int]:
     """Channels on partitions, split over the cores; memory as [N, C, ...]."""
     images, channels, pixels = x.shape[0], x.shape[1], prod(x.shape[2:])
     cores = target.cores if channels >= target.cores else 1
@@ -72,7 +78,7 @@ def batch_norm(call: Call, target: Target) -> Lowered:
         trains = bool(rest.pop(0))
     momentum, eps = (*rest, 0.1, 1e-5)[:2] if len(rest) < 2 else rest[:2]
     tracks = stats and call.argument(3) is not None
-    planes, cores = _channels(x, target)
+    planes, cores = channels_of(x, target)
     norm = Norm(
         given=not trains,
         momentum=float(momentum) if trains and tracks else None,
@@ -91,7 +97,7 @@ def batch_norm_backward(call: Call, target: Target) -> Lowered:
     x, weight = call.argument(1), call.argument(2)
     if not x.numel:
         return ()
-    planes, cores = _channels(x, target, wide=_BACKWARD_WIDE)
+    planes, cores = channels_of(x, target, wide=_BACKWARD_WIDE)
     norm = Norm(
         given=not call.argument(7, True),
         eps=float(call.argument(8, 1e-5)),

@@ -19,9 +19,10 @@ Segments = list[list[Segment]]
 Reader = Callable[[Call, TensorArg, TensorArg], Segments]
 
 
-def _span(t: TensorArg) -> int:
-    """Elements of the memory that a strided tensor lies in."""
-    return 1 + sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True))
+def _unsqueezed(t: TensorArg, dim: int) -> TensorArg:
+    """With a dimension of size 1."""
+    shape, strides = (*t.shape[:dim], 1, *t.shape[dim:]), (*t.strides[:dim], 0, *t.strides[dim:])
+    return replace(t, shape=shape, strides=strides)
 
 
 def whole(size: int) -> list[Segment]:
@@ -34,7 +35,7 @@ def placed(
     out = call.out
     program = relayout(
         call.name,
-        {n: (_span(t), t.dtype) for n, t in sources.items()},
+        {n: (t.span, t.dtype) for n, t in sources.items()},
         (out.numel, out.dtype),
         boxes,
         cores=target.cores,
@@ -54,11 +55,7 @@ def concatenate(call: Call, target: Target) -> Lowered:
     given = call.argument(1, 0)
     dim = given % len(out.shape) if isinstance(given, int) and out.shape else 0
     if call.name == "stack":
-        pieces = [
-            replace(t, shape=(*t.shape[:dim], 1, *t.shape[dim:]),
-                    strides=(*t.strides[:dim], 1, *t.strides[dim:]))
-            for t in pieces
-        ]  # fmt: skip
+        pieces = [_unsqueezed(t, dim) for t in pieces]
     to_strides = dense(out.shape, out.torch_dtype).strides
     boxes, at = [], 0
     for k, t in enumerate(pieces):
@@ -108,13 +105,11 @@ def padding(kind: str) -> Reader:
             found = [Segment(max(0, before), kept, cut)]
             end = max(0, before) + kept
             if before > 0:
-                start = {"constant": (None, 1), "reflect": (before, -1), "edge": (0, 0)}[kind]
-                found.insert(0, Segment(0, before, *start))
+                starts = {"constant": (None, 1), "reflect": (before, -1), "edge": (0, 0)}
+                found.insert(0, Segment(0, before, *starts[kind]))
             if after > 0:
-                start = {"constant": (None, 1), "reflect": (size - 2, -1), "edge": (size - 1, 0)}[
-                    kind
-                ]
-                found.append(Segment(end, after, *start))
+                starts = {"constant": (None, 1), "reflect": (size - 2, -1), "edge": (size - 1, 0)}
+                found.append(Segment(end, after, *starts[kind]))
             segments[dim] = found
         return segments
 
@@ -183,11 +178,8 @@ def select_backward(call: Call, target: Target) -> Lowered:
     """A gradient without the selected dimension is read with a stride of 0 there."""
     g, out = call.tensors[0], call.out
     dim = call.argument(2, 0) % len(out.shape)
-    wide = replace(g, shape=(*g.shape[:dim], 1, *g.shape[dim:]),
-                   strides=(*g.strides[:dim], 0, *g.strides[dim:]))  # fmt: skip
-    return exact(selected_backward)(
-        Call(call.op, (wide, *call.arguments[1:]), call.results, call.policy), target
-    )
+    wide = replace(call, arguments=(_unsqueezed(g, dim), *call.arguments[1:]))
+    return exact(selected_backward)(wide, target)
 
 
 def scatter_slice(call: Call, target: Target) -> Lowered:
@@ -198,8 +190,7 @@ def scatter_slice(call: Call, target: Target) -> Lowered:
     dim, start = call.argument(2, 0) % len(out.shape), call.argument(3, 0)
     step = call.argument(5, 1) if call.name == "slice_scatter" else 1
     if call.name == "select_scatter":
-        src = replace(src, shape=(*src.shape[:dim], 1, *src.shape[dim:]),
-                      strides=(*src.strides[:dim], 0, *src.strides[dim:]))  # fmt: skip
+        src = _unsqueezed(src, dim)
     size = out.shape[dim]
     start = min(max(start + size if start < 0 else start, 0), size)
     to_strides = dense(out.shape, out.torch_dtype).strides

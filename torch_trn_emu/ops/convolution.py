@@ -13,7 +13,7 @@ from ..kernels.convolution.forward import conv
 from ..kernels.convolution.input import conv_input
 from ..kernels.convolution.shape import Convolution
 from ..kernels.convolution.weight import conv_weight
-from ..kernels.planes import Planes
+from .batch_norm import channels_of
 from .op import Lowered
 from .products import format_of
 from .window_axes import in_space, window_axes
@@ -121,15 +121,7 @@ def convolution_backward(call: Call, target: Target) -> Lowered:
         outer = _outer(spec, share)
         programs.append(labelled(make(share, **options), factors, outer=outer))
     if mask[2]:
-        channels, pixels = g.shape[1], prod(g.shape[2:])
-        cores = target.cores if channels >= target.cores else 1
-        planes = Planes(
-            rows=ceil(channels / cores),
-            outer=g.shape[0],
-            inner=pixels,
-            row_stride=pixels,
-            outer_stride=ceil(channels / cores) * pixels,
-        )
+        planes, cores = channels_of(g, target)
         sums = channel_sums(planes, dtype=g.dtype, cores=cores)
         programs.append(labelled(sums, held, outer={"g": g.shape[0]}))
     return tuple(programs)

@@ -4,7 +4,7 @@ A reader describes a call as `indexing.Indexed`. What it cannot describe raises 
 call is priced by its class.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -22,8 +22,8 @@ from ..kernels.entries import (
 )
 from ..kernels.limits import P
 from .copies import copied
-from .masked_select import broadcast_size, put_masked, select_masked
-from .op import Lowered, Lowering, around
+from .masked_select import put_masked, select_masked
+from .op import Lowered, Lowering, around, broadcast_shape
 
 __all__ = [
     "along",
@@ -110,7 +110,7 @@ def at_tensors(call: Call) -> Indexed:
     sizes = table.shape[dims[0] : dims[-1] + 1]
     terms = tuple(Term(size=n, step=prod(sizes[k + 1 :]), wraps=True) for k, n in enumerate(sizes))
     lead, entry = prod(table.shape[: dims[0]]), prod(table.shape[dims[-1] + 1 :])
-    return _repeated_rows(lead, prod(sizes), entry, broadcast_size(*tensors), terms)
+    return _repeated_rows(lead, prod(sizes), entry, prod(broadcast_shape(*tensors)), terms)
 
 
 def _by_mask(call: Call) -> bool:
@@ -187,18 +187,12 @@ def _indices(call: Call, spec: Indexed) -> dict[str, TensorArg]:
     given = [a for a in call.arguments if isinstance(a, tuple) and a and call.name in BY_TENSORS]
     if given:
         tensors = [t for t in given[0] if isinstance(t, TensorArg)]
-        shape = _broadcast(tensors)
+        shape = broadcast_shape(*tensors)
         tensors = [t if t.shape == shape else expanded(t, shape) for t in tensors]
     else:
         tensors = [t for t in call.tensors[1:] if "int" in t.dtype][:1]
         tensors = [_once(t, spec) for t in tensors]
     return {f"index {k}" if k else "index": t for k, t in enumerate(tensors)}
-
-
-def _broadcast(tensors: Sequence[TensorArg]) -> tuple[int, ...]:
-    rank = max(len(t.shape) for t in tensors)
-    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
-    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def _once(t: TensorArg, spec: Indexed) -> TensorArg:

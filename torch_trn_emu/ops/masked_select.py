@@ -16,12 +16,11 @@ from ..kernels.limits import TILE_BYTES, P
 from ..kernels.pointwise import select
 from ..kernels.runs import run_of, runs
 from .elementwise import elementwise
-from .op import Lowered, flat
+from .op import Lowered, broadcast_shape, flat
 from .scans import Prefix
 
 __all__ = [
     "BROADCAST",
-    "broadcast_size",
     "nonzero",
     "past_end",
     "put_masked",
@@ -204,7 +203,7 @@ def _described(call: Call, moved: int) -> Masked:
     """
     x, mask = call.tensors[:2]
     if call.name in BROADCAST:
-        count = broadcast_size(x, mask)
+        count = prod(broadcast_shape(x, mask))
         return Masked(count=count, entry=1, kept=moved, dtype=x.dtype, mask=mask.dtype)
     entry = max(1, x.numel // mask.numel)
     if entry * itemsize(x.dtype) > TILE_BYTES:
@@ -214,13 +213,6 @@ def _described(call: Call, moved: int) -> Masked:
     return Masked(
         count=mask.numel, entry=entry, kept=moved // entry, dtype=x.dtype, mask=mask.dtype
     )
-
-
-def broadcast_size(*tensors: TensorArg) -> int:
-    """Elements of tensors broadcast together."""
-    rank = max(len(t.shape) for t in tensors)
-    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
-    return prod(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def select_masked(call: Call, target: Target) -> Lowered:
@@ -248,9 +240,7 @@ def _masked(call: Call) -> dict[str, TensorArg]:
     x, mask = call.tensors[:2]
     if call.name not in BROADCAST:
         return {"in": x, "mask": mask}
-    rank = max(len(x.shape), len(mask.shape))
-    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in (x, mask)]
-    shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    shape = broadcast_shape(x, mask)
     return {"in": expanded(x, shape), "mask": expanded(mask, shape)}
 
 

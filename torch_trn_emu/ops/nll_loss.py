@@ -125,11 +125,6 @@ class _Chosen:
         return elements_of(hbm, (1, elements), (1, 1), at=base)
 
 
-def _one(buffer: Buffer, offset: int = 0, partitions: int = 1) -> Access:
-    row = buffer.row_elements
-    return elements_of(buffer, (row, partitions), (1, 1), at=offset)
-
-
 def nll_loss(spec: _Rows, *, cores: int = 1) -> Program:
     """Out = -x[target] * weight of each row, or their sum or mean, with the weights' sum."""
     spec = spec.shared(cores) if spec.reduction == NONE else spec
@@ -160,9 +155,9 @@ def nll_loss(spec: _Rows, *, cores: int = 1) -> Program:
             continue
         for k, values in enumerate((made, weights)):
             b.fresh(part)
-            b.emit("tensor_reduce", _one(part, 0, size), values, op="add")
-            total = _one(sums, k, size)
-            b.emit("tensor_tensor", total, total, _one(part, 0, size), op="add")
+            b.emit("tensor_reduce", rows_of(part, size, 1), values, op="add")
+            total = rows_of(sums, size, 1, k)
+            b.emit("tensor_tensor", total, total, rows_of(part, size, 1), op="add")
     if spec.reduction != NONE:
         _finish(b, spec, sums, out)
     return b.build()
@@ -174,17 +169,17 @@ def _finish(b: Builder, spec: _Rows, sums: Buffer, out: Buffer) -> None:
     both, inverse = b.sbuf("both", 2, "float32"), b.sbuf("inverse", 1, "float32")
     stored = b.sbuf("stored", 2, spec.dtype)
     weight = b.hbm("total_weight", (1,), spec.dtype, Role.OUTPUT)
-    b.emit("memset", _one(ones, 0, P), value=1.0)
-    b.emit("nc_matmul", rows_of(psum, 1, 2), _one(ones, 0, P), rows_of(sums, P, 2))
+    b.emit("memset", rows_of(ones, P, 1), value=1.0)
+    b.emit("nc_matmul", rows_of(psum, 1, 2), rows_of(ones, P, 1), rows_of(sums, P, 2))
     b.emit("tensor_copy", rows_of(both, 1, 2), rows_of(psum, 1, 2))
-    loss = _one(both)
+    loss = rows_of(both, 1, 1)
     if spec.reduction == MEAN:
-        b.emit("reciprocal", _one(inverse), _one(both, 1))
-        b.emit("tensor_tensor", loss, loss, _one(inverse), op="multiply")
-    b.emit("tensor_scalar", _one(stored), loss, op0="multiply", imm0=-1.0)
-    b.emit("tensor_copy", _one(stored, 1), _one(both, 1))
+        b.emit("reciprocal", rows_of(inverse, 1, 1), rows_of(both, 1, 1, 1))
+        b.emit("tensor_tensor", loss, loss, rows_of(inverse, 1, 1), op="multiply")
+    b.emit("tensor_scalar", rows_of(stored, 1, 1), loss, op0="multiply", imm0=-1.0)
+    b.emit("tensor_copy", rows_of(stored, 1, 1, 1), rows_of(both, 1, 1, 1))
     for k, to in enumerate((out, weight)):
-        b.store(elements_of(to, (1, 1), (1, 1)), _one(stored, k))
+        b.store(elements_of(to, (1, 1), (1, 1)), rows_of(stored, 1, 1, k))
 
 
 def nll_loss_gradient(spec: _Rows, *, cores: int = 1) -> Program:
@@ -212,7 +207,7 @@ def nll_loss_gradient(spec: _Rows, *, cores: int = 1) -> Program:
             b.emit("tensor_tensor", weights, weights, here, op="multiply")
             b.emit("tensor_scalar", to, weights, op0="multiply", imm0=-1.0)
         else:
-            shared = _one(scale, 0, size)
+            shared = rows_of(scale, size, 1)
             b.emit("tensor_scalar", to, weights, shared, op0="multiply", op1="multiply", imm1=-1.0)
         b.emit("dma_scatter", chosen.reach(out, base, size, count), to, number, queue="classes")
     return b.build()
@@ -221,14 +216,14 @@ def nll_loss_gradient(spec: _Rows, *, cores: int = 1) -> Program:
 def _scale(b: Builder, spec: _Rows, g: Buffer) -> Buffer:
     """The gradient of the sum on every partition, over the weights' sum for a mean."""
     raw, scale = b.sbuf("g and weight", 2, spec.dtype), b.sbuf("scale", 1, "float32")
-    b.load(_one(raw, 0, P), elements_of(g, (0, P), (1, 1)))
-    b.emit("tensor_copy", _one(scale, 0, P), _one(raw, 0, P))
+    b.load(rows_of(raw, P, 1), elements_of(g, (0, P), (1, 1)))
+    b.emit("tensor_copy", rows_of(scale, P, 1), rows_of(raw, P, 1))
     if spec.reduction == MEAN:
         weight = b.hbm("total_weight", (1,), spec.dtype, Role.INPUT)
         inverse = b.sbuf("inverse", 1, "float32")
-        b.load(_one(raw, 1, P), elements_of(weight, (0, P), (1, 1)))
-        over, total = _one(inverse, 0, P), _one(scale, 0, P)
-        b.emit("tensor_scalar", over, _one(raw, 1, P), op0="max", imm0=LEAST)
+        b.load(rows_of(raw, P, 1, 1), elements_of(weight, (0, P), (1, 1)))
+        over, total = rows_of(inverse, P, 1), rows_of(scale, P, 1)
+        b.emit("tensor_scalar", over, rows_of(raw, P, 1, 1), op0="max", imm0=LEAST)
         b.emit("reciprocal", over, over)
         b.emit("tensor_tensor", total, total, over, op="multiply")
     return scale

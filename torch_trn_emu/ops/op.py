@@ -19,6 +19,7 @@ __all__ = [
     "Lowering",
     "Op",
     "around",
+    "broadcast_shape",
     "dense",
     "flat",
     "on_cores_with_work",
@@ -92,6 +93,13 @@ def _work(program: Program) -> list[object]:
         for i in program.instructions()
     ]
     return [buffers, sorted(program.loops().values()), touched]
+
+
+def broadcast_shape(*tensors: TensorArg) -> tuple[int, ...]:
+    """The shape of tensors broadcast together."""
+    rank = max(len(t.shape) for t in tensors)
+    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def around(t: TensorArg, dim: int) -> tuple[int, int, int]:

@@ -254,12 +254,11 @@ def _leaving(call: Call, addend: TensorArg | None) -> Leaving:
     missing = (0,) * (3 - len(addend.shape))
     over = [s if n > 1 else 0 for n, s in zip(addend.shape, addend.strides, strict=True)]
     batch, m, n = (*missing, *over)
-    spans = zip(addend.shape, addend.strides, strict=True)
     return Leaving(
         alpha=alpha,
         beta=beta,
         strides=(batch, m, n),
-        elements=1 + sum((size - 1) * stride for size, stride in spans),
+        elements=addend.span,
         dtype=addend.dtype,
         function=function,
     )

@@ -37,35 +37,34 @@ def chunked(call: Call, target: Target) -> Lowered:
         full, rest = divmod(size * inner, each)
         strides, start = (chunks * row, row, 1), (size * inner, each, 1)
         for first, some, count in ((0, full, each), (full, min(1, rest), rest)):
+            counts, there = (lead, some, count), at + first * row
             if some * count:
-                boxes.append(
-                    Box(
-                        source=f"in{k}",
-                        counts=(lead, some, count),
-                        to=at + first * row,
-                        to_strides=strides,
-                        start=first * each,
-                        strides=start,
-                    )
-                )
+                boxes.append(Box(source=f"in{k}", counts=counts, to=there, to_strides=strides,
+                                 start=first * each, strides=start))  # fmt: skip
         for first, some, count in (
             (full, min(1, rest), each - rest),
             (full + (rest > 0), chunks - full - (rest > 0), each),
         ):
+            counts, there = (lead, some, count), at + first * row + (each - count)
             if some * count > 0:
-                offset = at + first * row + (each - count)
-                boxes.append(
-                    Box(
-                        source="",
-                        counts=(lead, some, count),
-                        to=offset,
-                        to_strides=strides,
-                        strides=strides,
-                    )
-                )
+                boxes.append(_zeros(counts, there, strides))
         at += each
     sources = {f"in{k}": flat(t, t.numel) for k, t in enumerate(pieces)}
     return placed(call, target, sources, boxes)
+
+
+def _zeros(counts: tuple[int, ...], to: int, strides: tuple[int, ...]) -> Box:
+    return Box(source="", counts=counts, to=to, to_strides=strides, strides=strides)
+
+
+def _over_zeros(call: Call, target: Target, to: int, to_strides: tuple[int, ...]) -> Lowered:
+    """The gradient, with strides of its own in a result that is 0 elsewhere."""
+    g, out = call.tensors[0], call.out
+    boxes = [_zeros(out.shape, 0, dense(out.shape, out.torch_dtype).strides)]
+    if g.numel:
+        boxes.append(Box(source="in", counts=g.shape, to=to, to_strides=to_strides,
+                         strides=g.strides))  # fmt: skip
+    return placed(call, target, {"in": g}, boxes)
 
 
 def strided(call: Call, target: Target) -> Lowered:
@@ -84,7 +83,7 @@ def strided(call: Call, target: Target) -> Lowered:
 
 def diagonal_backward(call: Call, target: Target) -> Lowered:
     """Zeros with the gradient on a diagonal."""
-    g, out = call.tensors[0], call.out
+    out = call.out
     if not out.numel:
         return ()
     offset, one, two = (int(call.argument(k, d)) for k, d in ((2, 0), (3, 0), (4, 1)))
@@ -93,15 +92,8 @@ def diagonal_backward(call: Call, target: Target) -> Lowered:
     kept = [
         k for k in range(len(out.shape)) if k not in (one % len(out.shape), two % len(out.shape))
     ]
-    zeros = Box(source="", counts=out.shape, to=0, to_strides=to_strides, strides=to_strides)
-    line = Box(
-        source="in",
-        counts=g.shape,
-        to=max(0, offset) * across + max(0, -offset) * down,
-        to_strides=(*(to_strides[k] for k in kept), down + across),
-        strides=g.strides,
-    )
-    return placed(call, target, {"in": g}, [zeros, line] if g.numel else [zeros])
+    first = max(0, offset) * across + max(0, -offset) * down
+    return _over_zeros(call, target, first, (*(to_strides[k] for k in kept), down + across))
 
 
 def unfold_backward(call: Call, target: Target) -> Lowered:
@@ -117,10 +109,8 @@ def unfold_backward(call: Call, target: Target) -> Lowered:
     to_strides = dense(out.shape, out.torch_dtype).strides
     dim %= len(out.shape)
     along = to_strides[dim]
-    zeros = Box(source="", counts=out.shape, to=0, to_strides=to_strides, strides=to_strides)
     steps = (*to_strides[:dim], step * along, *to_strides[dim + 1 :], along)
-    windows = Box(source="in", counts=g.shape, to=0, to_strides=steps, strides=g.strides)
-    return placed(call, target, {"in": g}, [zeros, windows] if g.numel else [zeros])
+    return _over_zeros(call, target, 0, steps)
 
 
 def _split(
