@@ -168,7 +168,7 @@ def test_never_faster_than_its_bytes_or_products(chip: str) -> None:
     te, rate = described.tensor_engine, described.dma
     for _ in range(12):
         a = _drawn(rng)
-        program = short_attention(a)
+        program = short_attention(a, chip=described)
         validate(program, described)
         time = price(program, described).total_s - described.launch.kernel_overhead_s
         held = (b for b in program.buffers if b.memory is Memory.HBM)
@@ -195,5 +195,5 @@ def test_results_are_stored_once(build: Any, stats: bool) -> None:
 
 @pytest.mark.parametrize("stats", [False, True])
 def test_loads_tables_once(stats: bool) -> None:
-    run = price(short_attention(replace(BERT, stats=stats)), CHIP)
+    run = price(short_attention(replace(BERT, stats=stats), chip=CHIP), CHIP)
     assert run.table_loads == 1 + stats

@@ -161,7 +161,7 @@ def _row(build: Callable[..., Program], first: int) -> Lowering:
 
 def _forward(a: AttentionSpec, *, chip: Chip, cores: int) -> Program:
     """Of few keys the program whose steps have several heads; of some more, the faster one."""
-    short = short_attention(a, cores=cores) if takes_short(a) else None
+    short = short_attention(a, chip=chip, cores=cores) if takes_short(a) else None
     if short is not None and a.keys <= SURELY:
         return short
     long = attention(a, chip=chip, cores=cores)

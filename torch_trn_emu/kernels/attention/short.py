@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 
+from ...chip import Chip
 from ...isa import Affine, Builder, Program
 from ..limits import P
 from ..pipelining import Item, pipelined
@@ -32,7 +33,7 @@ def takes_short(a: AttentionSpec) -> bool:
     return a.keys <= BLOCK and not (a.stats and sums > MOST_SUMS)
 
 
-def short_attention(a: AttentionSpec, *, cores: int = 1) -> Program:
+def short_attention(a: AttentionSpec, *, chip: Chip, cores: int = 1) -> Program:
     """As `attention`, for 512 keys at most."""
     name = f"attention {a.batch}x{a.heads}x{a.queries}x{a.keys}x{a.dim}"
     b = Builder(name, cores=cores, model_flops=4.0 * a.products)
