@@ -98,6 +98,8 @@ def price_call(call: Call, target: Target) -> Price:
         )
     if odd:
         return not_modelled(call, target, f"no format for {', '.join(odd)}")
+    if call.is_of_library:
+        return not_modelled(call, target, f"{call.op} has no kernel for trn: the host runs it")
     reason = ""
     for candidate, status in ((row, ""), (class_of(call), "inferred")):
         if candidate is None:

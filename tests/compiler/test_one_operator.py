@@ -37,7 +37,6 @@ OFFSETS = "Inductor keeps offsets in the windows, and makes indices of them in t
 COPIED = (
     "Not training, PyTorch has a Python kernel that copies the operand before any backend sees it."
 )
-OWN = "An operator of torch.nn with a kernel of its own on meta, in which eager mode sees none."
 NONE = "Of no elements: the graph computes their indices all the same."
 EXCEPTIONS = {
     "native_layer_norm, with gradients": AGAIN,
@@ -45,8 +44,6 @@ EXCEPTIONS = {
     "nn.functional.dropout, forward": COPIED,
     "nn.functional.dropout, with gradients": COPIED,
     "nn.functional.layer_norm, with gradients": AGAIN,
-    "nn.functional.linear_cross_entropy.chunked, forward": OWN,
-    "nn.functional.linear_cross_entropy.chunked_none, forward": OWN,
     "nn.functional.multi_margin_loss, forward": APART,
     "nn.functional.multilabel_margin_loss, forward": APART,
     "nn.functional.softshrink, forward": APART,

@@ -5,6 +5,7 @@ so that is what they cost.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 from ..chip import Chip
 from ..isa import View
 
-__all__ = ["DTYPES", "NARROWED", "Call", "Target", "TensorArg", "read_call"]
+__all__ = ["DTYPES", "NARROWED", "Call", "Target", "TensorArg", "is_of_library", "read_call"]
 
 # torch's name of a scalar type in C++ and in Python: what it is on the chip.
 DTYPES = MappingProxyType(
@@ -57,6 +58,17 @@ DTYPES = MappingProxyType(
     }
 )
 NARROWED = frozenset(("Double", "Long", "UInt64", "float64", "int64", "uint64"))
+
+# torch's own namespaces that price or launch their operators otherwise, or not at all.
+_TORCHS = re.compile(
+    r"(aten|prims?|trn|_?c10d\w*|inductor\w*|streams|profiler|fsdp|_dtensor|symm_mem|onnx\w*|cplib|"
+    r"rngprims|flex_lib|debug\w*|export)::"
+)
+
+
+def is_of_library(op: str) -> bool:
+    """Whether an operator is another library's: its kernels alone know what it computes."""
+    return "::" in op and _TORCHS.match(op) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +121,19 @@ class Call:
 
     @cached_property
     def name(self) -> str:
-        """The operator without namespace, overload and the underscore of the in-place form."""
-        plain = self.op.split("::")[-1].split(".")[0]
+        """The operator without namespace, overload and the underscore of the in-place form.
+
+        A library's keeps its namespace: it is not the operator of aten that has its name.
+        """
+        plain = self.op.split(".")[0]
+        if self.is_of_library:
+            return plain
+        plain = plain.split("::")[-1]
         return plain.rstrip("_") if not plain.startswith("__") else plain
+
+    @cached_property
+    def is_of_library(self) -> bool:
+        return is_of_library(self.op)
 
     @cached_property
     def tensors(self) -> tuple[TensorArg, ...]:

@@ -180,7 +180,8 @@ class ShapesOnly(TorchDispatchMode):
             return NotImplemented  # a sharded tensor's part comes here
         if self._must_run(func, args, given):
             return func(*args, **given)
-        composite = None if self._recorder.in_graph else kernel_of_device(func)
+        apart = not self._recorder.in_graph or self._recorder.runs_apart(func)
+        composite = kernel_of_device(func) if apart else None
         if composite is not None:
             return self._recorder.decompose(self, func, composite, args, given)
         # nonzero and its like, operators without a kernel on meta, wrong operands: these run.

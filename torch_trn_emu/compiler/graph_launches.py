@@ -12,7 +12,7 @@ from threading import Lock
 from .. import _C
 from ..chip import Chip
 from ..isa import Program
-from ..pricing import NOT_MODELLED, remember
+from ..pricing import NOT_MODELLED, Price, remember
 from ..settings import settings
 from ..timing import Span
 from .graph_price import GraphPrice, Saving, target_of_process
@@ -37,11 +37,11 @@ class GraphSaving:
     windows: int
     spilled_bytes: int
     saving: Saving
-    note: str = ""  # why its time is not modelled
+    note: str = ""  # why its time is not modelled, or that of some operators
 
     def __str__(self) -> str:
         s = self.saving
-        if self.note:
+        if self.note and not self.regions:
             return f"{self.name}: not modelled: {self.note}"
         return (
             f"{self.name}: {s.launches[0]} operators in {self.regions} regions, "
@@ -49,6 +49,7 @@ class GraphSaving:
             f"HBM {s.hbm_bytes[0] / 1e6:.1f} -> {s.hbm_bytes[1] / 1e6:.1f} MB, "
             f"core {s.device_s[0] * 1e6:.1f} -> {s.device_s[1] * 1e6:.1f} us, "
             f"launches {s.launch_s[0] * 1e6:.1f} -> {s.launch_s[1] * 1e6:.1f} us"
+            + (f"; not modelled in part: {self.note}" if self.note else "")
         )
 
 
@@ -95,8 +96,13 @@ def _saving(number: int, launches: int) -> GraphSaving:
         windows=found.windows,
         spilled_bytes=found.spilled_bytes,
         saving=found.saving(target_of_process()),
-        note=found.price.note if found.price.status == NOT_MODELLED else "",
+        note=_unmodelled(found.price),
     )
+
+
+def _unmodelled(price: Price) -> str:
+    """Why the graph's time, or that of operators in it, is not modelled."""
+    return price.note if price.status == NOT_MODELLED else price.note.partition("; ")[2]
 
 
 def summary() -> list[GraphSaving]:

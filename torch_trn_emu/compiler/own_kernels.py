@@ -15,17 +15,25 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .. import _C
+from ..calls import Call, Target, is_of_library
 from ..host import host_device
+from ..pricing import Price, combined, price_call
 from ..settings import DEVICE_TYPE
 from ..torch_private import OpOverload, has_kernel, tree_leaves, tree_map
+from .calls import plain
+from .records import warn_unknown
 
-__all__ = ["OwnKernel", "define", "kernels_of", "own_operators", "to_own_kernels"]
+__all__ = [
+    "OwnKernel",
+    "define",
+    "is_own",
+    "kernels_of",
+    "own_operators",
+    "price_of_own",
+    "to_own_kernels",
+]
 
 _SPACE = "trn_own"
-_TORCHS = re.compile(
-    r"(aten|prims?|trn|_?c10d\w*|quantized\w*|inductor\w*|streams|profiler|fsdp|_dtensor|symm_mem|"
-    r"onnx\w*|cplib|torch_nn|rngprims|flex_lib|debug_mode_ops)::"
-)
 _library = torch.library.Library(_SPACE, "FRAGMENT")
 
 
@@ -43,12 +51,18 @@ class OwnKernel:
         return re.sub(r"\W", "_", f"{self.operator}_{self.device}_{which}")
 
 
-def _own(target: Any) -> bool:
+def is_own(target: Any) -> bool:
     """Whether the operator is another library's, with a kernel that trn tensors reach."""
-    if not isinstance(target, OpOverload) or _TORCHS.match(target.name()):
+    if not isinstance(target, OpOverload) or not is_of_library(target.name()):
         return False
     keys = ("PrivateUse1", "CompositeExplicitAutograd")
     return target.namespace != _SPACE and any(has_kernel(target.name(), key) for key in keys)
+
+
+def _called_by(node: Node) -> Any:
+    """The operator of a node, also where functionalization hides one that writes its operands."""
+    hidden = bool(node.args) and "auto_functionalized" in str(node.target)
+    return node.args[0] if hidden else node.target
 
 
 def _values(node: Node) -> list[Any]:
@@ -61,12 +75,25 @@ def _kernel_of(node: Node, device: int) -> OwnKernel | None:
     on_trn = tuple(value.device.type == DEVICE_TYPE for value in _values(node))
     in_order = all(on_trn) or not any(type(n) is Node for n in tree_leaves(node.kwargs))
     called: Any = node.target
-    if _own(called) and any(on_trn) and in_order:
+    if is_own(called) and any(on_trn) and in_order:
         return OwnKernel(called.name(), device, on_trn)
-    first: Any = node.args[0] if node.args and "auto_functionalized" in str(called) else None
-    if _own(first) and on_trn and all(on_trn):
+    first = _called_by(node)
+    if is_own(first) and on_trn and all(on_trn):
         return OwnKernel(first.name(), device, None)
     return None
+
+
+def price_of_own(node: Node, call: Call, target: Target) -> Price | None:
+    """What an operator of a library adds to its graph: nothing, if it launches what it runs."""
+    called = _called_by(node)
+    if not isinstance(called, OpOverload) or not is_of_library(called.name()):
+        return None
+    if is_own(called):
+        return combined(called.name(), [], target.chip)
+    warn_unknown(called.name())
+    if called is not node.target:
+        call = Call(called.name(), tuple(map(plain, _values(node))), ())
+    return price_call(call, target)
 
 
 def kernels_of(gm: GraphModule, device: int) -> tuple[OwnKernel, ...]:
@@ -77,7 +104,7 @@ def kernels_of(gm: GraphModule, device: int) -> tuple[OwnKernel, ...]:
 
 def own_operators(gm: GraphModule) -> tuple[str, ...]:
     """Their names in a graph of Dynamo: with another kernel, cached code is another's."""
-    return tuple(str(node.target) for node in gm.graph.nodes if _own(node.target))
+    return tuple(str(node.target) for node in gm.graph.nodes if is_own(node.target))
 
 
 def to_own_kernels(gm: GraphModule, device: int) -> None:

@@ -28,6 +28,7 @@ from ..ops.products import laid_out
 from ..pricing import Price, price_call
 from ..timing import price
 from .calls import base_of, operands_by_position, viewed
+from .own_kernels import price_of_own
 from .picking import of_picked, picked_later, picks_for
 from .region import Region, Value, call_tensor, item_of
 from .roles import is_constant
@@ -305,6 +306,9 @@ def _single(region: Region, target: Target) -> Iterator[Lowered]:
     """An operator by its row of OPS, or by its class; where that takes no program, by its price."""
     if is_written_back(region.nodes[0]) or picked_later(region.nodes[0], region.calls[0], target):
         return
+    if (apart := price_of_own(region.nodes[0], region.calls[0], target)) is not None:
+        yield Lowered((region.calls[0], 0), None, {}, apart)
+        return
     call = _in_place(region)
     if not _reads_more(region.nodes[0]):
         call = without_sums(call)
@@ -322,7 +326,8 @@ def _single(region: Region, target: Target) -> Iterator[Lowered]:
 @lru_cache(maxsize=4096)
 def _programs(call: Call, target: Target) -> tuple[Program, ...] | None:
     """What the core runs for a call; None where it has no program: the price says why."""
-    if {t.torch_dtype for t in (*call.tensors, *call.outputs)} - set(DTYPES):
+    odd = {t.torch_dtype for t in (*call.tensors, *call.outputs)} - set(DTYPES)
+    if odd or call.is_of_library:
         return None
     for row in (OPS.get(call.name), class_of(call)):
         if row is None:

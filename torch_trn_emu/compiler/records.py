@@ -13,6 +13,7 @@ __all__ = [
     "note_once",
     "report",
     "reset",
+    "warn_unknown",
     "warn_unpriced",
 ]
 
@@ -22,7 +23,7 @@ class CompileFallbackWarning(UserWarning):
 
 
 class UnpricedGraphWarning(UserWarning):
-    """A compiled graph runs, and its time is not modelled."""
+    """A compiled graph or an operator of a library runs, and its time is not modelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +84,24 @@ def warn_unpriced(name: str, reason: str) -> None:
     """Record that a graph has no engine program, and say so the first time its reason comes up."""
     text = f"no engine program: {reason}"
     note(GraphRecord(name=name, kind="program", status="note", reason=text))
+    _warn_once(text, f"torch.compile(backend='trn'): {name} has no engine program: {reason}.")
+
+
+def warn_unknown(op: str) -> None:
+    """Say the first time that an operator of a library has no kernel whose launches tell."""
+    _warn_once(f"unknown: {op}", f"{op} has no kernel for trn, and no price: the host runs it.")
+
+
+def _warn_once(reason: str, text: str) -> None:
     with _lock:
-        known = text in _said
-        _said.add(text)
+        known = reason in _said
+        _said.add(reason)
     if not known:
         warnings.warn(
-            f"torch.compile(backend='trn'): {name} has no engine program: {reason}. Its time is "
-            "that of copying its tensors to the host and back: op_report() has it as not modelled.",
+            f"{text} Its time is that of copying its tensors to the host and back: op_report() "
+            "has it as not modelled.",
             UnpricedGraphWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 

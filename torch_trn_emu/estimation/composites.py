@@ -2,7 +2,8 @@
 
 from functools import cache
 
-from ..torch_private import DispatchKey, OpOverload, has_kernel
+from ..calls import is_of_library
+from ..torch_private import DispatchKey, OpOverload, has_kernel, is_of_python
 
 __all__ = ["composite_of", "composite_on_meta", "kernel_of_device"]
 
@@ -28,14 +29,25 @@ _SENDING = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_singl
 
 def composite_on_meta(func: OpOverload) -> DispatchKey | None:
     sends = func.namespace == "_c10d_functional" and func._opname.startswith(_SENDING)
-    return None if sends or func._opname in _OTHERWISE_ON_META else composite_of(func)
+    if sends or (func.namespace == "aten" and func._opname in _OTHERWISE_ON_META):
+        return None
+    return composite_of(func) or (DispatchKey.PrivateUse1 if _runs_on_meta(func) else None)
+
+
+@cache
+def _runs_on_meta(func: OpOverload) -> bool:
+    """Whether an operator of a library has a kernel for trn that asks for no memory."""
+    of_trn = is_of_library(func.name()) and has_kernel(func.name(), DEVICE_KEY) and not func.is_view
+    return of_trn and (func.namespace == "torch_nn" or is_of_python(func, DEVICE_KEY))
 
 
 @cache
 def composite_of(func: OpOverload) -> DispatchKey | None:
     """The kernel of an operator for which the device has none: it runs what torch makes it of."""
     own = has_kernel(func.name(), DEVICE_KEY) and func._opname not in _MADE_OF_PRODUCTS
-    if func.is_view or func._opname in _NOT_BY_KEY or own:
+    # Inside of another operator's kernel `to` and `reshape` come as they are, and may copy.
+    view = func.is_view and not has_kernel(func.name(), "CompositeImplicitAutograd")
+    if view or func._opname in _NOT_BY_KEY or own:
         return None
     return next((key for key in _COMPOSITES if has_kernel(func.name(), key.name)), None)
 

@@ -2,15 +2,18 @@
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 
 from ..accelerated.table import ONE_LAUNCH
-from ..calls import Call, Target, TensorArg
+from ..calls import Call, Target, TensorArg, is_of_library
 from ..chip import Chip
 from ..compiler.communication import exchange_of
+from ..compiler.own_kernels import is_own
+from ..compiler.records import warn_unknown
 from ..counters import Clock, clocked, combine, derive
 from ..ops.attention import without_sums
 from ..precision import chosen_precision, current_precision
@@ -35,6 +38,14 @@ from .meta_results import is_counted, run_on_meta, tensors_in
 from .result import Estimate
 
 __all__ = ["Recorder"]
+
+# Namespaces of groups, priced by their calls, and of what does nothing to elements.
+_NO_LAUNCH = frozenset(
+    (
+        *"c10d _c10d_functional _c10d_functional_autograd _dtensor symm_mem".split(),
+        *"prim profiler streams".split(),
+    )
+)
 
 
 def _is_tensor(value: object) -> bool:
@@ -116,9 +127,13 @@ class Recorder(TorchDispatchMode):
 
     def _run(self, func: Any, args: Any, kwargs: Any, given: tuple[Any, ...] = ()) -> Any:
         """Runs it, unless its result is given."""
-        composite = None if self.in_graph or self.only else composite_on_meta(func)
+        apart = not (self.in_graph or self.only) or self.runs_apart(func)
+        composite = composite_on_meta(func) if apart else None
         if composite is not None and not given:
-            return self.decompose(self, func, composite, args, kwargs)
+            if not is_of_library(func.name()):
+                return self.decompose(self, func, composite, args, kwargs)
+            with suppress(NotImplementedError, RuntimeError, TypeError):  # it asks for values
+                return self.decompose(self, func, composite, args, kwargs)
         self.memory.hold(tensors_in(args, kwargs))
         if given:
             result = given[0]
@@ -132,8 +147,9 @@ class Recorder(TorchDispatchMode):
         self, mode: TorchDispatchMode, func: Any, key: DispatchKey, args: Any, kwargs: Any
     ) -> Any:
         """Runs what torch makes an operator of, as `mode` sees it."""
-        within = self.in_functional
+        within, graph = self.in_functional, self.in_graph
         self.in_functional = within or func.namespace == "_c10d_functional"
+        self.in_graph = False  # also where a graph calls it
         try:
             kernel = partial(func._op_dk, key)
             with mode:
@@ -142,9 +158,13 @@ class Recorder(TorchDispatchMode):
                 else:
                     made = kernel(*args, **kwargs)
         finally:
-            self.in_functional = within
+            self.in_functional, self.in_graph = within, graph
         self.exchange(func, args, kwargs, made)
         return made
+
+    def runs_apart(self, func: Any) -> bool:
+        """Whether a graph calls an operator of a library, which launches what it runs."""
+        return self.in_graph and is_own(func)
 
     def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """An operator has run, or would have, with this result."""
@@ -161,13 +181,16 @@ class Recorder(TorchDispatchMode):
                 if autograd_node() is None:
                     self._wait_until(self.promises.take_futures_end_s())
             self.exchange(func, args, kwargs, result)
-        if not self.in_graph and not func.is_view and func.namespace in ("aten", "trn"):
+        launches = func.namespace not in _NO_LAUNCH and not func.is_view
+        if launches and (not self.in_graph or self.runs_apart(func)):
             policy = self.policy()
             call = _call(func, args, kwargs, result, policy, real=self.only is not None)
             if not _may_go_back(args):
                 call = without_sums(call)
             described = (*call.tensors, *call.outputs)
             if not described or not all(t.on_host for t in described):
+                if call.is_of_library:
+                    warn_unknown(call.op)
                 price = price_call(call, self.target)
                 self._launch(call, price, self.target.chip.launch.eager_dispatch_s)
 

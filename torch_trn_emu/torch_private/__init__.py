@@ -103,6 +103,7 @@ __all__ = [
     "included_keys",
     "inline_script_calls",
     "is_multithreading_enabled",
+    "is_of_python",
     "is_traceable_wrapper_subclass",
     "is_traceable_wrapper_subclass_type",
     "keep_script_name",
@@ -142,6 +143,12 @@ excluded_keys: Callable[[], Any] = _core._dispatch_tls_local_exclude_set  # the 
 dispatch_key: Callable[[str], Any] = _core._dispatch_key_parse  # the same
 # Estimates: which operators the device has a kernel for.
 has_kernel: Callable[[str, str], bool] = _core._dispatch_has_kernel_for_dispatch_key
+
+
+def is_of_python(op: OpOverload, key: str) -> bool:
+    """Whether a kernel is a function of Python: it runs on `meta`, where others may read memory."""
+    return f"{op.name().replace('::', '/')}/{key}" in torch.library._impls
+
 
 # --- autograd ---
 
