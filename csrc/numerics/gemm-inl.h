@@ -66,13 +66,19 @@ inline bool round_row(Elementwise op, DType dtype, const void* x, int64_t count,
 template <class S, Elementwise op, bool pairs>
 bool round_columns_typed(const void* const* rows, int64_t count, int64_t width,
                          const ColumnDestination& destination) {
+  constexpr int64_t step = pairs ? 2 : 1, ahead = 4;  // rows to fetch before their turn
   const ColumnDestination d = destination;
   const int64_t panel = d.panel_width == 0 ? width : d.panel_width;
   u32v subnormal = splat(0u);
-  for (int64_t i = 0; i < count; i += pairs ? 2 : 1) {
+  for (int64_t i = 0; i < count; i += step) {
     const S* first = static_cast<const S*>(rows[i]);
     const S* second = pairs && i + 1 < count ? static_cast<const S*>(rows[i + 1]) : nullptr;
-    uint32_t* at = static_cast<uint32_t*>(d.base) + (pairs ? i / 2 : i) * d.row_stride;
+    for (int64_t row = i + ahead; row < i + ahead + step; ++row) {
+      // Beyond the last: of the next columns.
+      const S* next = static_cast<const S*>(rows[row % count]) + (row < count ? 0 : width);
+      for (int64_t j = 0; j < width; j += 64 / int64_t{sizeof(S)}) prefetch(next + j);
+    }
+    uint32_t* at = static_cast<uint32_t*>(d.base) + i / step * d.row_stride;
     for (int64_t base = 0; base < width; base += panel, at += d.panel_stride) {
       const int64_t end = d.panel_width == 0 ? width : base + panel;
       for (int64_t j = base; j < end; j += lanes) {
