@@ -187,7 +187,8 @@ _LINES = ("arange", "linspace", "range")
 MADE, BITS = "modelled", "rounded once to the result's dtype"
 
 # fmt: off
-_ELEMENTWISE = (
+_ROWS = (
+    # --- elementwise
     *(_row(n, "vector", lower_elementwise, MADE, BITS)
       for recipes in (UNARY, BINARY, TERNARY, ACTIVATIONS) for n in recipes if n not in CHOSEN),
     _row(" ".join(MADE_VALUES), "vector", lower_elementwise, MADE,
@@ -207,8 +208,7 @@ _ELEMENTWISE = (
     _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum"),
     _row(" ".join(GRADIENTS), "vector", lower_elementwise, MADE, BITS),
     _row("where masked_fill", "vector", lower_elementwise, MADE),
-)
-_PRODUCTS = (
+    # --- products
     _row("_scaled_mm", "tensor", lower_scaled_mm, MADE, _CODES),
     _row("_scaled_mm_v2", "tensor", lower_scaled_mm, "inferred", _CODES),
     _row("mx_matmul", "tensor", of_codes, "inferred", "codes are stored as the array reads them"),
@@ -225,8 +225,7 @@ _PRODUCTS = (
     _row("addmm baddbmm addmv _addmm_activation", "tensor", lower_matmul, MADE,
          "operands follow the precision policy"),
     _row("addbmm", "tensor", lower_addbmm, MADE, "the batch's products are stored, then summed"),
-)
-_REDUCTIONS = (
+    # --- reductions
     _row("sum", "vector", reduction(simple("add")), MADE),
     _row("mean", "vector", reduction(average), MADE),
     _row("amax", "vector", reduction(simple("max")), MADE),
@@ -246,8 +245,7 @@ _REDUCTIONS = (
     _row("nansum", "vector", without_nan(reduction(simple("add"))), MADE),
     _row("var std var_mean std_mean", "vector", moments, MADE),
     _row("norm linalg_vector_norm frobenius_norm", "vector", reduction(p_norm), MADE),
-)
-_NORMALIZATIONS = (
+    # --- softmax and norms
     _row("logsumexp", "scalar", along_rows("logsumexp", {"x": 0}, 1), MADE, _AHEAD),
     _row("_softmax softmax", "scalar", along_rows("softmax", {"x": 0}, 1), MADE, _AHEAD),
     _row("_safe_softmax", "scalar", along_rows("safe_softmax", {"x": 0}, 1), MADE, _AHEAD),
@@ -273,8 +271,7 @@ _NORMALIZATIONS = (
          _NCHW),
     _row("native_group_norm", "vector", group_norm, MADE, _NCHW),
     _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW),
-)
-_SCANS_AND_SORTS = (
+    # --- scans and sorts
     _row("cumsum", "vector", scan("add"), MADE),
     _row("logcumsumexp", "vector", logarithms, MADE),
     _row("cumprod", "vector", scan("multiply"), MADE),
@@ -289,8 +286,7 @@ _SCANS_AND_SORTS = (
     _row("_unique2 unique_consecutive", "dma", distinct, MADE,
          "assumes that every element is moved; on one core; along a dimension: priced by class"),
     _row("unique_dim", "vector", flat_sort, "inferred", "as sorting all elements"),
-)
-_MOVEMENT = (
+    # --- movement
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
          "_pin_memory", "dma", copy, MADE),
     _row("cat stack _cat", "dma", concatenate, MADE),
@@ -323,8 +319,7 @@ _MOVEMENT = (
          "overlapping windows are priced by class"),
     _row("repeat_interleave", "dma", repeated_places, MADE,
          "assumes that every element is moved: the counts are data; on one core"),
-)
-_INDEXING = (
+    # --- indexing
     _row("embedding", "dma", gathered(rows_of_weights), MADE),
     _row("index_select", "dma", gathered(along), MADE),
     _row("gather", "dma", gathered(at_elements), MADE, _PARTS),
@@ -352,8 +347,7 @@ _INDEXING = (
     _row("masked_scatter", "dma", spread_masked, MADE, _MASKED),
     _row("nll_loss_forward nll_loss nll_loss2d_forward nll_loss2d", "dma", nll, MADE),
     _row("nll_loss_backward nll_loss2d_backward", "dma", nll_backward, MADE),
-)
-_WINDOWS = (
+    # --- windows
     _row("convolution convolution_overrideable _convolution conv3d conv2d conv1d", "tensor",
          convolution, MADE, _CONV),
     _row("convolution_backward convolution_backward_overrideable", "tensor", convolution_backward,
@@ -371,8 +365,7 @@ _WINDOWS = (
     _row("_adaptive_avg_pool3d", "vector", adaptive_pool("add"), MADE, _EVEN),
     _row("adaptive_max_pool2d", "vector", adaptive_pool("max"), MADE, _EVEN),
     _row("adaptive_max_pool2d_backward", "vector", adaptive_pool_backward("max"), MADE, _EVEN),
-)
-_ATTENTION = (
+    # --- attention
     _row("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention "
          "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
          "_scaled_dot_product_fused_attention_overrideable", "tensor", ATTENTION, MADE,
@@ -381,13 +374,11 @@ _ATTENTION = (
          "_scaled_dot_product_flash_attention_backward "
          "_scaled_dot_product_fused_attention_overrideable_backward", "tensor",
          ATTENTION_BACKWARD, MADE, "head_dim above 128 is priced as several heads"),
-)
-_TRAINING = (
+    # --- training
     _row("native_dropout dropout", "vector", _dropout, MADE, "the random bits are the emulator's"),
     _row("_fused_adamw _fused_adam _fused_sgd _fused_adagrad", "vector", fused, MADE,
          "priced as one contiguous tensor, with one step count"),
-)
-_LISTS_AND_HOST = (
+    # --- lists, host, metadata
     _row("_foreach_norm _foreach_max", "vector", foreach_reduction, MADE, _LISTS),
     _row("_amp_foreach_non_finite_check_and_unscale", "vector", unscale, MADE,
          "priced as one contiguous tensor"),
@@ -402,19 +393,6 @@ _LISTS_AND_HOST = (
 )
 # fmt: on
 
-_FAMILIES = (
-    _ELEMENTWISE,
-    _PRODUCTS,
-    _REDUCTIONS,
-    _NORMALIZATIONS,
-    _SCANS_AND_SORTS,
-    _MOVEMENT,
-    _INDEXING,
-    _WINDOWS,
-    _ATTENTION,
-    _TRAINING,
-    _LISTS_AND_HOST,
-)
 _FOREACH = (
     "add sub mul div neg sqrt rsqrt exp abs reciprocal zero copy lerp addcdiv addcmul "
     "maximum minimum clamp_min clamp_max pow sigmoid tanh log sign"
@@ -422,8 +400,8 @@ _FOREACH = (
 
 
 def _table() -> dict[str, Op]:
-    """All rows by name; a later family's row stands for an earlier one's."""
-    table = {row.name: row for family in _FAMILIES for rows in family for row in rows}
+    """All rows by name; a later row stands for an earlier one."""
+    table = {row.name: row for rows in _ROWS for row in rows}
     for name in _FOREACH.split():  # as sure as the operator on one tensor
         (row,) = _row(f"_foreach_{name}", "vector", foreach, table[name].status, _LISTS)
         table[row.name] = row

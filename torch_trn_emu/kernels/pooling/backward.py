@@ -1,9 +1,9 @@
 """Gradients of pooling: every tap adds its share to strided views of what it read."""
 
-from ...isa import Affine, Buffer, Program, Role, partitions_of, rows_of
+from ...isa import Buffer, Program, Role, partitions_of, rows_of
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
-from .tiles import Pool, PoolTiles, planes_of
+from .tiles import Pool, PoolTiles
 
 __all__ = ["pool_backward"]
 
@@ -15,26 +15,18 @@ def pool_backward(planes: int, spec: Pool, *, cores: int = 1) -> Program:
 
 class _Backward(PoolTiles):
     def __init__(self, planes: int, spec: Pool, cores: int) -> None:
-        super().__init__("pool_backward", planes, spec, cores)
+        super().__init__("pool_backward", planes, spec, cores, forward=False)
         b, dtype = self.b, spec.dtype
-        self.kinds = self.strips(self.sizes, self.outs, False)
-        spans = [max(s.span for s in kind) for kind in self.kinds]
-        self.need = spans[0] * spans[1] * self.outs[2]
-        self.made = max(s.count for s in self.kinds[1]) * self.sizes[2]
         self.g = b.hbm("g", (self.planes, *self.outs), dtype, Role.INPUT)
         self.dx = b.hbm("dx", (self.planes, *self.sizes), dtype, Role.OUTPUT)
         self.data = self.tile("data", self.need, dtype)
-        self.sum, self.result = (
-            self.tile("sum", self.made, "float32"),
-            self.tile("result", self.made, dtype),
-        )
+        self.sum = self.tile("sum", self.made, "float32")
+        self.result = self.tile("result", self.made, dtype)
         self.work = self.tile("work", self.need, "float32")
         if spec.op == "max":
             self.index = b.hbm("indices", (self.planes, *self.outs), "int32", Role.INPUT)
-            self.found, self.at = (
-                self.tile("found", self.need, "int32"),
-                self.tile("at", self.need, "float32"),
-            )
+            self.found = self.tile("found", self.need, "int32")
+            self.at = self.tile("at", self.need, "float32")
             self.where = self.tile("positions", self.made, "float32", 1)
             self.base = self.tile("base", 1, "float32", 1)
         elif not spec.divisor:
@@ -42,18 +34,15 @@ class _Backward(PoolTiles):
 
     def build(self) -> Program:
         b, spec = self.b, self.spec
-        for deep, high, wide, p0, planes, j in self.over(self.kinds, self.prepare):
-            low = (Affine(deep.low), deep.span), (j * high.step + high.low, high.span)
+        for deep, high, wide, p0, planes, j in self.over():
             count, need = high.count * self.sizes[2], deep.span * high.span * self.outs[2]
             b.fresh(self.data, self.sum, self.result, self.work)
-            self.move(self.g, planes_of(self.data, planes, need, deep.span), self.outs, p0, *low)
+            self.bring(self.data, self.g, p0, planes, deep, high, j)
             b.emit("memset", rows_of(self.sum, planes, count), value=0.0)
             g = self.data
             if spec.op == "max":
                 b.fresh(self.found, self.at)
-                self.move(
-                    self.index, planes_of(self.found, planes, need, deep.span), self.outs, p0, *low
-                )
+                self.bring(self.found, self.index, p0, planes, deep, high, j)
                 base = rows_of(self.base, planes, 1)
                 at = rows_of(self.at, planes, need)
                 b.emit("tensor_scalar", at, rows_of(self.found, planes, need), base, op0="subtract")
@@ -64,15 +53,13 @@ class _Backward(PoolTiles):
                 self._tap(taps, g, planes, high.span)
             done = rows_of(self.result, planes, count)
             b.emit("tensor_copy", done, rows_of(self.sum, planes, count))
-            first = Affine(deep.first), j * high.count + high.first
-            where = (first[0], 1), (first[1], high.count)
-            self.move(self.dx, done, self.sizes, p0, *where, store=True)
+            self.put(self.dx, done, p0, deep, high, j)
             if spec.op == "max":
                 step = float(high.count * self.sizes[2])
                 b.emit("tensor_scalar", base, base, op0="add", imm0=step)
         return b.build()
 
-    def prepare(self, deep: Strip, high: Strip, wide: Strip) -> None:
+    def prepare(self, deep: Strip, high: Strip) -> None:
         if self.spec.op == "max":
             view = rows_of(self.where, P, high.count * self.sizes[2])
             self.b.emit("iota", view, channel=0, step=1, base=0)

@@ -2,10 +2,10 @@
 
 from math import inf
 
-from ...isa import Access, Affine, Program, Role, partitions_of, rows_of
+from ...isa import Access, Program, Role, partitions_of, rows_of
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
-from .tiles import Pool, PoolTiles, planes_of
+from .tiles import Pool, PoolTiles
 
 __all__ = ["pool"]
 
@@ -17,31 +17,21 @@ def pool(planes: int, spec: Pool, *, cores: int = 1) -> Program:
 
 class _Forward(PoolTiles):
     def __init__(self, planes: int, spec: Pool, cores: int) -> None:
-        super().__init__("pool", planes, spec, cores)
+        super().__init__("pool", planes, spec, cores, forward=True)
         b, dtype = self.b, spec.dtype
-        self.kinds = self.strips(self.outs, self.sizes, True)
-        spans = [max(s.span for s in kind) for kind in self.kinds]
-        rows = max(s.count for s in self.kinds[1])
-        self.need, self.made = spans[0] * spans[1] * self.sizes[2], rows * self.outs[2]
         self.x = b.hbm("x", (self.planes, *self.sizes), dtype, Role.INPUT)
         self.y = b.hbm("y", (self.planes, *self.outs), dtype, Role.OUTPUT)
-        held = dtype if spec.op == "max" else "float32"
-        self.data, self.best = (
-            self.tile("data", self.need, dtype),
-            self.tile("best", self.made, held),
-        )
-        self.result = (
-            self.best
-            if held == dtype and spec.op == "max"
-            else self.tile("result", self.made, dtype)
-        )
+        self.data = self.tile("data", self.need, dtype)
+        if spec.op == "max":
+            self.result = self.best = self.tile("best", self.made, dtype)
+        else:
+            self.best = self.tile("best", self.made, "float32")
+            self.result = self.tile("result", self.made, dtype)
         if spec.indices:
             self.index = b.hbm("indices", (self.planes, *self.outs), "int32", Role.OUTPUT)
             self.where = self.tile("positions", self.need, "float32", 1)
-            self.mask, self.at = (
-                self.tile("mask", self.made, "float32"),
-                self.tile("at", self.made, "float32"),
-            )
+            self.mask = self.tile("mask", self.made, "float32")
+            self.at = self.tile("at", self.made, "float32")
             self.found = self.tile("found", self.made, "int32")
             self.base = self.tile("base", 1, "float32", 1)
         if spec.op == "add" and not spec.divisor:
@@ -49,11 +39,9 @@ class _Forward(PoolTiles):
 
     def build(self) -> Program:
         b, spec = self.b, self.spec
-        for deep, high, wide, p0, planes, j in self.over(self.kinds, self.prepare):
+        for deep, high, wide, p0, planes, j in self.over():
             b.fresh(self.data, self.best, *([self.result] if self.result is not self.best else []))
-            low_d, low_h = Affine(deep.low), j * high.step + high.low
-            tile = planes_of(self.data, planes, deep.span * high.span * self.sizes[2], deep.span)
-            self.move(self.x, tile, self.sizes, p0, (low_d, deep.span), (low_h, high.span))
+            self.bring(self.data, self.x, p0, planes, deep, high, j)
             count = high.count * self.outs[2]
             best = rows_of(self.best, planes, count)
             b.emit("memset", best, value=-inf if spec.op == "max" else 0.0)
@@ -63,19 +51,17 @@ class _Forward(PoolTiles):
             for taps in taps_of(deep, high, wide):
                 self._tap(taps, planes, high.span)
             done = self._finish(planes, count)
-            first = Affine(deep.first), j * high.count + high.first
-            where = (first[0], 1), (first[1], high.count)
-            self.move(self.y, done, self.outs, p0, *where, store=True)
+            self.put(self.y, done, p0, deep, high, j)
             if spec.indices:
                 found, at = rows_of(self.found, planes, count), rows_of(self.at, planes, count)
                 base = rows_of(self.base, planes, 1)
                 b.emit("tensor_scalar", found, at, base, op0="add")
-                self.move(self.index, found, self.outs, p0, *where, store=True)
+                self.put(self.index, found, p0, deep, high, j)
                 step = float(high.step * self.sizes[2])
                 b.emit("tensor_scalar", base, base, op0="add", imm0=step)
         return b.build()
 
-    def prepare(self, deep: Strip, high: Strip, wide: Strip) -> None:
+    def prepare(self, deep: Strip, high: Strip) -> None:
         """What all strips of a kind share: positions, or what the average divides by."""
         width = self.sizes[2]
         if self.spec.indices:

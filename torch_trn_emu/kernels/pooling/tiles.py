@@ -4,7 +4,7 @@ Planes (a channel of an image) lie on partitions. Positions of maxima are compar
 of the plane's positions, so the gradient needs no scattered writes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
@@ -14,7 +14,7 @@ from ..limits import TILE_BYTES, P
 from ..planes import several
 from ..windows import Axis, Strip
 
-__all__ = ["Pool", "PoolTiles", "planes_of"]
+__all__ = ["Pool", "PoolTiles"]
 
 Axes = tuple[Axis, Axis, Axis]  # depth, height, width
 
@@ -35,20 +35,29 @@ class Pool:
 
 
 class PoolTiles:
-    """Strips of planes in SBUF: a pooling program derives from it."""
+    """Strips of planes in SBUF: a pooling program derives from it.
 
-    def __init__(self, name: str, planes: int, spec: Pool, cores: int) -> None:
+    own, there  sizes of what is made, and of what it is made of
+    made, need  elements of a strip of each, at most
+    """
+
+    base: Buffer  # where the strip begins in its plane, if there are indices
+
+    def __init__(self, name: str, planes: int, spec: Pool, cores: int, *, forward: bool) -> None:
         self.planes, self.spec = ceil(planes / cores), spec
         self.b = Builder(f"{name} {spec.op} {planes} planes", cores=cores)
         self.sizes = tuple(a.size for a in spec.axes)
         self.outs = tuple(a.out for a in spec.axes)
-        self.base: Buffer
+        self.own, self.there = (self.outs, self.sizes) if forward else (self.sizes, self.outs)
+        self.kinds = self._strips(forward)
+        deep, high, _ = self.kinds
+        self.need = max(s.span for s in deep) * max(s.span for s in high) * self.there[2]
+        self.made = max(s.count for s in high) * self.own[2]
 
-    def strips(
-        self, own: tuple[int, ...], there: tuple[int, ...], forward: bool
-    ) -> list[list[Strip]]:
+    def _strips(self, forward: bool) -> list[list[Strip]]:
         """Of depth, height and width: one plane deep, whole rows, as many rows as fit."""
         depth, height, width = self.spec.axes
+        own, there = self.own, self.there
         counting = self.spec.counting or self.spec.axes
 
         def of(axis: Axis, count: int) -> list[Strip]:
@@ -68,20 +77,20 @@ class PoolTiles:
     def tile(self, name: str, elements: int, dtype: str, slots: int = 2) -> Buffer:
         return self.b.sbuf(name, elements, dtype, slots=slots)
 
-    def over(
-        self, strips: list[list[Strip]], prepare: Callable[[Strip, Strip, Strip], None]
-    ) -> Iterator[tuple[Strip, Strip, Strip, Affine, int, Affine]]:
+    def over(self) -> Iterator[tuple[Strip, Strip, Strip, Affine, int, Affine]]:
         """(strips, first plane, planes, counter of the height's strips) for every tile of work."""
         b = self.b
-        (wide,) = strips[2]
+        (wide,) = self.kinds[2]
         self.low = wide.low
-        for deep in strips[0]:
-            for high in strips[1]:
-                prepare(deep, high, wide)
-                for p0, planes in b.tiles(self.planes, P):
-                    self.start(deep, high)
-                    with b.loop(high.repeat) as j:
-                        yield deep, high, wide, p0, planes, j
+        for deep, high in product(*self.kinds[:2]):
+            self.prepare(deep, high)
+            for p0, planes in b.tiles(self.planes, P):
+                self.start(deep, high)
+                with b.loop(high.repeat) as j:
+                    yield deep, high, wide, p0, planes, j
+
+    def prepare(self, deep: Strip, high: Strip) -> None:
+        """What all strips of a kind share."""
 
     def start(self, deep: Strip, high: Strip) -> None:
         """What is set before the loop over the strips of the height."""
@@ -91,18 +100,21 @@ class PoolTiles:
         number = (depth * self.sizes[1] + row) * self.sizes[2]
         self.b.emit("memset", rows_of(self.base, P, 1), value=float(number))
 
-    def move(
-        self, hbm: Buffer, tile: Access, shape: tuple[int, ...], p0: Affine,
-        deep: tuple[Affine, int], high: tuple[Affine, int], *, store: bool = False,
+    def bring(
+        self, tile: Buffer, hbm: Buffer, p0: Affine, planes: int, deep: Strip, high: Strip,
+        j: Affine,
     ) -> None:  # fmt: skip
-        """Rows of planes between memory and a tile."""
-        plane, area, width = prod(shape), shape[1] * shape[2], shape[2]
-        at, run = p0 * plane + deep[0] * area + high[0] * width, (1, high[1] * width)
-        there = elements_of(hbm, (plane, tile.partitions), (area, deep[1]), run, at=at)
-        if store:
-            self.b.store(there, tile)
-        else:
-            self.b.load(tile, there)
+        """What strip j is made of."""
+        run = high.span * self.there[2]
+        to = partitions_of(tile, planes, *several([(run, deep.span)]), (1, run))
+        rows = j * high.step + high.low, high.span
+        self.b.load(to, _rows(hbm, planes, self.there, p0, (deep.low, deep.span), rows))
+
+    def put(
+        self, hbm: Buffer, made: Access, p0: Affine, deep: Strip, high: Strip, j: Affine
+    ) -> None:
+        rows = j * high.count + high.first, high.count
+        self.b.store(_rows(hbm, made.partitions, self.own, p0, (deep.first, 1), rows), made)
 
     def counted(self, tile: Buffer, offset: int, *ranges: tuple[int, int]) -> None:
         """1 / (how many taps lie inside), for outputs (first, count) of depth, height, width."""
@@ -121,7 +133,11 @@ class PoolTiles:
         b.emit("reciprocal", whole, whole)
 
 
-def planes_of(tile: Buffer, partitions: int, elements: int, outer: int) -> Access:
-    """[partitions P, outer, elements / outer], as `PoolTiles.move` brings them."""
-    each = elements // outer
-    return partitions_of(tile, partitions, *several([(each, outer)]), (1, each))
+def _rows(
+    hbm: Buffer, planes: int, shape: tuple[int, ...], p0: Affine, deep: tuple[int, int],
+    high: tuple[Affine, int],
+) -> Access:  # fmt: skip
+    """Rows of planes in memory, each (first, how many)."""
+    plane, area, width = prod(shape), shape[1] * shape[2], shape[2]
+    at = p0 * plane + deep[0] * area + high[0] * width
+    return elements_of(hbm, (plane, planes), (area, deep[1]), (1, high[1] * width), at=at)
