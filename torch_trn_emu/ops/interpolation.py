@@ -86,9 +86,8 @@ class _Resample:
         area = self.height.size * width
         b.fresh(self.data)
         for part, (k, size) in enumerate(self.height.parts()):
-            source = elements_of(
-                self.source, (width, size), (area, planes), (1, width), at=p0 * area + k * width
-            )
+            at = p0 * area + k * width
+            source = elements_of(self.source, (width, size), (area, planes), (1, width), at=at)
             to = partitions_of(self.data, size, (width, planes), (1, width), part=part)
             b.load(to, source)
 

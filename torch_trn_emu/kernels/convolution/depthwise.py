@@ -24,7 +24,7 @@ from ...isa import (
 )
 from ..limits import TILE_BYTES, P
 from ..windows import Strip, Tap, taps_of
-from .shape import Convolution
+from .shape import Convolution, evacuate
 
 __all__ = ["depthwise", "depthwise_input", "depthwise_weight"]
 
@@ -156,16 +156,10 @@ class _Depthwise:
                 self._bring(data, x, 1, size, 0, at)
                 for q in range(many):
                     b.fresh(total, result)
-                    start, done = (
-                        rows_of(total, size, at.elements),
-                        rows_of(result, size, at.elements),
-                    )
+                    start, done = (rows_of(t, size, at.elements) for t in (total, result))
                     b.emit("memset", start, value=0.0)
                     self._add_taps(total, data, held_weight, size, q, at, forward=True)
-                    if spec.bias:
-                        b.emit("tensor_scalar", done, start, self.column(added, size, q), op0="add")
-                    else:
-                        b.emit("tensor_copy", done, start)
+                    evacuate(b, done, start, self.column(added, size, q) if spec.bias else None)
                     self._put(result, out, many, size, q, at)
         return b.build()
 
@@ -195,10 +189,8 @@ class _Depthwise:
         x = self.hbm("x", spec.sizes, 1, Role.INPUT)
         count = many * spec.taps
         dw = b.hbm("dw", (spec.groups, count), spec.dtype, Role.OUTPUT)
-        data, given = (
-            self.tile("data", self.need, spec.compute),
-            self.tile("gradient", self.made, spec.compute),
-        )
+        data = self.tile("data", self.need, spec.compute)
+        given = self.tile("gradient", self.made, spec.compute)
         made = self.tile("product", self.made)
         sums, each = self.tile("sums", count), self.tile("each", 1)
         result = self.tile("result", count, spec.dtype)

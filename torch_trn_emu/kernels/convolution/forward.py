@@ -17,7 +17,7 @@ from ..matmul.blocking import HAND, Schedule
 from ..planes import several
 from ..windows import Strip, Tap, inside_together
 from .filters import Filter
-from .shape import Convolution, Part, Volume, in_lines, parts_of
+from .shape import Convolution, Part, Volume, evacuate, in_lines, parts_of
 
 __all__ = ["conv"]
 
@@ -150,7 +150,9 @@ class _Conv:
                     b.fresh(self.psum, self.result)
                     shape = (images, high.count, wide.count)
                     self._accumulate(f, size, fs, images, deep, high, wide, j, held)
-                    self._evacuate(size, prod(shape), k)
+                    to, sums = (rows_of(t, size, prod(shape)) for t in (self.result, self.psum))
+                    bias = rows_of(self.filter.added, size, 1, k) if spec.bias else None
+                    evacuate(b, to, sums, bias)
                     y = (start + j) * high.count + high.first
                     channel = n0 * self.out.channels + group * spec.filters + f0 + f
                     self._store(size, shape, channel, deep, y, wide)
@@ -192,15 +194,6 @@ class _Conv:
                 continue
             for d, h, w in product(deep.taps, high.taps, wide.taps):
                 yield k, (d.k * height + h.k) * width + w.k, d, h, w
-
-    def _evacuate(self, size: int, count: int, k: Affine) -> None:
-        to, source = rows_of(self.result, size, count), rows_of(self.psum, size, count)
-        if self.spec.bias:
-            self.b.emit(
-                "tensor_scalar", to, source, rows_of(self.filter.added, size, 1, k), op0="add"
-            )
-        else:
-            self.b.emit("tensor_copy", to, source)
 
     def _store(
         self, size: int, shape: tuple[int, int, int], channel: Affine, deep: Strip, y: Affine,

@@ -13,7 +13,7 @@ from ..limits import BANK, WEIGHT_BYTES, P
 from ..matmul.blocking import HAND, Schedule
 from ..planes import several
 from ..windows import Strip, check_products, taps_of
-from .shape import Convolution, Volume, in_lines
+from .shape import Convolution, Volume, evacuate, in_lines
 
 __all__ = ["conv_input"]
 
@@ -135,14 +135,12 @@ class _Input:
                 moving = partitions_of(self.data, fs, *view, (1, w.count), at=there, part=part)
                 b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
         count = images * whole
-        done, source = rows_of(self.result, size, count), rows_of(self.psum, size, count)
+        bias = None
         if spec.bias:
             b.fresh(self.added)
             bias = rows_of(self.added, size, 1)
             b.load(bias, elements_of(self.bias, (1, size), (1, 1), at=channel))
-            b.emit("tensor_scalar", done, source, bias, op0="add")
-        else:
-            b.emit("tensor_copy", done, source)
+        evacuate(b, rows_of(self.result, size, count), rows_of(self.psum, size, count), bias)
         self._store(channel, size, tile, start, j)
 
     def _store(

@@ -7,12 +7,12 @@ height and width; those a convolution lacks have size 1.
 from dataclasses import dataclass
 from math import prod
 
-from ...isa import Access, Affine, Buffer, elements_of, partitions_of
+from ...isa import Access, Affine, Buffer, Builder, elements_of, partitions_of
 from ..limits import P
 from ..planes import several
 from ..windows import Axis
 
-__all__ = ["Convolution", "Part", "Volume", "in_lines", "parts_of"]
+__all__ = ["Convolution", "Part", "Volume", "evacuate", "in_lines", "parts_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +90,14 @@ def in_lines(tile: Buffer, size: int, shape: tuple[int, int, int], width: int) -
     images, rows, count = shape
     lines = ((1, rows * count),) if count == width else (*several([(count, rows)]), (1, count))
     return partitions_of(tile, size, *several([(rows * count, images)]), *lines)
+
+
+def evacuate(b: Builder, to: Access, sums: Access, bias: Access | None) -> None:
+    """Sums in the result's dtype, with a bias for each partition."""
+    if bias is None:
+        b.emit("tensor_copy", to, sums)
+    else:
+        b.emit("tensor_scalar", to, sums, bias, op0="add")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

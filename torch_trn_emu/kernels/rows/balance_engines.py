@@ -71,7 +71,7 @@ def _choices(s: RowStep, known: Mapping[str, RowStep], chip: Chip) -> Iterator[R
             yield step(s.name, "exponential", *operands)
     elif s.opcode == JOINED:
         yield replace(s, engine=Engine.SCALAR)
-    elif s.opcode == "tensor_scalar" and s.engine in (None, Engine.VECTOR):
+    elif s.opcode == "tensor_scalar" and s.on_vector:
         if chip.scalar_engine.runs_tensor_scalar:
             yield step(s.name, s.opcode, *s.reads, engine=Engine.SCALAR, **s.attributes)
         elif set(s.attributes) == {"op0", "imm0"} and s.attributes["op0"] == "multiply":

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ...isa import Engine
 from .values import Input, Kind, RowStep, Values, step
 
 __all__ = ["absorbed"]
@@ -30,7 +29,7 @@ def absorbed(
     for s in steps:
         for name in s.reads:
             first = made.get(name)
-            if first is None or name in stored or reads[name] != 1 or not _is_plain(first):
+            if first is None or name in stored or reads[name] != 1 or not first.has_constant:
                 continue
             joined = _joined(first, made[s.name], kinds)
             if joined is not None:
@@ -71,7 +70,7 @@ def _by_truth(
         if not by_row or s.kind is not Kind.FULL or len(s.reads) != 2 or len(s.attributes) != 1:
             return None
         first, column = made.get(s.reads[0]), kinds.get(s.reads[1])
-        if first is None or column is not Kind.COLUMN or not _is_plain(first):
+        if first is None or column is not Kind.COLUMN or not first.has_constant:
             return None
         truth = made.get(first.reads[0])
         is_truth = truth is not None and truth.attributes.get("op0") == "equal"
@@ -92,19 +91,12 @@ def _by_truth(
         yield replace(s, reads=(first.reads[0], column))
 
 
-def _is_plain(s: RowStep) -> bool:
-    """One operation with a constant, on a whole tile or on one value a row."""
-    on_vector = s.opcode == "tensor_scalar" and s.engine in (None, Engine.VECTOR)
-    one = set(s.attributes) == {"op0", "imm0"} and len(s.reads) == 1
-    return on_vector and s.kind in (Kind.FULL, Kind.COLUMN) and one and not s.dtype
-
-
 def _joined(first: RowStep, s: RowStep, kinds: Mapping[str, Kind]) -> RowStep | None:
     """The second step with the first one's work, or None where an instruction cannot do both."""
     if s.kind is not first.kind or s.dtype:
         return None
     constant, (x,) = first.attributes["imm0"], first.reads
-    if _is_plain(s):
+    if s.has_constant:
         second = {"op1": s.attributes["op0"], "imm1": s.attributes["imm0"]}
         return step(s.name, s.opcode, x, kind=s.kind, **first.attributes, **second)
     if s.kind is not Kind.FULL or first.attributes["op0"] != "multiply":
@@ -113,7 +105,7 @@ def _joined(first: RowStep, s: RowStep, kinds: Mapping[str, Kind]) -> RowStep | 
         scale = float(s.attributes.get("scale", 1.0)) * constant
         others = {k: v for k, v in s.attributes.items() if k != "scale"}
         return step(s.name, s.opcode, x, *s.reads[1:], engine=s.engine, scale=scale, **others)
-    if s.opcode == "tensor_tensor" and s.engine in (None, Engine.VECTOR):
+    if s.opcode == "tensor_tensor" and s.on_vector:
         return _with_factor(first, s, kinds)
     return None
 

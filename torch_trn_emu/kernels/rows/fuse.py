@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...isa import Engine
 from .fold_constants import COMMUTATIVE
 from .order import Order
 from .values import Input, Kind, RowStep, Values, step
@@ -40,7 +39,7 @@ def _fused(
     kinds: Mapping[str, Kind], steps: Sequence[RowStep], stored: Collection[str]
 ) -> Iterator[RowStep]:
     reads = Counter(name for s in steps for name in s.reads)
-    single = {s.name: s for s in steps if _op_by_row(s, kinds) or _constant(s)}
+    single = {s.name: s for s in steps if _op_by_row(s, kinds) or s.has_constant}
     taken: set[str] = set()
     second: set[str] = set()
     for s in steps:  # pairs, not chains
@@ -79,17 +78,10 @@ def _op_by_row(s: RowStep, kinds: Mapping[str, Kind]) -> str:
     op = {"tensor_tensor": "op", "tensor_scalar": "op0"}.get(s.opcode)
     plain = op and set(s.attributes) == {op} and len(s.reads) == 2 and s.kind in _FULL_OR_COLUMN
     plain = plain and not s.dtype
-    by_row = plain and kinds[s.reads[1]] is Kind.COLUMN and s.engine in (None, Engine.VECTOR)
+    by_row = plain and kinds[s.reads[1]] is Kind.COLUMN and s.on_vector
     alike = (s.kind, Kind.ROW) if s.kind is Kind.FULL else (s.kind,)
     by_row = by_row and kinds[s.reads[0]] in alike
     return str(s.attributes[op]) if by_row and op else ""
-
-
-def _constant(s: RowStep) -> bool:
-    """Whether a step is one operation with a constant."""
-    plain = s.opcode == "tensor_scalar" and set(s.attributes) == {"op0", "imm0"}
-    on_vector = s.kind in _FULL_OR_COLUMN and s.engine in (None, Engine.VECTOR)
-    return plain and on_vector and len(s.reads) == 1 and not s.dtype
 
 
 def _takes(s: RowStep, first: RowStep, kinds: Mapping[str, Kind]) -> bool:
@@ -97,7 +89,7 @@ def _takes(s: RowStep, first: RowStep, kinds: Mapping[str, Kind]) -> bool:
     before = _op_by_row(first, kinds)
     return s.kind is first.kind and bool(
         _op_by_row(s, kinds)
-        or (before and _constant(s))
+        or (before and s.has_constant)
         or (before == "subtract" and _takes_bias(s))
     )
 
@@ -112,7 +104,7 @@ def _pair(first: RowStep, s: RowStep, kinds: Mapping[str, Kind]) -> RowStep:
     operands = [first.reads[0]]
     attributes: dict[str, Any] = {}
     for k, one in enumerate((first, s)):
-        if _constant(one):
+        if one.has_constant:
             attributes |= {f"op{k}": one.attributes["op0"], f"imm{k}": one.attributes["imm0"]}
         else:
             attributes[f"op{k}"] = _op_by_row(one, kinds)
@@ -134,7 +126,7 @@ def with_factors(
     kinds = Values(inputs, steps, ()).kinds
     phase = Order(Values(inputs, steps, ()), steps).phase
     reads = Counter(name for s in steps for name in s.reads)
-    single = {s.name: s for s in steps if _op_by_row(s, kinds) or _constant(s)}
+    single = {s.name: s for s in steps if _op_by_row(s, kinds) or s.has_constant}
     ready = {
         s.name: s
         for s in steps
@@ -160,7 +152,7 @@ def with_factors(
 def _scaled(first: RowStep, s: RowStep, kinds: Mapping[str, Kind]) -> tuple[RowStep, ...]:
     """`(x op0 c) op1 other`, and -c where that is subtracted; () where no instruction does both."""
     full = s.opcode == "tensor_tensor" and s.kind is Kind.FULL and not s.dtype
-    if not full or s.engine not in (None, Engine.VECTOR):
+    if not full or not s.on_vector:
         return ()
     x, c = first.reads
     before, after = _op_by_row(first, kinds), str(s.attributes["op"])

@@ -62,7 +62,7 @@ def read_in_pieces(
 
 def _with_pieces(s: RowStep, ready: Mapping[str, RowStep], kinds: Mapping[str, Kind]) -> RowStep:
     first = next((ready[name] for name in s.reads if name in ready), None)
-    on_vector = s.opcode == "tensor_tensor" and s.engine in (None, Engine.VECTOR)
+    on_vector = s.opcode == "tensor_tensor" and s.on_vector
     if first is None or not on_vector or s.kind is not Kind.FULL:
         return s
     op, (other,) = s.attributes["op"], [name for name in s.reads if name != first.name]

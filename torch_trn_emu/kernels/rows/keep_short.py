@@ -11,7 +11,6 @@ Source: [guide] Neuron SDK, nki/guides/architecture (performance modes)
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ...isa import Engine
 from .values import JOINED, Input, Kind, RowStep
 
 __all__ = ["SHORT", "kept_short"]
@@ -52,4 +51,4 @@ def _is_simple(s: RowStep) -> bool:
     if s.opcode == JOINED:
         return not s.dtype
     plain = s.opcode == "tensor_tensor" and s.kind is Kind.FULL and not s.dtype
-    return plain and s.engine in (None, Engine.VECTOR) and s.attributes["op"] in _SIMPLE
+    return plain and s.on_vector and s.attributes["op"] in _SIMPLE

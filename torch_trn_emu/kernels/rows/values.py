@@ -88,6 +88,18 @@ class RowStep:
         return self.opcode == "tensor_reduce"
 
     @property
+    def on_vector(self) -> bool:
+        """Whether the Vector engine may run it."""
+        return self.engine in (None, Engine.VECTOR)
+
+    @property
+    def has_constant(self) -> bool:
+        """Whether it is one operation with a constant, on a whole tile or on one value a row."""
+        one = set(self.attributes) == {"op0", "imm0"} and len(self.reads) == 1
+        plain = self.opcode == "tensor_scalar" and one and not self.dtype
+        return plain and self.on_vector and self.kind in (Kind.FULL, Kind.COLUMN)
+
+    @property
     def aligned(self) -> tuple[str, ...]:
         """The operands of which an element of the result reads the same element alone."""
         return self.reads[len(self.attributes["pieces"]) :] if self.opcode == JOINED else self.reads
