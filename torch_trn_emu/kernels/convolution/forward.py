@@ -8,7 +8,6 @@ that share the array each get their rows of the input shifted.
 
 from collections.abc import Iterator
 from itertools import product
-from math import prod
 
 from ...chip import Chip
 from ...isa import Affine, Builder, Program, Role, itemsize, partitions_of, rows_of
@@ -17,7 +16,7 @@ from ..matmul.blocking import HAND, Schedule
 from ..planes import several
 from ..windows import Strip, Tap, inside_together
 from .filters import Filter
-from .shape import Convolution, Part, Volume, evacuate, in_lines, parts_of
+from .shape import Convolution, Part, Volume, Work, all_work, evacuate, parts_of
 
 __all__ = ["conv"]
 
@@ -77,52 +76,43 @@ class _Conv:
 
     # --- data ---
 
-    def _load(
-        self, group: Affine, n0: Affine, images: int, deep: Strip, high: Strip, start: Affine,
-        tiles: int,
-    ) -> None:  # fmt: skip
-        """The input of `tiles` tiles of rows, from the strip's tile `start` on."""
+    def _load(self, work: Work) -> None:
         self.b.fresh(self.data)
+        rows, high = self._span(work.high, work.tiles), work.high
         for k, part in enumerate(self.parts):
             if part.rows:
-                self._load_shifted(k, part, group, n0, images, high, start, tiles)
-                continue
-            rows = self._span(high, tiles)
-            low = start * high.step + high.low
-            self._rows(k, part, 0, (group, n0, images), deep, low, rows, 0, rows)
+                self._load_shifted(k, part, work, rows)
+            else:
+                self._rows(k, part, 0, work, (work.start * high.step + high.low, rows), 0, rows)
 
-    def _load_shifted(
-        self, k: int, part: Part, group: Affine, n0: Affine, images: int, high: Strip,
-        start: Affine, tiles: int,
-    ) -> None:  # fmt: skip
+    def _load_shifted(self, k: int, part: Part, work: Work, rows: int) -> None:
         """For each row of the filter the input rows it meets, zeros where there are none."""
-        axis = self.spec.axes[1]
-        rows, deep = self._span(high, tiles), self.deep[0]
+        axis, high = self.spec.axes[1], work.high
         lows = [axis.source(high.first, part.first + q) for q in range(part.rows)]
         last = high.repeat * high.count * axis.stride
         if lows[0] < 0 or lows[-1] + last > axis.size:
-            width = images * rows * self.spec.sizes[2]
+            width = work.images * rows * self.spec.sizes[2]
             self.b.emit("memset", rows_of(self.data, part.partitions, width, part=k), value=0.0)
         for q, low in enumerate(lows):
             skip = max(0, -low)
             count = min(rows, axis.size - low) - skip
             if count > 0:
-                at = start * (high.count * axis.stride) + (low + skip)
-                self._rows(k, part, q, (group, n0, images), deep, at, count, skip, rows)
+                at = work.start * (high.count * axis.stride) + (low + skip)
+                self._rows(k, part, q, work, (at, count), skip, rows)
 
     def _rows(
-        self, k: int, part: Part, q: int, of: tuple[Affine, Affine, int], deep: Strip, low: Affine,
-        rows: int, skip: int, held: int,
+        self, k: int, part: Part, q: int, work: Work, rows: tuple[Affine, int], skip: int,
+        held: int,
     ) -> None:  # fmt: skip
-        """`rows` rows from `low` to row `skip` of tiles of `held` rows, on block q's partitions."""
-        (group, n0, images), width = of, self.spec.sizes[2]
-        channel = n0 * self.source.channels + group * self.spec.channels + part.c0
+        """Rows (first, how many) to row `skip` of tiles of `held` rows, on block q's partitions."""
+        deep, area = work.deep, held * self.spec.sizes[2]
+        channel = work.n0 * self.source.channels + work.group * self.spec.channels + part.c0
         planes = (deep.low, deep.span)
-        source = self.source.rows(channel, part.channels, images, planes, (low, rows))
-        here = several([(deep.span * held * width, images), (held * width, deep.span)])
-        at = q * part.channels * self.data.row_elements + skip * width
-        to = partitions_of(self.data, part.channels, *here, (1, rows * width), at=at, part=k)
-        self.b.load(to, source)
+        source = self.source.rows(channel, part.channels, work.images, planes, rows)
+        here = several([(deep.span * area, work.images), (area, deep.span)])
+        run = (1, rows[1] * self.spec.sizes[2])
+        at = q * part.channels * self.data.row_elements + skip * self.spec.sizes[2]
+        self.b.load(partitions_of(self.data, part.channels, *here, run, at=at, part=k), source)
 
     # --- products ---
 
@@ -131,37 +121,31 @@ class _Conv:
         with b.loop(spec.groups) as group:
             for f0, fs in b.tiles(spec.filters, self.filter.block):
                 self.filter.load(group, f0, fs)
-                for n0, images in b.tiles(spec.batch, self.images):
-                    for deep, high in product(self.deep, self.strips):
-                        for start, tiles in b.tiles(high.repeat, self.together):
-                            self._load(group, n0, images, deep, high, start, tiles)
-                            self._tiles(group, f0, fs, n0, images, deep, high, start, tiles)
+                strips = (self.deep, self.strips)
+                for work in all_work(b, spec.batch, group, self.images, strips, self.together):
+                    self._load(work)
+                    self._tiles(f0, fs, work)
         return b.build()
 
-    def _tiles(
-        self, group: Affine, f0: Affine, fs: int, n0: Affine, images: int, deep: Strip,
-        high: Strip, start: Affine, tiles: int,
-    ) -> None:  # fmt: skip
+    def _tiles(self, f0: Affine, fs: int, work: Work) -> None:
         b, spec = self.b, self.spec
-        held = self._span(high, tiles)
-        with b.loop(tiles) as j:
+        with b.loop(work.tiles) as j:
             for wide in self.wide:
                 for k, f, size in b.parts(fs, P):
                     b.fresh(self.psum, self.result)
-                    shape = (images, high.count, wide.count)
-                    self._accumulate(f, size, fs, images, deep, high, wide, j, held)
-                    to, sums = (rows_of(t, size, prod(shape)) for t in (self.result, self.psum))
+                    self._accumulate(f, size, fs, work, wide, j)
+                    count = work.images * work.high.count * wide.count
+                    to, sums = (rows_of(t, size, count) for t in (self.result, self.psum))
                     bias = rows_of(self.filter.added, size, 1, k) if spec.bias else None
                     evacuate(b, to, sums, bias)
-                    y = (start + j) * high.count + high.first
-                    channel = n0 * self.out.channels + group * spec.filters + f0 + f
-                    self._store(size, shape, channel, deep, y, wide)
+                    channel = work.group * spec.filters + f0 + f
+                    work.put(b, self.result, self.out, channel, size, wide, j)
 
     def _accumulate(
-        self, f: Affine, size: int, fs: int, images: int, deep: Strip, high: Strip, wide: Strip,
-        j: Affine, held: int,
-    ) -> None:  # fmt: skip
-        b = self.b
+        self, f: Affine, size: int, fs: int, work: Work, wide: Strip, j: Affine
+    ) -> None:
+        b, images, deep, high = self.b, work.images, work.deep, work.high
+        held = self._span(high, work.tiles)
         products = list(self._products(deep, high, wide))
         # The first product writes the tile, the others add to parts of it.
         products.sort(key=lambda t: -t[3].count * t[4].count)
@@ -194,12 +178,3 @@ class _Conv:
                 continue
             for d, h, w in product(deep.taps, high.taps, wide.taps):
                 yield k, (d.k * height + h.k) * width + w.k, d, h, w
-
-    def _store(
-        self, size: int, shape: tuple[int, int, int], channel: Affine, deep: Strip, y: Affine,
-        wide: Strip,
-    ) -> None:  # fmt: skip
-        images, rows, count = shape
-        columns = (wide.first, count)
-        to = self.out.rows(channel, size, images, (deep.first, 1), (y, rows), wide=columns)
-        self.b.store(to, in_lines(self.result, size, shape, self.spec.outs[2]))

@@ -4,7 +4,6 @@ Filters are contracted: the weights are stationary as they lie in memory, and ea
 own strided positions of a PSUM tile. `Convolution` describes the forward pass.
 """
 
-from itertools import product
 from math import ceil
 
 from ...chip import Chip
@@ -13,7 +12,7 @@ from ..limits import BANK, WEIGHT_BYTES, P
 from ..matmul.blocking import HAND, Schedule
 from ..planes import several
 from ..windows import Strip, check_products, taps_of
-from .shape import Convolution, Volume, evacuate, in_lines
+from .shape import Convolution, Volume, Work, all_work, evacuate
 
 __all__ = ["conv_input"]
 
@@ -69,17 +68,14 @@ class _Input:
         with b.loop(spec.groups) as group:
             for c0, cs in b.tiles(spec.channels, self.block):
                 self._load_weights(group, c0, cs)
-                for n0, images in b.tiles(spec.batch, self.images):
-                    for deep, high in product(self.deep, self.high):
-                        for start, tiles in b.tiles(high.repeat, self.together):
-                            self._load(group, n0, images, deep, high, start, tiles)
-                            with b.loop(tiles) as j:
-                                held = (tiles - 1) * high.step + high.span
-                                for wide in self.wide:
-                                    for at, size in b.tiles(cs, P):
-                                        channel = group * spec.channels + c0 + at
-                                        tile = (n0, images, deep, high, wide)
-                                        self._tile(channel, at, size, cs, tile, start, j, held)
+                strips = (self.deep, self.high)
+                for work in all_work(b, spec.batch, group, self.images, strips, self.together):
+                    self._load(work)
+                    with b.loop(work.tiles) as j:
+                        for wide in self.wide:
+                            for at, size in b.tiles(cs, P):
+                                channel = group * spec.channels + c0 + at
+                                self._tile(work, wide, j, channel, at, size)
         return b.build()
 
     def _load_weights(self, group: Affine, c0: Affine, cs: int) -> None:
@@ -91,11 +87,8 @@ class _Input:
             source = elements_of(self.weight, (row, fs), (1, count), at=at)
             b.load(rows_of(self.filter, fs, count, part=part), source)
 
-    def _load(
-        self, group: Affine, n0: Affine, images: int, deep: Strip, high: Strip, start: Affine,
-        tiles: int,
-    ) -> None:  # fmt: skip
-        spec, b = self.spec, self.b
+    def _load(self, work: Work) -> None:
+        spec, b, (group, n0, images, deep, high, start, tiles) = self.spec, self.b, work
         rows = (tiles - 1) * high.step + high.span
         area, planes = rows * spec.outs[2], (deep.low, deep.span)
         b.fresh(self.data)
@@ -107,11 +100,10 @@ class _Input:
             b.load(partitions_of(self.data, fs, *inner, (1, area), part=part), source)
 
     def _tile(
-        self, channel: Affine, at: Affine, size: int, cs: int,
-        tile: tuple[Affine, int, Strip, Strip, Strip], start: Affine, j: Affine, held: int,
-    ) -> None:  # fmt: skip
-        b, spec = self.b, self.spec
-        _, images, deep, high, wide = tile
+        self, work: Work, wide: Strip, j: Affine, channel: Affine, at: Affine, size: int
+    ) -> None:
+        b, spec, images, deep, high = self.b, self.spec, work.images, work.deep, work.high
+        held = (work.tiles - 1) * high.step + high.span
         b.fresh(self.psum, self.result)
         whole = high.count * wide.count
         steps = spec.axes[1].stride, spec.axes[2].stride
@@ -141,15 +133,4 @@ class _Input:
             bias = rows_of(self.added, size, 1)
             b.load(bias, elements_of(self.bias, (1, size), (1, 1), at=channel))
         evacuate(b, rows_of(self.result, size, count), rows_of(self.psum, size, count), bias)
-        self._store(channel, size, tile, start, j)
-
-    def _store(
-        self, channel: Affine, size: int, tile: tuple[Affine, int, Strip, Strip, Strip],
-        start: Affine, j: Affine,
-    ) -> None:  # fmt: skip
-        n0, images, deep, high, wide = tile
-        channel = n0 * self.out.channels + channel
-        rows, across = ((start + j) * high.count + high.first, high.count), wide.count
-        to = self.out.rows(channel, size, images, (deep.first, 1), rows, wide=(wide.first, across))
-        shape = (images, high.count, across)
-        self.b.store(to, in_lines(self.result, size, shape, self.spec.sizes[2]))
+        work.put(b, self.result, self.out, channel, size, wide, j)

@@ -4,15 +4,18 @@ Where channels fill less than half of the array, rows of the filter share it. Di
 height and width; those a convolution lacks have size 1.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import prod
+from typing import NamedTuple
 
 from ...isa import Access, Affine, Buffer, Builder, elements_of, partitions_of
 from ..limits import P
 from ..planes import several
-from ..windows import Axis
+from ..windows import Axis, Strip
 
-__all__ = ["Convolution", "Part", "Volume", "evacuate", "in_lines", "parts_of"]
+__all__ = ["Convolution", "Part", "Volume", "Work", "all_work", "evacuate", "parts_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +88,42 @@ class Volume:
         return elements_of(self.hbm, (volume, size), *several(outer), *lines, (1, count), at=at)
 
 
-def in_lines(tile: Buffer, size: int, shape: tuple[int, int, int], width: int) -> Access:
-    """[size P, images, rows, columns] of a tile, as `Volume.rows` of rows of `width` moves it."""
-    images, rows, count = shape
-    lines = ((1, rows * count),) if count == width else (*several([(count, rows)]), (1, count))
-    return partitions_of(tile, size, *several([(rows * count, images)]), *lines)
+class Work(NamedTuple):
+    """`tiles` tiles of a strip, from its tile `start` on, whose operand is loaded together."""
+
+    group: Affine
+    n0: Affine  # the first of the images
+    images: int
+    deep: Strip
+    high: Strip
+    start: Affine
+    tiles: int
+
+    def put(
+        self, b: Builder, result: Buffer, out: Volume, channel: Affine, size: int, wide: Strip,
+        j: Affine,
+    ) -> None:  # fmt: skip
+        """Stores tile j, [size P, images, rows, columns]; `channel` counts in one image."""
+        rows, count = self.high.count, wide.count
+        lines = [(1, rows * count)]
+        if count != out.shape[2]:
+            lines = [*several([(count, rows)]), (1, count)]
+        kept = partitions_of(result, size, *several([(rows * count, self.images)]), *lines)
+        high = (self.start + j) * rows + self.high.first, rows
+        first, deep = self.n0 * out.channels + channel, (self.deep.first, 1)
+        to = out.rows(first, size, self.images, deep, high, wide=(wide.first, count))
+        b.store(to, kept)
+
+
+def all_work(
+    b: Builder, batch: int, group: Affine, images: int, strips: tuple[list[Strip], list[Strip]],
+    together: int,
+) -> Iterator[Work]:  # fmt: skip
+    """All of a group, `images` and `together` tiles at a time."""
+    for n0, some in b.tiles(batch, images):
+        for deep, high in product(*strips):
+            for start, tiles in b.tiles(high.repeat, together):
+                yield Work(group, n0, some, deep, high, start, tiles)
 
 
 def evacuate(b: Builder, to: Access, sums: Access, bias: Access | None) -> None:
