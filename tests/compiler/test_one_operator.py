@@ -45,7 +45,6 @@ EXCEPTIONS = {
     "nn.functional.dropout, with gradients": COPIED,
     "nn.functional.layer_norm, with gradients": AGAIN,
     "nn.functional.multi_margin_loss, forward": APART,
-    "nn.functional.multilabel_margin_loss, forward": APART,
     "nn.functional.softshrink, forward": APART,
     "nn.functional.softshrink, with gradients": APART,
     "nn.functional.unfold, forward": NONE,

@@ -1,4 +1,7 @@
-"""Operators of other libraries in compiled graphs run the kernel that they run in eager mode."""
+"""Operators of other libraries, and those in formats that the host lacks, in compiled graphs.
+
+They run the kernel that they run in eager mode.
+"""
 
 import os
 import subprocess
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from comparing import TORCHS_OWN
 from torch import Tensor
 from torch.library import custom_op
@@ -168,6 +172,52 @@ def test_names_tell_operators_apart():
         for moved in (None, (True,), (True, False))
     ]
     assert len({kernel.name for kernel in kernels}) == len(kernels)
+
+
+TARGET = torch.tensor([[1, 2, -1, 0, 0, 0], [3, -1, 5, 4, 0, 0], [0, 1, 2, 3, 4, 5]])
+
+
+def in_formats_that_the_host_lacks(x: Tensor) -> tuple[Tensor, ...]:
+    image, target = x.view(1, 1, 3, 6), TARGET.to(x.device)
+    resized = (
+        F.interpolate(image, size=(2, 4), mode=mode, antialias=True)
+        for mode in ("bilinear", "bicubic")
+    )
+    losses = F.multi_margin_loss(x, target[:, 0]), F.multilabel_margin_loss(x, target)
+    pooled = F.avg_pool3d(x.view(1, 1, 3, 3, 2), 2, padding=1)
+    if x.dtype == torch.bfloat16:
+        return (*resized, *losses, pooled)
+    numbers = torch.view_as_complex(x.view(3, 3, 2))
+    return (*resized, *losses, pooled, torch.view_as_real(numbers.exp() + numbers.sin()))
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_formats_that_the_host_lacks(dtype):
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).to(dtype).trn()
+    made = []
+    for f in (
+        in_formats_that_the_host_lacks,
+        torch.compile(in_formats_that_the_host_lacks, fullgraph=True),
+    ):
+        leaf = x.clone().requires_grad_()
+        results = f(leaf)
+        total = torch.stack([result.float().sum() for result in results]).sum()
+        made.append((*results, *torch.autograd.grad(total, leaf)))
+    for eager, compiled in zip(*made, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=2e-2, atol=2e-2)
+
+
+def test_targets_after_the_first_without_a_label_count_nothing():
+    """A loss that PyTorch's decomposition has wrong: it counts them."""
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    losses = torch.compile(
+        lambda x, t: [F.multilabel_margin_loss(x, t, reduction=r) for r in ("none", "sum", "mean")]
+    )(x.trn(), TARGET.trn())
+    for loss, reduction in zip(losses, ("none", "sum", "mean"), strict=True):
+        expected = F.multilabel_margin_loss(x, TARGET, reduction=reduction)
+        torch.testing.assert_close(loss.cpu(), expected)
 
 
 SCRIPT = """

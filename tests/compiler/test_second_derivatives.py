@@ -4,11 +4,14 @@ import pytest
 import torch
 from comparing import TORCHS_OWN
 from torch import Tensor
-from torch.func import grad, hessian, jacrev, jvp
+from torch.func import grad, hessian, jacrev, jvp, vmap
 
 import torch_trn_emu
 
 pytestmark = [*TORCHS_OWN, pytest.mark.filterwarnings("ignore:.*_prims_common.check")]
+
+
+WEIGHT = torch.arange(16.0).view(4, 4) - 8
 
 
 def product(x: Tensor) -> Tensor:
@@ -28,6 +31,8 @@ DERIVATIVES = {
     "jacobian of a gradient": jacrev(lambda x: grad(product)(x)[0]),
     "of a batch of products": jacrev(lambda x: grad(batched)(x)[0]),
     "hessian": hessian(product),
+    # gradients that are zero have no memory in eager mode
+    "hessians of rectified products": vmap(hessian(lambda row: (row @ WEIGHT.trn()).relu())),
     "tangent of a gradient": lambda x: jvp(grad(product), (x,), (torch.ones_like(x),))[1],
 }
 

@@ -23,7 +23,7 @@ from ..torch_private import TracingContext, dynamo
 from ..torch_private.inductor import compile_fx, compile_fx_inner, functorch_config
 from .code import EagerCode, TrnCode, placement_of
 from .control import copy_of, put_flags
-from .decompositions import decompositions, resizing_whole
+from .decompositions import decompositions, traced_whole
 from .dump import write_dump
 from .flex import mark_of, open_flex_attention
 from .fuse_producers import fuse_producers
@@ -74,7 +74,7 @@ def trn(
         _uncounted(),
         _cache_keys(gm, policy, chosen),
         functorch_config.patch(_aot_patches(chosen)),
-        resizing_whole(),
+        traced_whole(),
     ):
         try:
             return compile_fx(  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 """What operators become before they are compiled: Inductor's table, less products, with our rows.
 
-A row of `_OURS` makes products of an operator whose kernel on the host follows no policy. Checked
-on torch 2.13.0.
+A row of `_OURS` makes products of an operator whose kernel on the host follows no policy, or memory
+of a tensor that has none. Checked on torch 2.13.0.
 """
 
 import re
@@ -20,7 +20,7 @@ from ..torch_private.inductor import lowerings, make_fallback, select_decomp_tab
 from .operators import PRECISE
 from .whole_calls import noted
 
-__all__ = ["decompositions", "resizing_whole"]
+__all__ = ["decompositions", "traced_whole"]
 
 aten = torch.ops.aten
 
@@ -78,18 +78,21 @@ _ONE_PASS = tuple(
 # Left to aten's kernels as well.
 _WHOLE = (
     aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
+    aten.multilabel_margin_loss_forward.default,  # torch's counts what comes after the first -1
     *_ONE_PASS,
 )
 
 
 @contextmanager
-def resizing_whole() -> Iterator[None]:
-    """Traces operators that resize as they are: torch has Python kernels that spell them out."""
+def traced_whole() -> Iterator[None]:
+    """Traces operators as they are that torch has Python kernels for, which spell them out: those
+    that resize, and one that it spells wrong.
+    """
     spelled = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
     taken = [
         (op, key, op.py_kernels.pop(key))
         for name in dir(aten)
-        if re.match(r"_?upsample_(?!nearest(_exact)?3d)", name)
+        if re.match(r"_?upsample_(?!nearest(_exact)?3d)|multilabel_margin_loss_forward$", name)
         for op in (getattr(getattr(aten, name), o) for o in getattr(aten, name).overloads())
         for key in spelled
         if key in op.py_kernels
@@ -148,5 +151,10 @@ def _product(a: Tensor, of_a: list[str], b: Tensor, of_b: list[str], made: list[
 
 
 _OURS: MappingProxyType[Any, Callable[..., Any]] = MappingProxyType(
-    {aten.addbmm.default: _addbmm, aten._trilinear.default: _trilinear}
+    {
+        aten.addbmm.default: _addbmm,
+        aten._trilinear.default: _trilinear,
+        # of forward-mode gradients; Inductor's code reads what an operator gives it
+        aten._efficientzerotensor.default: torch.zeros,
+    }
 )

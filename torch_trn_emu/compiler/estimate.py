@@ -15,7 +15,7 @@ from ..torch_private import DispatchKey, OpOverload, global_decomposition_table,
 from ..torch_private.inductor import compile_fx, functorch_config
 from .code import EagerCode
 from .control import Flags, flags_read, put_flags
-from .decompositions import decompositions, resizing_whole
+from .decompositions import decompositions, traced_whole
 from .move_to_host import graphs_of
 from .operators import SDPA, policy_of
 from .roles import find_weights, note_constants, say_roles
@@ -73,7 +73,7 @@ def pricing_backend(
                 if policy_of(node, policy) != "mxfp8_all":
                     node.target = attention
             find_weights(part.graph)
-        with functorch_config.patch(enable_autograd_cache=False), resizing_whole():
+        with functorch_config.patch(enable_autograd_cache=False), traced_whole():
             return compile_fx(
                 gm,
                 example_inputs,

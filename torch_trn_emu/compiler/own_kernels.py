@@ -1,4 +1,7 @@
-"""Operators of other libraries run on trn in compiled graphs, as they do outside of them.
+"""Operators that run on trn in compiled graphs, as they do outside of them.
+
+They are those of other libraries, and those of torch in formats that the host's kernels lack, which
+trn computes wider (csrc/aten/wider.cpp).
 
 The host code of a graph calls an operator with tensors in host memory, for which its library may
 have another kernel than for trn, or one that asks for the device. So the code calls a second
@@ -35,6 +38,9 @@ __all__ = [
 
 _SPACE = "trn_own"
 _library = torch.library.Library(_SPACE, "FRAGMENT")
+# Of torch, in formats of 16 bits: those that no decomposition spells out in float32.
+_WIDER = re.compile(r"aten::(_upsample_bi(linear|cubic)2d_aa|multi(label)?_margin_loss|avg_pool3d)")
+_HALVES = frozenset({torch.float16, torch.bfloat16})
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,30 @@ def _called_by(node: Node) -> Any:
     return node.args[0] if hidden else node.target
 
 
+def _for_tensors(node: Node) -> list[Any]:
+    """What a call of torch has where its operator takes a tensor: it may be a number."""
+    target: Any = node.target
+    given = zip(target._schema.arguments, node.args, strict=False)
+    return [value for argument, value in given if str(argument.type) == "Tensor"]
+
+
+def _wider(node: Node, values: Iterable[torch.Tensor]) -> bool:
+    """Whether the operator is torch's, and the host has no kernel for the formats of its tensors.
+
+    For complex32 the host has few kernels, and trn has all of those as well.
+    """
+    target = node.target
+    if not isinstance(target, OpOverload) or target.namespace != "aten":
+        return False
+    dtypes = {value.dtype for value in values}
+    if any(argument.alias_info for argument in target._schema.arguments):
+        return False
+    if any(type(value) in (int, float, complex) for value in _for_tensors(node)):
+        return False  # the second operator takes no number for a tensor
+    halves = bool(_WIDER.match(target.name())) and bool(dtypes & _HALVES)
+    return halves or torch.complex32 in dtypes
+
+
 def _values(node: Node) -> list[Any]:
     """What is known of the tensors among the arguments, in order."""
     found = [n.meta.get("val") for n in tree_leaves((node.args, node.kwargs)) if type(n) is Node]
@@ -72,10 +102,11 @@ def _values(node: Node) -> list[Any]:
 
 
 def _kernel_of(node: Node, device: int) -> OwnKernel | None:
-    on_trn = tuple(value.device.type == DEVICE_TYPE for value in _values(node))
+    values = _values(node)
+    on_trn = tuple(value.device.type == DEVICE_TYPE for value in values)
     in_order = all(on_trn) or not any(type(n) is Node for n in tree_leaves(node.kwargs))
     called: Any = node.target
-    if is_own(called) and any(on_trn) and in_order:
+    if (is_own(called) or _wider(node, values)) and any(on_trn) and in_order:
         return OwnKernel(called.name(), device, on_trn)
     first = _called_by(node)
     if is_own(first) and on_trn and all(on_trn):
@@ -97,7 +128,7 @@ def price_of_own(node: Node, call: Call, target: Target) -> Price | None:
 
 
 def kernels_of(gm: GraphModule, device: int) -> tuple[OwnKernel, ...]:
-    """The operators of other libraries that a graph calls."""
+    """The operators of a graph that run on trn."""
     found = (_kernel_of(node, device) for node in gm.graph.nodes if node.op == "call_function")
     return tuple(dict.fromkeys(kernel for kernel in found if kernel is not None))
 
@@ -133,18 +164,28 @@ def define(kernel: OwnKernel) -> Any:
     _library.define(kernel.name + schema[schema.index("(") :], tags=tuple(real.tags))
     name = f"{_SPACE}::{kernel.name}"
     _library.impl(name, _runs_on_trn(real, kernel), "CompositeExplicitAutograd")
-    torch.library.register_fake(name, real, lib=_library)
+    fake = real if is_own(real) else _runs_on_trn(real, kernel, lend=_like, back=_like_on_host)
+    torch.library.register_fake(name, fake, lib=_library)
     return _overload(name)
 
 
-def _runs_on_trn(real: Any, kernel: OwnKernel) -> Callable[..., Any]:
+def _runs_on_trn(
+    real: Any,
+    kernel: OwnKernel,
+    lend: Callable[..., torch.Tensor] | None = None,
+    back: Callable[[Any], Any] | None = None,
+) -> Callable[..., Any]:
+    """Calls the operator with what `lend` makes of tensors, and gives what `back` makes of results.
+
+    Fakes of torch's operators do the same: without a kernel for meta, the device's own runs.
+    """
     device = torch.device(DEVICE_TYPE, kernel.device)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
         moved = kernel.moved or (True,) * len(given)
         lent = {
-            id(value): _on_trn(value, device)
+            id(value): (lend or _on_trn)(value, device)
             for value, moves in zip(given, moved, strict=True)
             if moves
         }
@@ -157,9 +198,17 @@ def _runs_on_trn(real: Any, kernel: OwnKernel) -> Callable[..., Any]:
         results = real(*tree_map(argument, args), **tree_map(argument, kwargs))
         if real._schema.is_mutable:
             _write_back(given, lent)
-        return tree_map(_on_host, results)
+        return tree_map(back or _on_host, results)
 
     return run
+
+
+def _like(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return torch.empty_like(value, device=device)
+
+
+def _like_on_host(value: Any) -> Any:
+    return _like(value, host_device()) if isinstance(value, torch.Tensor) else value
 
 
 def _on_trn(value: torch.Tensor, device: torch.device) -> torch.Tensor:
