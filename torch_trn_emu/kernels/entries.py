@@ -71,6 +71,11 @@ class Indexed:
         return 1 + sum((n - 1) * step for n, step in sizes)
 
     @property
+    def longest(self) -> str:
+        """What cores share: the longest of what is looped over."""
+        return max(("count", "rows", "lead"), key=lambda name: int(getattr(self, name)))
+
+    @property
     def reach(self) -> int:
         """Entries that one value of (l, r, c) may find."""
         return 1 + sum((t.size - 1) * t.step for t in self.terms)
@@ -113,10 +118,8 @@ class Indexed:
         )
 
     def shared(self, cores: int) -> "Indexed":
-        """One core's part: of the longest of what is looped over."""
-        names = ("count", "rows", "lead")
-        longest = max(names, key=lambda n: int(getattr(self, n)))
-        part: Any = {longest: ceil(getattr(self, longest) / cores)}
+        """One core's part."""
+        part: Any = {self.longest: ceil(getattr(self, self.longest) / cores)}
         return replace(self, **part)
 
 

@@ -215,9 +215,7 @@ def _shared(
     before  what the table of a scatter holds at first
     puts    entries are put, of which the last core must not have some that are none
     """
-    names = ("lead", "rows", "count")
-    longest = max(reversed(names), key=lambda n: int(getattr(spec, n)))
-    size, at = int(getattr(spec, longest)), names.index(longest)
+    size, at = int(getattr(spec, spec.longest)), ("lead", "rows", "count").index(spec.longest)
     part = -(-size // program.cores)
     if program.cores > 1 and puts and size % program.cores:
         return (program,)
