@@ -23,6 +23,7 @@ FUNCTIONS = {
 SCRIPT = """
 import torch
 import torch.nn.functional as F
+from torch.utils._debug_mode import DebugMode
 
 torch.manual_seed(0)
 x = torch.randn(4, 8, device="cuda")
@@ -41,6 +42,13 @@ for name, function in functions.items():
     compiled = torch.compile(function, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x), function(x)), name
     assert compiled(x).device == x.device, name
+
+def doubled(x):
+    return x * 2 + 1
+
+with DebugMode(record_stack_trace=True) as debugged:
+    doubled(x)
+assert "in doubled, code: return x * 2 + 1" in debugged.debug_string(show_stack_trace=True)
 
 torch.cuda.set_device(1)
 assert torch.ones(2).cuda().device.index == torch.ones(2).cuda("cuda").device.index == 1

@@ -121,7 +121,6 @@ _PATHS = {
         "checkpoint/test_hf_safetensor_e2e.py",
         "checkpoint/test_quantized_hf_storage.py",
         "checkpoint/test_consolidate_hf_safetensors.py",
-        "checkpoint/fsdp/test_fsdp_dsd.py",
         "checkpoint/_experimental/test_staging.py",
         "checkpoint/_experimental/test_barriers.py",
         "checkpoint/_experimental/test_builder.py",
@@ -196,7 +195,7 @@ _PATHS = {
         "checkpoint/test_utils.py",
         "checkpoint/e2e/test_e2e_save_and_load.py",
         "checkpoint/e2e/test_fine_tuning.py",
-        "checkpoint/e2e/test_fsdp_ep.py",
+        "checkpoint/fsdp/test_fsdp_dsd.py",
         "test_composability.py",
         "test_local_tensor.py",
         "test_store.py",
@@ -226,6 +225,7 @@ _PATHS = {
     ),
     8: (
         "test_device_mesh.py",
+        "checkpoint/e2e/test_fsdp_ep.py",
         "_composable/test_composability/test_pp_composability.py",
         "tensor/test_redistribute.py",
         "tensor/test_api.py",
@@ -269,12 +269,6 @@ REASONS = (
         why="more than",
     ),
     Reason(
-        r"test_inductor_all_reduce_cpu",
-        "Compiles C++ for tensors of the CPU by Inductor, its C++ wrapper and AOTInductor: more "
-        "than the limit of a test on a shared host.",
-        why="more than",
-    ),
-    Reason(
         r"test_diff_hyperparams",
         "Ten training steps for each of 96 combinations of options: more than the limit of a "
         "test on a shared host.",
@@ -294,18 +288,6 @@ REASONS = (
         r"",
         "Reads the log that NCCL writes.",
         why="nccl_log",
-    ),
-    Reason(
-        r"test_fully_shard_training_memory_no_gc",
-        "Eleven training steps of 300 million parameters: more than the limit of a test on a "
-        "shared host.",
-        why="more than",
-    ),
-    Reason(
-        r"test_2d_fsdp_tp_ac_compile_use_ca_True",
-        "Inductor compiles forward and backward on each of four ranks: more than the limit of a "
-        "test on a shared host.",
-        why="more than",
     ),
     Reason(
         r"test_fully_shard_training_overlap",
@@ -333,6 +315,16 @@ REASONS = (
         r"test_fsdp_hybrid_shard_basic_setup",
         "Counts calls of `reduce_scatter_tensor`; FSDP of 2.13 calls `reduce_scatter_single`.",
         why="Scalars are not equal",
+    ),
+    Reason(
+        r"test_nested_invoke_subgraph",
+        "2.13 lists what a nested region calls, and not the region: on the CPU as well.",
+        why="invoke_subgra",
+    ),
+    Reason(
+        r"test_comm_mode_with_c10d",
+        "torch's fake group of 2.13 refuses the empty lists that 2.12 took: on the CPU as well.",
+        why="output lists should be equal to world size",
     ),
     Reason(
         r"test_fsdp_overlap.py",

@@ -47,7 +47,7 @@ from ..trn.device import emulated_name
 from ..trn.legacy import TensorType, tensor_types
 from . import cuda_distributed
 from .cuda_callbacks import calls_script, let_hear, map_traced_bodies
-from .cuda_compiled import map_traced_tensors
+from .cuda_compiled import map_traced_tensors, pass_over_frames
 from .cuda_internals import exchange_device, map_internals
 from .cuda_library import map_library
 from .cuda_names import COMPILING, FALSE, MODULES, PARTS, REFUSED, SAME, SPECIAL
@@ -277,6 +277,7 @@ def _map_constructors() -> None:
     torch.Generator = _class_told_trn(torch.Generator, "torch")  # type: ignore[misc]
     wrap_make_wrapper_subclass(_translated)
     when_imported(TEST_CASES, _count_mode)
+    pass_over_frames()
     torch.jit.load = _translated(torch.jit.load)
     asked = torch.get_default_device
     torch.get_default_device = lambda: to_cuda(asked())

@@ -5,13 +5,26 @@ Checked on torch 2.13.0.
 """
 
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..importing import when_imported
-from ..torch_private import TRACED_TENSORS, function_modes
+from ..torch_private import PASSED_OVER, TRACED_TENSORS, function_modes
 from .cuda_distributed import hears_real
 
-__all__ = ["map_traced_tensors"]
+__all__ = ["map_traced_tensors", "pass_over_frames"]
+
+
+def pass_over_frames() -> None:
+    """The line of a script that torch shows is not one of this package, whose mode calls torch."""
+    own = {str(path) for path in Path(__file__).parent.glob("*.py")}
+
+    def install(module: Any) -> None:
+        known = module.uninteresting_files
+        module.uninteresting_files = cache(lambda: known() | own)
+
+    when_imported(PASSED_OVER, install)
 
 
 def map_traced_tensors(to_cuda: Callable[[Any], Any], alias: type) -> None:

@@ -59,6 +59,7 @@ __all__ = [
     "DECOMPOSITIONS",
     "DTENSOR_RANDOM",
     "FAKE_TENSOR_LOGGER",
+    "PASSED_OVER",
     "RING_ATTENTION",
     "TEST_CASES",
     "TRACED_BODIES",
@@ -182,6 +183,7 @@ device_of_dlpack: Callable[..., Any] = _core._torchDeviceToDLDevice  # DLPack th
 KinetoProfile: Any = getattr(torch.profiler, "_KinetoProfile")  # noqa: B009  profilers under `cuda`
 compiled_c10d: Any = getattr(_core, "_distributed_c10d", None)  # process groups under `cuda`
 utilities: Any = torch._utils  # the device of checkpoints' writers under `cuda`
+PASSED_OVER = "torch._dynamo.guards"  # whose files are not a script's: those of `cuda` as well
 TRACED_TENSORS = "torch._dynamo.variables.tensor"  # what they say of their device under `cuda`
 # Files saved on a GPU, here and below.
 validate_device: Callable[[Any, str], Any] = torch.serialization._validate_device
