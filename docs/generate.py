@@ -245,7 +245,7 @@ def distributed_files_table() -> str:
     import suites
 
     head = ("file", "way", "passed on trn", "of", "with trn memory", "not run")
-    text = markdown_table(head, suites.table(files))
+    text = suites.summary(files) + "\n\n" + markdown_table(head, suites.table(files))
     for reason, tests in suites.others(files).items():
         text += f"\n\n{reason}\n\n" + "\n".join(f"- {test}" for test in tests)
     return text

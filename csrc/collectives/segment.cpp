@@ -171,7 +171,7 @@ void Segment::check_aborted() const {
 
 void Segment::check_alive(int rank) const {
   const RankState& other = state(rank);
-  const std::string name = "rank " + std::to_string(rank);
+  const std::string name = name_of(rank);
   if (other.left.load() != 0)
     throw Failure(name + " " + (other.reason[0] != 0 ? other.reason : "has left the group"));
   if (other.pid.load() != 0 && ended(other))
@@ -179,11 +179,16 @@ void Segment::check_alive(int rank) const {
                   ") ended unexpectedly: killed, or crashed");
 }
 
+std::string Segment::name_of(int rank) const {
+  const int32_t number = state(rank).number.load();
+  return "rank " + std::to_string(number == 0 ? rank : number - 1);
+}
+
 std::string Segment::describe(int rank) const {
   const RankState& r = state(rank);
   const Process process = look_at(r.pid.load());
   const uint32_t stage = r.stage.load();
-  std::string text = "rank " + std::to_string(rank) + ": ";
+  std::string text = name_of(rank) + ": ";
   if (stage == kJoined)
     text += "joined the group";
   else

@@ -20,7 +20,8 @@ enum Stage : uint32_t { kJoined, kIn, kFinished };
 
 struct alignas(64) RankState {
   std::atomic<int32_t> pid;
-  std::atomic<uint64_t> born;  // start time of the process: a pid may be given out again
+  std::atomic<int32_t> number;  // its rank in the world, plus one; 0: not told
+  std::atomic<uint64_t> born;   // start time of the process: a pid may be given out again
   std::atomic<uint64_t> sequence;
   std::atomic<uint32_t> left;   // 1: left the group or ended
   std::atomic<uint32_t> stage;  // a Stage, of what it is doing
@@ -72,6 +73,7 @@ class Segment {
   // Throws Failure when `rank` has left the group or its process has ended.
   void check_alive(int rank) const;
   std::string describe(int rank) const;
+  std::string name_of(int rank) const;
 
  private:
   struct Control {

@@ -38,6 +38,7 @@ class Shared final : public Transport {
   ~Shared() override { leave(""); }
 
   const char* name() const override { return "shm"; }
+  void set_number(int64_t number) override { segment_->state(rank_).number = int32_t(number) + 1; }
   void announce(uint64_t sequence, const std::string& what) override {
     RankState& mine = segment_->state(rank_);
     mine.sequence = sequence;
@@ -56,6 +57,16 @@ class Shared final : public Transport {
     std::snprintf(mine.reason, sizeof mine.reason, "%s", reason.c_str());
     segment_->state(rank_).left = 1;
     for (int r = 0; r < size_; ++r) segment_->ring(r);
+  }
+  std::string late_ranks() const override {
+    const RankState& mine = segment_->state(rank_);
+    if (mine.stage.load() != kIn) return "";
+    std::string out;
+    for (int r = 0; r < size_; ++r) {
+      if (segment_->state(r).sequence.load() >= mine.sequence.load()) continue;
+      out += (out.empty() ? "" : ", ") + segment_->name_of(r);
+    }
+    return out;
   }
   std::string describe_ranks() const override {
     std::string out;
@@ -245,10 +256,9 @@ class Shared final : public Transport {
 
   void check_size(const Message& message, Out data) const {
     if (message.bytes == data.bytes) return;
-    throw Failure("rank " + std::to_string(message.source) + " sent " +
-                  std::to_string(message.bytes) + " bytes, rank " + std::to_string(rank_) +
-                  " receives " + std::to_string(data.bytes) +
-                  ": give both sides tensors of one size and dtype");
+    throw Failure(segment_->name_of(message.source) + " sent " + std::to_string(message.bytes) +
+                  " bytes, " + segment_->name_of(rank_) + " receives " +
+                  std::to_string(data.bytes) + ": give both sides tensors of one size and dtype");
   }
 
   // Waits for this rank's bell until `ready`, as long as `peer` is there.

@@ -67,11 +67,15 @@ class Transport {
   int rank() const { return rank_; }
   int size() const { return size_; }
 
+  // This rank's number in messages: its rank in the world.
+  virtual void set_number(int64_t /*number*/) {}
   // What this rank does next, for the messages of ranks that wait for it; and that it is done.
   virtual void announce(uint64_t /*sequence*/, const std::string& /*what*/) {}
   virtual void announce_end() {}
   // Ends what all ranks wait for, with a reason; also called when the process ends.
   virtual void abort(const std::string& reason) = 0;
+  // The ranks that have not begun what this one has announced and is in.
+  virtual std::string late_ranks() const { return ""; }
   // Leaves the group: who waits for this rank later is told, with the reason if there is one.
   virtual void leave(const std::string& /*reason*/) {}
   // What is known of the other ranks, one line each, when a wait took too long.

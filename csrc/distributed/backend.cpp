@@ -72,6 +72,7 @@ Backend::Backend(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
       transport_(meet(store_, rank, size, options_->timeout)),
       owner_(getpid()),
       ranks_(ranks_of_world(*options_, size)) {
+  transport_->set_number(global(rank));
   std::lock_guard<std::mutex> lock(all_mutex);
   all_transports().insert(transport_.get());
 }
@@ -158,8 +159,10 @@ collectives::Patience Backend::patience(std::chrono::milliseconds timeout, bool 
     if (ended_) throw collectives::Failure("the group was shut down meanwhile");
     if (std::chrono::steady_clock::now() < deadline) return;
     std::ostringstream text;  // scripts written for gloo look for " timeout "
-    text << "the timeout of " << double(timeout.count()) / 1e3
-         << " s has passed. A rank that waits for something else first, as for a message that is "
+    const std::string late = transport_->late_ranks();
+    text << "the timeout of " << double(timeout.count()) / 1e3 << " s has passed"
+         << (late.empty() ? "" : ", and " + late + " did not come")
+         << ". A rank that waits for something else first, as for a message that is "
             "sent after this call, or a rank that never makes the call, has this effect"
          << transport_->describe_ranks();
     throw collectives::Failure(text.str());

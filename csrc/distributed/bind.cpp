@@ -109,6 +109,7 @@ void bind_distributed(py::module_& m) {
              py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("options"), free)
         .def_property_readonly("options", &Backend::options)
         .def_property_readonly("transport", &Backend::transport)
+        .def("get_error", &Backend::getError, free)
         .def("_start_time_estimate", &Backend::start_time_estimate)
         .def("_end_time_estimate", &Backend::end_time_estimate)
         .def("perform_nocolor_split", [](Backend&, const py::object&) {})

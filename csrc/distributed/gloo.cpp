@@ -80,7 +80,7 @@ class OverGloo final : public collectives::Transport {
     if (message.bytes > 0)
       await([&] { return gloo_->recv(payload, message.source, header_tag(tag) + 1); });
     if (message.bytes != data.bytes)
-      throw Failure("rank " + std::to_string(message.source) + " sent " +
+      throw Failure("rank " + std::to_string(message.source) + " of the group sent " +
                     std::to_string(message.bytes) + " bytes, rank " + std::to_string(rank_) +
                     " receives " + std::to_string(data.bytes) +
                     ": give both sides tensors of one size and dtype");

@@ -9,6 +9,14 @@
 #include <cstring>
 
 namespace trn {
+namespace {
+
+// "send #3 of ...", as collectives have it.
+std::string numbered(std::string what, uint64_t sequence) {
+  return what.insert(what.find(' '), " #" + std::to_string(sequence));
+}
+
+}  // namespace
 
 Backend::WorkPtr Backend::message(c10d::OpType op, Tensors& tensors, int peer, int tag) {
   check_usable();
@@ -137,7 +145,7 @@ void Backend::deliver(c10d::OpType op, int peer, int tag, const at::Tensor& memo
       if (peer < 0) cost = price_of_message(int64_t(memory.nbytes()), source);
     }
   } catch (const collectives::Failure& failure) {
-    fail(what + " in group " + options_->group_name, failure.what());
+    fail(numbered(what, work.getSequencenumber()) + " in group " + group(), failure.what());
   }
   ended->end_ns = ended->start_ns + cost.ns;
   ended->row = cost.row;

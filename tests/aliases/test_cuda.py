@@ -121,7 +121,6 @@ with torch.cuda.graph(graph):
     held.add_(1)
 graph.replay()
 assert held.tolist() == [1, 1]
-several = lambda: nn.DataParallel(nn.Linear(2, 2).cuda())
 kernel = torch.cuda.jiterator._create_jit_fn("template <typename T> T twice(T x) { return x * 2; }")
 runtime = torch.cuda.cudart()
 assert runtime.cudaHostRegister(1024, 64, 1) == runtime.cudaHostUnregister(1024) == 0
@@ -130,7 +129,6 @@ assert runtime.cudaMemGetInfo(1) == torch.cuda.mem_get_info(1)
 for refused, reason in (
     (runtime.cudaDeviceEnablePeerAccess, "--as-cuda cannot map it: it accesses a CUDA library"),
     (lambda: kernel(weight), "kernels written in CUDA"),
-    (several, "NEURON_RT_NUM_CORES=1"),
 ):
     try:
         refused()
@@ -140,6 +138,13 @@ for refused, reason in (
         raise AssertionError(refused)
 one = nn.DataParallel(nn.Linear(2, 2).cuda(), device_ids=[0])
 assert one(torch.ones(1, 2)).is_cuda
+several = nn.DataParallel(one.module, device_ids=[0, 1])
+rows = torch.randn(5, 2, dtype=torch.float32).cuda()
+assert torch.equal(several(rows), one.module(rows))
+by_one, by_two = (
+    torch.autograd.grad(net(rows).sum(), one.module.weight)[0] for net in (one, several)
+)
+assert torch.allclose(by_one, by_two) and by_two.get_device() == 0
 print("loss", loss.item())
 """
 

@@ -326,11 +326,6 @@ REASONS = (
         why="Unexpected success",
     ),
     Reason(
-        r"^cuda/test_nn::.*test_spectral_norm$",
-        "`DataParallel` over two devices, which needs CUDA's collectives and is refused.",
-        why="DataParallel",
-    ),
-    Reason(
         r"^cuda/test_nn::.*test_(RNN|LSTM|GRU)_grad_and_gradgrad",
         "The second derivative of cuDNN's layers raises an error: trn has it, as the CPU does.",
         why="not raised",

@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "conformance")]
 
-from suite_files import FILES, REASONS, File  # noqa: E402
+from suite_files import FILES, OF_2_12, REASONS, File  # noqa: E402
 from torch_suite import Outcome, twin  # noqa: E402  one rule for twins
 
 RESULTS = ROOT / "docs" / "distributed_conformance.json"
@@ -124,7 +124,7 @@ def record(source: Path, file: File, seconds: float, test_seconds: float) -> dic
         if outcome.word != "passed" and (
             word == "passed" or (word == "skipped" and outcome.word != "skipped")
         ):
-            row["other"][test] = [outcome.word, outcome.why]
+            row["other"][test] = [outcome.word, outcome.why, word]
     return row
 
 
@@ -146,12 +146,16 @@ def again(source: Path, file: File, seconds: float, test_seconds: float) -> dict
         for word, step in ((before.pop(test)[0], -1), (outcome.word, 1)):
             row["trn"][word if word in row["trn"] else "failed"] += step
         if outcome.word != "passed":
-            before[test] = [outcome.word, outcome.why]
+            before[test] = [outcome.word, outcome.why, "skipped"]
     row["used"] = max(row["used"], found.used)
     if before:
         beside = run(source, file, "gloo", (seconds, test_seconds), ["only", *map(on_cpu, before)])
-        bad = {plain(t) for t, o in beside.outcomes.items() if o.word not in ("passed", "skipped")}
-        row["other"] = {test: told for test, told in before.items() if plain(test) not in bad}
+        twins = {plain(test): outcome.word for test, outcome in beside.outcomes.items()}
+        row["other"] = {
+            test: [*told[:2], word]
+            for test, told in before.items()
+            if (word := twins.get(plain(test), told[2])) in ("passed", "skipped")
+        }
     return row
 
 
@@ -174,8 +178,31 @@ def counts(ran: Ran) -> dict[str, int]:
 
 def reason(path: str, test: str, why: str) -> str:
     """Why a test does not pass, or nothing where a reason is owed."""
+    row = _row(path, test, why)
+    return row.text if row else ""
+
+
+def _row(path: str, test: str, why: str) -> Any:
     rows = (r for r in REASONS if re.search(r.tests, f"{path}::{test}") and re.search(r.why, why))
-    return next((row.text for row in rows), "")
+    return next(rows, None)
+
+
+def summary(files: dict[str, Any]) -> str:
+    """How many tests count and pass, and what kinds the others are of."""
+    bad = [
+        (path, test, *told) for path, row in files.items() for test, told in row["other"].items()
+    ]
+    passed = sum(row["trn"]["passed"] for row in files.values())
+    old = sum(_row(path, test, why) in OF_2_12 for path, test, _, why, _ in bad)
+    with_gloo = sum(twin == "passed" for *_, twin in bad)
+    share = passed / (passed + len(bad))
+    of_these = passed / (passed + len(bad) - old)
+    return (
+        f"{passed:,} of {passed + len(bad):,} tests in {len(files)} files pass ({share:.1%}). "
+        f"Of the others, {old} expect what torch 2.12 did and fail with 2.13 on any device "
+        f"({of_these:.1%} without them), and {with_gloo} pass with gloo on the CPU; gloo skips "
+        "the rest."
+    )
 
 
 def table(files: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -194,7 +221,7 @@ def others(files: dict[str, Any]) -> dict[str, list[str]]:
     """The tests that count and do not pass, by reason."""
     listed: dict[str, list[str]] = {}
     for path, row in files.items():
-        for test, (word, why) in row["other"].items():
+        for test, (word, why, _) in row["other"].items():
             text = reason(path, test, why) or "No reason yet."
             shown = f"`{path}` `{test}` {word}"
             listed.setdefault(text, []).append(
@@ -223,7 +250,7 @@ def main() -> int:
         keep(file.path, row, chosen.source)
         owed += [
             f"{file.path}::{test} {word}: {why}"
-            for test, (word, why) in row["other"].items()
+            for test, (word, why, _) in row["other"].items()
             if not reason(file.path, test, why)
         ]
     print(*owed, sep="\n")

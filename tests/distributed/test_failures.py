@@ -55,6 +55,17 @@ def test_every_rank_is_told(way):
 
 
 @WIDE
+def test_members_of_a_group_are_named_by_their_ranks():
+    """Who is late is in the first line, which the others hear."""
+    ended = launch.run("failing.py", "subgroup", "2", ranks=3, timeout=60)
+    out = ended[1].out
+    assert "recv #1 of float32[4] from rank 2, tag 0 in group pair: rank 1 of 2 ranks: " in out
+    assert "all_reduce #1 of group pair: rank 1 of 2 ranks: the timeout of 2 s has passed" in out
+    assert "has passed, and rank 2 did not come. A rank that" in out
+    assert "rank 1: in all_reduce #1 float32[4096] SUM\n  rank 2: joined the group" in out
+
+
+@WIDE
 def test_an_interrupt_ends_a_wait():
     started = launch.start("failing.py", "interrupted", "20", TRN_EMU_TRANSPORT="shm")
     while started[0].poll() is None and "together" not in read(started[0]):

@@ -48,6 +48,7 @@ from ..trn.legacy import TensorType, tensor_types
 from . import cuda_distributed
 from .cuda_callbacks import calls_script, let_hear, map_traced_bodies
 from .cuda_compiled import map_traced_tensors, pass_over_frames
+from .cuda_copies import map_copies
 from .cuda_internals import exchange_device, map_internals
 from .cuda_library import map_library
 from .cuda_names import COMPILING, FALSE, MODULES, PARTS, REFUSED, SAME, SPECIAL
@@ -500,7 +501,7 @@ def install() -> None:
     mapped, refused = _map_functions()
     _map_constructors()
     _map_storages()
-    cuda_distributed.map_data_parallel()
+    map_copies()
     cuda_distributed.install(_translated)
     _map_threads()
     map_profilers()

@@ -15,16 +15,14 @@ from typing import Any
 import torch
 
 from .. import _C, trn
-from ..errors import Unsupported
 from ..importing import when_imported
-from ..torch_private import compiled_c10d, tree_map_only, utilities
+from ..torch_private import compiled_c10d, utilities
 from .cuda_gloo import map_gloo
 
-__all__ = ["asked_by_torch", "hears_real", "install", "map_data_parallel"]
+__all__ = ["asked_by_torch", "hears_real", "install"]
 
-# DataParallel compares with the device that it was told, which is cuda. A fake tensor is on the
-# device that it hears of, and torch has no guard for cuda.
-_OWN = re.compile(r"torch\.(distributed|_subclasses|nn\.parallel(?!\.data_parallel)|_utils)(\.|$)")
+# A fake tensor is on the device that it hears of, and torch has no guard for cuda.
+_OWN = re.compile(r"torch\.(distributed|_subclasses|nn\.parallel|_utils)(\.|$)")
 
 
 # Methods of process groups.
@@ -58,6 +56,7 @@ def install(translated: Callable[..., Any]) -> None:
     dist: Any = torch.distributed
     group = bound.ProcessGroupTrn
     group.Options = bound.Options
+    group.__init__ = _takes_timeout(group.__init__)
     for module in (c10d, dist):
         module.ProcessGroupNCCL = group
     _C.set_backend_name("nccl")  # for profilers of torch
@@ -77,6 +76,7 @@ def install(translated: Callable[..., Any]) -> None:
             setattr(module, name, told)
     for name in _TAKING_DEVICES:
         setattr(c10d.ProcessGroup, name, translated(getattr(c10d.ProcessGroup, name)))
+    c10d.ProcessGroup.barrier = _on_trn(c10d.ProcessGroup.barrier)
     mesh = translated(device_mesh.init_device_mesh)
     device_mesh.init_device_mesh = dist.init_device_mesh = mesh
     kind: Any = device_mesh.DeviceMesh
@@ -101,31 +101,36 @@ def install(translated: Callable[..., Any]) -> None:
     when_imported("torch.distributed.fsdp.fully_sharded_data_parallel", fsdp)
 
 
-def map_data_parallel() -> None:
-    """One device: inputs are moved there. Several are refused."""
-    init = torch.nn.DataParallel.__init__
+def _takes_timeout(init: Callable[..., None]) -> Callable[..., None]:
+    """A group that a script makes itself has options, a timeout, or neither."""
 
     @wraps(init)
-    def one_device(
-        self: Any, module: torch.nn.Module, device_ids: Any = None, *args: Any, **kwargs: Any
+    def call(
+        self: Any, store: Any, rank: int, size: int, options: Any = None, timeout: Any = None
     ) -> None:
-        count = trn.device_count() if device_ids is None else len(device_ids)
-        if count > 1:
-            raise Unsupported(
-                f"torch.nn.DataParallel over {count} devices copies with CUDA's own collectives. "
-                "Set NEURON_RT_NUM_CORES=1, so that the script sees one."
-            )
-        init(self, module, device_ids, *args, **kwargs)
+        chosen = type(self).Options() if options is None else options
+        if timeout is not None:
+            chosen._timeout = timeout
+        init(self, store, rank, size, chosen)
 
-    def scatter(
-        self: Any, inputs: Any, kwargs: Any, device_ids: Any
-    ) -> tuple[list[Any], list[Any]]:
-        device = torch.device("trn", device_ids[0])
-        args, named = tree_map_only(torch.Tensor, lambda t: t.to(device), (inputs, kwargs))
-        return [args], [named]
+    return call
 
-    torch.nn.DataParallel.__init__ = one_device  # type: ignore[method-assign]
-    torch.nn.DataParallel.scatter = scatter  # type: ignore[method-assign]
+
+def _on_trn(barrier: Callable[..., Any]) -> Callable[..., Any]:
+    """`group.barrier()`: for NCCL's groups torch takes the device of CUDA itself."""
+
+    @wraps(barrier)
+    def call(self: Any, opts: Any = None, timeout: Any = None) -> Any:
+        if not isinstance(opts, compiled_c10d.BarrierOptions):
+            opts, timeout = compiled_c10d.BarrierOptions(), opts if timeout is None else timeout
+        if timeout is not None:
+            opts.timeout = timeout
+        asked = opts.device is None or opts.device.type == "cuda"
+        if asked and any(device.type == "trn" for device in self._device_types):
+            opts.device = torch.device("trn", trn.current_device())
+        return barrier(self, opts)
+
+    return call
 
 
 def _hash_tensors(tensors: Sequence[torch.Tensor]) -> int:

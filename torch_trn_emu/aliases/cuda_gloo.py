@@ -62,7 +62,7 @@ def _lending(method: Callable[..., Any]) -> Callable[..., Any]:
         given: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
         def lend(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor) or not value.is_cuda:
+            if not isinstance(value, torch.Tensor) or value.is_cpu:
                 return value
             lent = _C.host_alias(value) if value.layout is torch.strided else value.cpu()
             given[id(lent)] = value, lent

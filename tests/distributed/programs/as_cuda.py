@@ -40,6 +40,8 @@ group, cuda = dist.group.WORLD, torch.device("cuda")
 assert isinstance(group._get_backend(cuda), dist.ProcessGroupNCCL)
 with warnings.catch_warnings(action="error"):
     dist.distributed_c10d._set_pg_timeout(timedelta(minutes=5), group)
+group.barrier().wait()
+group.barrier(timedelta(minutes=1)).wait()
 group._start_coalescing(cuda)
 dist.all_reduce(x, async_op=True)
 group._end_coalescing(cuda).wait()
@@ -101,8 +103,15 @@ for device in ("cpu", "cuda"):
     dist.all_reduce(z, group=slow)
     assert z.tolist() == [dist.get_world_size()] * 2
     assert z.device.type == device
-check_own_gloo(dist.distributed_c10d._get_default_store(), dist.get_rank(), dist.get_world_size())
 dist.barrier(slow, device_ids=[local])
+store = dist.distributed_c10d._get_default_store()
+given = {}, {"timeout": timedelta(minutes=1)}, {"options": dist.ProcessGroupNCCL.Options()}
+check_own_gloo(store, dist.get_rank(), dist.get_world_size())
+for number, options in enumerate(given):
+    folder = dist.PrefixStore(f"by hand {number}", store)
+    by_hand = dist.ProcessGroupNCCL(folder, dist.get_rank(), dist.get_world_size(), **options)
+    by_hand.allreduce(z).wait()
+    assert by_hand.options._timeout == options.get("timeout", timedelta(minutes=30))
 assert dist.get_backend(slow) == "gloo"
 dist.destroy_process_group()
 dist.init_process_group("fake", rank=0, world_size=4)

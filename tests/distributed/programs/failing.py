@@ -18,6 +18,18 @@ x = torch.ones(4096, device="trn")
 dist.all_reduce(x)
 print("together", flush=True)
 
+if WAY == "subgroup":  # its members are not its ranks
+    pair = dist.new_group([1, 2], timeout=timedelta(seconds=SECONDS), group_desc="pair")
+    message = torch.ones(4, device="trn")
+    other = dist.new_group([1, 2], timeout=timedelta(seconds=SECONDS), group_desc="pair")
+    if RANK == 1:
+        for call in (lambda: dist.recv(message, 2, pair), lambda: dist.all_reduce(x, group=other)):
+            try:
+                call()
+            except dist.DistBackendError as error:
+                print(error, flush=True)
+    time.sleep(3 * SECONDS)
+    sys.exit(0)
 if RANK == 1:
     if WAY == "size":
         x = torch.ones(2048, device="trn")
