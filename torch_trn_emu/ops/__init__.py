@@ -49,7 +49,7 @@ from .indexing import (
     unmasked,
 )
 from .interpolation import resampling
-from .kth import kth, middle, randperm, ranked
+from .kth import kth, middle, randperm, ranked, top
 from .loss_steps import GRADIENTS, LOSSES
 from .losses import loss
 from .masked_select import nonzero, select_masked, spread_masked
@@ -85,7 +85,7 @@ from .scaled_products import (
 )
 from .scans import extremes, logarithms, scan
 from .searchsorted import multinomial, search
-from .sorting import flat_sort, sort, topk
+from .sorting import flat_sort, sort
 from .strided_copies import (
     chunked,
     diagonal_backward,
@@ -236,7 +236,7 @@ _ROWS = (
     _row("argmin", "vector", largest(-1.0), MADE),
     _row("aminmax", "vector", one_after_the_other(reduction(simple("min")),
                                                   reduction(simple("max"))), MADE),
-    _row("mode", "vector", reduction(simple("max")), "inferred", "as the maximum"),
+    _row("mode", "vector", largest(1.0), "inferred", "as the maximum, with its place"),
     _row("prod", "vector", reduction(simple("multiply")), MADE),
     _row("all", "vector", reduction(truth("min")), MADE),
     _row("any", "vector", reduction(truth("max")), MADE),
@@ -277,7 +277,7 @@ _ROWS = (
     _row("cumprod", "vector", scan("multiply"), MADE),
     _row("cummax", "vector", extremes("max"), MADE),
     _row("cummin", "vector", extremes("min"), MADE),
-    _row("topk", "vector", topk, MADE, "indices of equal elements may differ"),
+    _row("topk", "vector", top, MADE, "indices of equal elements may differ"),
     _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
     _row("kthvalue", "vector", ranked(kth, 2), MADE, "indices of equal elements may differ"),
     _row("median", "vector", ranked(middle, 1), MADE, "assumes rows without NaN"),

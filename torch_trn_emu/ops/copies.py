@@ -1,5 +1,6 @@
 """Rows of copies: what a call moves and in which runs."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ..calls import Call, Target, TensorArg
@@ -7,6 +8,8 @@ from ..calls.labels import constant, labelled, made, permuted
 from ..isa import Program, View, itemsize
 from ..kernels.copy_runs import copy_runs, longest_run, run_of_copy, transposed
 from ..kernels.transpose import transpose
+from ..kernels.transpose_narrow import transpose_narrow
+from ..timing import price
 from .elementwise import conversion, elementwise
 from .op import HostTransfer, Lowered, flat
 
@@ -39,15 +42,8 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
     if source.numel != to.numel:  # broadcast
         return (elementwise("copy", [], [source], to, target),)
     for t in (source, to):
-        if (swap := transposed(t)) and itemsize(t.dtype) <= 4:
-            batch, rows, columns = swap
-            if min(rows, columns) >= 16 and t.dtype in target.chip.tensor_engine.macs_per_pe_cycle:
-                program = transpose(
-                    columns * batch, rows, dtype=t.dtype, chip=target.chip, cores=target.cores
-                )
-                held = {"in": permuted(source, _turning(source, (0, 2, 1))),
-                        "out": permuted(to, _turning(to, (1, 0, 2)))}  # fmt: skip
-                return (labelled(program, held, outer={"out": rows}),)
+        if turned := [*_by_blocks(t, source, to, target), *_by_runs(t, source, to, target)]:
+            return (min(turned, key=lambda program: price(program, target.chip).total_s),)
     runs = longest_run(source), longest_run(to)
     if min(runs) < to.numel:
         side, run = "in" if runs[0] <= runs[1] else "out", min(runs)
@@ -57,6 +53,35 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
         between = {"out": constant(0.0, (1,), to.torch_dtype)} if side == "out" else {}
         return (labelled(program, whole, before=between),)
     return (elementwise("copy", [], [flat(source, to.numel)], flat(to, to.numel), target),)
+
+
+def _by_blocks(t: TensorArg, source: TensorArg, to: TensorArg, target: Target) -> Iterator[Program]:
+    """Where the last dimensions of `t` are exchanged in memory: blocks on the Tensor engine."""
+    batch, rows, columns = transposed(t) or (0, 0, 0)
+    if min(rows, columns) >= 16 and t.dtype in target.chip.tensor_engine.macs_per_pe_cycle:
+        program = transpose(
+            columns * batch, rows, dtype=t.dtype, chip=target.chip, cores=target.cores
+        )
+        held = {"in": permuted(source, _turning(source, (0, 2, 1))),
+                "out": permuted(to, _turning(to, (1, 0, 2)))}  # fmt: skip
+        yield labelled(program, held, outer={"out": rows})
+
+
+def _by_runs(t: TensorArg, source: TensorArg, to: TensorArg, target: Target) -> Iterator[Program]:
+    """The same within partitions, where all elements lie together."""
+    batch, rows, columns = transposed(t) or (0, 0, 0)
+    if not rows or itemsize(t.dtype) > 4:
+        return
+    if t is source:
+        source, rows, columns = permuted(source, _turning(source, (0, 2, 1))), columns, rows
+    else:
+        to = permuted(to, _turning(to, (0, 2, 1)))
+    if min(map(longest_run, (source, to))) < to.numel:
+        return
+    program = transpose_narrow(batch, rows, columns, dtype=t.dtype, cores=target.cores)
+    split = {"out": batch * columns} if rows >= columns else {"in": batch * rows}
+    held = {"in": source, "out": to}
+    yield labelled(program, held, outer=split if batch < target.cores else {})
 
 
 def _converted(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, ...]:

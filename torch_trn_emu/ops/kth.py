@@ -6,9 +6,10 @@ from ..calls import Call, Target
 from ..calls.labels import labelled, made
 from .elementwise import lower_elementwise
 from .op import Lowered, Lowering, flat
-from .sorting import along_dimension, found_in, ordered
+from .reductions import largest
+from .sorting import along_dimension, few, found_in, ordered, topk
 
-__all__ = ["kth", "middle", "randperm", "ranked"]
+__all__ = ["kth", "middle", "randperm", "ranked", "top"]
 
 
 def ranked(rank: Callable[[Call, int], int], dim_at: int) -> Lowering:
@@ -28,6 +29,18 @@ def ranked(rank: Callable[[Call, int], int], dim_at: int) -> Lowering:
         return along_dimension(x, dim, found_in(call), target, k, backwards, first=k - 1)
 
     return lower
+
+
+def top(call: Call, target: Target) -> Lowered:
+    """The largest or smallest; a single one of many rows is that of max or min."""
+    x, dim = call.tensors[0], int(call.argument(2, -1))
+    if int(call.argument(1, 1)) != 1 or not x.shape or not x.numel:
+        return topk(call, target)
+    if few(x.numel // x.shape[dim], target.cores):
+        return topk(call, target)
+    sign = -1.0 if call.argument(3, True) is False else 1.0
+    extreme = Call("aten::max.dim", (x, dim, True), call.results)
+    return largest(sign)(extreme, target)
 
 
 def kth(call: Call, columns: int) -> int:
