@@ -106,3 +106,24 @@ def test_columns_of_up_to_64_inner_elements_have_a_program(op: str) -> None:
                 for n in (32, 33, 48, 49, 62, 63, 64)
             ]
             assert all(0.9 * a < b for a, b in pairwise(times)), (chip.name, columns, times)
+
+
+@pytest.mark.parametrize("shape", [(1, 2_000_003), (3, 700_001)], ids=str)
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+def test_uneven_pieces_are_cut_in_chunks(op: str, shape: tuple[int, int]) -> None:
+    x = random(*shape) * 3
+    program = _norm(op, *shape)
+    (tile,) = (b for b in program.buffers if b.name == "x tile")
+    assert tile.row_elements < shape[1] // (128 // shape[0])
+    validate(program, CHIPS[2])
+    got = run((program,), {"x": x})["out y"].reshape(shape)
+    exact = OPS[op](x.double(), None, None)  # the host adds up millions in float32
+    np.testing.assert_allclose(got, exact, rtol=2e-5, atol=2e-7)
+
+
+@pytest.mark.parametrize("count", [2**20, 2**21, 2**22, 2**23, 3_000_000])
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+def test_a_long_row_of_one_more_is_no_cliff(op: str, count: int) -> None:
+    for chip in ("trn1", "trn2", "trn3"):
+        before, after, prime = (_us(op, 1, n, chip) for n in (count, count + 1, count + 7))
+        assert max(after, prime) < 1.2 * before + 4

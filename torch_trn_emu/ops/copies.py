@@ -18,6 +18,8 @@ __all__ = [
     "copy",
 ]
 
+SMALL = 4096  # elements that DMA may move one by one (chosen)
+
 
 def copy(call: Call, target: Target) -> Lowered:
     """Of one tensor to another, on the device or over the host's link."""
@@ -43,16 +45,22 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
         return (elementwise("copy", [], [source], to, target),)
     for t in (source, to):
         if turned := [*_by_blocks(t, source, to, target), *_by_runs(t, source, to, target)]:
+            turned += [_moved(source, to, target)] * (to.numel <= SMALL)
             return (min(turned, key=lambda program: price(program, target.chip).total_s),)
-    runs = longest_run(source), longest_run(to)
-    if min(runs) < to.numel:
-        side, run = "in" if runs[0] <= runs[1] else "out", min(runs)
-        program = copy_runs(to.numel, run, source.dtype, to.dtype, strided=side, cores=target.cores)
-        whole = {"in": source, "out": to}
-        whole[side] = _in_runs(whole[side], run_of_copy(run, source.dtype))
-        between = {"out": constant(0.0, (1,), to.torch_dtype)} if side == "out" else {}
-        return (labelled(program, whole, before=between),)
+    if min(map(longest_run, (source, to))) < to.numel:
+        return (_moved(source, to, target),)
     return (elementwise("copy", [], [flat(source, to.numel)], flat(to, to.numel), target),)
+
+
+def _moved(source: TensorArg, to: TensorArg, target: Target) -> Program:
+    """By DMA, a descriptor for each run."""
+    runs = longest_run(source), longest_run(to)
+    side, run = "in" if runs[0] <= runs[1] else "out", min(runs)
+    program = copy_runs(to.numel, run, source.dtype, to.dtype, strided=side, cores=target.cores)
+    whole = {"in": source, "out": to}
+    whole[side] = _in_runs(whole[side], run_of_copy(run, source.dtype))
+    between = {"out": constant(0.0, (1,), to.torch_dtype)} if side == "out" else {}
+    return labelled(program, whole, before=between)
 
 
 def _by_blocks(t: TensorArg, source: TensorArg, to: TensorArg, target: Target) -> Iterator[Program]:

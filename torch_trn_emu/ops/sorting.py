@@ -33,7 +33,7 @@ __all__ = [
     "topk",
 ]
 
-FEW, LEAST = 32, 256  # rows that are cut over partitions, and columns of a piece (chosen)
+FEW, LEAST = 64, 256  # rows that are cut over partitions, and columns of a piece (chosen)
 MOST = 4096  # candidates of all chunks together (chosen)
 
 

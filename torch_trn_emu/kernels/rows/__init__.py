@@ -40,7 +40,7 @@ def row_program(
     best, even = (layout_of(share, columns, inner, values, even=e) for e in (False, True))
     for layout in (best, even, plain):
         program = _RowProgram(Builder(name, cores=cores), layout, values, chip)
-        if program.chunks == 1 or (layout.values == 1 and not layout.missing):
+        if program.chunks == 1 or program.can_be_cut:
             return program.build()
     raise KeyError(f"{columns} x {inner} elements of a row, which SBUF does not hold at once")
 
@@ -139,17 +139,17 @@ class _RowProgram(RowTiles):
 
     def _fill(self, whole: Access) -> None:
         """Numbers where pieces of rows lack elements, before those that are there are loaded."""
-        if self.layout.missing:
+        if self.lacking(whole.free):
             self.b.emit("memset", whole, value=0.0)
 
     def _filled(self, s: RowStep, data: Access) -> Access:
         """A tile to be reduced, once what changes no result is where pieces lack elements."""
-        if self.layout.missing:
-            end = columns_of(data, data.free - self.layout.missing, self.layout.missing)
-            tile = self.neutral[str(s.attributes["op"])]
-            neutral = partitions_of(tile, data.partitions, (0, self.layout.missing))
-            there = rows_of(self.whole.there, data.partitions, self.layout.missing)
-            self.b.emit("select", end, there, end, neutral)
+        missing = self.layout.missing
+        end = columns_of(data, data.free - missing, missing)
+        tile = self.neutral[str(s.attributes["op"])]
+        neutral = partitions_of(tile, data.partitions, (0, missing))
+        there = rows_of(self.whole.there, data.partitions, missing)
+        self.b.emit("select", end, there, end, neutral)
         return data
 
     def _rows(self, r0: Affine, halves: list[tuple[int, int]]) -> None:
@@ -235,7 +235,7 @@ class _RowProgram(RowTiles):
                     continue
                 for h, size in halves:
                     data = self.by_row(self.tiles[s.reads[0]], h, size, count)
-                    data = self._filled(s, data)
+                    data = self._filled(s, data) if self.lacking(count) else data
                     to = self._reduced(s.name, part, h, size)
                     self.b.emit("tensor_reduce", to, data, **s.attributes)
                     if s.name not in self.partial:
@@ -340,7 +340,7 @@ class _RowProgram(RowTiles):
         self, s: RowStep, total: str, to: Access, result: Access, reads: list[Access]
     ) -> None:
         """A value and its sum; columns that some pieces lack are added by themselves."""
-        b, missing = self.b, self.layout.missing
+        b, missing = self.b, self.lacking(to.free)
         if not missing:
             b.emit(SUMMING[s.opcode], (to, result), *reads, engine=s.engine, **s.attributes)
             return

@@ -66,6 +66,8 @@ class RowTiles(Order):
         self.rows, self.columns = layout.lines, layout.width
         self.places = self.shared()
         self.parts, self.width = self._fitting(chip)
+        if layout.missing and self.width < self.columns:
+            self.width = self._with_an_end(self.width)
         self.chunks = ceil(self.columns / self.width)
         self.hbm = {
             i.name: b.hbm(i.name, self._shape(i.kind), i.dtype, _role(i.kind))
@@ -149,6 +151,22 @@ class RowTiles(Order):
         room = (usable - kept * self.columns) / max(each + kept, 1)  # the last chunk is kept whole
         return evenly(self.columns, int(max(room, 256)), whole)
 
+    def _with_an_end(self, most: int) -> int:
+        """Columns of a chunk, which leave a last one that holds little but what a piece lacks."""
+        columns = self.columns - self.layout.missing - 1
+        return columns // ceil(columns / most) or most
+
+    def lacking(self, count: int) -> int:
+        """Elements that the last piece lacks of a chunk of `count` columns."""
+        return self.layout.missing if self.chunks == 1 or count < self.width else 0
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether lines can be in several chunks."""
+        whole = not any(i.kind is Kind.ROW for i in self.inputs.values())
+        ends = whole and self.columns % self.width > self.layout.missing
+        return self.layout.values == 1 and (ends or not self.layout.missing)
+
     def _bytes(self, name: str) -> float:
         """What one column of a FULL value's tile takes, its slots included."""
         if name in self.places:
@@ -183,7 +201,7 @@ class RowTiles(Order):
     ) -> Iterator[tuple[Access, Access]]:
         """(columns of a tile of lines, what they are in memory)"""
         if self.layout.missing:
-            yield from self._uneven(tile, hbm, self.layout.columns)
+            yield from self._uneven(tile, hbm, self.layout.columns, c0, count)
             return
         row, run = r0 + h * P, self.layout.run
         if run:
@@ -195,14 +213,18 @@ class RowTiles(Order):
             there = elements_of(hbm, (self.columns, size), (1, count), at=at)
         yield rows_of(tile, size, count, part=h), there
 
-    def _uneven(self, tile: Buffer, hbm: Buffer, pitch: int) -> Iterator[tuple[Access, Access]]:
+    def _uneven(
+        self, tile: Buffer, hbm: Buffer, pitch: int, c0: Affine, count: int
+    ) -> Iterator[tuple[Access, Access]]:
         """Rows whose last piece is shorter: the others first. `pitch` is a row's in memory."""
         layout, line = self.layout, tile.row_elements
-        last, each = layout.pieces - 1, layout.reduced
-        for first, pieces, count in ((0, last, each), (last, 1, each - layout.missing)):
+        last, each, lacking = layout.pieces - 1, layout.reduced, self.lacking(count)
+        parts = ((0, last, count), (last, 1, count - lacking))
+        for first, pieces, some in parts if lacking else ((0, last + 1, count),):
             rows = (line * layout.pieces, layout.rows), (pitch, layout.rows)
-            here = partitions_of(tile, pieces, rows[0], (1, count), at=first * line)
-            yield here, elements_of(hbm, (each, pieces), rows[1], (1, count), at=first * each)
+            here = partitions_of(tile, pieces, rows[0], (1, some), at=first * line)
+            at = c0 + first * each
+            yield here, elements_of(hbm, (each, pieces), rows[1], (1, some), at=at)
 
     def values(self, tile: Buffer, h: int, size: int) -> Access:
         """A COLUMN of a tile of lines."""
@@ -231,7 +253,7 @@ class RowTiles(Order):
         """(where a ROW lies on every partition, once for all its rows; what it is in memory)"""
         layout = self.layout
         if layout.missing:
-            yield from self._uneven(self.tiles[name], self.hbm[name], 0)
+            yield from self._uneven(self.tiles[name], self.hbm[name], 0, c0, count)
             return
         lines, each = self.rows if layout.pieces > 1 else P, count // layout.together
         repeats = ((0, lines // layout.pieces), (self.columns, layout.pieces))
