@@ -12,6 +12,7 @@ from own_gloo import check_own_gloo
 from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed import tensor as distributed
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, fully_shard
 from torch.distributed.nn import functional
 from torch.distributed.tensor.debug import CommDebugMode
@@ -65,6 +66,15 @@ for net in (model, sharded):
         optimizer.step()
         optimizer.zero_grad()
     print("loss", loss.item())
+for hook in (
+    default_hooks.bf16_compress_hook,
+    default_hooks.bf16_compress_wrapper(default_hooks.allreduce_hook),
+):
+    narrow = DistributedDataParallel(nn.Linear(8, 8, bias=False).cuda(), device_ids=[local])
+    narrow.register_comm_hook(None, hook)
+    narrow(torch.full((1, 8), local + 1.01, device="cuda")).sum().backward()
+    gradient = narrow.module.weight.grad
+    assert torch.equal(gradient, gradient.bfloat16().float()), gradient
 wrapped = FullyShardedDataParallel(nn.Linear(8, 8), device_id=torch.device("cuda", local))
 assert next(wrapped.parameters()).is_cuda
 here = torch.device("cuda", local)  # the device that torch.distributed heard of, and its text
