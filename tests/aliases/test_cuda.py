@@ -10,8 +10,10 @@ from torch_trn_emu.aliases.cuda_refusals import refusing, refusing_class
 from torch_trn_emu.errors import Unsupported
 
 SCRIPT = """
+import _thread
 import pickle
 import tempfile
+import threading
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -105,6 +107,18 @@ with torch.cuda.device(1):
     assert torch.ones(1, device="cuda").get_device() == 1
 torch.cuda.set_device("cuda:0")
 ones = torch.ones(2, 2, device="cuda", requires_grad=True)
+ended = threading.Event()
+heard = []
+
+def hear_device():
+    heard.append(torch.ones(1).to("cuda").device.type)
+    ended.set()
+
+_thread.start_new_thread(hear_device, ())
+assert ended.wait(60) and heard == ["cuda"]
+with torch.random.fork_rng(devices=["cuda:0", torch.device("cuda", 1)]):
+    drawn = torch.rand(4, device="cuda")
+assert torch.equal(drawn, torch.rand(4, device="cuda"))
 for reentrant in (True, False):
     noise = torch.ones(64, device="cuda", requires_grad=True)
     kept = checkpoint(F.dropout, noise, use_reentrant=reentrant)

@@ -8,6 +8,7 @@ This is the one place that replaces attributes of torch: the user asked for it b
 in one thread, so each thread that Python starts enters it first. Checked on torch 2.13.0.
 """
 
+import _thread
 import inspect
 import os
 import re
@@ -258,6 +259,7 @@ def _map_constructors() -> None:
         torch.amp: ("is_autocast_available",),
         torch.amp.autocast_mode: ("is_autocast_available",),
         torch.nested: ("nested_tensor",),  # as `range`, not seen by function modes
+        torch.random: ("fork_rng",),
     }
     for module, names in modules.items():
         for name in names:
@@ -426,7 +428,7 @@ def _map_accelerator() -> None:
 
 def _map_threads() -> None:
     """Threads of `threading`, of pools and of data loaders translate as the main one does."""
-    start = threading.Thread.start
+    start, start_plain = threading.Thread.start, _thread.start_new_thread
 
     @wraps(start)
     def start_mapped(thread: threading.Thread) -> None:
@@ -440,7 +442,16 @@ def _map_threads() -> None:
         thread.run = mapped  # type: ignore[method-assign]
         start(thread)
 
+    @wraps(start_plain)
+    def start_plain_mapped(function: Callable[..., Any], *args: Any) -> int:
+        def mapped(*given: Any, **named: Any) -> None:
+            with CudaIsTrn():
+                function(*given, **named)
+
+        return start_plain(mapped, *args)
+
     threading.Thread.start = start_mapped  # type: ignore[assignment]
+    _thread.start_new_thread = start_plain_mapped
 
 
 def _map_storages() -> None:

@@ -24,6 +24,7 @@ from ..torch_private import (
     dispatch_modes,
     overrides_functions,
     skip_function_modes,
+    subclasses_are_asked,
     tree_leaves,
 )
 
@@ -83,8 +84,12 @@ def let_hear(
     args: Any,
     kwargs: dict[str, Any],
 ) -> Any:
-    """The call, with `mode()` on in what it runs of the script."""
-    values = tree_leaves((args, kwargs)) if types else []
+    """The call, with `mode()` on in what it runs of the script.
+
+    `Tensor.__torch_function__` calls a function again, and no subclass is asked then: one that is
+    written in Python comes back here, for the mode.
+    """
+    values = tree_leaves((args, kwargs)) if types and subclasses_are_asked() else []
     first: list[Any] = [next((v for v in values if type(v) is kind), None) for kind in types]
     own = [value for value in first if overrides_functions(value)]
     with mode():

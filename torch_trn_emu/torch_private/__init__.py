@@ -117,6 +117,7 @@ __all__ = [
     "set_functions_of_torch_c",
     "set_multithreading_enabled",
     "skip_function_modes",
+    "subclasses_are_asked",
     "suggest_memory_format",
     "tree_any",
     "tree_leaves",
@@ -199,6 +200,7 @@ dispatch_key_for_device: Callable[[str], str] = _core._dispatch_key_for_device
 # What runs code of the script under the name `cuda`, here and below.
 dispatch_mode_count: Callable[[], int] = _core._len_torch_dispatch_stack
 skip_function_modes: Callable[..., Any] = _core._skip_one_hop_torch_function
+subclasses_are_asked: Callable[[], bool] = _core._is_torch_function_enabled
 # Hooks under the name `cuda` enter its mode where it is not on.
 function_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
 
