@@ -165,7 +165,7 @@ REASONS = (
         why="NestedTensorImpl doesn't support sizes",
     ),
     Reason(
-        r"^cuda/functorch/.*TestHigherOrderOperatorInteraction.*(_sum_|_sum$)",
+        r"^cuda/functorch/.*TestHigherOrderOperatorInteraction",
         "An operator of the test's own with kernels for the CPU's and CUDA's dispatch keys.",
         why="could not find kernel for HigherOrderOperator mysum",
     ),
@@ -387,6 +387,54 @@ REASONS = (
         r"test_autograd::.*test_dataparallel_saved_tensors_hooks",
         "`torch._C._scatter`, which copies between GPUs in builds with CUDA.",
         why="_scatter",
+    ),
+    Reason(
+        r"^cuda/test_autograd::.*(test_checkpointing_without_reentrant_dataparallel|"
+        r"test_dataparallel_saved_tensors_hooks)",
+        "`DataParallel` over several devices, which needs CUDA's collectives and is refused.",
+        why="DataParallel",
+    ),
+    Reason(
+        r"^cuda/test_autograd::.*test_checkpoint_device_context_fn",
+        "A default device that is set inside of a backward pass, below the mode of the alias.",
+        why="bottom of the mode stack",
+    ),
+    Reason(
+        r"^cuda/test_autograd::.*test_get_data_and_hooks_from_raw_saved_variable",
+        "The identity of a hook of saved tensors: the alias wraps it, so that it hears cuda.",
+        why="not true",
+    ),
+    Reason(
+        r"^cuda/test_autograd::.*test_gradcheck_adjusted_atol_complex_inputs",
+        "The test runs on the CPU alone where there is CUDA; on trn it passes under its own name.",
+        why="CPU-only",
+    ),
+    Reason(
+        r"^cuda/test_custom_ops::.*(test_impl_on_existing_op_with_cpu_registration_key_CUDA|"
+        r"test_backward_impl_on_existing_op_with_key_key_AutogradCUDA)",
+        "A check of `torch._custom_ops` for kernels of CUDA's dispatch keys; trn's are those of "
+        "PrivateUse1.",
+        why="not raised",
+    ),
+    Reason(
+        r"^cuda/test_custom_ops::.*test_data_dependent_compile",
+        "A count of graph breaks: Dynamo traces the mode of the alias as well.",
+        why="Expected 1 but got 3",
+    ),
+    Reason(
+        r"^cuda/test_custom_ops::.*test_factory_function",
+        "The name of the device in an error's text: trn.",
+        why="registered for trn",
+    ),
+    Reason(
+        r"^cuda/test_custom_ops::.*test_library_source_location",
+        "The line of a script in an error's text, which has that of the alias.",
+        why="not found in",
+    ),
+    Reason(
+        r"^cuda/functorch/test_eager_transforms::.*test_compile_vmap_hessian",
+        "An expected failure of CUDA's, where trn passes.",
+        why="Unexpected success",
     ),
     Reason(
         r"test_optim::.*test_fused_error_on_params_on_meta_",
