@@ -89,7 +89,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
             _range("stream", 0.84, 1.6, 7, 0, "stream, shaped ones too"),
             _range("reduction", 0.9, 1.13, 5, 0, "reduction, shaped ones too"),
             _range("small", 0.86, 1.6, 11, 1, "operators"),
-            _range("decode", 0.82, 1.49, 10, 6, "decode, shaped ones too"),
+            _range("decode", 0.83, 1.51, 10, 6, "decode, shaped ones too"),
             _range("whole graph", 0.87, 1.62, 10, 1),
             _range("small collective", 6.29, 27.48, 21),
             _range("large collective", 1.13, 4.36, 5),
