@@ -298,12 +298,6 @@ REASONS = (
         why="more than",
     ),
     Reason(
-        r"test_dtensor_unflatten_1d",
-        "Flattens and unflattens every shape with up to four dimensions on eight ranks: more than "
-        "the limit of a test on a shared host.",
-        why="more than",
-    ),
-    Reason(
         r"test_diff_hyperparams",
         "Ten training steps for each of 96 combinations of options: more than the limit of a "
         "test on a shared host.",
@@ -351,9 +345,9 @@ REASONS = (
         why="torch.cuda.nccl",
     ),
     Reason(
-        r"_tools/|test_backward_prefetch",
-        "Trains in a mode that looks at each operator, or with each of many options: more than the "
-        "limit of a test on a shared host.",
+        r"_tools/",
+        "Trains in a mode that looks at each operator: more than the limit of a test on a shared "
+        "host.",
         why="more than",
     ),
     Reason(
