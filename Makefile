@@ -30,7 +30,7 @@ NEEDS_ALL := $(or $(filter $(addsuffix %,$(WIDE)),$(NAMED)),$(filter $(addsuffix
 TEST_GROUP := $(if $(NAMED),$(if $(NEEDS_ALL),test,test-core),test)
 STYLE := tests/test_house.py tests/test_layers.py
 test: build $(STAMPS)/group-$(TEST_GROUP)
-	$(BIN)/python -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS)) \
+	$(BIN)/python -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist worksteal) \
 	  $(if $(NAMED),,$(addprefix --ignore=,$(STYLE))) $(ARGS)
 
 build: $(STAMPS)/built
