@@ -3,6 +3,7 @@
 
 #include "alias.h"
 #include "launches_of_steps.h"
+#include "numerics/gates.h"
 #include "numerics/kernels.h"
 #include "numerics/packed.h"
 #include "operands.h"
@@ -16,7 +17,8 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/sigmoid_cpu_dispatch.h>
+#include <ATen/ops/tanh_cpu_dispatch.h>
 #include <ATen/record_function.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
@@ -45,6 +47,7 @@ bool is_watched() { return c10::impl::TorchDispatchModeTLS::any_modes_set() || a
 // weights, which rows up to `most` have (matmul.cpp).
 bool fits_units(const Recurrence& layer) {
   constexpr int64_t most = 128;
+  if (layer.bias.defined() != layer.input_bias.defined()) return false;
   const std::vector<int64_t>& rows = layer.steps.rows;
   const int64_t width = layer.weight.size(1);
   return rows.size() > 1 && rows.front() > numerics::most_dots && rows.front() <= most &&
@@ -99,6 +102,9 @@ struct StepRows {
         options(host.options()) {}
 
   Tensor of(const Tensor& all, int64_t step) const { return all.narrow(0, step * rows, rows); }
+  float* row_of(const Tensor& all, int64_t step, int64_t widths) const {
+    return all.mutable_data_ptr<float>() + step * rows * widths * width;
+  }
   Tensor fresh(int64_t of_steps, int64_t widths = 1) const {
     return at::empty({of_steps * rows, widths * width}, options);
   }
@@ -121,39 +127,81 @@ void multiply_step(numerics::GateColumns shape, const Tensor& x, OperandFormat f
                               });
 }
 
-// The results of a layer's steps on the host. Without `keeps`, cells and gates are of two steps.
+// What a thread has of a cell: the units of a range, side by side.
+struct UnitBlock {
+  numerics::CellUnits units;
+  Tensor gates, cells, hidden;  // [4 * rows * units], [rows * units] twice
+  Tensor i_f, g, o;             // of the gates
+
+  UnitBlock(const StepRows& of, const Tensor& sums, int64_t lo, int64_t hi, const Tensor& cx)
+      : units{of.rows, of.width, lo, hi} {
+    const int64_t all = of.rows * (hi - lo);
+    gates = sums.view(-1).narrow(0, 4 * of.rows * lo, 4 * all);
+    cells = at::empty({all}, of.options);
+    hidden = at::empty({all}, of.options);
+    i_f = gates.narrow(0, 0, 2 * all);
+    g = gates.narrow(0, 2 * all, all);
+    o = gates.narrow(0, 3 * all, all);
+    numerics::block_of_rows(units, cx.const_data_ptr<float>(), cells.mutable_data_ptr<float>());
+  }
+
+  // After the product. hy [rows, width].
+  void step(const float* hidden_bias, const float* input, const float* input_bias, float* hy) {
+    float* all = gates.mutable_data_ptr<float>();
+    numerics::add_to_block(units, hidden_bias, input, input_bias, all);
+    at::cpu::sigmoid_out(i_f, i_f);
+    at::cpu::tanh_out(g, g);
+    at::cpu::sigmoid_out(o, o);
+    numerics::lstm_block_state(units, all, cells.mutable_data_ptr<float>());
+    at::cpu::tanh_out(hidden, cells);
+    numerics::lstm_block_output(units, all, hidden.const_data_ptr<float>(), hy);
+  }
+};
+
+const float* floats(const Tensor& x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
+
+// The results of a layer's steps on the host, and what its gradient keeps of them.
 struct HostSteps {
-  bool keeps;
   Tensor out, h, c, cells, gates;
 
   HostSteps(const StepRows& of, bool keeps)
-      : keeps(keeps),
-        out(of.fresh(of.steps)),
-        h(of.fresh(1)),
-        c(of.fresh(1)),
-        cells(of.fresh(keeps ? of.steps : 2)),
-        gates(of.fresh(keeps ? of.steps : 2, 4)) {}
+      : out(of.fresh(of.steps)), h(of.fresh(1)), c(of.fresh(1)) {
+    if (!keeps) return;
+    cells = of.fresh(of.steps);
+    gates = of.fresh(of.steps, 4);
+  }
 
   void run(HostCall& call, const Recurrence& layer, const StepRows& of, const Tensor& panels,
            OperandFormat format) {
-    const Tensor inputs = host_of(call, layer.gates), sums = of.fresh(1, 4);
-    CellGates x{{},
-                sums,
-                host_of(call, layer.input_bias),
-                host_of(call, layer.bias),
-                host_of(call, layer.cx)};
+    const Tensor inputs = host_of(call, layer.gates), sums = of.fresh(1, 4),
+                 input_bias = host_of(call, layer.input_bias), bias = host_of(call, layer.bias),
+                 cx = host_of(call, layer.cx);
+    std::vector<std::optional<UnitBlock>> blocks(size_t(of.width / numerics::unit_step()));
     Tensor h_now = host_of(call, layer.hx);
     for (int64_t i = 0; i < of.steps; ++i) {
-      const int64_t step = layer.steps.reversed ? of.steps - 1 - i : i, kept = keeps ? step : i % 2;
-      const Tensor to_gates = of.of(gates, kept), cy = of.of(cells, kept), hy = of.of(out, step);
-      x.input = of.of(inputs, step);
+      const int64_t step = layer.steps.reversed ? of.steps - 1 - i : i;
+      const Tensor hy = of.of(out, step);
       multiply_step({of.rows, 4, of.width}, h_now, format, panels, sums,
-                    [&](int64_t lo, int64_t hi) { lstm_units(x, {lo, hi}, to_gates, cy, hy); });
+                    [&](int64_t lo, int64_t hi) {
+                      auto& block = blocks[size_t(lo / numerics::unit_step())];
+                      if (!block) block.emplace(of, sums, lo, hi, cx);
+                      block->step(floats(bias), floats(of.of(inputs, step)), floats(input_bias),
+                                  hy.mutable_data_ptr<float>());
+                      keep(*block, of, step);
+                    });
       h_now = hy;
-      x.state = cy;
     }
     h.copy_(h_now);
-    c.copy_(x.state);
+    for (const auto& block : blocks)
+      if (block)
+        numerics::rows_of_block(block->units, 1, floats(block->cells), c.mutable_data_ptr<float>());
+  }
+
+ private:
+  void keep(const UnitBlock& block, const StepRows& of, int64_t step) const {
+    if (!cells.defined()) return;
+    numerics::rows_of_block(block.units, 1, floats(block.cells), of.row_of(cells, step, 1));
+    numerics::rows_of_block(block.units, 4, floats(block.gates), of.row_of(gates, step, 4));
   }
 };
 
@@ -179,7 +227,7 @@ struct HostGradients {
   void run(HostCall& call, const Recurrence& layer, const Kept& kept, const StepRows& of,
            const Recurred& grads, const Tensor& panels, OperandFormat format, bool of_hx) {
     gates = of.fresh(of.steps, 4);
-    const Tensor of_h = of.fresh(1);
+    const Tensor of_h = of.fresh(1), sums = of.fresh(1);
     std::array of_c{of.fresh(1), of.fresh(1)};
     LstmBackward x{of_h,        grads.c,       {}, {}, {}, {}, {}, of.fresh(1), of.fresh(1),
                    of.fresh(1), of.fresh(1, 3)};
@@ -199,10 +247,11 @@ struct HostGradients {
         lstm_backward_units(x, {0, of.width});
         x.grad_hy = of_h;
       } else {
-        multiply_step({of.rows, 1, of.width}, before, format, panels, of_h,
+        multiply_step({of.rows, 1, of.width}, before, format, panels, sums,
                       [&](int64_t lo, int64_t hi) {
-                        if (from_out.defined())
-                          of_h.narrow(1, lo, hi - lo).add_(from_out.narrow(1, lo, hi - lo));
+                        rows_of_product(of, sums, lo, hi, of_h);
+                        const Tensor here = of_h.narrow(1, lo, hi - lo);
+                        if (from_out.defined()) here.add_(from_out.narrow(1, lo, hi - lo));
                         lstm_backward_units(x, {lo, hi});
                       });
       }
@@ -212,7 +261,15 @@ struct HostGradients {
     c = x.grad_cx;
     if (!of_hx) return;
     h = of_h;
-    multiply_step({of.rows, 1, of.width}, before, format, panels, h, [](int64_t, int64_t) {});
+    multiply_step({of.rows, 1, of.width}, before, format, panels, sums,
+                  [&](int64_t lo, int64_t hi) { rows_of_product(of, sums, lo, hi, h); });
+  }
+
+ private:
+  static void rows_of_product(const StepRows& of, const Tensor& sums, int64_t lo, int64_t hi,
+                              const Tensor& rows) {
+    numerics::rows_of_block({of.rows, of.width, lo, hi}, 1, floats(sums) + of.rows * lo,
+                            rows.mutable_data_ptr<float>());
   }
 };
 
@@ -228,7 +285,7 @@ std::optional<Recurred> run_fused_steps(const Recurrence& layer, Kept* kept) {
       programs_of(signature_of_steps("steps", layer), [&] { run_steps(layer, nullptr); });
   HostCall call(device, kFusedSteps);
   const StepRows of(layer, call.alias(layer.hx));
-  HostSteps made(of, kept != nullptr);
+  HostSteps made(of, /*keeps=*/kept != nullptr);
   made.run(call, layer, of, panels, formats.first);
   launch_all(programs, device);
   if (kept != nullptr)

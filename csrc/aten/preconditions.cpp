@@ -144,10 +144,11 @@ void softmax_backward(const IValue* arguments) {
               grad.sizes(), ", but output ", output.sizes(), ". They must be the same.");
 }
 
-// _linalg_eigvals(self): LAPACK crashes on them; linalg.eig checks them by itself.
+// _linalg_eigvals(self): LAPACK crashes on them, or finds that nothing converges, which is an error
+// of this class on the host; linalg.eig checks them by itself.
 void eigvals(const IValue* arguments) {
-  TORCH_CHECK(at::isfinite(arguments[0].toTensor()).all().item<bool>(),
-              "torch.linalg.eigvals: input tensor should not contain infs or NaNs.");
+  TORCH_CHECK_LINALG(at::isfinite(arguments[0].toTensor()).all().item<bool>(),
+                     "torch.linalg.eigvals: input tensor should not contain infs or NaNs.");
 }
 
 // _pdist_backward(grad, self, p, pdist)

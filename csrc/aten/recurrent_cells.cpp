@@ -83,29 +83,25 @@ numerics::CellUnits units_of(const at::Tensor& state, Units units) {
 Units all_of(const at::Tensor& state) { return {0, state.size(1)}; }
 
 template <class T>
-void lstm_part(const CellGates& x, Units given, const at::Tensor& gates, const at::Tensor& cy,
-               const at::Tensor& hy) {
-  const auto units = units_of(x.state, given);
+void lstm_rows(const CellGates& x, const at::Tensor& gates, const at::Tensor& cy, at::Tensor hy) {
+  const auto rows = rows_of(x.state);
   T* all = gates.mutable_data_ptr<T>();
-  numerics::add_gates(units, values<T>(x.hidden), values<T>(x.hidden_bias), values<T>(x.input),
-                      values<T>(x.input_bias), all);
+  numerics::add_gates(rows.rows, 4 * rows.width, values<T>(x.hidden), values<T>(x.hidden_bias),
+                      values<T>(x.input), values<T>(x.input_bias), all);
   for (int64_t gate = 0; gate < 4; ++gate) {
-    at::Tensor one = part(gates, gate, units);
+    at::Tensor one = part(gates, gate, rows.width);
     gate == 2 ? at::cpu::tanh_out(one, one) : at::cpu::sigmoid_out(one, one);
   }
-  numerics::lstm_state(units, all, values<T>(x.state), cy.mutable_data_ptr<T>());
-  at::Tensor tanh_cy = within(hy, units);
-  at::cpu::tanh_out(tanh_cy, within(cy, units));
-  numerics::lstm_output(units, all, hy.mutable_data_ptr<T>());
+  numerics::lstm_state(rows, all, values<T>(x.state), cy.mutable_data_ptr<T>());
+  at::cpu::tanh_out(hy, cy);
+  numerics::lstm_output(rows, all, hy.mutable_data_ptr<T>());
 }
 
 template <class T>
 std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm_cell_of(const CellGates& x) {
   at::Tensor gates = at::empty_like(x.hidden), cy = at::empty_like(x.state),
              hy = at::empty_like(x.state);
-  by_rows(x.state, [&](Rows r) {
-    lstm_part<T>(of(x, r), all_of(x.state), r.of(gates), r.of(cy), r.of(hy));
-  });
+  by_rows(x.state, [&](Rows r) { lstm_rows<T>(of(x, r), r.of(gates), r.of(cy), r.of(hy)); });
   return {std::move(hy), std::move(cy), std::move(gates)};
 }
 
@@ -236,11 +232,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gru_gradients_of(const at::Tensor
 }
 
 }  // namespace
-
-void lstm_units(const CellGates& x, Units units, const at::Tensor& gates, const at::Tensor& cy,
-                const at::Tensor& hy) {
-  lstm_part<float>(x, units, gates, cy, hy);
-}
 
 void lstm_backward_units(const LstmBackward& x, Units units) {
   lstm_backward_part<float>(x, units);

@@ -28,9 +28,7 @@ struct LstmBackward {
   at::Tensor tanh_cy, of_o, through_h, products;   // scratch, the last [rows, 3 * width]
 };
 
-// Some units of a float32 cell, in threads of the caller's: `gates` may be x.hidden, cy x.state.
-void lstm_units(const CellGates& x, Units units, const at::Tensor& gates, const at::Tensor& cy,
-                const at::Tensor& hy);
+// Some units of a float32 cell, in threads of the caller's.
 void lstm_backward_units(const LstmBackward& x, Units units);
 
 LstmResults fused_lstm(const CellGates& x);

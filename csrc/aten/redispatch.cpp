@@ -248,7 +248,7 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
   for (size_t i = 0; i < count; ++i) {
     device.visit(plan.arguments[i], arguments[i]);
     if (plan.arguments[i].number)
-      signature.add(uint64_t(arguments[i].isNone()));
+      signature.add_number(arguments[i]);
     else
       signature.add(arguments[i]);
   }

@@ -29,7 +29,7 @@ struct OpPlan {
     bool host_allowed = false;  // a tensor that may stay on the host, as on CUDA
     bool pins = false;          // asks for page-locked memory, which only the host has
     bool format = false;        // the dtype of the results
-    bool number = false;        // data, whose value does not decide what the launch costs
+    bool number = false;        // data, whose class may decide what the launch costs
     bool plain = false;         // taken for contiguous by the host's kernel: plain_operands.h
   };
   explicit OpPlan(const c10::OperatorHandle& op);

@@ -47,9 +47,9 @@ void add_to(SignatureHash& hash, const T& value) {
     for (const at::Tensor& tensor : value) hash.add(tensor);
     hash.add(uint64_t(value.size()) << 32);
   } else if constexpr (std::is_same_v<T, double>) {
-    hash.add(uint64_t(at::kDouble));
+    hash.add_number(value);
   } else if constexpr (std::is_same_v<T, at::Scalar>) {
-    hash.add(uint64_t(value.type()));
+    hash.add_number(c10::IValue(value));
   } else if constexpr (std::is_constructible_v<bool, T>) {  // optionals
     hash.add(uint64_t(bool(value)) + 2);
     if constexpr (!std::is_same_v<T, std::optional<at::Generator>>) {

@@ -49,36 +49,83 @@ void add_row(int64_t count, const T* hidden, const T* hidden_bias, const T* inpu
 }  // namespace
 
 template <class T>
-void add_gates(CellUnits shape, const T* hidden, const T* hidden_bias, const T* input,
+void add_gates(int64_t rows, int64_t columns, const T* hidden, const T* hidden_bias, const T* input,
                const T* input_bias, T* gates) {
-  const int64_t count = shape.end - shape.begin;
-  const auto bias = [](const T* of, int64_t at) { return of != nullptr ? of + at : nullptr; };
-  each_row(shape.rows, 4 * count, [=](int64_t row) {
-    for (int64_t gate = 0; gate < 4; ++gate) {
-      const int64_t column = gate * shape.width + shape.begin, at = row * 4 * shape.width + column;
-      add_row(count, hidden + at, bias(hidden_bias, column), input + at, bias(input_bias, column),
-              gates + at);
-    }
+  each_row(rows, columns, [=](int64_t row) {
+    const int64_t at = row * columns;
+    add_row(columns, hidden + at, hidden_bias, input + at, input_bias, gates + at);
   });
 }
 
 template <class T>
-void lstm_state(CellUnits shape, const T* gates, const T* cx, T* cy) {
+void lstm_state(CellRows shape, const T* gates, const T* cx, T* cy) {
   const int64_t w = shape.width;
-  each_row(shape.rows, shape.end - shape.begin, [=](int64_t row) {
+  each_row(shape.rows, w, [=](int64_t row) {
     const T *i = gates + row * 4 * w, *f = i + w, *g = f + w, *from = cx + row * w;
     T* to = cy + row * w;
-    for (int64_t j = shape.begin; j < shape.end; ++j) to[j] = f[j] * from[j] + i[j] * g[j];
+    for (int64_t j = 0; j < w; ++j) to[j] = f[j] * from[j] + i[j] * g[j];
   });
 }
 
 template <class T>
-void lstm_output(CellUnits shape, const T* gates, T* hy) {
+void lstm_output(CellRows shape, const T* gates, T* hy) {
   const int64_t w = shape.width;
-  each_row(shape.rows, shape.end - shape.begin, [=](int64_t row) {
+  each_row(shape.rows, w, [=](int64_t row) {
     const T* o = gates + (row * 4 + 3) * w;
     T* to = hy + row * w;
-    for (int64_t j = shape.begin; j < shape.end; ++j) to[j] = o[j] * to[j];
+    for (int64_t j = 0; j < w; ++j) to[j] = o[j] * to[j];
+  });
+}
+
+// Of a block [gates, rows, units], a gate's row of units and where its units are in rows of
+// `width`.
+template <class Body>
+void each_block_row(CellUnits shape, int64_t gates, Body body) {
+  const int64_t count = shape.end - shape.begin;
+  for (int64_t gate = 0; gate < gates; ++gate)
+    for (int64_t row = 0; row < shape.rows; ++row)
+      body((gate * shape.rows + row) * count, (row * gates + gate) * shape.width + shape.begin);
+}
+
+void add_to_block(CellUnits shape, const float* hidden_bias, const float* input,
+                  const float* input_bias, float* gates) {
+  const int64_t count = shape.end - shape.begin;
+  each_block_row(shape, 4, [&](int64_t at, int64_t from) {
+    float* y = gates + at;
+    const float* x = input + from;
+    if (hidden_bias == nullptr) {
+      for (int64_t j = 0; j < count; ++j) y[j] = y[j] + x[j];
+      return;
+    }
+    const int64_t column = from % (4 * shape.width);
+    const float *b = hidden_bias + column, *d = input_bias + column;
+    for (int64_t j = 0; j < count; ++j) y[j] = (y[j] + b[j]) + (x[j] + d[j]);
+  });
+}
+
+void lstm_block_state(CellUnits shape, const float* gates, float* cells) {
+  const int64_t all = shape.rows * (shape.end - shape.begin);
+  const float *i = gates, *f = i + all, *g = f + all;
+  for (int64_t j = 0; j < all; ++j) cells[j] = f[j] * cells[j] + i[j] * g[j];
+}
+
+void lstm_block_output(CellUnits shape, const float* gates, const float* tanh_cy, float* hy) {
+  const int64_t count = shape.end - shape.begin;
+  const float* o = gates + 3 * shape.rows * count;
+  each_block_row(shape, 1, [&](int64_t at, int64_t to) {
+    for (int64_t j = 0; j < count; ++j) hy[to + j] = o[at + j] * tanh_cy[at + j];
+  });
+}
+
+void rows_of_block(CellUnits shape, int64_t gates, const float* block, float* rows) {
+  each_block_row(shape, gates, [&](int64_t at, int64_t to) {
+    std::copy_n(block + at, shape.end - shape.begin, rows + to);
+  });
+}
+
+void block_of_rows(CellUnits shape, const float* rows, float* block) {
+  each_block_row(shape, 1, [&](int64_t at, int64_t from) {
+    std::copy_n(rows + from, shape.end - shape.begin, block + at);
   });
 }
 
@@ -192,17 +239,17 @@ void gru_to_hidden(CellRows shape, const T* grad_input, const T* workspace, T* g
   });
 }
 
-#define INSTANTIATE(T)                                                            \
-  template void add_gates(CellUnits, const T*, const T*, const T*, const T*, T*); \
-  template void lstm_state(CellUnits, const T*, const T*, T*);                    \
-  template void lstm_output(CellUnits, const T*, T*);                             \
-  template void lstm_to_output(CellUnits, const T*, const T*, const T*, T*, T*);  \
-  template void lstm_to_gates(CellUnits, const LstmGradients<T>&);                \
-  template void gru_sums(CellRows, const GruSums<T>&);                            \
-  template void gru_reset(CellRows, const T*, const T*, T*);                      \
-  template void gru_output(CellRows, const T*, const T*, const T*, T*, T*);       \
-  template void gru_to_gates(CellRows, const T*, const T*, T*, T*);               \
-  template void gru_to_reset(CellRows, const T*, const T*, T*);                   \
+#define INSTANTIATE(T)                                                                   \
+  template void add_gates(int64_t, int64_t, const T*, const T*, const T*, const T*, T*); \
+  template void lstm_state(CellRows, const T*, const T*, T*);                            \
+  template void lstm_output(CellRows, const T*, T*);                                     \
+  template void lstm_to_output(CellUnits, const T*, const T*, const T*, T*, T*);         \
+  template void lstm_to_gates(CellUnits, const LstmGradients<T>&);                       \
+  template void gru_sums(CellRows, const GruSums<T>&);                                   \
+  template void gru_reset(CellRows, const T*, const T*, T*);                             \
+  template void gru_output(CellRows, const T*, const T*, const T*, T*, T*);              \
+  template void gru_to_gates(CellRows, const T*, const T*, T*, T*);                      \
+  template void gru_to_reset(CellRows, const T*, const T*, T*);                          \
   template void gru_to_hidden(CellRows, const T*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -12,24 +12,41 @@ struct CellRows {
   int64_t rows, width;  // width: of the hidden state
 };
 
-// An LSTM's, of which only the units [begin, end) of each gate and state are computed.
+// Of which only the units [begin, end) of each gate and state are computed.
 struct CellUnits {
   int64_t rows, width, begin, end;
 };
 
-// gates [rows, 4 width] = (hidden + hidden_bias) + (input + input_bias). The biases [4 width] may
+// gates [rows, columns] = (hidden + hidden_bias) + (input + input_bias). The biases [columns] may
 // be null, and are then not added.
 template <class T>
-void add_gates(CellUnits shape, const T* hidden, const T* hidden_bias, const T* input,
+void add_gates(int64_t rows, int64_t columns, const T* hidden, const T* hidden_bias, const T* input,
                const T* input_bias, T* gates);
 
 // gates [rows, 4 width] of i, f, g, o; cy = f * cx + i * g.
 template <class T>
-void lstm_state(CellUnits shape, const T* gates, const T* cx, T* cy);
+void lstm_state(CellRows shape, const T* gates, const T* cx, T* cy);
 
 // hy holds tanh(cy), and becomes o * tanh(cy).
 template <class T>
-void lstm_output(CellUnits shape, const T* gates, T* hy);
+void lstm_output(CellRows shape, const T* gates, T* hy);
+
+// ---- some units of an LSTM's cell, whose gates are a block [4, rows, units] ----
+
+// gates holds the hidden parts, and becomes (hidden + hidden_bias) + (input + input_bias), of rows
+// [rows, 4 width]. Both biases may be null.
+void add_to_block(CellUnits shape, const float* hidden_bias, const float* input,
+                  const float* input_bias, float* gates);
+
+// cells [rows, units] = f * cells + i * g.
+void lstm_block_state(CellUnits shape, const float* gates, float* cells);
+
+// The units of hy [rows, width] = o * tanh_cy, a block [rows, units].
+void lstm_block_output(CellUnits shape, const float* gates, const float* tanh_cy, float* hy);
+
+// The units of rows [rows, gates * width], to and from a block.
+void rows_of_block(CellUnits shape, int64_t gates, const float* block, float* rows);
+void block_of_rows(CellUnits shape, const float* rows, float* block);
 
 // What flows back to the output gate and to tanh(cy) before their derivatives: of_o = dh * tanh_cy,
 // of_tanh = dh * o. All but gates [rows, width].

@@ -151,7 +151,7 @@ void gemm_packed_gates(GateColumns shape, int64_t k, const Operand& a, const uin
       const IeeeScope scope;
       const int64_t column = gate * shape.width;
       multiply_item(left, shape.m, b, (column + from) / columns, (column + to) / columns,
-                    c + column + from, shape.gates * shape.width);
+                    c + shape.m * (shape.gates * from + gate * (to - from)), to - from);
     }
     then(from, to);
   };

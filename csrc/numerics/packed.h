@@ -33,8 +33,9 @@ struct GateColumns {
 // Ranges of units begin and end at multiples of it, and the width has to be one.
 int64_t unit_step();
 
-// c [m, gates * width] = a b, as gemm_packed, and then(lo, hi) for units [lo, hi) as soon as their
-// columns of all gates are there: one loop, in which each thread has units of its own.
+// c = a b, as gemm_packed, and then(lo, hi) for units [lo, hi) as soon as their columns of all
+// gates are there: one loop, in which each thread has units of its own, the same at every call.
+// They lie in c as [gates, m, hi - lo], from gates * m * lo on.
 void gemm_packed_gates(GateColumns shape, int64_t k, const Operand& a, const uint32_t* b, float* c,
                        const std::function<void(int64_t lo, int64_t hi)>& then);
 

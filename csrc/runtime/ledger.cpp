@@ -175,6 +175,30 @@ void SignatureHash::add(const c10::IValue& value) noexcept {
   add(uint64_t{7});
 }
 
+void SignatureHash::add_number(double value) noexcept {
+  constexpr double most = 16;
+  const bool tells = std::abs(value) <= most && 2 * value == std::trunc(2 * value);
+  if (tells)
+    add(uint64_t(2 * (value + most)) + 8);
+  else if (std::isinf(value))
+    add(value < 0 ? uint64_t{2} : uint64_t{3});
+  else
+    add(std::isnan(value) ? uint64_t{1} : uint64_t{4});
+}
+
+void SignatureHash::add_number(const c10::IValue& value) noexcept {
+  if constexpr (!kPricing) return;
+  if (value.isList()) {
+    for (const c10::IValue& element : value.toListRef()) add_number(element);
+    return add(uint64_t(value.toListRef().size()) << 32);
+  }
+  add(uint64_t(value.isNone()) | uint64_t(value.isInt()) << 1 | uint64_t(value.isBool()) << 2 |
+      uint64_t(value.isDouble()) << 3);
+  if (value.isDouble()) add_number(value.toDouble());
+  if (value.isInt()) add_number(double(value.toInt()));
+  if (value.isBool()) add_number(double(value.toBool()));
+}
+
 struct Ledger::Core {
   c10::DeviceIndex device = 0;
   std::mutex mutex;

@@ -35,6 +35,12 @@ class SignatureHash {
   }
   void add(const at::Tensor& tensor) noexcept;
   void add(const c10::IValue& value) noexcept;
+
+  // Numbers that shape a program (alpha, beta, ord, an exponent, a momentum of 0): small whole and
+  // half ones, infinite ones and NaN differ, all others are alike. Signatures stay few where a
+  // number changes with every step.
+  void add_number(double value) noexcept;
+  void add_number(const c10::IValue& value) noexcept;  // and lists of them
   uint64_t value() const noexcept { return state_; }
 
  private:
