@@ -53,6 +53,7 @@ from .cuda_copies import map_copies
 from .cuda_internals import exchange_device, map_internals
 from .cuda_library import map_library
 from .cuda_names import COMPILING, FALSE, MODULES, PARTS, REFUSED, SAME, SPECIAL
+from .cuda_nccl import map_nccl
 from .cuda_profiler import map_profilers
 from .cuda_refusals import CUDART, compiling, refusing, refusing_class
 from .cuda_script import map_scripts
@@ -513,6 +514,7 @@ def install() -> None:
     _map_constructors()
     _map_storages()
     map_copies()
+    map_nccl()
     cuda_distributed.install(_translated)
     _map_threads()
     map_profilers()

@@ -73,7 +73,7 @@ SAME = tuple(
 
 # Functions that return False.
 FALSE = _there(
-    "amp.amp_definitely_not_available gds.is_available nccl.is_available tunable.is_enabled "
+    "amp.amp_definitely_not_available gds.is_available tunable.is_enabled "
     "tunable.record_untuned_is_enabled tunable.tuning_is_enabled".split()
 )
 
@@ -116,6 +116,13 @@ KEPT = MappingProxyType(
         ),
         "cudaStatus": "numbers",
         **dict.fromkeys(
+            "comm.broadcast comm.broadcast_coalesced comm.gather comm.reduce_add "
+            "comm.reduce_add_coalesced comm.scatter nccl.all_gather nccl.all_reduce nccl.broadcast "
+            "nccl.is_available nccl.reduce nccl.reduce_scatter".split(),
+            "copies and sums over devices of one process",
+        ),
+        "nccl.unique_id": "128 random bytes",
+        **dict.fromkeys(
             _there("graphs jiterator nccl nvtx profiler sparse tunable amp comm gds memory random "
                    "streams green_contexts graph_annotations".split()),
             "a module",
@@ -150,12 +157,10 @@ REFUSED: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ),
             "it accesses a CUDA library": (
                 "check_error current_blas_handle current_solver_handle ExternalStream "
-                "GreenContext get_stream_from_external nccl.version nccl.unique_id nccl.init_rank"
+                "GreenContext get_stream_from_external nccl.version"
             ),
-            "it copies between devices with CUDA's own collectives: use torch.distributed": (
-                "comm.broadcast comm.broadcast_coalesced comm.gather comm.reduce_add "
-                "comm.reduce_add_coalesced comm.scatter nccl.all_gather nccl.all_reduce "
-                "nccl.broadcast nccl.reduce nccl.reduce_scatter"
+            "a communicator of several processes is a group: use torch.distributed": (
+                "nccl.init_rank"
             ),
             "the device cannot read tensors from storage": (
                 "gds.GdsFile gds.gds_deregister_buffer gds.gds_register_buffer"
