@@ -245,10 +245,8 @@ def distributed_files_table() -> str:
     import suites
 
     head = ("file", "way", "passed on trn", "of", "with trn memory", "not run")
-    text = suites.summary(files) + "\n\n" + markdown_table(head, suites.table(files))
-    for reason, tests in suites.others(files).items():
-        text += f"\n\n{reason}\n\n" + "\n".join(f"- {test}" for test in tests)
-    return text
+    rows = markdown_table(head, suites.table(files))
+    return "\n\n".join((suites.summary(files), rows, suites.text_of(files)))
 
 
 def operator_table() -> str:

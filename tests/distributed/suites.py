@@ -1,14 +1,16 @@
 """PyTorch's own tests of torch.distributed on trn, from a source tree of PyTorch as released.
 
-    python tests/distributed/suites.py SOURCE [--only tensor/] [--seconds 600] [--again]
+    python tests/distributed/suites.py SOURCE [--only tensor/] [--seconds 600] [--again | --gloo]
 
 suite_files.py names files below SOURCE/test/distributed, the devices that their tests find and the
 way to run them: `cuda`, the tests for CUDA and NCCL by TRN_EMU_AS=cuda, or `trn`, those for any
 accelerator. The same file runs with gloo on the CPU. A test that does not pass counts if this twin
-passes, or skips where trn fails; suite_files.py says why. Counts, and the tests that count and do
-not pass, are kept in docs/distributed_conformance.json, from which a table of docs/distributed.md
-is made. forked_tests.py runs the tests; the process that forks them is ended with whatever it left
-behind.
+passes, or skips where trn fails; suite_files.py says why. It does not count if a line of torch 2.13
+keeps it from passing on any device, as a row of CHANGED says. Counts, and the tests that do not
+pass, are kept in docs/distributed_conformance.json, from which a table of docs/distributed.md is
+made. --gloo runs whole files with gloo alone, of those that have been recorded to the end: how many
+pass with gloo, and how many of them on trn. forked_tests.py runs the tests; the process that forks
+them is ended with whatever it left behind.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "conformance")]
 
-from suite_files import FILES, OF_2_12, REASONS, File  # noqa: E402
+from suite_files import CHANGED, FILES, REASONS, File  # noqa: E402
 from torch_suite import Outcome, twin  # noqa: E402  one rule for twins
 
 RESULTS = ROOT / "docs" / "distributed_conformance.json"
@@ -63,19 +65,34 @@ def run(
 
     chosen  after the word `only`, the tests to run
     """
-    path = source / "test" / "distributed" / file.path
     devices = {} if way == "gloo" else DEVICES[file.devices]
+    with _lines(source, [file], way, limits, devices, chosen) as lines:
+        return _read(Path(file.path).name, lines)
+
+
+@contextlib.contextmanager
+def _lines(
+    source: Path,
+    files: Sequence[File],
+    way: str,
+    limits: tuple[float, float],
+    devices: dict[str, str],
+    chosen: Collection[str] = (),
+) -> Iterator[Iterator[str]]:
+    """What forked_tests.py prints of files."""
+    paths = [str(source / "test" / "distributed" / file.path) for file in files]
     command = [sys.executable, "-u", str(Path(__file__).with_name("forked_tests.py")), way]
     child = subprocess.Popen(
-        [*command, str(limits[1]), str(limits[0]), str(path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | WAYS[way] | devices,
+        [*command, str(limits[1]), str(limits[0]), *paths],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | WAYS[way] | devices
+        | {"DISTRIBUTED_TESTS_DEFAULT_TIMEOUT": str(max(300, int(limits[1])))},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True, start_new_session=True,
     )  # fmt: skip
     with child.stdin as names:
         json.dump(list(chosen), names)
     try:
-        return _read(path.name, child.stdout)
+        yield child.stdout
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -159,6 +176,39 @@ def again(source: Path, file: File, seconds: float, test_seconds: float) -> dict
     return row
 
 
+def passes_with_gloo(source: Path, pattern: str, seconds: float, test_seconds: float) -> None:
+    """Keeps of each file that ran to the end how many tests gloo passes, and of those trn."""
+    rows = json.loads(RESULTS.read_text())["files"]
+    files = [
+        file
+        for file in FILES
+        if re.search(pattern, file.path) and file.path in rows and not rows[file.path]["left"]
+    ]
+    with _lines(source, files, "gloo", (seconds, test_seconds), {}) as lines:
+        for file, told in zip(files, _by_file(lines), strict=False):
+            found = _read(Path(file.path).name, iter(told))
+            if found.left:
+                continue
+            row = json.loads(RESULTS.read_text())["files"][file.path]
+            passed = counts(found)["passed"]
+            failing = sum(word == "passed" for *_, word in row["other"].values())
+            row["both"] = {"gloo": passed, "trn": passed - failing}
+            print(file.path, row["both"], flush=True)
+            keep(file.path, row, source)
+
+
+def _by_file(lines: Iterator[str]) -> Iterator[list[str]]:
+    told: list[str] = []
+    next(lines, "")  # the first file
+    for line in lines:
+        if line.startswith("file "):
+            yield told
+            told = []
+        else:
+            told.append(line)
+    yield told
+
+
 def on_cpu(test: str) -> str:
     """The name of the twin of a test that is instantiated by device."""
     name = re.sub(r"(PRIVATEUSE1|TRN|CUDA)(?=\.)", "CPU", test)
@@ -187,22 +237,36 @@ def _row(path: str, test: str, why: str) -> Any:
     return next(rows, None)
 
 
+def counted(path: str, row: dict[str, Any]) -> dict[str, list[str]]:
+    """The tests of a file that do not pass and count."""
+    return {
+        test: told
+        for test, told in row["other"].items()
+        if _row(path, test, told[1]) not in CHANGED
+    }
+
+
 def summary(files: dict[str, Any]) -> str:
-    """How many tests count and pass, and what kinds the others are of."""
-    bad = [
-        (path, test, *told) for path, row in files.items() for test, told in row["other"].items()
-    ]
+    """How many tests count and pass, beside all and beside those that gloo passes."""
     passed = sum(row["trn"]["passed"] for row in files.values())
-    old = sum(_row(path, test, why) in OF_2_12 for path, test, _, why, _ in bad)
-    with_gloo = sum(twin == "passed" for *_, twin in bad)
+    bad = [told for path, row in files.items() for told in counted(path, row).values()]
     share = passed / (passed + len(bad))
-    of_these = passed / (passed + len(bad) - old)
-    return (
+    old = sum(len(row["other"]) for row in files.values()) - len(bad)
+    with_gloo = sum(word == "passed" for *_, word in bad)
+    text = (
         f"{passed:,} of {passed + len(bad):,} tests in {len(files)} files pass ({share:.1%}). "
-        f"Of the others, {old} expect what torch 2.12 did and fail with 2.13 on any device "
-        f"({of_these:.1%} without them), and {with_gloo} pass with gloo on the CPU; gloo skips "
-        "the rest."
+        f"Of the {len(bad)} others, {with_gloo} pass with gloo on the CPU; gloo skips the other "
+        f"{len(bad) - with_gloo}, which need a device of CUDA. {old} more do not count: they fail "
+        "with torch 2.13 on any device."
     )
+    both = [row["both"] for row in files.values() if "both" in row]
+    if both:
+        gloo, trn = (sum(one[name] for one in both) for name in ("gloo", "trn"))
+        text += (
+            f"\n\nOf the tests that gloo passes, {trn:,} of {gloo:,} pass on trn "
+            f"({trn / gloo:.1%}), in {len(both)} files that ran to the end with both."
+        )
+    return text
 
 
 def table(files: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -210,24 +274,45 @@ def table(files: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             f"`{path}`", row["way"], str(row["trn"]["passed"]),
-            str(row["trn"]["passed"] + len(row["other"])), str(row["used"]),
+            str(row["trn"]["passed"] + len(counted(path, row))), str(row["used"]),
             str(row["left"] or ""),
         )
         for path, row in files.items()
     ]  # fmt: skip
 
 
-def others(files: dict[str, Any]) -> dict[str, list[str]]:
-    """The tests that count and do not pass, by reason."""
-    listed: dict[str, list[str]] = {}
+KINDS = {
+    "passed": "Gloo passes these tests:",
+    "skipped": "Gloo skips these, which need a device of CUDA:",
+    "": "These do not count. They expect what torch 2.12 did, and the line named of torch 2.13 "
+    "keeps them from passing on any device:",
+}
+
+
+def others(files: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """The tests that do not pass, by what gloo does of them, or "" if they do not count, and by
+    reason.
+    """
+    listed: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
     for path, row in files.items():
-        for test, (word, why, _) in row["other"].items():
-            text = reason(path, test, why) or "No reason yet."
-            shown = f"`{path}` `{test}` {word}"
-            listed.setdefault(text, []).append(
-                shown if reason(path, test, why) else f"{shown}: {why}"
-            )
+        for test, (word, why, beside) in row["other"].items():
+            found = _row(path, test, why)
+            text = found.text if found else "No reason yet."
+            shown = f"`{path}` `{test}` {word}" + ("" if found else f": {why}")
+            kind = "" if found in CHANGED else beside
+            listed[kind].setdefault(text, []).append(shown)
     return listed
+
+
+def text_of(files: dict[str, Any]) -> str:
+    """The lists of tests that do not pass, for the documentation."""
+    parts = []
+    for kind, reasons in others(files).items():
+        if reasons:
+            parts.append(KINDS[kind])
+        for text, tests in reasons.items():
+            parts += [text, "\n".join(f"- {test}" for test in tests)]
+    return "\n\n".join(parts)
 
 
 def main() -> int:
@@ -237,9 +322,13 @@ def main() -> int:
     options.add_argument("--seconds", type=float, default=1800, help="limit of a file and way")
     options.add_argument("--test-seconds", type=float, default=120, help="limit of a test")
     options.add_argument("--again", action="store_true", help="only what did not pass before")
+    options.add_argument("--gloo", action="store_true", help="whole files with gloo alone")
     chosen = options.parse_args()
     if not (chosen.source / "test" / "distributed").is_dir():
         options.error(f"{chosen.source} has no folder test/distributed: give PyTorch's source tree")
+    if chosen.gloo:
+        passes_with_gloo(chosen.source, chosen.only, chosen.seconds, chosen.test_seconds)
+        return 0
     owed = []
     for file in FILES:
         if not re.search(chosen.only, file.path):

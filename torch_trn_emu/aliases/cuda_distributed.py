@@ -27,6 +27,14 @@ _OWN = re.compile(r"torch\.(distributed|_subclasses|nn\.parallel|_utils)(\.|$)")
 
 # Methods of process groups.
 _TAKING_DEVICES = ("_get_backend", "_register_backend", "_start_coalescing", "_end_coalescing")
+# Those of groups and of backends, whose errors say which device a tensor is on.
+_COLLECTIVES = (
+    "_allgather_base _reduce_scatter_base allgather allgather_coalesced "
+    "allgather_into_tensor_coalesced allreduce allreduce_coalesced alltoall alltoall_base "
+    "broadcast gather recv recv_anysource reduce reduce_scatter reduce_scatter_tensor_coalesced "
+    "scatter send"
+).split()
+_NAMED = re.compile(r"(?<=device=)trn\b|(?<=device type )trn\b|\btrn(?=:\d)")
 
 
 def asked_by_torch(depth: int) -> bool:
@@ -76,6 +84,9 @@ def install(translated: Callable[..., Any]) -> None:
             setattr(module, name, told)
     for name in _TAKING_DEVICES:
         setattr(c10d.ProcessGroup, name, translated(getattr(c10d.ProcessGroup, name)))
+    for calling in (compiled.Backend, c10d.ProcessGroup):
+        for name in filter(vars(calling).__contains__, _COLLECTIVES):
+            setattr(calling, name, _tells_cuda(getattr(calling, name)))
     wrapper: Any = torch.nn.parallel.DistributedDataParallel
     wrapper._check_comm_hook = _allows_bfloat16(wrapper._check_comm_hook)
     c10d.ProcessGroup.barrier = _on_trn(c10d.ProcessGroup.barrier)
@@ -114,6 +125,22 @@ def _takes_timeout(init: Callable[..., None]) -> Callable[..., None]:
         if timeout is not None:
             chosen._timeout = timeout
         init(self, store, rank, size, chosen)
+
+    return call
+
+
+def _tells_cuda(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors of torch's C++, which knows the device's own name, say that of the script."""
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except RuntimeError as error:
+            error.args = tuple(
+                _NAMED.sub("cuda", arg) if isinstance(arg, str) else arg for arg in error.args
+            )
+            raise
 
     return call
 

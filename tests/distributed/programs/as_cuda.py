@@ -106,6 +106,12 @@ assert objects == list(range(dist.get_world_size()))
 mixed = dist.new_group(backend="cpu:gloo,cuda:nccl")
 y = torch.ones(2)
 dist.all_reduce(y, group=mixed)
+message = ""
+try:
+    dist.all_reduce(y.cuda(), group=dist.new_group(backend="cpu:gloo"))
+except RuntimeError as error:
+    message = str(error)
+assert "device type cuda" in message, message
 assert y.tolist() == [dist.get_world_size()] * 2
 slow = dist.new_group(backend="gloo")
 for device in ("cpu", "cuda"):
@@ -122,6 +128,17 @@ for number, options in enumerate(given):
     by_hand = dist.ProcessGroupNCCL(folder, dist.get_rank(), dist.get_world_size(), **options)
     by_hand.allreduce(z).wait()
     assert by_hand.options._timeout == options.get("timeout", timedelta(minutes=30))
+comparing = dist.distributed_c10d._create_process_group_wrapper(
+    by_hand, "compared", store, dist.get_rank(), dist.get_world_size()
+)
+message = ""
+try:
+    comparing.allreduce([torch.ones(2 + dist.get_rank(), device="cuda")])
+except RuntimeError as error:
+    message = str(error)
+assert "ALLREDUCE" in message, message
+assert "device=cuda" in message, message
+assert "trn" not in message, message
 assert dist.get_backend(slow) == "gloo"
 dist.destroy_process_group()
 dist.init_process_group("fake", rank=0, world_size=4)
