@@ -37,7 +37,8 @@ def test_parallel_widely(check, all_checks):
 
 def test_a_mesh_of_a_bound_device_splits_its_group():
     checks = (BOUND, "check_compiled_collectives", "check_compiled_random_dtensors",
-              "check_generators_of_random_dtensors")  # fmt: skip
+              "check_generators_of_random_dtensors",
+              "check_random_dtensors_of_a_graph_for_all_ranks")  # fmt: skip
     found = launch.outcomes(launch.run("parallel.py", "bound", *checks))
     assert found == dict.fromkeys(checks, "")
 

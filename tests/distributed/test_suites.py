@@ -31,7 +31,7 @@ def files():
     }
     row = {"way": "cuda", "used": 1, "left": 0, "other": other}
     trn = {"passed": 8, "failed": 3, "skipped": 0}
-    return {PATH: row | {"trn": trn, "both": {"gloo": 5, "trn": 4}}}
+    return {PATH: row | {"trn": trn, "gloo_alone": 5}}
 
 
 def test_the_summary_leaves_out_what_torch_has_changed(files):

@@ -61,7 +61,7 @@ def track_random_state(module: Any) -> None:
             if spec.mesh.device_type != DEVICE_TYPE:
                 yield
                 return
-            coordinate = spec.mesh.get_coordinate()
+            coordinate = _coordinate(spec.mesh)
             own = _C.default_generator(_C.current_device())
             region: Any
             if are_we_tracing():
@@ -91,8 +91,18 @@ def _synchronize() -> None:
     own.set_state(state.cpu())
 
 
-def _shard_of(spec: Any, coordinate: Any) -> int:
-    """The number of the shard of a rank in the mesh; -1 if every rank holds the whole."""
+def _coordinate(mesh: Any) -> Any:
+    """A rank's place in the mesh. Graphs that torch compiles for all ranks have symbols of it."""
+    found = mesh.get_coordinate()
+    if found is None or not are_we_tracing():
+        return found
+    return [mesh._sym_get_coordinate(dim) for dim in range(mesh.ndim)]
+
+
+def _shard_of(spec: Any, coordinate: Any) -> Any:
+    """The number of the shard of a rank in the mesh, which may be a symbol; -1 if every rank holds
+    the whole.
+    """
     index, count = 0, 1
     coordinate = coordinate or [0] * spec.mesh.ndim
     for size, mine, placement in zip(spec.mesh.shape, coordinate, spec.placements, strict=True):
@@ -189,7 +199,7 @@ def _drawn(source: torch.Generator) -> int:
 class _Traced(TorchDispatchMode):
     """Traces a random operator as one that draws the numbers of a shard."""
 
-    def __init__(self, shard: int, generator: torch.Generator | None) -> None:
+    def __init__(self, shard: Any, generator: torch.Generator | None) -> None:
         if generator is not None:
             raise NotImplementedError(
                 "A random operator on a DTensor with a generator cannot be compiled: seed the "
@@ -219,7 +229,7 @@ def _defined(name: str, op: OpOverload) -> OpOverload:
     """An operator with the arguments of `op` and a shard, whose result is a new tensor."""
     takes, _, gives = str(op._schema).replace("(a!)", "").partition("(")[2].rpartition(") ->")
     takes = takes.replace("float from", "float low")  # Inductor gives no argument of that name
-    shard = "int shard" if "*, " in takes else "*, int shard"
+    shard = "SymInt shard" if "*, " in takes else "*, SymInt shard"
     tags = (torch.Tag.nondeterministic_seeded,)
     _library.define(f"{name}({takes}, {shard}) ->{gives}", tags=tags)
     _library.impl(name, partial(_draw, op), "CompositeExplicitAutograd")

@@ -98,3 +98,31 @@ def check_compiled_random_dtensors():
     a, b = ([t.full_tensor().cpu() for t in compiled(inputs[0])] for _ in range(2))
     assert not any(torch.equal(*t.chunk(2)[:2]) for t in a), "shards draw their own numbers"
     assert not any(map(torch.equal, a, b))
+
+
+def check_random_dtensors_of_a_graph_for_all_ranks():
+    from torch._dynamo.backends.common import aot_autograd
+    from torch.distributed import config
+    from torch.distributed import tensor as dt
+
+    graphs = []
+
+    def keeping(graph, _):
+        graphs.append(graph.code)
+        return graph
+
+    mesh = init_device_mesh("trn", (WORLD,))
+    x = dt.distribute_tensor(torch.full((8, 4), 0.5), mesh, [dt.Shard(0)])
+    for backend in (aot_autograd(fw_compiler=keeping), "trn"):
+        torch._dynamo.reset()
+        with config.patch(compile_on_one_rank=True):
+            compiled = torch.compile(torch.rand_like, backend=backend, fullgraph=True)
+            torch.manual_seed(7)
+            found = compiled(x).to_local().cpu()
+        torch.manual_seed(7)
+        assert torch.equal(found, torch.rand_like(x).to_local().cpu()), backend
+    (own,) = graphs
+    assert "run_dtensor_rng_op_rand_like" in own, own
+    of_ranks = [None] * WORLD
+    dist.all_gather_object(of_ranks, own)
+    assert of_ranks == [own] * WORLD
