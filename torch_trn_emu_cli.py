@@ -350,8 +350,11 @@ def _problem(options: argparse.Namespace) -> tuple[int, str] | None:
     script = getattr(options, "script", None)
     if script and not options.as_module and not Path(script).exists():
         return _REFUSED, f"{script} not found. Give a script path, or -m MODULE."
-    if getattr(options, "profile", None):
-        return _unwritable(Path(options.profile))
+    folder = getattr(options, "profile", None)
+    if folder == "":
+        return 2, "--profile needs the name of a folder"
+    if folder is not None:
+        return _unwritable(Path(folder))
     return None
 
 

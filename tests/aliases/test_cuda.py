@@ -286,10 +286,12 @@ def test_threads_compile_at_once_and_nothing_is_initialized_before(tmp_path):
 
 PROFILED = """
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, supported_activities
 
 x = torch.randn(64, 64, device="cuda")
-for activities in ([ProfilerActivity.CPU, ProfilerActivity.CUDA], [ProfilerActivity.CUDA]):
+both = {ProfilerActivity.CPU, ProfilerActivity.CUDA}
+assert supported_activities() == torch.profiler.supported_activities() == both
+for activities in (both, [ProfilerActivity.CUDA], None):
     with profile(activities=activities, profile_memory=True) as run:
         x @ x
     rows = run.key_averages()

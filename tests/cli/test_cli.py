@@ -441,6 +441,7 @@ def test_an_error_of_the_script_passes_after_the_record_is_written(folder, body,
         (["report", "nowhere.json"], "nowhere.json not found. Record a run with"),
         (["run", "--chip", "trn1", "--lnc", "2", "nowhere.py"], "trn1 groups 1 physical core"),
         (["run", "--profile", "/proc/nowhere", __file__], "cannot write to the profile folder"),
+        (["run", "--profile", "", __file__], "--profile needs the name of a folder"),
         (["run", "--profile", __file__, __file__], "cannot write to the profile folder"),
     ],
 )
@@ -542,6 +543,23 @@ def test_a_signal_leaves_a_whole_record(folder, number, status, said, ended):
     assert record(folder / "c")["ended"] == ended
     names = {p.name for p in (folder / "c").iterdir()}
     assert names == {"run.json", "report.html", "trace.json.gz"}
+
+
+def test_sigterm_leaves_the_summary(tmp_path, capsys):
+    """Of a run that records nothing else; it would otherwise end without a word."""
+    script = tmp_path / "ends.py"
+    script.write_text(
+        "import signal, torch\n"
+        "torch.ones(2, device='trn').exp()\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+        "print('went on')\n"
+    )
+    assert main(["run", "--summary", str(script)]) == 143
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "aten::exp" in said.err
+    assert said.err.endswith("terminated by SIGTERM\n")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_counters_of_a_record_have_units(runs):

@@ -100,6 +100,34 @@ class WrongGradient(nn.Module):
         return _ScaledGradient.apply(x)
 
 
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach() if there(x) else x
+
+
+class LeavesOut(nn.Module):
+    """The next operator on trn belongs to another module."""
+
+    def forward(self, x):
+        return x if there(x) else x * 1.05
+
+
+class Inserts(nn.Module):
+    def forward(self, x):
+        return x * 1.05 if there(x) else x
+
+
+class SkipsALayer(nn.Module):
+    """It is at fault, not the layer that only the CPU runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(64, 64)])
+
+    def forward(self, x):
+        return x if there(x) else self.layers[0](x)
+
+
 class ScaledWhenMoved(nn.Linear):
     """What `to` does to it, no forward shows."""
 
@@ -127,6 +155,10 @@ FAULTS = (
     OffByOne,
     NarrowAccumulation,
     WrongGradient,
+    Detached,
+    LeavesOut,
+    Inserts,
+    SkipsALayer,
 )
 X = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
 

@@ -61,8 +61,19 @@ def _with_columns_of_cuda(table: Callable[..., str]) -> Callable[..., str]:
     return call
 
 
+def _of_cuda(supported: Callable[[], set[ProfilerActivity]]) -> Callable[[], set[ProfilerActivity]]:
+    """What scripts ask before they ask for CUDA's activities."""
+
+    @wraps(supported)
+    def call() -> set[ProfilerActivity]:
+        return (supported() - {ProfilerActivity.PrivateUse1}) | {ProfilerActivity.CUDA}
+
+    return call
+
+
 def map_profilers() -> None:
     """torch.profiler.profile, torch.autograd.profiler.profile and emit_nvtx; tables say CUDA."""
+    torch.profiler.supported_activities = _of_cuda(torch.profiler.supported_activities)
     events: Any = torch.autograd.profiler_util.EventList
     events.table = _with_columns_of_cuda(events.table)
     base: Any = KinetoProfile

@@ -38,10 +38,7 @@ def execute(options: Namespace) -> int:
     """The script's exit status. What it raises passes, after the files are written."""
     apply(options)
     if not (options.profile or options.json):
-        try:
-            run_script(options)
-        finally:
-            _summary(options)
+        _run_without_a_record(options)
         return 0
     profiled = profile(with_stack=options.with_stack, max_launches=MOST_LAUNCHES)
     values, ended = Values(options.script), "with an error"
@@ -63,6 +60,17 @@ def execute(options: Namespace) -> int:
         _write(options, profiled, record_of(command_of(options), profiled, values.rows, ended))
         _summary(options)
     return 0
+
+
+def _run_without_a_record(options: Namespace) -> None:
+    if not options.summary:
+        run_script(options)
+        return
+    try:
+        with _stopped_by_sigterm():
+            run_script(options)
+    finally:
+        _summary(options)
 
 
 @contextmanager

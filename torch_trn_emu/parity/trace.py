@@ -47,7 +47,8 @@ Seen = Callable[[str, int, Any], None]
 class Tracer(TorchDispatchMode):
     """While active, `around(call, run)` stands for every operator, and must return what run() does.
 
-    on_output(path, ordinal, output)  is told what each module returns
+    on_output(path, ordinal, output)  is told what each module returns; its own operators are not
+                                      the model's
     """
 
     sees_launches = True  # csrc/aten/observers.h
@@ -58,6 +59,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self._model, self._around, self._on_output = model, around, on_output
         self._open: list[str] = []
+        self._telling = False
         self._module_of_node: dict[int, str] = {}
         self._ordinals: Counter[tuple[str, str, str]] = Counter()
         self._hooks: list[Any] = []
@@ -91,7 +93,11 @@ class Tracer(TorchDispatchMode):
                 self._open.pop()
             self._ordinals[path, "", ""] += 1
             if self._on_output is not None:
-                self._on_output(path, self._ordinals[path, "", ""] - 1, output)
+                self._telling = True
+                try:
+                    self._on_output(path, self._ordinals[path, "", ""] - 1, output)
+                finally:
+                    self._telling = False
 
         return leave
 
@@ -106,6 +112,8 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
+        if self._telling:
+            return func(*args, **given)
         module, phase = self._position()
         key = (module, phase, str(func))
         self._ordinals[key] += 1

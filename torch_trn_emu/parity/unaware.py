@@ -190,16 +190,15 @@ def find_other_computation(
     found = _first_difference(seen.entries, stream.entries)
     if found is None:
         return None
-    here, there = found
-    at = here or there
-    assert at is not None
+    here, there, at = found
     apart = _apart(ran, unaware, at)
     if apart.relative <= _explained(ran, len(seen.entries)):
         return None
     kinds = {p: type(m).__name__ for p, m in getattr(model, "named_modules", dict)() or ()}
+    module = _at_fault(at, ran, unaware)
     return OtherComputation(
-        module=at.module,
-        kind=kinds.get(at.module, ""),
+        module=module,
+        kind=kinds.get(module, ""),
         phase=at.phase,
         op=here.op if here else "",
         host_op=there.op if there else "",
@@ -209,14 +208,38 @@ def find_other_computation(
 
 def _first_difference(
     ours: list[_Entry], theirs: list[_Entry]
-) -> tuple[_Entry | None, _Entry | None] | None:
-    for here, there in zip(ours, theirs, strict=False):
+) -> tuple[_Entry | None, _Entry | None, _Entry] | None:
+    """The first operators that differ, and the one of them whose module is at fault."""
+    for i, (here, there) in enumerate(zip(ours, theirs, strict=False)):
         if (here.op, here.values) != (there.op, there.values):
-            return here, there
+            skipped = _steps_to(here, theirs[i:]) < _steps_to(there, ours[i:])
+            return here, there, there if skipped else here
     shorter = min(len(ours), len(theirs))
-    if len(ours) == len(theirs):
-        return None
-    return (ours[shorter], None) if len(ours) > shorter else (None, theirs[shorter])
+    if len(ours) > shorter:
+        return ours[shorter], None, ours[shorter]
+    return (None, theirs[shorter], theirs[shorter]) if len(theirs) > shorter else None
+
+
+def _steps_to(entry: _Entry, entries: list[_Entry]) -> float:
+    """How many entries precede this operator of this call of its module."""
+    for steps, other in enumerate(entries):
+        if (other.op, other.module, other.returned) == (entry.op, entry.module, entry.returned):
+            return steps
+    return float("inf")
+
+
+def _at_fault(at: _Entry, ran: RunResult, unaware: RunResult) -> str:
+    """The module of this operator; where only one of the runs calls it, the one that calls it."""
+    call = (at.module, at.returned)
+    if at.phase != "forward" or (call in ran.modules) == (call in unaware.modules):
+        return at.module
+    called = {path for path, _ in ran.modules} & {path for path, _ in unaware.modules}
+    module = at.module
+    while module:
+        module = module.rpartition(".")[0]
+        if module in called:
+            break
+    return module
 
 
 def _apart(ran: RunResult, unaware: RunResult, at: _Entry) -> Distance:
