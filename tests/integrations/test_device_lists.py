@@ -34,7 +34,10 @@ NO_BRIDGE = {
         transformers/quantizers/quantizer_bnb_4bit.py transformers/quantizers/quantizer_bnb_8bit.py
         transformers/quantizers/quantizers_utils.py
         torchao/quantization/quantize_/workflows/int4/int4_plain_int32_tensor.py
-        torchao/quantization/utils.py torchao/optim/cpu_offload.py peft/utils/loftq_utils.py""",
+        torchao/quantization/utils.py torchao/optim/cpu_offload.py peft/utils/loftq_utils.py
+        accelerate/utils/bnb.py accelerate/utils/megatron_lm.py torchao/ops.py
+        torchao/kernel/autotuner.py transformers/quantizers/quantizer_sinq.py
+        lightning/fabric/accelerators/cuda.py lightning/pytorch/accelerators/cuda.py""",
     "speed of loading or of generation; values are the same": """
         transformers/integrations/accelerate.py transformers/modeling_utils.py
         transformers/generation/utils.py transformers/masking_utils.py
@@ -49,11 +52,18 @@ NO_BRIDGE = {
     "loads adapters on the host, then moves them": "peft/utils/other.py peft/import_utils.py",
     "names in a help text": "peft/peft_model.py lightning/pytorch/trainer/trainer.py",
     "moves operands to a named device where they are on the host": "peft/tuners/lora/variants.py",
-    "a device of its own branch": "lightning/pytorch/trainer/connectors/accelerator_connector.py",
+    "a device of its own branch": """
+        lightning/pytorch/trainer/connectors/accelerator_connector.py
+        lightning/fabric/utilities/device_dtype_mixin.py
+        transformers/generation/continuous_batching/continuous_api.py""",
+    "weights that DeepSpeed spread over CUDA's devices": "peft/tuners/trainable_tokens/layer.py",
     "passes for Inductor on x86": "torchao/quantization/pt2e/inductor_passes/x86.py",
     "which devices its own tests use": "torchao/utils.py",
 }  # fmt: skip
-_NAMED = re.compile(r"[\"'](xpu|npu|hpu|mlu|musa)[\"']|is_(torch_)?(xpu|npu|hpu|mlu)_available\(\)")
+_NAMED = re.compile(
+    r"[\"'](xpu|npu|hpu|mlu|musa)[\"']|is_(torch_)?(xpu|npu|hpu|mlu)_available\(\)"
+    r"|torch\.cuda\.((default_|current_)?stream|Stream|Event|(set|current)_device)\("
+)
 _LIBRARIES = ("accelerate", "transformers", "peft", "lightning", "torchao")
 _PARTS_LEFT_OUT = ("models", "test_utils", "testing_utils", "testing", "prototype", "tests")
 
@@ -88,6 +98,7 @@ def test_what_stands_at_a_place_is_the_bridge(place):
         constants = [c for c in getattr(there, "__code__", run.__code__).co_consts if c]
         names = [c for c in constants if isinstance(c, tuple)]
         names += [getattr(there, "__defaults__", ()) or (), getattr(there, "__members__", ())]
+        names += [getattr(there, "__code__", run.__code__).co_names]
         assert any({"trn", "TRN"} & set(some) for some in names)
 
 
@@ -219,6 +230,7 @@ TRANSFORMERS = """
 import sys
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, pipeline
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import get_available_devices, is_torch_bf16_gpu_available
 from transformers.utils.type_validators import device_validator
 from safetensors import safe_open
@@ -260,6 +272,15 @@ for device in (None, 0, 1, "trn:1", torch.device("trn")):
     assert own.device.index in (1, None) or device in (None, 0)
     assert own("two") == "cpu"
 assert Own(model=model, device=-1).device.type == "cpu" or model.device.type == "trn"
+
+config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_attention_heads=2)
+model = LlamaForCausalLM(config).to("trn").eval()
+words = torch.arange(1, 6, device="trn")[None]
+plain, offloaded = (
+    model.generate(words, max_new_tokens=3, do_sample=False, cache_implementation=cache)
+    for cache in ("dynamic", "offloaded")
+)
+assert torch.equal(plain, offloaded)
 print("done")
 """
 

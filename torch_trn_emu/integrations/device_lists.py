@@ -410,6 +410,15 @@ def _pipeline(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
     original(self, *args, **kwargs)
 
 
+def _calls_trn(original: Any, module: ModuleType) -> Any:
+    """The function with `torch.cuda.name(...)`, which it calls on any device, as torch.trn's."""
+    if not torch.cuda.is_available():
+        code = original.__code__
+        names = tuple(DEVICE_TYPE if name == "cuda" else name for name in code.co_names)
+        original.__code__ = code.replace(co_names=names)
+    return original
+
+
 # safetensors
 
 
@@ -501,6 +510,8 @@ PLACES = (
     _place("transformers.utils.type_validators", "device_validator",
            "`device` of image processors", _lists_trn),
     _place("transformers.pipelines.base", "Pipeline.__init__", "`pipeline(...)`", _pipeline),
+    _place("transformers.cache_utils", "Cache.update",
+           '`generate(cache_implementation="offloaded")`', _calls_trn),
     _place("transformers.trainer", "Trainer._save_rng_state",
            "checkpoints of Trainer save the random states", _trainer_saves),
     _place("transformers.trainer", "Trainer._load_rng_state",
