@@ -8,14 +8,12 @@
 #include "numerics/packed.h"
 #include "operands.h"
 #include "product_roles.h"
-#include "recurrent_cells.h"
 #include "rounding_mode.h"
 #include "runtime/host.h"
 #include "weight_copies.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sigmoid_cpu_dispatch.h>
 #include <ATen/ops/tanh_cpu_dispatch.h>
@@ -23,7 +21,6 @@
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 namespace trn {
@@ -219,60 +216,6 @@ void keep_steps(Kept& kept, const Recurrence& layer, const StepRows& of, const T
   }
 }
 
-// The gradients of a layer's steps on the host.
-struct HostGradients {
-  Tensor gates, h, c;
-
-  // grads of the layer's results on the host, of which one of out and h is there.
-  void run(HostCall& call, const Recurrence& layer, const Kept& kept, const StepRows& of,
-           const Recurred& grads, const Tensor& panels, OperandFormat format, bool of_hx) {
-    gates = of.fresh(of.steps, 4);
-    const Tensor of_h = of.fresh(1), sums = of.fresh(1);
-    std::array of_c{of.fresh(1), of.fresh(1)};
-    LstmBackward x{of_h,        grads.c,       {}, {}, {}, {}, {}, of.fresh(1), of.fresh(1),
-                   of.fresh(1), of.fresh(1, 3)};
-    Tensor before;
-    for (int64_t i = 0; i < of.steps; ++i) {
-      const int64_t step = layer.steps.reversed ? i : of.steps - 1 - i;
-      const Tensor from_out = grads.out.defined() ? of.of(grads.out, step) : Tensor();
-      x.cx = host_of(call, kept.before[size_t(step)]);
-      x.cy = host_of(call, kept.after[size_t(step)]);
-      x.workspace = host_of(call, kept.workspace[size_t(step)]);
-      x.grad_gates = of.of(gates, step);
-      x.grad_cx = of_c[size_t(i % 2)];
-      if (i == 0) {
-        x.grad_hy = !grads.h.defined()   ? from_out
-                    : from_out.defined() ? at::add(from_out, grads.h)
-                                         : grads.h;
-        lstm_backward_units(x, {0, of.width});
-        x.grad_hy = of_h;
-      } else {
-        multiply_step({of.rows, 1, of.width}, before, format, panels, sums,
-                      [&](int64_t lo, int64_t hi) {
-                        rows_of_product(of, sums, lo, hi, of_h);
-                        const Tensor here = of_h.narrow(1, lo, hi - lo);
-                        if (from_out.defined()) here.add_(from_out.narrow(1, lo, hi - lo));
-                        lstm_backward_units(x, {lo, hi});
-                      });
-      }
-      before = x.grad_gates;
-      x.grad_cy = x.grad_cx;
-    }
-    c = x.grad_cx;
-    if (!of_hx) return;
-    h = of_h;
-    multiply_step({of.rows, 1, of.width}, before, format, panels, sums,
-                  [&](int64_t lo, int64_t hi) { rows_of_product(of, sums, lo, hi, h); });
-  }
-
- private:
-  static void rows_of_product(const StepRows& of, const Tensor& sums, int64_t lo, int64_t hi,
-                              const Tensor& rows) {
-    numerics::rows_of_block({of.rows, of.width, lo, hi}, 1, floats(sums) + of.rows * lo,
-                            rows.mutable_data_ptr<float>());
-  }
-};
-
 }  // namespace
 
 std::optional<Recurred> run_fused_steps(const Recurrence& layer, Kept* kept) {
@@ -293,41 +236,6 @@ std::optional<Recurred> run_fused_steps(const Recurrence& layer, Kept* kept) {
                call.adopt(std::move(made.gates)));
   return Recurred{call.adopt(std::move(made.out)), call.adopt(std::move(made.h)),
                   call.adopt(std::move(made.c))};
-}
-
-std::optional<StepGradients> back_through_fused_steps(const Recurrence& layer, const Kept& kept,
-                                                      const Tensor& out, const Recurred& grads,
-                                                      const Wanted& wanted) {
-  const auto plain = [](const std::vector<Tensor>& all) {
-    return std::all_of(all.begin(), all.end(), is_plain_float32);
-  };
-  if ((!grads.out.defined() && !grads.h.defined()) || !fuses_steps(layer) || !plain(kept.before) ||
-      !plain(kept.after) || !plain(kept.workspace) || !is_plain_float32(grads.out) ||
-      !is_plain_float32(grads.h) || !is_plain_float32(grads.c))
-    return std::nullopt;
-  const OperandFormats formats = formats_of(current_policy(), kByWeight);
-  const Tensor panels = step_panels(layer.weight, formats);
-  if (!panels.defined()) return std::nullopt;
-  const auto device = layer.weight.device().index();
-  SignatureHash signature = signature_of_steps("gradients of steps", layer);
-  for (const Tensor* grad : {&grads.out, &grads.h, &grads.c}) signature.add(*grad);
-  for (const auto input : {&Recurrence::gates, &Recurrence::hx, &Recurrence::cx})
-    signature.add(uint64_t(wanted.has(input)));
-  const Programs programs =
-      programs_of(signature, [&] { back_through_steps(layer, kept, out, grads, wanted); });
-  HostCall call(device, kFusedSteps);
-  const StepRows of(layer, call.alias(layer.hx));
-  const Recurred here{host_of(call, grads.out), host_of(call, grads.h), host_of(call, grads.c)};
-  HostGradients found;
-  found.run(call, layer, kept, of, here, panels, formats.first, wanted.has(&Recurrence::hx));
-  launch_all(programs, device);
-  StepGradients made;
-  if (found.h.defined()) made.h = call.adopt(std::move(found.h));
-  if (wanted.has(&Recurrence::cx)) made.c = call.adopt(std::move(found.c));
-  made.hidden = call.adopt(std::move(found.gates));
-  if (wanted.has(&Recurrence::gates)) made.input = made.hidden;
-  made.projected.resize(size_t(of.steps));
-  return made;
 }
 
 }  // namespace trn

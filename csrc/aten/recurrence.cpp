@@ -238,8 +238,9 @@ Tensor zeros_like_rows(const Tensor& rows) { return at::zeros(rows.sizes(), rows
 
 }  // namespace
 
-StepGradients back_through_steps(const Recurrence& layer, const Kept& kept, const Tensor& out,
-                                 const Recurred& grads, const Wanted& wanted) {
+// A layer of gradients.
+Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const Tensor& out,
+                              const Recurred& grads, const Wanted& wanted) {
   const Order order(layer.steps, true);
   const int64_t begin = order.rows(order.at(0));
   Carried h(grads.h, begin), c(grads.c, begin);
@@ -253,40 +254,24 @@ StepGradients back_through_steps(const Recurrence& layer, const Kept& kept, cons
     const bool goes_on = i + 1 < order.size() || wanted.has(&Recurrence::hx);
     step_back(layer, kept, order.slice(out, step), step, goes_on, h.now, c.now, of_gates);
   }
-  StepGradients made;
-  if (wanted.has(&Recurrence::hx)) made.h = h.last();
-  if (wanted.has(&Recurrence::cx)) made.c = c.last();
-  made.hidden = at::cat(of_gates.hidden);
-  if (wanted.has(&Recurrence::gates))
-    made.input = layer.kind == CellKind::gru ? at::cat(of_gates.input) : made.hidden;
-  made.projected = std::move(of_gates.projected);
-  return made;
-}
-
-// A layer of gradients.
-Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const Tensor& out,
-                              const Recurred& grads, const Wanted& wanted) {
-  auto fused = back_through_fused_steps(layer, kept, out, grads, wanted);
-  StepGradients of_steps =
-      fused ? std::move(*fused) : back_through_steps(layer, kept, out, grads, wanted);
   Recurrence made{};
-  made.hx = of_steps.h;
-  made.cx = of_steps.c;
-  made.gates = of_steps.input;
-  const Tensor& hidden = of_steps.hidden;
+  if (wanted.has(&Recurrence::hx)) made.hx = h.last();
+  if (wanted.has(&Recurrence::cx)) made.cx = c.last();
+  const Tensor hidden = at::cat(of_gates.hidden);
+  if (wanted.has(&Recurrence::gates))
+    made.gates = layer.kind == CellKind::gru ? at::cat(of_gates.input) : hidden;
   if (wanted.has(&Recurrence::weight))
     made.weight = product_of(hidden.t(), hidden_inputs(layer, out), kOfActivations);
   const bool has_input_bias = wanted.has(&Recurrence::input_bias);
   if (wanted.has(&Recurrence::bias) || has_input_bias) made.bias = hidden.sum(0);
   if (has_input_bias) made.input_bias = made.bias;
   if (wanted.has(&Recurrence::projection)) {
-    const Order order(layer.steps, true);
     for (size_t step = 0; step < order.size(); ++step) {
-      Tensor& grad = of_steps.projected[step];  // none where only the last cell state is used
+      Tensor& grad = of_gates.projected[step];  // none where only the last cell state is used
       if (!grad.defined()) grad = zeros_like_rows(order.slice(out, step));
     }
     made.projection =
-        product_of(at::cat(of_steps.projected).t(), at::cat(kept.projected), kOfActivations);
+        product_of(at::cat(of_gates.projected).t(), at::cat(kept.projected), kOfActivations);
   }
   return made;
 }

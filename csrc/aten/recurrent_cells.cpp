@@ -68,20 +68,6 @@ at::Tensor part(const at::Tensor& x, int64_t gate, int64_t width) {
   return x.narrow(1, gate * width, width);
 }
 
-at::Tensor part(const at::Tensor& x, int64_t gate, numerics::CellUnits of) {
-  return x.narrow(1, gate * of.width + of.begin, of.end - of.begin);
-}
-
-at::Tensor within(const at::Tensor& x, numerics::CellUnits of) {
-  return of.end - of.begin == of.width ? x : x.narrow(1, of.begin, of.end - of.begin);
-}
-
-numerics::CellUnits units_of(const at::Tensor& state, Units units) {
-  return {state.size(0), state.size(1), units.begin, units.end};
-}
-
-Units all_of(const at::Tensor& state) { return {0, state.size(1)}; }
-
 template <class T>
 void lstm_rows(const CellGates& x, const at::Tensor& gates, const at::Tensor& cy, at::Tensor hy) {
   const auto rows = rows_of(x.state);
@@ -105,35 +91,39 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm_cell_of(const CellGates& x) 
   return {std::move(hy), std::move(cy), std::move(gates)};
 }
 
-LstmBackward of(const LstmBackward& x, Rows r) {
-  return {r.of(x.grad_hy),   r.of(x.grad_cy),    r.of(x.cx),      r.of(x.cy),
-          r.of(x.workspace), r.of(x.grad_gates), r.of(x.grad_cx), r.of(x.tanh_cy),
-          r.of(x.of_o),      r.of(x.through_h),  r.of(x.products)};
-}
+struct LstmBackward {
+  at::Tensor grad_hy, grad_cy, cx, cy, workspace;  // given, of which the first two may not be
+  at::Tensor grad_gates, grad_cx;                  // results
+  at::Tensor tanh_cy, of_o, through_h, products;   // scratch, the last [rows, 3 * width]
+
+  LstmBackward of(Rows r) const {
+    return {r.of(grad_hy),   r.of(grad_cy),    r.of(cx),      r.of(cy),
+            r.of(workspace), r.of(grad_gates), r.of(grad_cx), r.of(tanh_cy),
+            r.of(of_o),      r.of(through_h),  r.of(products)};
+  }
+};
 
 template <class T>
-void lstm_backward_part(const LstmBackward& x, Units given) {
-  const auto units = units_of(x.cx, given);
+void lstm_backward_rows(LstmBackward x) {
+  const auto rows = rows_of(x.cx);
   const T* gates = values<T>(x.workspace);
-  at::Tensor d_o = part(x.grad_gates, 3, units);
+  at::Tensor d_o = part(x.grad_gates, 3, rows.width);
   if (x.grad_hy.defined()) {
-    at::Tensor tanh_cy = within(x.tanh_cy, units), through_h = within(x.through_h, units);
-    at::cpu::tanh_out(tanh_cy, within(x.cy, units));
-    numerics::lstm_to_output(units, gates, values<T>(x.tanh_cy), values<T>(x.grad_hy),
+    at::cpu::tanh_out(x.tanh_cy, x.cy);
+    numerics::lstm_to_output(rows, gates, values<T>(x.tanh_cy), values<T>(x.grad_hy),
                              x.of_o.mutable_data_ptr<T>(), x.through_h.mutable_data_ptr<T>());
-    at::cpu::tanh_backward_out(through_h, through_h, tanh_cy);
-    at::cpu::sigmoid_backward_out(d_o, within(x.of_o, units), part(x.workspace, 3, units));
+    at::cpu::tanh_backward_out(x.through_h, x.through_h, x.tanh_cy);
+    at::cpu::sigmoid_backward_out(d_o, x.of_o, part(x.workspace, 3, rows.width));
   } else {
     d_o.zero_();
   }
-  const at::Tensor products = x.products.view({3, units.rows, units.width});
-  numerics::lstm_to_gates<T>(units,
+  const at::Tensor products = x.products.view({3, rows.rows, rows.width});
+  numerics::lstm_to_gates<T>(rows,
                              {gates, values<T>(x.cx), values<T>(x.grad_cy), values<T>(x.through_h),
                               products.mutable_data_ptr<T>(), x.grad_cx.mutable_data_ptr<T>()});
   for (int64_t gate = 0; gate < 3; ++gate) {
-    at::Tensor to = part(x.grad_gates, gate, units);
-    const at::Tensor from = within(products.select(0, gate), units),
-                     y = part(x.workspace, gate, units);
+    at::Tensor to = part(x.grad_gates, gate, rows.width);
+    const at::Tensor from = products.select(0, gate), y = part(x.workspace, gate, rows.width);
     gate == 2 ? at::cpu::tanh_backward_out(to, from, y)
               : at::cpu::sigmoid_backward_out(to, from, y);
   }
@@ -156,7 +146,7 @@ std::tuple<at::Tensor, at::Tensor> lstm_gradients_of(const at::Tensor& grad_hy,
                  fresh(),
                  fresh(),
                  at::empty({cx.size(0), 3 * cx.size(1)}, cx.options())};
-  by_rows(cx, [&](Rows r) { lstm_backward_part<T>(of(x, r), all_of(cx)); });
+  by_rows(cx, [&](Rows r) { lstm_backward_rows<T>(x.of(r)); });
   return {std::move(x.grad_gates), std::move(x.grad_cx)};
 }
 
@@ -232,10 +222,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gru_gradients_of(const at::Tensor
 }
 
 }  // namespace
-
-void lstm_backward_units(const LstmBackward& x, Units units) {
-  lstm_backward_part<float>(x, units);
-}
 
 LstmResults fused_lstm(const CellGates& x) {
   return with_type(x.state, [&](auto type) { return lstm_cell_of<decltype(type)>(x); });

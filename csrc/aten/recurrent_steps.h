@@ -44,17 +44,6 @@ struct Wanted {
 
 Recurred run_steps(const Recurrence& layer, Kept* kept);
 
-// The gradients of what the steps begin with, and of their gates [rows of all steps, gates x
-// hidden]: those of the inputs' part, where wanted, and of the hidden part. For a projection, those
-// of its results by step, undefined where there is none.
-struct StepGradients {
-  at::Tensor h, c, input, hidden;
-  std::vector<at::Tensor> projected;
-};
-
-StepGradients back_through_steps(const Recurrence& layer, const Kept& kept, const at::Tensor& out,
-                                 const Recurred& grads, const Wanted& wanted);
-
 // `out` are the hidden states of all steps. What is not wanted is undefined.
 Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const at::Tensor& out,
                               const Recurred& grads, const Wanted& wanted);
