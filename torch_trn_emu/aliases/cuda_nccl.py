@@ -54,7 +54,8 @@ def _check_tensor(tensor: torch.Tensor, first: torch.Tensor) -> None:
     _check(tensor.is_contiguous(), "all inputs and outputs have to be contiguous")
 
 
-def _check_inputs(inputs: Tensors, streams: Any, comms: Any) -> None:
+def _checked(elements: Iterable[torch.Tensor], streams: Any, comms: Any) -> list[torch.Tensor]:
+    inputs = list(elements)
     _check(bool(inputs), "input sequence can't be empty")
     first = inputs[0]
     for tensor in inputs:
@@ -68,6 +69,7 @@ def _check_inputs(inputs: Tensors, streams: Any, comms: Any) -> None:
     for name, given in (("streams", streams), ("communicators", comms)):
         fits = given is None or len(given) == len(inputs)
         _check(fits, f"number of {name} is not equal to number of inputs")
+    return inputs
 
 
 def _check_output(source: torch.Tensor, output: torch.Tensor, size: int) -> None:
@@ -116,8 +118,7 @@ def _nccl_reduce(
     streams: Any = None,
     comms: Any = None,
 ) -> None:
-    given = list(inputs)
-    _check_inputs(given, streams, comms)
+    given = _checked(inputs, streams, comms)
     _check(0 <= root < len(given), "invalid root")
     _check_output(given[root], output, given[0].numel())
     output.copy_(_reduced(given, output.device, op).view(output.shape))
@@ -131,8 +132,7 @@ def _nccl_all_reduce(
     streams: Any = None,
     comms: Any = None,
 ) -> None:
-    given, out = list(inputs), list(outputs)
-    _check_inputs(given, streams, comms)
+    given, out = _checked(inputs, streams, comms), list(outputs)
     _check_outputs(given, out, given[0].numel())
     found = _reduced(given, out[0].device, op)
     for output in out:
@@ -143,8 +143,7 @@ def _nccl_all_reduce(
 def _nccl_broadcast(
     inputs: Iterable[torch.Tensor], root: int = 0, streams: Any = None, comms: Any = None
 ) -> None:
-    given = list(inputs)
-    _check_inputs(given, streams, comms)
+    given = _checked(inputs, streams, comms)
     _check(0 <= root < len(given), "invalid root")
     for tensor in given[:root] + given[root + 1 :]:
         tensor.copy_(given[root].view(tensor.shape))
@@ -157,8 +156,7 @@ def _nccl_all_gather(
     streams: Any = None,
     comms: Any = None,
 ) -> None:
-    given, out = list(inputs), list(outputs)
-    _check_inputs(given, streams, comms)
+    given, out = _checked(inputs, streams, comms), list(outputs)
     size = given[0].numel()
     _check_outputs(given, out, size * len(given))
     for output in out:
@@ -174,8 +172,7 @@ def _nccl_reduce_scatter(
     streams: Any = None,
     comms: Any = None,
 ) -> None:
-    given, out = list(inputs), list(outputs)
-    _check_inputs(given, streams, comms)
+    given, out = _checked(inputs, streams, comms), list(outputs)
     whole = given[0].numel()
     _check(whole % len(given) == 0, "output must be of size input_size * size_multiplier")
     size = whole // len(given)
