@@ -545,22 +545,46 @@ def test_a_signal_leaves_a_whole_record(folder, number, status, said, ended):
     assert names == {"run.json", "report.html", "trace.json.gz"}
 
 
-def test_sigterm_leaves_the_summary(tmp_path, capsys):
-    """Of a run that records nothing else; it would otherwise end without a word."""
-    script = tmp_path / "ends.py"
+@pytest.fixture(params=[(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["SIGTERM", "SIGHUP"])
+def ending(request):
+    """A signal that ends processes, and the exit status; nohup would have it ignored."""
+    number, status = request.param
+    before = signal.signal(number, signal.SIG_DFL)
+    yield number, status
+    assert signal.getsignal(number) is signal.SIG_DFL
+    signal.signal(number, before)
+
+
+def test_a_signal_leaves_summary_and_record(tmp_path, capsys, ending):
+    """They would otherwise end without a word."""
+    number, status = ending
+    script, out = tmp_path / "ends.py", tmp_path / "out"
     script.write_text(
         "import signal, torch\n"
         "torch.trn.reset_counters()\n"  # this process has those of other tests
         "torch.ones(2, device='trn').exp()\n"
-        "signal.raise_signal(signal.SIGTERM)\n"
+        f"signal.raise_signal({int(number)})\n"
         "print('went on')\n"
     )
-    assert main(["run", "--summary", str(script)]) == 143
+    assert main(["run", "--summary", str(script)]) == status
     said = capsys.readouterr()
     assert said.out == ""
     assert "aten::exp" in said.err
-    assert said.err.endswith("terminated by SIGTERM\n")
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert said.err.endswith(f"terminated by {number.name}\n")
+    assert main(["run", "--profile", str(out), str(script)]) == status
+    assert record(out)["ended"] == f"by {number.name}"
+
+
+def test_a_signal_that_is_ignored_ends_nothing(tmp_path, capsys):
+    """As SIGHUP is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    script = tmp_path / "goes_on.py"
+    script.write_text("import signal\nsignal.raise_signal(signal.SIGHUP)\nprint('went on')\n")
+    try:
+        assert main(["run", "--summary", str(script)]) == 0
+    finally:
+        assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
+    assert capsys.readouterr().out == "went on\n"
 
 
 def test_counters_of_a_record_have_units(runs):

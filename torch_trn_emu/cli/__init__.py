@@ -3,6 +3,7 @@
 `torch_trn_emu_cli.py`, beside the package, reads the command line before torch is imported.
 """
 
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,11 +13,16 @@ from .traceback import from_script, show_only_script
 
 __all__ = ["execute", "main"]
 
-_EXIT_REFUSED, _EXIT_INTERRUPTED, _EXIT_TERMINATED = 3, 130, 143
+_EXIT_REFUSED, _EXIT_INTERRUPTED = 3, 130
 
 
 class Terminated(BaseException):
-    """SIGTERM, while a run is recorded."""
+    """A signal that ends processes, such as SIGTERM, while a run is recorded."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.name = signal.Signals(number).name
+        self.exit_status = 128 + number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,9 +39,9 @@ def execute(options: Namespace) -> int:
     except KeyboardInterrupt:
         print("trn-emu: interrupted by Ctrl-C", file=sys.stderr)
         return _EXIT_INTERRUPTED
-    except Terminated:
-        print("trn-emu: terminated by SIGTERM", file=sys.stderr)
-        return _EXIT_TERMINATED
+    except Terminated as ended:
+        print(f"trn-emu: terminated by {ended.name}", file=sys.stderr)
+        return ended.exit_status
     except BrokenPipeError:  # the reader has gone, as with `| head`
         sys.stderr.close()
         return 0

@@ -24,6 +24,7 @@ from torch_trn_emu.trn.distributed import place_in_world
 from .record import Values, about_run, read_record, record_of
 
 __all__ = [
+    "ENDING",
     "FOLDER",
     "MOST_LAUNCHES",
     "forget_ranks",
@@ -35,6 +36,7 @@ __all__ = [
 
 MOST_LAUNCHES = 200_000  # recorded of one process
 FOLDER = "rank{}"
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # a scheduler's, and that of a terminal that closes
 
 
 def record_this_process() -> None:
@@ -43,13 +45,14 @@ def record_this_process() -> None:
     values = Values(sys.argv[0])
     profiled.start()
     values.__enter__()
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end)  # torchrun ends the other ranks so
+    for number in ENDING:  # torchrun ends the other ranks by SIGTERM
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     atexit.register(_write, Path(settings().profile), profiled, values)
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(143)
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _write(folder: Path, profiled: profile, values: Values) -> None:

@@ -87,7 +87,7 @@ def record_of(
 ) -> Record:
     """A profile's tables, what was run, and the numbers it read.
 
-    ended  "well", "with an error", "by Ctrl-C" or "by SIGTERM"
+    ended  "well", "with an error", "by Ctrl-C", "by SIGTERM" or "by SIGHUP"
     """
     found = as_json(profiled.recording)
     rank, world = place_in_world()
@@ -112,6 +112,7 @@ ENDINGS = {
     "with an error": "ended with an error",
     "by Ctrl-C": "interrupted",
     "by SIGTERM": "terminated",
+    "by SIGHUP": "hung up",
 }
 
 

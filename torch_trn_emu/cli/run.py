@@ -20,6 +20,7 @@ from . import Terminated
 from .environment import apply
 from .rank_report import rank_report
 from .ranks import (
+    ENDING,
     FOLDER,
     MOST_LAUNCHES,
     forget_ranks,
@@ -43,7 +44,7 @@ def execute(options: Namespace) -> int:
     profiled = profile(with_stack=options.with_stack, max_launches=MOST_LAUNCHES)
     values, ended = Values(options.script), "with an error"
     try:
-        with _ranks_record(options.profile), _stopped_by_sigterm(), profiled, values:
+        with _ranks_record(options.profile), _stopped_by_signals(), profiled, values:
             run_script(options)
         ended = "well"
     except SystemExit as stopped:
@@ -52,8 +53,8 @@ def execute(options: Namespace) -> int:
     except KeyboardInterrupt:
         ended = "by Ctrl-C"
         raise
-    except Terminated:
-        ended = "by SIGTERM"
+    except Terminated as stopped:
+        ended = f"by {stopped.name}"
         raise
     finally:
         sys.stdout.flush()
@@ -67,7 +68,7 @@ def _run_without_a_record(options: Namespace) -> None:
         run_script(options)
         return
     try:
-        with _stopped_by_sigterm():
+        with _stopped_by_signals():
             run_script(options)
     finally:
         _summary(options)
@@ -92,23 +93,23 @@ def _ranks_record(folder: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the script as Ctrl-C does, unless it has a handler of its own."""
+def _stopped_by_signals() -> Iterator[None]:
+    """They end the script as Ctrl-C does, unless it has a handler of its own or ignores them."""
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Terminated(number)
 
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, stop)
+    watched = [each for each in ENDING if main and signal.getsignal(each) is signal.SIG_DFL]
+    for each in watched:
+        signal.signal(each, stop)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is stop:
-            # A second one, while the record is written, waits no longer.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for each in watched:
+            if signal.getsignal(each) is stop:
+                # A second one, while the record is written, waits no longer.
+                signal.signal(each, signal.SIG_DFL)
 
 
 def _write(options: Namespace, profiled: profile, record: Record) -> None:
