@@ -286,6 +286,75 @@ compare({
 """
 
 
+HOOKS = """
+from contextlib import contextmanager, nullcontext
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+def with_hooks_of_saved(backward):
+    def run(x, device):
+        # packed outside of an operator: with the mode on
+        class Doubled(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save_for_backward(x)
+                return x * 2
+
+            @staticmethod
+            def backward(ctx, grad):
+                return grad * 2 + ctx.saved_tensors[0] + hear(grad, device)
+
+        heard = []
+        x = x.clone().requires_grad_()
+        with saved_tensors_hooks(lambda t: heard.append(hear(t, device)) or t, lambda t: t):
+            y = Doubled.apply(x).sin().sum()
+        backward(y)
+        assert len(heard) == 2, heard
+        return (x.grad,)
+
+    return run
+
+@contextmanager
+def default_device(device):
+    before = torch.get_default_device()
+    torch.set_default_device(device)
+    yield
+    torch.set_default_device(before)
+
+def replaced_in_a_hook(x, device):
+    with default_device(device):
+        x = torch.arange(4.0, requires_grad=True)
+
+        def scaled(grad):
+            with default_device(device):
+                return grad * torch.full((), 3.0)
+
+        x.register_hook(scaled)
+        x.sin().sum().backward()
+    return (x.grad,)
+
+def replaced_in_a_checkpoint(x, device):
+    contexts = lambda: (nullcontext(), default_device(device))
+    with default_device(device):
+        x = torch.arange(4.0, requires_grad=True)
+        y = checkpoint(lambda x: x.sin().cos(), x, context_fn=contexts, use_reentrant=False)
+        y.sum().backward()
+    return (x.grad,)
+
+compare({
+    "backward of a tensor": with_hooks_of_saved(lambda y: y.backward()),
+    "backward": with_hooks_of_saved(torch.autograd.backward),
+    "default device of a hook": replaced_in_a_hook,
+    "default device of a checkpoint": replaced_in_a_checkpoint,
+})
+"""
+
+
+def test_hooks_of_the_backward_pass(tmp_path):
+    ran = run_as_cuda(tmp_path, START + HOOKS)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_subclasses_and_modes(tmp_path):
     ran = run_as_cuda(tmp_path, START + SUBCLASSES)
     assert ran.returncode == 0, ran.stderr

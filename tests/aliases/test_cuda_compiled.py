@@ -60,6 +60,73 @@ else:
     raise AssertionError("accepted")
 """
 
+BACKENDS = """
+import torch
+from functools import partial
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo import register_backend
+
+heard = []
+
+def hear(tensor):
+    assert tensor.is_cuda and tensor.device.type == "cuda", tensor.device
+    assert torch.zeros(1, device="cuda").is_cuda
+
+def run(gm, *inputs):
+    for x in inputs:
+        hear(x)
+    heard.append("run")
+    return gm(*inputs)
+
+def backend(gm, inputs, **options):
+    for x in inputs:
+        hear(x)
+    for node in gm.graph.nodes:
+        value = node.meta.get("example_value", node.meta.get("val"))
+        if isinstance(value, torch.Tensor):
+            assert value.is_cuda, node
+    heard.append("made")
+    return partial(run, gm)
+
+def boxed(gm, inputs):
+    return make_boxed_func(backend(gm, inputs))
+
+class Backend:
+    def __call__(self, gm, inputs):
+        return backend(gm, inputs)
+
+register_backend(name="of_script")(backend)
+backends = {
+    "function": backend,
+    "object": Backend(),
+    "partial": partial(backend, option=1),
+    "name": "of_script",
+    "aot_autograd": aot_autograd(fw_compiler=boxed),
+}
+model = torch.nn.Linear(3, 3).cuda()
+x = torch.ones(2, 3, device="cuda")
+model(x).sum().backward()
+expected = model.weight.grad
+for name, each in backends.items():
+    torch._dynamo.reset()
+    heard.clear()
+    model.weight.grad = None
+    compiled = torch.compile(model, backend=each)
+    for _ in range(2):
+        made = compiled(x)
+    assert torch.equal(made, model(x)), name
+    made.sum().backward()
+    assert torch.equal(model.weight.grad, expected), name
+    backward = ["made", "run"] if name == "aot_autograd" else []
+    assert heard == ["made", "run", "run", *backward], (name, heard)
+"""
+
+
+def test_backends_of_a_script_hear_cuda(tmp_path):
+    ran = run_as_cuda(tmp_path, BACKENDS)
+    assert ran.returncode == 0, ran.stderr
+
 
 def test_branches_on_the_device(tmp_path):
     lines = "\n".join(f"    {name!r}: lambda x: {text}," for name, text in FUNCTIONS.items())

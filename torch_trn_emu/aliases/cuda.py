@@ -47,8 +47,8 @@ from ..trn.device import _is_in_bad_fork as is_in_bad_fork
 from ..trn.device import emulated_name
 from ..trn.legacy import TensorType, tensor_types
 from . import cuda_distributed
-from .cuda_callbacks import calls_script, let_hear, map_traced_bodies
-from .cuda_compiled import map_traced_tensors, pass_over_frames
+from .cuda_callbacks import calls_script, let_hear, map_default_device, map_traced_bodies
+from .cuda_compiled import map_backends_of_scripts, map_traced_tensors, pass_over_frames
 from .cuda_copies import map_copies
 from .cuda_internals import exchange_device, map_internals
 from .cuda_library import map_library
@@ -145,8 +145,8 @@ def _says_device(self: torch.Tensor) -> torch.device:
 
 
 def _is_cuda(self: torch.Tensor) -> bool:
-    real: torch.device = torch.Tensor.device.__get__(self)
-    return real.type == "trn"
+    found: torch.device = torch.Tensor.device.__get__(self)
+    return found.type in ("trn", "cuda")  # of cuda, where the mode is on twice
 
 
 def _type(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -523,8 +523,10 @@ def install() -> None:
     map_scripts(to_trn)
     _map_accelerator()
     _map_saved_tensors_hooks()
+    map_default_device()
     map_traced_tensors(to_cuda, CudaIsTrn)
     map_traced_bodies(CudaIsTrn)
+    map_backends_of_scripts(_mode)
     set_autograd_engine(_Engine())
     CudaIsTrn().__enter__()  # for good
     if _TOLD not in os.environ:

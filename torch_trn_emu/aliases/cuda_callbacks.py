@@ -22,17 +22,24 @@ from ..torch_private import (
     OpOverloadPacket,
     dispatch_mode_count,
     dispatch_modes,
+    function_modes,
+    function_modes_set_aside,
     overrides_functions,
     skip_function_modes,
     subclasses_are_asked,
     tree_leaves,
 )
 
-__all__ = ["calls_script", "let_hear", "map_traced_bodies"]
+__all__ = ["calls_script", "is_torchs", "let_hear", "map_default_device", "map_traced_bodies"]
 
 # Checkpoints ask a policy of the script from a dispatch mode of torch's.
 _TORCHS = re.compile(r"(torch(?!\.utils\.checkpoint)|torch_trn_emu|numpy)(\.|$)")
 _OPERATORS = re.compile(r"(aten|prims?|trn|c10d\w*|_c10d_functional\w*|quantized\w*|inductor)::")
+
+
+def is_torchs(function: Any) -> bool:
+    """Whether a function, or an object that is called, is of torch or of this package."""
+    return bool(_TORCHS.match(getattr(function, "__module__", None) or ""))
 
 
 @lru_cache(maxsize=1024)
@@ -100,6 +107,25 @@ def let_hear(
             if made is not NotImplemented:
                 return made
     return func(*args, **kwargs)  # which says that none of them took it
+
+
+def map_default_device() -> None:
+    """A default device can be replaced in a backward pass, where the mode of the alias alone is on.
+
+    What torch takes off, its mode of the device before, is then not on the stack.
+    """
+    kind: Any = DeviceContext
+    leave = kind.__exit__
+
+    @wraps(leave)
+    def call(self: Any, *args: Any) -> None:
+        if any(isinstance(mode, DeviceContext) for mode in function_modes()):
+            leave(self, *args)
+            return
+        with function_modes_set_aside():
+            leave(self, *args)
+
+    kind.__exit__ = call
 
 
 def map_traced_bodies(alias: type) -> None:

@@ -7,8 +7,8 @@ Operators of `torch.ops` are no private names: their schemas are kept compatible
 
 import importlib
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import product
 from typing import Any
@@ -55,6 +55,7 @@ from torch.utils._pytree import (
 )
 
 __all__ = [
+    "COMPILED_BY_BACKENDS",
     "COMPILE_FX",
     "DECOMPOSITIONS",
     "DTENSOR_RANDOM",
@@ -96,6 +97,7 @@ __all__ = [
     "excluded_keys",
     "flex_operators",
     "function_modes",
+    "function_modes_set_aside",
     "fused_rms_norm",
     "global_decomposition_table",
     "has_kernel",
@@ -185,6 +187,7 @@ KinetoProfile: Any = getattr(torch.profiler, "_KinetoProfile")  # noqa: B009  pr
 compiled_c10d: Any = getattr(_core, "_distributed_c10d", None)  # process groups under `cuda`
 utilities: Any = torch._utils  # the device of checkpoints' writers under `cuda`
 PASSED_OVER = "torch._dynamo.guards"  # whose files are not a script's: those of `cuda` as well
+COMPILED_BY_BACKENDS = "torch._dynamo.output_graph"  # backends of a script under `cuda`
 TRACED_TENSORS = "torch._dynamo.variables.tensor"  # what they say of their device under `cuda`
 # Files saved on a GPU, here and below.
 validate_device: Callable[[Any, str], Any] = torch.serialization._validate_device
@@ -203,6 +206,18 @@ skip_function_modes: Callable[..., Any] = _core._skip_one_hop_torch_function
 subclasses_are_asked: Callable[[], bool] = _core._is_torch_function_enabled
 # Hooks under the name `cuda` enter its mode where it is not on.
 function_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
+
+
+@contextmanager
+def function_modes_set_aside() -> Iterator[None]:
+    """No function mode is on; those that are entered inside stay below the others."""
+    stack: Any = torch.overrides
+    modes = [stack._pop_mode() for _ in function_modes()]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            stack._push_mode(mode)
 
 
 def set_functions_of_torch_c(functions: dict[str, Callable[..., Any]]) -> None:
