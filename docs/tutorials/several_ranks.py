@@ -1,8 +1,10 @@
 """From one rank to four: trains the same step on 1, 2 and 4 ranks, then prefetches for FSDP.
 
 python docs/tutorials/several_ranks.py --figures docs/tutorials/figures
+torchrun --nproc-per-node 4 docs/tutorials/several_ranks.py
 
-The page several_ranks.md shows this code and what it wrote.
+The page several_ranks.md shows this code and what it wrote. Under torchrun, it is the script of one
+rank.
 """
 
 import argparse
@@ -125,7 +127,14 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--figures", type=Path)
     options.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    options.add_argument("--prefetch", action="store_true", help="under torchrun")
     chosen = options.parse_args()
+    if dist.is_torchelastic_launched():
+        found = train(chosen.prefetch)
+        if dist.get_rank() == 0:
+            print(found.summary())
+        dist.destroy_process_group()
+        return
     folder, most = chosen.figures, chosen.ranks[-1]
     runs = {f"{world} rank{'s' * (world > 1)}": launch(world) for world in chosen.ranks}
     runs[f"{most} ranks, prefetch"] = launch(most, prefetch=True)

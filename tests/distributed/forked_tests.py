@@ -3,7 +3,7 @@
 Each rank of a test that starts processes is a fork as well: a spawned one would import torch anew.
 Prints `file`, then `all` with the tests' names, then `end` with name, outcome, how many processes
 used memory of trn, and the error, one test a line. Standard input has, as JSON, the tests to leave
-out or, with the word `only` before them, those to run.
+out or, with the word `only` before them, those to run; `after` and a count leave out the first.
 
     python forked_tests.py WAY SECONDS_OF_A_TEST SECONDS_OF_A_FILE FILE...
 """
@@ -24,6 +24,7 @@ import time
 import unittest
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.multiprocessing
@@ -196,7 +197,7 @@ def run(test: unittest.TestCase, seconds: float) -> tuple[str, int, str]:
     return "died", 0, f"status {ended[1]}"
 
 
-def run_file(way: str, path: Path, limits: tuple[float, float], chosen: list[str], out) -> None:
+def run_file(way: str, path: Path, limits: tuple[float, float], chosen: list[Any], out) -> None:
     def say(word: str, *told: object) -> None:
         print(word, json.dumps(told), file=out, flush=True)
 
@@ -206,6 +207,8 @@ def run_file(way: str, path: Path, limits: tuple[float, float], chosen: list[str
     names = {test: ".".join(test.id().split(".")[-2:]) for test in tests}
     say("all", *names.values())
     random.Random(0).shuffle(tests)  # of a run that is cut short, a sample
+    if chosen[:1] == ["after"]:
+        tests, chosen = tests[chosen[1] :], []
     gc.freeze()  # forks share what is there
     until = time.monotonic() + limits[1]
     for test in tests:

@@ -144,6 +144,7 @@ _PATHS = {
         "_tools/test_memory_tracker.py",
         "_tools/test_runtime_estimator.py",
         "_tools/test_sac_estimator.py",
+        "tensor/test_attention.py",
     ),
     4: (
         "test_functional_api.py",
@@ -154,7 +155,6 @@ _PATHS = {
         "_composable/fsdp/test_fully_shard_init.py",
         "_composable/fsdp/test_fully_shard_dtensor.py",
         "tensor/test_init.py",
-        "tensor/test_attention.py",
         "tensor/parallel/test_tp_style.py",
         "tensor/parallel/test_tp_examples.py",
         "tensor/parallel/test_parallelize_api.py",
@@ -371,6 +371,17 @@ REASONS = (
         r"",
         "Asks Triton for the speed of a GPU, which loads `libcuda.so`.",
         why="libcuda.so cannot found",
+    ),
+    Reason(
+        r"_shard/",
+        "Sends tensors of devices by RPC, which TensorPipe does for CUDA alone.",
+        why="carries tensors of the CPU only",
+    ),
+    Reason(
+        r"test_sac_estimator.py",
+        "Times each operator of a transformer, as often as for a benchmark: more than the limit of "
+        "a test on a shared host.",
+        why="more than",
     ),
     Reason(
         r"_tools/",

@@ -1,6 +1,7 @@
 """PyTorch's own tests of torch.distributed on trn, from a source tree of PyTorch as released.
 
-    python tests/distributed/suites.py SOURCE [--only tensor/] [--seconds 600] [--again | --gloo]
+    python tests/distributed/suites.py SOURCE [--only tensor/] [--seconds 600]
+                                       [--again | --rest | --gloo]
 
 suite_files.py names files below SOURCE/test/distributed, the devices that their tests find and the
 way to run them: `cuda`, the tests for CUDA and NCCL by TRN_EMU_AS=cuda, or `trn`, those for any
@@ -8,9 +9,10 @@ accelerator. The same file runs with gloo on the CPU. A test that does not pass 
 passes, or skips where trn fails; suite_files.py says why. It does not count if a line of torch 2.13
 keeps it from passing on any device, as a row of CHANGED says. Counts, and the tests that do not
 pass, are kept in docs/distributed_conformance.json, from which a table of docs/distributed.md is
-made. --gloo runs whole files with gloo alone, of those that have been recorded to the end, and so
-counts how many of the tests that gloo passes trn passes as well. forked_tests.py runs the tests;
-the process that forks them is ended with whatever it left behind.
+made. --rest goes on where the time cut a file off. --gloo runs whole files with gloo alone, of
+those that have been recorded to the end, and so counts how many of the tests that gloo passes trn
+passes as well. forked_tests.py runs the tests; the process that forks them is ended with whatever
+it left behind.
 """
 
 import argparse
@@ -59,11 +61,11 @@ def run(
     file: File,
     way: str,
     limits: tuple[float, float],
-    chosen: Collection[str] = (),
+    chosen: Collection[object] = (),
 ) -> Ran:
     """Runs a file's tests but the chosen, for so many seconds and seconds a test.
 
-    chosen  after the word `only`, the tests to run
+    chosen  after the word `only`, the tests to run; after the word `after`, how many to leave out
     """
     devices = {} if way == "gloo" else DEVICES[file.devices]
     with _lines(source, [file], way, limits, devices, chosen) as lines:
@@ -77,7 +79,7 @@ def _lines(
     way: str,
     limits: tuple[float, float],
     devices: dict[str, str],
-    chosen: Collection[str] = (),
+    chosen: Collection[object] = (),
 ) -> Iterator[Iterator[str]]:
     """What forked_tests.py prints of files."""
     paths = [str(source / "test" / "distributed" / file.path) for file in files]
@@ -131,17 +133,40 @@ def record(source: Path, file: File, seconds: float, test_seconds: float) -> dic
     known = {*found.outcomes, *found.left}
     left_out = [on_cpu(test) for test in known - others]
     beside = run(source, file, "gloo", (seconds, test_seconds), left_out)
+    row: dict[str, Any] = {"way": file.way, "used": found.used, "left": len(found.left)}
+    row |= {"gloo": counts(beside), "trn": counts(found), "other": should_pass(found, beside)}
+    return row
+
+
+def should_pass(found: Ran, beside: Ran) -> dict[str, list[str]]:
+    """The tests that did not pass on trn, but pass with gloo or are skipped there alone."""
     twins = {plain(test): outcome.word for test, outcome in beside.outcomes.items()}
-    row: dict[str, Any] = {"way": file.way, "used": found.used, "other": {}}
-    row["left"] = len(found.left)
-    row["gloo"] = counts(beside)
-    row["trn"] = counts(found)
+    owed = {}
     for test, outcome in sorted(found.outcomes.items()):
         word = twins.get(plain(test), "skipped")
         if outcome.word != "passed" and (
             word == "passed" or (word == "skipped" and outcome.word != "skipped")
         ):
-            row["other"][test] = [outcome.word, outcome.why, word]
+            owed[test] = [outcome.word, outcome.why, word]
+    return owed
+
+
+def rest(source: Path, file: File, seconds: float, test_seconds: float) -> dict[str, Any]:
+    """Goes on with a file that was cut off; each run takes its tests in the same order."""
+    row: dict[str, Any] | None = json.loads(RESULTS.read_text())["files"].get(file.path)
+    if row is None:
+        return record(source, file, seconds, test_seconds)
+    if not row["left"]:
+        return row
+    done = sum(row["trn"].values())
+    found = run(source, file, file.way, (seconds, test_seconds), ["after", done])
+    bad = [test for test, outcome in found.outcomes.items() if outcome.word != "passed"]
+    beside = run(source, file, "gloo", (seconds, test_seconds), ["only", *map(on_cpu, bad)])
+    for way, ran in (("trn", found), ("gloo", beside)):
+        row[way] = {word: row[way][word] + count for word, count in counts(ran).items()}
+    row["left"] -= len(found.outcomes)
+    row["used"] += found.used
+    row["other"] |= should_pass(found, beside)
     return row
 
 
@@ -321,6 +346,7 @@ def main() -> int:
     options.add_argument("--seconds", type=float, default=1800, help="limit of a file and way")
     options.add_argument("--test-seconds", type=float, default=120, help="limit of a test")
     options.add_argument("--again", action="store_true", help="only what did not pass before")
+    options.add_argument("--rest", action="store_true", help="what the time did not suffice for")
     options.add_argument("--gloo", action="store_true", help="whole files with gloo alone")
     chosen = options.parse_args()
     if not (chosen.source / "test" / "distributed").is_dir():
@@ -332,7 +358,7 @@ def main() -> int:
     for file in FILES:
         if not re.search(chosen.only, file.path):
             continue
-        take = again if chosen.again else record
+        take = again if chosen.again else rest if chosen.rest else record
         row = take(chosen.source, file, chosen.seconds, chosen.test_seconds)
         print(file.path, row["trn"], "on trn,", row["gloo"], "with gloo", flush=True)
         keep(file.path, row, chosen.source)

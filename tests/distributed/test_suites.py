@@ -1,5 +1,6 @@
 """The record of PyTorch's test files of torch.distributed says what its rows say."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,26 @@ def test_tests_are_listed_by_what_gloo_does_of_them(files):
 def test_what_is_printed_of_several_files_is_told_apart():
     lines = ["file [0]\n", "all []\n", "end 1\n", "file [1]\n", "all []\n"]
     assert list(suites._by_file(iter(lines))) == [["all []\n", "end 1\n"], ["all []\n"]]
+
+
+def test_the_rest_of_a_file_is_added_to_its_record(files, monkeypatch, tmp_path):
+    files[PATH] |= {"left": 3, "gloo": {"passed": 1, "failed": 0, "skipped": 2}}
+    monkeypatch.setattr(suites, "RESULTS", tmp_path / "kept.json")
+    suites.RESULTS.write_text(json.dumps({"files": files}))
+    asked = []
+
+    def run(source, file, way, limits, chosen):
+        asked.append((way, chosen))
+        if way == "gloo":
+            return suites.Ran({"ACPU.test_d_cpu": suites.Outcome("passed", "")}, 0, [])
+        ran = {"ACUDA.test_c_cuda": suites.Outcome("passed", "")}
+        return suites.Ran(ran | {"ACUDA.test_d_cuda": suites.Outcome("failed", "why")}, 2, [])
+
+    monkeypatch.setattr(suites, "run", run)
+    row = suites.rest(tmp_path, suites.File(PATH), 9, 9)
+    assert asked == [("cuda", ["after", 11]), ("gloo", ["only", "ACPU.test_d_cpu"])]
+    assert row["trn"] == {"passed": 9, "failed": 4, "skipped": 0}
+    assert row["gloo"] == {"passed": 2, "failed": 0, "skipped": 2}
+    assert (row["left"], row["used"]) == (1, 3)
+    assert row["other"]["ACUDA.test_d_cuda"] == ["failed", "why", "passed"]
+    assert OLD in row["other"]

@@ -515,7 +515,7 @@ def install() -> None:
     _map_storages()
     map_copies()
     map_nccl()
-    cuda_distributed.install(_translated)
+    cuda_distributed.install(_translated, _mode)
     _map_threads()
     map_profilers()
     map_internals()

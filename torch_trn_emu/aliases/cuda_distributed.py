@@ -9,6 +9,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any
 
@@ -52,8 +53,12 @@ def hears_real(names: Mapping[str, Any]) -> bool:
     return _OWN.match(names.get("__name__", "")) is not None
 
 
-def install(translated: Callable[..., Any]) -> None:
-    """`translated` makes a function that is told trn where it is told cuda."""
+def install(
+    translated: Callable[..., Any], mode: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    """`translated` makes a function that is told trn where it is told cuda; a script's own code
+    runs within `mode()`.
+    """
     if not torch.distributed.is_available():
         return
     from torch.distributed import device_mesh, distributed_c10d
@@ -106,6 +111,12 @@ def install(translated: Callable[..., Any]) -> None:
         return (0, 0, 0) if asked_by_torch(1) else refuse()
 
     torch.cuda.nccl.version = version
+
+    if dist.rpc.is_available():
+        from ..torch_private import rpc
+
+        rpc.without_maps()
+        rpc.run_within(mode)
 
     def fsdp(module: Any) -> None:  # its `device_id`
         kind = module.FullyShardedDataParallel

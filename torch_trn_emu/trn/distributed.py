@@ -17,6 +17,7 @@ import torch
 
 from .. import _C
 from ..collectives import price, priced
+from ..errors import Unsupported
 from ..settings import DEVICE_TYPE
 from .dtensor import install_dtensor
 from .sparse_reduction import install_sparse_reduction
@@ -53,6 +54,10 @@ def install_backend(transport: str) -> None:
         torch.distributed.Backend.register_backend(
             name, _create, extended_api=True, devices=[DEVICE_TYPE]
         )
+    if torch.distributed.rpc.is_available():
+        from ..torch_private import rpc
+
+        rpc.look_at_tensors(_refuse_to_send)
     atexit.register(_say_why_this_rank_ends)
 
 
@@ -111,6 +116,14 @@ def collectives(device: Any = None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _refuse_to_send(tensor: torch.Tensor) -> None:
+    if not tensor.is_cpu:
+        raise Unsupported(
+            "torch.distributed.rpc carries tensors of the CPU only: send tensor.cpu() and move "
+            "what arrives to the device, or use the collectives and messages of torch.distributed."
+        )
 
 
 def _gloo(store: Any, rank: int, size: int, timeout: timedelta) -> Any:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from calls import check_calls_of_other_processes
 from own_gloo import check_own_gloo
 from torch import nn
 from torch.distributed import checkpoint
@@ -140,6 +141,7 @@ assert "ALLREDUCE" in message, message
 assert "device=cuda" in message, message
 assert "trn" not in message, message
 assert dist.get_backend(slow) == "gloo"
+check_calls_of_other_processes(dist.get_rank(), dist.get_world_size())
 dist.destroy_process_group()
 dist.init_process_group("fake", rank=0, world_size=4)
 assert dist.get_backend_config() == "cpu:fake,cuda:fake,hpu:fake,xpu:fake"
