@@ -4,6 +4,7 @@
 
 #include "composite_alias.h"
 #include "runtime/accounting_block.h"
+#include "runtime/device_name.h"
 #include "runtime/hbm.h"
 #include "weight_copies.h"
 
@@ -225,8 +226,8 @@ at::Tensor HostCall::alias_dense(const at::Tensor& tensor, Access access) {
     }
     return at::Tensor(slot.alias);
   }
-  TORCH_CHECK(impl->has_storage(), op_, ": a ", tensor.toString(),
-              " without storage reached the trn device; ",
+  TORCH_CHECK(impl->has_storage(), op_, ": a ", tensor.toString(), " without storage reached the ",
+              device_name(), " device; ",
               "functional transforms and zero tensors must be resolved before");
   auto twin = twin_of(impl->unsafe_storage(), access);
   TensorSlot& slot = push(stack.tensors, stack.tensor_top);
@@ -320,7 +321,7 @@ at::Tensor relabel(at::Tensor tensor, c10::Device device, size_t holders) {
   // Held elsewhere too, say inside a quantizer: that one stays a host tensor.
   if (tensor.use_count() > holders) tensor = tensor.clone();
   auto* impl = tensor.unsafeGetTensorImpl();
-  TORCH_CHECK(impl->has_storage(), "trn: a host kernel returned a ", tensor.toString(),
+  TORCH_CHECK(impl->has_storage(), device_name(), ": a host kernel returned a ", tensor.toString(),
               " without storage");
   auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
   if (storage->device_type() == host().type) {

@@ -1,6 +1,8 @@
 // See named_errors.h. A wording that host kernels use is a row of kWordings.
 #include "named_errors.h"
 
+#include "runtime/device_name.h"
+
 #include <string>
 #include <string_view>
 #include <typeinfo>
@@ -33,6 +35,12 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
     text.replace(at, from.size(), to);
 }
 
+std::string named(std::string_view wording) {
+  std::string text(wording);
+  replace_all(text, "trn", device_name());
+  return text;
+}
+
 // "histogram_cpu" not implemented for 'Long'
 std::string lacks_format(std::string text, const char* op) {
   const size_t name_end = text.find(kLacksFormat);
@@ -45,7 +53,8 @@ std::string lacks_format(std::string text, const char* op) {
   }
   const bool half = format == "Half" || format == "BFloat16" || format == "ComplexHalf" ||
                     format.rfind("Float8", 0) == 0;
-  return std::string(op) + ": \"" + kernel + "\" not implemented for '" + format + "' on trn" +
+  return std::string(op) + ": \"" + kernel + "\" not implemented for '" + format + "' on " +
+         device_name() +
          (half ? ". Compute it in float32 (complex64 for complex numbers) and cast the result."
                : "");
 }
@@ -53,13 +62,14 @@ std::string lacks_format(std::string text, const char* op) {
 std::string as_trns(std::string text, const char* op) {
   if (contains(text, kLacksFormat)) return lacks_format(std::move(text), op);
   if (contains(text, kLacksKernel) && contains(text, "backend")) {
-    return std::string(op) + " is not implemented on trn for these arguments: the host has no " +
-           "kernel of it. Move the tensors to a device that has one, or use other operators.";
+    return std::string(op) + " is not implemented on " + device_name() +
+           " for these arguments: the host has no kernel of it. Move the tensors to a device that "
+           "has one, or use other operators.";
   }
   for (const std::string_view part : kMeansHost) {
     if (contains(text, part)) return text;
   }
-  for (const auto& [from, to] : kWordings) replace_all(text, from, to);
+  for (const auto& [from, to] : kWordings) replace_all(text, from, named(to));
   return text;
 }
 

@@ -1,6 +1,8 @@
 // Device bookkeeping: one configuration a process, one current device a thread.
 #include "device.h"
 
+#include "device_name.h"
+
 #include <c10/util/Exception.h>
 
 #include <pthread.h>
@@ -19,8 +21,8 @@ bool forked = false;  // set before the child's first other line runs
 }  // namespace
 
 void configure(ChipConfig config) {
-  TORCH_CHECK(config.device_count >= 0 && config.device_count <= kMaxDevices,
-              "trn: ", config.device_count, " logical cores asked for, at most ", kMaxDevices);
+  TORCH_CHECK(config.device_count >= 0 && config.device_count <= kMaxDevices, device_name(), ": ",
+              config.device_count, " logical cores asked for, at most ", kMaxDevices);
   mutable_config() = std::move(config);
 }
 
@@ -31,8 +33,8 @@ int device_count() noexcept { return mutable_config().device_count; }
 c10::DeviceIndex current_device() noexcept { return current_index; }
 
 void check_index(int64_t index) {
-  TORCH_CHECK(index >= 0 && index < device_count(), "trn: invalid device ordinal ", index, ": ",
-              config().name, " shows ", device_count(),
+  TORCH_CHECK(index >= 0 && index < device_count(), device_name(), ": invalid device ordinal ",
+              index, ": ", config().name, " shows ", device_count(),
               " logical NeuronCores (see NEURON_RT_VISIBLE_CORES and NEURON_LOGICAL_NC_CONFIG)");
 }
 
@@ -46,10 +48,8 @@ void set_device_unchecked(c10::DeviceIndex index) noexcept { current_index = ind
 bool in_forked_child() noexcept { return forked; }
 
 void throw_forked_child() {
-  TORCH_CHECK(false,
-              "Cannot re-initialize trn in forked subprocess. To use trn with multiprocessing, you "
-              "must use "
-              "the 'spawn' start method");
+  TORCH_CHECK(false, "Cannot re-initialize ", device_name(), " in forked subprocess. To use ",
+              device_name(), " with multiprocessing, you must use the 'spawn' start method");
 }
 
 void watch_forks() {

@@ -1,6 +1,7 @@
 // Default generators, one a logical core, start from torch's default seed as the host's does.
 #include "generator.h"
 
+#include "device_name.h"
 #include "host.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -57,7 +58,7 @@ c10::intrusive_ptr<c10::GeneratorImpl> GeneratorImpl::graphsafe_get_state() cons
 
 void GeneratorImpl::graphsafe_set_state(const c10::intrusive_ptr<c10::GeneratorImpl>& other) {
   const auto* given = dynamic_cast<const GeneratorImpl*>(other.get());
-  TORCH_CHECK(given != nullptr, "graphsafe_set_state expects a generator of trn");
+  TORCH_CHECK(given != nullptr, "graphsafe_set_state expects a generator of ", device_name());
   TORCH_CHECK(given->device().index() == device_.index(), "graphsafe_set_state on ", device_,
               " was given a generator of ", given->device());
   host_ = given->host_;
@@ -82,10 +83,9 @@ at::Generator host_generator(const std::optional<at::Generator>& generator,
                              c10::DeviceIndex device) {
   const at::Generator& chosen =
       generator.has_value() && generator->defined() ? *generator : default_generator(device);
-  TORCH_CHECK(chosen.device().type() == kTrn,
-              "Expected a 'trn' device type for generator but found '", chosen.device().type(),
-              "'");
-  TORCH_CHECK(chosen.device().index() == device, "Expected a generator of trn:", int(device),
+  TORCH_CHECK(chosen.device().type() == kTrn, "Expected a '", device_name(),
+              "' device type for generator but found '", chosen.device().type(), "'");
+  TORCH_CHECK(chosen.device().index() == device, "Expected a generator of ", device_name(device),
               " but found one of ", chosen.device());
   return chosen.get<GeneratorImpl>()->host_generator();
 }

@@ -4,6 +4,7 @@
 #include "hbm.h"
 
 #include "device.h"
+#include "device_name.h"
 #include "host.h"
 
 #include <c10/util/Exception.h>
@@ -100,12 +101,12 @@ std::string human(size_t bytes) {
 
 // A warning may become an exception in Python: nothing may be lost then, so the block comes first.
 void warn_nearly_full(int device, size_t allocated, size_t capacity) {
-  TORCH_WARN("trn:", device, " is nearly out of memory: ", human(allocated), " of ",
+  TORCH_WARN(device_name(device), " is nearly out of memory: ", human(allocated), " of ",
              human(capacity),
              " are allocated. Beyond that torch.OutOfMemoryError is raised: use a ",
              "smaller batch, activation checkpointing or another device index. This warning is "
-             "issued once; ",
-             "torch.trn.memory_summary() shows the whole table.");
+             "issued once; torch.",
+             device_name(), ".memory_summary() shows the whole table.");
 }
 
 }  // namespace
@@ -117,7 +118,7 @@ HbmPool::HbmPool(int device, char* base, size_t virtual_bytes, size_t capacity)
       granules_(static_cast<Granule*>(std::calloc(granule_count_, sizeof(Granule)))),
       small_free_(classes().bytes.size()),
       limit_(capacity) {
-  TORCH_CHECK(granules_ != nullptr, "trn: no host memory for the HBM tables");
+  TORCH_CHECK(granules_ != nullptr, device_name(), ": no host memory for the HBM tables");
   stats_.capacity = capacity;
   mark(0, granule_count_, Kind::kFree);
   free_runs_.emplace(granule_count_, 0);
@@ -367,7 +368,7 @@ std::vector<std::pair<size_t, int64_t>> HbmPool::live_blocks(size_t limit) const
 void HbmPool::throw_hbm_full(size_t asked) {
   ++stats_.ooms;
   std::ostringstream out;
-  out << "trn:" << device_ << " is out of memory. Tried to allocate " << human(asked)
+  out << device_name(device_) << " is out of memory. Tried to allocate " << human(asked)
       << ". The logical core has " << human(stats_.capacity) << " of HBM (" << config().name
       << "), of which " << human(stats_.allocated) << " is allocated by PyTorch in "
       << stats_.blocks << " blocks and " << human(stats_.capacity - stats_.allocated) << " is free";
@@ -376,19 +377,18 @@ void HbmPool::throw_hbm_full(size_t asked) {
   out << ". Largest blocks:";
   for (const auto& [bytes, count] : live_blocks(5))
     out << " " << count << " x " << human(bytes) << ";";
-  out << " use a smaller batch, activation checkpointing or another device index. "
-      << "torch.trn.memory_summary() shows the whole table.";
+  out << " use a smaller batch, activation checkpointing or another device index. torch."
+      << device_name() << ".memory_summary() shows the whole table.";
   TORCH_CHECK_WITH(OutOfMemoryError, false, out.str());
 }
 
 void HbmPool::throw_host_full(size_t asked) {
-  TORCH_CHECK_WITH(OutOfMemoryError, false,
-                   "The host has not enough memory to back the emulated HBM of trn:", device_,
-                   ": tried to allocate ", human(asked), ", the host has ", human(host_available()),
-                   " available, of which ", human(kHostMargin),
-                   " is kept free; the emulated core itself has ",
-                   human(stats_.capacity - stats_.allocated),
-                   " free. Run on a host with more memory, or make the model or batch smaller.");
+  TORCH_CHECK_WITH(
+      OutOfMemoryError, false, "The host has not enough memory to back the emulated HBM of ",
+      device_name(device_), ": tried to allocate ", human(asked), ", the host has ",
+      human(host_available()), " available, of which ", human(kHostMargin),
+      " is kept free; the emulated core itself has ", human(stats_.capacity - stats_.allocated),
+      " free. Run on a host with more memory, or make the model or batch smaller.");
 }
 
 namespace {

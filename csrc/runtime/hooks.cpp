@@ -4,6 +4,7 @@
 
 #include "accounting_block.h"
 #include "allocator.h"
+#include "device_name.h"
 #include "generator.h"
 #include "hbm.h"
 #include "host.h"
@@ -109,7 +110,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   }
   at::Device getDeviceFromPtr(void* data) const override {
     const int device = host().foreign ? device_of_accounting_block(data) : hbm_device_of(data);
-    TORCH_CHECK(device >= 0, "The pointer does not lie in the emulated HBM of any trn device");
+    TORCH_CHECK(device >= 0, "The pointer does not lie in the emulated HBM of any ", device_name(),
+                " device");
     return c10::Device(kTrn, c10::DeviceIndex(device));
   }
   bool isPinnedPtr(const void* data) const override { return pinned().holds(data); }

@@ -3,6 +3,7 @@
 #include "stream.h"
 
 #include "collective_clock.h"
+#include "device_name.h"
 
 #include <array>
 #include <atomic>
@@ -23,7 +24,7 @@ c10::Stream current_stream(c10::DeviceIndex device) {
 
 void check_stream(c10::Stream stream) {
   check_index(stream.device_index());
-  TORCH_CHECK_VALUE(stream.id() >= 0 && stream.id() < kMaxStreams, "trn has no stream ",
+  TORCH_CHECK_VALUE(stream.id() >= 0 && stream.id() < kMaxStreams, device_name(), " has no stream ",
                     stream.id(), ": the numbers of a device's streams are 0 to ", kMaxStreams - 1,
                     ". Take the stream_id of a stream that exists.");
 }

@@ -66,6 +66,11 @@ def refuses(call, kind, text):
 refuses(lambda: torch_neuronx.analyze, NotImplementedError, "analyze is not provided")
 refuses(lambda: torch_neuronx.trace(model, x, partitioner_config={}), NotImplementedError, "partit")
 refuses(lambda: __import__("torch_neuronx.distributed"), ModuleNotFoundError, "It has: DataPar")
+refuses(lambda: torch.ones(1, device="neuron:99"), RuntimeError, "neuron: invalid device ordi")
+refuses(lambda: torch.ones(1 << 45, device="neuron"), torch.OutOfMemoryError, "neuron:0 is out of")
+refuses(lambda: torch.ones(1 << 45, device="neuron"), torch.OutOfMemoryError, "torch.neuron.memory")
+host = torch.Generator()
+refuses(lambda: torch.rand(1, device="neuron", generator=host), RuntimeError, "a 'neuron'")
 refuses(lambda: torch.ones(1, device="trn"), RuntimeError, "device string: trn")
 assert torch_trn_emu.compare(model, x, b="trn@mxfp8").first_divergent.op == "aten.addmm.default"
 print("done")
