@@ -161,6 +161,11 @@ void pdist_backward(const IValue* arguments) {
 
 bool is_tensor(const IValue& value) { return value.isTensor() && value.toTensor().defined(); }
 
+void check_channels(const char* op, const char* name, const at::Tensor& given, int64_t channels) {
+  TORCH_CHECK(given.numel() >= channels, op, ": ", name, " has ", given.numel(),
+              " elements, fewer than the input's ", channels, " channels.");
+}
+
 // native_batch_norm(input, weight?, bias?, running_mean?, running_var?, ...) and its kin
 void batch_norm(const IValue* arguments) {
   constexpr std::pair<size_t, const char*> kPerChannel[] = {
@@ -176,10 +181,30 @@ void batch_norm(const IValue* arguments) {
   if (input.dim() < 2) return;
   for (const auto& [at, name] : kPerChannel) {
     if (!is_tensor(arguments[at])) continue;
-    TORCH_CHECK(arguments[at].toTensor().numel() >= input.size(1), "batch_norm: ", name, " has ",
-                arguments[at].toTensor().numel(), " elements, fewer than the input's ",
-                input.size(1), " channels.");
+    check_channels("batch_norm", name, arguments[at].toTensor(), input.size(1));
   }
+}
+
+// batch_norm_update_stats(input, running_mean?, running_var?, momentum)
+void batch_norm_update_stats(const IValue* arguments) {
+  const at::Tensor& input = arguments[0].toTensor();
+  if (input.dim() < 2) return;
+  for (const auto& [at, name] : {std::pair(1, "running_mean"), std::pair(2, "running_var")})
+    if (is_tensor(arguments[at]))
+      check_channels("batch_norm_update_stats", name, arguments[at].toTensor(), input.size(1));
+}
+
+// _weight_norm_interface(v, g, dim), and its gradient for (grad_w, saved_v, saved_g, norms, dim)
+template <size_t at>
+void weight_norm(const IValue* arguments) {
+  const at::Tensor &v = arguments[at].toTensor(), &g = arguments[at + 1].toTensor();
+  const int64_t dim = arguments[at == 0 ? 2 : 4].toInt();
+  if (dim != 0 && dim != v.dim() - 1) return;  // refused anyway
+  TORCH_CHECK(v.dim() > 0 && g.numel() == v.size(dim), "weight_norm: g has shape ", g.sizes(),
+              " for v of shape ", v.sizes(), " and dim ", dim);
+  TORCH_CHECK(at == 0 || arguments[0].toTensor().sizes() == v.sizes(),
+              "weight_norm: a gradient of shape ", arguments[0].toTensor().sizes(),
+              " for v of shape ", v.sizes());
 }
 
 void check_modes(const char* op, int64_t interpolation, int64_t last, int64_t padding) {
@@ -254,6 +279,9 @@ constexpr std::pair<std::string_view, Precondition> kPreconditions[] = {
     {"_batch_norm_with_update", &batch_norm},
     {"native_batch_norm_backward", &batch_norm_backward},
     {"batch_norm_backward", &batch_norm_backward},
+    {"batch_norm_update_stats", &batch_norm_update_stats},
+    {"_weight_norm_interface", &weight_norm<0>},
+    {"_weight_norm_interface_backward", &weight_norm<1>},
     {"linalg_lstsq", &lstsq},
     {"histc", &histc},
     {"reflection_pad1d", &pad},

@@ -238,9 +238,10 @@ std::optional<Results> run_packed(RecurrentCall call, const Tensor& batch_sizes)
   const std::vector<int64_t> rows(sizes, sizes + batch_sizes.numel());
   int64_t all = 0;
   for (const int64_t each : rows) all += each;
+  TORCH_CHECK(all == call.input.size(0), "packed sequences: batch_sizes add up to ", all,
+              ", the data has ", call.input.size(0), " rows");
   const bool fall = std::is_sorted(rows.begin(), rows.end(), std::greater<>());
-  if (!fall || rows.back() < 1 || all != call.input.size(0) || !fits(call, rows.front()))
-    return std::nullopt;
+  if (!fall || rows.back() < 1 || !fits(call, rows.front())) return std::nullopt;
   const c10::impl::ExcludeDispatchKeyGuard cast_already(DispatchKey::AutocastPrivateUse1);
   call.is_packed = true;
   return run_layers(call, call.input, rows);

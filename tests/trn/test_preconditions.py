@@ -141,6 +141,41 @@ def test_targets_of_ctc_loss_are_classes(lengths):
             F.ctc_loss(scores.to("trn"), wrong.to("trn"), steps, lengths)
 
 
+@pytest.mark.parametrize("statistics", [(0, 4), (4, 3), (3, 0)], ids=str)
+def test_running_statistics_have_an_element_per_channel(statistics):
+    mean, var = map(on_trn, statistics)
+    with pytest.raises(RuntimeError, match=r"batch_norm_update_stats: running_\w+ has \d elements"):
+        torch.batch_norm_update_stats(on_trn(3, 4, 2), mean, var, 0.1)
+
+
+@pytest.mark.parametrize("dim", [0, 2])
+def test_norms_of_weights_have_an_element_per_slice(dim):
+    v, sizes = on_trn(4, 3, 5), [1, 1, 1]
+    norms = [1, 1, 1]
+    norms[dim] = v.size(dim)
+    for size in (0, 1, v.size(dim) - 1, v.size(dim) + 1):
+        sizes[dim] = size
+        with pytest.raises(RuntimeError, match="weight_norm: g has shape"):
+            torch._weight_norm(v, on_trn(*sizes), dim)
+        with pytest.raises(RuntimeError, match="weight_norm: g has shape"):
+            torch.ops.aten._weight_norm_interface_backward(
+                v, v, on_trn(*sizes), on_trn(*norms), dim
+            )
+    with pytest.raises(RuntimeError, match="weight_norm: a gradient of shape"):
+        torch.ops.aten._weight_norm_interface_backward(v[0], v, *[on_trn(*norms)] * 2, dim)
+    assert torch._weight_norm(v, on_trn(*norms), dim).shape == v.shape
+
+
+@pytest.mark.parametrize("sizes", [[2, 2], [2], [2, 2, 1, 1], [3, 2, 1]], ids=str)
+def test_batch_sizes_of_packed_sequences_add_up_to_their_rows(sizes):
+    weights = [on_trn(15, 4), on_trn(15, 5), on_trn(15), on_trn(15)]
+    with pytest.raises(RuntimeError, match="batch_sizes add up to"):
+        torch.gru(
+            on_trn(5, 4), torch.tensor(sizes), on_trn(1, sizes[0], 5), weights,
+            True, 1, 0.0, False, False,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["_softmax_backward_data", "_log_softmax_backward_data"])
 def test_a_gradient_of_softmax_has_the_shape_of_its_output(name):
     backward = getattr(torch, name)
