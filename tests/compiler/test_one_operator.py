@@ -37,7 +37,6 @@ OFFSETS = "Inductor keeps offsets in the windows, and makes indices of them in t
 COPIED = (
     "Not training, PyTorch has a Python kernel that copies the operand before any backend sees it."
 )
-NONE = "Of no elements: the graph computes their indices all the same."
 EXCEPTIONS = {
     "native_layer_norm, with gradients": AGAIN,
     "nn.functional.adaptive_max_pool3d, with gradients": OFFSETS,
@@ -47,7 +46,6 @@ EXCEPTIONS = {
     "nn.functional.multi_margin_loss, forward": APART,
     "nn.functional.softshrink, forward": APART,
     "nn.functional.softshrink, with gradients": APART,
-    "nn.functional.unfold, forward": NONE,
 }
 
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch._inductor import inductor_prims
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from torch_trn_emu.calls import Target
@@ -112,6 +113,7 @@ def test_what_fuses_is_one_region(name):
 APART = {
     "a permuted value": lambda x: (x * 2).t() + 1,
     "rows, then the other rows": lambda x: (x - x.amax(1, keepdim=True)).view(16, 128).sum(1),
+    "a sum of rows that they read": lambda x: x / x.sum(0),
     "a sort between": lambda x: (x * 2).sort().values + 1,
 }
 
@@ -146,6 +148,11 @@ def group_norm(x, w, b):
     var, mean = aten.var_mean.correction(rows, [2], correction=0, keepdim=True)
     y = ((rows - mean) * torch.rsqrt(var + 1e-5)).view(4, 16, 64)
     return y * w.view(1, 16, 1) + b.view(1, 16, 1)
+
+
+def numbered(n):
+    kind = {"dtype": torch.int64, "device": "cpu", "requires_grad": False}
+    return torch.ops.prims.iota.default(n, start=-3, step=2, **kind)
 
 
 def sunk(x, w, m):
@@ -185,6 +192,16 @@ ONCE_WRONG = {
     "channels": (
         lambda x, w, b: (x * w.view(1, 16, 1) + b.view(1, 16, 1)).tanh(), (4, 16, 64), (16,), (16,)
     ),
+    "a sum of rows that they read": (
+        lambda x: (lambda e: (e / e.sum(0, keepdim=True), e * 2))(x.exp()), (32, 64)
+    ),
+    "a multiplication and an addition": (
+        lambda a, b, c: inductor_prims.fma(-a, b, c) * a, (32, 64), (64,), (32, 64)
+    ),
+    "truth values together": (
+        lambda x: ((x > 0) | (x < -1) ^ (x > 1)) & ~(x > 0.5), (32, 64)
+    ),
+    "numbers in a row": (lambda x: x * numbered(64) + 1, (32, 64)),
     "powers": (lambda x: (x.pow(1) + x.pow(2)) * x, (32, 64)),
     "a product and one element": (lambda x, w, s: x @ w * s, (64, 128), (128, 128), (1,)),
     "gelu by tanh": (

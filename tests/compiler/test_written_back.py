@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.distributed.fsdp  # its operators
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from torch_trn_emu.compiler.graph_price import price_graph, windows_of
-from torch_trn_emu.compiler.subgraphs import Piece, pieces_of
+from torch_trn_emu.compiler.subgraphs import Piece, launches_of, pieces_of
 
 from .test_windows import TARGETS
 
@@ -74,3 +75,21 @@ def another(cache, at, x):
 def test_a_cache_whose_old_values_are_read_is_copied(function) -> None:
     price = price_graph("graph", piece_of(function, *inputs()).work, TRN3).price
     assert price.totals["hbm_write_bytes"] > 0.9 * CACHE_BYTES
+
+
+def test_what_returns_nothing_is_priced_by_what_it_writes() -> None:
+    """As FSDP copies shards: an operator of its own, whose result is the tensor given."""
+
+    def copy(to: torch.Tensor, x: torch.Tensor) -> None:
+        torch.ops.fsdp.copy_(to, x)
+
+    def same(to: torch.Tensor, x: torch.Tensor) -> None:
+        to.copy_(x)
+
+    given = torch.empty(1024, 512), torch.empty(1024, 512)
+    times = []
+    for function in (copy, same):
+        gm = make_fx(function, tracing_mode="fake")(*given)
+        [launch] = launches_of("graph", gm, "bf16", TRN3)
+        times.append(launch.priced.price.seconds)
+    assert times[0] == times[1] > TRN3.chip.launch.kernel_overhead_s

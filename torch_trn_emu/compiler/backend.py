@@ -39,6 +39,7 @@ from .reuse import round_once
 from .roles import find_weights, note_constants, say_roles
 from .sizes import SizedPrice, places_of
 from .subgraphs import Launch, pieces_of, unpriced
+from .tangents import layout_of_tangents
 from .versions import versions_kept
 
 __all__ = ["backend_replaced", "trn"]
@@ -73,7 +74,7 @@ def trn(
     with (
         _uncounted(),
         _cache_keys(gm, policy, chosen),
-        functorch_config.patch(_aot_patches(chosen)),
+        functorch_config.patch(_aot_patches(chosen) | layout_of_tangents(gm)),
         traced_whole(),
     ):
         try:

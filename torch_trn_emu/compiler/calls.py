@@ -23,6 +23,7 @@ from .operators import policy_of
 
 __all__ = [
     "STRIDED",
+    "arguments_of",
     "base_of",
     "call_of",
     "constant_of",
@@ -43,13 +44,18 @@ _SAME_AS = MappingProxyType(
     {
         "prims::convert_element_type": "aten::_to_copy",
         "prims::device_put": "aten::_to_copy",
-        "prims::iota": "aten::arange",
+        "prims::iota": "aten::arange.start_step",
         "prims::inductor_random": "aten::rand",
         "prims::inductor_randint": "aten::randint",
         "prims::rev": "aten::flip",
         "prims::fma": "aten::addcmul",
         "prims::xor_sum": "aten::sum",
     }
+)
+# Their arguments in the order of that operator, where it is another one; and others than theirs.
+_ORDER = MappingProxyType({"prims::fma": (2, 0, 1)})
+_OTHERS = MappingProxyType(
+    {"prims::iota": lambda n, start, step, *_: (start, start + n * step, step)}
 )
 _ON_A_SHARD = "trn::run_dtensor_rng_op_"  # how traced random operators of DTensors start
 _FREE = frozenset(
@@ -150,7 +156,9 @@ def is_free(node: Node) -> bool:
         return True  # a constant: an immediate of the instructions that read it
     values = [v for v in tree_leaves(value) if isinstance(v, Tensor)]
     read = tree_leaves([n.meta.get("val") for n in node.all_input_nodes])
-    return not values or all(_on_host(v) for v in (*values, *read) if isinstance(v, Tensor))
+    if not values:
+        return not schema.is_mutable  # what returns nothing may write what it is given
+    return all(_on_host(v) for v in (*values, *read) if isinstance(v, Tensor))
 
 
 def constant_of(node: Node) -> float | None:
@@ -168,9 +176,16 @@ def _on_host(value: Tensor) -> bool:
     return value.device.type == "cpu" and value.dim() == 0
 
 
+def arguments_of(node: Node) -> tuple[Any, ...]:
+    """The positional arguments in the order of the operator that the call names."""
+    schema = _schema(node)
+    order = _ORDER.get(schema.name) if schema else None
+    return tuple(node.args[k] for k in order) if order else node.args
+
+
 def operands_by_position(node: Node) -> list[Any]:
-    """The arguments in the order of the schema, those that are named and defaults too."""
-    values = [*node.args]
+    """The arguments in the order of the call, those that are named and defaults too."""
+    values = [*arguments_of(node)]
     for argument in _schema(node).arguments[len(values) :]:
         default = argument.default_value if argument.has_default_value() else None
         values.append(node.kwargs.get(argument.name, default))
@@ -204,7 +219,8 @@ def call_of(node: Node, policy: str) -> Call | None:
     schema = _schema(node)
     if schema is None:
         return None
-    values = operands_by_position(node)
+    others = _OTHERS.get(schema.name, lambda *values: values)
+    values = others(*operands_by_position(node))
     name = _SAME_AS.get(schema.name, schema.name)
     overload = schema.overload_name if name == schema.name else ""
     if name.startswith(_ON_A_SHARD):

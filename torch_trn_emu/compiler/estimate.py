@@ -20,6 +20,7 @@ from .move_to_host import graphs_of
 from .operators import SDPA, policy_of
 from .roles import find_weights, note_constants, say_roles
 from .subgraphs import Launch, launches_of, unpriced
+from .tangents import layout_of_tangents
 
 __all__ = ["composites_apart", "pricing_backend"]
 
@@ -73,7 +74,8 @@ def pricing_backend(
                 if policy_of(node, policy) != "mxfp8_all":
                     node.target = attention
             find_weights(part.graph)
-        with functorch_config.patch(enable_autograd_cache=False), traced_whole():
+        patches = {"enable_autograd_cache": False, **layout_of_tangents(gm)}
+        with functorch_config.patch(patches), traced_whole():
             return compile_fx(
                 gm,
                 example_inputs,

@@ -15,10 +15,19 @@ from ..kernels.rows.values import Kind, RowStep, column_sum, reduced, step
 from ..ops.elementwise import conversion, recipe_of
 from ..ops.random import DRAWS
 from ..ops.reductions import correction_of, reduced_dims
-from .calls import base_of, constant_of
+from .calls import arguments_of, base_of, constant_of
 from .joined_columns import JoinedColumns, joined_columns
 from .one_hot import columns_counted, number_put
-from .region import REDUCTIONS, Region, Value, call_tensor, dtype_of, item_of, operands_of
+from .region import (
+    REDUCTIONS,
+    Region,
+    Value,
+    call_tensor,
+    dtype_of,
+    is_sum_over_rows,
+    item_of,
+    operands_of,
+)
 
 __all__ = ["MOST_ALONE", "MOST_TRIED", "Attempt"]
 
@@ -87,7 +96,9 @@ class Attempt:
             known = self.region.alias.get(key) or self.alias.get(key)
             by_row = kind is Kind.FULL or (kind is Kind.ONE and self._is_one_row())
             suits = (kind, Kind.COLUMN) if by_row else (kind,)
-            return known if known and in_order and self.made[known] in suits else None
+            if not known or not in_order or is_sum_over_rows(self.region, known):
+                return None
+            return known if self.made[known] in suits else None
         key = base.name if in_order else _view_of(base, operand)
         if key in self.made:
             return key if self.made[key] is kind else None
@@ -163,6 +174,8 @@ class Attempt:
         operands = [
             n for n in operands_of(self.node) if not call_tensor(n).on_host and n not in numbers
         ]
+        if numbers and not operands:
+            return False  # a number made of numbers
         tensors = [call_tensor(n) for n in operands]
         try:
             recipe = recipe_of(self._with(numbers), tensors)
@@ -224,7 +237,7 @@ class Attempt:
         """The call with numbers instead of the tensors that hold them."""
         if not numbers:
             return self.call
-        given = [numbers.get(a) if isinstance(a, Node) else None for a in self.node.args]
+        given = [numbers.get(a) if isinstance(a, Node) else None for a in arguments_of(self.node)]
         first = self.call.arguments
         if len(given) > len(first):
             raise KeyError(f"{self.call.name} is described without all of its operands")

@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from ..calls import Call, TensorArg
 from ..kernels.rows.values import Kind, RowStep
-from .calls import base_of, tensor_of
+from .calls import arguments_of, base_of, tensor_of
 
 __all__ = [
     "KNOWN",
@@ -19,6 +19,7 @@ __all__ = [
     "dtype_of",
     "is_by_row",
     "is_same",
+    "is_sum_over_rows",
     "item_of",
     "operands_of",
     "users_of",
@@ -103,6 +104,11 @@ def is_same(a: Kind, b: Kind, region: Region) -> bool:
     return a is b or (region.columns == region.elements and {a, b} == {Kind.COLUMN, Kind.ONE})
 
 
+def is_sum_over_rows(region: Region, name: str) -> bool:
+    """Whether a value is a sum of all rows: known when the last one is done, it joins no step."""
+    return region.made[name] is Kind.ROW and any(s.name == name for s in region.steps)
+
+
 def operands_of(node: Node) -> Iterator[Node]:
     """Tensor operands in the order of the call, repeated ones too."""
 
@@ -114,7 +120,7 @@ def operands_of(node: Node) -> Iterator[Node]:
             for element in value:
                 yield from walk(element)
 
-    yield from walk(node.args)
+    yield from walk(arguments_of(node))
     yield from walk(tuple(node.kwargs.values()))
 
 

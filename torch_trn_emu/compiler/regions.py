@@ -20,6 +20,7 @@ from .calls import base_of, call_of, is_free
 from .communication import Waits, waits
 from .joined_columns import joined_columns, joined_later
 from .joining import MOST_ALONE, Attempt
+from .needless import needless
 from .one_hot import zeros_of
 from .region import (
     KNOWN,
@@ -30,6 +31,7 @@ from .region import (
     dtype_of,
     is_by_row,
     is_same,
+    is_sum_over_rows,
     item_of,
     operands_of,
     users_of,
@@ -47,7 +49,8 @@ def regions_of(graph: Graph, policy: str, most_alone: int = MOST_ALONE) -> list[
 
     most_alone  elements of a row that is a region's only one
     """
-    nodes = [n for n in graph.nodes if not (is_free(n) or zeros_of(n) or joined_later(n))]
+    left = needless(graph)
+    nodes = [n for n in graph.nodes if not (n in left or _is_no_region(n))]
     after = waits(graph)
     first = _Cutter(policy, frozenset(), after, most_alone)
     for node in nodes:
@@ -63,6 +66,10 @@ def regions_of(graph: Graph, policy: str, most_alone: int = MOST_ALONE) -> list[
     sink(cutter.regions, cutter.home, MOST_STEPS)
     cutter.finish()
     return _ordered([r for r in cutter.regions if r.nodes])
+
+
+def _is_no_region(node: Node) -> bool:
+    return is_free(node) or zeros_of(node) or joined_later(node)
 
 
 def _ordered(regions: Sequence[Region]) -> list[Region]:
@@ -249,6 +256,8 @@ class _Cutter:
         shaped = a if a.columns else b
         for key, value in b.inputs.items():
             made = a.alias.get(key)
+            if made is not None and is_sum_over_rows(a, made):
+                return False
             by_row = value.kind is Kind.FULL and made and a.made[made] is Kind.COLUMN
             if made is not None and (by_row or is_same(a.made[made], value.kind, shaped)):
                 names[key] = made

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch.fx import Graph, Node
 
+from ..calls import DTYPES
 from ..formats import FORMATS
 from .calls import STRIDED, tensor_of
 from .region import users_of
@@ -46,7 +47,8 @@ def _is_of_rows(node: Node) -> bool:
     source, to = (tensor_of(n.meta.get("val")) for n in (node.args[0], node))  # type: ignore[union-attr]
     if source is None or to is None or not source.shape or not to.contiguous:
         return False
-    if source.on_host or to.on_host or source.dtype not in FORMATS:
+    held = FORMATS.get(DTYPES.get(source.torch_dtype, ""))
+    if source.on_host or to.on_host or held is None:
         return False
-    row = source.shape[-1] * FORMATS[source.dtype].storage_bytes
+    row = source.shape[-1] * held.storage_bytes
     return source.strides[-1] == 1 and row >= LEAST_BYTES

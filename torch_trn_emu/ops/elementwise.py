@@ -367,6 +367,7 @@ def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
 
     Raises Unimplemented for a number or flag that the recipe does not stand for.
     """
+    call = _of_truth_values(call)
     name, count = call.name, len(operands)
     if name in _BY_CALL and (found := _BY_CALL[name](call, operands)):
         return found
@@ -390,6 +391,14 @@ def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
     if found is not None:
         _refuse_other_numbers(call)
     return found
+
+
+def _of_truth_values(call: Call) -> Call:
+    """Bits of truth values are the values, as the engines compare them: 1 and 0."""
+    of_bits = call.name.startswith("bitwise_")
+    if not of_bits or any(t.dtype != "bool" for t in (*call.tensors, *call.outputs)):
+        return call
+    return replace(call, op=call.op.replace("bitwise_", "logical_"))
 
 
 # Numbers and flags that a recipe by name stands for, where it takes none from the call.

@@ -1,0 +1,127 @@
+"""PyTorch's operator samples compiled: every program of a region computes what the host does.
+
+The rest of the samples, and a second round of special values, run with the `conformance` marker.
+"""
+
+import functools
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch.testing._internal import common_methods_invocations as methods
+from torch.utils import _pytree as pytree
+
+from ..ops.test_every_row import SPECIAL
+from .on_machine import Found, backend_on
+from .test_one_operator import ENTRIES, called
+
+# torch 2.13 uses what it deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
+
+# What fuses to regions of many kinds.
+FEW = (
+    "addmm nn.functional.layer_norm nn.functional.group_norm softmax var_mean nn.functional.glu"
+    " nn.functional.hardtanh nn.functional.pad.replicate triu where"
+).split()
+ODD = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1e-40])
+
+
+def spoilt(t: torch.Tensor) -> torch.Tensor:
+    """A tensor with NaN, infinities, zeros and a number below the normal ones, here and there."""
+    if not t.is_floating_point() or not t.numel():
+        return t
+    t = t.clone()
+    at = torch.arange(0, t.numel(), max(1, t.numel() // 7))
+    t[at] = ODD[torch.arange(len(at)) % len(ODD)].to(t.dtype)
+    return t
+
+
+def placed(t: Any, tracked: bool, special: bool) -> Any:
+    """On the device with the same strides."""
+    if not isinstance(t, torch.Tensor):
+        return t
+    last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    memory = t.detach().as_strided((1 + last if t.numel() else 0,), (1,)).clone()
+    memory = spoilt(memory) if special else memory
+    made = memory.to("trn").as_strided(t.shape, t.stride()).detach()
+    return made.requires_grad_(tracked and t.requires_grad)
+
+
+def compared(op: Any, sample: Any, gradients: bool, special: bool) -> Found:
+    """What the machine makes of the graphs of a sample; what cannot be compiled is left out."""
+    found = Found()
+    torch._dynamo.reset()
+    place = functools.partial(placed, tracked=gradients, special=special)
+    given = pytree.tree_map(place, (sample.input, sample.args, sample.kwargs))
+
+    def forward(first: Any, args: Any, kwargs: Any) -> Any:
+        return op.op(first, *args, **kwargs)
+
+    run = torch.compile(forward, backend=backend_on(found), dynamic=False)
+    with mock.patch.object(methods, "wrapper_set_seed", called), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = run(*given)
+        if gradients:
+            leaves = pytree.tree_leaves(sample.output_process_fn_grad(made))
+            ends = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
+            torch.autograd.backward(ends, [gradient(t, special) for t in ends])
+    return found
+
+
+def gradient(t: torch.Tensor, special: bool) -> torch.Tensor:
+    values = torch.randn(t.numel(), generator=torch.Generator().manual_seed(1)).to(t.dtype)
+    values = spoilt(values) if special else values
+    return torch.empty_like(t).copy_(values.reshape(t.shape))
+
+
+def samples_of(op: Any, count: int, tracked: bool) -> Iterator[Any]:
+    made = op.sample_inputs("cpu", torch.float32, requires_grad=tracked)
+    for sample in itertools.islice(made, count):
+        tensors = pytree.tree_leaves((sample.input, sample.args, sample.kwargs))
+        if all(t.layout is torch.strided for t in tensors if isinstance(t, torch.Tensor)):
+            yield sample
+
+
+def walk(names: list[str], count: int, special: bool) -> tuple[dict[str, str], int]:
+    """Results that differ, and how many agree."""
+    differ, agree = {}, 0
+    for name in names:
+        op = ENTRIES[name]
+        tracked = op.supports_autograd and torch.float32 in op.supported_backward_dtypes("cpu")
+        for k, sample in enumerate(samples_of(op, count, tracked)):
+            for gradients in (False, True) if tracked else (False,):
+                try:
+                    found = compared(op, sample, gradients, special)
+                except Exception:
+                    if name in FEW:
+                        raise
+                    continue  # no graph, or not on the device
+                agree += found.agree
+                word = "with gradients" if gradients else "forward"
+                known = SPECIAL if special else {}
+                differ |= {
+                    f"{name} {k}, {word}": said
+                    for operator, said in found.differ
+                    if operator not in known
+                }
+    return differ, agree
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["random", "special"])
+def test_regions_compute_what_the_host_does(special: bool) -> None:
+    differ, agree = walk(FEW, 2, special)
+    assert not differ
+    assert agree >= 3 * len(FEW)
+
+
+@pytest.mark.conformance
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("special", [False, True], ids=["random", "special"])
+def test_regions_of_all_samples_do(special: bool) -> None:
+    differ, agree = walk(list(ENTRIES), 8, special)
+    assert not differ
+    assert agree >= 5000
