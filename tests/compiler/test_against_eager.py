@@ -181,3 +181,23 @@ def test_softmax_over_rows_is_priced(rows: int) -> None:
 
     eager, compiled = both(step, x)
     assert 11 < compiled <= 1.02 * eager
+
+
+SHORT_ROWS = {
+    "layer norm": lambda x: F.layer_norm(x, x.shape[-1:]),
+    "rms norm": lambda x: F.rms_norm(x, x.shape[-1:]),
+    "batch norm": lambda x: F.batch_norm(x, None, None, training=True),
+}
+
+
+@pytest.mark.parametrize("name", SHORT_ROWS)
+def test_what_short_rows_are_reduced_to_is_kept(name: str) -> None:
+    """Also where a reduction makes less than four values one; to AOTAutograd that is free."""
+    for shape in ((4096, 4), (4, 64, 2)):
+
+        def step(x: torch.Tensor) -> None:
+            y = SHORT_ROWS[name](x)
+            y.backward(torch.empty_like(y))
+
+        eager, compiled = both(step, torch.empty(shape, device=META, requires_grad=True))
+        assert 0 < compiled <= 1.02 * eager

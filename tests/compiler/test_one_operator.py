@@ -26,26 +26,29 @@ FEW = (
     "addcmul arange clone exponential geometric index_reduce.amin native_batch_norm rot90 softmax"
     " special.i1 tril uniform var_mean nn.functional.grid_sample nn.functional.hardsigmoid"
     " nn.functional.hardtanh nn.functional.huber_loss nn.functional.logsigmoid"
-    " nn.functional.rms_norm _softmax_backward_data"
+    " nn.functional.rms_norm _softmax_backward_data native_layer_norm nn.functional.layer_norm"
 ).split()
 APART = "PyTorch has a Python kernel that takes it apart before any backend sees it."
-AGAIN = (
-    "Of rows of at most 8 elements torch computes the moments again in the backward graph: it keeps"
-    " the results of a reduction only if they are less than a quarter of what it reads."
-)
 OFFSETS = "Inductor keeps offsets in the windows, and makes indices of them in the backward graph."
 COPIED = (
     "Not training, PyTorch has a Python kernel that copies the operand before any backend sees it."
 )
+HANDED_ON = (
+    "Of one operand with elements the gradient is the result's own, which autograd copies: the"
+    " graph holds it as well."
+)
+MASK = "The forward graph leaves the mask to the backward one."
 EXCEPTIONS = {
-    "native_layer_norm, with gradients": AGAIN,
+    "cat, with gradients": HANDED_ON,
+    "nn.functional.adaptive_max_pool1d, with gradients": OFFSETS,
     "nn.functional.adaptive_max_pool3d, with gradients": OFFSETS,
     "nn.functional.dropout, forward": COPIED,
     "nn.functional.dropout, with gradients": COPIED,
-    "nn.functional.layer_norm, with gradients": AGAIN,
     "nn.functional.multi_margin_loss, forward": APART,
     "nn.functional.softshrink, forward": APART,
     "nn.functional.softshrink, with gradients": APART,
+    "tril, with gradients": MASK,
+    "triu, with gradients": MASK,
 }
 
 
@@ -94,14 +97,14 @@ def times(op: Any, sample: Any, gradients: bool) -> tuple[float, float] | None:
     return found[0], found[1]
 
 
-def slower(names: list[str]) -> tuple[dict[str, str], int]:
+def slower(names: list[str], samples_of_each: int = 1) -> tuple[dict[str, str], int]:
     """Entries whose graph takes over 2 % longer, and how many steps were compared."""
     found, compared = {}, 0
     for name in names:
         op = ENTRIES[name]
         tracked = op.supports_autograd and torch.float32 in op.supported_backward_dtypes("cpu")
         samples = op.sample_inputs("cpu", torch.float32, requires_grad=tracked)
-        for sample in itertools.islice(samples, 1):
+        for sample in itertools.islice(samples, samples_of_each):
             for gradients in (False, True) if tracked else (False,):
                 both = times(op, sample, gradients)
                 compared += both is not None
@@ -120,6 +123,6 @@ def test_it_is_the_program_of_the_operator() -> None:
 @pytest.mark.conformance
 @pytest.mark.timeout(0)
 def test_all_of_pytorchs_samples() -> None:
-    found, compared = slower(list(ENTRIES))
+    found, compared = slower(list(ENTRIES), 8)
     assert set(found) == set(EXCEPTIONS), found
-    assert compared >= 800
+    assert compared >= 4000

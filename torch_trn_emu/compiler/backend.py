@@ -28,6 +28,7 @@ from .dump import write_dump
 from .flex import mark_of, open_flex_attention
 from .fuse_producers import fuse_producers
 from .graph_price import target_of_process
+from .keep_sums import sums_kept
 from .kernels import in_one_file
 from .move_to_host import device_of_graph, graphs_of, host_inputs, move_to_host
 from .operators import apply_precision, multiply_attention, policy_of, to_twins
@@ -75,6 +76,7 @@ def trn(
         _uncounted(),
         _cache_keys(gm, policy, chosen),
         functorch_config.patch(_aot_patches(chosen) | layout_of_tangents(gm)),
+        sums_kept(),
         traced_whole(),
     ):
         try:

@@ -16,6 +16,7 @@ from ..torch_private.inductor import compile_fx, functorch_config
 from .code import EagerCode
 from .control import Flags, flags_read, put_flags
 from .decompositions import decompositions, traced_whole
+from .keep_sums import sums_kept
 from .move_to_host import graphs_of
 from .operators import SDPA, policy_of
 from .roles import find_weights, note_constants, say_roles
@@ -75,7 +76,7 @@ def pricing_backend(
                     node.target = attention
             find_weights(part.graph)
         patches = {"enable_autograd_cache": False, **layout_of_tangents(gm)}
-        with functorch_config.patch(patches), traced_whole():
+        with functorch_config.patch(patches), sums_kept(), traced_whole():
             return compile_fx(
                 gm,
                 example_inputs,

@@ -1,0 +1,59 @@
+"""Keeps what a forward graph has reduced for its backward graph, however short its rows are.
+
+AOTAutograd computes again what it takes for free, and a reduction counts as free unless it makes
+four values one. On the chip it is a pass over all that it reads. Checked on torch 2.13.0,
+`should_ban_recomputation` of `_functorch/partitioners.py`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.fx import Graph, Node
+from torch.utils.checkpoint import CheckpointPolicy
+
+from ..torch_private import OpOverload
+from ..torch_private.inductor import CustomGraphPass, config
+from .calls import tensor_of
+
+__all__ = ["keep_sums", "sums_kept"]
+
+_REDUCTIONS = frozenset(
+    "sum mean var var_mean std std_mean amax amin prod any all linalg_vector_norm".split()
+)
+
+
+def keep_sums(graph: Graph) -> int:
+    """Have the reductions of a joint graph computed once. Returns how many. Changes no value."""
+    found = [n for n in graph.nodes if _reduces(n) and "recompute" not in n.meta]  # checkpoints
+    for node in found:
+        node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    return len(found)
+
+
+def _reduces(node: Node) -> bool:
+    target = node.target
+    if not isinstance(target, OpOverload) or target._opname not in _REDUCTIONS:
+        return False
+    given = node.args[0]
+    read = tensor_of(given.meta.get("val")) if isinstance(given, Node) else None
+    value = node.meta.get("val")
+    made = tensor_of(value[0] if isinstance(value, (tuple, list)) else value)
+    return read is not None and made is not None and made.numel < read.numel
+
+
+class _KeepSums(CustomGraphPass):
+    def __call__(self, graph: Graph) -> None:
+        keep_sums(graph)
+
+    def uuid(self) -> Any:
+        return "trn: keep_sums"
+
+
+@contextmanager
+def sums_kept() -> Iterator[None]:
+    """Compile with `keep_sums`, after the user's own passes over joint graphs."""
+    given: Any = config.joint_custom_post_pass
+    own = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
+    with config.patch(joint_custom_post_pass=(*own, _KeepSums())):
+        yield
