@@ -201,6 +201,9 @@ ONCE_WRONG = {
     "truth values together": (
         lambda x: ((x > 0) | (x < -1) ^ (x > 1)) & ~(x > 0.5), (32, 64)
     ),
+    "bits of whole numbers": (
+        lambda x: (lambda i: ((i + 3) & 6) ^ (i * 2))((x * 9).int()), (32, 64)
+    ),
     "numbers in a row": (lambda x: x * numbered(64) + 1, (32, 64)),
     "powers": (lambda x: (x.pow(1) + x.pow(2)) * x, (32, 64)),
     "a product and one element": (lambda x, w, s: x @ w * s, (64, 128), (128, 128), (1,)),

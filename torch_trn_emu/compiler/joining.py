@@ -181,8 +181,8 @@ class Attempt:
             recipe = recipe_of(self._with(numbers), tensors)
         except (KeyError, Unimplemented):
             return False  # its class prices it
-        if not recipe:
-            return False
+        if not recipe or any(map(_takes_bits, recipe)):
+            return False  # values within a region are float32: not the bits of whole numbers
         column = self._is_column()
         if self.call.out.numel != self.region.elements and not column:
             return False
@@ -350,6 +350,12 @@ class Attempt:
         self.made[made.name] = Kind.ROW
         self.alias[self.node.name] = made.name
         return True
+
+
+def _takes_bits(one: Step) -> bool:
+    """Whether an instruction reads the bits of its operands, not their values."""
+    ops = (one.attributes.get(key) for key in ("op", "op0", "op1"))
+    return any(str(op).startswith("bitwise") for op in ops)
 
 
 def _number(operand: Node) -> float | None:
