@@ -264,8 +264,8 @@ def _lying(
     value = region.inputs[key]
     if key.startswith("numbers below"):
         return torch.arange(elements)
-    if key not in operands:
-        return known[key].reshape(-1)
+    if key not in operands:  # a step's value, which another region reads
+        return known[value.node].reshape(-1)
     operand, reader = operands[key]
     t = known[operand.name]
     repeats = [not s and n > 1 for n, s in zip(t.shape, t.stride(), strict=True)]
