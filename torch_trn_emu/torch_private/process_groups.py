@@ -13,6 +13,7 @@ from . import compiled_c10d
 __all__ = ["with_one_rank"]
 
 _c10d: Any = distributed_c10d
+_compiled: Any = compiled_c10d
 
 
 def with_one_rank(stack: ExitStack, rank: int, world_size: int) -> None:
@@ -21,7 +22,7 @@ def with_one_rank(stack: ExitStack, rank: int, world_size: int) -> None:
     Their backends are torch's `fake` ones. A release that renames these functions lets
     `init_process_group` wait for ranks that never come.
     """
-    import torch.testing._internal.distributed.fake_pg  # noqa: F401  registers the backend
+    import torch.testing._internal.distributed.fake_pg  # registers the backend
 
     make = partial(_make, _c10d._new_process_group_helper)
     meet = partial(_meet, rank, world_size)
@@ -31,6 +32,19 @@ def with_one_rank(stack: ExitStack, rank: int, world_size: int) -> None:
         ("rendezvous", meet),
     ):
         stack.enter_context(mock.patch.object(_c10d, name, instead))
+    hooks = mock.patch.object(torch.distributed, "_register_builtin_comm_hook", _register_hook)
+    stack.enter_context(hooks)
+
+
+def _register_hook(reducer: Any, kind: Any) -> None:
+    """The hook of DDP that C++ has, in Python: C++ takes no future that Python has completed."""
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+    hooks = {
+        _compiled.BuiltinCommHookType.ALLREDUCE: default_hooks.allreduce_hook,
+        _compiled.BuiltinCommHookType.FP16_COMPRESS: default_hooks.fp16_compress_hook,
+    }
+    _compiled._register_comm_hook(reducer, None, hooks[kind])
 
 
 def _meet(

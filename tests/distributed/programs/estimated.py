@@ -99,7 +99,15 @@ def shard() -> None:
     steps(model)
 
 
+def with_hook_of_torchs_cpp(kind: dist.BuiltinCommHookType) -> None:
+    model = DistributedDataParallel(layers())
+    model._register_builtin_comm_hook(kind)
+    steps(model)
+
+
 CALLS |= {
+    "ddp_hook_in_cpp": lambda: with_hook_of_torchs_cpp(dist.BuiltinCommHookType.ALLREDUCE),
+    "ddp_fp16_hook_in_cpp": lambda: with_hook_of_torchs_cpp(dist.BuiltinCommHookType.FP16_COMPRESS),
     "ddp": lambda: steps(DistributedDataParallel(layers())),
     "ddp_views": lambda: steps(DistributedDataParallel(layers(), gradient_as_bucket_view=True)),
     "fsdp": shard,
