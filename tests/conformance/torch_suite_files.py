@@ -162,7 +162,7 @@ REASONS = (
         r"test_nestedtensor::.*test_dummy_mha_with_nt",
         "Attention of jagged tensors without a kernel of CUDA, which the test skips on the CPU "
         "(pytorch/pytorch issue 133644).",
-        why="NestedTensorImpl doesn't support sizes",
+        why="NestedTensorImpl doesn't support sizes|No viable backend",
     ),
     Reason(
         r"^cuda/functorch/.*TestHigherOrderOperatorInteraction",
@@ -175,10 +175,11 @@ REASONS = (
         "with dropout attention takes the math path.",
         why="No available kernel",
     ),
+    Reason("^cuda/", "A check for MAGMA, a library of builds with CUDA.", why="no MAGMA"),
     Reason(
-        r"^cuda/functorch/test_vmap::.*_linalg_lstsq_",
-        "A check for MAGMA, a library of builds with CUDA.",
-        why="no MAGMA",
+        r"^cuda/test_utils::.*test_device_mode_ops_torch__scaled_mm",
+        "A check for GPUs of compute capability 8.9 or more, which the alias does not claim.",
+        why="Requires CUDA SM",
     ),
     Reason(
         r"test_spectral_ops::.*test_fft_half_and_bfloat16_errors_.*_float16",
@@ -258,6 +259,16 @@ REASONS = (
         r"test_sparse::.*test_print_(un)?coalesced_",
         "Printed tensors, kept in files (`test/expect`) for the CPU and CUDA.",
         why="I got this output",
+    ),
+    Reason(
+        r"^cuda/test_sparse::.*test_print_(un)?coalesced_",
+        "CUDA's kernel coalesces a sum of sparse tensors; that of trn, as the CPU's, does not.",
+        why="nnz: 2",
+    ),
+    Reason(
+        r"^cuda/test_sparse::.*test_cuda_sparse_cpu_dense_add",
+        "The text of CUDA's error: that of trn names both devices.",
+        why="found at least two devices",
     ),
     Reason(
         r"test_sparse_csr::.*test_block_triangular_solve_",
@@ -387,17 +398,6 @@ REASONS = (
         r"test_autograd::.*test_dataparallel_saved_tensors_hooks",
         "`torch._C._scatter`, which copies between GPUs in builds with CUDA.",
         why="_scatter",
-    ),
-    Reason(
-        r"^cuda/test_autograd::.*(test_checkpointing_without_reentrant_dataparallel|"
-        r"test_dataparallel_saved_tensors_hooks)",
-        "`DataParallel` over several devices, which needs CUDA's collectives and is refused.",
-        why="DataParallel",
-    ),
-    Reason(
-        r"^cuda/test_autograd::.*test_checkpoint_device_context_fn",
-        "A default device that is set inside of a backward pass, below the mode of the alias.",
-        why="bottom of the mode stack",
     ),
     Reason(
         r"^cuda/test_autograd::.*test_get_data_and_hooks_from_raw_saved_variable",
