@@ -163,7 +163,7 @@ __all__ = [
     "synchronize",
 ]
 
-has_half, has_magma = True, False  # what torch.cuda says of its build
+has_half = has_magma = True  # half precision and linear algebra run on the device
 sparse = legacy.SPARSE
 globals().update(legacy.TENSORS, **legacy.STORAGES)  # torch.trn.FloatTensor, FloatStorage, ...
 
