@@ -67,7 +67,7 @@ Segment::Segment(int size, int descriptor) : size_(size), descriptor_(descriptor
   const size_t n = size_t(size);
   headers_at_ = page(sizeof(Control));
   slots_at_ = headers_at_ + n * 2 * kHeaderBytes;
-  boxes_at_ = slots_at_ + n * 2 * kPieceBytes;
+  boxes_at_ = slots_at_ + n * kPlaces * kPieceBytes;
   mail_at_ = page(boxes_at_ + n * n * sizeof(Mailbox));
   bytes_ = mail_at_ + n * n * kMailPieces * kMailBytes;
 }
@@ -116,8 +116,8 @@ std::byte* Segment::header(int rank, uint32_t half) {
   return base_ + headers_at_ + (size_t(rank) * 2 + half) * kHeaderBytes;
 }
 
-std::byte* Segment::slot(int rank, uint32_t half) {
-  return base_ + slots_at_ + (size_t(rank) * 2 + half) * kPieceBytes;
+std::byte* Segment::slot(int rank, uint32_t place) {
+  return base_ + slots_at_ + (size_t(rank) * kPlaces + place) * kPieceBytes;
 }
 
 Mailbox& Segment::mailbox(int from, int to) {
@@ -128,41 +128,75 @@ std::byte* Segment::mail(int from, int to, uint32_t piece) {
   return base_ + mail_at_ + (size_t(from * size_ + to) * kMailPieces + piece) * kMailBytes;
 }
 
-void Segment::barrier(const Patience& wait) {
-  Control& c = control();
-  const uint32_t generation = c.generation.load();
-  if (c.arrived.fetch_add(1) + 1 == uint32_t(size_)) {
-    c.arrived.store(0);
-    c.generation.fetch_add(1);
-    wake(c.generation);
-    return;
+bool Segment::has_done(int rank, uint32_t steps) const {
+  return int32_t(control().progress[rank].steps.load() - steps) >= 0;  // the count may wrap
+}
+
+bool Segment::all_have_done(uint32_t steps) const {
+  for (int r = 0; r < size_; ++r) {
+    if (!has_done(r, steps)) return false;
   }
-  while (c.generation.load() == generation) {
-    sleep_while(c.generation, generation);
-    if (c.generation.load() != generation) return;
+  return true;
+}
+
+// The last to come to what a sleeper awaits wakes it: a sleeper says what it awaits before it looks
+// once more, and all of this is in one order.
+void Segment::advance(int rank) {
+  Control& c = control();
+  c.progress[rank].steps.fetch_add(1);
+  for (int r = 0; r < size_; ++r) {
+    Progress& other = c.progress[r];
+    const uint64_t awaited = other.awaited.load();
+    if (awaited == 0 || !all_have_done(uint32_t(awaited))) continue;
+    other.bell.fetch_add(1);
+    wake(other.bell);
+  }
+}
+
+void Segment::await_all(int rank, uint32_t steps, const Patience& wait) {
+  Progress& mine = control().progress[rank];
+  while (!all_have_done(steps)) {
+    const uint32_t seen = mine.bell.load();
+    mine.awaited.store((uint64_t(1) << 32) | steps);
+    if (!all_have_done(steps)) sleep_while(mine.bell, seen);
+    mine.awaited.store(0);
+    if (all_have_done(steps)) return;
     try {
       wait();
     } catch (const Failure&) {  // who came last may have left already
-      if (c.generation.load() == generation) throw;
+      if (!all_have_done(steps)) throw;
     }
   }
 }
 
 void Segment::ring(int rank) {
-  std::atomic<uint32_t>& bell = control().bells[rank];
-  bell.fetch_add(1);
-  wake(bell);
+  Bell& bell = control().bells[rank];
+  bell.word.fetch_add(1);
+  if (bell.sleepers.load() != 0) wake(bell.word);
 }
 
-void Segment::await_bell(int rank, uint32_t seen) { sleep_while(control().bells[rank], seen); }
+void Segment::await_bell(int rank, uint32_t seen) {
+  Bell& bell = control().bells[rank];
+  bell.sleepers.fetch_add(1);
+  sleep_while(bell.word, seen);
+  bell.sleepers.fetch_sub(1);
+}
+
+void Segment::ring_all() {
+  for (int r = 0; r < size_; ++r) {
+    ring(r);
+    std::atomic<uint32_t>& bell = control().progress[r].bell;
+    bell.fetch_add(1);
+    wake(bell);
+  }
+}
 
 void Segment::abort(int rank, const std::string& reason) {
   Control& c = control();
   uint32_t nobody = 0;
   if (c.aborted.load() == 0) write(c.reason, sizeof c.reason, reason);
   if (!c.aborted.compare_exchange_strong(nobody, uint32_t(rank) + 1)) return;
-  wake(c.generation);
-  for (int r = 0; r < size_; ++r) ring(r);
+  ring_all();
 }
 
 void Segment::check_aborted() const {

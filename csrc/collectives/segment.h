@@ -1,6 +1,7 @@
-// Shared memory of the ranks of one group on one host: a barrier, a slot for each rank, a mailbox
-// for each pair, and what each rank says of itself. Memory without a name (memfd): it goes with its
-// last process, however that ends. Waits sleep in the kernel (futex); nothing spins.
+// Shared memory of the ranks of one group on one host: how far each rank has come, a slot for each,
+// a mailbox for each pair, and what each rank says of itself. Memory without a name (memfd): it
+// goes with its last process, however that ends. Waits sleep in the kernel (futex); nothing spins,
+// and who finds nobody asleep makes no system call.
 #pragma once
 
 #include "transport.h"
@@ -11,7 +12,8 @@
 
 namespace trn::collectives {
 
-constexpr size_t kPieceBytes = 256 << 10;  // of a slot's half; chosen by measurement
+constexpr size_t kPieceBytes = 128 << 10;  // of a slot's place; chosen by measurement
+constexpr uint32_t kPlaces = 8;            // of a slot
 constexpr size_t kMailBytes = 64 << 10;    // of a message's piece
 constexpr uint32_t kMailPieces = 2;        // of a mailbox
 constexpr int kMaxRanks = 128;
@@ -56,16 +58,22 @@ class Segment {
   const RankState& state(int rank) const { return control().ranks[rank]; }
 
   std::byte* header(int rank, uint32_t half);
-  std::byte* slot(int rank, uint32_t half);
+  std::byte* slot(int rank, uint32_t place);
   Mailbox& mailbox(int from, int to);
   std::byte* mail(int from, int to, uint32_t piece);
 
-  // Waits until all ranks have come. `wait` is called each 100 ms.
-  void barrier(const Patience& wait);
+  // All ranks take the same steps. advance(): this rank has done one more.
+  void advance(int rank);
+  bool has_done(int rank, uint32_t steps) const;
+  bool all_have_done(uint32_t steps) const;
+  // Waits until every rank has done `steps` of them. `wait` is called each 100 ms.
+  void await_all(int rank, uint32_t steps, const Patience& wait);
   // Rings for a receiver, and waits for a change of its bell since `seen`.
   void ring(int rank);
-  uint32_t bell(int rank) const { return control().bells[rank].load(); }
+  uint32_t bell(int rank) const { return control().bells[rank].word.load(); }
   void await_bell(int rank, uint32_t seen);
+  // Wakes all who wait for anything, to look around.
+  void ring_all();
 
   void abort(int rank, const std::string& reason);
   // Throws Failure when a rank has aborted.
@@ -76,11 +84,19 @@ class Segment {
   std::string name_of(int rank) const;
 
  private:
+  struct Bell {
+    std::atomic<uint32_t> word, sleepers;
+  };
+  struct alignas(64) Progress {
+    std::atomic<uint32_t> steps;
+    std::atomic<uint32_t> bell;
+    std::atomic<uint64_t> awaited;  // what it sleeps for: 2^32 + a number of steps; 0: it does not
+  };
   struct Control {
-    std::atomic<uint32_t> arrived, generation;
     std::atomic<uint32_t> aborted;  // 1 + the rank that did
     char reason[512];
-    std::atomic<uint32_t> bells[kMaxRanks];
+    Bell bells[kMaxRanks];
+    Progress progress[kMaxRanks];
     RankState ranks[kMaxRanks];
   };
   Segment(int size, int descriptor);

@@ -1,7 +1,6 @@
-// Collectives over a segment, as loops over pieces: each rank writes its piece into its slot, all
-// meet, each reads what it needs from the others' slots. Slots have two halves that take turns: who
-// passes a barrier knows that everybody has read the half before last, so one barrier a piece is
-// enough.
+// Collectives over a segment. Each rank writes a piece into a place of its slot, and when all have,
+// each reads what it needs from the others' slots. Long ones run as a pipeline of pieces: a rank
+// works on the next pieces while the others catch up, and sleeps only when it is kLag pieces ahead.
 #include "segment.h"
 
 #include <unistd.h>
@@ -9,6 +8,8 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <functional>
+#include <initializer_list>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -17,6 +18,12 @@ namespace trn::collectives {
 namespace {
 
 constexpr size_t kSmallBytes = 32 << 10;  // up to here each rank reduces everything
+constexpr size_t kLag = 2;                // steps between the stages of a piece
+constexpr size_t kStages = 3;             // the most that a collective has
+static_assert(kPlaces >= kStages * kLag, "a piece leaves its place before the place's next one");
+
+// One stage of a collective, of the piece of a round in its place of the slots.
+using Stage = std::function<void(size_t round, uint32_t place)>;
 
 size_t rounds_for(size_t bytes, size_t each) { return (bytes + each - 1) / each; }
 
@@ -56,7 +63,7 @@ class Shared final : public Transport {
     RankState& mine = segment_->state(rank_);
     std::snprintf(mine.reason, sizeof mine.reason, "%s", reason.c_str());
     segment_->state(rank_).left = 1;
-    for (int r = 0; r < size_; ++r) segment_->ring(r);
+    segment_->ring_all();
   }
   std::string late_ranks() const override {
     const RankState& mine = segment_->state(rank_);
@@ -78,13 +85,18 @@ class Shared final : public Transport {
 
   void headers(std::span<const std::byte> mine, std::byte* all, const Patience& wait) override {
     if (mine.size() > kHeaderBytes) throw Failure("a header is longer than its place");
-    const uint32_t half = next();
+    const uint32_t half = headers_++ & 1;  // nobody reads that of the call before last any more
     std::memcpy(segment_->header(rank_, half), mine.data(), mine.size());
     const std::optional<In> along = std::exchange(along_, std::nullopt);
-    if (along) put(*along, half);
     there_.reset();
-    meet(wait);
-    if (along) there_ = half;
+    if (along) {
+      there_ = turn_ % kPlaces;
+      claim(*there_, wait);
+      put({along->data, std::min(along->bytes, kPieceBytes)}, *there_);
+      free_at_[*there_] = steps_ + 2;  // the step after this one reads it
+    }
+    advance();
+    await(steps_, wait);
     for (int r = 0; r < size_; ++r)
       std::memcpy(all + size_t(r) * mine.size(), segment_->header(r, half), mine.size());
   }
@@ -92,76 +104,51 @@ class Shared final : public Transport {
   void exchange(std::span<const In> to, std::span<const Out> from, size_t largest,
                 const Patience& wait) override {
     const size_t each = sub_slot();
-    for (size_t round = 0; round < rounds_for(largest, each); ++round) {
-      const uint32_t half = next();
-      for (size_t r = 0; r < size_t(size_); ++r) {
-        const Cut c = cut(to[r].bytes, round, each);
-        if (c.bytes > 0)
-          std::memcpy(segment_->slot(rank_, half) + r * each, to[r].data + c.at, c.bytes);
-      }
-      meet(wait);
+    const auto take = [&](size_t round, uint32_t place) {
       for (size_t r = 0; r < size_t(size_); ++r) {
         const Cut c = cut(from[r].bytes, round, each);
         if (c.bytes > 0)
-          std::memcpy(from[r].data + c.at, segment_->slot(int(r), half) + size_t(rank_) * each,
+          std::memcpy(from[r].data + c.at, segment_->slot(int(r), place) + size_t(rank_) * each,
                       c.bytes);
       }
-    }
+    };
+    run(rounds_for(largest, each), {spread(to, each), take}, wait);
   }
 
   void gather(In mine, std::span<const Out> from, int root, size_t largest,
               const Patience& wait) override {
-    for (size_t round = 0; round < rounds_for(largest, kPieceBytes); ++round) {
+    const auto show = [&](size_t round, uint32_t place) {
       const Cut c = cut(mine.bytes, round, kPieceBytes);
-      const uint32_t half = show({mine.data + c.at, c.bytes}, wait);
-      if (root >= 0 && root != rank_) continue;
+      put({mine.data + c.at, c.bytes}, place);
+    };
+    const auto take = [&](size_t round, uint32_t place) {
+      if (root >= 0 && root != rank_) return;
       for (size_t r = 0; r < size_t(size_); ++r) {
         const Cut other = cut(from[r].bytes, round, kPieceBytes);
         if (other.bytes > 0 && from[r].data != nullptr)
-          std::memcpy(from[r].data + other.at, segment_->slot(int(r), half), other.bytes);
+          std::memcpy(from[r].data + other.at, segment_->slot(int(r), place), other.bytes);
       }
-    }
+    };
+    run(rounds_for(largest, kPieceBytes), {show, take}, wait);
   }
 
   void reduce_scatter(std::span<const In> to, Out mine, const Reduction& reduction, size_t largest,
                       const Patience& wait) override {
     const size_t each = sub_slot() / reduction.width * reduction.width;
-    for (size_t round = 0; round < rounds_for(largest, each); ++round) {
-      const uint32_t half = next();
-      for (size_t r = 0; r < size_t(size_); ++r) {
-        const Cut c = cut(to[r].bytes, round, each);
-        if (c.bytes > 0)
-          std::memcpy(segment_->slot(rank_, half) + r * each, to[r].data + c.at, c.bytes);
-      }
-      meet(wait);
+    const auto reduce = [&](size_t round, uint32_t place) {
       const Cut c = cut(mine.bytes, round, each);
-      if (c.bytes > 0) combine(mine.data + c.at, half, size_t(rank_) * each, c.bytes, reduction);
-    }
+      combine(mine.data + c.at, nullptr, place, size_t(rank_) * each, c.bytes, reduction);
+    };
+    run(rounds_for(largest, each), {spread(to, each), reduce}, wait);
   }
 
   void all_reduce(Out data, const Reduction& reduction, const Patience& wait) override {
-    const size_t each =
-        (data.bytes <= kSmallBytes ? kSmallBytes : kPieceBytes) / reduction.width * reduction.width;
-    for (size_t round = 0; round < rounds_for(data.bytes, each); ++round) {
-      const Cut c = cut(data.bytes, round, each);
-      const uint32_t half = show({data.data + c.at, c.bytes}, wait);
-      if (data.bytes <= kSmallBytes) {
-        combine(data.data + c.at, half, 0, c.bytes, reduction);
-        continue;
-      }
-      // Each rank reduces its share into the other half, which then goes round.
-      const uint32_t other = next();
-      const size_t elements = c.bytes / reduction.width;
-      const Share mine = share_of(elements, rank_, size_);
-      combine(segment_->slot(rank_, other), half, mine.first * reduction.width,
-              mine.count * reduction.width, reduction);
-      meet(wait);
-      for (int r = 0; r < size_; ++r) {
-        const Share share = share_of(elements, r, size_);
-        std::memcpy(data.data + c.at + share.first * reduction.width, segment_->slot(r, other),
-                    share.count * reduction.width);
-      }
-    }
+    if (data.bytes > kSmallBytes) return all_reduce_by_shares(data, reduction, wait);
+    const auto show = [&](size_t, uint32_t place) { put({data.data, data.bytes}, place); };
+    const auto reduce = [&](size_t, uint32_t place) {
+      combine(data.data, nullptr, place, 0, data.bytes, reduction);
+    };
+    run(1, {show, reduce}, wait);
   }
 
   void send(In data, int to, Message message, const Patience& wait) override {
@@ -295,46 +282,123 @@ class Shared final : public Transport {
     wait();
   }
 
-  void meet(const Patience& wait) {
-    segment_->barrier([&] {
+  // Runs the stages of all rounds' pieces, which all ranks do in the same steps: a piece comes to
+  // its next stage kLag steps after the one before, when that has ended on every rank. The first
+  // piece may have gone with the headers, whose step was then its first stage.
+  void run(size_t rounds, std::initializer_list<Stage> stages, const Patience& wait) {
+    if (rounds == 0) return;
+    const std::optional<uint32_t> there = std::exchange(there_, std::nullopt);
+    const size_t lag = std::min(rounds, kLag), begun = there ? 1 : 0;
+    const size_t length = lag * (stages.size() - 1) + 1;  // of a piece's way, in steps
+    const uint32_t before = steps_ - uint32_t(begun), first = there ? *there : turn_ % kPlaces;
+    for (size_t step = begun; step + 1 < rounds + length; ++step) {
+      if (step >= lag) await(before + uint32_t(step - lag) + 1, wait);
+      for (size_t s = 0; s < stages.size(); ++s) {
+        const size_t round = step - s * lag;
+        if (step < s * lag || round >= rounds) continue;
+        const uint32_t place = uint32_t(first + round) % kPlaces;
+        if (s == 0) claim(place, wait);
+        stages.begin()[s](round, place);
+        free_at_[place] = before + uint32_t(round + length);
+      }
+      advance();
+    }
+  }
+
+  // Each rank reduces its share of each piece, and all take the others' shares.
+  void all_reduce_by_shares(Out data, const Reduction& reduction, const Patience& wait) {
+    const size_t width = reduction.width, each = kPieceBytes / width * width;
+    struct Part {
+      size_t at, bytes;
+    };
+    const auto part = [&](const Cut& c, int rank) {  // of a piece
+      const Share share = share_of(c.bytes / width, rank, size_);
+      return Part{share.first * width, share.count * width};
+    };
+    const auto show = [&](size_t round, uint32_t place) {
+      const Cut c = cut(data.bytes, round, each);
+      const Part mine = part(c, rank_);
+      std::byte* const slot = segment_->slot(rank_, place);
+      const size_t end = mine.at + mine.bytes;
+      std::memcpy(slot, data.data + c.at, mine.at);
+      std::memcpy(slot + end, data.data + c.at + end, c.bytes - end);
+    };
+    const auto reduce = [&](size_t round, uint32_t place) {
+      const Cut c = cut(data.bytes, round, each);
+      const Part mine = part(c, rank_);
+      std::byte* const own = data.data + c.at + mine.at;
+      combine(own, own, place, mine.at, mine.bytes, reduction);
+      std::memcpy(segment_->slot(rank_, place) + mine.at, own, mine.bytes);
+    };
+    const auto take = [&](size_t round, uint32_t place) {
+      const Cut c = cut(data.bytes, round, each);
+      for (int r = 0; r < size_; ++r) {
+        if (r == rank_) continue;
+        const Part share = part(c, r);
+        std::memcpy(data.data + c.at + share.at, segment_->slot(r, place) + share.at, share.bytes);
+      }
+    };
+    run(rounds_for(data.bytes, each), {show, reduce, take}, wait);
+  }
+
+  // Puts what goes to each rank into a part of the slot.
+  Stage spread(std::span<const In> to, size_t each) {
+    return [this, to, each](size_t round, uint32_t place) {
+      for (size_t r = 0; r < size_t(size_); ++r) {
+        const Cut c = cut(to[r].bytes, round, each);
+        if (c.bytes > 0)
+          std::memcpy(segment_->slot(rank_, place) + r * each, to[r].data + c.at, c.bytes);
+      }
+    };
+  }
+
+  // `own` stands for what lies in this rank's own slot.
+  void combine(std::byte* out, const std::byte* own, uint32_t place, size_t at, size_t bytes,
+               const Reduction& reduction) {
+    if (bytes == 0) return;
+    const void* inputs[kMaxRanks];
+    for (int r = 0; r < size_; ++r)
+      inputs[r] = r == rank_ && own != nullptr ? own : segment_->slot(r, place) + at;
+    reduction.combine(out, inputs, size_, bytes / reduction.width,
+                      reduction.factors.empty() ? nullptr : reduction.factors.data());
+  }
+
+  void put(In piece, uint32_t place) {
+    if (piece.bytes > 0) std::memcpy(segment_->slot(rank_, place), piece.data, piece.bytes);
+  }
+
+  void advance() {
+    ++steps_;
+    segment_->advance(rank_);
+  }
+
+  // Waits until all have done `steps`; throws Failure when one of those that have not is gone.
+  void await(uint32_t steps, const Patience& wait) {
+    if (segment_->all_have_done(steps)) return;
+    segment_->await_all(rank_, steps, [&] {
       segment_->check_aborted();
       for (int r = 0; r < size_; ++r) {
-        if (r != rank_) segment_->check_alive(r);
+        if (r != rank_ && !segment_->has_done(r, steps)) segment_->check_alive(r);
       }
       wait();
     });
   }
 
-  void combine(std::byte* out, uint32_t half, size_t at, size_t bytes, const Reduction& reduction) {
-    if (bytes == 0) return;
-    const void* inputs[kMaxRanks];
-    for (int r = 0; r < size_; ++r) inputs[r] = segment_->slot(r, half) + at;
-    reduction.combine(out, inputs, size_, bytes / reduction.width,
-                      reduction.factors.empty() ? nullptr : reduction.factors.data());
+  // For the next piece, the place whose turn it is: when nobody reads it any more.
+  void claim(uint32_t place, const Patience& wait) {
+    ++turn_;
+    await(free_at_[place], wait);
   }
 
-  void put(In piece, uint32_t half) {
-    const size_t bytes = std::min(piece.bytes, kPieceBytes);
-    if (bytes > 0) std::memcpy(segment_->slot(rank_, half), piece.data, bytes);
-  }
-
-  // The half in which each rank's slot holds its piece: where the headers took them along, that.
-  uint32_t show(In piece, const Patience& wait) {
-    if (there_) return *std::exchange(there_, std::nullopt);
-    const uint32_t half = next();
-    put(piece, half);
-    meet(wait);
-    return half;
-  }
-
-  uint32_t next() { return turn_++ & 1; }
   size_t sub_slot() const { return kPieceBytes / size_t(size_) / 64 * 64; }
 
   std::unique_ptr<Segment> segment_;
   const int owner_;
-  uint32_t turn_ = 0;
-  std::optional<In> along_;        // what travels with the next headers
-  std::optional<uint32_t> there_;  // the half in which that of the last headers lies
+  uint32_t headers_ = 0, turn_ = 0;  // how many headers, and pieces, there were
+  uint32_t steps_ = 0;               // that this rank has done
+  uint32_t free_at_[kPlaces] = {};   // the steps after which nobody reads a place any more
+  std::optional<In> along_;          // what travels with the next headers
+  std::optional<uint32_t> there_;    // the place in which that of the last headers lies
   std::vector<Stash> stashes_;
 };
 

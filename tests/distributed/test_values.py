@@ -27,3 +27,17 @@ def outcomes(program: str, transport: str, ranks: int) -> dict[str, str]:
 def test_collective(check, transport):
     found = outcomes("values.py", transport, RUNS[transport])
     assert found.get(check, found.get("", "did not run")) == ""
+
+
+@pytest.mark.parametrize(
+    ("transport", "ranks"),
+    [
+        ("shm", 2),
+        ("shm", 3),
+        pytest.param("shm", 16, marks=pytest.mark.distributed_conformance),
+        pytest.param("gloo", 3, marks=pytest.mark.distributed_conformance),
+    ],
+)
+def test_calls_in_a_drawn_order(transport, ranks):
+    [(check, found)] = outcomes("sequences.py", transport, ranks).items()
+    assert (check, found) == ("check_calls_in_a_drawn_order", "")
