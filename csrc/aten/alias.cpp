@@ -6,6 +6,7 @@
 #include "runtime/accounting_block.h"
 #include "runtime/device_name.h"
 #include "runtime/hbm.h"
+#include "runtime/pending_work.h"
 #include "weight_copies.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -150,6 +151,7 @@ HostCall::HostCall(c10::DeviceIndex device, const char* op, bool host_tensors_al
       first_storage_(slots().storage_top),
       in_hbm_(device) {
   if (in_forked_child()) throw_forked_child();
+  do_pending_work();
 }
 
 HostCall::~HostCall() { release(); }

@@ -1,5 +1,6 @@
 // Python's side of compiled graphs: runs host code on trn tensors.
 #include "host_alias.h"
+#include "list_passes.h"
 #include "observers.h"
 #include "product_roles.h"
 #include "runtime/generator.h"
@@ -281,6 +282,9 @@ void bind_graphs(py::module_& m) {
     return py::reinterpret_steal<py::object>(
         THPVariable_Wrap(host_alias(THPVariable_Unpack(tensor.ptr()), Access::kWrite)));
   });
+  m.def("collect_list_passes", &collect_list_passes, py::arg("on"),
+        py::call_guard<py::gil_scoped_release>());
+  m.def("list_passes_kept", &list_passes_kept);
   m.def("weight_copies", [] {
     const CopyCounts counts = copy_counts();
     return std::tuple(counts.copies, counts.bytes, counts.uses);

@@ -3,6 +3,7 @@
 
 #include "composite_alias.h"
 #include "runtime/hbm.h"
+#include "runtime/pending_work.h"
 #include "weight_copies.h"
 
 #include <ATen/ops/clone.h>
@@ -45,6 +46,11 @@ at::Tensor copied_to(const at::Tensor& host, c10::Device device) {
 }  // namespace
 
 at::Tensor host_alias(const at::Tensor& tensor, Access access) {
+  do_pending_work();
+  return lent(tensor, access);
+}
+
+at::Tensor lent(const at::Tensor& tensor, Access access) {
   auto* impl = tensor.unsafeGetTensorImpl();
   TORCH_CHECK(impl->has_storage() && impl->layout() == at::kStrided,
               "a compiled graph takes strided trn tensors, got a ", tensor.toString());

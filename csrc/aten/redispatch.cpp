@@ -6,6 +6,7 @@
 #include "accelerated.h"
 #include "alias.h"
 #include "foreach.h"
+#include "list_passes.h"
 #include "named_errors.h"
 #include "plain_operands.h"
 #include "policy.h"
@@ -253,9 +254,13 @@ void run(const Planned& planned, const c10::OperatorHandle& op, DispatchKeySet k
       signature.add(arguments[i]);
   }
   if (plan.indexes) check_indices(arguments[0].toTensor(), arguments[1]);
-  HostCall call(device.device(), plan.name.c_str());
-  Ledger& ledger = Ledger::of(call.device());
+  const c10::DeviceIndex core = device.device();
+  Ledger& ledger = Ledger::of(core);
   LaunchRow* row = ledger.find(signature);
+  if (plan.list_pass && row != nullptr && collecting_list_passes() && !stochastic_rounding() &&
+      keep_list_pass(plan, op, host().counterpart(keys), stack, core))
+    return ledger.launch(row);
+  HostCall call(core, plan.name.c_str());
   const auto copied = planned.copies ? std::optional(arguments[0]) : std::nullopt;
   std::optional<CallText> given;
   if (C10_UNLIKELY(row == nullptr)) given.emplace(copy_of(arguments, count));
@@ -326,6 +331,7 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
   wider = host().foreign ? nullptr : wider_row(name);
   check = precondition(name);
   foreach_list = is_foreach(*this);
+  list_pass = check == nullptr && wider == nullptr && !any_plain && is_list_pass(*this);
   rounds = name.rfind("trn::", 0) != 0;
   draws_unseen = op.hasTag(at::Tag::nondeterministic_seeded) && !takes_generator;
 }

@@ -8,6 +8,7 @@
 #include "runtime/free_listener.h"
 #include "runtime/hbm.h"
 #include "runtime/host.h"
+#include "runtime/pending_work.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
@@ -224,10 +225,12 @@ at::Tensor copy_of(const at::Tensor& weight, OperandFormat format, int k_axis,
 }  // namespace
 
 at::Tensor rounded_copy(const at::Tensor& weight, OperandFormat format, int k_axis) {
+  do_pending_work();
   return copy_of(weight, format, k_axis, 0);
 }
 
 at::Tensor packed_copy(const at::Tensor& weight, OperandFormat format) {
+  do_pending_work();
   return copy_of(weight, format, 0, numerics::packed_columns());
 }
 

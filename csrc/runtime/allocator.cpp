@@ -5,6 +5,7 @@
 #include "free_listener.h"
 #include "hbm.h"
 #include "host.h"
+#include "pending_work.h"
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -35,6 +36,7 @@ void set_free_listener(FreeListener listener) noexcept {
 }
 
 void* take_block(c10::DeviceIndex device, size_t bytes) {
+  do_pending_work();
   HbmPool& pool = hbm(device);
   void* pointer = pool.allocate(bytes);
   // The block, not what was asked for: what is freed later is the block.

@@ -14,6 +14,7 @@ from .amp import lower_to_bfloat16
 from .backward import keep_backward_on_the_calling_thread
 from .distributed import install_backend
 from .fused_attention import register_fused_attention
+from .optimizer_steps import collect_list_passes
 from .pricer import install_pricer
 from .sharing import register_reductions
 
@@ -40,6 +41,7 @@ def register(module_name: str) -> None:
         lower_to_bfloat16()
     keep_backward_on_the_calling_thread()
     register_reductions()
+    collect_list_passes()
     global _startup_error
     try:
         chosen, host = settings(), host_name()
