@@ -14,7 +14,6 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from ..torch_private import OpOverload
 from ..torch_private.inductor import CustomGraphPass, config
-from .calls import tensor_of
 
 __all__ = ["keep_sums", "sums_kept"]
 
@@ -32,14 +31,7 @@ def keep_sums(graph: Graph) -> int:
 
 
 def _reduces(node: Node) -> bool:
-    target = node.target
-    if not isinstance(target, OpOverload) or target._opname not in _REDUCTIONS:
-        return False
-    given = node.args[0]
-    read = tensor_of(given.meta.get("val")) if isinstance(given, Node) else None
-    value = node.meta.get("val")
-    made = tensor_of(value[0] if isinstance(value, (tuple, list)) else value)
-    return read is not None and made is not None and made.numel < read.numel
+    return isinstance(node.target, OpOverload) and node.target._opname in _REDUCTIONS
 
 
 class _KeepSums(CustomGraphPass):
