@@ -60,6 +60,7 @@ __all__ = [
     "DECOMPOSITIONS",
     "DTENSOR_RANDOM",
     "FAKE_TENSOR_LOGGER",
+    "JAGGED_OPERATORS",
     "PASSED_OVER",
     "RING_ATTENTION",
     "TEST_CASES",
@@ -278,6 +279,7 @@ def _and_meta(devices: Callable[..., list[str]], *args: Any, **kwargs: Any) -> l
 COMPILE_FX = "torch._inductor.compile_fx"  # torch.compile without a backend
 DECOMPOSITIONS = "torch._decomp.decompositions"  # recurrent layers in graphs
 DTENSOR_RANDOM = "torch.distributed.tensor._random"  # random operators of sharded tensors
+JAGGED_OPERATORS = "torch.nested._internal.ops"  # their gradients of weights
 RING_ATTENTION = "torch.distributed.tensor.experimental._context_parallel._attention"
 TEST_CASES = "torch.testing._internal.common_utils"  # test cases of PyTorch under `cuda`
 FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"  # `trn-emu estimate` logs errors once

@@ -14,6 +14,7 @@ from .amp import lower_to_bfloat16
 from .backward import keep_backward_on_the_calling_thread
 from .distributed import install_backend
 from .fused_attention import register_fused_attention
+from .jagged import install_jagged
 from .optimizer_steps import collect_list_passes
 from .pricer import install_pricer
 from .sharing import register_reductions
@@ -42,6 +43,7 @@ def register(module_name: str) -> None:
     keep_backward_on_the_calling_thread()
     register_reductions()
     collect_list_passes()
+    install_jagged()
     global _startup_error
     try:
         chosen, host = settings(), host_name()
