@@ -8,8 +8,8 @@ import torch
 
 from torch_trn_emu.calls import Target
 from torch_trn_emu.isa import Program
-from torch_trn_emu.kernels import scan_few_rows
-from torch_trn_emu.ops import row_by_row, sorting
+from torch_trn_emu.kernels import row_max, scan_few_rows
+from torch_trn_emu.ops import max_and_min, row_by_row, sorting
 
 from .on_cores import computed
 
@@ -23,7 +23,11 @@ def _wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     def last(ways: Sequence[tuple[Program, ...]], target: Target) -> tuple[Program, ...]:
         return ways[-1]
 
-    monkeypatch.setattr(sorting, "WIDE", request.param)
+    for module in (sorting, row_max):
+        monkeypatch.setattr(module, "WIDE", request.param)
+    if request.param < 8192:
+        monkeypatch.setattr(row_max, "CHUNK", 8)
+        monkeypatch.setattr(max_and_min, "LEAST", 64)
     monkeypatch.setattr(row_by_row, "faster", last)
     monkeypatch.setattr(scan_few_rows, "TOGETHER", request.param // 64 + 1)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torch_trn_emu.kernels import row_max, variance
+from torch_trn_emu.ops import max_and_min
 
 from .calls import call_of, lowered, random, run
 
@@ -97,11 +98,16 @@ def test_moments_of_long_rows(wide: int, monkeypatch: pytest.MonkeyPatch) -> Non
         np.testing.assert_allclose(got[name][:, 0], want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("wide", [8192, 16])
-@pytest.mark.parametrize("columns", [1, 5, 8, 39])
+@pytest.mark.parametrize("chunk", [128, 4])
+@pytest.mark.parametrize("columns", [1, 5, 8, 39, 64])
 @pytest.mark.parametrize("name", ["max", "min"])
-def test_places(name: str, columns: int, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_max, "WIDE", wide)
+def test_places(name: str, columns: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whole rows, and of chunks of them."""
+    for name_, value in (("CHUNK", chunk), ("WIDE", 4 * chunk)):
+        monkeypatch.setattr(row_max, name_, value)
+    if chunk < 128:
+        monkeypatch.setattr(max_and_min, "LEAST", 8 * chunk)
+        monkeypatch.setattr(max_and_min, "WIDE", 16)
     x = random(140, columns).round(decimals=1)  # some are equal: the first counts
     op = getattr(aten, name).dim
     got = run(lowered(call_of(op, x, 1)), {"in": x})

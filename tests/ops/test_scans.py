@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from torch_trn_emu.isa import Engine
+from torch_trn_emu.kernels import cumulate_runs
 from torch_trn_emu.ops import scans
 from torch_trn_emu.timing import price
 
@@ -64,3 +65,21 @@ def test_logcumsumexp(shape: tuple[int, ...]) -> None:
     got = run(lowered(call_of(aten.logcumsumexp.default, x, -1)), {"in": x})["out"]
     expected = x.double().logcumsumexp(-1)
     np.testing.assert_allclose(got.reshape(shape), expected, rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64], ids=str)
+@pytest.mark.parametrize(
+    ("outer", "rows", "columns"),
+    [(1, 1000, 8), (2, 1001, 3), (1, 128, 17), (3, 513, 40), (1, 5, 2), (1, 2000, 600)],
+)
+def test_partitions_sum_up_runs_of_rows(
+    outer: int, rows: int, columns: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one tile or several, the last of which fills no whole number of partitions."""
+    for together in (2048, 4 * min(columns, 512)):
+        monkeypatch.setattr(cumulate_runs, "TOGETHER", together)
+        x = (10 * random(outer, rows, columns)).round().to(dtype)
+        name = str(dtype).removeprefix("torch.").replace("int64", "int32")
+        program = cumulate_runs.cumulate_runs(outer, rows, columns, chip=CHIP, dtype=name)
+        got = run((program,), {"in": x})["out"].reshape(x.shape)
+        np.testing.assert_array_equal(got, x.double().cumsum(1))

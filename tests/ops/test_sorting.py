@@ -61,6 +61,28 @@ def test_few_rows_are_cut_over_the_partitions(
     assert max(busy) >= 2 * rows
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64], ids=str)
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "columns", "k"),
+    [(129, 3, 2), (400, 8, 1), (613, 8, 2), (2049, 4, 4), (700, 60, 8), (390, 40, 9)],
+)
+def test_partitions_have_several_short_rows(
+    rows: int, columns: int, k: int, largest: bool, dtype: torch.dtype
+) -> None:
+    """Also where the last of them has fewer; of up to eight, equal ones are found in order."""
+    x = (10 * random(rows, columns)).round().to(dtype)
+    (program,) = lowered(call_of(aten.topk.default, x, k, -1, largest))
+    transfers = [i for i in program.instructions() if i.opcode == "dma_copy"]
+    assert len(transfers) <= 3 * 2 * (rows * columns // (128 * 2048) + 1)
+    host = x.float()
+    got = run((program,), {"in": host})
+    _holds(got, host, host.topk(k, largest=largest).values)
+    if k <= 8:
+        order = host.sort(stable=True, dim=-1, descending=largest).indices[:, :k]
+        np.testing.assert_array_equal(got["index"].reshape(order.shape), order)
+
+
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("shape", [(140, 37), (3, 64), (1, 1), (2, 2)], ids=str)
 def test_network_in_one_tile(shape: tuple[int, int], descending: bool) -> None:
@@ -225,3 +247,11 @@ def test_many_of_bfloat16_are_found_by_topk() -> None:
     (program,) = lowered(call_of(aten.topk.default, random(1, 100_000).bfloat16(), 256))
     assert [i.opcode for i in program.instructions()].count("topk") == 2
     assert not validate(program, CHIP)
+
+
+@pytest.mark.parametrize("columns", [1_048_577, 3_000_000])
+def test_rows_of_millions_are_sorted_too(columns: int) -> None:
+    """They took the time of a copy: pieces of them are more than there are partitions."""
+    kept = sorting.ordered(1, columns, columns, False, "float32", Target(CHIP, 1))
+    shorter = sorting.ordered(1, 1_048_576, 1_048_576, False, "float32", Target(CHIP, 1))
+    assert price(kept, CHIP).total_s > price(shorter, CHIP).total_s

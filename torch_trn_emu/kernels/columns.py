@@ -10,19 +10,18 @@ from dataclasses import dataclass
 from math import ceil
 
 from ..isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine
-from .limits import BANK, P, evenly
+from .limits import BANK, START, P, evenly
 from .reduce_leading import share_of
 
 __all__ = ["Columns", "Tile", "are_short"]
 
 TOGETHER = 2048  # elements of a partition that are worked on at once (chosen)
 STEP = 400  # elements that a partition works through while an instruction starts (chosen)
-START = 32  # partitions at whose multiples an instruction may start (documented)
 
 
-def are_short(outer: int, rows: int, columns: int) -> bool:
-    """Whether there are several blocks for each partition, and it holds many of them."""
-    return outer > P and 8 * rows * columns <= TOGETHER
+def are_short(outer: int, rows: int, columns: int, least: int = 8) -> bool:
+    """Whether there are several blocks for each partition, and it holds at least `least`."""
+    return not least or (outer > P and least * rows * columns <= TOGETHER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +48,17 @@ class Columns:
 
     longest   columns of one block that a partition has at most
     together  elements that are worked on at once
+    least     short blocks that a partition must hold to have several; 0: whole ones in any case
     """
 
     def __init__(
         self, b: Builder, outer: int, rows: int, columns: int, *, longest: int = BANK,
-        together: int = 0,
+        together: int = 0, least: int = 8,
     ) -> None:  # fmt: skip
         self.b, most = b, together or TOGETHER
         self.outer, self.columns = share_of(outer, columns, b.cores)
         self.rows, self.block = rows, rows * self.columns
-        self.short = are_short(self.outer, rows, self.columns)
+        self.short = are_short(self.outer, rows, self.columns, least)
         self.by_outer = self._work(1, self.outer) < self._work(self.outer, self.columns)
         if self.short:
             self.count = self.columns * _run(self.outer, most // self.block)
@@ -137,16 +137,16 @@ class Columns:
         for here, there in self._moves(buffer, hbm, tile, r0, some):
             self.b.store(there, here)
 
-    def keep(self, hbm: Buffer, buffer: Buffer, tile: Tile) -> None:
-        """One row of the tile's columns."""
+    def keep(self, hbm: Buffer, buffer: Buffer, tile: Tile, each: int = 1) -> None:
+        """One row of the tile's columns, or of `each` results of every column."""
         parts = tile.parts - (tile.left > 0)
-        here = ((buffer.row_elements, parts), (1, tile.wide))
-        there = ((tile.distance, parts), (1, tile.wide))
-        place = Access(buffer=hbm, offset=tile.kept, pattern=there)
+        here = ((buffer.row_elements, parts), (1, tile.wide * each))
+        there = ((tile.distance * each, parts), (1, tile.wide * each))
+        place = Access(buffer=hbm, offset=tile.kept * each, pattern=there)
         self.b.store(place, Access(buffer=buffer, pattern=here))
         if tile.left:
-            pattern = ((1, tile.left),)
-            at = tile.kept + parts * tile.distance
+            pattern = ((1, tile.left * each),)
+            at = (tile.kept + parts * tile.distance) * each
             place = Access(buffer=hbm, offset=at, pattern=((1, 1), *pattern))
             self.b.store(place, self._part(buffer, tile, pattern))
 

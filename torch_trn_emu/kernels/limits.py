@@ -13,6 +13,7 @@ __all__ = [
     "BANK_BYTES",
     "BN_STATS",
     "SLOTS",
+    "START",
     "TILE_BYTES",
     "WEIGHT_BYTES",
     "WIDE",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 P = 128  # partitions of SBUF and PSUM (documented)
+START = 32  # partitions at whose multiples an instruction may start (documented)
 BANKS = 8  # of PSUM, per partition (documented)
 BANK_BYTES = 2048  # of PSUM, per partition: what one product writes at most (documented)
 BANK = BANK_BYTES // 4  # float32 elements of it

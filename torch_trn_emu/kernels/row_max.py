@@ -1,59 +1,197 @@
-"""The largest value of every row and where it is: max8 and nc_find_index8, chunk by chunk."""
+"""The largest value of every long row and where it is first.
 
-from math import ceil
+A partition has a row, or a piece of one. A pass over it gives the largest of each of its chunks;
+max8 and nc_find_index8 work on those. The chunk that has the largest is then brought from memory
+again and searched. Pieces of a row are as long as each other and may overlap by a few elements;
+what they found comes together on a partition of the row.
+"""
+
+from collections.abc import Iterator
+from math import ceil, inf
 
 from ..chip import Chip
-from ..isa import Builder, Program, Role, elements_of, rows_of
+from ..isa import Access, Affine, Builder, Engine, Program, Role, elements_of, rows_of
+from .entries import integers
 from .limits import WIDE, P, evenly
+from .sort_keys import SEARCHED
 
-__all__ = ["largest_of_rows"]
+__all__ = ["LEAST", "largest_of_rows"]
+
+CHUNK = 128  # elements (chosen: a run of 512 bytes has DMA's full rate)
+MOST = 16384  # elements that max8 reads (documented)
+LEAST = 8 * CHUNK  # elements of a partition: max8 gives eight
 
 
 def largest_of_rows(
-    rows: int, columns: int, *, sign: float, chip: Chip, dtype: str = "float32", cores: int = 1
-) -> Program:
-    """values[r] = the largest of in[r, :] * sign, times sign; index[r] = where it is first."""
+    rows: int, columns: int, *, sign: float, chip: Chip, dtype: str = "float32", cores: int = 1,
+    pieces: int = 1,
+) -> Program:  # fmt: skip
+    """values[r] = the largest of in[r, :] * sign, times sign; index[r] = where it is first.
+
+    Each piece has at least LEAST elements.
+    """
     rows = ceil(rows / cores)
     b = Builder(f"largest {rows}x{columns}", cores=cores)
-    source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
-    values = b.hbm("values", (rows, 1), dtype, Role.OUTPUT)
-    index = b.hbm("index", (rows, 1), "int32", Role.OUTPUT)
-    wide = max(8, evenly(columns, WIDE))  # max8 gives eight: short rows are filled up
-    data = b.sbuf("data", wide, dtype, slots=2)
-    signed = b.sbuf("data times sign", wide, "float32", slots=2)
-    eight, where = b.sbuf("eight", 8, "float32", slots=2), b.sbuf("where", 8, "float32", slots=2)
-    best, found, base, better = (
-        b.sbuf(n, 1, "float32", slots=2) for n in ("best", "found", "base", "better")
-    )
-    value, place = b.sbuf("value", 1, dtype, slots=2), b.sbuf("place", 1, "int32", slots=2)
+    return (_OfPieces if pieces > 1 else _Largest)(b, rows, columns, sign, dtype, pieces).build()
 
-    for r0, size in b.tiles(rows, P):
-        b.fresh(best, found, base, value, place)
-        first, at, start = (rows_of(t, size, 1) for t in (best, found, base))
-        b.emit("memset", first, value=float("-inf"))
-        b.emit("memset", at, value=0.0)
-        b.emit("memset", start, value=0.0)
-        for c0, count in b.tiles(columns, wide):
-            b.fresh(data, signed, eight, where, better)
-            there = elements_of(source, (columns, size), (1, count), at=r0 * columns + c0)
-            b.load(rows_of(data, size, count), there)
-            held = max(8, count)
-            if count < 8:
-                b.emit("memset", rows_of(signed, size, held), value=float("-inf"))
-            x = rows_of(signed, size, count)
-            b.emit("tensor_scalar", x, rows_of(data, size, count), op0="multiply", imm0=sign)
-            whole = rows_of(signed, size, held)
-            b.emit("max8", rows_of(eight, size, 8), whole)
-            b.emit("nc_find_index8", rows_of(where, size, 8), whole, rows_of(eight, size, 8))
-            new, its = rows_of(eight, size, 1), rows_of(where, size, 1)
-            is_better = rows_of(better, size, 1)
-            b.emit("tensor_tensor", is_better, new, first, op="greater")
-            b.emit("tensor_tensor", its, its, start, op="add")
-            b.emit("select", at, is_better, its, at)
-            b.emit("tensor_tensor", first, first, new, op="max")
-            b.emit("tensor_scalar", start, start, op0="add", imm0=float(count))
-        b.emit("tensor_scalar", rows_of(value, size, 1), first, op0="multiply", imm0=sign)
-        b.emit("tensor_copy", rows_of(place, size, 1), at)
-        b.store(rows_of(values, size, 1, r0), rows_of(value, size, 1))
-        b.store(rows_of(index, size, 1, r0), rows_of(place, size, 1))
-    return b.build()
+
+class _Largest:
+    """A row on each partition.
+
+    length  elements of a partition, `step` from one piece of a row to the next
+    """
+
+    def __init__(
+        self, b: Builder, rows: int, columns: int, sign: float, dtype: str, pieces: int
+    ) -> None:
+        self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
+        self.pieces, self.step = pieces, columns // pieces
+        self.length = columns - (pieces - 1) * self.step
+        self.chunk = CHUNK * ceil(self.length / (CHUNK * MOST))
+        self.chunks = ceil(self.length / self.chunk)
+        self.wide = evenly(self.length, max(WIDE, self.chunk), self.chunk)
+        self.turned = sign != 1 or dtype not in SEARCHED  # what is searched is made first
+        held = dtype if dtype in SEARCHED else "float32"
+        self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+        self.values = b.hbm("values", (rows, 1), dtype, Role.OUTPUT)
+        self.index = b.hbm("index", (rows, 1), "int32", Role.OUTPUT)
+        self.data = b.sbuf("data", self.wide, dtype, slots=2)
+        self.best = b.sbuf("best of chunks", self.chunks, held, slots=2)
+        self.there = b.sbuf("its chunk", self.chunk, dtype, slots=2)
+        self.keys, self.searched = self.best, self.there
+        if sign != 1:
+            self.keys = b.sbuf("keys of chunks", self.chunks, "float32", slots=2)
+        if self.turned:
+            self.searched = b.sbuf("keys of its chunk", self.chunk, "float32", slots=2)
+        self.eight = b.sbuf("eight", 8, "float32", slots=2)
+        self.which, self.where = (b.sbuf(n, 8, "int32", slots=2) for n in ("which", "where"))
+        self.start, self.number, self.place = (
+            b.sbuf(n, 1, "int32", slots=2) for n in ("start", "number", "place")
+        )
+        self.value = b.sbuf("value", 1, dtype, slots=2)
+        self.first = b.sbuf("first element", 1, "int32")
+
+    def build(self) -> Program:
+        b = self.b
+        self._firsts()
+        for r0, size in b.tiles(self.rows, P // self.pieces):
+            b.fresh(*{self.best, self.there, self.keys, self.searched}, self.eight, self.which)
+            b.fresh(self.where, self.start, self.number, self.place, self.value)
+            self._reduce(r0, size)
+            self._search(r0, size)
+            self._finish(r0, size)
+        return b.build()
+
+    def _firsts(self) -> None:
+        """Where in the tile's rows each partition begins."""
+        self.b.emit("iota", rows_of(self.first, P, 1), channel=self.columns, step=0, base=0)
+
+    def _reduce(self, r0: Affine, size: int) -> None:
+        """The best of every chunk, of which the last may lack some elements."""
+        b, parts = self.b, size * self.pieces
+        for c0, count in b.tiles(self.length, self.wide):
+            b.fresh(self.data)
+            lines = (self.columns, size), (self.step, self.pieces), (1, count)
+            b.load(
+                rows_of(self.data, parts, count),
+                elements_of(self.source, *lines, at=r0 * self.columns + c0),
+            )
+            first = c0.divided(self.chunk)
+            for at, of, each in self._parts(count):
+                pattern = ((self.wide, parts), (each, of), (1, each))
+                x = Access(buffer=self.data, offset=Affine(at * self.chunk), pattern=pattern)
+                to = rows_of(self.best, parts, of, first + at)
+                b.emit("tensor_reduce", to, x, op="max" if self.sign > 0 else "min")
+        if self.sign != 1:
+            keys, best = (rows_of(t, parts, self.chunks) for t in (self.keys, self.best))
+            b.emit("tensor_scalar", keys, best, op0="multiply", imm0=self.sign)
+
+    def _parts(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """The number of the first chunk, how many, and elements of each."""
+        full, rest = divmod(count, self.chunk)
+        if full:
+            yield 0, full, self.chunk
+        if rest:
+            yield full, 1, rest
+
+    def _search(self, r0: Affine, size: int) -> None:
+        """The largest of each partition comes first in `eight`, and `place` is where it lies."""
+        b, parts = self.b, size * self.pieces
+        eight, which, where = (rows_of(t, parts, 8) for t in (self.eight, self.which, self.where))
+        start, number, place, first = (
+            rows_of(t, parts, 1) for t in (self.start, self.number, self.place, self.first)
+        )
+        keys, last = rows_of(self.keys, parts, self.chunks), float(self.length - self.chunk)
+        b.emit("max8", eight, keys)
+        b.emit("nc_find_index8", which, keys, eight)
+        # The last chunk begins early enough to be a whole one.
+        b.emit("tensor_scalar", start, rows_of(self.which, parts, 1), op0="multiply",
+               imm0=float(self.chunk), op1="min", imm1=last)  # fmt: skip
+        integers(b, "tensor_tensor", number, start, first, op="add")
+        there, searched = (rows_of(t, parts, self.chunk) for t in (self.there, self.searched))
+        table = elements_of(self.source, (1, size * self.columns - self.chunk + 1), (1, self.chunk),
+                            at=r0 * self.columns)  # fmt: skip
+        b.emit("dma_gather", there, table, number, queue="gather")
+        if self.turned:
+            b.emit("tensor_scalar", searched, there, engine=Engine.SCALAR, op0="multiply",
+                   imm0=self.sign)  # fmt: skip
+        b.emit("nc_find_index8", where, searched, eight)
+        b.emit("tensor_tensor", place, start, rows_of(self.where, parts, 1), op="add")
+
+    def _finish(self, r0: Affine, size: int) -> None:
+        self._store(r0, size, rows_of(self.eight, size, 1), rows_of(self.place, size, 1))
+
+    def _store(self, r0: Affine, size: int, key: Access, place: Access) -> None:
+        b, value = self.b, rows_of(self.value, size, 1)
+        b.emit("tensor_scalar", value, key, op0="multiply", imm0=self.sign)
+        b.store(rows_of(self.values, size, 1, r0), value)
+        b.store(rows_of(self.index, size, 1, r0), place)
+
+
+class _OfPieces(_Largest):
+    """A row's pieces on partitions beside each other."""
+
+    def __init__(
+        self, b: Builder, rows: int, columns: int, sign: float, dtype: str, pieces: int
+    ) -> None:
+        super().__init__(b, rows, columns, sign, dtype, pieces)
+        self.start_in_row = b.sbuf("start in row", 1, "int32")
+        self.candidates = b.sbuf("candidates", max(8, pieces), "float32", slots=2)
+        self.places = b.sbuf("places", pieces, "int32", slots=2)
+        self.top, self.of = (
+            b.sbuf(n, 8, t, slots=2) for n, t in (("top", "float32"), ("of", "int32"))
+        )
+        self.picked = b.sbuf("picked", 8, "int32", slots=2)
+
+    def _firsts(self) -> None:
+        """Made in one partition, then spread."""
+        b, pieces, most = self.b, self.pieces, min(self.rows, P // self.pieces)
+        in_row, of_row = (b.sbuf(n, k, "int32") for n, k in (("starts", pieces), ("rows", most)))
+        b.emit("iota", rows_of(in_row, 1, pieces), channel=0, step=self.step, base=0)
+        b.emit("iota", rows_of(of_row, 1, most), channel=0, step=self.columns, base=0)
+        here, first = (rows_of(t, most * pieces, 1) for t in (self.start_in_row, self.first))
+        every = elements_of(in_row, (pieces, 1), (0, most), (1, pieces))
+        b.emit("dma_copy", here, every, queue="join")
+        each = elements_of(of_row, (most, 1), (1, most), (0, pieces))
+        b.emit("dma_copy", first, each, queue="join")
+        integers(b, "tensor_tensor", first, first, here, op="add")
+
+    def _finish(self, r0: Affine, size: int) -> None:
+        """The largest of what the pieces of a row gave."""
+        b, pieces, parts = self.b, self.pieces, size * self.pieces
+        b.fresh(self.candidates, self.places, self.top, self.of, self.picked)
+        place, here = rows_of(self.place, parts, 1), rows_of(self.start_in_row, parts, 1)
+        integers(b, "tensor_tensor", place, place, here, op="add")
+        held = rows_of(self.candidates, size, max(8, pieces))
+        if pieces < 8:
+            b.emit("memset", held, value=-inf)
+        for whole, part in ((self.candidates, self.eight), (self.places, self.place)):
+            to, source = rows_of(whole, size, pieces), rows_of(part, parts, 1)
+            b.emit("dma_copy", to, source, queue="join")
+        top, of = (rows_of(t, size, 8) for t in (self.top, self.of))
+        b.emit("max8", top, held)
+        b.emit("nc_find_index8", of, held, top)
+        places, first = rows_of(self.places, size, pieces), rows_of(self.of, size, 1)
+        picked = rows_of(self.picked, size, 1)
+        b.emit("nc_n_gather", picked, places, first)
+        self._store(r0, size, rows_of(self.top, size, 1), picked)

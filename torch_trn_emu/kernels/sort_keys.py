@@ -10,7 +10,9 @@ from math import nan
 from ..formats import FORMATS
 from ..isa import Access, Builder
 
-__all__ = ["INFINITE", "PADDING", "Keys"]
+__all__ = ["INFINITE", "PADDING", "SEARCHED", "Keys"]
+
+SEARCHED = ("float32", "bfloat16", "float16")  # what max8 reads (documented)
 
 INFINITE, NOT_A_NUMBER, PADDING = 2.0e38, 2.5e38, 3.0e38  # the largest finite key is 1.7e38
 

@@ -53,6 +53,7 @@ from .kth import kth, middle, randperm, ranked, top
 from .loss_steps import GRADIENTS, LOSSES
 from .losses import loss
 from .masked_select import nonzero, select_masked, spread_masked
+from .max_and_min import extreme, largest
 from .nll_loss import nll, nll_backward
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat, on_cores_with_work
 from .optimizers import fused, unscale
@@ -63,8 +64,6 @@ from .reductions import (
     all_equal,
     along_rows,
     average,
-    extreme,
-    largest,
     moments,
     nonzeros,
     one_after_the_other,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from ..calls import Call, Target
 from ..calls.labels import labelled, made
 from .elementwise import lower_elementwise
+from .max_and_min import largest
 from .op import Lowered, Lowering, flat
-from .reductions import largest
-from .sorting import along_dimension, few, found_in, ordered, topk
+from .sorting import along_dimension, found_in, ordered, topk
 
 __all__ = ["kth", "middle", "randperm", "ranked", "top"]
 
@@ -32,11 +32,9 @@ def ranked(rank: Callable[[Call, int], int], dim_at: int) -> Lowering:
 
 
 def top(call: Call, target: Target) -> Lowered:
-    """The largest or smallest; a single one of many rows is that of max or min."""
+    """The largest or smallest; a single one is that of max or min."""
     x, dim = call.tensors[0], int(call.argument(2, -1))
     if int(call.argument(1, 1)) != 1 or not x.shape or not x.numel:
-        return topk(call, target)
-    if few(x.numel // x.shape[dim], target.cores):
         return topk(call, target)
     sign = -1.0 if call.argument(3, True) is False else 1.0
     extreme = Call("aten::max.dim", (x, dim, True), call.results)

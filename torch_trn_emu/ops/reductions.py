@@ -10,21 +10,18 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made, permuted
 from ..isa import Attribute, Program
-from ..kernels.down_columns import largest_down
 from ..kernels.limits import BANK, P
 from ..kernels.pointwise import constant, select, tensor_tensor
 from ..kernels.reduce_leading import LINE, beside, columns_outer, columns_reduced
 from ..kernels.reduce_rows import Work, reduce_rows
 from ..kernels.reduce_spread import moments_spread, reduce_spread, spreads
-from ..kernels.row_max import largest_of_rows
 from ..kernels.rows.layout import lies_in_rows
 from ..kernels.variance import moments_of_columns, moments_of_rows
 from .elementwise import flattened, lower_elementwise
 from .foreach import reduce_each
 from .normalization import ROW_OPS, row_op
 from .op import Lowered, Lowering, around, flat
-from .row_by_row import faster, few_or_many, row_by_row
-from .sorting import few, select_largest
+from .row_by_row import faster
 
 __all__ = [
     "all_equal",
@@ -32,11 +29,10 @@ __all__ = [
     "average",
     "collapsed",
     "correction_of",
-    "extreme",
-    "largest",
     "moments",
     "nonzeros",
     "one_after_the_other",
+    "order_of",
     "over_normalized",
     "p_norm",
     "reduced_dims",
@@ -234,16 +230,6 @@ def all_equal(call: Call, target: Target) -> Lowered:
     return (*compared, *reduced) if isinstance(reduced, tuple) else reduced
 
 
-def _along(call: Call) -> tuple[int, int, int]:
-    t = call.tensors[0]
-    dims = reduced_dims(call, t)
-    outer, rows, inner = collapsed(t.shape, dims)
-    if rows == 1:
-        inner = prod(t.shape[max(dims, default=0) + 1 :])
-        outer //= inner
-    return outer, rows, inner
-
-
 def correction_of(call: Call) -> float:
     """What a variance's divisor is less than the number of elements: 1, or what the call says."""
     if "correction" in call.op:
@@ -272,39 +258,6 @@ def moments(call: Call, target: Target) -> Lowered:
         spread = moments_spread(outer, rows, inner, **options)
         return faster([(program,), (labelled(spread, stored, outer=split),)], target)
     return (program,)
-
-
-def largest(sign: float) -> Lowering:
-    """The largest (or, with sign -1, smallest) value of each row and its place."""
-    cut = partial(_largest_of_few, sign=sign)
-    rows = few_or_many(partial(largest_of_rows, sign=sign), cut, lambda r, n, cores: few(r, cores))
-    return row_by_row(_along, rows, _largest_in, partial(largest_down, sign=sign))
-
-
-def _largest_of_few(rows: int, columns: int, **options: Any) -> Program:
-    return select_largest(rows, columns, 1, **options)
-
-
-def _largest_in(call: Call) -> dict[str, TensorArg]:
-    """What the buffers of `largest_of_rows` stand for: values and places, or one of them."""
-    t = call.tensors[0]
-    names = ("index",) if call.name.startswith("arg") else ("values", "index")
-    x = permuted(t, order_of(t, reduced_dims(call, t)))
-    return {"in": x, **dict(zip(names, call.outputs, strict=False))}
-
-
-def extreme(op: str, sign: float) -> Lowering:
-    """Max or min: of two tensors, of one, or along a dimension with places."""
-    plain, placed = reduction(simple(op)), largest(sign)
-
-    def lower(call: Call, target: Target) -> Lowered:
-        if len(call.tensors) > 1:
-            return lower_elementwise(
-                Call(f"aten::{op}imum", call.arguments, call.results, call.policy), target
-            )
-        return (placed if len(call.outputs) > 1 else plain)(call, target)
-
-    return lower
 
 
 def along_rows(name: str, places: Mapping[str, int], dim_at: int) -> Lowering:

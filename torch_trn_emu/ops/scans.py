@@ -9,12 +9,14 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Builder, Program, Role, rows_of
+from ..kernels.cumulate_runs import cumulate_runs
 from ..kernels.down_columns import LEAST, cumulate_down, extremes_down, logarithms_down
 from ..kernels.limits import BANK, WIDE, P, evenly
 from ..kernels.reduce_leading import share_of
 from ..kernels.runs import run_of, runs
 from ..kernels.scan_few_rows import cumulate_few, extremes_few, logarithms_few, suits_few
+from ..kernels.triangle import triangle
 from .op import Lowered, Lowering, around
 from .row_by_row import down, few_or_many, of_rows, row_by_row, unchanged
 
@@ -30,15 +32,6 @@ STEPS = {
     "max": ({"op0": "max", "op1": "add"}, 0.0, -inf),
     "min": ({"op0": "min", "op1": "add"}, 0.0, inf),
 }
-
-
-def triangle(b: Builder, *, inclusive: bool, dtype: str = "float32") -> tuple[Buffer, Buffer]:
-    """[P, P] ones, and those where the row comes before the column, or is it."""
-    ones, before = b.sbuf("ones", P, dtype), b.sbuf("before", P, dtype)
-    b.emit("memset", rows_of(ones, P, P), value=1.0)
-    whole, base = rows_of(before, P, P), 0 if inclusive else -1
-    b.emit("affine_select", whole, rows_of(ones, P, P), channel=-1, step=1, base=base, on_false=0.0)
-    return ones, before
 
 
 class Prefix:
@@ -275,9 +268,16 @@ def scan(op: str) -> Lowering:
         ways = [columns(outer, count, inner, **options)]
         if op == "add":
             ways.append(cumulate_columns(outer, count, inner, **options))
+            ways += _runs(outer, count, inner, **options)
         return down(call, target, along, ways, held)
 
     return lower
+
+
+def _runs(outer: int, rows: int, columns: int, *, cores: int, **options: Any) -> list[Program]:
+    """Runs of rows on partitions; a single block on one core, or with columns shared by cores."""
+    counts = {cores} if outer >= cores else {1, cores}
+    return [cumulate_runs(outer, rows, columns, cores=n, **options) for n in sorted(counts)]
 
 
 def _in_order(call: Call) -> dict[str, TensorArg]:

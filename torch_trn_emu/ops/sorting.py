@@ -14,10 +14,11 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, rows_of
+from ..kernels.eights_of_rows import eights_of_rows
 from ..kernels.largest_of_groups import group_cycles, largest_of_groups
 from ..kernels.limits import WIDE, P, evenly
-from ..kernels.sort_keys import INFINITE, PADDING
+from ..kernels.sort_keys import INFINITE, PADDING, SEARCHED
 from ..kernels.sort_network import network_cycles, sort_rows
 from .op import Lowered
 from .row_by_row import along_last
@@ -59,6 +60,8 @@ def select_largest(
     """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where, without
     the `first` largest.
     """
+    if not few(rows, cores) and columns <= WIDE:
+        return eights_of_rows(rows, columns, range(first, k), sign=sign, dtype=dtype, cores=cores)
     rows = ceil(rows / cores)
     b = Builder(f"top {k} of {rows}x{columns}", cores=cores)
     wide = _segment(rows, columns, k)
@@ -72,10 +75,10 @@ def _segment(rows: int, columns: int, k: int) -> int:
     of them if pieces are then as long: those of all rows are one transfer.
     """
     if rows > FEW:
-        return min(columns, WIDE)
+        return evenly(columns, WIDE)
     most = min(P // rows, columns // max(LEAST, 4 * _eights(k)))
     pieces = next((n for n in range(most, most // 2, -1) if columns % n == 0), most)
-    return ceil(columns / pieces) if pieces > 1 else min(columns, WIDE)
+    return ceil(columns / pieces) if pieces > 1 else evenly(columns, WIDE)
 
 
 class _Largest:
@@ -93,7 +96,9 @@ class _Largest:
         self.tile = evenly(wide, WIDE)  # columns that it works on
         self.held = max(self.tile, self.each)
         self.raw = b.sbuf("raw", self.tile, dtype, slots=2)
-        self.data = b.sbuf("data", self.held, "float32", slots=2)
+        shortest = min(self.tile, wide % self.tile or wide, columns % wide or wide)
+        self.plain = self.each == 8 <= shortest and sign == 1 and dtype in SEARCHED
+        self.data = self.raw if self.plain else b.sbuf("data", self.held, "float32", slots=2)
         total = self.chunks * self.each
         slots = 2 if self.chunks == 1 else 1
         self.found = b.sbuf("found", total, "float32", slots=slots)
@@ -122,14 +127,16 @@ class _Largest:
         b, at = self.b, r0 * self.k
         best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
         to, found = rows_of(self.stored, size, self.k), rows_of(best, size, self.k, self.first)
-        b.emit("tensor_scalar", to, found, op0="multiply", imm0=2 * self.sign)
+        b.emit(
+            "tensor_scalar", to, found, op0="multiply", imm0=1.0 if self.plain else 2 * self.sign
+        )
         b.store(rows_of(self.values, size, self.k, at), to)
         b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k, self.first))
 
     def _chunk(self, r0: Affine, number: Affine, c0: Affine, size: int, count: int) -> None:
         """The largest of a chunk, counted in columns of the row."""
         b, held = self.b, max(count, self.each)
-        b.fresh(self.raw, self.data)
+        b.fresh(*{self.raw, self.data})
         raw = rows_of(self.raw, size, count)
         b.load(raw, rows_of(self.source, size, count, r0 * self.columns + c0))
         if held > count:
@@ -146,8 +153,10 @@ class _Largest:
             b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
 
     def _key(self, to: Access, source: Access) -> None:
-        self.b.emit("tensor_scalar", to, source, op0="multiply", imm0=self.sign / 2, op1="max",
-                    imm1=-INFINITE)  # fmt: skip
+        if self.plain:  # nothing is taken out, filled up or turned
+            return
+        self.b.emit("tensor_scalar", to, source, engine=Engine.SCALAR, op0="multiply",
+                    imm0=self.sign / 2, op1="max", imm1=-INFINITE)  # fmt: skip
 
     def _rounds(
         self, data: Buffer, count: int, size: int, found: Buffer, places: Buffer, start: Affine
@@ -229,7 +238,7 @@ class _LargestOfFew(_Largest):
         """The largest of the columns of each piece from c0 on, counted in columns of the piece."""
         b, count = self.b, min(self.tile, self.wide - c0)
         left = max(0, min(count, self.columns % self.wide - c0))  # of the last piece
-        b.fresh(self.raw, self.data)
+        b.fresh(*{self.raw, self.data})
         raw, data = (rows_of(t, parts, count) for t in (self.raw, self.data))
         if self.columns % self.wide == 0:
             left = count
@@ -313,7 +322,9 @@ def ordered(
     share = ceil(rows / target.cores)
     wide = _segment(share, columns, k)
     pieces = ceil(columns / wide) if share <= FEW else 1
-    passed = ceil(share / (P // pieces)) * (wide + pieces * _eights(k) if pieces > 1 else columns)
+    passed = ceil(share / max(1, P // pieces)) * (
+        wide + pieces * _eights(k) if pieces > 1 else columns
+    )
     fits, sign = _by_eights(share, columns, k), 1.0 if largest else -1.0
     eights = 2 * passed * ceil(k / 8) if fits else inf
     groups = group_cycles(share, columns, k) if dtype == "bfloat16" else inf

@@ -1,0 +1,121 @@
+"""The largest of every one of many short rows, eight at a time: a partition has several rows.
+
+A transfer brings rows that lie one after the other, and one stores what was found of them; only
+max8 and the instruction that says where its eight were work on a row at a time.
+"""
+
+from math import ceil
+
+from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role
+from .columns import Columns, Tile
+from .limits import P
+from .sort_keys import INFINITE, PADDING, SEARCHED
+
+__all__ = ["eights_of_rows"]
+
+TOGETHER = 2048  # elements of a partition's rows, if it has several (chosen)
+
+
+def eights_of_rows(
+    rows: int, columns: int, stored: range, *, sign: float, dtype: str, cores: int = 1
+) -> Program:
+    """values[r, :], index[r, :] = those `stored` of the ordered in[r, :] * sign, times sign, and
+    where. A partition holds a row whole.
+    """
+    b = Builder(f"top {stored.stop} of {rows}x{columns}", cores=cores)
+    d = Columns(b, rows, columns, 1, together=max(TOGETHER, columns), least=0)
+    return _Eights(d, columns, stored, sign, dtype).build()
+
+
+class _Eights:
+    def __init__(self, d: Columns, columns: int, stored: range, sign: float, dtype: str) -> None:
+        self.d, self.b, b = d, d.b, d.b
+        self.columns, self.sign = columns, sign
+        self.first, self.k = stored.start, len(stored)
+        self.rounds = ceil(stored.stop / 8)
+        self.each, self.held = 8 * self.rounds, max(8, columns)
+        self.plain = (
+            self.rounds == 1 and sign == 1 and columns >= 8 and dtype in SEARCHED
+        )  # nothing is taken out, filled up or turned
+        shape = (d.outer, self.k)
+        self.source = d.whole("in", dtype, Role.INPUT)
+        self.values = b.hbm("values", shape, dtype, Role.OUTPUT)
+        self.index = b.hbm("index", shape, "int32", Role.OUTPUT)
+        self.raw = b.sbuf("raw", d.size, dtype, slots=2)
+        self.data = self.raw
+        if not self.plain:
+            self.data = b.sbuf("data", d.count * self.held, "float32", slots=2)
+        self.found = b.sbuf("found", d.count * self.each, "float32", slots=2)
+        self.places = b.sbuf("places", d.count * self.each, "int32", slots=2)
+        self.stored = b.sbuf("stored", d.count * self.k, dtype, slots=2)
+        self.where = b.sbuf("where", d.count * self.k, "int32", slots=2)
+
+    def build(self) -> Program:
+        b, d = self.b, self.d
+        for tile in d.tiles():
+            b.fresh(*{self.raw, self.data}, self.found, self.places, self.stored, self.where)
+            d.load(self.raw, self.source, tile, Affine(), self.columns)
+            if not self.plain:
+                self._keys(tile)
+            self._search(tile)
+            self._store(tile)
+        return b.build()
+
+    def _of(self, buffer: Buffer, tile: Tile, each: int, count: int, at: int = 0) -> Access:
+        """`count` of the `each` elements that every row of a tile has, from `at` on."""
+        pattern = ((buffer.row_elements, tile.parts), (each, tile.wide), (1, count))
+        return Access(buffer=buffer, offset=Affine(at), pattern=pattern)
+
+    def _keys(self, tile: Tile) -> None:
+        """Half of what is compared, so that infinity is finite and more than what is filled in."""
+        b = self.b
+        if self.held > self.columns:
+            pattern = ((self.data.row_elements, P), (1, self.data.row_elements))
+            whole = Access(buffer=self.data, pattern=pattern)
+            b.emit("memset", whole, engine=Engine.GPSIMD, value=-PADDING)
+        keys = self._of(self.data, tile, self.held, self.columns)
+        raw = self._of(self.raw, tile, self.columns, self.columns)
+        b.emit("tensor_scalar", keys, raw, engine=Engine.SCALAR, op0="multiply",
+               imm0=self.sign / 2, op1="max", imm1=-INFINITE)  # fmt: skip
+
+    def _search(self, tile: Tile) -> None:
+        """Of a single eight, equal elements are found in the order in which they are."""
+        b = self.b
+        if self.rounds == 1:  # an instruction does not wait for the one before
+            with b.loop(tile.wide) as row:
+                whole, eight, _ = self._row(tile, row, Affine())
+                b.emit("max8", eight, whole)
+            with b.loop(tile.wide) as row:
+                whole, eight, where = self._row(tile, row, Affine())
+                b.emit("nc_find_index8", where, whole, eight)
+            return
+        with b.loop(self.rounds) as turn:
+            with b.loop(tile.wide) as row:
+                whole, eight, _ = self._row(tile, row, turn)
+                b.emit("max8", eight, whole)
+            with b.loop(tile.wide) as row:
+                whole, eight, where = self._row(tile, row, turn)
+                b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-PADDING)
+
+    def _row(self, tile: Tile, row: Affine, turn: Affine) -> tuple[Access, Access, Access]:
+        """A row, and where its largest eight of a turn go, and their places."""
+        whole = self._part(self.data, tile, self.held, row * self.held)
+        at = row * self.each + turn * 8
+        eight, where = (self._part(t, tile, 8, at) for t in (self.found, self.places))
+        return whole, eight, where
+
+    def _part(self, buffer: Buffer, tile: Tile, count: int, at: Affine) -> Access:
+        pattern = ((buffer.row_elements, tile.parts), (1, count))
+        return Access(buffer=buffer, offset=at, pattern=pattern)
+
+    def _store(self, tile: Tile) -> None:
+        b, d = self.b, self.d
+        values, where = (self._of(t, tile, self.k, self.k) for t in (self.stored, self.where))
+        found, places = (
+            self._of(t, tile, self.each, self.k, self.first) for t in (self.found, self.places)
+        )
+        scale = 1.0 if self.plain else 2 * self.sign
+        b.emit("tensor_scalar", values, found, op0="multiply", imm0=scale)
+        b.emit("tensor_copy", where, places)
+        d.keep(self.values, self.stored, tile, self.k)
+        d.keep(self.index, self.where, tile, self.k)
