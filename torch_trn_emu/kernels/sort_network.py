@@ -9,13 +9,26 @@ What is compared are keys (`sort_keys.py`), in torch's order: NaN is larger than
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Instruction, Program, Role, affine, rows_of
+from ..isa import (
+    Access,
+    Affine,
+    Buffer,
+    Builder,
+    Engine,
+    Instruction,
+    Program,
+    Role,
+    affine,
+    rows_of,
+)
 from .limits import P
 from .pieces import Piece, pieces
+from .sort_exchange import SHARED, exchange
 from .sort_keys import PADDING, Keys
 
 __all__ = ["network_cycles", "sort_rows"]
@@ -23,6 +36,9 @@ __all__ = ["network_cycles", "sort_rows"]
 CHUNK = 4096  # elements of a partition that are sorted in SBUF (four tiles of them, and a mask)
 LEAST = 256  # elements of a chunk, where there are too few for all partitions (chosen)
 PIECE = 1024  # of two chunks that are compared at once (chosen)
+EDGES = 32  # parts of a power of two, of which rows in SBUF fill a number (chosen)
+# Of few pairs, of some and of many: what is not on GpSimd, and waiting for it (inferred).
+PASSES = (5, 4, 3.5)
 # Of an element and its place, to SBUF and back: 16 bytes at about 370 GB/s (inferred).
 MOVED_CYCLES = 0.04
 PASS_CYCLES = 6000  # that a pass over scratch memory takes at least, about 5 us (inferred)
@@ -35,27 +51,37 @@ def _power(n: int) -> int:
     return 1 << max(1, (n - 1).bit_length())
 
 
-def _chunk(rows: int, padded: int) -> int:
+def _chunk(rows: int, columns: int) -> int:
     """Elements of a row that one partition holds, so that it takes the least time."""
-    chunks = [min(padded, LEAST)]
-    while chunks[-1] < min(padded, CHUNK):
-        chunks.append(2 * chunks[-1])
-    return min(chunks, key=lambda chunk: _cycles(rows, padded, chunk))
+    most = min(_power(columns), CHUNK)
+    chunks = [LEAST << k for k in range(16) if LEAST << k <= most] or [most]
+    return min(chunks, key=lambda chunk: _cycles(rows, columns, chunk))
 
 
-def _cycles(rows: int, padded: int, chunk: int) -> float:
-    """Vector cycles: five passes of float32 over half the elements, two each."""
-    depth, inside = padded.bit_length() - 1, chunk.bit_length() - 1
+def _length(rows: int, columns: int, chunk: int) -> int:
+    """Elements that a row is filled up to: a power of two, if several rows have several chunks."""
+    padded = _power(columns)
+    if chunk == padded:
+        edge = max(2, padded // EDGES)
+        return edge * ceil(columns / edge)
+    return chunk * ceil(columns / chunk) if rows == 1 else padded
+
+
+def _cycles(rows: int, columns: int, chunk: int) -> float:
+    """Vector cycles: passes of float32 over half the elements, two each."""
+    depth, inside = _power(columns).bit_length() - 1, chunk.bit_length() - 1
     steps, passes = depth * (depth + 1) / 2, depth - inside
-    moved = MOVED_CYCLES * rows * padded
-    work = ceil(rows * (padded // chunk) / P) * chunk * 5 * steps
+    length = _length(rows, columns, chunk)
+    moved = MOVED_CYCLES * rows * length
+    width, pairs = min(chunk, length), chunk // 2
+    each = PASSES[(pairs >= SHARED) + (pairs >= 2 * SHARED)]
+    work = ceil(rows * ceil(length / chunk) / P) * width * each * steps
     return work + max(2 * PASS_CYCLES, moved) * passes * (passes + 1) / 2 + moved * passes
 
 
 def network_cycles(rows: int, columns: int) -> float:
     """Vector cycles of sorting rows."""
-    padded = _power(columns)
-    return _cycles(rows, padded, _chunk(rows, padded))
+    return _cycles(rows, columns, _chunk(rows, columns))
 
 
 def sort_rows(
@@ -77,17 +103,20 @@ class _Sort:
         self.keys = Keys(b, sign, dtype)
         self.comparisons: dict[tuple[int, int, int, bool], list[Instruction]] = {}
         self.padded = _power(columns)
-        self.chunk = _chunk(rows, self.padded)
+        self.chunk = _chunk(rows, columns)
+        self.length = _length(rows, columns, self.chunk)
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
         self.values = b.hbm("values", (rows, self.count), dtype, Role.OUTPUT)
         self.index = b.hbm("index", (rows, self.count), "int32", Role.OUTPUT)
-        wide = self.chunk
+        self.width = wide = min(self.chunk, self.length)
         self.raw = b.sbuf("raw", wide, dtype)
         self.tiles: tuple[Pair, Pair] = tuple(  # type: ignore[assignment]
             (b.sbuf(f"values {k}", wide, "float32"), b.sbuf(f"places {k}", wide, "float32"))
             for k in range(2)
         )
-        self.mask = b.sbuf("exchanged", max(1, wide // 2), "float32")
+        self.mask, self.moved = (
+            b.sbuf(n, max(1, wide // 2), "float32", slots=2) for n in ("exchanged", "moved")
+        )
         self.whole = b.sbuf("whole", wide, "int32")
         self.column = b.sbuf("first column", 1, "float32")
         self.held: tuple[Pair, Pair]
@@ -101,7 +130,7 @@ class _Sort:
             return self.b.build()
         self.held = self._scratch()
         self._spread()
-        chunks = self.rows * self.padded // self.chunk
+        chunks = self.rows * self.length // self.chunk
         self._inside(chunks, lambda tiles, size: self._network(tiles, size))
         block = 2 * self.chunk
         while block <= self.padded:
@@ -121,13 +150,13 @@ class _Sort:
         """Keys of elements and their places; what a row lacks is larger than all."""
         b, (values, places) = self.b, self.tiles[0]
         size, count = piece.size, piece.count
-        if count < self.chunk:
-            b.emit("memset", rows_of(values, size, self.chunk), value=PADDING)
+        if count < self.width:
+            b.emit("memset", rows_of(values, size, self.width), value=PADDING)
         raw = rows_of(self.raw, size, count)
         b.load(raw, self._there(self.source, self.columns, piece))
         spare = rows_of(self.tiles[1][0], size, count)
         self.keys.make(rows_of(values, size, count), raw, spare)
-        whole, channel = rows_of(places, size, self.chunk), self.chunk if piece.along else 0
+        whole, channel = rows_of(places, size, self.width), self.chunk if piece.along else 0
         b.emit("iota", whole, channel=channel, step=1, base=0)
         if self.chunk < self.padded:
             b.emit("tensor_scalar", whole, whole, rows_of(self.column, size, 1), op0="add")
@@ -168,41 +197,64 @@ class _Sort:
     def _compare(
         self, tiles: tuple[Pair, Pair], size: int, apart: int, *, mirrored: bool
     ) -> tuple[Pair, Pair]:
-        """Elements `apart` from each other, or mirrored in blocks of twice that, put in order."""
+        """Elements `apart` from each other, or mirrored in blocks of twice that, put in order.
+
+        The larger goes to the later place, so what has no partner in the last block stays.
+        """
         source, to = tiles
         kind = self.tiles.index(source), size, apart, mirrored
+        self.b.fresh(self.mask, self.moved)
         if kind in self.comparisons:
             self.b.again(self.comparisons[kind])
             return to, source
-        blocks = self.chunk // (2 * apart)
-
-        def view(buffer: Buffer, upper: bool) -> Access:
-            offset, step = (0, 1) if not upper else (2 * apart - 1, -1) if mirrored else (apart, 1)
-            pattern = ((self.chunk, size), (2 * apart, blocks), (step, apart))
-            return Access(buffer=buffer, offset=Affine(offset), pattern=pattern)
-
-        lower, upper = ([view(t, u) for t in source] for u in (False, True))
-        outs = [[view(t, u) for t in to] for u in (False, True)]
-        mask = rows_of(self.mask, size, self.chunk // 2)
-        self.comparisons[kind] = self._exchange(lower, upper, outs, mask)
+        blocks, rest = divmod(self.width, 2 * apart)
+        base, pairs, made = blocks * 2 * apart, max(0, rest - apart), list[Instruction]()
+        if blocks:
+            ends = (0, 1), ((2 * apart - 1, -1) if mirrored else (apart, 1))
+            made += self._pairs_of(tiles, size, ends, (blocks, 2 * apart, apart), 0)
+        if pairs:
+            ends = ((base + 2 * apart - rest, 1), (base + rest - 1, -1)) if mirrored else (
+                (base, 1), (base + apart, 1))  # fmt: skip
+            made += self._pairs_of(tiles, size, ends, (1, 0, pairs), blocks * apart)
+        alone = rest - 2 * pairs
+        if alone:
+            first = base if mirrored else base + pairs
+            for one, other in zip(source, to, strict=True):
+                here, there = (rows_of(t, size, alone, first) for t in (one, other))
+                made.append(self.b.emit("tensor_copy", there, here, engine=Engine.SCALAR))
+        self.comparisons[kind] = made
         return to, source
 
-    def _exchange(
-        self, lower: list[Access], upper: list[Access], outs: list[list[Access]], mask: Access
-    ) -> list[Instruction]:
-        b, ((low, low_place), (high, high_place)) = self.b, outs
-        return [
-            b.emit("tensor_tensor", mask, lower[0], upper[0], op="greater"),
-            b.emit("tensor_tensor", low, lower[0], upper[0], op="min"),
-            b.emit("tensor_tensor", high, lower[0], upper[0], op="max"),
-            b.emit("select", low_place, mask, upper[1], lower[1]),
-            b.emit("select", high_place, mask, lower[1], upper[1]),
+    def _pairs_of(
+        self, tiles: tuple[Pair, Pair], size: int, ends: tuple[tuple[int, int], tuple[int, int]],
+        box: tuple[int, int, int], at: int,
+    ) -> list[Instruction]:  # fmt: skip
+        """Pairs of elements: where the first of each half is and its step; blocks, their distance
+        and pairs of each. `at` is where what is known of them is kept.
+        """
+        blocks, distance, count = box
+        lower, upper = (
+            [
+                Access(
+                    buffer=t,
+                    offset=Affine(offset),
+                    pattern=((t.row_elements, size), (distance, blocks), (step, count)),
+                )
+                for t in tiles[0]
+            ]
+            for offset, step in ends
+        )
+        outs = [
+            [replace(view, buffer=t) for view, t in zip(half, tiles[1], strict=True)]
+            for half in (lower, upper)
         ]
+        work = (rows_of(t, size, blocks * count, at) for t in (self.mask, self.moved))
+        return exchange(self.b, lower, upper, outs, *work)
 
     # --- over scratch memory ---
 
     def _scratch(self) -> tuple[Pair, Pair]:
-        size = (self.rows * self.padded,)
+        size = (self.rows * self.length,)
         names = [(f"values in memory {k}", f"places in memory {k}") for k in range(2)]
         a, c = [tuple(self.b.hbm(n, size, "float32", Role.SCRATCH) for n in two) for two in names]
         wide = min(PIECE, self.chunk)
@@ -212,7 +264,9 @@ class _Sort:
                    for what in ("values", "places")]
             for kind in kinds
         }  # fmt: skip
-        self.greater = self.b.sbuf("greater", wide, "float32")
+        self.greater, self.apart = (
+            self.b.sbuf(n, wide, "float32", slots=2) for n in ("greater", "apart")
+        )
         return a, c  # type: ignore[return-value]
 
     def _spread(self) -> None:
@@ -224,14 +278,13 @@ class _Sort:
             self._bring(piece)
             gone = piece.count * (piece.size if piece.along else 1)
             b.emit("tensor_scalar", column, column, op0="add", imm0=float(gone))
-            self._keep(piece.row * self.padded + piece.at, self._pitch(piece), piece.size, held)
-        filled = ceil(self.columns / self.chunk) * self.chunk
-        if filled == self.padded:
+            self._keep(piece.row * self.length + piece.at, self._pitch(piece), piece.size, held)
+        if (filled := ceil(self.columns / self.chunk) * self.chunk) == self.length:
             return
         for tile in self.tiles[0]:
             self._fill(rows_of(tile, P, self.chunk), PADDING)
-        for piece in pieces(b, self.rows, self.chunk, self.padded - filled):
-            at = piece.row * self.padded + piece.at + filled
+        for piece in pieces(b, self.rows, self.chunk, self.length - filled):
+            at = piece.row * self.length + piece.at + filled
             self._keep(at, self._pitch(piece), piece.size, held)
 
     def _fill(self, to: Access, value: float) -> None:
@@ -239,7 +292,7 @@ class _Sort:
 
     def _pitch(self, piece: Piece) -> int:
         """From a partition's chunk to the next one's, in scratch memory."""
-        return self.chunk if piece.along else self.padded
+        return self.chunk if piece.along else self.length
 
     def _keep(
         self, at: Affine, pitch: int, size: int, held: Pair, *, tiles: Pair | None = None,
@@ -268,36 +321,55 @@ class _Sort:
         """Chunks `apart` elements from each other, or mirrored in blocks of twice that."""
         wide = min(PIECE, self.chunk)
         block, last = 2 * apart, 2 * apart - wide
-        for low, pitch, size in self._pairs(apart):
+        for base, along, pitch, size in self._pairs(apart, mirrored):
             with self.b.loop(self.chunk // wide) as piece:
-                below = low.base + low.along + piece * wide
+                below = base + along + piece * wide
                 if mirrored:
-                    above = low.base + last + (low.along + piece * wide) * -1
+                    above = base + last + (along + piece * wide) * -1
                     pitches = pitch, -pitch if pitch < block else pitch
                 else:
                     above, pitches = below + apart, (pitch, pitch)
                 self._piece((below, above), pitches, size, wide, mirrored)
+        self._stay(apart, mirrored)
         self.held = self.held[1], self.held[0]
 
-    def _pairs(self, apart: int) -> Iterator[tuple[Any, int, int]]:
-        """(where the lower chunks are, their distance, how many) with one pair a partition."""
+    def _pairs(self, apart: int, mirrored: bool) -> Iterator[tuple[Affine, Affine, int, int]]:
+        """One pair a partition: the first block, how far in it the lower chunk is, from a chunk to
+        the next, and how many.
+        """
         b, block = self.b, 2 * apart
-        blocks, halves = self.rows * self.padded // block, apart // self.chunk
+        blocks, rest = divmod(self.rows * self.length, block)
+        halves = apart // self.chunk
         if halves >= blocks:  # partitions along a block
             with b.loop(blocks) as number:
                 for along, size in b.tiles(halves, P):
-                    yield _Place(number * block, along * self.chunk), self.chunk, size
-            return
-        with b.loop(halves) as along:
-            for number, size in b.tiles(blocks, P):
-                yield _Place(number * block, along * self.chunk), block, size
+                    yield number * block, along * self.chunk, self.chunk, size
+        else:
+            with b.loop(halves) as along:
+                for number, size in b.tiles(blocks, P):
+                    yield number * block, along * self.chunk, block, size
+        first = block - rest if mirrored else 0  # of the last block, which lacks some chunks
+        for along, size in b.tiles(max(0, rest - apart) // self.chunk, P):
+            yield Affine(blocks * block), along * self.chunk + first, self.chunk, size
+
+    def _stay(self, apart: int, mirrored: bool) -> None:
+        """Chunks of the last block that have no partner."""
+        blocks, rest = divmod(self.rows * self.length, 2 * apart)
+        pairs = max(0, rest - apart)
+        count = (rest - 2 * pairs) // self.chunk
+        if count:
+            at = Affine(blocks * 2 * apart + (0 if mirrored else pairs))
+            pattern = ((self.chunk, count), (1, self.chunk))
+            for here, there in zip(*self.held, strict=True):
+                one, other = (Access(buffer=t, offset=at, pattern=pattern) for t in (here, there))
+                self.b.emit("dma_copy", other, one, queue=f"store {there.name}")
 
     def _piece(
         self, starts: tuple[Affine, Affine], pitches: tuple[int, int], size: int, wide: int,
         mirrored: bool,
     ) -> None:  # fmt: skip
         b, (source, to) = self.b, self.held
-        b.fresh(*(t for tiles in self.pieces.values() for t in tiles))
+        b.fresh(*(t for tiles in self.pieces.values() for t in tiles), self.greater, self.apart)
 
         def there(hbm: Buffer, upper: bool) -> Access:
             pattern = ((pitches[upper], size), (1, wide))
@@ -314,7 +386,8 @@ class _Sort:
             [view(t, kind in ("upper", "larger")) for t in self.pieces[kind]]
             for kind in ("lower", "upper", "smaller", "larger")
         )
-        self._exchange(lower, upper_, [smaller, larger], rows_of(self.greater, size, wide))
+        work = (rows_of(t, size, wide) for t in (self.greater, self.apart))
+        exchange(self.b, lower, upper_, [smaller, larger], *work)
         for kind, upper in (("smaller", False), ("larger", True)):
             for tile, hbm in zip(self.pieces[kind], to, strict=True):
                 b.store(there(hbm, upper), rows_of(tile, size, wide))
@@ -322,13 +395,6 @@ class _Sort:
     def _gather(self) -> None:
         """What is asked of every row from scratch memory into the results."""
         for piece in pieces(self.b, self.rows, self.chunk, self.count):
-            at, pitch = piece.row * self.padded + piece.at + self.first, self._pitch(piece)
+            at, pitch = piece.row * self.length + piece.at + self.first, self._pitch(piece)
             self._keep(at, pitch, piece.size, self.held[0], load=True, count=piece.count)
             self._store(piece, self.tiles)
-
-
-class _Place:
-    """A lower chunk: its block's first element, and how far in the block it is."""
-
-    def __init__(self, base: Affine, along: Affine) -> None:
-        self.base, self.along = base, along
