@@ -47,7 +47,7 @@ def test_topk(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64], ids=str)
 @pytest.mark.parametrize("largest", [True, False])
-@pytest.mark.parametrize(("rows", "columns", "k"), [(3, 300, 5), (32, 128, 1), (1, 130, 12)])
+@pytest.mark.parametrize(("rows", "columns", "k"), [(3, 300, 5), (32, 128, 2), (1, 130, 12)])
 def test_few_rows_are_cut_over_the_partitions(
     rows: int, columns: int, k: int, largest: bool, dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
@@ -174,10 +174,12 @@ def test_long_rows_fit(shape: tuple[int, int], chip: str) -> None:
 
 
 def test_two_passes_over_a_row_for_eight() -> None:
-    """The sign, two rounds of max8 and nc_match_replace8 over 4,000 columns, the sign again."""
+    """Two rounds of max8 and nc_match_replace8 over 4,000 columns, the sign and a copy of places;
+    what is compared is made on the Scalar engine.
+    """
     (program,) = lowered(call_of(aten.topk.default, random(128, 4000), 10))
     busy = price(program, CHIP).engine_busy_s(Engine.VECTOR)
-    assert busy * 1.2e9 == pytest.approx(4000 + 2 * 2 * 4000 + 64)
+    assert busy * 1.2e9 == pytest.approx(2 * 2 * 4000 + 2 * 64)
 
 
 def test_few_are_taken_by_eights_and_many_by_a_network() -> None:

@@ -69,3 +69,39 @@ def test_they_take_a_few_times_their_bytes(chip: str) -> None:
 
 def _copied(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(-1, -2).contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [
+        ((40, 20, 33), (2, 1, 0)),
+        ((16, 70, 1, 33), (3, 2, 1, 0)),
+        ((5, 16, 9, 33), (3, 2, 1, 0)),
+        ((6, 40, 30, 4), (0, 3, 2, 1)),
+        ((40, 20, 33), (1, 2, 0)),
+        ((4, 10, 20, 33), (2, 3, 0, 1)),
+    ],
+    ids=str,
+)
+def test_any_order_of_dimensions(
+    shape: tuple[int, ...], order: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """The last dimension is turned, then runs of it are moved, or what lies together is one."""
+    x = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
+    clone: Any = torch.ops.aten.clone.default
+    dense = partial(clone, memory_format=torch.contiguous_format)
+    cores, pairs = computed("clone", dense, x.permute(order))
+    assert cores
+    for made, expected in pairs:
+        assert torch.equal(made, expected)
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn3"])
+def test_reversed_dimensions_take_a_few_times_their_bytes(chip: str) -> None:
+    """It was a descriptor for each element: up to 115 times."""
+    rate = get_chip(chip).hbm_bytes_per_s_per_core() * get_chip(chip).check_lnc(None)
+    for shape in ((64, 1024, 33), (64, 300, 129), (128, 4, 512)):
+        x = torch.empty(shape, device="meta")
+        took = estimate(lambda x: x.permute(2, 1, 0).contiguous(), x, chip=chip).device_us
+        assert took < 30 + 10 * x.numel() * 4 / rate * 1e6, shape

@@ -6,10 +6,11 @@ max8 and the instruction that says where its eight were work on a row at a time.
 
 from math import ceil
 
+from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role
 from .columns import Columns, Tile
 from .limits import P
-from .sort_keys import INFINITE, PADDING, SEARCHED
+from .sort_keys import PADDING, SEARCHED, halved
 
 __all__ = ["eights_of_rows"]
 
@@ -17,20 +18,22 @@ TOGETHER = 2048  # elements of a partition's rows, if it has several (chosen)
 
 
 def eights_of_rows(
-    rows: int, columns: int, stored: range, *, sign: float, dtype: str, cores: int = 1
+    rows: int, columns: int, stored: range, *, sign: float, chip: Chip, dtype: str, cores: int = 1
 ) -> Program:
     """values[r, :], index[r, :] = those `stored` of the ordered in[r, :] * sign, times sign, and
     where. A partition holds a row whole.
     """
     b = Builder(f"top {stored.stop} of {rows}x{columns}", cores=cores)
     d = Columns(b, rows, columns, 1, together=max(TOGETHER, columns), least=0)
-    return _Eights(d, columns, stored, sign, dtype).build()
+    return _Eights(d, columns, stored, sign, chip, dtype).build()
 
 
 class _Eights:
-    def __init__(self, d: Columns, columns: int, stored: range, sign: float, dtype: str) -> None:
+    def __init__(
+        self, d: Columns, columns: int, stored: range, sign: float, chip: Chip, dtype: str
+    ) -> None:
         self.d, self.b, b = d, d.b, d.b
-        self.columns, self.sign = columns, sign
+        self.columns, self.sign, self.chip = columns, sign, chip
         self.first, self.k = stored.start, len(stored)
         self.rounds = ceil(stored.stop / 8)
         self.each, self.held = 8 * self.rounds, max(8, columns)
@@ -75,8 +78,8 @@ class _Eights:
             b.emit("memset", whole, engine=Engine.GPSIMD, value=-PADDING)
         keys = self._of(self.data, tile, self.held, self.columns)
         raw = self._of(self.raw, tile, self.columns, self.columns)
-        b.emit("tensor_scalar", keys, raw, engine=Engine.SCALAR, op0="multiply",
-               imm0=self.sign / 2, op1="max", imm1=-INFINITE)  # fmt: skip
+        bounded = self.rounds > 1 or self.held > self.columns
+        halved(b, keys, raw, sign=self.sign, bounded=bounded, chip=self.chip)
 
     def _search(self, tile: Tile) -> None:
         """Of a single eight, equal elements are found in the order in which they are."""

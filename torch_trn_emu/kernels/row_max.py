@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from math import ceil, inf
 
 from ..chip import Chip
-from ..isa import Access, Affine, Builder, Engine, Program, Role, elements_of, rows_of
+from ..isa import Access, Affine, Builder, Program, Role, elements_of, rows_of
 from .entries import integers
 from .limits import WIDE, P, evenly
 from .sort_keys import SEARCHED
@@ -133,8 +133,7 @@ class _Largest:
                             at=r0 * self.columns)  # fmt: skip
         b.emit("dma_gather", there, table, number, queue="gather")
         if self.turned:
-            b.emit("tensor_scalar", searched, there, engine=Engine.SCALAR, op0="multiply",
-                   imm0=self.sign)  # fmt: skip
+            b.emit("activation", searched, there, op="copy", scale=self.sign)
         b.emit("nc_find_index8", where, searched, eight)
         b.emit("tensor_tensor", place, start, rows_of(self.where, parts, 1), op="add")
 

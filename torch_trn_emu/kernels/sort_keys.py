@@ -7,14 +7,30 @@ maximum of NaN and a number is, is not public, so NaN must not meet it.
 
 from math import nan
 
+from ..chip import Chip
 from ..formats import FORMATS
-from ..isa import Access, Builder
+from ..isa import Access, Builder, Engine
 
-__all__ = ["INFINITE", "PADDING", "SEARCHED", "Keys"]
+__all__ = ["INFINITE", "PADDING", "SEARCHED", "Keys", "halved"]
 
 SEARCHED = ("float32", "bfloat16", "float16")  # what max8 reads (documented)
 
 INFINITE, NOT_A_NUMBER, PADDING = 2.0e38, 2.5e38, 3.0e38  # the largest finite key is 1.7e38
+
+
+def halved(
+    b: Builder, to: Access, source: Access, *, sign: float, bounded: bool, chip: Chip
+) -> None:
+    """Keys of numbers times `sign` for max8, where NaN is found as the engines order it.
+
+    bounded  infinity too is more than what rows are filled up with
+    """
+    if not bounded:
+        b.emit("activation", to, source, op="copy", scale=sign / 2)
+        return
+    engine = Engine.SCALAR if chip.nc_version >= 4 else Engine.VECTOR
+    b.emit("tensor_scalar", to, source, engine=engine, op0="multiply", imm0=sign / 2, op1="max",
+           imm1=-INFINITE)  # fmt: skip
 
 
 class Keys:

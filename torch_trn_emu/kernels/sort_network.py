@@ -35,7 +35,7 @@ __all__ = ["network_cycles", "sort_rows"]
 
 CHUNK = 4096  # elements of a partition that are sorted in SBUF (four tiles of them, and a mask)
 LEAST = 256  # elements of a chunk, where there are too few for all partitions (chosen)
-PIECE = 1024  # of two chunks that are compared at once (chosen)
+PIECE = 512  # of two chunks that are compared at once (chosen)
 EDGES = 32  # parts of a power of two, of which rows in SBUF fill a number (chosen)
 # Of few pairs, of some and of many: what is not on GpSimd, and waiting for it (inferred).
 PASSES = (5, 4, 3.5)
@@ -115,7 +115,8 @@ class _Sort:
             for k in range(2)
         )
         self.mask, self.moved = (
-            b.sbuf(n, max(1, wide // 2), "float32", slots=2) for n in ("exchanged", "moved")
+            b.sbuf(n, max(wide // 2, min(PIECE, wide)), "float32", slots=2)
+            for n in ("exchanged", "moved")
         )
         self.whole = b.sbuf("whole", wide, "int32")
         self.column = b.sbuf("first column", 1, "float32")
@@ -264,9 +265,6 @@ class _Sort:
                    for what in ("values", "places")]
             for kind in kinds
         }  # fmt: skip
-        self.greater, self.apart = (
-            self.b.sbuf(n, wide, "float32", slots=2) for n in ("greater", "apart")
-        )
         return a, c  # type: ignore[return-value]
 
     def _spread(self) -> None:
@@ -369,7 +367,7 @@ class _Sort:
         mirrored: bool,
     ) -> None:  # fmt: skip
         b, (source, to) = self.b, self.held
-        b.fresh(*(t for tiles in self.pieces.values() for t in tiles), self.greater, self.apart)
+        b.fresh(*(t for tiles in self.pieces.values() for t in tiles), self.mask, self.moved)
 
         def there(hbm: Buffer, upper: bool) -> Access:
             pattern = ((pitches[upper], size), (1, wide))
@@ -386,7 +384,7 @@ class _Sort:
             [view(t, kind in ("upper", "larger")) for t in self.pieces[kind]]
             for kind in ("lower", "upper", "smaller", "larger")
         )
-        work = (rows_of(t, size, wide) for t in (self.greater, self.apart))
+        work = (rows_of(t, size, wide) for t in (self.mask, self.moved))
         exchange(self.b, lower, upper_, [smaller, larger], *work)
         for kind, upper in (("smaller", False), ("larger", True)):
             for tile, hbm in zip(self.pieces[kind], to, strict=True):

@@ -11,6 +11,7 @@ from ..kernels.transpose import transpose
 from ..kernels.transpose_narrow import transpose_narrow
 from ..timing import price
 from .elementwise import conversion, elementwise
+from .faster import faster
 from .op import HostTransfer, Lowered, flat
 
 __all__ = [
@@ -43,13 +44,60 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
         return _converted(source, to, target)
     if source.numel != to.numel:  # broadcast
         return (elementwise("copy", [], [source], to, target),)
+    source, to = _merged(source, to)
     for t in (source, to):
         if turned := [*_by_blocks(t, source, to, target), *_by_runs(t, source, to, target)]:
             turned += [_moved(source, to, target)] * (to.numel <= SMALL)
             return (min(turned, key=lambda program: price(program, target.chip).total_s),)
     if min(map(longest_run, (source, to))) < to.numel:
-        return (_moved(source, to, target),)
+        return faster([(_moved(source, to, target),), *_by_turns(source, to, target)], target)
     return (elementwise("copy", [], [flat(source, to.numel)], flat(to, to.numel), target),)
+
+
+def _merged(source: TensorArg, to: TensorArg) -> tuple[TensorArg, TensorArg]:
+    """Dimensions that lie together in both tensors as one, without those of one element."""
+    both = source, to
+    if source.shape != to.shape or any(v.shape != t.shape for t in both for v in t.views):
+        return both
+    layouts = [t.strides for t in both] + [v.strides for t in both for v in t.views]
+    ends: list[int] = []  # the last dimension of each that remains
+    sizes: list[int] = []
+    for d, size in enumerate(to.shape):
+        if size == 1:
+            continue
+        if ends and all(strides[ends[-1]] == size * strides[d] for strides in layouts):
+            ends[-1], sizes[-1] = d, sizes[-1] * size
+        else:
+            ends.append(d)
+            sizes.append(size)
+
+    def seen(strides: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(strides[d] for d in ends)
+
+    shape = tuple(sizes)
+    first, second = (
+        replace(t, shape=shape, strides=seen(t.strides),
+                views=tuple(replace(v, shape=shape, strides=seen(v.strides)) for v in t.views))
+        for t in both
+    )  # fmt: skip
+    return first, second
+
+
+def _by_turns(source: TensorArg, to: TensorArg, target: Target) -> Iterator[tuple[Program, ...]]:
+    """What is moved element by element: the result's last dimension is made the last one of all,
+    then moved in runs.
+    """
+    last = len(to.shape) - 1
+    if last < 2 or to.numel <= SMALL or longest_run(to) < to.shape[last]:
+        return
+    in_memory = sorted(range(last), key=lambda d: -source.strides[d])
+    if longest_run(permuted(source, [in_memory[-1]])) == 1 or source.strides[last] == 1:
+        return
+    order = [*in_memory, last]
+    turned = made(f"{to.numel} turned", tuple(to.shape[d] for d in order), to.torch_dtype)
+    back = permuted(turned, [order.index(d) for d in range(last + 1)])
+    first = copied(permuted(source, order), turned, target)
+    yield (*first, *copied(back, to, target))
 
 
 def _moved(source: TensorArg, to: TensorArg, target: Target) -> Program:

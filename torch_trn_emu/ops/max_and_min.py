@@ -12,9 +12,10 @@ from ..kernels.eights_of_rows import eights_of_rows
 from ..kernels.limits import WIDE, P
 from ..kernels.row_max import LEAST, largest_of_rows
 from .elementwise import lower_elementwise
+from .faster import faster
 from .op import Lowered, Lowering
 from .reductions import collapsed, order_of, reduced_dims, reduction, simple
-from .row_by_row import faster, few_or_many, row_by_row
+from .row_by_row import few_or_many, row_by_row
 from .sorting import few, select_largest
 
 __all__ = ["extreme", "largest"]
@@ -42,8 +43,7 @@ def _largest_of_many(rows: int, columns: int, *, sign: float, **options: Any) ->
     """A partition has whole rows, or works through a long one."""
     target, ways = Target(options["chip"], options["cores"]), []
     if columns <= WIDE:
-        given = {n: options[n] for n in ("dtype", "cores")}
-        ways.append((eights_of_rows(rows, columns, range(1), sign=sign, **given),))
+        ways.append((eights_of_rows(rows, columns, range(1), sign=sign, **options),))
     if columns >= LEAST:
         ways.append((largest_of_rows(rows, columns, sign=sign, **options),))
     return faster(ways, target)[0]

@@ -18,10 +18,10 @@ from ..kernels.reduce_spread import moments_spread, reduce_spread, spreads
 from ..kernels.rows.layout import lies_in_rows
 from ..kernels.variance import moments_of_columns, moments_of_rows
 from .elementwise import flattened, lower_elementwise
+from .faster import faster
 from .foreach import reduce_each
 from .normalization import ROW_OPS, row_op
 from .op import Lowered, Lowering, around, flat
-from .row_by_row import faster
 
 __all__ = [
     "all_equal",

@@ -11,12 +11,12 @@ from ..calls.labels import labelled, made, permuted
 from ..isa import Program
 from ..kernels.columns import are_short
 from ..kernels.pointwise import constant, copy, pointwise
-from ..timing import price
 from .copies import copied
 from .elementwise import conversion
+from .faster import faster
 from .op import Lowered, Lowering, around, flat
 
-__all__ = ["along_last", "down", "faster", "few_or_many", "of_rows", "row_by_row", "unchanged"]
+__all__ = ["along_last", "down", "few_or_many", "of_rows", "row_by_row", "unchanged"]
 
 Programs = tuple[Program, ...]
 
@@ -95,16 +95,6 @@ def down(
     shared = {} if outer >= target.cores else split
     ways: list[Programs] = [(labelled(program, held, outer=shared),) for program in columns]
     return faster([*ways, along_last(x, dim, outs, along, target)], target)
-
-
-def faster(ways: Sequence[Programs], target: Target) -> Programs:
-    """The programs that take the least time; the first of equals."""
-    start = target.chip.launch.kernel_overhead_s  # once for all programs of a launch
-
-    def took(programs: Programs) -> float:
-        return sum(price(p, target.chip).total_s - start for p in programs)
-
-    return min(ways, key=took)
 
 
 def along_last(

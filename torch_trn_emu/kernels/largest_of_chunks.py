@@ -1,0 +1,263 @@
+"""The largest of every row, eight at a time: of its chunks, and of what they give as one row."""
+
+from collections.abc import Iterator
+from math import ceil, inf
+
+from ..chip import Chip
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from .limits import P, evenly
+from .sort_keys import PADDING, SEARCHED, halved
+
+__all__ = ["Largest", "LargestOfFew", "eights"]
+
+
+def eights(k: int) -> int:
+    """What is found of k: a multiple of eight."""
+    return 8 * ceil(k / 8)
+
+
+class Largest:
+    def __init__(
+        self,
+        b: Builder,
+        rows: int,
+        columns: int,
+        stored: range,
+        sign: float,
+        chip: Chip,
+        dtype: str,
+        wide: int,
+        most: int,
+    ) -> None:
+        """A partition has `wide` columns of a row at once, and works on `most` of them."""
+        self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
+        self.chip = chip
+        self.first, self.k = stored.start, len(stored)
+        self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
+        self.values = b.hbm("values", (rows, self.k), dtype, Role.OUTPUT)
+        self.index = b.hbm("index", (rows, self.k), "int32", Role.OUTPUT)
+        self.each, self.wide = eights(stored.stop), wide
+        self.chunks = ceil(columns / self.wide)
+        self.tile = evenly(wide, most)  # columns that it works on
+        self.held = max(self.tile, self.each)
+        self.raw = b.sbuf("raw", self.tile, dtype, slots=2)
+        shortest = min(self.tile, wide % self.tile or wide, columns % wide or wide)
+        self.bounded = not self.each == 8 <= shortest  # something is taken out or filled up
+        self.plain = not self.bounded and sign == 1 and dtype in SEARCHED
+        self.data = self.raw if self.plain else b.sbuf("data", self.held, "float32", slots=2)
+        total = self.chunks * self.each
+        slots = 2 if self.chunks == 1 else 1
+        self.found = b.sbuf("found", total, "float32", slots=slots)
+        self.places = b.sbuf("places", total, "int32", slots=slots)
+        if self.chunks > 1:
+            self.merged = b.sbuf("merged", self.each, "float32", slots=2)
+            self.of, self.picked = (
+                b.sbuf(n, self.each, "int32", slots=2) for n in ("of", "picked")
+            )
+            self.column = b.sbuf("first column", 1, "float32", slots=2)
+        self.stored = b.sbuf("stored", self.k, dtype, slots=2)
+
+    def build(self) -> Program:
+        b = self.b
+        for r0, size in b.tiles(self.rows, P):
+            b.fresh(self.found, self.places, self.stored)
+            if self.chunks > 1:
+                b.fresh(self.column)
+                b.emit("memset", rows_of(self.column, size, 1), value=0.0)
+            for number, c0, count in b.parts(self.columns, self.wide):
+                self._chunk(r0, number, c0, size, count)
+            self._store(r0, size)
+        return b.build()
+
+    def _store(self, r0: Affine, size: int) -> None:
+        b, at = self.b, r0 * self.k
+        best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
+        to, found = rows_of(self.stored, size, self.k), rows_of(best, size, self.k, self.first)
+        b.emit(
+            "tensor_scalar", to, found, op0="multiply", imm0=1.0 if self.plain else 2 * self.sign
+        )
+        b.store(rows_of(self.values, size, self.k, at), to)
+        b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k, self.first))
+
+    def _chunk(self, r0: Affine, number: Affine, c0: Affine, size: int, count: int) -> None:
+        """The largest of a chunk, counted in columns of the row."""
+        b, held = self.b, max(count, self.each)
+        b.fresh(*{self.raw, self.data})
+        raw = rows_of(self.raw, size, count)
+        b.load(raw, rows_of(self.source, size, count, r0 * self.columns + c0))
+        if held > count:
+            b.emit("memset", rows_of(self.data, size, held), value=-PADDING)
+        self._key(rows_of(self.data, size, count), raw)
+        start = number * self.each
+        self._rounds(self.data, held, size, self.found, self.places, start)
+        if self.chunks > 1:
+            found, column = (
+                rows_of(self.places, size, self.each, start),
+                rows_of(self.column, size, 1),
+            )
+            b.emit("tensor_scalar", found, found, column, op0="add")
+            b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
+
+    def _key(self, to: Access, source: Access) -> None:
+        if not self.plain:
+            bounded = self.bounded
+            halved(self.b, to, source, sign=self.sign, bounded=bounded, chip=self.chip)
+
+    def _rounds(
+        self, data: Buffer, count: int, size: int, found: Buffer, places: Buffer, start: Affine
+    ) -> None:
+        """The largest eight, taken out, until there are enough.
+
+        Of a single eight, equal elements are found in the order in which they are.
+        """
+        b, whole = self.b, rows_of(data, size, count)
+        if self.each == 8:
+            eight, where = rows_of(found, size, 8, start), rows_of(places, size, 8, start)
+            b.emit("max8", eight, whole)
+            b.emit("nc_find_index8", where, whole, eight)
+            return
+        with b.loop(self.each // 8) as turn:
+            eight = rows_of(found, size, 8, start + turn * 8)
+            b.emit("max8", eight, whole)
+            where = rows_of(places, size, 8, start + turn * 8)
+            b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-PADDING)
+
+    def _merge(self, size: int) -> tuple[Buffer, Buffer]:
+        """The largest of what the chunks gave, and the columns that those came from."""
+        found = self.merged, self.of, self.picked
+        return self._largest_of(self.found, self.places, self.chunks * self.each, size, found)
+
+    def _largest_of(
+        self, values: Buffer, places: Buffer, total: int, size: int,
+        made: tuple[Buffer, Buffer, Buffer],
+    ) -> tuple[Buffer, Buffer]:  # fmt: skip
+        b, (merged, of, picked) = self.b, made
+        b.fresh(merged, of, picked)
+        self._rounds(values, total, size, merged, of, Affine())
+        columns, there = rows_of(places, size, total), rows_of(of, size, self.each)
+        b.emit("nc_n_gather", rows_of(picked, size, self.each), columns, there)
+        return merged, picked
+
+
+class LargestOfFew(Largest):
+    """Few rows: each is cut over several partitions, whose largest come together in one.
+
+    Partitions have a row's pieces one after the other; or all rows' first pieces, then their
+    second ones, where pieces differ and are fewer than rows: those of a kind are one transfer.
+    """
+
+    def __init__(
+        self,
+        b: Builder,
+        rows: int,
+        columns: int,
+        stored: range,
+        sign: float,
+        chip: Chip,
+        dtype: str,
+        wide: int,
+        most: int,
+    ) -> None:
+        super().__init__(b, rows, columns, stored, sign, chip, dtype, wide, most)
+        self.most = min(rows, P // self.chunks)  # rows at once
+        self.by_piece = columns % wide > 0 and self.chunks < self.most
+        self.tiles = list(range(0, wide, self.tile))  # where those of a piece begin
+        total = len(self.tiles) * self.each
+        self.of_tiles = b.sbuf("of tiles", total, "float32", slots=2)
+        self.places_there = b.sbuf("places there", total, "int32", slots=2)
+        if len(self.tiles) > 1:
+            self.made = (
+                b.sbuf("of parts", self.each, "float32", slots=2),
+                b.sbuf("of which tile", self.each, "int32", slots=2),
+                b.sbuf("places in parts", self.each, "int32", slots=2),
+            )
+        self.start = b.sbuf("start", 1, "float32")
+
+    def build(self) -> Program:
+        b = self.b
+        self._starts()
+        for r0, size in b.tiles(self.rows, self.most):
+            b.fresh(self.found, self.places, self.stored, self.of_tiles, self.places_there)
+            parts = (self.most if self.by_piece else size) * self.chunks
+            for k, c0 in enumerate(self.tiles):
+                self._tile((r0, size), parts, k * self.each, c0)
+            found = self.of_tiles, self.places_there
+            if len(self.tiles) > 1:
+                found = self._largest_of(*found, len(self.tiles) * self.each, parts, self.made)
+            self._join(size, parts, *found)
+            self._store(r0, size)
+        return b.build()
+
+    def _tile(self, rows: tuple[Affine, int], parts: int, at: int, c0: int) -> None:
+        """The largest of the columns of each piece from c0 on, counted in columns of the piece."""
+        b, count = self.b, min(self.tile, self.wide - c0)
+        left = max(0, min(count, self.columns % self.wide - c0))  # of the last piece
+        b.fresh(*{self.raw, self.data})
+        raw, data = (rows_of(t, parts, count) for t in (self.raw, self.data))
+        if self.columns % self.wide == 0:
+            left = count
+        elif left < count or rows[1] < self.most:
+            b.emit("memset", raw, value=-inf * self.sign)  # as small as all can be
+        for there, here in self._transfers(*rows, c0, count, left):
+            b.load(here, there)
+        held = max(count, self.each)
+        if held > count:
+            b.emit("memset", rows_of(self.data, parts, held), value=-PADDING)
+        self._key(data, raw)
+        self._rounds(self.data, held, parts, self.of_tiles, self.places_there, Affine(at))
+        if c0:
+            found = rows_of(self.places_there, parts, self.each, at)
+            b.emit("tensor_scalar", found, found, op0="add", imm0=float(c0))
+
+    def _transfers(
+        self, r0: Affine, size: int, c0: int, count: int, left: int
+    ) -> Iterator[tuple[Access, Access]]:
+        """Columns of the pieces of rows, of which the last have `left`.
+
+        Of equal numbers the first are found, which are in the pieces before.
+        """
+        b, (full, rest), tile = self.b, divmod(self.columns, self.wide), self.tile
+        first, columns = r0 * self.columns + c0, self.columns
+
+        def there(at: Affine, pitch: int, lines: int, wide: int) -> Access:
+            return Access(buffer=self.source, offset=at, pattern=((pitch, lines), (1, wide)))
+
+        if not rest:
+            yield there(first, self.wide, size * full, count), rows_of(self.raw, size * full, count)
+        elif self.by_piece:
+            with b.loop(full) as j:
+                here = rows_of(self.raw, size, count, j * (self.most * tile))
+                yield there(first + j * self.wide, columns, size, count), here
+            if left:
+                here = rows_of(self.raw, size, left, full * self.most * tile)
+                yield there(first + full * self.wide, columns, size, left), here
+        else:
+            with b.loop(size) as r:
+                at, part = first + r * columns, r * (self.chunks * tile)
+                yield there(at, self.wide, full, count), rows_of(self.raw, full, count, part)
+                if left:
+                    here = rows_of(self.raw, 1, left, part + full * tile)
+                    yield there(at + full * self.wide, 1, 1, left), here
+
+    def _join(self, size: int, parts: int, values: Buffer, columns: Buffer) -> None:
+        """The candidates of a row's pieces beside each other, counted in columns of the row."""
+        b, pieces, each = self.b, self.chunks, self.each
+        there = rows_of(columns, parts, each)
+        b.emit("tensor_scalar", there, there, rows_of(self.start, parts, 1), op0="add")
+        for part, whole in ((values, self.found), (columns, self.places)):
+            if not self.by_piece:
+                to, source = rows_of(whole, size, pieces * each), rows_of(part, parts, each)
+                b.emit("dma_copy", to, source, queue="join")
+                continue
+            with b.loop(pieces) as j:
+                source = rows_of(part, size, each, j * (self.most * part.row_elements))
+                b.emit("dma_copy", rows_of(whole, size, each, j * each), source, queue="join")
+
+    def _starts(self) -> None:
+        """The column where each partition's piece starts: made in a partition, then spread."""
+        b, pieces = self.b, self.chunks
+        line = b.sbuf("first columns", pieces, "float32")
+        b.emit("iota", rows_of(line, 1, pieces), channel=0, step=self.wide, base=0)
+        kinds = ((1, pieces), (0, self.most)) if self.by_piece else ((0, self.most), (1, pieces))
+        of_all = Access(buffer=line, pattern=((pieces, 1), *kinds))
+        b.emit("dma_copy", rows_of(self.start, self.most * pieces, 1), of_all, queue="join")
