@@ -26,6 +26,7 @@ STEPS = {
     ("sum of the middle", 257): LINES,
     ("sum of the middle", 1025): LINES,
     ("sum of the middle", 2049): LINES,
+    ("sort", 1025): PASSES,
     ("sort", 2049): PASSES,
     ("sort", 4097): PASSES,
     ("sort", 8193): PASSES,

@@ -1,0 +1,79 @@
+"""Operators far above their limits, by kinds of sizes and dtypes: as far as documented."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+import torch_trn_emu
+from torch_trn_emu.chip import get_chip
+
+from .families import empty
+from .test_limits import PIPELINE_US
+
+TIMING = Path(__file__).parents[2] / "docs/timing.md"
+DTYPES = (torch.float32, torch.bfloat16)
+Shapes = tuple[tuple[int, ...], ...]
+MANY: Shapes = ((8192, 64), (4096, 1000), (511, 8193))
+FIRST: Shapes = (*MANY, (65, 4096, 33))
+ROW: Shapes = ((65_537,), (1_000_000,))
+SHORT: Shapes = ((65_536, 8), (40_000, 5))
+CALLS: dict[str, tuple[Callable[[torch.Tensor], Any], Shapes]] = {
+    "amax over the first dimension": (lambda x: x.amax(0), FIRST),
+    "any over the first dimension": (lambda x: x.any(0), FIRST),
+    "any of one row": (lambda x: x.any(), ROW),
+    "argmax over the first dimension": (lambda x: x.argmax(0), FIRST),
+    "topk of 2 along the first dimension": (lambda x: x.topk(2, 0), FIRST),
+    "topk of 2 in rows of at most 8": (lambda x: x.topk(2), SHORT),
+    "topk of 16": (lambda x: x.topk(16), MANY),
+    "topk of 50": (lambda x: x.topk(50), MANY),
+    "topk of 50 in one row": (lambda x: x.topk(50), ROW),
+    "sort of one row": (lambda x: x.sort(), ROW),
+    "median of one row": (lambda x: x.median(-1), ROW),
+    "nansum": (lambda x: x.nansum(-1), MANY),
+    "var over the first dimension": (lambda x: x.var(0), FIRST),
+    "var of one row": (lambda x: x.var(), ROW),
+    "softmax of one row": (lambda x: x.softmax(-1), ROW),
+    "cummax": (lambda x: x.cummax(-1), MANY),
+    "cummax along the first dimension": (lambda x: x.cummax(0), MANY),
+    "cumprod along the first dimension": (lambda x: x.cumprod(0), MANY),
+    "cumsum of one row": (lambda x: x.cumsum(-1), ROW),
+    "logcumsumexp": (lambda x: x.logcumsumexp(-1), MANY),
+}
+
+
+def documented() -> Mapping[str, float]:
+    section = TIMING.read_text().split("## Above the limits by size")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| ([\d,]+) \| [^|]{20,} \|$", section, re.MULTILINE)
+    return {name.strip(): float(times.replace(",", "")) for name, times in rows}
+
+
+def times_of_limit(call: Callable[[torch.Tensor], Any], shapes: Shapes) -> float:
+    """The most, of chips, dtypes and shapes; beside starts and the filling of pipelines."""
+    most = 0.0
+    for name in ("trn1", "trn3"):
+        chip = get_chip(name)
+        rate = chip.hbm_bytes_per_s_per_core() * chip.check_lnc(None)
+        for dtype in DTYPES:
+            for shape in shapes:
+                x = empty(*shape, dtype=dtype)
+                tensors = [x, *(t for t in tree_leaves(call(x)) if isinstance(t, torch.Tensor))]
+                limit_us = sum(t.numel() * t.element_size() for t in tensors) / rate * 1e6
+                made = torch_trn_emu.estimate(call, x, chip=name)
+                starts = chip.launch.kernel_overhead_s * 1e6 + PIPELINE_US
+                most = max(most, (made.device_us - starts) / limit_us)
+    return most
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_times_are_as_far_from_the_limits_as_documented(name: str) -> None:
+    said, found = documented()[name], times_of_limit(*CALLS[name])
+    assert 0.6 * said < found < said
+
+
+def test_every_reason_is_checked() -> None:
+    assert set(documented()) == set(CALLS)
