@@ -9,7 +9,6 @@ What is compared are keys (`sort_keys.py`), in torch's order: NaN is larger than
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -19,8 +18,6 @@ from ..isa import (
     Affine,
     Buffer,
     Builder,
-    Engine,
-    Instruction,
     Program,
     Role,
     affine,
@@ -28,7 +25,7 @@ from ..isa import (
 )
 from .limits import P
 from .pieces import Piece, pieces
-from .sort_exchange import SHARED, exchange
+from .sort_exchange import SHARED, Network, Pair, exchange
 from .sort_keys import PADDING, Keys
 
 __all__ = ["network_cycles", "sort_rows"]
@@ -43,8 +40,6 @@ PASSES = (5, 4, 3.5)
 MOVED_CYCLES = 0.04
 PASS_CYCLES = 6000  # that a pass over scratch memory takes at least, about 5 us (inferred)
 
-Pair = tuple[Buffer, Buffer]  # values and places
-
 
 def _power(n: int) -> int:
     """The next power of two."""
@@ -58,20 +53,18 @@ def _chunk(rows: int, columns: int) -> int:
     return min(chunks, key=lambda chunk: _cycles(rows, columns, chunk))
 
 
-def _length(rows: int, columns: int, chunk: int) -> int:
-    """Elements that a row is filled up to: a power of two, if several rows have several chunks."""
+def _length(columns: int, chunk: int) -> int:
+    """Elements that a row is filled up to: whole chunks, or parts of one."""
     padded = _power(columns)
-    if chunk == padded:
-        edge = max(2, padded // EDGES)
-        return edge * ceil(columns / edge)
-    return chunk * ceil(columns / chunk) if rows == 1 else padded
+    edge = max(2, padded // EDGES) if chunk == padded else chunk
+    return edge * ceil(columns / edge)
 
 
 def _cycles(rows: int, columns: int, chunk: int) -> float:
     """Vector cycles: passes of float32 over half the elements, two each."""
     depth, inside = _power(columns).bit_length() - 1, chunk.bit_length() - 1
     steps, passes = depth * (depth + 1) / 2, depth - inside
-    length = _length(rows, columns, chunk)
+    length = _length(columns, chunk)
     moved = MOVED_CYCLES * rows * length
     width, pairs = min(chunk, length), chunk // 2
     each = PASSES[(pairs >= SHARED) + (pairs >= 2 * SHARED)]
@@ -101,10 +94,9 @@ class _Sort:
         self.b, self.rows, self.columns = b, rows, columns
         self.first, self.count = stored.start, len(stored)
         self.keys = Keys(b, sign, dtype)
-        self.comparisons: dict[tuple[int, int, int, bool], list[Instruction]] = {}
         self.padded = _power(columns)
         self.chunk = _chunk(rows, columns)
-        self.length = _length(rows, columns, self.chunk)
+        self.length = _length(columns, self.chunk)
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
         self.values = b.hbm("values", (rows, self.count), dtype, Role.OUTPUT)
         self.index = b.hbm("index", (rows, self.count), "int32", Role.OUTPUT)
@@ -118,6 +110,7 @@ class _Sort:
             b.sbuf(n, max(wide // 2, min(PIECE, wide)), "float32", slots=2)
             for n in ("exchanged", "moved")
         )
+        self.network = Network(b, self.tiles, (self.mask, self.moved), self.chunk, wide)
         self.whole = b.sbuf("whole", wide, "int32")
         self.column = b.sbuf("first column", 1, "float32")
         self.held: tuple[Pair, Pair]
@@ -126,13 +119,13 @@ class _Sort:
         if self.chunk == self.padded:
             for r0, size in self.b.tiles(self.rows, P):
                 self._bring(Piece(row=r0, size=size, count=self.columns))
-                done = self._network(self.tiles, size)
+                done = self.network.sort(self.tiles, size)
                 self._store(Piece(row=r0, size=size, count=self.count), done, self.first)
             return self.b.build()
         self.held = self._scratch()
         self._spread()
         chunks = self.rows * self.length // self.chunk
-        self._inside(chunks, lambda tiles, size: self._network(tiles, size))
+        self._inside(chunks, self.network.sort)
         block = 2 * self.chunk
         while block <= self.padded:
             self._across(block // 2, mirrored=True)
@@ -140,7 +133,9 @@ class _Sort:
             while apart >= self.chunk:
                 self._across(apart, mirrored=False)
                 apart //= 2
-            self._inside(chunks, lambda tiles, size: self._merge(tiles, size, self.chunk // 2))
+            self._inside(
+                chunks, lambda tiles, size: self.network.merge(tiles, size, self.chunk // 2)
+            )
             block *= 2
         self._gather()
         return self.b.build()
@@ -178,80 +173,6 @@ class _Sort:
         b.store(self._there(self.values, self.count, piece), raw)
         b.store(self._there(self.index, self.count, piece), whole)
 
-    # --- in SBUF ---
-
-    def _network(self, tiles: tuple[Pair, Pair], size: int) -> tuple[Pair, Pair]:
-        """All of a partition in order; gives the tiles, the sorted one first."""
-        block = 2
-        while block <= self.chunk:
-            tiles = self._compare(tiles, size, block // 2, mirrored=True)
-            tiles = self._merge(tiles, size, block // 4)
-            block *= 2
-        return tiles
-
-    def _merge(self, tiles: tuple[Pair, Pair], size: int, apart: int) -> tuple[Pair, Pair]:
-        while apart:
-            tiles = self._compare(tiles, size, apart, mirrored=False)
-            apart //= 2
-        return tiles
-
-    def _compare(
-        self, tiles: tuple[Pair, Pair], size: int, apart: int, *, mirrored: bool
-    ) -> tuple[Pair, Pair]:
-        """Elements `apart` from each other, or mirrored in blocks of twice that, put in order.
-
-        The larger goes to the later place, so what has no partner in the last block stays.
-        """
-        source, to = tiles
-        kind = self.tiles.index(source), size, apart, mirrored
-        self.b.fresh(self.mask, self.moved)
-        if kind in self.comparisons:
-            self.b.again(self.comparisons[kind])
-            return to, source
-        blocks, rest = divmod(self.width, 2 * apart)
-        base, pairs, made = blocks * 2 * apart, max(0, rest - apart), list[Instruction]()
-        if blocks:
-            ends = (0, 1), ((2 * apart - 1, -1) if mirrored else (apart, 1))
-            made += self._pairs_of(tiles, size, ends, (blocks, 2 * apart, apart), 0)
-        if pairs:
-            ends = ((base + 2 * apart - rest, 1), (base + rest - 1, -1)) if mirrored else (
-                (base, 1), (base + apart, 1))  # fmt: skip
-            made += self._pairs_of(tiles, size, ends, (1, 0, pairs), blocks * apart)
-        alone = rest - 2 * pairs
-        if alone:
-            first = base if mirrored else base + pairs
-            for one, other in zip(source, to, strict=True):
-                here, there = (rows_of(t, size, alone, first) for t in (one, other))
-                made.append(self.b.emit("tensor_copy", there, here, engine=Engine.SCALAR))
-        self.comparisons[kind] = made
-        return to, source
-
-    def _pairs_of(
-        self, tiles: tuple[Pair, Pair], size: int, ends: tuple[tuple[int, int], tuple[int, int]],
-        box: tuple[int, int, int], at: int,
-    ) -> list[Instruction]:  # fmt: skip
-        """Pairs of elements: where the first of each half is and its step; blocks, their distance
-        and pairs of each. `at` is where what is known of them is kept.
-        """
-        blocks, distance, count = box
-        lower, upper = (
-            [
-                Access(
-                    buffer=t,
-                    offset=Affine(offset),
-                    pattern=((t.row_elements, size), (distance, blocks), (step, count)),
-                )
-                for t in tiles[0]
-            ]
-            for offset, step in ends
-        )
-        outs = [
-            [replace(view, buffer=t) for view, t in zip(half, tiles[1], strict=True)]
-            for half in (lower, upper)
-        ]
-        work = (rows_of(t, size, blocks * count, at) for t in (self.mask, self.moved))
-        return exchange(self.b, lower, upper, outs, *work)
-
     # --- over scratch memory ---
 
     def _scratch(self) -> tuple[Pair, Pair]:
@@ -268,7 +189,7 @@ class _Sort:
         return a, c  # type: ignore[return-value]
 
     def _spread(self) -> None:
-        """The rows into scratch memory, filled up to a power of two."""
+        """The rows into scratch memory, filled up to whole chunks."""
         b, column, held = self.b, rows_of(self.column, P, 1), self.held[0]
         for piece in pieces(
             b, self.rows, self.chunk, self.columns, lambda: self._fill(column, 0.0)
@@ -277,13 +198,6 @@ class _Sort:
             gone = piece.count * (piece.size if piece.along else 1)
             b.emit("tensor_scalar", column, column, op0="add", imm0=float(gone))
             self._keep(piece.row * self.length + piece.at, self._pitch(piece), piece.size, held)
-        if (filled := ceil(self.columns / self.chunk) * self.chunk) == self.length:
-            return
-        for tile in self.tiles[0]:
-            self._fill(rows_of(tile, P, self.chunk), PADDING)
-        for piece in pieces(b, self.rows, self.chunk, self.length - filled):
-            at = piece.row * self.length + piece.at + filled
-            self._keep(at, self._pitch(piece), piece.size, held)
 
     def _fill(self, to: Access, value: float) -> None:
         self.b.emit("memset", to, value=value)
@@ -318,13 +232,13 @@ class _Sort:
     def _across(self, apart: int, *, mirrored: bool) -> None:
         """Chunks `apart` elements from each other, or mirrored in blocks of twice that."""
         wide = min(PIECE, self.chunk)
-        block, last = 2 * apart, 2 * apart - wide
+        last = 2 * apart - wide
         for base, along, pitch, size in self._pairs(apart, mirrored):
             with self.b.loop(self.chunk // wide) as piece:
                 below = base + along + piece * wide
                 if mirrored:
                     above = base + last + (along + piece * wide) * -1
-                    pitches = pitch, -pitch if pitch < block else pitch
+                    pitches = pitch, -pitch if pitch == self.chunk else pitch
                 else:
                     above, pitches = below + apart, (pitch, pitch)
                 self._piece((below, above), pitches, size, wide, mirrored)
@@ -333,31 +247,53 @@ class _Sort:
 
     def _pairs(self, apart: int, mirrored: bool) -> Iterator[tuple[Affine, Affine, int, int]]:
         """One pair a partition: the first block, how far in it the lower chunk is, from a chunk to
-        the next, and how many.
+        the next, and how many. Partitions go along blocks, from block to block or from row to row.
         """
-        b, block = self.b, 2 * apart
-        blocks, rest = divmod(self.rows * self.length, block)
-        halves = apart // self.chunk
-        if halves >= blocks:  # partitions along a block
+        b, block, length = self.b, 2 * apart, self.length
+        if length % block == 0:  # blocks of all rows lie one after the other
+            yield from self._of_blocks(Affine(), self.rows * length // block, apart)
+            return
+        blocks, rest = divmod(length, block)
+        halves, pairs = apart // self.chunk, max(0, rest - apart) // self.chunk
+        first = block - rest if mirrored else 0  # of the last block, which lacks some chunks
+        short, long = sorted((blocks, halves))
+        by_row = self.rows * (short * ceil(long / P) + ceil(pairs / P))
+        if ceil(self.rows / P) * (blocks * halves + pairs) < by_row:
+            for number, size in b.tiles(self.rows, P):
+                row = number * length
+                with b.loop(blocks) as k, b.loop(halves) as along:
+                    yield row + k * block, along * self.chunk, length, size
+                with b.loop(pairs) as along:
+                    yield row + blocks * block, along * self.chunk + first, length, size
+            return
+        with b.loop(self.rows) as number:
+            row = number * length
+            yield from self._of_blocks(row, blocks, apart)
+            for along, size in b.tiles(pairs, P):
+                yield row + blocks * block, along * self.chunk + first, self.chunk, size
+
+    def _of_blocks(
+        self, base: Affine, blocks: int, apart: int
+    ) -> Iterator[tuple[Affine, Affine, int, int]]:
+        """Pairs of whole blocks, from `base` on."""
+        b, block, halves = self.b, 2 * apart, apart // self.chunk
+        if halves >= blocks:
             with b.loop(blocks) as number:
                 for along, size in b.tiles(halves, P):
-                    yield number * block, along * self.chunk, self.chunk, size
-        else:
-            with b.loop(halves) as along:
-                for number, size in b.tiles(blocks, P):
-                    yield number * block, along * self.chunk, block, size
-        first = block - rest if mirrored else 0  # of the last block, which lacks some chunks
-        for along, size in b.tiles(max(0, rest - apart) // self.chunk, P):
-            yield Affine(blocks * block), along * self.chunk + first, self.chunk, size
+                    yield base + number * block, along * self.chunk, self.chunk, size
+            return
+        with b.loop(halves) as along:
+            for number, size in b.tiles(blocks, P):
+                yield base + number * block, along * self.chunk, block, size
 
     def _stay(self, apart: int, mirrored: bool) -> None:
-        """Chunks of the last block that have no partner."""
-        blocks, rest = divmod(self.rows * self.length, 2 * apart)
+        """Chunks of the rows' last blocks that have no partner."""
+        blocks, rest = divmod(self.length, 2 * apart)
         pairs = max(0, rest - apart)
-        count = (rest - 2 * pairs) // self.chunk
+        count = rest - 2 * pairs
         if count:
             at = Affine(blocks * 2 * apart + (0 if mirrored else pairs))
-            pattern = ((self.chunk, count), (1, self.chunk))
+            pattern = ((self.length, self.rows), (1, count))
             for here, there in zip(*self.held, strict=True):
                 one, other = (Access(buffer=t, offset=at, pattern=pattern) for t in (here, there))
                 self.b.emit("dma_copy", other, one, queue=f"store {there.name}")
