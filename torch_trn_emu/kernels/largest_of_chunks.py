@@ -1,7 +1,6 @@
 """The largest of every row, eight at a time: of its chunks, and of what they give as one row."""
 
-from collections.abc import Iterator
-from math import ceil, inf
+from math import ceil
 
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
@@ -18,18 +17,13 @@ def eights(k: int) -> int:
 
 class Largest:
     def __init__(
-        self,
-        b: Builder,
-        rows: int,
-        columns: int,
-        stored: range,
-        sign: float,
-        chip: Chip,
-        dtype: str,
-        wide: int,
-        most: int,
-    ) -> None:
-        """A partition has `wide` columns of a row at once, and works on `most` of them."""
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, chip: Chip,
+        dtype: str, wide: int, most: int, *, pieces: int = 0,
+    ) -> None:  # fmt: skip
+        """A partition has `wide` columns of a row at once, and works on `most` of them.
+
+        pieces  of a row, if they are on partitions beside each other
+        """
         self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
         self.chip = chip
         self.first, self.k = stored.start, len(stored)
@@ -37,12 +31,14 @@ class Largest:
         self.values = b.hbm("values", (rows, self.k), dtype, Role.OUTPUT)
         self.index = b.hbm("index", (rows, self.k), "int32", Role.OUTPUT)
         self.each, self.wide = eights(stored.stop), wide
-        self.chunks = ceil(columns / self.wide)
+        self.chunks = pieces or ceil(columns / self.wide)
         self.tile = evenly(wide, most)  # columns that it works on
         self.held = max(self.tile, self.each)
         self.raw = b.sbuf("raw", self.tile, dtype, slots=2)
-        shortest = min(self.tile, wide % self.tile or wide, columns % wide or wide)
-        self.bounded = not self.each == 8 <= shortest  # something is taken out or filled up
+        last = wide if pieces else columns % wide or wide
+        shortest = min(self.tile, wide % self.tile or wide, last)
+        # Something is taken out, filled up or there twice.
+        self.bounded = not self.each == 8 <= shortest or pieces * wide > columns
         self.plain = not self.bounded and sign == 1 and dtype in SEARCHED
         self.data = self.raw if self.plain else b.sbuf("data", self.held, "float32", slots=2)
         total = self.chunks * self.each
@@ -142,26 +138,21 @@ class Largest:
 class LargestOfFew(Largest):
     """Few rows: each is cut over several partitions, whose largest come together in one.
 
-    Partitions have a row's pieces one after the other; or all rows' first pieces, then their
-    second ones, where pieces differ and are fewer than rows: those of a kind are one transfer.
+    Pieces of all rows are one transfer: as long as each other, they overlap where the columns do
+    not divide evenly. What the next piece has too is less than all, in all but the last of a row.
     """
 
     def __init__(
-        self,
-        b: Builder,
-        rows: int,
-        columns: int,
-        stored: range,
-        sign: float,
-        chip: Chip,
-        dtype: str,
-        wide: int,
-        most: int,
-    ) -> None:
-        super().__init__(b, rows, columns, stored, sign, chip, dtype, wide, most)
-        self.most = min(rows, P // self.chunks)  # rows at once
-        self.by_piece = columns % wide > 0 and self.chunks < self.most
-        self.tiles = list(range(0, wide, self.tile))  # where those of a piece begin
+        self, b: Builder, rows: int, columns: int, stored: range, sign: float, chip: Chip,
+        dtype: str, wide: int, most: int,
+    ) -> None:  # fmt: skip
+        pieces = ceil(columns / wide)
+        self.step, over = divmod(columns, pieces)
+        super().__init__(
+            b, rows, columns, stored, sign, chip, dtype, self.step + over, most, pieces=pieces
+        )
+        self.most = min(rows, P // pieces)  # rows at once
+        self.tiles = list(range(0, self.wide, self.tile))  # where those of a piece begin
         total = len(self.tiles) * self.each
         self.of_tiles = b.sbuf("of tiles", total, "float32", slots=2)
         self.places_there = b.sbuf("places there", total, "int32", slots=2)
@@ -172,72 +163,56 @@ class LargestOfFew(Largest):
                 b.sbuf("places in parts", self.each, "int32", slots=2),
             )
         self.start = b.sbuf("start", 1, "float32")
+        if over:
+            self.limit = b.sbuf("limit", 1, "float32")
 
     def build(self) -> Program:
-        b = self.b
-        self._starts()
+        b, pieces = self.b, self.chunks
+        line = b.sbuf("first columns", pieces, "float32")
+        b.emit("iota", rows_of(line, 1, pieces), channel=0, step=self.step, base=0)
+        self._spread(self.start, line)
+        if self.wide > self.step:  # more than all keys only in the last piece
+            line = b.sbuf("limits", pieces, "float32")
+            b.emit("memset", rows_of(line, 1, pieces), value=-PADDING)
+            b.emit("memset", rows_of(line, 1, 1, pieces - 1), value=PADDING)
+            self._spread(self.limit, line)
         for r0, size in b.tiles(self.rows, self.most):
             b.fresh(self.found, self.places, self.stored, self.of_tiles, self.places_there)
-            parts = (self.most if self.by_piece else size) * self.chunks
             for k, c0 in enumerate(self.tiles):
-                self._tile((r0, size), parts, k * self.each, c0)
-            found = self.of_tiles, self.places_there
+                self._tile(r0, size, k * self.each, c0)
+            found, parts = (self.of_tiles, self.places_there), size * pieces
             if len(self.tiles) > 1:
                 found = self._largest_of(*found, len(self.tiles) * self.each, parts, self.made)
             self._join(size, parts, *found)
             self._store(r0, size)
         return b.build()
 
-    def _tile(self, rows: tuple[Affine, int], parts: int, at: int, c0: int) -> None:
+    def _spread(self, to: Buffer, line: Buffer) -> None:
+        """What a line in one partition says of a row's pieces, to the partitions of all of them."""
+        pieces = self.chunks
+        of_all = Access(buffer=line, pattern=((pieces, 1), (0, self.most), (1, pieces)))
+        self.b.emit("dma_copy", rows_of(to, self.most * pieces, 1), of_all, queue="join")
+
+    def _tile(self, r0: Affine, size: int, at: int, c0: int) -> None:
         """The largest of the columns of each piece from c0 on, counted in columns of the piece."""
-        b, count = self.b, min(self.tile, self.wide - c0)
-        left = max(0, min(count, self.columns % self.wide - c0))  # of the last piece
+        b, count, parts = self.b, min(self.tile, self.wide - c0), size * self.chunks
         b.fresh(*{self.raw, self.data})
         raw, data = (rows_of(t, parts, count) for t in (self.raw, self.data))
-        if self.columns % self.wide == 0:
-            left = count
-        elif left < count or rows[1] < self.most:
-            b.emit("memset", raw, value=-inf * self.sign)  # as small as all can be
-        for there, here in self._transfers(*rows, c0, count, left):
-            b.load(here, there)
+        lines = (self.columns, size), (self.step, self.chunks), (1, count)
+        there = Access(buffer=self.source, offset=r0 * self.columns + c0, pattern=lines)
+        b.load(raw, there)
         held = max(count, self.each)
         if held > count:
             b.emit("memset", rows_of(self.data, parts, held), value=-PADDING)
         self._key(data, raw)
+        first = max(0, self.step - c0)
+        if first < count:
+            twice = rows_of(self.data, parts, count - first, first)
+            b.emit("tensor_scalar", twice, twice, rows_of(self.limit, parts, 1), op0="min")
         self._rounds(self.data, held, parts, self.of_tiles, self.places_there, Affine(at))
         if c0:
             found = rows_of(self.places_there, parts, self.each, at)
             b.emit("tensor_scalar", found, found, op0="add", imm0=float(c0))
-
-    def _transfers(
-        self, r0: Affine, size: int, c0: int, count: int, left: int
-    ) -> Iterator[tuple[Access, Access]]:
-        """Columns of the pieces of rows, of which the last have `left`.
-
-        Of equal numbers the first are found, which are in the pieces before.
-        """
-        b, (full, rest), tile = self.b, divmod(self.columns, self.wide), self.tile
-        first, columns = r0 * self.columns + c0, self.columns
-
-        def there(at: Affine, pitch: int, lines: int, wide: int) -> Access:
-            return Access(buffer=self.source, offset=at, pattern=((pitch, lines), (1, wide)))
-
-        if not rest:
-            yield there(first, self.wide, size * full, count), rows_of(self.raw, size * full, count)
-        elif self.by_piece:
-            with b.loop(full) as j:
-                here = rows_of(self.raw, size, count, j * (self.most * tile))
-                yield there(first + j * self.wide, columns, size, count), here
-            if left:
-                here = rows_of(self.raw, size, left, full * self.most * tile)
-                yield there(first + full * self.wide, columns, size, left), here
-        else:
-            with b.loop(size) as r:
-                at, part = first + r * columns, r * (self.chunks * tile)
-                yield there(at, self.wide, full, count), rows_of(self.raw, full, count, part)
-                if left:
-                    here = rows_of(self.raw, 1, left, part + full * tile)
-                    yield there(at + full * self.wide, 1, 1, left), here
 
     def _join(self, size: int, parts: int, values: Buffer, columns: Buffer) -> None:
         """The candidates of a row's pieces beside each other, counted in columns of the row."""
@@ -245,19 +220,5 @@ class LargestOfFew(Largest):
         there = rows_of(columns, parts, each)
         b.emit("tensor_scalar", there, there, rows_of(self.start, parts, 1), op0="add")
         for part, whole in ((values, self.found), (columns, self.places)):
-            if not self.by_piece:
-                to, source = rows_of(whole, size, pieces * each), rows_of(part, parts, each)
-                b.emit("dma_copy", to, source, queue="join")
-                continue
-            with b.loop(pieces) as j:
-                source = rows_of(part, size, each, j * (self.most * part.row_elements))
-                b.emit("dma_copy", rows_of(whole, size, each, j * each), source, queue="join")
-
-    def _starts(self) -> None:
-        """The column where each partition's piece starts: made in a partition, then spread."""
-        b, pieces = self.b, self.chunks
-        line = b.sbuf("first columns", pieces, "float32")
-        b.emit("iota", rows_of(line, 1, pieces), channel=0, step=self.wide, base=0)
-        kinds = ((1, pieces), (0, self.most)) if self.by_piece else ((0, self.most), (1, pieces))
-        of_all = Access(buffer=line, pattern=((pieces, 1), *kinds))
-        b.emit("dma_copy", rows_of(self.start, self.most * pieces, 1), of_all, queue="join")
+            to, source = rows_of(whole, size, pieces * each), rows_of(part, parts, each)
+            b.emit("dma_copy", to, source, queue="join")

@@ -28,7 +28,7 @@ def halved(
     if not bounded:
         b.emit("activation", to, source, op="copy", scale=sign / 2)
         return
-    engine = Engine.SCALAR if chip.nc_version >= 4 else Engine.VECTOR
+    engine = Engine.SCALAR if chip.nc_version >= 4 else Engine.GPSIMD
     b.emit("tensor_scalar", to, source, engine=engine, op0="multiply", imm0=sign / 2, op1="max",
            imm1=-INFINITE)  # fmt: skip
 

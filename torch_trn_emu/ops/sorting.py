@@ -72,13 +72,13 @@ def select_largest(
 
 
 def _segment(rows: int, columns: int, k: int) -> int:
-    """Columns that a partition works on: few rows are cut so that all partitions have some, or half
-    of them if pieces are then as long: those of all rows are one transfer.
+    """Columns that a partition works on: few rows are cut so that all partitions have some, or
+    nearly all of them if pieces then do not overlap.
     """
     if rows > FEW:
         return evenly(columns, WIDE)
     most = min(P // rows, columns // max(LEAST, 4 * eights(k)), max(1, MOST // eights(k)))
-    pieces = next((n for n in range(most, most // 2, -1) if columns % n == 0), most)
+    pieces = next((n for n in range(most, most - most // 8, -1) if columns % n == 0), most)
     return ceil(columns / pieces) if pieces > 1 else evenly(columns, WIDE)
 
 
