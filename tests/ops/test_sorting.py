@@ -173,6 +173,18 @@ def test_long_rows_fit(shape: tuple[int, int], chip: str) -> None:
     validate(select_largest(*shape, 16, sign=1.0, chip=spec, dtype="float32"), spec)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("chip", ["trn1", "trn2"])
+@pytest.mark.parametrize(
+    "shape", [(3, 300_000, 500), (64, 50_257, 4096), (65, 8192, 1200)], ids=str
+)
+def test_what_does_not_fit_is_not_chosen(
+    shape: tuple[int, int, int], chip: str, dtype: str
+) -> None:
+    spec = get_chip(chip)
+    validate(sorting.ordered(*shape, True, dtype, Target(spec, 1)), spec)
+
+
 def test_two_passes_over_a_row_for_eight() -> None:
     """Two rounds of max8 and nc_match_replace8 over 4,000 columns, the sign and a copy of places;
     what is compared is made on the Scalar engine.

@@ -21,7 +21,7 @@ from .program import (
     Wait,
     itemsize,
 )
-from .validate import validate
+from .validate import fits, validate
 from .view import Label, Source, View, dense_strides
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "dense_strides",
     "dump",
     "elements_of",
+    "fits",
     "itemsize",
     "partitions_of",
     "rows_of",

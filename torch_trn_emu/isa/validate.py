@@ -14,7 +14,7 @@ from ..errors import ChipLimit, EmulatorBug
 from .opcodes import OPCODES
 from .program import Access, Engine, Instruction, Memory, Program, itemsize
 
-__all__ = ["validate"]
+__all__ = ["fits", "validate"]
 
 Complaints = Iterator[str]
 _FLOAT32_LIKE = {"float32", "tfloat32"}
@@ -35,12 +35,25 @@ def validate(program: Program, chip: Chip) -> None:
                 raise ChipLimit(f"{instruction.opcode}: {text}")
 
 
+def fits(program: Program, chip: Chip) -> bool:
+    """Whether a partition of SBUF and one of PSUM hold the buffers of `program`."""
+    return all(
+        _used(program, memory) <= spec.usable_bytes_per_partition
+        for memory, spec in ((Memory.SBUF, chip.sbuf), (Memory.PSUM, chip.psum))
+    )
+
+
+def _used(program: Program, memory: Memory) -> int:
+    """Bytes of a partition."""
+    buffers = [b for b in program.buffers if b.memory is memory]
+    ends = [b.address + b.bytes_per_partition for b in buffers if b.address >= 0]
+    return max(ends, default=0) + sum(b.bytes_per_partition for b in buffers if b.address < 0)
+
+
 def _capacity(program: Program, chip: Chip) -> Complaints:
     for memory, spec in ((Memory.SBUF, chip.sbuf), (Memory.PSUM, chip.psum)):
         buffers = [b for b in program.buffers if b.memory is memory]
-        ends = [b.address + b.bytes_per_partition for b in buffers if b.address >= 0]
-        used = max(ends, default=0)
-        used += sum(b.bytes_per_partition for b in buffers if b.address < 0)
+        used = _used(program, memory)
         if used > spec.usable_bytes_per_partition:
             largest = max(buffers, key=lambda b: b.bytes_per_partition)
             yield (

@@ -7,14 +7,14 @@ compared is half the number, so that infinity is finite and more than what was t
 found as the engines order it, which is not public.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import ceil, inf, prod
 from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Builder, Program
+from ..isa import Builder, Program, fits
 from ..kernels.eights_of_rows import eights_of_rows
 from ..kernels.largest_of_chunks import Largest, LargestOfFew, eights
 from ..kernels.largest_of_groups import group_cycles, largest_of_groups
@@ -98,17 +98,22 @@ def ordered(
     passed = ceil(share / max(1, P // pieces)) * (
         wide + pieces * eights(k) if pieces > 1 else columns
     )
-    fits, sign = _by_eights(share, columns, k), 1.0 if largest else -1.0
-    rounds = 2 * passed * ceil(k / 8) if fits else inf
+    sign = 1.0 if largest else -1.0
     groups = group_cycles(share, columns, k) if dtype == "bfloat16" else inf
-    if groups < min(rounds, network_cycles(share, columns)):
-        ways = [(largest_of_groups(rows, columns, k, sign=sign, **options),)]
-        if fits:
-            ways.append((select_largest(rows, columns, k, sign=sign, **options),))
-        return faster(ways, target)[0]
-    if rounds <= network_cycles(share, columns):
-        return select_largest(rows, columns, k, sign=sign, **options)
-    return sort_rows(rows, columns, k, descending=largest, **options)
+    rounds = 2 * passed * ceil(k / 8) if _by_eights(share, columns, k) else inf
+    choices: list[tuple[float, Callable[[], Program]]] = [
+        (groups, lambda: largest_of_groups(rows, columns, k, sign=sign, **options)),
+        (rounds, lambda: select_largest(rows, columns, k, sign=sign, **options)),
+        (network_cycles(share, columns),
+         lambda: sort_rows(rows, columns, k, descending=largest, **options)),
+    ]  # fmt: skip
+    ways: list[tuple[Program, ...]] = []
+    for cycles, make in sorted(choices, key=lambda choice: choice[0]):
+        if cycles < inf and fits(program := make(), target.chip):
+            ways.append((program,))
+            if cycles != groups:
+                break
+    return faster(ways, target)[0]
 
 
 def along_dimension(x: TensorArg, dim: int, outs: Mapping[str, TensorArg], target: Target, k: int,
