@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch_trn_emu.kernels import row_max, variance
 from torch_trn_emu.ops import max_and_min
 
-from .calls import call_of, lowered, random, run
+from .calls import CHIP, call_of, lowered, random, run
 
 aten = torch.ops.aten
 # Rows of their own, short ones together, long ones in pieces, blocks of which a part is kept.
@@ -153,3 +153,18 @@ def test_equality_of_tensors(shape: tuple[int, ...], differ: bool) -> None:
     programs = lowered(call_of(aten.equal.default, x, y, results=()))
     got = run(programs, {"in0": x, "in1": y}, [{}, {"in": "out"}])["out"]
     assert bool(got.reshape(-1)[0]) is not differ
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(300, 40), (257, 700), (1000, 3)])
+def test_variances_of_columns_of_any_dtype(rows: int, columns: int, dtype: torch.dtype) -> None:
+    """Around a mean that is much larger; squares of 16-bit elements are rounded once."""
+    x = (8 + random(rows, columns)).to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    program = variance.moments_of_columns(
+        1, rows, columns, less=1.0, root=False, chip=CHIP, dtype=name
+    )
+    got = run((program,), {"in": x.float()})
+    wide = 1e-4 if dtype == torch.float32 else 2e-2
+    np.testing.assert_allclose(got["var"][0], x.double().var(0), rtol=wide)
+    np.testing.assert_allclose(got["mean"][0], x.double().mean(0), rtol=wide)

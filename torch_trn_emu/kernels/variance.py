@@ -120,9 +120,10 @@ def moments_of_columns(
 
 
 class _Columns:
-    """The mean on every partition, then the mean square about it, by products with 1 / rows.
+    """The mean on every partition, then the mean square about it, by products with ones.
 
-    rows  how many, and how many of them make a line
+    Squares about the mean of 16-bit elements are rounded to bfloat16, which the array multiplies
+    at its full rate. `rows` says how many there are, and how many of them make a line.
     """
 
     def __init__(
@@ -130,48 +131,53 @@ class _Columns:
     ) -> None:
         self.b, self.source, self.rows, self.wide = b, source, rows, wide
         self.together = rows[1]
-        line = wide * self.together
-        self.data = b.sbuf("data", line, dtype, slots=3)
-        self.work = b.sbuf("work", line, "float32", slots=2)
+        line, held = wide * self.together, "float32" if dtype == "float32" else "bfloat16"
+        self.data = b.sbuf("data", line, dtype, slots=6)
+        self.work = b.sbuf("work", line, "float32", slots=3)
+        self.squares = b.sbuf("squares", line, held, slots=2)
         self.mean = b.sbuf("mean", wide, "float32", slots=2)
-        self.share = b.sbuf("1 / rows", P, "float32")
+        self.ones = b.sbuf("ones", P, dtype)
+        self.one = self.ones if held == dtype else b.sbuf("one", 1, held)
         self.total = b.psum("total", BANK, slots=4)
-        b.emit("memset", rows_of(self.share, P, P), value=1.0 / rows[0])
+        for buffer in {self.ones, self.one}:
+            b.emit("memset", rows_of(buffer, P, buffer.row_elements), value=1.0)
 
     def _bring(self, at: Affine, count: int) -> Iterator[tuple[Access, int, int, int]]:
-        """Tiles of lines as float32, with their lines, elements and rows of a line."""
+        """Tiles of lines, with how many, their elements and rows of a line."""
         b = self.b
         for there, some, size, of in lines_of(b, self.source, self.rows, at, count * self.together):
-            b.fresh(self.data, self.work)
-            b.load(rows_of(self.data, some, size), there)
-            whole = rows_of(self.work, some, size)
-            b.emit("tensor_copy", whole, rows_of(self.data, some, size))
-            yield whole, some, size, of
+            b.fresh(self.data)
+            x = rows_of(self.data, some, size)
+            b.load(x, there)
+            yield x, some, size, of
 
     def averaged(self, at: Affine, count: int) -> None:
         b = self.b
         b.fresh(self.mean, self.total)
         for x, some, size, _ in self._bring(at, count):
-            to = rows_of(self.total, P, size)
-            b.emit("nc_matmul", to, rows_of(self.share, some, P), x)
+            b.emit("nc_matmul", rows_of(self.total, P, size), rows_of(self.ones, some, P), x)
         self.folded(rows_of(self.mean, P, count), P, count)
 
     def squared(self, at: Affine, count: int) -> None:
         b = self.b
         b.fresh(self.total)
         for x, some, size, of in self._bring(at, count):
+            b.fresh(self.work, self.squares)
+            about, squares = (rows_of(t, some, size) for t in (self.work, self.squares))
             pattern = ((self.wide, some), (0, of), (1, size // of))
-            b.emit("tensor_tensor", x, x, Access(buffer=self.mean, pattern=pattern), op="subtract")
-            b.emit("activation", x, x, op="square")
-            b.emit("nc_matmul", rows_of(self.total, 1, size), rows_of(self.share, some, 1), x)
+            mean = Access(buffer=self.mean, pattern=pattern)
+            b.emit("tensor_tensor", about, x, mean, op="subtract")
+            b.emit("activation", squares, about, op="square")
+            b.emit("nc_matmul", rows_of(self.total, 1, size), rows_of(self.one, some, 1), squares)
 
     def folded(self, to: Access, partitions: int, count: int) -> None:
-        """The sums of a line as those of its columns."""
-        if self.together == 1:
-            self.b.emit("tensor_copy", to, rows_of(self.total, partitions, count))
-            return
-        pattern = ((BANK, partitions), (1, count), (count, self.together))
-        self.b.emit("tensor_reduce", to, Access(buffer=self.total, pattern=pattern), op="add")
+        """The sums of a line as the averages of its columns."""
+        b, whole = self.b, rows_of(self.total, partitions, count)
+        if self.together > 1:
+            pattern = ((BANK, partitions), (1, count), (count, self.together))
+            b.emit("tensor_reduce", to, Access(buffer=self.total, pattern=pattern), op="add")
+            whole = to
+        b.emit("tensor_scalar", to, whole, op0="multiply", imm0=1.0 / self.rows[0])
 
 
 def _factor(count: int, less: float) -> float:
