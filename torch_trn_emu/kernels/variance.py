@@ -15,6 +15,8 @@ from .rows.values import Input, Kind, Output, Values, reduced, step
 
 __all__ = ["finished", "moments_of_columns", "moments_of_rows"]
 
+BANKS = 4  # of PSUM whose columns are worked on at once (chosen)
+
 
 def moments_of_rows(
     rows: int, columns: int, inner: int = 1, *, less: float, root: bool, chip: Chip,
@@ -98,7 +100,7 @@ def moments_of_columns(
     b = Builder(f"moments {outer}x{rows}x{columns}", cores=cores)
     source = b.hbm("in", (outer * rows, columns), dtype, Role.INPUT)
     stored = {n: b.hbm(n, (outer, columns), dtype, Role.OUTPUT) for n in ("var", "mean")}
-    wide = evenly(columns, BANK)
+    wide = evenly(columns, BANK if together > 1 else BANKS * BANK)
     columns_of = _Columns(b, source, (rows, together), wide, dtype)
     done, spread = b.sbuf("done", wide, dtype, slots=4), b.sbuf("spread", wide, "float32", slots=2)
     with b.loop(outer) as o:
@@ -138,7 +140,7 @@ class _Columns:
         self.mean = b.sbuf("mean", wide, "float32", slots=2)
         self.ones = b.sbuf("ones", P, dtype)
         self.one = self.ones if held == dtype else b.sbuf("one", 1, held)
-        self.total = b.psum("total", BANK, slots=4)
+        self.total = b.psum("total", BANK * ceil(line / BANK), slots=2)
         for buffer in {self.ones, self.one}:
             b.emit("memset", rows_of(buffer, P, buffer.row_elements), value=1.0)
 
@@ -154,8 +156,8 @@ class _Columns:
     def averaged(self, at: Affine, count: int) -> None:
         b = self.b
         b.fresh(self.mean, self.total)
-        for x, some, size, _ in self._bring(at, count):
-            b.emit("nc_matmul", rows_of(self.total, P, size), rows_of(self.ones, some, P), x)
+        for x, *_ in self._bring(at, count):
+            self._added(x, self.ones, P)
         self.folded(rows_of(self.mean, P, count), P, count)
 
     def squared(self, at: Affine, count: int) -> None:
@@ -168,13 +170,23 @@ class _Columns:
             mean = Access(buffer=self.mean, pattern=pattern)
             b.emit("tensor_tensor", about, x, mean, op="subtract")
             b.emit("activation", squares, about, op="square")
-            b.emit("nc_matmul", rows_of(self.total, 1, size), rows_of(self.one, some, 1), squares)
+            self._added(squares, self.one, 1)
+
+    def _added(self, x: Access, ones: Buffer, partitions: int) -> None:
+        """Products of a tile with ones, a bank at a time."""
+        some, size = x.partitions, x.free
+        for c in range(0, size, BANK):
+            count = min(BANK, size - c)
+            to, part = (rows_of(t, n, count, c)
+                        for t, n in ((self.total, partitions), (x.buffer, some)))  # fmt: skip
+            self.b.emit("nc_matmul", to, rows_of(ones, some, partitions), part)
 
     def folded(self, to: Access, partitions: int, count: int) -> None:
         """The sums of a line as the averages of its columns."""
         b, whole = self.b, rows_of(self.total, partitions, count)
         if self.together > 1:
-            pattern = ((BANK, partitions), (1, count), (count, self.together))
+            pitch = self.total.row_elements
+            pattern = ((pitch, partitions), (1, count), (count, self.together))
             b.emit("tensor_reduce", to, Access(buffer=self.total, pattern=pattern), op="add")
             whole = to
         b.emit("tensor_scalar", to, whole, op0="multiply", imm0=1.0 / self.rows[0])
