@@ -29,6 +29,7 @@ from ..errors import Unsupported
 from ..host import host_device
 from ..importing import when_imported
 from ..torch_private import (
+    SHARDED_TENSORS,
     TEST_CASES,
     DeviceContext,
     DisableTorchFunction,
@@ -367,7 +368,7 @@ class _InsideTorch(CudaIsTrn):
         if asking.f_code is let_hear.__code__:  # a function that comes back to each mode
             return func(*args, **(kwargs or {}))
         name = asking.f_globals.get("__name__", "")
-        if not name.startswith(("torch.", "torch_trn_emu")):
+        if not name.startswith(("torch.", "torch_trn_emu")) or name.startswith(SHARDED_TENSORS):
             return super().__torch_function__(func, types, args, kwargs)
         if calls_script(func, types, args, kwargs or {}):
             return let_hear(_InsideTorch, func, types, args, kwargs or {})

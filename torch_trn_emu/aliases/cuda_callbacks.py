@@ -15,6 +15,7 @@ import torch
 
 from ..importing import when_imported
 from ..torch_private import (
+    SHARDED_TENSORS,
     TRACED_BODIES,
     DeviceContext,
     HigherOrderOperator,
@@ -30,10 +31,18 @@ from ..torch_private import (
     tree_leaves,
 )
 
-__all__ = ["calls_script", "is_torchs", "let_hear", "map_default_device", "map_traced_bodies"]
+__all__ = [
+    "calls_script",
+    "is_torchs",
+    "let_hear",
+    "map_default_device",
+    "map_traced_bodies",
+]
 
 # Checkpoints ask a policy of the script from a dispatch mode of torch's.
-_TORCHS = re.compile(r"(torch(?!\.utils\.checkpoint)|torch_trn_emu|numpy)(\.|$)")
+_TORCHS = re.compile(
+    rf"(torch(?!\.utils\.checkpoint|{re.escape(SHARDED_TENSORS[5:])})|torch_trn_emu|numpy)(\.|$)"
+)
 _OPERATORS = re.compile(r"(aten|prims?|trn|c10d\w*|_c10d_functional\w*|quantized\w*|inductor)::")
 
 

@@ -63,6 +63,7 @@ __all__ = [
     "JAGGED_OPERATORS",
     "PASSED_OVER",
     "RING_ATTENTION",
+    "SHARDED_TENSORS",
     "TEST_CASES",
     "TRACED_BODIES",
     "TRACED_TENSORS",
@@ -194,6 +195,8 @@ TRACED_TENSORS = "torch._dynamo.variables.tensor"  # what they say of their devi
 validate_device: Callable[[Any, str], Any] = torch.serialization._validate_device
 
 
+# Whose tensors are made where a script has placed them, under the name cuda.
+SHARDED_TENSORS = "torch.distributed._shard"
 TRACED_BODIES = "torch._dynamo.variables.higher_order_ops"  # of operators under `cuda`
 
 # TorchScript under the name `cuda`, here and below: a device, its type and what compares them.

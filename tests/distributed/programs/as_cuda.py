@@ -13,6 +13,8 @@ from own_gloo import check_own_gloo
 from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed import tensor as distributed
+from torch.distributed._shard import sharded_tensor
+from torch.distributed._shard.sharding_spec import ChunkShardingSpec
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, fully_shard
 from torch.distributed.nn import functional
@@ -101,6 +103,11 @@ with tempfile.TemporaryDirectory() as folder:
 with CommDebugMode():  # below a dispatch mode
     rows = distributed.rand(4, 2, device_mesh=mesh, placements=[distributed.Shard(0)])
 assert rows.to_local().device.type == "cuda"
+places = [f"rank:{rank}/cuda:{rank}" for rank in range(dist.get_world_size())]
+with warnings.catch_warnings(action="ignore"):
+    pieces = sharded_tensor.rand(ChunkShardingSpec(dim=0, placements=places), (4, 2))
+for like in (torch.zeros_like, torch.ones_like, torch.rand_like, torch.empty_like):
+    assert like(pieces, dtype=torch.half).local_tensor().device == torch.device("cuda", local)
 objects = [None] * dist.get_world_size()
 dist.all_gather_object(objects, dist.get_rank())
 assert objects == list(range(dist.get_world_size()))
