@@ -23,7 +23,7 @@ UNBOUNDED = frozenset(
     _unsafe_index _unsafe_index_put _upsample_bicubic2d_aa _upsample_bicubic2d_aa_backward
     _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward _upsample_nearest_exact2d
     _upsample_nearest_exact2d_backward adaptive_avg_pool2d adaptive_max_pool2d
-    adaptive_max_pool2d_backward addbmm addmv argmin argsort as_strided_scatter atan2
+    adaptive_max_pool2d_backward addbmm addmv argsort as_strided_scatter atan2
     avg_pool1d avg_pool2d_backward avg_pool3d avg_pool3d_backward baddbmm batch_norm
     batch_norm_backward binary_cross_entropy binary_cross_entropy_with_logits bincount
     bucketize cauchy celu clamp clone col2im constant_pad_nd contiguous conv1d conv2d conv3d
