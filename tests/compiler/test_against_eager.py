@@ -201,3 +201,16 @@ def test_what_short_rows_are_reduced_to_is_kept(name: str) -> None:
 
         eager, compiled = both(step, torch.empty(shape, device=META, requires_grad=True))
         assert 0 < compiled <= 1.02 * eager
+
+
+def test_a_graph_that_checks_for_errors_is_priced() -> None:
+    """Its order of effects is kept by tokens, which are made of no operand."""
+
+    def step(x: torch.Tensor) -> None:
+        y = torch.linalg.cholesky(x @ x.mT)
+        y.backward(torch.empty_like(y))
+
+    torch._dynamo.reset()
+    x = torch.empty(64, 64, device=META, requires_grad=True)
+    found = torch_trn_emu.estimate(step, x, mode="compile")
+    assert {row.op.split()[-1] for row in found.ops if "graph" in row.op} == {"forward", "backward"}

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import warnings
 from typing import Any
 from unittest import mock
@@ -105,6 +106,8 @@ def times(op: Any, sample: Any, gradients: bool) -> tuple[float, float] | None:
                 estimated = torch_trn_emu.estimate(run, *given, mode=mode)
             except Exception:
                 return None
+        if any(row.op == "trn::graph" for row in estimated.ops):  # the compiler has failed
+            return found[0], math.inf
         if any(row.status == "not modelled" for row in estimated.ops):
             return None
         found.append(estimated.device_us)

@@ -119,9 +119,10 @@ def note_of(node: Node) -> _Note | None:
 
 def _writes_back(node: Node, made: Mapping[Node, Call]) -> bool:
     """Whether it copies to the graph's input what the graph has made for it, or what it is."""
-    copies = node.target is torch.ops.aten.copy_.default
-    given = (node.args[0], *made)
-    return copies and node.args[0].op == "placeholder" and node.args[1] in given  # type: ignore[union-attr]
+    if node.target is not torch.ops.aten.copy_.default:
+        return False
+    to, source = node.args[:2]
+    return to.op == "placeholder" and source in (to, *made)  # type: ignore[union-attr]
 
 
 def _left(made: Mapping[Node, Call]) -> Counter[tuple[str, int]]:
