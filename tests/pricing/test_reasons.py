@@ -20,6 +20,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 Shapes = tuple[tuple[int, ...], ...]
 MANY: Shapes = ((8192, 64), (4096, 1000), (511, 8193))
 FIRST: Shapes = (*MANY, (65, 4096, 33))
+REVERSED: Shapes = ((64, 1024, 33), (8, 300, 129))
 ROW: Shapes = ((65_537,), (1_000_000,))
 SHORT: Shapes = ((65_536, 8), (40_000, 5))
 CALLS: dict[str, tuple[Callable[[torch.Tensor], Any], Shapes]] = {
@@ -31,9 +32,17 @@ CALLS: dict[str, tuple[Callable[[torch.Tensor], Any], Shapes]] = {
     "topk of 2 in rows of at most 8": (lambda x: x.topk(2), SHORT),
     "topk of 16": (lambda x: x.topk(16), MANY),
     "topk of 50": (lambda x: x.topk(50), MANY),
+    "topk of 50 along the first dimension": (lambda x: x.topk(50, 0), FIRST),
     "topk of 50 in one row": (lambda x: x.topk(50), ROW),
     "sort of one row": (lambda x: x.sort(), ROW),
     "median of one row": (lambda x: x.median(-1), ROW),
+    "norm over the first dimension": (lambda x: x.norm(dim=0), FIRST),
+    "argmax of rows of at most 8": (lambda x: x.argmax(-1), SHORT),
+    "layer_norm of rows of at most 65": (
+        lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]),
+        (*SHORT, (8191, 65)),
+    ),
+    "reversed dimensions, copied": (lambda x: x.permute(2, 1, 0).contiguous(), REVERSED),
     "nansum": (lambda x: x.nansum(-1), MANY),
     "var over the first dimension": (lambda x: x.var(0), FIRST),
     "var of one row": (lambda x: x.var(), ROW),
