@@ -100,6 +100,12 @@ KNOWN = (
         r"|torch\.linalg\.eigvals: )",
     ),
     Known(
+        cases=r"^nn\.functional\.dropout/.*/backward",
+        verdicts=("ERROR_DIFFERS",),
+        text="Complex dropout has no gradient on either side: trn has CUDA's operator, which says so.",
+        says=r"not implemented for 'Complex.* on the host, RuntimeError: native_dropout does not",
+    ),
+    Known(
         cases=r"^torch\._scaled_mm",
         verdicts=("ERROR_DIFFERS",),
         text="The host takes any format and any shape where an operand is empty.",
