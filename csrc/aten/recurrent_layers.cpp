@@ -247,6 +247,15 @@ std::optional<Results> run_packed(RecurrentCall call, const Tensor& batch_sizes)
   return run_layers(call, call.input, rows);
 }
 
+// torch's own walks through both states by the layers of the first.
+void check_layers(const char* op, TensorList states, int64_t layers) {
+  for (const Tensor& state : states) {
+    TORCH_CHECK(state.dim() == 3 && state.size(0) == layers, op,
+                ": expected states of 3 dimensions, the first of which is ", layers,
+                ", layers by directions, got ", state.sizes());
+  }
+}
+
 // ---- the operators ----
 
 std::tuple<Tensor, Tensor, Tensor> lstm(const Tensor& input, TensorList hx, TensorList params,
@@ -258,6 +267,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm(const Tensor& input, TensorList hx, Tens
                              batch_first))
       return {made->out, made->h, made->c};
   }
+  check_layers("lstm", hx, bidirectional ? 2 * layers : layers);
   return at::native::lstm(input, hx, params, has_biases, layers, dropout, train, bidirectional,
                           batch_first);
 }
@@ -272,6 +282,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_packed(const Tensor& data, const Tensor&
                                batch_sizes))
       return {made->out, made->h, made->c};
   }
+  check_layers("lstm", hx, bidirectional ? 2 * layers : layers);
   return at::native::lstm(data, batch_sizes, hx, params, has_biases, layers, dropout, train,
                           bidirectional);
 }

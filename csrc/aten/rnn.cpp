@@ -7,6 +7,8 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
+
 namespace trn {
 namespace {
 
@@ -90,11 +92,34 @@ CellGates gates_of(Cell& cell, const at::Tensor& input, const at::Tensor& hidden
 
 // ---- the operators ----
 
+// What kernels of other accelerators check: chunks of other sizes would be too few, or broadcast.
+void check_cell(const char* op, const at::Tensor& input, const at::Tensor& hidden,
+                const at::Tensor& state, const Optional& input_bias, const Optional& hidden_bias,
+                int64_t gates) {
+  TORCH_CHECK(state.dim() == 2, op, ": expected a state of 2 dimensions, got ", state.sizes());
+  const int64_t rows = state.size(0), columns = gates * state.size(1);
+  const auto check = [&](const char* name, const at::Tensor& x, bool fits) {
+    TORCH_CHECK(fits, op, ": expected ", name, " of a size that fits a state of size ",
+                state.sizes(), ", got size ", x.sizes());
+    TORCH_CHECK(x.scalar_type() == state.scalar_type(), op, ": expected ", name, " of dtype ",
+                state.scalar_type(), ", as the state, got ", x.scalar_type());
+  };
+  const std::array<int64_t, 2> sizes{rows, columns};
+  check("input gates", input, input.sizes() == at::IntArrayRef(sizes));
+  check("hidden gates", hidden, hidden.sizes() == at::IntArrayRef(sizes));
+  for (const Optional* bias : {&input_bias, &hidden_bias}) {
+    if (!given(*bias)) continue;
+    const at::Tensor& x = **bias;  // of one element as well, as on the host
+    check("biases", x, x.numel() == 1 || (x.numel() == columns && x.size(-1) == columns));
+  }
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm_cell(const at::Tensor& input_gates,
                                                          const at::Tensor& hidden_gates,
                                                          const at::Tensor& cx,
                                                          const Optional& input_bias,
                                                          const Optional& hidden_bias) {
+  check_cell("lstm_cell", input_gates, hidden_gates, cx, input_bias, hidden_bias, 4);
   Cell cell("aten::_thnn_fused_lstm_cell", input_gates, hidden_gates, cx, input_bias, hidden_bias);
   if (fuses(cx, input_gates, hidden_gates, input_bias, hidden_bias, 4)) {
     auto [hy, cy, workspace] =
@@ -148,6 +173,7 @@ std::tuple<at::Tensor, at::Tensor> gru_cell(const at::Tensor& input_gates,
                                             const at::Tensor& hidden_gates, const at::Tensor& hx,
                                             const Optional& input_bias,
                                             const Optional& hidden_bias) {
+  check_cell("gru_cell", input_gates, hidden_gates, hx, input_bias, hidden_bias, 3);
   Cell cell("aten::_thnn_fused_gru_cell", input_gates, hidden_gates, hx, input_bias, hidden_bias);
   if (fuses(hx, input_gates, hidden_gates, input_bias, hidden_bias, 3)) {
     auto [hy, workspace] =

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,67 @@ def test_recurrent_cells_refuse_what_the_cpu_refuses(name, policy):
             )
     with torch_trn_emu.precision(policy):
         assert acceptance.differences(calls) == []
+
+
+def altered(x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The operand with another rank, size or dtype."""
+    yield "without a dimension", x[0]
+    yield "with a dimension", x[None]
+    for dim in range(x.dim()):
+        yield f"short in {dim}", x.narrow(dim, 0, x.size(dim) - 1)
+        yield f"one in {dim}", x.narrow(dim, 0, 1)
+        yield f"twice in {dim}", torch.cat([x, x], dim)
+    for dtype in (torch.float64, torch.bfloat16, torch.int64):
+        yield f"{dtype}", x.to(dtype)
+
+
+def recurrent_calls(kind: str, gates: int) -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
+    """A cell and layers of all steps and of packed ones, as functions of their operands."""
+    weights = [torch.ones(gates * 5, 4), torch.ones(gates * 5, 5), *[torch.ones(gates * 5)] * 2]
+    states = [torch.ones(1, 2, 5)] * (2 if kind == "lstm" else 1)
+    count = len(states)
+    cell, layer = CELLS[kind][0], getattr(torch, kind)
+
+    def state(given: Sequence[Tensor]) -> Any:
+        return list(given) if kind == "lstm" else given[0]
+
+    flags = (True, 1, 0.0, False, False)
+    return {
+        "cell": (
+            lambda x, *rest: cell(x, state(rest[:count]), *rest[count:]),
+            [torch.ones(2, 4), *(each[0] for each in states), *weights],
+        ),
+        "layer": (
+            lambda x, *rest: layer(x, state(rest[:count]), rest[count:], *flags, False),
+            [torch.ones(3, 2, 4), *states, *weights],
+        ),
+        "packed": (
+            lambda x, *rest: layer(
+                x, torch.tensor([2, 2, 1]), state(rest[:count]), rest[count:], *flags
+            ),
+            [torch.ones(5, 4), *states, *weights],
+        ),
+    }
+
+
+@pytest.mark.parametrize("form", ["cell", "layer", "packed"])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_recurrent_operands_of_other_sizes_and_dtypes_are_refused(kind, form):
+    """Functions of torch check less than modules do; on some of these the CPU crashes."""
+    fn, operands = recurrent_calls(kind, CELLS[kind][1])[form]
+    taken = set()
+    for i, operand in enumerate(operands):
+        for name, other in altered(operand):
+            if other.shape == operand.shape and other.dtype == operand.dtype:
+                continue
+            args = acceptance.on_trn([*operands[:i], other, *operands[i + 1 :]])
+            if not isinstance(acceptance.outcome(fn, *args), type):
+                taken.add(f"{name} of {i}")
+    other_steps = {f"{how} in 0 of 0" for how in ("short", "one", "twice")}
+    one_row_or_element = ("without a dimension", "with a dimension", "one in 0")
+    last = len(operands) - 1
+    biases = {f"{how} of {i}" for how in one_row_or_element for i in (last - 1, last)}
+    assert taken == biases | (other_steps if form == "layer" else set())
 
 
 # --- lists ----------------------------------------------------------------------------------------
