@@ -125,6 +125,8 @@ def test_an_exception_ends_the_profile(run) -> None:
 
 def test_off_means_off(run) -> None:
     filters = list(warnings.filters)
+    optimizers = sys.modules["torch.optim.optimizer"]
+    hooks = dict(optimizers._global_optimizer_post_hooks)
     with torch_trn_emu.profile(with_modules=False, record_shapes=False) as prof:
         run.step()
         assert not nn.modules.module._global_forward_hooks
@@ -132,7 +134,7 @@ def test_off_means_off(run) -> None:
     assert {launch.source for launch in prof.recording.launches} == {""}
     assert {launch.module for launch in prof.recording.launches} == {"", "AdamW step"}
     assert warnings.filters == filters
-    assert not sys.modules["torch.optim.optimizer"]._global_optimizer_post_hooks
+    assert dict(optimizers._global_optimizer_post_hooks) == hooks
 
 
 def test_streams_overlap() -> None:
