@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -146,9 +147,16 @@ class Worker:
 
 
 def walk(
-    seed: int, *, cases: int | None, seconds: float, match: str, jobs: int, report: Path | None
+    seed: int,
+    *,
+    cases: int | None,
+    seconds: float,
+    match: str,
+    jobs: int,
+    report: Path | None,
+    stopped: threading.Event,
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Findings, and how often each verdict came out."""
+    """Findings, and how often each verdict came out, until then or until `stopped`."""
     end, lock = time.monotonic() + seconds, threading.Lock()
     pending = iter(range(seed * STRIDE, seed * STRIDE + (cases or STRIDE)))
     findings: list[dict[str, Any]] = []
@@ -156,12 +164,14 @@ def walk(
 
     def work() -> None:
         worker = Worker(match)
-        while time.monotonic() < end:
+        while time.monotonic() < end and not stopped.is_set():
             with lock:
                 number = next(pending, None)
             if number is None:
                 break
             row = worker.judge(number)
+            if stopped.is_set():  # which may have ended the worker as well
+                break
             with lock:
                 counts[row["verdict"]] += 1
                 if row["verdict"] in ("EXACT", "NO_SAMPLE", "HOST_DIED"):
@@ -216,6 +226,9 @@ def main() -> None:
         return None
     if arguments.case is not None:
         return show(arguments.case, arguments.match)
+    stopped = threading.Event()
+    for ending in (signal.SIGINT, signal.SIGTERM):  # what was done until then is told
+        signal.signal(ending, lambda *_: stopped.set())
     findings, counts = walk(
         arguments.seed,
         cases=arguments.cases,
@@ -223,6 +236,7 @@ def main() -> None:
         match=arguments.match,
         jobs=arguments.jobs,
         report=arguments.report,
+        stopped=stopped,
     )
     print(f"{sum(counts.values())} cases: {dict(counts)}")
     sys.exit(bool(findings))

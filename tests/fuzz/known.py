@@ -102,7 +102,7 @@ KNOWN = (
     Known(
         cases=r"^nn\.functional\.dropout/.*/backward",
         verdicts=("ERROR_DIFFERS",),
-        text="Complex dropout has no gradient on either side: trn has CUDA's operator, which says so.",
+        text="Complex dropout has a gradient on neither side: trn has CUDA's operator.",
         says=r"not implemented for 'Complex.* on the host, RuntimeError: native_dropout does not",
     ),
     Known(
