@@ -3,18 +3,16 @@
 
 #include "alias.h"
 #include "host_alias.h"
+#include "list_pieces.h"
 #include "runtime/allocator.h"
 #include "runtime/host.h"
 #include "runtime/pending_work.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/ThreadLocalState.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/record_function.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <map>
 #include <string_view>
 #include <unordered_map>
@@ -26,8 +24,7 @@ namespace {
 using c10::IValue;
 using torch::jit::Stack;
 
-constexpr int64_t kPieceBytes = 256 << 10;  // of a tensor; chosen by measurement
-constexpr int64_t kWorthBytes = 1 << 20;    // of a list, less than which stays in the caches
+constexpr int64_t kWorthBytes = 1 << 20;  // of a list, less than which stays in the caches
 
 // By the name after "aten::_foreach_", without the underscore of those in place.
 constexpr std::string_view kElementWise[] = {
@@ -65,29 +62,7 @@ bool is_list_of_tensors(const OpPlan& plan, size_t argument) {
   return plan.arguments[argument].kind == OpPlan::Kind::kTensorList;
 }
 
-// One tensor that passes read or write: memory of the device, and where in the lists it stands.
-struct ListOperand {
-  at::Tensor host;
-  size_t index;
-  bool written;
-};
-
-struct ListPass {
-  c10::OperatorHandle op;  // in place
-  c10::DispatchKeySet keys;
-  std::vector<bool> is_list;                   // of each argument, whether of tensors
-  std::vector<std::vector<uint32_t>> members;  // of those, the operands
-  std::vector<IValue> others;
-  bool copies = false;  // members.back() are results, which start as copies of members[0]
-};
-
-// A stretch of the tensors of one place in the lists.
-struct ListPiece {
-  size_t index;
-  int64_t begin, elements;
-};
-
-class ListPasses {
+class KeptPasses {
  public:
   bool collecting = false;
 
@@ -99,20 +74,16 @@ class ListPasses {
   bool is_continued_by(const IValue& list) const;
   std::optional<uint32_t> operand(const at::Tensor& tensor, size_t index, bool written);
   bool add_operands(const OpPlan& plan, const IValue* arguments, ListPass& pass);
-  std::vector<ListPiece> pieces() const;
-  void run_pieces(const std::vector<ListPiece>& pieces, int64_t begin, int64_t end) const;
   void clear();
 
-  std::vector<ListPass> passes_;
-  std::vector<int64_t> elements_;  // of the tensors at each place of the lists
-  std::vector<ListOperand> operands_;
+  ListPasses all_;
   std::unordered_map<const char*, uint32_t> by_memory_;
   std::map<const char*, const char*> spans_;  // of all operands: begin, end
   bool makes_tensors_ = false;
 };
 
-ListPasses& passes_of_thread() {
-  thread_local ListPasses* instance = new ListPasses;  // never destroyed, as the slots of HostCall
+KeptPasses& passes_of_thread() {
+  thread_local KeptPasses* instance = new KeptPasses;  // never destroyed, as the slots of HostCall
   return *instance;
 }
 
@@ -168,20 +139,20 @@ bool can_be_kept(const OpPlan& plan, const IValue* arguments, c10::DeviceIndex d
 }
 
 // Whether its tensors have the sizes of those of the passes so far, place by place.
-bool ListPasses::is_continued_by(const IValue& list) const {
+bool KeptPasses::is_continued_by(const IValue& list) const {
   const auto tensors = list.toListRef();
-  return std::equal(tensors.begin(), tensors.end(), elements_.begin(), elements_.end(),
+  return std::equal(tensors.begin(), tensors.end(), all_.elements.begin(), all_.elements.end(),
                     [](const IValue& tensor, int64_t n) { return tensor.toTensor().numel() == n; });
 }
 
 // The operand of this memory; none where it is that of another place in the lists, in part or
 // whole, whose passes would come in another order.
-std::optional<uint32_t> ListPasses::operand(const at::Tensor& tensor, size_t index, bool written) {
+std::optional<uint32_t> KeptPasses::operand(const at::Tensor& tensor, size_t index, bool written) {
   if (written) tensor.unsafeGetTensorImpl()->unsafe_storage().mutable_data();  // copy-on-write
   const auto* memory = static_cast<const char*>(tensor.const_data_ptr());
   const char* const end = memory + bytes_in(tensor);
   if (const auto found = by_memory_.find(memory); found != by_memory_.end()) {
-    ListOperand& known = operands_[found->second];
+    ListOperand& known = all_.operands[found->second];
     if (known.index != index || spans_.at(memory) != end) return std::nullopt;
     if (written && !known.written) {
       known.host = lent(tensor, Access::kWrite);
@@ -195,13 +166,13 @@ std::optional<uint32_t> ListPasses::operand(const at::Tensor& tensor, size_t ind
     if (after != spans_.begin() && std::prev(after)->second > memory) return std::nullopt;
     spans_.emplace(memory, end);
   }
-  const auto number = uint32_t(operands_.size());
-  operands_.push_back({lent(tensor, written ? Access::kWrite : Access::kRead), index, written});
+  const auto number = uint32_t(all_.operands.size());
+  all_.operands.push_back({lent(tensor, written ? Access::kWrite : Access::kRead), index, written});
   if (memory != end) by_memory_.emplace(memory, number);
   return number;
 }
 
-bool ListPasses::add_operands(const OpPlan& plan, const IValue* arguments, ListPass& pass) {
+bool KeptPasses::add_operands(const OpPlan& plan, const IValue* arguments, ListPass& pass) {
   for (size_t a = 0; a < plan.arguments.size(); ++a) {
     pass.is_list.push_back(is_list_of_tensors(plan, a));
     if (!pass.is_list.back()) {
@@ -233,7 +204,7 @@ c10::List<at::Tensor> results_like(const IValue& list, c10::DeviceIndex device) 
   return out;
 }
 
-bool ListPasses::keep(const OpPlan& plan, const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+bool KeptPasses::keep(const OpPlan& plan, const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                       Stack* stack, c10::DeviceIndex device) {
   const size_t count = plan.arguments.size();
   const IValue* arguments = stack->data() + stack->size() - count;
@@ -251,9 +222,9 @@ bool ListPasses::keep(const OpPlan& plan, const c10::OperatorHandle& op, c10::Di
       return false;
     }
   }
-  elements_.clear();
+  all_.elements.clear();
   for (const IValue& tensor : arguments[0].toListRef())
-    elements_.push_back(tensor.toTensor().numel());
+    all_.elements.push_back(tensor.toTensor().numel());
   if (makes) {
     const auto results = results_like(arguments[0], device);
     auto& members = pass.members.emplace_back();
@@ -265,132 +236,25 @@ bool ListPasses::keep(const OpPlan& plan, const c10::OperatorHandle& op, c10::Di
   } else {
     stack->resize(stack->size() - count);
   }
-  passes_.push_back(std::move(pass));
+  all_.passes.push_back(std::move(pass));
   pending_work = &run_list_passes;
   calls_kept.fetch_add(1, std::memory_order_relaxed);
   return true;
 }
 
-std::vector<ListPiece> ListPasses::pieces() const {
-  const int64_t most = kPieceBytes / int64_t(operands_[0].host.element_size());
-  std::vector<ListPiece> out;
-  for (size_t index = 0; index < elements_.size(); ++index) {
-    for (int64_t begin = 0; begin < elements_[index]; begin += most)
-      out.push_back({index, begin, std::min(most, elements_[index] - begin)});
-  }
-  return out;
-}
-
-// A view of a stretch of an operand's memory, which moves from piece to piece.
-class ListWindow {
- public:
-  explicit ListWindow(const at::Tensor& host)
-      : first_(host.storage_offset()),
-        impl_(c10::make_intrusive<c10::TensorImpl>(c10::Storage(host.storage()), host.key_set(),
-                                                   host.dtype())),
-        list_({at::Tensor(impl_)}) {}
-  void move(const ListPiece& piece) {
-    const int64_t stride = 1;
-    impl_->set_sizes_and_strides({&piece.elements, 1}, {&stride, 1}, first_ + piece.begin);
-  }
-  const c10::List<at::Tensor>& list() const { return list_; }
-  void take(const ListWindow& from) {
-    std::memcpy(impl_->mutable_data(), from.impl_->data(),
-                size_t(impl_->numel()) * impl_->itemsize());
-  }
-
- private:
-  const int64_t first_;
-  c10::intrusive_ptr<c10::TensorImpl> impl_;
-  c10::List<at::Tensor> list_;
-};
-
-// The arguments of one pass at one place of the lists.
-Stack arguments_at(const ListPass& pass, size_t index,
-                   std::unordered_map<uint32_t, ListWindow>& windows) {
-  Stack out;
-  size_t list = 0, other = 0;
-  for (const bool is_list : pass.is_list) {
-    if (is_list) {
-      // In place on the results, where there are some, which hold the first argument by then.
-      const auto& members = list == 0 && pass.copies ? pass.members.back() : pass.members[list];
-      out.push_back(windows.at(members[index]).list());
-      ++list;
-      continue;
-    }
-    const IValue& value = pass.others[other++];
-    if (!value.isList()) {
-      out.push_back(value);
-      continue;
-    }
-    c10::impl::GenericList one(value.toList().elementType());
-    one.push_back(value.toListRef()[index]);
-    out.push_back(std::move(one));
-  }
-  return out;
-}
-
-void ListPasses::run_pieces(const std::vector<ListPiece>& pieces, int64_t begin,
-                            int64_t end) const {
-  std::unordered_map<uint32_t, ListWindow> windows;
-  std::vector<Stack> arguments;
-  Stack stack;
-  for (int64_t p = begin; p < end; ++p) {
-    const ListPiece& piece = pieces[size_t(p)];
-    if (p == begin || pieces[size_t(p - 1)].index != piece.index) {
-      windows.clear();
-      arguments.clear();
-      for (const ListPass& pass : passes_) {
-        for (const auto& members : pass.members)
-          windows.try_emplace(members[piece.index], operands_[members[piece.index]].host);
-        arguments.push_back(arguments_at(pass, piece.index, windows));
-      }
-    }
-    for (auto& [number, window] : windows) window.move(piece);
-    for (size_t i = 0; i < passes_.size(); ++i) {
-      const ListPass& pass = passes_[i];
-      if (pass.copies)
-        windows.at(pass.members.back()[piece.index]).take(windows.at(pass.members[0][piece.index]));
-      stack = arguments[i];
-      pass.op.redispatchBoxed(pass.keys, &stack);
-    }
-  }
-}
-
-void ListPasses::clear() {
+void KeptPasses::clear() {
   pending_work = nullptr;
-  passes_.clear();
-  elements_.clear();
-  operands_.clear();
+  all_ = {};
   by_memory_.clear();
   spans_.clear();
   makes_tensors_ = false;
 }
 
-void ListPasses::run() {
-  if (passes_.empty()) return clear();
-  const ListPasses now = std::move(*this);
+void KeptPasses::run() {
+  if (all_.passes.empty()) return clear();
+  const ListPasses now = std::move(all_);
   clear();
-  const std::vector<ListPiece> pieces = now.pieces();
-  std::vector<int64_t> ends;  // of the threads' stretches, of about as many elements
-  int64_t total = 0, seen = 0;
-  for (const ListPiece& piece : pieces) total += piece.elements;
-  const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-  for (size_t p = 0; p < pieces.size(); ++p) {
-    seen += pieces[p].elements;
-    if (seen * threads >= total * int64_t(ends.size() + 1)) ends.push_back(int64_t(p) + 1);
-  }
-  // The step's end may stand within modes and transforms, which have seen these calls.
-  c10::impl::PODLocalDispatchKeySet keys{};
-  keys.set_excluded(c10::autograd_dispatch_keyset_with_ADInplaceOrView |
-                    c10::autocast_dispatch_keyset);
-  const c10::impl::ForceDispatchKeyGuard only_the_host{c10::impl::LocalDispatchKeySet(keys)};
-  const at::ThreadLocalState state;
-  at::parallel_for(0, int64_t(ends.size()), 1, [&](int64_t first, int64_t last) {
-    const at::ThreadLocalStateGuard same_state(state);
-    for (int64_t t = first; t < last; ++t)
-      now.run_pieces(pieces, t == 0 ? 0 : ends[size_t(t - 1)], ends[size_t(t)]);
-  });
+  run_in_pieces(now);
 }
 
 }  // namespace
