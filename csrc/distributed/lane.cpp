@@ -26,7 +26,7 @@ bool Lane::run_here(const std::function<void()>& task) {
     ~Done() {
       std::lock_guard<std::mutex> lock(lane.mutex_);
       lane.busy_ = false;
-      lane.changed_.notify_all();
+      if (!lane.tasks_.empty()) lane.changed_.notify_all();
     }
   } done{*this};
   task();
@@ -52,7 +52,6 @@ void Lane::work() {
     task = nullptr;  // what it holds goes before the lane counts as idle
     lock.lock();
     busy_ = false;
-    changed_.notify_all();
   }
 }
 
