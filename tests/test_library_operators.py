@@ -229,4 +229,6 @@ def test_nor_in_a_graph() -> None:
             found = torch_trn_emu.estimate(op, *guessed(op, "meta"), mode="compile")
         except Exception:  # not traceable, in plain torch too
             continue
-        assert found.device_us > 0, op
+        made = [x for x in tree_leaves(op(*guessed(op, "meta"))) if isinstance(x, Tensor)]
+        nothing = bool(made) and not any(x.numel() for x in made)  # graphs leave that out
+        assert (found.device_us == 0) if nothing else (found.device_us > 0), op
