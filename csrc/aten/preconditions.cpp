@@ -174,10 +174,13 @@ void batch_norm(const IValue* arguments) {
   const bool without_stats = arguments[3].isBool();  // the overload no_stats
   const IValue& training = arguments[without_stats ? 3 : 5];
   const bool normalises_by_stats = training.isBool() && !training.toBool();
-  TORCH_CHECK(!normalises_by_stats ||
-                  (!without_stats && is_tensor(arguments[3]) && is_tensor(arguments[4])),
-              "batch_norm: running_mean has to be given, and running_var, where training is False. "
-              "Pass both, or training=True.");
+  const bool mean = !without_stats && is_tensor(arguments[3]);
+  const bool variance = !without_stats && is_tensor(arguments[4]);
+  constexpr const char* kMissing =
+      "batch_norm: running_mean has to be given, and running_var, where training is False. "
+      "Pass both, or training=True.";
+  TORCH_CHECK_VALUE(!normalises_by_stats || mean == variance, kMissing);  // as the host's class
+  TORCH_CHECK(!normalises_by_stats || mean, kMissing);
   if (input.dim() < 2) return;
   for (const auto& [at, name] : kPerChannel) {
     if (!is_tensor(arguments[at])) continue;
