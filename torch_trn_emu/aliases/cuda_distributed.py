@@ -61,11 +61,30 @@ def install(
     """
     if not torch.distributed.is_available():
         return
-    from torch.distributed import device_mesh, distributed_c10d
+    from torch.distributed import distributed_c10d
 
+    _name_the_backend(distributed_c10d)
+    map_gloo()
+    _translate_groups(distributed_c10d, translated)
+    _translate_meshes(translated)
+    _prepare_checkpoints()
+    if torch.distributed.rpc.is_available():
+        from ..torch_private import rpc
+
+        rpc.without_maps()
+        rpc.run_within(mode)
+
+    def fsdp(module: Any) -> None:  # its `device_id`
+        kind = module.FullyShardedDataParallel
+        kind.__init__ = translated(kind.__init__)
+
+    when_imported("torch.distributed.fsdp.fully_sharded_data_parallel", fsdp)
+
+
+def _name_the_backend(c10d: Any) -> None:
+    """The backend trn is called nccl."""
     from ..trn.distributed import bound
 
-    c10d: Any = distributed_c10d
     dist: Any = torch.distributed
     group = bound.ProcessGroupTrn
     group.Options = bound.Options
@@ -82,19 +101,29 @@ def install(
     c10d.Backend.backend_capability["nccl"] = ["trn"]
     c10d.Backend.default_device_backend_map["trn"] = "nccl"
     _translate_config(c10d.BackendConfig)
-    map_gloo()
+
+
+def _translate_groups(c10d: Any, translated: Callable[..., Any]) -> None:
+    """Making groups, and what their members take and tell."""
     for name in ("init_process_group", "new_group", "split_group"):
         told = translated(getattr(c10d, name))
-        for module in (c10d, dist):
+        for module in (c10d, torch.distributed):
             setattr(module, name, told)
     for name in _TAKING_DEVICES:
         setattr(c10d.ProcessGroup, name, translated(getattr(c10d.ProcessGroup, name)))
+    compiled: Any = compiled_c10d
     for calling in (compiled.Backend, c10d.ProcessGroup):
         for name in filter(vars(calling).__contains__, _COLLECTIVES):
             setattr(calling, name, _tells_cuda(getattr(calling, name)))
     wrapper: Any = torch.nn.parallel.DistributedDataParallel
     wrapper._check_comm_hook = _allows_bfloat16(wrapper._check_comm_hook)
     c10d.ProcessGroup.barrier = _on_trn(c10d.ProcessGroup.barrier)
+
+
+def _translate_meshes(translated: Callable[..., Any]) -> None:
+    from torch.distributed import device_mesh
+
+    dist: Any = torch.distributed
     mesh = translated(device_mesh.init_device_mesh)
     device_mesh.init_device_mesh = dist.init_device_mesh = mesh
     kind: Any = device_mesh.DeviceMesh
@@ -102,7 +131,9 @@ def install(
     text_of = kind.__repr__
     kind.__repr__ = wraps(text_of)(lambda self: text_of(self).replace("'trn'", "'cuda'"))
 
-    # Writers of checkpoints compare it with the device of tensors, of which they hear the real one.
+
+def _prepare_checkpoints() -> None:
+    # Writers compare it with the device of tensors, of which they hear the real one.
     utilities._get_available_device_type = lambda: "trn"
 
     refuse = torch.cuda.nccl.version
@@ -111,18 +142,6 @@ def install(
         return (0, 0, 0) if asked_by_torch(1) else refuse()
 
     torch.cuda.nccl.version = version
-
-    if dist.rpc.is_available():
-        from ..torch_private import rpc
-
-        rpc.without_maps()
-        rpc.run_within(mode)
-
-    def fsdp(module: Any) -> None:  # its `device_id`
-        kind = module.FullyShardedDataParallel
-        kind.__init__ = translated(kind.__init__)
-
-    when_imported("torch.distributed.fsdp.fully_sharded_data_parallel", fsdp)
 
 
 def _takes_timeout(init: Callable[..., None]) -> Callable[..., None]:
