@@ -136,20 +136,25 @@ struct Block {
   int64_t padded(int64_t columns) const { return panels(columns) * kernel.panel_columns; }
 };
 
-// A row as float32.
-void load_row(const Kernels& kernel, const AttentionInput& x, int64_t batch, int64_t head,
-              int64_t row, int64_t count, float* y) {
+// A row as float32: where it is, or in `buffer`.
+const float* float32_row(const Kernels& kernel, const AttentionInput& x, int64_t batch,
+                         int64_t head, int64_t row, int64_t count, float* buffer) {
   const void* from =
       offset(x.data, x.dtype, batch * x.batch_stride + head * x.head_stride + row * x.row_stride);
+  if (x.dtype == DType::float32 && x.col_stride == 1) return static_cast<const float*>(from);
   const int64_t at_once = x.col_stride == 1 ? count : 1;
   for (int64_t j = 0; j < count; j += at_once)
     kernel.round_row(Elementwise::none, x.dtype, offset(from, x.dtype, j * x.col_stride), at_once,
-                     Output::float32, y + j);
+                     Output::float32, buffer + j);
+  return buffer;
 }
 
 float dot(const float* a, const float* b, int64_t count) {
   float sums[16] = {};
-  for (int64_t j = 0; j < count; ++j) sums[j % 16] += a[j] * b[j];
+  int64_t j = 0;
+  for (; j + 16 <= count; j += 16)
+    for (int i = 0; i < 16; ++i) sums[i] += a[j + i] * b[j + i];
+  for (int i = 0; j + i < count; ++i) sums[i] += a[j + i] * b[j + i];
   float sum = 0;
   for (float s : sums) sum += s;
   return sum;
@@ -277,10 +282,12 @@ void attention_backward(const Attention& shape, const AttentionInput& grad_out,
                                 mask_row(shape.mask, batch, head, row + i, count, mask.get()));
             kernel.exponentiate(s, count, block.padded(columns),
                                 logsumexp[(batch * shape.heads + head) * shape.q_length + row + i]);
-            load_row(kernel, grad_out, batch, head, row + i, shape.v_dim, row_grad.get());
-            load_row(kernel, out, batch, head, row + i, shape.v_dim, row_out.get());
-            kernel.softmax_backward(s, ds.get() + i * stride, block.padded(columns),
-                                    dot(row_grad.get(), row_out.get(), shape.v_dim));
+            const auto row_of = [&](const AttentionInput& x, float* buffer) {
+              return float32_row(kernel, x, batch, head, row + i, shape.v_dim, buffer);
+            };
+            const float of_row =
+                dot(row_of(grad_out, row_grad.get()), row_of(out, row_out.get()), shape.v_dim);
+            kernel.softmax_backward(s, ds.get() + i * stride, block.padded(columns), of_row);
           }
           multiply(kernel, pairs, lines(ds.get(), stride, rows, columns, round, false), keys_across,
                    keys_across.panels, words.get(), sums_q.get(), k_stride, false);

@@ -18,6 +18,10 @@ TRN_INLINE u32v round_element(u32v bits) {
   return bits;
 }
 
+// Whether what round_element gives is a bfloat16, however it is stored.
+template <class S, Elementwise op>
+constexpr bool is_bf16 = op == Elementwise::bfloat16 || std::is_same_v<S, BFloat16>;
+
 TRN_INLINE u32v subnormal_mask(u32v bits) {
   return (u32v)((bits & 0x7fffffff) - 1 < splat(0x7fffffu));
 }
@@ -43,15 +47,34 @@ TRN_INLINE bool with_elementwise(Elementwise op, DType dtype, F f) {
   return result;
 }
 
+// Words of two vectors, each element rounded once, or what round_element gives for them where there
+// is NaN. Collects whether one is subnormal.
+template <class S, Elementwise op>
+TRN_INLINE u32v round_words(u32v low, u32v high, bool& subnormal) {
+  u32v words = words_of < op == Elementwise::bfloat16 && !std::is_same_v < S,
+       BFloat16 >> (low, high);
+  const u32v magnitudes = words & 0x7fff7fff;
+  subnormal |= any_up_to(magnitudes, splat(0x7eu * in_both));
+  if (any_up_to(splat(0x7fff7fffu) - magnitudes + in_both, splat(0x7eu * in_both))) [[unlikely]]
+    words = (round_element<S, op>(low) >> 16) | (round_element<S, op>(high) & 0xffff0000);
+  return words;
+}
+
 template <class S, Elementwise op, class D>
 bool round_row_typed(const S* x, int64_t count, D* y) {
+  constexpr bool as_words = is_bf16<S, op> && std::is_same_v<D, BFloat16>;
+  bool found = false;
+  int64_t i = 0;
+  for (; as_words && i + 2 * lanes <= count; i += 2 * lanes)
+    store_in_order(reinterpret_cast<BFloat16*>(y + i),
+                   round_words<S, op>(load_bits(x + i), load_bits(x + i + lanes), found));
   u32v subnormal = splat(0u);
-  for (int64_t i = 0; i < count; i += lanes) {
+  for (; i < count; i += lanes) {
     const u32v bits = round_element<S, op>(load_ragged(x, i, count));
     subnormal |= subnormal_mask(bits);
     store_ragged(y, i, count, bits, [](D* p, u32v v) { store_nearest(p, v); });
   }
-  return largest(subnormal) != 0;
+  return found || largest(subnormal) != 0;
 }
 
 inline bool round_row(Elementwise op, DType dtype, const void* x, int64_t count, Output out,
@@ -70,6 +93,7 @@ bool round_columns_typed(const void* const* rows, int64_t count, int64_t width,
   const ColumnDestination d = destination;
   const int64_t panel = d.panel_width == 0 ? width : d.panel_width;
   u32v subnormal = splat(0u);
+  bool found = false;
   for (int64_t i = 0; i < count; i += step) {
     const S* first = static_cast<const S*>(rows[i]);
     const S* second = pairs && i + 1 < count ? static_cast<const S*>(rows[i + 1]) : nullptr;
@@ -82,19 +106,26 @@ bool round_columns_typed(const void* const* rows, int64_t count, int64_t width,
     for (int64_t base = 0; base < width; base += panel, at += d.panel_stride) {
       const int64_t end = d.panel_width == 0 ? width : base + panel;
       for (int64_t j = base; j < end; j += lanes) {
-        u32v word = round_element<S, op>(load_ragged(first, j, width));
-        subnormal |= subnormal_mask(word);
-        if constexpr (pairs) {
-          u32v other = splat(0u);
-          if (second != nullptr) other = round_element<S, op>(load_ragged(second, j, width));
-          subnormal |= subnormal_mask(other);
-          word = (nearest_bf16(word) >> 16) | (nearest_bf16(other) & 0xffff0000);
+        const u32v low = load_ragged(first, j, width);
+        u32v word = splat(0u);
+        if constexpr (pairs && is_bf16<S, op>) {
+          const u32v high = second == nullptr ? splat(0u) : load_ragged(second, j, width);
+          word = round_words<S, op>(low, high, found);
+        } else {
+          word = round_element<S, op>(low);
+          subnormal |= subnormal_mask(word);
+          if constexpr (pairs) {
+            u32v other = splat(0u);
+            if (second != nullptr) other = round_element<S, op>(load_ragged(second, j, width));
+            subnormal |= subnormal_mask(other);
+            word = (nearest_bf16(word) >> 16) | (nearest_bf16(other) & 0xffff0000);
+          }
         }
         store_ragged(at, j - base, end - base, word, [](uint32_t* p, u32v v) { store(p, v); });
       }
     }
   }
-  return largest(subnormal) != 0;
+  return found || largest(subnormal) != 0;
 }
 
 inline bool round_columns(Elementwise op, DType dtype, const void* const* rows, int64_t count,

@@ -198,12 +198,19 @@ int64_t chunk_of(int64_t k) {
   return std::max<int64_t>(1, ceil_div(ceil_div(k, chunks), whole_blocks)) * whole_blocks;
 }
 
-// Panels an item of the streamed operand takes: all threads busy, tiles no larger than `most`.
-int64_t panels_an_item(int64_t panels, int64_t most, int64_t threads) {
-  const int64_t items =
-      ceil_div(std::max(ceil_div(panels, most), std::min(threads, panels)), threads) * threads;
-  return ceil_div(panels, items);
-}
+// The streamed operand's panels as items of nearly the same number of them: all threads busy with
+// as many items, none larger than `most` panels.
+struct Items {
+  int64_t panels, count;
+
+  Items(int64_t all, int64_t most, int64_t threads)
+      : panels(all),
+        count(ceil_div(std::max(ceil_div(all, most), std::min(threads, all)), threads) * threads) {
+    count = std::min(count, panels);
+  }
+  int64_t first(int64_t item) const { return panels * item / count; }
+  int64_t largest() const { return ceil_div(panels, count); }
+};
 
 // A single tile of rows: b is packed a few k at a time and multiplied at once, as it is read only
 // here.
@@ -214,13 +221,12 @@ void multiply_thin(const Problem& q, int64_t threads) {
   const int64_t columns = kernel.panel_columns;
   Scratch<uint32_t> a(static_cast<size_t>(whole.a_panel_words()));
   pack_a(whole, q.a, 0, 1, a.get());
-  const int64_t panels = ceil_div(q.n, columns);
-  const int64_t each = panels_an_item(panels, most_tile_columns / columns, threads);
+  const Items items(ceil_div(q.n, columns), most_tile_columns / columns, threads);
   const auto body = [&](int64_t lo, int64_t hi) {
-    Scratch<uint32_t> b(static_cast<size_t>(each * piece.b_panel_words()));
+    Scratch<uint32_t> b(static_cast<size_t>(items.largest() * piece.b_panel_words()));
     alignas(64) float sums[most_tile_rows * most_tile_columns];
     for (int64_t item = lo; item < hi; ++item) {
-      const int64_t first = item * each, last = std::min(first + each, panels);
+      const int64_t first = items.first(item), last = items.first(item + 1);
       const int64_t stride = (last - first) * columns;
       if (q.k == 0) std::fill(sums, sums + q.m * stride, 0.0f);
       for (int64_t k0 = 0; k0 < q.k; k0 += k_at_once) {
@@ -235,8 +241,8 @@ void multiply_thin(const Problem& q, int64_t threads) {
       finish(kernel, q, 0, q.m, j0, std::min(last * columns, q.n) - j0, sums, stride);
     }
   };
-  if (threads == 1) return body(0, ceil_div(panels, each));
-  parallel_for(0, ceil_div(panels, each), 1, body);
+  if (threads == 1) return body(0, items.count);
+  parallel_for(0, items.count, 1, body);
 }
 
 // A few rows by lines that are contiguous along k: a line is rounded and multiplied at once, where
@@ -367,12 +373,12 @@ void multiply(const Problem& q, int64_t threads) {
   };
   const Kept kept =
       packed_whole(s.p, s.streams_b ? q.a : q.b, s.streams_b, s.kept_panels, threads, loop);
-  const int64_t each = panels_an_item(s.streamed_panels, s.most(!s.streams_b), threads);
-  loop(ceil_div(s.streamed_panels, each), [&](int64_t lo, int64_t hi) {
+  const Items items(s.streamed_panels, s.most(!s.streams_b), threads);
+  loop(items.count, [&](int64_t lo, int64_t hi) {
     const Packing longest = s.part(std::min(s.chunk, q.k));
-    Scratch<uint32_t> words(static_cast<size_t>(each * s.streamed_words(longest)));
+    Scratch<uint32_t> words(static_cast<size_t>(items.largest() * s.streamed_words(longest)));
     for (int64_t item = lo; item < hi; ++item)
-      s.item(kept, item * each, std::min(item * each + each, s.streamed_panels), words.get());
+      s.item(kept, items.first(item), items.first(item + 1), words.get());
   });
 }
 

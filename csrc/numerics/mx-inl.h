@@ -3,6 +3,7 @@
 
 #include "mx_bf16-inl.h"
 #include "mx_encode-inl.h"
+#include "mx_values-inl.h"
 
 namespace trn::numerics::TRN_NAMESPACE {
 namespace {
@@ -79,6 +80,9 @@ TRN_INLINE void mx_block(const MxConstants& c, const S* x, const Scales& s, int 
 template <class S, bool through_bf16, bool stochastic, Output out>
 bool mx_row_typed(const MxConstants& constants, const S* x, int64_t count, uint64_t index,
                   typename Stored<out>::Type* y, uint8_t* scales) {
+  if constexpr (has_value_words<S, through_bf16, stochastic, out>)
+    if (has_many_binades(constants))
+      return mx_row_values<S, through_bf16>(constants, x, count, y, scales);
   const MxConstants c = constants;  // a store through y cannot change it
   const WordConstants words = word_constants(c);
   u32v least = splat(255u);
@@ -176,28 +180,7 @@ inline bool mx_row(const MxConstants& c, DType dtype, const void* x, int64_t cou
   });
 }
 
-// `lanes` elements of a row at column j, zeros from `width` on.
-template <class S>
-TRN_INLINE u32v load_ragged(const S* row, int64_t j, int64_t width) {
-  if (j + lanes <= width) return load_bits(row + j);
-  S padded[lanes] = {};
-  if (j < width) copy_items(padded, row + j, width - j);
-  return load_bits(padded);
-}
-
-template <class T, class V, class Store>
-TRN_INLINE void store_ragged(T* row, int64_t j, int64_t width, V v, Store store_vector) {
-  if (j + lanes <= width) return store_vector(row + j, v);
-  T padded[lanes];
-  store_vector(padded, v);
-  if (j < width) copy_items(row + j, padded, width - j);
-}
-
 constexpr int64_t strip_width = 2048;  // 256 KiB of copy, for the second-level cache
-
-constexpr int64_t destination_row(Grouping grouping, int64_t i) {
-  return grouping == Grouping::contiguous ? i : i / 8 * 128 + i % 8;
-}
 
 // Copies a strip of the rows of a block, widened to float32, and collects the largest magnitudes.
 // Row by row: memory is read in runs, and the copy, whose rows lie one vector further apart than
@@ -234,6 +217,10 @@ bool mx_columns_typed(const MxConstants& constants, const void* const* rows,
                       const uint64_t* indices, int64_t width, Grouping grouping,
                       const ColumnDestination& destination, uint8_t* scales) {
   using T = typename Stored<out>::Type;
+  if constexpr (has_value_words<S, through_bf16, stochastic, out>)
+    if (has_many_binades(constants))
+      return mx_columns_values<S, through_bf16, out>(constants, rows, width, grouping, destination,
+                                                     static_cast<T*>(destination.base), scales);
   constexpr int step = out == Output::codes4 || out == Output::bf16_pairs ? 2 : 1;
   const MxConstants c = constants;
   const ColumnDestination d = destination;

@@ -17,6 +17,13 @@ constexpr int64_t pairs_at_once =
     256;  // a panel of b and a tile of a stay in the first-level cache
 constexpr int64_t item_columns = 256;
 
+// Of the left operand: whole blocks and panels' steps. As many as take about 2 us (chosen).
+constexpr int64_t k_at_once = 256;
+int64_t worth_a_thread(int64_t lines) {
+  constexpr int64_t elements = 4096;
+  return ceil_div(elements, std::max<int64_t>(1, lines * k_at_once));
+}
+
 // The left operand, packed whole: pairs for the bfloat16 dot product, or float32 words.
 struct Left {
   Packing packing;
@@ -26,7 +33,13 @@ struct Left {
     const Packing p(kernels(), pairs, a.k, packs_a_across(a));
     const int64_t panels = ceil_div(a.count, p.tile_rows);
     Scratch<uint32_t> words(static_cast<size_t>(panels * p.a_panel_words()));
-    const bool subnormal = pack_a(p, a, 0, panels, words.get());
+    // Lines may be few: threads share the k's of all of them.
+    std::atomic<bool> subnormal = false;
+    parallel_for(0, ceil_div(a.k, k_at_once), worth_a_thread(a.count), [&](int64_t lo, int64_t hi) {
+      const int64_t k0 = lo * k_at_once, k = std::min(hi * k_at_once, a.k) - k0;
+      if (pack_a(p, a.part(k0, k), 0, panels, words.get() + p.words(k0) * p.tile_rows))
+        subnormal = true;
+    });
     if (pairs && subnormal) return of(a, false);
     return {p, std::move(words)};
   }

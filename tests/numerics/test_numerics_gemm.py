@@ -98,6 +98,24 @@ def test_exact_where_sums_are_exact(each_isa: Numerics) -> None:
         assert np.array_equal(each_isa.gemm(a, b), a @ b)
 
 
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("binades", [1, 6, 20])
+def test_products_with_ones_are_the_rounded_operand(
+    each_isa: Numerics, element: str, binades: int
+) -> None:
+    rng = np.random.default_rng(binades)
+    k, n = 101, 75
+    ones, op = Op(kind="bfloat16"), Op(kind="mx", mx=Mx(element=element))
+    for dtype, layout in product(DTYPES[:2], range(4)):
+        x = operand(rng, (1, k, n), np.dtype(np.float32), layout)
+        x = (x * np.exp2(rng.integers(-binades, binades, x.shape))).astype(dtype)
+        wanted = each_isa.quantize_dequantize(x[0], 0, op.mx, np.float32)
+        eye = np.eye(k, dtype=np.float32)[None]
+        assert np.array_equal(each_isa.gemm(eye, x, a_op=ones, b_op=op)[0], wanted)
+        turned = x.transpose(0, 2, 1)
+        assert np.array_equal(each_isa.gemm(turned, eye, a_op=op, b_op=ones)[0], wanted.T)
+
+
 @pytest.mark.parametrize("layouts", list(product(range(4), range(4))), ids=str)
 def test_long_contractions_in_chunks(each_isa: Numerics, layouts: tuple[int, int]) -> None:
     # Longer than a chunk of any cache, with whole numbers: every order of the sums is exact.

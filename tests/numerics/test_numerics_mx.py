@@ -155,6 +155,20 @@ def numbers(shape: tuple[int, int], dtype: np.dtype, seed: int = 0) -> np.ndarra
     return x
 
 
+def close_numbers(shape: tuple[int, int], dtype: np.dtype, seed: int = 0) -> np.ndarray:
+    """Blocks of which most have no element that is subnormal in a format of many binades."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(1, 4, shape) * rng.choice([-1, 1], shape) * np.exp2(rng.integers(-5, 5, shape))
+    x *= np.exp2(rng.integers(-120, 118, (1, shape[1]))) if dtype != np.float16 else 1
+    rare = rng.random(shape)
+    x[rare < 0.1] = 0.0
+    x[rare < 0.05] = -0.0
+    x[rare > 0.998] *= 2.0**-20
+    x = x.astype(dtype)
+    x[rare > 0.9999] = np.nan
+    return x
+
+
 CASES = list(product(ELEMENTS, RULES, GROUPINGS, (0, 1)))
 
 
@@ -204,7 +218,7 @@ def test_fast_equals_reference(each_isa: Numerics, element: str, dtype: np.dtype
         shape = SHAPES[i % len(SHAPES)]
         mx = Mx(element=element, rule=rule, grouping=grouping, through_bf16=through_bf16,
                 stochastic=stochastic, seed=i, offset=7)  # fmt: skip
-        x = numbers(shape, dtype, i)
+        x = (numbers if i // 2 % 2 else close_numbers)(shape, dtype, i)
         codes, scales = each_isa.quantize(x, axis, mx)
         wanted_codes, wanted_scales = each_isa.quantize(x, axis, mx, reference=True)
         assert np.array_equal(scales, wanted_scales)
