@@ -47,23 +47,27 @@ def transfer(i: Instruction, chip: Chip, cores: int = 1) -> Transfer:
     if i.left_out:
         return _NOTHING
     source, to = i.reads[0], i.writes[0]
-    run_bytes, runs = _runs(i, source, to)
+    run, runs = _runs(i, source, to)
     engines = max(1, min(chip.dma.engines, runs))
     rate: float = chip.dma.engine_bytes_per_s
     if i.opcode == "dma_transpose":
         rate *= TRANSPOSE_SHARE[source.memory]
-    descriptor_s = max(run_bytes / rate, chip.dma.descriptor_min_s)
-    read = _hbm_bytes(source, run_bytes, runs)
-    write = _hbm_bytes(to, run_bytes, runs)
+    wider = max(itemsize(source.buffer.dtype), itemsize(to.buffer.dtype))  # inferred, of a cast
+    descriptor_s = max(run * wider / rate, chip.dma.descriptor_min_s)
+    read, write = _hbm_bytes(source, run, runs), _hbm_bytes(to, run, runs)
     if i.opcode == "dma_scatter_add":
         read += write
     sharers = min(cores, chip.physical_cores // chip.hbm.stacks)
     bandwidth = chip.hbm.bandwidth_bytes_per_s / chip.hbm.stacks / sharers
-    hbm_s = read / chip.hbm.read_efficiency + write / chip.hbm.write_efficiency
+    hbm_s = (read / chip.hbm.read_efficiency + write / chip.hbm.write_efficiency) / bandwidth
+    # Inferred: the engines, which limit loads and stores, read and write no more than a core's
+    # share of HBM, with the others idle.
+    both = read + write if read and write else 0.0
+    share_s = both / chip.hbm_bytes_per_s_per_core() / cores
     return Transfer(
         engines=engines,
         engine_s=ceil(runs / engines) * descriptor_s + chip.dma.completion_write_s,
-        hbm_s=hbm_s / bandwidth,
+        hbm_s=max(hbm_s, share_s),
         hbm_read_bytes=accessed_bytes(i, source) if source.memory is Memory.HBM else 0,
         hbm_write_bytes=accessed_bytes(i, to) if to.memory is Memory.HBM else 0,
     )
@@ -78,9 +82,8 @@ def accessed_bytes(i: Instruction, a: Access) -> int:
     return a.nbytes
 
 
-def _runs(i: Instruction, source: Access, to: Access) -> tuple[float, int]:
-    """Bytes of one contiguous run, and how many there are."""
-    size = itemsize(to.buffer.dtype)
+def _runs(i: Instruction, source: Access, to: Access) -> tuple[int, int]:
+    """Elements of one contiguous run, and how many there are."""
     total = to.elements
     if i.opcode == "dma_transpose":  # [dma] done in blocks on the way, not element by element
         run = min(source.run_elements, to.partitions)
@@ -90,10 +93,10 @@ def _runs(i: Instruction, source: Access, to: Access) -> tuple[float, int]:
         run, total = min(source.run_elements, to.free), source.elements
     elif source.buffer.memory is to.buffer.memory is Memory.HBM:
         run = min(_flat_run(source), _flat_run(to))
-        run = min(run, max(1, int(PACKET_BYTES / size)))
+        run = min(run, max(1, int(PACKET_BYTES / itemsize(to.buffer.dtype))))
     else:
         run = min(source.run_elements, to.run_elements)
-    return run * size, max(1, ceil(total / run))
+    return run, max(1, ceil(total / run))
 
 
 def _flat_run(a: Access) -> int:
@@ -106,9 +109,10 @@ def _flat_run(a: Access) -> int:
     return run
 
 
-def _hbm_bytes(a: Access, run_bytes: float, runs: int) -> float:
+def _hbm_bytes(a: Access, run: int, runs: int) -> float:
     if a.memory is not Memory.HBM:
         return 0.0
+    run_bytes = run * itemsize(a.buffer.dtype)
     return runs * max(run_bytes, BURST_BYTES) * (a.distinct_bytes / max(1, a.nbytes))
 
 
