@@ -134,6 +134,35 @@ def test_what_streams_by_often_is_prepared_once(chip: str, compute: str) -> None
     assert "ready" in dump(program)
 
 
+@pytest.mark.parametrize("tiles", [3, 5, 6, 9])
+@pytest.mark.parametrize("rest", [0, 45])
+@pytest.mark.parametrize(
+    ("chip", "compute", "dtype", "tile"),
+    [("trn1", "bfloat16", "bfloat16", 128), ("trn3", "bfloat16", "bfloat16", 128),
+     ("trn2", "float8_e5m2", "float8_e5m2", 256), ("trn3", "mxfp8", "bfloat16", 512)],
+)  # fmt: skip
+def test_tiles_of_the_contraction_that_fill_no_group(
+    tiles: int, rest: int, chip: str, compute: str, dtype: str, tile: int
+) -> None:
+    k = tiles * tile + rest
+    for layouts in ({}, {"lhs_layout": "km", "rhs_layout": "nk"}):
+        got, lhs, rhs = _run(chip, 20, k, 30, dtype=dtype, compute=compute, **layouts)
+        if compute == "mxfp8":
+            mx = MX_FORMATS["mxfp8"]
+            lhs = dequantize_mx(*quantize_mx(lhs, mx), mx)
+            rhs = dequantize_mx(*quantize_mx(rhs.transpose(0, 2, 1), mx), mx).transpose(0, 2, 1)
+        _agrees(got, lhs, rhs)
+
+
+@pytest.mark.parametrize("layout", ["mk kn", "km nk"])
+@pytest.mark.parametrize(("m", "n"), [(513, 1030), (1030, 513)])
+def test_wide_blocks(layout: str, m: int, n: int) -> None:
+    """Where the usual ones would bring a factor again for the last row."""
+    lhs_layout, rhs_layout = layout.split()
+    options = {"compute": "bfloat16", "lhs_layout": lhs_layout, "rhs_layout": rhs_layout}
+    _agrees(*_run("trn2", m, 2100, n, dtype="bfloat16", **options))
+
+
 CHUNKED = Schedule(long_contraction=1000)
 
 

@@ -43,8 +43,8 @@ def matmul_of_codes(m: int, k: int, n: int, *, out_dtype: str, target: Target) -
     out = b.hbm("out", (1, m, n), out_dtype, Role.OUTPUT)
     held = 4 * COMPILER.result_slots
     plan = plan_blocks(Cut(
-        m=m, k=k, n=n, packing=packing, majors=(True, True), bytes_per_column=held, chip=chip,
-        schedule=COMPILER,
+        m=m, k=k, n=n, packing=packing, majors=(True, True), dtypes=(packing.dtype,) * 2,
+        bytes_per_column=held, chip=chip, schedule=COMPILER,
     ))  # fmt: skip
     operands = []
     for name, free, block, slots, role in (

@@ -31,8 +31,7 @@ from .blocking import (
     Schedule,
     dma_turns,
     packing_of,
-    plan_blocks,
-    plan_chunks,
+    plan_of,
     repeats_preparation,
     share_of_core,
 )
@@ -83,10 +82,10 @@ def matmul(
     held = itemsize(out.dtype) * schedule.result_slots + leaving.bytes_per_column
     held += epilogue.column_bytes if epilogue else 0
     cut = Cut(
-        m=m, k=k, n=n, packing=packing, majors=majors, bytes_per_column=held, chip=chip,
-        schedule=schedule,
+        m=m, k=k, n=n, packing=packing, majors=majors, dtypes=(lhs_dtype, rhs_dtype),
+        bytes_per_column=held, chip=chip, schedule=schedule,
     )  # fmt: skip
-    plan = plan_chunks(cut) or plan_blocks(cut)
+    plan = plan_of(cut, whole=picked > 0 and k <= schedule.long_contraction)
     left, right = _operands(b, (lhs, rhs), cut, plan)
     if picked:
         if plan.chunk or packing.mx or not majors[1] or (batch == 1 and n > plan.block_n):
@@ -180,7 +179,7 @@ class _Body:
         self.finisher: Finisher | None = None
         self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
         self.result = b.sbuf("result", plan.block_n, out.dtype, slots=schedule.result_slots)
-        self.leaving = Evacuation(b, leaving, self.result, halves=left.full <= 4)
+        self.leaving = Evacuation(b, leaving, self.result, halves=left.tiles <= 4)
 
     def product(self, sizes: tuple[int, int, int, int]) -> None:
         """All of the batch."""
@@ -236,8 +235,9 @@ class _Body:
         for part, _, ks in self.b.parts(left.full * tile_k, left.group * tile_k):
             for t in range(ks // tile_k):
                 self._multiply(left, right, part, t, tile_k, tile)
-        if left.rest:
-            self._multiply(left, right, affine(left.parts - 1), 0, left.rest, tile)
+        for t in range(ceil(left.rest / tile_k)):
+            ks = min(tile_k, left.rest - t * tile_k)
+            self._multiply(left, right, affine(left.parts - 1), t, ks, tile)
 
     def _multiply(
         self, left: Operand, right: Operand, part: Affine, t: int, ks: int, tile: _Tile

@@ -4,7 +4,7 @@ The same product reaches between 16 and 91 % of the array's peak on silicon by i
 so a schedule is a value. To add one, add a `Schedule`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -12,7 +12,7 @@ from ...chip import Chip
 from ...errors import ChipLimit
 from ...formats import MX_FORMATS
 from ...isa import itemsize
-from ..limits import BANK, P
+from ..limits import BANK, P, evenly
 from .operand import Operand
 from .packing import K_GROUP, Packing
 
@@ -26,7 +26,7 @@ __all__ = [
     "dma_turns",
     "packing_of",
     "plan_blocks",
-    "plan_chunks",
+    "plan_of",
     "repeats_preparation",
     "share_of_core",
 ]
@@ -45,6 +45,11 @@ class Schedule:
     # it, which shrink. Chosen by pricing 1024 x K x 1024 for every format, layout and chip.
     long_contraction: int = 12_288
 
+
+# Of blocks whose sums stay in SBUF while chunks of a contraction pass (chosen).
+CHUNKED_SIDES = ((1024, 1024), (1024, 512), (512, 1024), (512, 512), (P, P))
+LEAST_CHUNKED = 2048  # of a contraction that may pass in chunks for other reasons (chosen)
+LESS = 0.88  # of the time of the usual blocks, for others to be taken (chosen)
 
 HAND = Schedule()  # what the best published hand-written kernels reach
 COMPILER = Schedule(load="exposed")  # the vendor compiler at -O2
@@ -84,6 +89,7 @@ class Cut:
     """What is to be cut.
 
     majors            whether lhs and rhs have the contraction before the free dimension
+    dtypes            of lhs and rhs in HBM
     bytes_per_column  of a block of n that results and what is added to them take
     """
 
@@ -92,9 +98,31 @@ class Cut:
     n: int
     packing: Packing
     majors: tuple[bool, bool]
+    dtypes: tuple[str, str]
     bytes_per_column: float
     chip: Chip
     schedule: Schedule
+
+    def seconds(self, plan: "Plan") -> float:
+        """The longer of multiplying and of bringing the factors as often as `plan` does.
+
+        With one slot of what streams by, the two overlap but in part (a quarter more: chosen).
+
+        What must be transposed or quantized costs more to bring, twice at most: after that it is
+        kept prepared.
+        """
+        te, dma = self.chip.tensor_engine, self.chip.dma
+        rate = min(dma.engine_bytes_per_s * dma.engines, self.chip.hbm_bytes_per_s_per_core())
+        moved = 0.0
+        factors = zip((self.m, self.n), plan.loads(self), self.majors, self.dtypes, strict=True)
+        for free, loads, major, dtype in factors:
+            prepared = (self.packing.mx + 2 * (not major)) * (loads if loads <= 2 else 1)
+            moved += free * self.k * (loads + prepared) * itemsize(dtype)
+        native = te.macs_per_pe_cycle.get(self.packing.dtype, 1)
+        per_cycle = te.rows * te.cols * (self.packing.per_row if self.packing.mx else native)
+        both = self.m * self.k * self.n / per_cycle / te.clock_hz, moved / rate
+        overlaps = plan.lhs_slots > 1 if plan.loads(self)[0] > 1 else plan.rhs_slots > 1
+        return max(both) if overlaps else max(both) + min(both) / 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +133,13 @@ class Plan:
     rhs_slots: int
     m_outside: bool  # the block of lhs stays while rhs streams by
     chunk: int = 0  # of the contraction, loaded at a time; 0: all of it
+
+    def loads(self, cut: Cut) -> tuple[int, int]:
+        """How often lhs and rhs are brought."""
+        of_lhs, of_rhs = ceil(cut.n / self.block_n), ceil(cut.m / self.block_m)
+        if self.chunk:
+            return of_lhs, of_rhs
+        return (1, of_rhs) if self.m_outside else (of_lhs, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,12 +162,44 @@ class Chunks:
         return Chunks(size=size, count=count, groups=rest - tail, tail=tail)
 
 
+def plan_of(cut: Cut, *, whole: bool = False) -> Plan:
+    """The usual plan, unless its loads take much longer than those of another.
+
+    whole  all of the contraction is loaded at once
+    """
+    if whole:
+        return plan_blocks(cut)
+    if cut.k > cut.schedule.long_contraction and (chunks := plan_chunks(cut)):
+        return chunks
+    usual = plan_blocks(cut)
+    chunks = plan_chunks(cut) if cut.k > LEAST_CHUNKED else None
+    return chunks if chunks and cut.seconds(chunks) < LESS * cut.seconds(usual) else usual
+
+
 def plan_blocks(cut: Cut) -> Plan:
-    """The largest blocks that SBUF holds, and the order that moves fewer bytes."""
+    """The largest blocks that SBUF holds, and the order that moves fewer bytes.
+
+    Wider blocks are taken where those would be loaded again for few rows or columns.
+    """
+    usual = next(_fitting(cut, _choices(cut)), None)
+    if usual is None:
+        raise ChipLimit(
+            f"matmul {cut.m}x{cut.k}x{cut.n}: a contraction of {cut.k} does not fit in "
+            f"{cut.chip.sbuf.usable_bytes_per_partition} bytes of SBUF per partition "
+            f"({cut.chip.name}, chips.py). Split it and add the parts."
+        )
+    if max(usual.loads(cut)) == 1:
+        return usual
+    wide = min(_fitting(cut, _wide_choices(cut)), key=cut.seconds, default=usual)
+    return wide if cut.seconds(wide) < LESS * cut.seconds(usual) else usual
+
+
+def _fitting(cut: Cut, choices: Iterable[tuple[int, int, int, int]]) -> Iterator[Plan]:
+    """The plans of choices that SBUF holds."""
     m, k, n, packing, (lhs_major, rhs_major) = cut.m, cut.k, cut.n, cut.packing, cut.majors
     budget = cut.chip.sbuf.usable_bytes_per_partition
     whole_m, whole_n = _round_up(m, 64), _round_up(n, 64)
-    for block_m, block_n, stays, streams in _choices(cut):
+    for block_m, block_n, stays, streams in choices:
         block_m, block_n = min(block_m, whole_m), min(block_n, whole_n)
         # What must be transposed costs more to bring again.
         lhs_loads = m * k * (1 if lhs_major else 3)
@@ -148,40 +215,48 @@ def plan_blocks(cut: Cut) -> Plan:
         )
         if used <= budget:
             slots = {"lhs_slots": lhs_slots, "rhs_slots": rhs_slots}
-            return Plan(block_m=block_m, block_n=block_n, m_outside=m_outside, **slots)
-    raise ChipLimit(
-        f"matmul {m}x{k}x{n}: a contraction of {k} does not fit in {budget} bytes of SBUF per "
-        f"partition ({cut.chip.name}, chips.py). Split it and add the parts."
-    )
+            yield Plan(block_m=block_m, block_n=block_n, m_outside=m_outside, **slots)
 
 
 def plan_chunks(cut: Cut) -> Plan | None:
     """Blocks whose partial sums stay in SBUF while chunks of a long contraction pass; or None.
 
-    A block of the result as large as SBUF holds, up to 1024 x 1024, and chunks of up to 16 KiB a
-    partition and operand: longer ones gain nothing.
+    A block of the result up to 1024 x 1024, whichever of those that SBUF holds has the factors
+    loaded the least, and chunks of up to 16 KiB a partition and operand: longer ones gain nothing.
     """
-    if cut.k <= cut.schedule.long_contraction:
-        return None
     packing, slots = cut.packing, cut.schedule.operand_slots
     budget, unit = cut.chip.sbuf.usable_bytes_per_partition, K_GROUP * packing.tile_k
-    choices = ((1024, 4096), (1024, 2048), (512, 4096), (512, 2048), (512, unit), (P, unit))
-    for side, chunk in choices:
-        size = max(unit, chunk // unit * unit)
-        block_m, block_n = min(side, _round_up(cut.m, 64)), min(side, _round_up(cut.n, 64))
-        used = int(block_n * (4 * ceil(block_m / P) + cut.bytes_per_column))
-        for block, major in zip((block_m, block_n), cut.majors, strict=True):
-            used += Operand.sbuf_bytes(size, block, packing, major, slots)
-            used += Operand.tail_bytes(block, packing)
-        if used <= budget:
-            both = {"lhs_slots": slots, "rhs_slots": slots}
-            return Plan(block_m=block_m, block_n=block_n, m_outside=True, chunk=size, **both)
-    return None
+    fitting = []
+    for sides in CHUNKED_SIDES:
+        blocks = [
+            _round_up(evenly(n, side, 64), 64)
+            for n, side in zip((cut.m, cut.n), sides, strict=True)
+        ]
+        for size in (4096, 2048, unit):
+            size = max(unit, size // unit * unit)
+            used = int(blocks[1] * (4 * ceil(blocks[0] / P) + cut.bytes_per_column))
+            for block, major in zip(blocks, cut.majors, strict=True):
+                used += Operand.sbuf_bytes(size, block, packing, major, slots)
+                used += Operand.tail_bytes(block, packing)
+            if used <= budget:
+                both = {"lhs_slots": slots, "rhs_slots": slots, "chunk": size}
+                fitting.append(Plan(block_m=blocks[0], block_n=blocks[1], m_outside=True, **both))
+                break
+    return min(fitting, key=cut.seconds, default=None)
 
 
 def repeats_preparation(plan: Plan, m: int, n: int) -> bool:
     """Whether the operand that streams by comes often enough to keep it prepared in HBM."""
     return ceil(m / plan.block_m) > 2 if plan.m_outside else ceil(n / plan.block_n) > 2
+
+
+def _wide_choices(cut: Cut) -> Iterator[tuple[int, int, int, int]]:
+    """Blocks of up to 1,024 rows or columns, of equal size; what stays has one slot."""
+    slots = cut.schedule.operand_slots
+    for side in (2 * BANK, 6 * P):
+        for other in (BANK, 2 * P):
+            yield evenly(cut.m, side, 64), other, 1, slots
+            yield other, evenly(cut.n, side, 64), 1, slots
 
 
 def _round_up(value: int, step: int) -> int:

@@ -5,7 +5,6 @@ is transposed on the Tensor engine. For MX it is then quantized: groups of 32 ne
 """
 
 from copy import copy
-from math import gcd
 
 from ...isa import (
     Access,
@@ -22,7 +21,7 @@ from ...isa import (
 )
 from ..limits import BANK_BYTES, P
 from ..planes import several
-from .packing import K_GROUP, NATURAL_BYTES, Packing, natural_slots, parts_of_row
+from .packing import K_GROUP, NATURAL_BYTES, Packing, group_of, natural_slots, parts_of_row
 from .picked import Picked
 
 __all__ = ["Operand"]
@@ -60,11 +59,14 @@ class Operand:
             self.transposed = b.psum(f"{hbm.name} transposed", bank, dtype, slots=2)
 
     def _cut(self, k: int, slots: int, name: str, wide: Buffer | None = None) -> None:
-        """Tiles for k elements of K, loaded at a time; `wide`, if given, holds a group or more."""
+        """Tiles for k elements of K, loaded at a time; `wide`, if given, holds a group or more.
+
+        `full` tiles in whole groups, and `rest` elements, less than a group.
+        """
         b, packing, block = self.b, self.packing, self.block
-        self.full, self.rest = divmod(k, packing.tile_k)
-        self.group = gcd(self.full, K_GROUP) or 1  # tiles of K per transfer
-        self.parts = self.full // self.group + bool(self.rest)
+        self.group = group_of(k, packing)
+        whole, self.rest = divmod(k, self.group * packing.tile_k)
+        self.full, self.parts = whole * self.group, whole + bool(self.rest)
         self.chunk = parts_of_row(k, packing, self.group)
         width = self.group * packing.per_row * block
         self.data = b.sbuf(f"{name} tiles", width, packing.dtype, slots=slots, parts=self.parts)
@@ -86,7 +88,7 @@ class Operand:
     def first(self, k: int) -> "Operand":
         """The operand where only k elements of K are loaded, a multiple of its groups of tiles."""
         shorter = copy(self)
-        shorter.full, shorter.rest = k // self.packing.tile_k, 0
+        shorter.full, shorter.rest = k // self.packing.tile_k, 0  # whole groups
         shorter.parts = shorter.full // self.group
         return shorter
 
@@ -95,6 +97,11 @@ class Operand:
         last = copy(self)
         last._cut(k, 1, f"{self.hbm.name} tail", self.wide if self.packing.mx else None)
         return last
+
+    @property
+    def tiles(self) -> int:
+        """Whole tiles of K."""
+        return self.full + self.rest // self.packing.tile_k
 
     @property
     def prepared_by_engines(self) -> bool:
@@ -106,8 +113,8 @@ class Operand:
         k: int, block: int, packing: Packing, contraction_major: bool, slots: int
     ) -> int:
         """SBUF bytes per partition an operand takes, an upper bound."""
-        tiles = -(-k // packing.tile_k)
-        group = min(4, tiles)
+        group = group_of(k, packing)
+        tiles = -(-k // (group * packing.tile_k)) * group
         row = packing.per_row * block
         size = tiles * row * itemsize(packing.dtype) * slots
         if packing.mx:
@@ -192,24 +199,26 @@ class Operand:
         if self.packing.mx:
             pieces.append((self.scales, ready[1], 8, 1))
 
-        def move(part: Affine, ks: int) -> None:
-            tiles, p = -(-ks // tile_k), self.partitions(ks)
+        def move(part: Affine, first: int, tiles: int, p: int) -> None:
             for on_chip, hbm, group, width in pieces:
-                row = on_chip.row_elements
-                inner = several([(width * self.block, tiles)])
+                row, step = on_chip.row_elements, width * self.block
+                inner = several([(step, tiles)])
                 pattern = ((row, p // group), *inner, (1, fs * width))
-                here = elements_of(on_chip, *pattern, part=part)
-                at = (affine(chunk) * self.parts + part) * on_chip.elements
+                here = elements_of(on_chip, *pattern, at=first * step, part=part)
+                at = (affine(chunk) * self.parts + part) * on_chip.elements + first * step
                 there = elements_of(hbm, *pattern, at=at, part=number)
                 if store:
                     b.store(there, here)
                 else:
                     b.load(here, there)
 
-        for part, _, ks in b.parts(self.full * tile_k, self.group * tile_k):
-            move(part, ks)
-        if self.rest:
-            move(affine(self.parts - 1), self.rest)
+        for part, _, _ in b.parts(self.full * tile_k, self.group * tile_k):
+            move(part, 0, self.group, P)
+        tiles, less = divmod(self.rest, tile_k)
+        if tiles:
+            move(affine(self.parts - 1), 0, tiles, P)
+        if less:
+            move(affine(self.parts - 1), tiles, 1, self.partitions(less))
 
     def _stage(self, part: Affine, ks: int) -> Affine:
         """Which part of `wide` takes a part of the data; for MX a tile to be quantized."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ...isa import itemsize
 from ..limits import P
 
-__all__ = ["K_GROUP", "NATURAL_BYTES", "Packing", "natural_slots", "parts_of_row"]
+__all__ = ["K_GROUP", "NATURAL_BYTES", "Packing", "group_of", "natural_slots", "parts_of_row"]
 
 K_GROUP = 4  # tiles of K per transfer, at most: chosen
 NATURAL_BYTES = 8192  # per row of what is loaded to be transposed: DMA is at its best from 4 KiB
@@ -25,6 +25,15 @@ class Packing:
     @property
     def mx(self) -> bool:
         return self.per_row == 4
+
+
+def group_of(k: int, packing: Packing) -> int:
+    """Tiles of K in a transfer; the last one has what is left.
+
+    Of fewer than two whole groups half as many: work starts earlier.
+    """
+    tiles = -(-k // packing.tile_k)
+    return K_GROUP // 2 if K_GROUP < tiles < 2 * K_GROUP else min(K_GROUP, tiles)
 
 
 def parts_of_row(k: int, packing: Packing, group: int) -> int:
