@@ -3,14 +3,17 @@
 Each reader of a call gives, for every dimension of the result, the segments it comes from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, spanned
+from ..isa import Program
 from ..kernels.pointwise import constant as made
 from ..kernels.strided_copy import Box, Segment, boxes_of, relayout
+from .by_rows import by_rows
 from .elementwise import elementwise
+from .faster import faster
 from .op import Lowered, Lowering, dense, flat
 
 __all__ = ["concatenate", "exact", "placed", "roll", "scatter_slice", "whole"]
@@ -32,6 +35,20 @@ def whole(size: int) -> list[Segment]:
 def placed(
     call: Call, target: Target, sources: dict[str, TensorArg], boxes: list[Box], constant: float = 0
 ) -> Lowered:
+    out = call.out
+    ways = [_by_dma(call, target, sources, boxes, constant)]
+    if in_rows := by_rows(call.name, target, sources, out, boxes, constant):
+        ways.append((in_rows,))
+    return faster(ways, target)
+
+
+def _by_dma(
+    call: Call,
+    target: Target,
+    sources: Mapping[str, TensorArg],
+    boxes: Sequence[Box],
+    constant: float,
+) -> tuple[Program, ...]:
     out = call.out
     program = relayout(
         call.name,

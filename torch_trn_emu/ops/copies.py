@@ -7,9 +7,11 @@ from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, labelled, made, permuted
 from ..isa import Program, View, itemsize
 from ..kernels.copy_runs import copy_runs, longest_run, run_of_copy, transposed
+from ..kernels.strided_copy import Box
 from ..kernels.transpose import transpose
 from ..kernels.transpose_narrow import transpose_narrow
 from ..timing import price
+from .by_rows import SMALL, by_rows
 from .elementwise import conversion, elementwise
 from .faster import faster
 from .op import HostTransfer, Lowered, flat
@@ -18,8 +20,6 @@ __all__ = [
     "copied",
     "copy",
 ]
-
-SMALL = 4096  # elements that DMA may move one by one (chosen)
 
 
 def copy(call: Call, target: Target) -> Lowered:
@@ -50,7 +50,8 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, .
             turned += [_moved(source, to, target)] * (to.numel <= SMALL)
             return (min(turned, key=lambda program: price(program, target.chip).total_s),)
     if min(map(longest_run, (source, to))) < to.numel:
-        return faster([(_moved(source, to, target),), *_by_turns(source, to, target)], target)
+        ways = [(_moved(source, to, target),), *_by_turns(source, to, target)]
+        return faster([*ways, *_by_rows(source, to, target)], target)
     return (elementwise("copy", [], [flat(source, to.numel)], flat(to, to.numel), target),)
 
 
@@ -98,6 +99,16 @@ def _by_turns(source: TensorArg, to: TensorArg, target: Target) -> Iterator[tupl
     back = permuted(turned, [order.index(d) for d in range(last + 1)])
     first = copied(permuted(source, order), turned, target)
     yield (*first, *copied(back, to, target))
+
+
+def _by_rows(source: TensorArg, to: TensorArg, target: Target) -> Iterator[tuple[Program, ...]]:
+    """Parts of rows of the source, or of the result."""
+    if source.shape != to.shape:
+        return
+    box = Box(source="in", counts=to.shape, to=0, to_strides=to.strides, strides=source.strides)
+    keeps = longest_run(to) < to.numel
+    if program := by_rows("copy", target, {"in": source}, to, [box], keeps=keeps):
+        yield (program,)
 
 
 def _moved(source: TensorArg, to: TensorArg, target: Target) -> Program:

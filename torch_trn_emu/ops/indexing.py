@@ -38,6 +38,7 @@ __all__ = [
     "unmasked",
 ]
 
+PICKED = 1024  # elements of each row, for as many rows, that are picked row by row (chosen)
 Reader = Callable[[Call], Indexed]
 BY_TENSORS = frozenset("index _unsafe_index index_put _index_put_impl _unsafe_index_put".split())
 
@@ -45,9 +46,11 @@ BY_TENSORS = frozenset("index _unsafe_index index_put _index_put_impl _unsafe_in
 def _repeated_rows(
     lead: int, size: int, entry: int, count: int, terms: tuple[Term, ...]
 ) -> Indexed:
-    """The same indices in each of `lead` parts: parts on partitions if the indices are few."""
+    """The same indices in each of `lead` parts: parts on partitions if the indices are few, or pick
+    single elements of a row.
+    """
     whole: dict[str, Any] = {"entries": lead * size, "entry": entry, "count": count, "terms": terms}
-    if lead > 1 and count < P:
+    if lead > 1 and (count < P or (entry == 1 and count <= PICKED * lead)):
         return Indexed(rows=lead, row_step=size, **whole)
     return Indexed(lead=lead, lead_step=size, **whole)
 
