@@ -36,9 +36,17 @@ def _op(how: dict[str, Any]) -> tuple[Any, Any, bool]:
 @pytest.mark.parametrize(("size", "out"), SIZES, ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_interpolation(mode: str, size: tuple[int, int], out: tuple[int, int]) -> None:
-    how = MODES[mode]
+    _compare(MODES[mode], 6, size, out)
+
+
+@pytest.mark.parametrize("planes", [18, 40, 300])
+def test_planes_that_lie_beside_each_other(planes: int) -> None:
+    _compare(MODES["bilinear"], planes, (5, 9), (10, 18))
+
+
+def _compare(how: dict[str, Any], planes: int, size: tuple[int, int], out: tuple[int, int]) -> None:
     forward, backward, aligned = _op(how)
-    x, g = random(2, 3, *size), random(2, 3, *out)
+    x, g = random(2, planes // 2, *size), random(2, planes // 2, *out)
     high, wide = (_matrix(n, m, **how) for n, m in zip(size, out, strict=True))
     feeds = {"in": x, "high weights": high, "wide weights": wide}
     y = forward(x, out, aligned)

@@ -3,7 +3,8 @@
 Every interpolation that is linear in the plane is one: nearest, bilinear, bicubic, with or without
 antialiasing, and its gradient has the matrices transposed. The first product contracts the height
 and leaves the plane turned, the second contracts the width and turns it back. Of a matrix only the
-band around its diagonal is not zero; tiles outside are left out.
+band around its diagonal is not zero; tiles outside are left out. Narrow planes lie side by side, as
+many as the array has rows for: their matrix for the width has that of one plane along its diagonal.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,18 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from ..calls import Call, Target
-from ..isa import Affine, Builder, Program, Role, elements_of, itemsize, partitions_of, rows_of
+from ..isa import (
+    Affine,
+    Buffer,
+    Builder,
+    Engine,
+    Program,
+    Role,
+    elements_of,
+    itemsize,
+    partitions_of,
+    rows_of,
+)
 from ..kernels.limits import BANK, TILE_BYTES, P
 from .op import Lowered, Lowering
 
@@ -54,31 +66,43 @@ class _Resample:
         self.source = b.hbm("in", (planes, height.size, whole), dtype, Role.INPUT)
         self.out = b.hbm("out", (planes, height.out, width.out), dtype, Role.OUTPUT)
         each = whole * size * len(height.parts())
-        self.together = max(1, min(planes, int(TILE_BYTES / each)))
+        self.beside = max(1, min(planes, P // whole, BANK // width.out))
+        fit = max(1, int(TILE_BYTES / each) // self.beside) * self.beside
+        self.together = min(ceil(planes / self.beside) * self.beside, fit)
         length = self.together * whole
         self.data = b.sbuf("planes", length, self.compute, slots=2, parts=len(height.parts()))
         self.high = b.sbuf("high", height.out, self.compute, parts=len(height.parts()))
-        self.wide = b.sbuf("wide", width.out, self.compute, parts=len(width.parts()))
+        across = self.beside * width.out
+        self.wide = b.sbuf("wide", across, self.compute, parts=len(width.parts()))
         self.transposed = b.sbuf(
             "transposed", height.out, self.compute, slots=2, parts=len(width.parts())
         )
         self.first, self.second = b.psum("first", BANK, slots=3), b.psum("second", BANK, slots=3)
-        self.result = b.sbuf("result", min(BANK, width.out), dtype, slots=4)
+        self.result = b.sbuf("result", min(BANK, across), dtype, slots=4)
 
     def build(self) -> Program:
         b = self.b
-        for name, tile, side in (("high", self.high, self.height), ("wide", self.wide, self.width)):
-            weights = b.hbm(f"{name} weights", (side.size, side.out), self.compute, Role.WEIGHT)
-            for part, (k, size) in enumerate(side.parts()):
-                source = rows_of(weights, size, side.out, k * side.out)
-                b.load(rows_of(tile, size, side.out, part=part), source)
+        self._weights("high", self.high, self.height, 1)
+        self._weights("wide", self.wide, self.width, self.beside)
         for p0, planes in b.tiles(self.planes, self.together):
             self._load(p0, planes)
-            with b.loop(planes) as p:
+            for p, beside in b.tiles(planes, self.beside):
                 b.fresh(self.transposed)
-                self._contract_height(p)
-                self._contract_width(p0 + p)
+                self._contract_height(p, beside)
+                self._contract_width(p0 + p, beside)
         return b.build()
+
+    def _weights(self, name: str, tile: Buffer, side: _Side, beside: int) -> None:
+        """A side's matrix, for planes that lie beside each other along the diagonal."""
+        b, row = self.b, beside * side.out
+        weights = b.hbm(f"{name} weights", (side.size, side.out), self.compute, Role.WEIGHT)
+        if beside > 1:
+            b.emit("memset", rows_of(tile, beside * side.size, row), value=0.0)
+        for plane in range(beside):
+            for part, (k, size) in enumerate(side.parts()):
+                at = plane * (side.size * row + side.out)
+                to = elements_of(tile, (row, size), (1, side.out), at=at, part=part)
+                b.load(to, rows_of(weights, size, side.out, k * side.out))
 
     def _load(self, p0: Affine, planes: int) -> None:
         """Rows of several planes, the height on partitions."""
@@ -91,36 +115,42 @@ class _Resample:
             to = partitions_of(self.data, size, (width, planes), (1, width), part=part)
             b.load(to, source)
 
-    def _contract_height(self, p: Affine) -> None:
-        """[width, out height] of a plane."""
+    def _contract_height(self, p: Affine, beside: int) -> None:
+        """[width, out height] of planes that lie beside each other."""
         b, width = self.b, self.width.size
         for part, (w0, size) in enumerate(self.width.parts()):
+            columns = beside * width if beside > 1 else size
             for h0 in range(0, self.height.out, BANK):
                 count = min(BANK, self.height.out - h0)
                 b.fresh(self.first)
-                made = rows_of(self.first, size, count)
+                made = rows_of(self.first, columns, count)
                 for k, _, rows in self.height.band(h0, count):
-                    stationary = rows_of(self.data, rows, size, p * width + w0, part=k)
+                    stationary = rows_of(self.data, rows, columns, p * width + w0, part=k)
                     moving = rows_of(self.high, rows, count, h0, part=k)
                     b.emit("nc_matmul", made, stationary, moving, load="background")
-                b.emit("tensor_copy", rows_of(self.transposed, size, count, h0, part=part), made)
+                to = rows_of(self.transposed, columns, count, h0, part=part)
+                b.emit("tensor_copy", to, made)
 
-    def _contract_width(self, p: Affine) -> None:
-        """[out height, out width] of a plane, stored."""
-        b, area = self.b, self.height.out * self.width.out
+    def _contract_width(self, plane: Affine, beside: int) -> None:
+        """[out height, out width] of planes that lie beside each other, stored."""
+        b, width, area = self.b, self.width.out, self.height.out * self.width.out
         for h0 in range(0, self.height.out, P):
             size = min(P, self.height.out - h0)
-            for w0 in range(0, self.width.out, BANK):
-                count = min(BANK, self.width.out - w0)
+            for w0 in range(0, width, BANK):
+                count = min(BANK, beside * width - w0)
                 b.fresh(self.second, self.result)
                 made, done = rows_of(self.second, size, count), rows_of(self.result, size, count)
                 for k, _, rows in self.width.band(w0, count):
-                    stationary = rows_of(self.transposed, rows, size, h0, part=k)
-                    moving = rows_of(self.wide, rows, count, w0, part=k)
+                    held = beside * self.width.size if beside > 1 else rows
+                    stationary = rows_of(self.transposed, held, size, h0, part=k)
+                    moving = rows_of(self.wide, held, count, w0, part=k)
                     b.emit("nc_matmul", made, stationary, moving, load="background")
-                b.emit("tensor_copy", done, made)
-                at = p * area + h0 * self.width.out + w0
-                b.store(rows_of(self.out, size, count, at), done)
+                b.emit("tensor_copy", done, made, engine=Engine.SCALAR)
+                at = plane * area + h0 * width + w0
+                each = min(count, width)
+                to = elements_of(self.out, (width, size), (area, beside), (1, each), at=at)
+                b.store(to, elements_of(self.result, (self.result.row_elements, size),
+                                        (each, beside), (1, each)))  # fmt: skip
 
 
 # --- from calls ---
