@@ -1,10 +1,11 @@
 """Where the values of a program over rows lie: in tiles, in memory, and line by line in both."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
 from ...chip import Chip
+from ...engines.arithmetic import ACTIVATIONS
 from ...isa import (
     Access,
     Affine,
@@ -20,12 +21,13 @@ from ..limits import WIDE, P, evenly
 from .joined import block_of
 from .layout import Layout, spread
 from .order import Order
-from .values import Kind, Values
+from .values import Kind, RowStep, Values
 
 __all__ = ["RowTiles", "columns_of"]
 
 # Of a partition, for tiles of one column and sums on their way from PSUM (chosen).
 SMALL_BYTES = 8192
+SWAPPING = 8  # tiles that go together where activation tables are swapped (chosen)
 RUNS = 2048  # elements of a row, in runs, that are loaded together (chosen: DMA's full rate)
 
 
@@ -114,10 +116,16 @@ class RowTiles(Order):
     def _fitting(self, chip: Chip) -> tuple[int, int]:
         """Tiles of rows that go together, and columns of each.
 
-        Two tiles hide the engines' latencies; one is better than to load the rows again in chunks,
-        and so is one, of several, whose steps overwrite what was loaded.
+        Two tiles hide the engines' latencies, and more of them share the loads of activation
+        tables, if there are several; one is better than to load the rows again in chunks, and so is
+        one, of several, whose steps overwrite what was loaded.
         """
-        most = 1 if self.rows <= P else 2
+        tiles = ceil(self.rows / P)
+        most = min(tiles, 2)
+        if tiles > 2 and len(_tables_of(self.steps.values())) > 1:
+            parts = min(tiles, SWAPPING)
+            if self._width(chip, parts) == self.columns:
+                return parts, self.columns
         for parts in range(most, 0, -1):
             if self._width(chip, parts) == self.columns:
                 return parts, self.columns
@@ -278,6 +286,12 @@ class RowTiles(Order):
             return first, rows_of(hbm, layout.rows, layout.values)
         every = ((layout.values, layout.rows), (0, layout.pieces), (1, layout.values))
         return self.values(tile, h, size), elements_of(hbm, *every)
+
+
+def _tables_of(steps: Iterable[RowStep]) -> set[str]:
+    """The activation tables that steps need."""
+    ops = {str(s.attributes["op"]) for s in steps if s.opcode == "activation"}
+    return {ACTIVATIONS[op].table for op in ops} - {""}
 
 
 def columns_of(a: Access, first: int, count: int) -> Access:
