@@ -64,26 +64,29 @@ def attention_spec(call: Call, target: Target, first: int) -> AttentionSpec:
     if given is not None:
         whole = replace(whole, mask=_mask(given))
     if whole.dim <= P:
-        return _folded(replace(whole, layouts=_layouts(call, first)))
+        return _folded(replace(whole, layouts=_layouts(call, first)), first)
     parts = ceil(whole.dim / P)
-    return replace(whole, batch=whole.batch * parts, dim=P, scale=whole.factor)
+    return _folded(replace(whole, batch=whole.batch * parts, dim=P, scale=whole.factor), first)
 
 
-def _folded(a: AttentionSpec) -> AttentionSpec:
-    """One query a head: the heads that share keys as the queries of one."""
-    if a.queries != 1 or a.group == 1 or a.causal:
+def _folded(a: AttentionSpec, first: int) -> AttentionSpec:
+    """Few queries a head: heads that share keys as the queries of one, up to 128 of them."""
+    if a.causal or (first and a.queries > 1):
+        return a
+    fits = [n for n in range(1, a.group + 1) if a.group % n == 0 and n * a.queries <= P]
+    together = a.group if a.queries == 1 else max(fits, default=1)
+    if together == 1:
         return a
     layouts = tuple(
-        (n, x if n in ("k", "v", "dk", "dv") else Layout(x.batch, a.group * x.head, x.head, x.dim))
+        (n, x if n in ("k", "v", "dk", "dv") else x.with_heads_as_rows(together, a.queries))
         for n, x in a.layouts
     )
-    mask = a.mask
-    if mask is not None:
-        by_batch, by_head, _, by_key = mask.strides
-        mask = replace(mask, strides=(by_batch, a.group * by_head, by_head, by_key))
-    kv_heads = a.heads // a.group
     return replace(
-        a, heads=kv_heads, kv_heads=kv_heads, queries=a.group, mask=mask, layouts=layouts
+        a,
+        heads=a.heads // together,
+        queries=together * a.queries,
+        mask=a.mask and a.mask.with_heads_as_queries(together, a.queries),
+        layouts=layouts,
     )
 
 

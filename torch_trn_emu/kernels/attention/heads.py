@@ -1,6 +1,6 @@
 """Tensors of heads in HBM, as they lie: views of a projection have strides of their own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ...calls import TensorArg
@@ -13,19 +13,33 @@ Sizes = tuple[int, int, int, int]  # batch, heads, length, head_dim
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Strides of a tensor [batch, heads, length, head_dim], in elements."""
+    """Strides of a tensor [batch, heads, length, head_dim], in elements.
+
+    folded  heads that are rows of one, in this order before the length, and their stride `among`
+    """
 
     batch: int
     head: int
     row: int
     dim: int = 1
+    among: int = 0
+    folded: int = 1
+
+    def with_heads_as_rows(self, group: int, length: int) -> "Layout":
+        """Of `group` neighbouring heads each, as one of group x length rows."""
+        wide = replace(self, head=group * self.head)
+        if length == 1:
+            return replace(wide, row=self.head)
+        if self.head == length * self.row:
+            return wide
+        return replace(wide, among=self.head, folded=group)
 
     def of_one_batch(self, batch: int, heads: int) -> "Layout | None":
         """The strides of all heads of all of the batch in one row, if they are evenly apart."""
         if batch == 1:
             return self
         if heads == 1:
-            return Layout(self.batch, self.batch, self.row, self.dim)
+            return replace(self, head=self.batch)
         return self if self.batch == heads * self.head else None
 
 
@@ -57,8 +71,11 @@ class Heads:
     ) -> None:  # fmt: skip
         self.dim = sizes[-1]
         self.layout = layout or dense(sizes)
-        strides = (self.layout.batch, self.layout.head, self.layout.row, self.layout.dim)
-        span = 1 + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
+        here, (batch, heads, length, _) = self.layout, sizes
+        folded = here.folded
+        counts = (batch, heads, folded, length // folded, self.dim)
+        strides = (here.batch, here.head, here.among, here.row, here.dim)
+        span = 1 + sum((n - 1) * s for n, s in zip(counts, strides, strict=True))
         shape = (prod(sizes[:3]), self.dim) if layout is None else (span,)
         self.buffer = b.hbm(name, shape, dtype, role)
 
@@ -78,5 +95,8 @@ class Heads:
         return self._access(at, rows, by_tile + by_head)
 
     def _access(self, at: Affine, rows: int, between: tuple[tuple[int, int], ...]) -> Access:
-        pattern = ((self.layout.row, rows), *between, (self.layout.dim, self.dim))
+        here = self.layout
+        lines = ((here.among, here.folded),) if here.folded > 1 else ()
+        lines = (*lines, (here.row, rows // here.folded))
+        pattern = (*lines, *between, (here.dim, self.dim))
         return elements_of(self.buffer, *pattern, at=at)

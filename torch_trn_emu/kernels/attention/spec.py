@@ -28,11 +28,25 @@ HIDDEN = -3e38  # what a key that is not seen adds to a score; exp gives 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mask:
-    """A mask in memory: its strides along batch, head, query and key, 0 where it repeats."""
+    """A mask in memory: its strides along batch, head, query and key, 0 where it repeats.
+
+    dtype   "bool" hides where it is False, another one is added to the scores
+    folded  heads that are queries of one, before its own, and their stride `among`
+    """
 
     strides: tuple[int, int, int, int]
     elements: int
-    dtype: str  # "bool" hides where it is False, another one is added to the scores
+    dtype: str
+    among: int = 0
+    folded: int = 1
+
+    def with_heads_as_queries(self, group: int, queries: int) -> "Mask":
+        """Of `group` neighbouring heads each, as one of group x queries queries."""
+        by_batch, by_head, by_row, by_key = self.strides
+        strides = (by_batch, group * by_head, by_row if queries > 1 else by_head, by_key)
+        if queries == 1 or by_head == queries * by_row:
+            return replace(self, strides=strides)
+        return replace(self, strides=strides, among=by_head, folded=group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +293,9 @@ class Masks:
         b.fresh(self.tile)
         _, by_head, by_row, by_key = mask.strides
         offset = head + affine(first) * by_row + affine(start) * by_key
-        pattern = ((by_row, rows), *(((by_head, heads),) if heads > 1 else ()), (by_key, size))
+        lines = ((mask.among, mask.folded),) if mask.folded > 1 else ()
+        lines = (*lines, (by_row, rows // mask.folded))
+        pattern = (*lines, *(((by_head, heads),) if heads > 1 else ()), (by_key, size))
         tile = rows_of(self.tile, rows, heads * size)
         b.load(tile, Access(buffer=self.hbm, offset=offset, pattern=pattern))
         if mask.dtype != "bool":
