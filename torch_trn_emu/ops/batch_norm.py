@@ -1,17 +1,23 @@
 """Rows of batch and group norm: what a call normalizes, and with which numbers."""
 
+from dataclasses import replace
 from math import ceil, prod
 from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made
-from ..isa import Program
+from ..isa import Program, dense_strides
 from ..kernels.batch_norm.backward import channel_norm_backward
 from ..kernels.batch_norm.forward import channel_norm
 from ..kernels.batch_norm.tiles import Norm
+from ..kernels.limits import P
 from ..kernels.planes import Planes
+from ..kernels.pointwise import copy, tensor_scalar, tensor_tensor
 from ..kernels.reduce_leading import columns_outer, reduce_columns
+from .elementwise import elementwise
+from .faster import faster
 from .op import Lowered
+from .reductions import over_normalized
 
 __all__ = [
     "batch_norm",
@@ -25,6 +31,7 @@ _EVALUATES = frozenset(("_native_batch_norm_legit_no_training", "_batch_norm_no_
 _TRAINS = frozenset(("_batch_norm_with_update",))
 
 
+_LONG = 8192  # elements of a group that may lie on several partitions (chosen)
 _BACKWARD_WIDE = 2048  # elements of each of two operands and two values on the way (chosen)
 
 
@@ -119,7 +126,51 @@ def group_norm(call: Call, target: Target) -> Lowered:
     norm = Norm(outer=True, eps=float(call.argument(7, 1e-5)), **_options(x, weight, bias))
     held = {"x": x, "weight": weight, "bias": bias}
     held |= dict(zip(("y", "mean", "rstd"), call.results, strict=False))
-    return (labelled(channel_norm(planes, norm, cores=cores), held),)
+    ways: list[tuple[Program, ...]] = [(labelled(channel_norm(planes, norm, cores=cores), held),)]
+    if planes.rows * planes.repeats < P and planes.outer * planes.inner >= _LONG:
+        ways.append(_spread_groups(call, norm.eps, target))
+    return faster(ways, target)
+
+
+def _spread_groups(call: Call, eps: float, target: Target) -> tuple[Program, ...]:
+    """Groups that are too few for the partitions: their moments as those of long rows, then a
+    factor and a term for each channel of an image.
+    """
+    x, weight, bias = (call.argument(k) for k in range(3))
+    n, channels, pixels, groups = (int(call.argument(k)) for k in range(3, 7))
+    per, y = channels // groups, call.results[0]
+    mean, rstd = (
+        t or made(name, (n, groups), "float32")
+        for t, name in zip(call.results[1:], ("mean", "rstd"), strict=True)
+    )
+    rows = _shaped(x, (n * groups, per * pixels))
+    moments = Call("aten::native_layer_norm", (rows, rows.shape[1:], None, None, eps),
+                   (None, mean, rstd))  # fmt: skip
+    stats = over_normalized("layer_norm", {"x": 0, "w": 2, "b": 3})(moments, target)
+    each = (n, groups, per)
+    scale, shift = (made(name, each, "float32") for name in ("scale", "shift"))
+    mean, rstd = (_shaped(t, (n, groups, 1)) for t in (mean, rstd))
+    factors = [rstd] if weight is None else [rstd, _shaped(weight, (groups, per))]
+    terms = [mean, scale] if bias is None else [mean, scale, _shaped(bias, (groups, per))]
+    scaled = [tensor_tensor("multiply", 0, 1)] if weight is not None else [copy()]
+    below = [tensor_tensor("multiply", 0, 1), tensor_scalar(-1, op0="multiply", imm0=-1.0)]
+    below += [tensor_tensor("add", -1, 2)] if bias is not None else []
+    of_planes = [_shaped(t, (n * channels, 1)) for t in (scale, shift)]
+    both = [tensor_tensor("multiply", 0, 1), tensor_tensor("add", -1, 2)]
+    planes = (n * channels, pixels)
+    return (
+        *stats,  # type: ignore[misc]
+        elementwise("scale", scaled, factors, scale, target),
+        elementwise("shift", below, terms, shift, target),
+        elementwise("norm", both, [_shaped(x, planes), *of_planes], _shaped(y, planes), target),
+    )
+
+
+def _shaped(t: TensorArg, shape: tuple[int, ...]) -> TensorArg:
+    """A contiguous tensor in another shape."""
+    strides = dense_strides(shape)
+    views = tuple(replace(v, shape=shape, strides=strides) for v in t.views) if t.contiguous else ()
+    return replace(t, shape=shape, strides=strides, views=views)
 
 
 def group_norm_backward(call: Call, target: Target) -> Lowered:
