@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
 
 import torch_trn_emu
@@ -23,6 +24,27 @@ FIRST: Shapes = (*MANY, (65, 4096, 33))
 REVERSED: Shapes = ((64, 1024, 33), (8, 300, 129))
 ROW: Shapes = ((65_537,), (1_000_000,))
 SHORT: Shapes = ((65_536, 8), (40_000, 5))
+IMAGES: Shapes = ((8, 64, 112, 112), (32, 256, 14, 14))
+FEW_CHANNELS: Shapes = ((1, 32, 112, 112), (8, 16, 56, 56), (1, 96, 56, 56))
+GRADIENTS: Shapes = ((8192, 64), (4096, 1024), (8192, 4096))
+
+
+def _depthwise(x: torch.Tensor) -> torch.Tensor:
+    channels = x.shape[1]
+    return F.conv2d(x, x.new_empty(channels, 1, 3, 3), padding=1, groups=channels)
+
+
+def _layer_norm_backward(x: torch.Tensor) -> Any:
+    moment, w = x.new_empty(len(x), 1, dtype=torch.float32), x.new_empty(x.shape[1])
+    op = torch.ops.aten.native_layer_norm_backward
+    return op(x, x, [x.shape[1]], moment, moment, w, w, [True] * 3)
+
+
+def _rms_norm_backward(x: torch.Tensor) -> Any:
+    rstd, w = x.new_empty(len(x), 1, dtype=torch.float32), x.new_empty(x.shape[1])
+    return torch.ops.aten._fused_rms_norm_backward(x, x, [x.shape[1]], rstd, w, [True] * 2)
+
+
 CALLS: dict[str, tuple[Callable[[torch.Tensor], Any], Shapes]] = {
     "amax over the first dimension": (lambda x: x.amax(0), FIRST),
     "any over the first dimension": (lambda x: x.any(0), FIRST),
@@ -39,7 +61,7 @@ CALLS: dict[str, tuple[Callable[[torch.Tensor], Any], Shapes]] = {
     "norm over the first dimension": (lambda x: x.norm(dim=0), FIRST),
     "argmax of rows of at most 8": (lambda x: x.argmax(-1), SHORT),
     "layer_norm of rows of at most 65": (
-        lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]),
+        lambda x: F.layer_norm(x, x.shape[-1:]),
         (*SHORT, (8191, 65)),
     ),
     "reversed dimensions, copied": (lambda x: x.permute(2, 1, 0).contiguous(), REVERSED),
@@ -52,6 +74,24 @@ CALLS: dict[str, tuple[Callable[[torch.Tensor], Any], Shapes]] = {
     "cumprod along the first dimension": (lambda x: x.cumprod(0), MANY),
     "cumsum of one row": (lambda x: x.cumsum(-1), ROW),
     "logcumsumexp": (lambda x: x.logcumsumexp(-1), MANY),
+    "interpolation of planes of 7 x 7 or 14 x 14": (
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+        ((8, 128, 14, 14), (8, 320, 7, 7)),
+    ),
+    "max_pool2d of 3 x 3": (lambda x: F.max_pool2d(x, 3, 2, 1), IMAGES),
+    "max_pool2d of 3 planes": (lambda x: F.max_pool2d(x, 3, 2, 1), ((1, 3, 112, 112),)),
+    "avg_pool2d of 3 x 3": (lambda x: F.avg_pool2d(x, 3, 1, 1), ((8, 128, 56, 56),)),
+    "depthwise convolution of 16 to 96 channels": (_depthwise, FEW_CHANNELS),
+    "gradient of layer_norm": (_layer_norm_backward, GRADIENTS),
+    "gradient of rms_norm": (_rms_norm_backward, GRADIENTS),
+    "random normal numbers in 16 bits": (torch.randn_like, MANY),
+    "floor_divide": (lambda x: x.floor_divide(3.0), MANY),
+    "reversed rows": (lambda x: x.flip(-1), MANY),
+    "gather along the first dimension": (
+        lambda x: x.gather(0, x.new_empty(x.shape, dtype=torch.int64)),
+        MANY,
+    ),
+    "std over a middle dimension": (lambda x: x.std(1), ((64, 1000, 33),)),
 }
 
 
