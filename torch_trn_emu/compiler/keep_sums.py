@@ -5,15 +5,13 @@ four values one. On the chip it is a pass over all that it reads. Checked on tor
 `should_ban_recomputation` of `_functorch/partitioners.py`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
 
 from torch.fx import Graph, Node
 from torch.utils.checkpoint import CheckpointPolicy
 
 from ..torch_private import OpOverload
-from ..torch_private.inductor import CustomGraphPass, config
+from .own_passes import passes_added
 
 __all__ = ["keep_sums", "sums_kept"]
 
@@ -34,18 +32,6 @@ def _reduces(node: Node) -> bool:
     return isinstance(node.target, OpOverload) and node.target._opname in _REDUCTIONS
 
 
-class _KeepSums(CustomGraphPass):
-    def __call__(self, graph: Graph) -> None:
-        keep_sums(graph)
-
-    def uuid(self) -> Any:
-        return "trn: keep_sums"
-
-
-@contextmanager
-def sums_kept() -> Iterator[None]:
+def sums_kept() -> AbstractContextManager[None]:
     """Compile with `keep_sums`, after the user's own passes over joint graphs."""
-    given: Any = config.joint_custom_post_pass
-    own = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
-    with config.patch(joint_custom_post_pass=(*own, _KeepSums())):
-        yield
+    return passes_added("joint_custom_post_pass", keep_sums)

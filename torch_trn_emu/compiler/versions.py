@@ -5,17 +5,15 @@ it: `x[1] = 0; before = x.clone(); x[0] = 1; return before` would return x. Chec
 `reinplace_inplaceable_ops` of `_inductor/fx_passes/reinplace.py`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from operator import getitem
-from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
 from ..torch_private import OpOverload, tree_map_only
-from ..torch_private.inductor import CustomGraphPass, config
 from .overlaps import writes
+from .own_passes import passes_added
 
 __all__ = ["keep_versions", "versions_kept", "write_apart"]
 
@@ -107,19 +105,6 @@ def write_apart(graph: Graph) -> int:
     return count
 
 
-class _KeepVersions(CustomGraphPass):
-    def __call__(self, graph: Graph) -> None:
-        write_apart(graph)
-        keep_versions(graph)
-
-    def uuid(self) -> Any:
-        return "trn: keep_versions, write_apart"
-
-
-@contextmanager
-def versions_kept() -> Iterator[None]:
-    """Compile with `keep_versions`, after the user's own passes."""
-    given: Any = config.post_grad_custom_post_pass
-    own = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
-    with config.patch(post_grad_custom_post_pass=(*own, _KeepVersions())):
-        yield
+def versions_kept() -> AbstractContextManager[None]:
+    """Compile with `write_apart` and `keep_versions`, after the user's own passes."""
+    return passes_added("post_grad_custom_post_pass", write_apart, keep_versions)
