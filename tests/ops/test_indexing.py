@@ -41,6 +41,8 @@ GATHERS = [
     (aten.index.Tensor, X, [_index(6, 4, 5, negative=True)]),
     (aten.index.Tensor, X, [_index(6, 150, negative=True), _index(5, 150, negative=True)]),
     (aten.index.Tensor, X, [None, _index(5, 3), _index(7, 3)]),
+    (aten.index.Tensor, X, [None, torch.tensor([-2])]),  # one index for all
+    (aten._unsafe_index.Tensor, random(300, 5, 3), [None, torch.tensor([[4]]), None]),
     (aten.index.Tensor, LONG, [_index(6, 3, negative=True)]),  # in pieces
     (aten.embedding.default, LONG.flatten(1), _index(6, 1)),
     (aten.take.default, X, _index(210, 9, 20, negative=True)),
@@ -85,6 +87,8 @@ SCATTERS = [
     (aten.index_put.default, X, [torch.tensor([-1, 2])], random(2, 5, 7)),
     (aten.index_put.default, X, [_index(6, 50), _index(5, 50)], random(50, 7), True),
     (aten.index_put.default, X, [_index(6, 4), None, None], random(1)),
+    (aten.index_put.default, X, [None, torch.tensor([-2])], random(6, 1, 7), True),
+    (aten.index_put.default, MANY, [None, torch.tensor([9])], random(150, 1)),
     (aten.put.default, X, _index(210, 40), random(40), True),
 ]
 

@@ -70,3 +70,24 @@ def test_one_value_for_all_is_a_choice() -> None:
     call = call_of(aten.index_put.default, x, [mask], one)
     got = run(lowered(call), {"in0": x, "in1": mask, "in2": one})["out"]
     np.testing.assert_array_equal(got.reshape(x.shape), x.masked_fill(mask, 2.5))
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("shape", [(3,), (1,), (1, 3), (1, 1)], ids=str)
+def test_one_entry_for_all_is_a_choice(shape: tuple[int, ...], adds: bool) -> None:
+    x, mask, one = random(31, 37, 3), _mask(31, 37), random(*shape)
+    call = call_of(aten.index_put.default, x, [mask], one, adds)
+    got = run(lowered(call), {"in0": x, "in1": mask, "in2": one})["out"]
+    expected = aten.index_put.default(x, [mask], one, adds)
+    np.testing.assert_array_equal(got.reshape(x.shape), expected)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_a_value_for_each_entry_repeats_inside(adds: bool) -> None:
+    x, mask = random(31, 37, 3), _mask(31, 37)
+    each = random(int(mask.sum()), 1)
+    call = call_of(aten.index_put.default, x, [mask], each, adds)
+    whole = each.expand(-1, 3).contiguous()
+    got = run(lowered(call), {"in": x, "mask": mask, "source": whole})["out"]
+    expected = aten.index_put.default(x, [mask], each, adds)
+    np.testing.assert_allclose(got.reshape(x.shape), expected, rtol=1e-6)

@@ -12,6 +12,7 @@ from torch_trn_emu.ops import scans
 from torch_trn_emu.timing import price
 
 from .calls import CHIP, call_of, lowered, random, run
+from .on_cores import computed
 
 aten = torch.ops.aten
 LONG = [(3, 2500), (2, 300, 5), (1, 1), (2700,)]
@@ -65,6 +66,19 @@ def test_logcumsumexp(shape: tuple[int, ...]) -> None:
     got = run(lowered(call_of(aten.logcumsumexp.default, x, -1)), {"in": x})["out"]
     expected = x.double().logcumsumexp(-1)
     np.testing.assert_allclose(got.reshape(shape), expected, rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((130, 40), 1), ((2, 2100), 1), ((9, 300), 0)])
+def test_logcumsumexp_of_the_ends_of_the_range(shape: tuple[int, ...], dim: int) -> None:
+    """Along rows, few of them and down columns."""
+    least = torch.finfo(torch.float32).min
+    x = torch.tensor([least, -torch.inf, -least, 0.0]).repeat(-(-shape[1] // 4))[: shape[1]]
+    for k in range(4):  # whatever comes first
+        whole = x.roll(k).expand(shape) if dim else x.roll(k)[: shape[0], None].expand(shape)
+        _, pairs = computed("logcumsumexp", aten.logcumsumexp.default, whole.contiguous(), dim)
+        assert pairs
+        for got, want in pairs:
+            torch.testing.assert_close(got.reshape(want.shape), want)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64], ids=str)

@@ -95,6 +95,8 @@ SAMPLES: tuple[Sample, ...] = (
     ("cumprod", lambda a: a.sigmoid().cumprod(1), ((9, 4),)),
     ("cummax", lambda a: a.cummax(1).values, ((9, 40),)),
     ("logcumsumexp", lambda a: a.logcumsumexp(1), ((9, 40),)),
+    ("attention by heads of a row", lambda a: F.scaled_dot_product_attention(
+        *a.view(2, 10, 3, 4, 16).permute(2, 0, 3, 1, 4)), ((2, 10, 192),)),
     ("arange", lambda a: a + torch.arange(1.0, 9.0, 2.0, device=a.device), ((9, 4),)),
     ("eye", lambda a: a + torch.eye(9, 4, device=a.device), ((9, 4),)),
     ("zeros_like", lambda a: torch.full_like(a, 2.5), ((9, 4),)),

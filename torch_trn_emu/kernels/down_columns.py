@@ -11,7 +11,7 @@ from .limits import P
 
 __all__ = ["LEAST", "cumulate_down", "extremes_down", "largest_down", "logarithms_down"]
 
-LEAST = -3.0e38  # where sums of exponentials start: finite, so that x - m is a number
+LEAST = -(2 - 2**-23) * 2.0**127  # of float32: m starts there, so that x - m is a number
 UNITS = {"add": 0.0, "multiply": 1.0, "max": -inf, "min": inf}
 BETTER = {"max": "greater", "min": "less"}
 

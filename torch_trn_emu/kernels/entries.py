@@ -202,9 +202,9 @@ class _Entries:
 
     def _runs(self) -> Iterator[_Tile]:
         """One row, cut over the partitions."""
-        q = self.together
+        q, across = self.together, self.spec.places[2]
         for at, rows, count in runs(self.b, self.spec.count, q):
-            index = (at, ((q, rows), (1, count)))
+            index = (at * across, ((q * across, rows), (across, count)))
             base = at * self.spec.column_step
             yield _Tile(base=base, at=at, rows=rows, count=count, pitch=q, index=index)
 

@@ -13,7 +13,7 @@ from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, expanded, labelled, made
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
 from ..kernels.limits import TILE_BYTES, P
-from ..kernels.pointwise import select
+from ..kernels.pointwise import select, tensor_tensor
 from ..kernels.runs import run_of, runs
 from .elementwise import elementwise
 from .op import Lowered, broadcast_shape, flat
@@ -265,12 +265,18 @@ def spread_masked(call: Call, target: Target) -> Lowered:
 
 
 def put_masked(call: Call, target: Target) -> Lowered:
-    """x[mask] = values; one value for all is a choice between two."""
+    """x[mask] = values, which broadcast over what is chosen; one entry for all is a choice between
+    two.
+    """
     x, mask, source = call.tensors[:3]
-    if source.numel != 1 or call.argument(3) is True:
-        return spread_masked(call, target)
-    missing = (1,) * (len(x.shape) - len(mask.shape))
+    entry, adds = x.shape[len(mask.shape) :], call.argument(3) is True
+    chosen = source.shape[: max(0, len(source.shape) - len(entry))]
+    if prod(chosen) != 1:
+        each = expanded(source, (chosen[-1], *entry))
+        return spread_masked(replace(call, arguments=(x, call.argument(1), each, adds)), target)
+    missing = (1,) * len(entry)
     over = replace(mask, shape=mask.shape + missing, strides=mask.strides + missing)
-    one = replace(source, shape=(), strides=())
-    steps: Any = [select(1, 2, 0)]
-    return (elementwise(call.name, steps, [x, over, one], call.out, target),)
+    one = source.shape[len(chosen) :]
+    held = replace(source, shape=one, strides=source.strides[len(chosen) :])
+    steps: Any = [tensor_tensor("add", 0, 2), select(1, -1, 0)] if adds else [select(1, 2, 0)]
+    return (elementwise(call.name, steps, [x, over, held], call.out, target),)

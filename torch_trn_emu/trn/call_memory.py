@@ -154,6 +154,8 @@ def _share(held: Tensor, b: Buffer, label: Label, core: int, fill: float = 0) ->
         return torch.cat([held, missing])
     if held.numel() == b.elements:
         return held
+    if held.numel() < label.outer:  # one value for all
+        return held.expand(b.elements)
     wide = b.elements // label.outer
     grid = held.reshape(label.outer, -1)
     mine = grid[:, core * wide : (core + 1) * wide]
