@@ -214,3 +214,26 @@ def test_a_graph_that_checks_for_errors_is_priced() -> None:
     x = torch.empty(64, 64, device=META, requires_grad=True)
     found = torch_trn_emu.estimate(step, x, mode="compile")
     assert {row.op.split()[-1] for row in found.ops if "graph" in row.op} == {"forward", "backward"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda a, b: (a @ b).abs() + 1, lambda a, b: a @ b],
+    ids=["a graph", "alone"],
+)
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
+def test_products_of_complex_numbers_are_priced(function: Callable[..., torch.Tensor]) -> None:
+    """They have no program, what follows them may have one."""
+    x = torch.empty(64, 64, device=META, dtype=torch.complex64)
+    torch._dynamo.reset()
+    eager, compiled = (torch_trn_emu.estimate(function, x, x, mode=m) for m in ("eager", "compile"))
+    assert "trn::graph" not in [row.op for row in compiled.ops]
+    assert 0 < compiled.device_us <= 1.02 * eager.device_us
+
+
+def test_a_product_times_one_is_priced() -> None:
+    """By a scale that comes out as 1, say: nothing is left to do after the product."""
+    x = torch.empty(64, 64, device=META)
+    for follows in (lambda x: x * 1.0, lambda x: torch.relu(x * 1.0)):
+        eager, compiled = both(lambda a, follows=follows: follows(a @ a), x)
+        assert 0 < compiled <= 0.8 * eager

@@ -8,6 +8,7 @@ Checked on torch 2.13.0.
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
@@ -107,7 +108,7 @@ def _join(graph: Graph, parts: Sequence[Node], call: Sequence[Node]) -> None:
     read = {_uncast(n, own) for part in parts for n in part.all_input_nodes} - own
     others = read - {x}  # the gradient
     backward = "backward" in str(op)  # which may read of the argument what the forward made of it
-    if kept != [last] or (x not in read and not backward) or len(others) != backward:
+    if x is None or kept != [last] or (x not in read and not backward) or len(others) != backward:
         return
     functions = sum(n.target in _FUNCTIONS for n in parts)
     if _uncast(last).target is not end or functions > 1:  # two calls that nothing tells apart
@@ -117,7 +118,7 @@ def _join(graph: Graph, parts: Sequence[Node], call: Sequence[Node]) -> None:
     if numbers is None:
         return
     with graph.inserting_after(last):
-        given = (*others, x, *numbers)
+        given: tuple[Any, ...] = (*others, x, *numbers)
         new = graph.call_function(op, given, {"approximate": "tanh"} if by_tanh else {})
     new.meta = dict(last.meta)
     last.replace_all_uses_with(new)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from torch.fx import Graph, Node
 
-from ..calls import Call, TensorArg
+from ..calls import DTYPES, Call, TensorArg
 from ..errors import EmulatorBug
 from ..kernels.rows.joined import block_of
 from ..kernels.rows.values import Kind, step
@@ -137,7 +137,8 @@ class _Cutter:
 
     def _fresh(self, node: Node, call: Call) -> Region:
         out = call.outputs[0] if call.outputs else TensorArg("float32", (), ())
-        kind = "product" if call.name in PRODUCTS else "single"
+        known = all(t.torch_dtype in DTYPES for t in call.tensors)  # not complex numbers
+        kind = "product" if call.name in PRODUCTS and known else "single"
         region = Region(len(self.regions), kind, max(1, out.numel))
         self.regions.append(region)
         if kind == "product":

@@ -46,7 +46,7 @@ def _without_ones(
     for s in steps:
         s = replace(s, reads=tuple(same.get(r, r) for r in s.reads)) if same else s
         by_one = s.attributes == {"op0": "multiply", "imm0": 1.0} and s.opcode == "tensor_scalar"
-        by_one = by_one and not s.dtype and kinds[s.reads[0]] is s.kind
+        by_one = by_one and not s.dtype and kinds.get(s.reads[0], Kind.FULL) is s.kind  # a product
         if by_one and s.name not in stored:
             same[s.name] = s.reads[0]
         else:
