@@ -46,7 +46,7 @@ def decompositions(eager_numbers: bool = False) -> dict[Any, Callable[..., Any]]
     table = {**select_decomp_table(), **_OURS}
     whole = {*PRECISE, *_WHOLE, *(_DRAWING if eager_numbers else ())}
     for op in whole:
-        if op not in lowerings:
+        if op not in lowerings or op in _REFUSED:
             make_fallback(op, warn=False, override_decomp=True)
     made = _Decompositions((op, noted(op, table[op])) for op in table if op not in whole)
     made.eager_numbers = eager_numbers
@@ -75,29 +75,41 @@ _ONE_PASS = tuple(
     for name in names.split()
     for overload in overloads.split()
 )
+# Inductor's own code for them takes some sizes only: it spells the others out as two reductions.
+_REFUSED = (aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)
 # Left to aten's kernels as well.
 _WHOLE = (
     aten.masked_scatter.default,  # asks what Inductor can do on trn, which is nothing
     aten.multilabel_margin_loss_forward.default,  # torch's counts what comes after the first -1
     *_ONE_PASS,
+    *_REFUSED,
+)
+
+
+# Operators that torch has Python kernels for, which spell them out or are wrong.
+_SPELLED = re.compile(
+    r"(_?upsample_(?!nearest(_exact)?3d).*|hardshrink|softshrink|multi_margin_loss"
+    r"|multilabel_margin_loss_forward|dropout)$"
 )
 
 
 @contextmanager
 def traced_whole() -> Iterator[None]:
-    """Traces operators as they are that torch has Python kernels for, which spell them out: those
-    that resize, and one that it spells wrong.
+    """Traces operators by their own kernels that torch has Python kernels for: those that resize,
+    losses and activations that these spell out, dropout, which they copy where nothing is dropped.
     """
-    spelled = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
+    keys = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
     taken = [
         (op, key, op.py_kernels.pop(key))
         for name in dir(aten)
-        if re.match(r"_?upsample_(?!nearest(_exact)?3d)|multilabel_margin_loss_forward$", name)
+        if _SPELLED.match(name)
         for op in (getattr(getattr(aten, name), o) for o in getattr(aten, name).overloads())
-        for key in spelled
+        for key in keys
         if key in op.py_kernels
     ]
-    for op, _, _ in taken:
+    for op, key, _ in taken:
+        if op is aten.dropout.default:
+            op.py_kernels[key] = _dropout
         op._dispatch_cache.clear()
     try:
         yield
@@ -105,6 +117,11 @@ def traced_whole() -> Iterator[None]:
         for op, key, kernel in taken:
             op.py_kernels[key] = kernel
             op._dispatch_cache.clear()
+
+
+def _dropout(input: Tensor, p: float, train: bool | None) -> Tensor:
+    """What the kernel of devices does; on `meta` that is not one call."""
+    return aten.native_dropout(input, p, True)[0] if train and p else input
 
 
 def _addbmm(addend: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:

@@ -95,13 +95,43 @@ def call_of_graph(regions: Sequence[Region]) -> Call | None:
     held = [(n, c) for n, c in held if not _writes_back(n, made)]
     if not held:
         return None
-    notes = [note_of(n) for n, _ in held]
-    call = notes[0].call if notes[0] else held[0][1]
-    alone = len(held) == 1 or (notes[0] and all(n and n.number == notes[0].number for n in notes))
-    if not alone or call is None or _left(made) - Counter(map(_size, call.outputs)):
+    call = _whole(held)
+    if call is None or _left(made) - Counter(map(_size, call.outputs)):
         return None
+    return replace(_eager(call), policy=held[0][1].policy)
+
+
+def _whole(held: Sequence[tuple[Node, Call]]) -> Call | None:
+    """The operator that nodes are parts of."""
+    notes = [note_of(node) for node, _ in held]
+    if len(held) == 1:
+        return notes[0].call if notes[0] else held[0][1]
+    known = [note for note in notes if note]
+    if len(known) < len(held):
+        return None
+    parts = list(zip((node for node, _ in held), (call for _, call in held), known, strict=True))
+    last = max(known, key=lambda note: note.number)
+    own = [node for node, _, note in parts if note.number == last.number]
+    apart = [(call, note) for _, call, note in parts if note.number != last.number]
+    return last.call if all(_is_shared(call, note, own) for call, note in apart) else None
+
+
+def _is_shared(step: Call, of: _Note, gradient: Sequence[Node]) -> bool:
+    """Whether the nodes of a gradient hold a step as well as the forward operator that it is of.
+
+    Of equal nodes torch keeps the first. What has the size of the forward operator's largest result
+    may be an argument of the gradient, that has to be made before; what is smaller is a statistic.
+    """
+    is_gradient = all(of.number in {note.number for note in _notes(g)} for g in gradient)
+    if of.call is None or not is_gradient:
+        return False
+    largest = max((t.numel for t in of.call.outputs), default=0)
+    return all(t.numel < largest for t in step.outputs)
+
+
+def _eager(call: Call) -> Call:
     op, results = _EAGER.get(call.op, (call.op, len(call.results)))
-    return replace(call, op=op, results=call.results[:results], policy=held[0][1].policy)
+    return replace(call, op=op, results=call.results[:results])
 
 
 def _is_free(call: Call) -> bool:
@@ -115,6 +145,11 @@ def note_of(node: Node) -> _Note | None:
         f"{NOTE}{node.meta.get('original_aten')}"
     )
     return note
+
+
+def _notes(node: Node) -> list[_Note]:
+    """Also those of the forward node that a backward node belongs to."""
+    return [n for key, n in (node.meta.get("custom") or {}).items() if str(key).startswith(NOTE)]
 
 
 def _writes_back(node: Node, made: Mapping[Node, Call]) -> bool:
