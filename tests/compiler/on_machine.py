@@ -23,6 +23,7 @@ from torch_trn_emu.compiler.programs import Lowered
 from torch_trn_emu.compiler.region import Region, operands_of
 from torch_trn_emu.compiler.roles import note_constants, say_roles
 from torch_trn_emu.compiler.subgraphs import Piece, pieces_of
+from torch_trn_emu.compiler.tangents import layout_of_tangents
 from torch_trn_emu.engines import BEHAVIOURS
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.errors import ChipLimit, Unimplemented, Unsupported
@@ -55,8 +56,14 @@ class _Values(Interpreter):
         self.known: dict[str, Any] = {}
 
     def run_node(self, n: Node) -> Any:
-        made = super().run_node(n)
+        if n.target is torch.ops.aten.log_sigmoid_backward.default:  # put together without buffer
+            g, x = (self.env[a] for a in n.args[:2])
+            made = g * torch.sigmoid(-x)
+        else:
+            made = super().run_node(n)
         self.known[n.name] = torch.utils._pytree.tree_map_only(Tensor, _kept, made)
+        if isinstance(made, Tensor) and isinstance(n.meta.get("val"), Tensor):
+            self.known[n.name] = _laid(self.known[n.name], n.meta["val"].stride())
         return made
 
 
@@ -64,6 +71,14 @@ def _kept(t: Tensor) -> Tensor:
     """A copy on the host with the same strides; elements that repeat do so there."""
     memory = t.detach().as_strided((_span(t),), (1,))
     return memory.cpu().clone().as_strided(t.shape, t.stride())
+
+
+def _laid(t: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """With the strides that the compiler knows: kernels of the host may choose others."""
+    if t.stride() == strides or 0 in strides:
+        return t
+    memory = torch.zeros(1 + sum((n - 1) * s for n, s in zip(t.shape, strides, strict=True)))
+    return memory.to(t.dtype).as_strided(t.shape, strides).copy_(t)
 
 
 def backend_on(found: Found, policy: str = "fp32") -> Callable[..., Any]:
@@ -87,7 +102,8 @@ def backend_on(found: Found, policy: str = "fp32") -> Callable[..., Any]:
         return run
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
-        with functorch_config.patch(enable_autograd_cache=False), traced_whole():
+        patches = {"enable_autograd_cache": False, **layout_of_tangents(gm)}
+        with functorch_config.patch(patches), traced_whole():
             return compile_fx(
                 gm, example_inputs, inner_compile=inner, decompositions=decompositions()
             )
@@ -211,10 +227,12 @@ def _of_region(
     for b in program.buffers:
         if b.memory is not Memory.HBM or b.role not in _INPUTS:
             continue
-        fed = _product_operand(region, b.name, known)
+        fed = _product_operand(region, part, b.name, known)
         if fed is None:
             key = _key_of(region, part, b.name)
             fed = _lying(region, key, operands, b.elements, known)
+        if region.columns is None:  # rows that reach past the end
+            fed = _filled(fed, b.elements)
         if fed.numel() != b.elements:
             raise _Apart(f"{b.name} holds {b.elements} elements, not {fed.numel()}")
         feeds[b.name] = fed.float().numpy() if fed.is_floating_point() else fed.numpy()
@@ -223,9 +241,16 @@ def _of_region(
         if b.memory is Memory.HBM and b.role is Role.OUTPUT:
             name = part.tensors[b.name]
             got = torch.from_numpy(made[b.name]).reshape(-1)
+            if region.columns is None:
+                got = got[: region.elements]
             want = known.setdefault(name, got)  # a value between nodes, which another region reads
             want = want if isinstance(want, Tensor) else want[0]
             yield name, _put(got, want), want
+
+
+def _filled(t: Tensor, elements: int) -> Tensor:
+    """With zeros after its elements, in the last row of a program that has no rows of its own."""
+    return torch.cat([t.reshape(-1), t.new_zeros(max(0, elements - t.numel()))])
 
 
 def _inputs(region: Region) -> list[str]:
@@ -265,7 +290,9 @@ def _lying(
     if key.startswith("numbers below"):
         return torch.arange(elements)
     if key not in operands:  # a step's value, which another region reads
-        return known[value.node].reshape(-1)
+        flat = known[value.node].reshape(-1)
+        repeats = value.kind is Kind.COLUMN and not elements % max(1, flat.numel())
+        return flat.repeat_interleave(elements // flat.numel()) if repeats else flat
     operand, reader = operands[key]
     t = known[operand.name]
     repeats = [not s and n > 1 for n, s in zip(t.shape, t.stride(), strict=True)]
@@ -279,18 +306,24 @@ def _lying(
     return flat
 
 
-def _product_operand(region: Region, buffer: str, known: Mapping[str, Any]) -> Tensor | None:
+def _product_operand(
+    region: Region, part: Lowered, buffer: str, known: Mapping[str, Any]
+) -> Tensor | None:
     """A factor or the addend of a region's product, in the order of its buffer."""
     if region.kind != "product":
         return None
     node = region.nodes[0]
-    held = product_of(viewed(region.calls[0]), TARGET).operands.get(buffer)
+    product = product_of(viewed(region.calls[0]), TARGET)
+    held = product.operands.get(buffer)
     if held is None:
         return None
     ((_, place),) = {v.source for v in held.views}
     t = known[operands_by_position(node)[place].name]
     memory = t.as_strided((_span(t),), (1,))
     views = [memory.as_strided(v.shape, v.strides, v.offset) for v in held.views]
+    turned = product.options["rhs_layout"] == "nk" and getattr(part.key, "constant", False)
+    if buffer == "rhs" and turned:  # as `laid_out` has it
+        views = [v.mT for v in views]
     return torch.cat([v.reshape(-1) for v in views])
 
 
