@@ -48,6 +48,10 @@ class _Eights:
         self.data = self.raw
         if not self.plain:
             self.data = b.sbuf("data", d.count * self.held, "float32", slots=2)
+        # Of several rows, so that no instruction waits for what the one before put into a tile.
+        self.left = self.data
+        if self.rounds > 1 and d.count > 1:
+            self.left = b.sbuf("left", d.count * self.held, "float32", slots=2)
         self.found = b.sbuf("found", d.count * self.each, "float32", slots=2)
         self.places = b.sbuf("places", d.count * self.each, "int32", slots=2)
         self.stored = b.sbuf("stored", d.count * self.k, dtype, slots=2)
@@ -56,7 +60,9 @@ class _Eights:
     def build(self) -> Program:
         b, d = self.b, self.d
         for tile in d.tiles():
-            b.fresh(*{self.raw, self.data}, self.found, self.places, self.stored, self.where)
+            b.fresh(
+                *{self.raw, self.data, self.left}, self.found, self.places, self.stored, self.where
+            )
             d.load(self.raw, self.source, tile, Affine(), self.columns)
             if not self.plain:
                 self._keys(tile)
@@ -86,23 +92,35 @@ class _Eights:
         b = self.b
         if self.rounds == 1:  # an instruction does not wait for the one before
             with b.loop(tile.wide) as row:
-                whole, eight, _ = self._row(tile, row, Affine())
+                whole, eight, _ = self._row(self.data, tile, row, Affine())
                 b.emit("max8", eight, whole)
             with b.loop(tile.wide) as row:
-                whole, eight, where = self._row(tile, row, Affine())
+                whole, eight, where = self._row(self.data, tile, row, Affine())
                 b.emit("nc_find_index8", where, whole, eight)
             return
-        with b.loop(self.rounds) as turn:
-            with b.loop(tile.wide) as row:
-                whole, eight, _ = self._row(tile, row, turn)
-                b.emit("max8", eight, whole)
-            with b.loop(tile.wide) as row:
-                whole, eight, where = self._row(tile, row, turn)
-                b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-PADDING)
+        pairs, rest = divmod(self.rounds, 2)
+        with b.loop(pairs) as pair:
+            self._turn(tile, pair * 2, self.data, self.left)
+            self._turn(tile, pair * 2 + 1, self.left, self.data)
+        if rest:
+            self._turn(tile, Affine(pairs * 2), self.data, self.left)
 
-    def _row(self, tile: Tile, row: Affine, turn: Affine) -> tuple[Access, Access, Access]:
+    def _turn(self, tile: Tile, turn: Affine, held: Buffer, left: Buffer) -> None:
+        """The largest eight of each row of `held`, and the row without them."""
+        b = self.b
+        with b.loop(tile.wide) as row:
+            whole, eight, _ = self._row(held, tile, row, turn)
+            b.emit("max8", eight, whole)
+        with b.loop(tile.wide) as row:
+            whole, eight, where = self._row(held, tile, row, turn)
+            less = self._part(left, tile, self.held, row * self.held)
+            b.emit("nc_match_replace8", (less, where), whole, eight, imm=-PADDING)
+
+    def _row(
+        self, held: Buffer, tile: Tile, row: Affine, turn: Affine
+    ) -> tuple[Access, Access, Access]:
         """A row, and where its largest eight of a turn go, and their places."""
-        whole = self._part(self.data, tile, self.held, row * self.held)
+        whole = self._part(held, tile, self.held, row * self.held)
         at = row * self.each + turn * 8
         eight, where = (self._part(t, tile, 8, at) for t in (self.found, self.places))
         return whole, eight, where
