@@ -97,3 +97,12 @@ def test_elements_of_rows_are_picked_in_sbuf(rows: int) -> None:
         x, index = _empty(rows, 768, dtype=torch.bfloat16), _empty(count, dtype=torch.int64)
         made = torch_trn_emu.estimate(lambda x, i: x.index_select(1, i), x, index)
         assert made.device_us < 60
+
+
+@pytest.mark.parametrize(("shape", "count"), [((20, 300), 150), ((3, 7, 300), 150), ((200, 64), 9)])
+def test_picked_elements(shape: tuple[int, ...], count: int) -> None:
+    x, index = random(*shape), torch.arange(count) * 7 % shape[-1]
+    cores, pairs = computed("index_select", aten.index_select.default, x, len(shape) - 1, index)
+    assert cores
+    for got, expected in pairs:
+        np.testing.assert_array_equal(got.reshape(expected.shape), expected)
