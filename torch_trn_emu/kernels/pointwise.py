@@ -19,10 +19,8 @@ __all__ = [
     "activation",
     "constant",
     "copy",
-    "drop",
     "instruction",
     "pointwise",
-    "select",
     "tensor_scalar",
     "tensor_tensor",
 ]
@@ -81,16 +79,6 @@ def copy(a: int = 0) -> Step:
 def constant(value: float) -> Step:
     """Every element is `value`."""
     return instruction("memset", engine=Engine.VECTOR, value=value)
-
-
-def select(predicate: int, on_true: int, on_false: int) -> Step:
-    """`predicate ? on_true : on_false`."""
-    return instruction("select", predicate, on_true, on_false, engine=Engine.VECTOR)
-
-
-def drop(data: int, random: int, threshold: float) -> Step:
-    """`data` where `random` reaches the threshold, else 0."""
-    return instruction("dropout", data, random, engine=Engine.VECTOR, threshold=threshold)
 
 
 def pointwise(

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from ..calls import Call, Target
 from ..calls.labels import labelled
 from ..isa import itemsize
-from ..kernels.pointwise import drop, pointwise, tensor_scalar
+from ..kernels.pointwise import pointwise
 from .activations import ACTIVATIONS
 from .arange import numbers
 from .attention import ATTENTION, ATTENTION_BACKWARD
@@ -34,6 +34,7 @@ from .copies import copied, copy
 from .elementwise import BINARY, CHOSEN, TERNARY, UNARY, lower_elementwise
 from .factories import eye, repeated_places, triangle_indices
 from .foreach import foreach, foreach_reduction
+from .formulas import Made, Value, finished, in_float32
 from .gates import glu, glu_backward, prelu_backward
 from .im2col import fold, unfold
 from .indexing import (
@@ -59,7 +60,7 @@ from .op import HostTransfer, Lowered, Lowering, Op, dense, flat, on_cores_with_
 from .optimizers import fused, unscale
 from .pooling import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
 from .products import Product, compute_format, lower_addbmm, lower_matmul, multiplied, product_of
-from .random import DRAWS, uniform_steps
+from .random import DRAWS, uniform
 from .reductions import (
     all_equal,
     along_rows,
@@ -121,13 +122,13 @@ def _dropout(call: Call, target: Target) -> Lowered:
         return ()
     if not trains:
         return copied(x, call.out, target)
-    steps = [
-        *uniform_steps(),
-        drop(0, -1, p),
-        tensor_scalar(-1, op0="multiply", imm0=1 / (1 - p) if p < 1 else 0.0),
-        replace(tensor_scalar(-3, op0="greater_equal", imm0=p), dtype="bool"),
-    ]
-    steps[:3] = [replace(s, dtype=s.dtype or "float32") for s in steps[:3]]
+    made: Made = []
+    bits = uniform(made)
+    in_float32(made)
+    kept = Value(made, 0).step("dropout", bits, threshold=p)
+    scaled = kept * (1 / (1 - p) if p < 1 else 0.0)
+    mask = bits.step("tensor_scalar", dtype="bool", op0="greater_equal", imm0=p)
+    steps = finished(made, scaled, mask)
     program = pointwise(
         "dropout",
         x.numel,

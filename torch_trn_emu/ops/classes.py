@@ -7,10 +7,10 @@ import re
 from math import ceil
 
 from ..calls import Call, Target
-from ..kernels.pointwise import tensor_scalar, tensor_tensor
 from ..kernels.reduce_rows import reduce_rows
 from . import Lowered, Op, copied, flat
 from .elementwise import elementwise
+from .formulas import steps_of
 
 __all__ = ["class_of"]
 
@@ -21,8 +21,7 @@ _HOST = re.compile(
 
 def _pointwise(call: Call, target: Target) -> Lowered:
     operands = list(call.tensors)[:6]
-    steps = [tensor_scalar(0, op0="multiply", imm0=1.0)]
-    steps += [tensor_tensor("add", -1, k) for k in range(1, len(operands))]
+    steps = steps_of(lambda x, *others: sum(others, x * 1.0), len(operands))
     return (elementwise(call.name, steps, operands, call.out, target),)
 
 

@@ -1,14 +1,15 @@
 """Rows for elementwise operators: what they become on the Vector and Scalar engines.
 
-A recipe is a list of `pointwise.Step`s; operands are 0, 1, 2 for the tensors and -1, -2 for the
-results before. To add an operator, add a line to UNARY, BINARY or TERNARY.
-Sources: the functions of engines/arithmetic.py; where the engines lack one, it is composed here
-(`inferred`).
+To add an operator, add a line to UNARY, BINARY or TERNARY: a formula of its operands
+(`formulas.py`). Sources: the functions of engines/arithmetic.py; where the engines lack one, it is
+composed here (`inferred`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import copysign, inf, log
+from operator import methodcaller
 from types import MappingProxyType
 from typing import Any
 
@@ -17,29 +18,12 @@ from ..calls.labels import expanded, labelled
 from ..errors import Unimplemented
 from ..isa import Engine, Program
 from ..kernels.broadcasting import alike, broadcast, how_it_repeats
-from ..kernels.pointwise import (
-    Step,
-    activation,
-    constant,
-    copy,
-    pointwise,
-    select,
-    tensor_scalar,
-    tensor_tensor,
-)
-from .activations import ACTIVATIONS
-from .attributes import (
-    MADE_VALUES,
-    READERS,
-    Reader,
-    fills_from,
-    made_value,
-    rounded_down,
-    where_it_rounds,
-    whole,
-)
+from ..kernels.pointwise import Step, copy, pointwise
+from .activations import ACTIVATIONS, Reader
+from .attributes import MADE_VALUES, READERS, fills_from, made_value
+from .formulas import Made, Value, filled, finished, steps_of
 from .loss_steps import GRADIENTS, LOSSES
-from .random import DRAWS, parameters, steps_of
+from .random import DRAWS, draw, parameters
 from .rounded_division import QUOTIENTS
 
 __all__ = [
@@ -53,180 +37,201 @@ __all__ = [
     "lower_elementwise",
 ]
 
-Recipe = Sequence[Step]
-
-
-def reciprocal(a: int = 0) -> Step:
-    """On the Scalar engine, which is eight times as fast at it."""
-    return activation("reciprocal", a)
-
-
-T, S, A = tensor_tensor, tensor_scalar, activation
-
-
-def _imm(op0: str, imm0: float, a: int = 0, **more: Any) -> Step:
-    return S(a, op0=op0, imm0=imm0, **more)
-
-
-def _pair(op0: str, imm0: float, op1: str, imm1: float, a: int = 0) -> Step:
-    return S(a, op0=op0, imm0=imm0, op1=op1, imm1=imm1)
-
-
+Formula = Callable[..., Value]
 HALF_PI, LN2, LN10 = 1.5707963267948966, log(2), log(10)
 LARGEST = 1.5e38  # twice it is finite
-TRUNCATED = (A("abs"), *rounded_down(-1), A("sign"), T("multiply", -1, -2))
 
 
-def _is_negative(a: int) -> list[Step]:
+def _is_negative(x: Value) -> Value:
     """Whether the sign is: of -0 too, whose reciprocal is below 0. A NaN counts as positive."""
-    return [reciprocal(a), _imm("less", 0.0, -1), _imm("less", 0.0, a), T("max", -1, -2)]
+    inverse = x.reciprocal() < 0.0
+    return (x < 0.0).maximum(inverse)
 
 
-def _or_the_other(op: str) -> list[Step]:
+def _asinh(x: Value) -> Value:
+    root = (x.square() + 1.0).sqrt()
+    magnitude = (x.abs() + root).log()
+    return x.sign() * magnitude
+
+
+def _arcsine(x: Value) -> Value:
+    return (x * (1.0 - x.square()).rsqrt()).arctan()
+
+
+def _hardsigmoid(x: Value) -> Value:
+    return (x / 6 + 0.5).between(0.0, 1.0)
+
+
+def _ceiling(x: Value) -> Value:
+    whole = x.nearest()
+    return whole + (whole < x)
+
+
+def _tangent(x: Value) -> Value:
+    sine = x.sin()
+    return (x + HALF_PI).sin().reciprocal() * sine
+
+
+def _or_the_other(op: str, x: Value, y: Value) -> Value:
     """`max` or `min` of two numbers, of which one may be NaN."""
-    return [T("equal", 0, 0), select(-1, 0, 1), T("equal", 1, 1), select(-1, 1, -2), T(op, -3, -1)]
+    first = x.equals(x).where(x, y)
+    return first.by(op, y.equals(y).where(y, first))
 
 
-# The smaller over the larger magnitude, so that no square overflows; an infinity is one whatever
-# the other is.
-HYPOTENUSE = (
-    A("abs", 0), A("abs", 1), T("max", -2, -1), T("min", -3, -2), reciprocal(-2),
-    T("multiply", -2, -1), T("equal", -1, -1), constant(0.0), select(-2, -3, -1),  # 0 / 0
-    A("square", -1), _imm("add", 1.0, -1), A("sqrt", -1), T("multiply", -1, -10),
-    _imm("equal", inf, -13), _imm("equal", inf, -13), T("max", -1, -2), constant(inf),
-    select(-2, -1, -5),
-)  # fmt: skip
-# Of operands that are finite, and not NaN; half a turn is added on the left, with y's sign.
-ARCTANGENT = (
-    _pair("max", -LARGEST, "min", LARGEST, 1), _pair("max", -LARGEST, "min", LARGEST, 0),
-    reciprocal(-2), T("multiply", -2, -1), T("equal", -1, -1), constant(0.0),
-    select(-2, -3, -1),  # 0 / 0
-    A("arctan", -1), _imm("less", 0.0, -6),
-    *_is_negative(0), _pair("multiply", -4 * HALF_PI, "add", 2 * HALF_PI, -1),
-    T("multiply", -1, -6), T("add", -1, -8),
-    T("add", -15, -16), _imm("multiply", 0.0, -1), T("add", -1, -3),  # NaN where one is
-)  # fmt: skip
+def _hypotenuse(x: Value, y: Value) -> Value:
+    """The smaller over the larger magnitude, so that no square overflows; an infinity is one
+    whatever the other is.
+    """
+    a, b = x.abs(), y.abs()
+    large, small = a.maximum(b), a.minimum(b)
+    ratio = small / large
+    ratio = ratio.equals(ratio).where(ratio, 0.0)  # 0 / 0
+    length = (ratio.square() + 1.0).sqrt() * large
+    first = a.equals(inf)
+    return b.equals(inf).maximum(first).where(inf, length)
+
+
+def _arctangent(y: Value, x: Value) -> Value:
+    """Of operands that are finite, and not NaN; half a turn is added on the left, with y's sign."""
+    right, up = x.between(-LARGEST, LARGEST), y.between(-LARGEST, LARGEST)
+    inverse = right.reciprocal()
+    ratio = up * inverse
+    ratio = ratio.equals(ratio).where(ratio, 0.0)  # 0 / 0
+    angle = ratio.arctan()
+    left = inverse < 0.0
+    angle = (_is_negative(y) * (-4 * HALF_PI) + 2 * HALF_PI) * left + angle
+    return (up + right) * 0.0 + angle  # NaN where one is
+
+
+def _logaddexp(x: Value, y: Value) -> Value:
+    apart = x - y
+    apart = apart.equals(apart).where(apart, 0.0)  # inf - inf
+    more = apart.abs().softplus(-1.0)
+    return x.maximum(y) + more
+
+
+def _copysign(x: Value, y: Value) -> Value:
+    sign = _is_negative(y) * -2.0 + 1.0
+    return x.abs() * sign
+
+
+def _heaviside(x: Value, y: Value) -> Value:
+    positive = x > 0.0
+    return x.equals(0.0).where(y, positive)
+
+
+def _xlogy(x: Value, y: Value) -> Value:
+    product = x * y.log()
+    zero = x.equals(0.0)
+    return (y.equals(y) * zero).where(0.0, product)
+
+
+def _hardswish_gradient(g: Value, x: Value) -> Value:
+    inside = g * (x * (1 / 3) + 0.5)
+    zero = filled(x.made, 0.0)
+    inside = (x <= -3.0).where(zero, inside)
+    return (x >= 3.0).where(g, inside)
+
+
+# Of two tensors, or of a tensor and a number: a host scalar is an immediate, whatever its value.
+_OPERATIONS = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "maximum": "max", "minimum": "min",
+    "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
+    "ge": "greater_equal", "logical_and": "logical_and", "logical_or": "logical_or",
+    "logical_xor": "logical_xor", "bitwise_and": "bitwise_and", "bitwise_or": "bitwise_or",
+    "bitwise_xor": "bitwise_xor",
+}  # fmt: skip
+_WITH_SCALAR = {
+    **_OPERATIONS, "rsub": "subtract", "div": "multiply", "true_divide": "multiply", "pow": "power",
+}  # fmt: skip
 
 # fmt: off
-UNARY: MappingProxyType[str, Recipe] = MappingProxyType({
-    **{name: [A(name)] for name in (
+UNARY: MappingProxyType[str, Formula] = MappingProxyType({
+    **{name: methodcaller(name) for name in (
         "exp", "sigmoid", "tanh", "relu", "silu", "gelu", "erf", "log", "sin", "sqrt", "rsqrt",
         "reciprocal", "abs", "sign", "square", "mish")},
-    "atan":        [A("arctan")],
-    "neg":         [_imm("multiply", -1.0)],
-    "cos":         [_imm("add", HALF_PI), A("sin", -1)],
-    "log2":        [A("log"), _imm("multiply", 1 / LN2, -1)],
-    "log10":       [A("log"), _imm("multiply", 1 / LN10, -1)],
-    "log1p":       [_imm("add", 1.0), A("log", -1)],
-    "exp2":        [A("exp", scale=LN2)],
-    "expm1":       [A("exp"), _imm("add", -1.0, -1)],
-    "erfc":        [A("erf"), _pair("multiply", -1.0, "add", 1.0, -1)],
-    "log_sigmoid_forward": [A("softplus", scale=-1.0), _imm("multiply", -1.0, -1)],
-    "logical_not": [_imm("equal", 0.0)],
-    "bitwise_not": [_pair("multiply", -1.0, "add", -1.0)],
-    "isnan":       [T("not_equal", 0, 0)],
-    "isinf":       [A("abs"), _imm("equal", float("inf"), -1)],
-    "isfinite":    [A("abs"), _imm("less", float("inf"), -1)],
-    "floor":       where_it_rounds(rounded_down()),
-    "ceil":        where_it_rounds([whole(), T("less", -1, 0), T("add", -2, -1)]),
-    "round":       where_it_rounds([whole(), copy(-1)]),
-    "trunc":       where_it_rounds(TRUNCATED),
-    "frac":        [*where_it_rounds(TRUNCATED), T("subtract", 0, -1)],
-    "relu6":       [_pair("max", 0.0, "min", 6.0)],
-    "hardsigmoid": [_pair("multiply", 1 / 6, "add", 0.5), _pair("max", 0.0, "min", 1.0, -1)],
-    "hardswish":   [_pair("multiply", 1 / 6, "add", 0.5), _pair("max", 0.0, "min", 1.0, -1),
-                    T("multiply", 0, -1)],
-    "tan":         [A("sin"), _imm("add", HALF_PI), A("sin", -1), reciprocal(-1),
-                    T("multiply", -1, -4)],
-    "clamp":       [_pair("max", -1.0, "min", 1.0)],
-    "clamp_min":   [_imm("max", 0.0)],
-    "clamp_max":   [_imm("min", 0.0)],
-    "pow_scalar":  [_imm("power", 2.0)],
-    "signbit":     _is_negative(0),
-    "sgn":         [A("sign")],
-    "isposinf":    [_imm("equal", float("inf"))],
-    "isneginf":    [_imm("equal", float("-inf"))],
-    "deg2rad":     [_imm("multiply", 2 * HALF_PI / 180)],
-    "rad2deg":     [_imm("multiply", 180 / (2 * HALF_PI))],
-    "sinh":        [A("exp"), A("exp", scale=-1.0), T("subtract", -2, -1),
-                    _imm("multiply", 0.5, -1)],
-    "cosh":        [A("exp"), A("exp", scale=-1.0), T("add", -2, -1), _imm("multiply", 0.5, -1)],
-    "asinh":       [A("square"), _imm("add", 1.0, -1), A("sqrt", -1), A("abs"), T("add", -1, -2),
-                    A("log", -1), A("sign"), T("multiply", -1, -2)],
-    "atanh":       [_imm("add", 1.0), A("log", -1), _pair("multiply", -1.0, "add", 1.0),
-                    A("log", -1), T("subtract", -3, -1), _imm("multiply", 0.5, -1)],
-    "asin":        [A("square"), _pair("multiply", -1.0, "add", 1.0, -1), A("rsqrt", -1),
-                    T("multiply", 0, -1), A("arctan", -1)],
-    "acos":        [A("square"), _pair("multiply", -1.0, "add", 1.0, -1), A("rsqrt", -1),
-                    T("multiply", 0, -1), A("arctan", -1),
-                    _pair("multiply", -1.0, "add", HALF_PI, -1)],
+    "atan":        methodcaller("arctan"),
+    "neg":         lambda x: -x,
+    "cos":         lambda x: (x + HALF_PI).sin(),
+    "log2":        lambda x: x.log() / LN2,
+    "log10":       lambda x: x.log() / LN10,
+    "log1p":       lambda x: (x + 1.0).log(),
+    "exp2":        lambda x: x.exp(LN2),
+    "expm1":       lambda x: x.exp() - 1.0,
+    "erfc":        lambda x: 1.0 - x.erf(),
+    "log_sigmoid_forward": lambda x: -x.softplus(-1.0),
+    "logical_not": lambda x: x.equals(0.0),
+    "bitwise_not": lambda x: -x - 1.0,
+    "isnan":       lambda x: x.differs(x),
+    "isinf":       lambda x: x.abs().equals(inf),
+    "isfinite":    lambda x: x.abs() < inf,
+    "floor":       lambda x: x.where_it_rounds(x.rounded_down()),
+    "ceil":        lambda x: x.where_it_rounds(_ceiling(x)),
+    "round":       lambda x: x.where_it_rounds(x.nearest().copied()),
+    "trunc":       Value.truncated,
+    "frac":        lambda x: x - x.truncated(),
+    "relu6":       lambda x: x.between(0.0, 6.0),
+    "hardsigmoid": _hardsigmoid,
+    "hardswish":   lambda x: x * _hardsigmoid(x),
+    "tan":         _tangent,
+    "clamp":       lambda x: x.between(-1.0, 1.0),
+    "clamp_min":   lambda x: x.maximum(0.0),
+    "clamp_max":   lambda x: x.minimum(0.0),
+    "pow_scalar":  lambda x: x.by("power", 2.0),
+    "signbit":     _is_negative,
+    "sgn":         methodcaller("sign"),
+    "isposinf":    lambda x: x.equals(inf),
+    "isneginf":    lambda x: x.equals(-inf),
+    "deg2rad":     lambda x: x * (2 * HALF_PI / 180),
+    "rad2deg":     lambda x: x * (180 / (2 * HALF_PI)),
+    "sinh":        lambda x: (x.exp() - x.exp(-1.0)) * 0.5,
+    "cosh":        lambda x: (x.exp() + x.exp(-1.0)) * 0.5,
+    "asinh":       _asinh,
+    "atanh":       lambda x: ((x + 1.0).log() - (1.0 - x).log()) * 0.5,
+    "asin":        _arcsine,
+    "acos":        lambda x: HALF_PI - _arcsine(x),
 })
 
-BINARY: MappingProxyType[str, Recipe] = MappingProxyType({
-    "add":           [T("add")],
-    "sub":           [T("subtract")],
-    "rsub":          [T("subtract", 1, 0)],
-    "mul":           [T("multiply")],
-    "div":           [reciprocal(1), T("multiply", 0, -1)],
-    "true_divide":   [reciprocal(1), T("multiply", 0, -1)],
-    "maximum":       [T("max")],
-    "minimum":       [T("min")],
-    "fmax":          _or_the_other("max"),
-    "fmin":          _or_the_other("min"),
-    "pow":           [T("power", engine=Engine.GPSIMD)],
-    "eq":            [T("equal")],
-    "ne":            [T("not_equal")],
-    "lt":            [T("less")],
-    "le":            [T("less_equal")],
-    "gt":            [T("greater")],
-    "ge":            [T("greater_equal")],
-    "logical_and":   [T("logical_and")],
-    "logical_or":    [T("logical_or")],
-    "logical_xor":   [T("logical_xor")],
-    "bitwise_and":   [T("bitwise_and")],
-    "bitwise_or":    [T("bitwise_or")],
-    "bitwise_xor":   [T("bitwise_xor")],
-    "atan2":         ARCTANGENT,
-    "logaddexp":     [T("subtract"), T("equal", -1, -1), constant(0.0),
-                      select(-2, -3, -1),  # inf - inf
-                      A("abs", -1), A("softplus", -1, scale=-1.0), T("max"), T("add", -1, -2)],
-    "copysign":      [*_is_negative(1), _pair("multiply", -2.0, "add", 1.0, -1), A("abs"),
-                      T("multiply", -1, -2)],
-    "heaviside":     [_imm("greater", 0.0), _imm("equal", 0.0), select(-1, 1, -2)],
-    "clamp_min":     [T("max")],
-    "clamp_max":     [T("min")],
-    "hypot":         HYPOTENUSE,
-    "xlogy":         [A("log", 1), T("multiply", 0, -1), _imm("equal", 0.0), T("equal", 1, 1),
-                      T("multiply", -1, -2), constant(0.0), select(-2, -1, -5)],
-    "gelu_backward":       [A("gelu_dx", 1), T("multiply", 0, -1)],
-    "silu_backward":       [A("silu_dx", 1), T("multiply", 0, -1)],
-    "sigmoid_backward":    [_pair("multiply", -1.0, "add", 1.0, 1), T("multiply", 1, -1),
-                            T("multiply", 0, -1)],
-    "tanh_backward":       [A("square", 1), _pair("multiply", -1.0, "add", 1.0, -1),
-                            T("multiply", 0, -1)],
-    "hardswish_backward":  [_pair("multiply", 1 / 3, "add", 0.5, 1), T("multiply", 0, -1),
-                            constant(0.0), _imm("less_equal", -3.0, 1), select(-1, -2, -3),
-                            _imm("greater_equal", 3.0, 1), select(-1, 0, -2)],
-    "hardsigmoid_backward": [A("abs", 1), _imm("less", 3.0, -1), _imm("multiply", 1 / 6),
-                             constant(0.0), select(-3, -2, -1)],
-    "log_sigmoid_backward": [A("sigmoid", 1, scale=-1.0), T("multiply", 0, -1)],
-    "native_dropout_backward": [_imm("multiply", 2.0, 1), T("multiply", 0, -1)],
+BINARY: MappingProxyType[str, Formula] = MappingProxyType({
+    **{name: lambda x, y, op=op: x.by(op, y) for name, op in _OPERATIONS.items()},
+    "rsub":          lambda x, y: y - x,
+    "div":           lambda x, y: x / y,
+    "true_divide":   lambda x, y: x / y,
+    "fmax":          partial(_or_the_other, "max"),
+    "fmin":          partial(_or_the_other, "min"),
+    "pow":           lambda x, y: x.by("power", y, Engine.GPSIMD),
+    "atan2":         _arctangent,
+    "logaddexp":     _logaddexp,
+    "copysign":      _copysign,
+    "heaviside":     _heaviside,
+    "clamp_min":     Value.maximum,
+    "clamp_max":     Value.minimum,
+    "hypot":         _hypotenuse,
+    "xlogy":         _xlogy,
+    "gelu_backward":       lambda g, x: g * x.gelu_dx(),
+    "silu_backward":       lambda g, x: g * x.silu_dx(),
+    "sigmoid_backward":    lambda g, y: g * (y * (1.0 - y)),
+    "tanh_backward":       lambda g, y: g * (1.0 - y.square()),
+    "hardswish_backward":  _hardswish_gradient,
+    "hardsigmoid_backward": lambda g, x: (x.abs() < 3.0).where(g * (1 / 6), 0.0),
+    "log_sigmoid_backward": lambda g, x: g * x.sigmoid(-1.0),
+    "native_dropout_backward": lambda g, mask: g * mask,
 })
 
-TERNARY: MappingProxyType[str, Recipe] = MappingProxyType({
-    "addcmul":       [T("multiply", 1, 2), T("add", 0, -1)],
-    "addcdiv":       [reciprocal(2), T("multiply", 1, -1), T("add", 0, -1)],
-    "lerp":          [T("subtract", 1, 0), T("multiply", 2, -1), T("add", 0, -1)],
-    "clamp_tensor":  [T("max", 0, 1), T("min", -1, 2)],
+TERNARY: MappingProxyType[str, Formula] = MappingProxyType({
+    "addcmul":       lambda x, a, b: x + a * b,
+    "addcdiv":       lambda x, a, b: x + a / b,
+    "lerp":          lambda a, b, w: a + w * (b - a),
+    "clamp_tensor":  lambda x, low, high: x.maximum(low).minimum(high),
 })
 
-# Recipes by another name than the operator's.
+# Formulas by another name than the operator's.
 CHOSEN = frozenset(("clamp_tensor", "pow_scalar"))
 # fmt: on
 
 
 def elementwise(
-    name: str, steps: Recipe, operands: Sequence[TensorArg], out: TensorArg, target: Target
+    name: str, steps: Sequence[Step], operands: Sequence[TensorArg], out: TensorArg, target: Target
 ) -> Program:
     """`steps` over operands of `out`'s size or broadcast to it."""
     dtypes = [t.dtype for t in operands]
@@ -252,7 +257,7 @@ def elementwise(
     return labelled(program, {**loaded, "out": out})
 
 
-def conversion(source: str, to: str) -> Recipe:
+def conversion(source: str, to: str) -> list[Step]:
     """The steps from one dtype to another; none where a copy converts as torch does.
 
     A copy rounds to whole numbers, where torch truncates; a truth value says if a number is not 0.
@@ -260,14 +265,14 @@ def conversion(source: str, to: str) -> Recipe:
     if source == to:
         return []
     if to == "bool":
-        return [S(0, op0="not_equal", imm0=0.0)]
+        return steps_of(lambda x: x.differs(0.0), 1)
     if "float" in source and "int" in to:
-        return [*where_it_rounds(TRUNCATED), copy(-1)]
+        return steps_of(lambda x: x.truncated().copied(), 1)
     return []
 
 
 def flattened(
-    name: str, steps: Recipe, operands: Sequence[TensorArg], out: TensorArg, target: Target
+    name: str, steps: Sequence[Step], operands: Sequence[TensorArg], out: TensorArg, target: Target
 ) -> Program:
     """`steps` over tensors of one size, whatever their shapes."""
     same = [TensorArg(t.torch_dtype, (out.numel,), (1,), views=t.views) for t in operands]
@@ -285,22 +290,9 @@ def _device(call: Call) -> list[TensorArg]:
     return [t for t in call.tensors if _is_operand(t)]
 
 
-# A host scalar is an immediate: one instruction, whatever its value.
-_WITH_SCALAR = MappingProxyType(
-    {
-        "add": "add", "sub": "subtract", "rsub": "subtract", "mul": "multiply", "div": "multiply",
-        "true_divide": "multiply", "maximum": "max", "minimum": "min", "pow": "power",
-        "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
-        "ge": "greater_equal", "logical_and": "logical_and", "logical_or": "logical_or",
-        "logical_xor": "logical_xor", "bitwise_and": "bitwise_and", "bitwise_or": "bitwise_or",
-        "bitwise_xor": "bitwise_xor",
-    }
-)  # fmt: skip
-
-
 # Powers of floating-point numbers that are another instruction, with the same results.
-_POWERS: MappingProxyType[float, Recipe] = MappingProxyType(
-    {1.0: [_imm("multiply", 1.0)], 2.0: [A("square")]}
+_POWERS: MappingProxyType[float, Formula] = MappingProxyType(
+    {1.0: lambda x: x * 1.0, 2.0: methodcaller("square")}
 )
 
 
@@ -311,7 +303,7 @@ def _number(value: Any, op: str) -> float:
     return int(value) if op.startswith("bitwise") else float(value)
 
 
-def _with_number(call: Call) -> Recipe:
+def _with_number(call: Call, x: Value) -> Value:
     """A tensor and a number, in the order of the call: `alpha` scales the second of them."""
     op = _WITH_SCALAR[call.name]
     first = isinstance(call.argument(0), TensorArg)
@@ -320,32 +312,30 @@ def _with_number(call: Call) -> Recipe:
     if call.name in ("div", "true_divide"):
         # The engines multiply by the reciprocal; that of a zero is an infinity of its sign.
         inverse = 1.0 / number if number else copysign(inf, number)
-        return [_imm(op, inverse)] if first else [reciprocal(0), _imm(op, number, -1)]
+        return x * inverse if first else x.reciprocal() * number
     if op == "power" and first and "float" in call.tensors[0].dtype and number in _POWERS:
-        return _POWERS[number]
+        return _POWERS[number](x)
     if first:
-        return [_imm(op, number if alpha == 1 else number * alpha)]
+        return x.by(op, number if alpha == 1 else number * alpha)
     if call.name in ("add", "sub"):
-        return [_pair("multiply", alpha if op == "add" else -alpha, "add", number)]
-    return [S(0, op0=op, imm0=number, reverse0=True)]
+        return x * (alpha if op == "add" else -alpha) + number
+    return x.step("tensor_scalar", op0=op, imm0=number, reverse0=True)
 
 
-def _chosen(call: Call, operands: Sequence[TensorArg]) -> Recipe:
+def _chosen(call: Call, operands: Sequence[Value], made: Made) -> Value:
     """`where` and `masked_fill`: (mask, value where it holds, value elsewhere), numbers or tensors.
 
     The value of a tensor of the host is data: 0 stands for it.
     """
     mask, on_true, on_false = (0, 1, 2) if call.name == "where" else (1, 2, 0)
     tensors = [k for k in range(3) if _is_operand(call.argument(k))]
-    numbers = [k for k in (on_true, on_false) if k not in tensors]
-    steps = [constant(_value(call.argument(k))) for k in numbers]
-
-    def read(k: int) -> int:
-        if k not in tensors and k not in numbers:
-            raise KeyError(f"{call.name} of a tensor of the host")
-        return tensors.index(k) if k in tensors else numbers.index(k) - len(numbers)
-
-    return [*steps, select(read(mask), read(on_true), read(on_false))]
+    if mask not in tensors:
+        raise KeyError(f"{call.name} of a tensor of the host")
+    values = dict(zip(tensors, operands, strict=False))
+    for k in (on_true, on_false):
+        if k not in values:
+            values[k] = filled(made, _value(call.argument(k)))
+    return values[mask].step("select", values[on_true], values[on_false])
 
 
 def _is_operand(value: Any) -> bool:
@@ -358,39 +348,49 @@ def _value(value: Any) -> float:
 
 
 _BY_CALL: MappingProxyType[str, Reader] = MappingProxyType(
-    {**READERS, **QUOTIENTS, **ACTIVATIONS, **LOSSES, **GRADIENTS, **dict.fromkeys(DRAWS, steps_of)}
+    {**READERS, **QUOTIENTS, **ACTIVATIONS, **LOSSES, **GRADIENTS}
 )
 
 
-def recipe_of(call: Call, operands: Sequence[TensorArg]) -> Recipe | None:
+def recipe_of(call: Call, operands: Sequence[TensorArg]) -> list[Step] | None:
     """The steps for a call, by its name and number of tensors; None if there is no row.
 
-    Raises Unimplemented for a number or flag that the recipe does not stand for.
+    Raises Unimplemented for a number or flag that the formula does not stand for.
     """
     call = _of_truth_values(call)
-    name, count = call.name, len(operands)
-    if name in _BY_CALL and (found := _BY_CALL[name](call, operands)):
+    made: Made = []
+    values = [Value(made, k) for k in range(len(operands))]
+    result = _value_of(call, values, made)
+    return finished(made, result) if result else None
+
+
+def _value_of(call: Call, values: Sequence[Value], made: Made) -> Value | None:
+    name, count = call.name, len(values)
+    if name in DRAWS:
+        return draw(made, call, values)
+    if name in _BY_CALL and (found := _BY_CALL[name](call, values)):
         return found
     if name in MADE_VALUES:
-        return [copy(count - 1)] if fills_from(call) else [constant(made_value(call))]
+        return values[-1].copied() if fills_from(call) else filled(made, made_value(call))
     if name in ("where", "masked_fill"):
-        return _chosen(call, operands)
+        return _chosen(call, values, made)
     if count == 1 and name in _WITH_SCALAR:
-        return _with_number(call)
+        return _with_number(call, values[0])
     if name in ("add", "sub") and count == 2 and call.argument(2, 1) != 1:
-        return [_imm("multiply", float(call.argument(2)), 1), T(_WITH_SCALAR[name], 0, -1)]
+        return values[0].by(_WITH_SCALAR[name], values[1] * float(call.argument(2)))
     if name in ("addcmul", "addcdiv") and count == 3 and call.argument(3, 1) != 1:
-        *product, add = TERNARY[name]
-        return [*product, _imm("multiply", float(call.argument(3)), -1), add]
+        x, a, b = values
+        return x + (a * b if name == "addcmul" else a / b) * float(call.argument(3))
     if name in ("clamp", "clamp_min", "clamp_max") and count == 1:
-        return _clamped(call)
+        return _clamped(call, values[0])
     if name == "clamp" and count > 1:
-        bound = "min" if call.argument(1) is None else "max"
-        return TERNARY["clamp_tensor"] if count == 3 else [T(bound, 0, 1)]
-    found = {1: UNARY, 2: BINARY, 3: TERNARY}.get(count, UNARY).get(name)
-    if found is not None:
-        _refuse_other_numbers(call)
-    return found
+        bound = Value.minimum if call.argument(1) is None else Value.maximum
+        return TERNARY["clamp_tensor"](*values) if count == 3 else bound(*values)
+    formula = {1: UNARY, 2: BINARY, 3: TERNARY}.get(count, UNARY).get(name)
+    if formula is None:
+        return None
+    _refuse_other_numbers(call)
+    return formula(*values)
 
 
 def _of_truth_values(call: Call) -> Call:
@@ -418,17 +418,15 @@ def _refuse_other_numbers(call: Call) -> None:
         )
 
 
-def _clamped(call: Call) -> Recipe:
+def _clamped(call: Call, x: Value) -> Value:
     """One pass for either bound, or both."""
     low, high = (call.argument(1), call.argument(2)) if call.name == "clamp" else (None, None)
     low = call.argument(1) if call.name == "clamp_min" else low
     high = call.argument(1) if call.name == "clamp_max" else high
     if low is None and high is None:
-        return UNARY[call.name]
-    if low is None or high is None:
-        op, bound = ("min", high) if low is None else ("max", low)
-        return [_imm(op, float(bound))]  # type: ignore[arg-type]  # one of them is given
-    return [_pair("max", float(low), "min", float(high))]
+        return UNARY[call.name](x)
+    x = x if low is None else x.maximum(float(low))
+    return x if high is None else x.minimum(float(high))
 
 
 # Tensors that a recipe reads of those that a call has: what the forward pass left is not needed.

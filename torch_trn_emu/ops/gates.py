@@ -3,31 +3,33 @@
 Halves are read as if each lay in one run: they are as long as all dimensions after the one cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import expanded, labelled
 from ..isa import Program
-from ..kernels.pointwise import Step, activation, pointwise, tensor_scalar, tensor_tensor
+from ..kernels.pointwise import pointwise
 from .elementwise import elementwise
+from .formulas import Made, Value, finished, steps_of
 from .op import Lowered, dense
 
 __all__ = ["glu", "glu_backward", "prelu_backward"]
 
-T, S, A = tensor_tensor, tensor_scalar, activation
-
 
 def _several(
-    name: str, steps: Sequence[Step], operands: Sequence[TensorArg], outputs: Sequence[int],
+    name: str, formula: Callable[..., tuple[Value, Value]], operands: Sequence[TensorArg],
     results: Sequence[TensorArg], target: Target,
 ) -> Program:  # fmt: skip
-    """Operands in0, in1, ...; the steps that are stored are out, out1, ..."""
-    dtype = results[0].dtype
-    kept = {k % len(steps) for k in outputs}
-    typed = [s if k in kept else replace(s, dtype="float32") for k, s in enumerate(steps)]
+    """Operands in0, in1, ...; the results of the formula are out, out1, ..."""
+    made: Made = []
+    values = formula(*(Value(made, k) for k in range(len(operands))))
+    steps = finished(made, *values)
+    outputs = [~v.at - len(steps) for v in values]
+    steps = [s if k - len(steps) in outputs else replace(s, dtype="float32")
+             for k, s in enumerate(steps)]  # fmt: skip
     program = pointwise(
-        name, operands[0].numel, [t.dtype for t in operands], dtype, typed,
+        name, operands[0].numel, [t.dtype for t in operands], results[0].dtype, steps,
         chip=target.chip, cores=target.cores, outputs=outputs,
     )  # fmt: skip
     held = {f"in{k}": t for k, t in enumerate(operands)}
@@ -59,7 +61,8 @@ def glu(call: Call, target: Target) -> Lowered:
     if not out.numel:
         return ()
     halves = _halves(call.tensors[0], call.argument(1, -1))
-    return (elementwise("glu", [A("sigmoid", 1), T("multiply", 0, -1)], halves, out, target),)
+    steps = steps_of(lambda x, gate: x * gate.sigmoid(), 2)
+    return (elementwise("glu", steps, halves, out, target),)
 
 
 def glu_backward(call: Call, target: Target) -> Lowered:
@@ -67,13 +70,16 @@ def glu_backward(call: Call, target: Target) -> Lowered:
     g, dim = call.tensors[0], call.argument(2, -1)
     if not g.numel:
         return ()
-    steps = [
-        A("sigmoid", 2), T("multiply", 0, -1), T("multiply", -1, 1),
-        S(-3, op0="multiply", imm0=-1.0, op1="add", imm1=1.0), T("multiply", -1, -2),
-    ]  # fmt: skip
+
+    def formula(g: Value, a: Value, gate: Value) -> tuple[Value, Value]:
+        s = gate.sigmoid()
+        first = g * s
+        product = first * a
+        return first, (1.0 - s) * product
+
     given, results = _halves(call.tensors[1], dim), _halves(call.out, dim)
     operands = [replace(dense(g.shape, g.torch_dtype), views=g.views), *given]
-    return (_several("glu_backward", steps, operands, (1, -1), results, target),)
+    return (_several("glu_backward", formula, operands, results, target),)
 
 
 def prelu_backward(call: Call, target: Target) -> Lowered:
@@ -81,10 +87,12 @@ def prelu_backward(call: Call, target: Target) -> Lowered:
     g, x, weight = call.tensors[:3]
     if not x.numel:
         return ()
-    full = expanded(weight, x.shape)
-    steps = [
-        S(1, op0="greater", imm0=0.0), S(-1, op0="multiply", imm0=-1.0, op1="add", imm1=1.0),
-        T("multiply", -1, 2), T("add", -1, -3), T("multiply", -1, 0),
-        T("multiply", -4, 1), T("multiply", -1, 0),
-    ]  # fmt: skip
-    return (_several("prelu_backward", steps, [g, x, full], (4, -1), call.outputs[:2], target),)
+    operands = [g, x, expanded(weight, x.shape)]
+
+    def formula(g: Value, x: Value, w: Value) -> tuple[Value, Value]:
+        above = x > 0.0
+        below = 1.0 - above
+        of_x = (below * w + above) * g
+        return of_x, below * x * g
+
+    return (_several("prelu_backward", formula, operands, call.outputs[:2], target),)

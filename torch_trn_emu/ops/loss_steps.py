@@ -1,4 +1,4 @@
-"""Steps of losses, element by element, and of their gradients: a reader of a call for each.
+"""Losses, element by element, and their gradients, as formulas.
 
 Operands are those of the schema in order: prediction, target, then weights; of a gradient, first
 what comes from above, which holds one value if the loss was reduced.
@@ -7,77 +7,62 @@ what comes from above, which holds one value if the loss was reduced.
 from collections.abc import Callable, Sequence
 from math import prod
 from types import MappingProxyType
-from typing import Any
 
 from ..calls import Call, TensorArg
-from ..kernels.pointwise import Step, activation, tensor_scalar, tensor_tensor
-from .attributes import Reader
+from .formulas import Value
 
 __all__ = ["GRADIENTS", "LOSSES", "Loss", "reduction_of"]
 
 NONE, MEAN = 0, 1  # at::Reduction
 LEAST_LOGARITHM = -100.0  # of binary cross entropy, as torch cuts it
 LEAST_VARIANCE = 1e-12  # in its gradient, as in torch
-T, S, A = tensor_tensor, tensor_scalar, activation
-Steps = list[Step]
 
 
-def _complement(of: int) -> Step:
-    return S(of, op0="multiply", imm0=-1.0, op1="add", imm1=1.0)
+def _squared(call: Call, x: Value, y: Value, *_: Value) -> Value:
+    return (x - y).square()
 
 
-def _squared(call: Call) -> Steps:
-    return [T("subtract"), A("square", -1)]
+def _absolute(call: Call, x: Value, y: Value, *_: Value) -> Value:
+    return (x - y).abs()
 
 
-def _absolute(call: Call) -> Steps:
-    return [T("subtract"), A("abs", -1)]
-
-
-def _bent(call: Call, at: float, factor: float) -> Steps:
+def _bent(x: Value, y: Value, at: float, factor: float) -> Value:
     """Factor m (d - m / 2) with d = |x - y| and m = d, but for `at` where that is less."""
-    return [
-        T("subtract"), A("abs", -1), S(-1, op0="min", imm0=at), S(-1, op0="multiply", imm0=-0.5),
-        T("add", -3, -1), T("multiply", -1, -3), S(-1, op0="multiply", imm0=factor),
-    ]  # fmt: skip
+    distance = (x - y).abs()
+    m = distance.minimum(at)
+    return (distance + m * -0.5) * m * factor
 
 
-def _smooth(call: Call) -> Steps:
+def _smooth(call: Call, x: Value, y: Value, *_: Value) -> Value:
     beta = float(call.argument(3, 1.0))
-    return _bent(call, beta, 1 / beta) if beta else _absolute(call)
+    return _bent(x, y, beta, 1 / beta) if beta else _absolute(call, x, y)
 
 
-def _huber(call: Call) -> Steps:
-    return _bent(call, float(call.argument(3, 1.0)), 1.0)
+def _huber(call: Call, x: Value, y: Value, *_: Value) -> Value:
+    return _bent(x, y, float(call.argument(3, 1.0)), 1.0)
 
 
-def _soft_margin(call: Call) -> Steps:
-    return [T("multiply"), A("softplus", -1, scale=-1.0)]
+def _soft_margin(call: Call, x: Value, y: Value, *_: Value) -> Value:
+    return (x * y).softplus(-1.0)
 
 
-def _cross_entropy(call: Call) -> Steps:
+def _cross_entropy(call: Call, x: Value, t: Value, *rest: Value) -> Value:
     """-(t log x + (1 - t) log (1 - x)), no logarithm below -100."""
-    least: dict[str, Any] = {"op0": "max", "imm0": LEAST_LOGARITHM}
-    steps = [
-        A("log", 0), S(-1, **least), T("multiply", 1, -1),
-        _complement(0), A("log", -1), S(-1, **least), _complement(1), T("multiply", -2, -1),
-        T("add", -1, -6), S(-1, op0="multiply", imm0=-1.0),
-    ]  # fmt: skip
-    return [*steps, T("multiply", -1, 2)] if _given(call, 2) else steps
+    first = t * x.log().maximum(LEAST_LOGARITHM)
+    loss = -((1.0 - x).log().maximum(LEAST_LOGARITHM) * (1.0 - t) + first)
+    return loss * rest[0] if _given(call, 2) else loss
 
 
-def _cross_entropy_of_logits(call: Call) -> Steps:
+def _cross_entropy_of_logits(call: Call, x: Value, t: Value, *weights: Value) -> Value:
     """(1 - t) x + (1 + (p - 1) t) log (1 + exp(-x)), which is log (1 + exp(x)) - t x for p = 1."""
     weighted, positive = _given(call, 2), _given(call, 3)
-    steps = [A("softplus", 0), T("multiply", 1, 0), T("subtract", -2, -1)]
     if positive:
-        p = 2 + weighted
-        steps = [
-            S(p, op0="add", imm0=-1.0), T("multiply", -1, 1), S(-1, op0="add", imm0=1.0),
-            A("softplus", 0, scale=-1.0), T("multiply", -1, -2), _complement(1),
-            T("multiply", -1, 0), T("add", -1, -3),
-        ]  # fmt: skip
-    return [*steps, T("multiply", -1, 2)] if weighted else steps
+        factor = (weights[weighted] - 1.0) * t + 1.0
+        second = x.softplus(-1.0) * factor
+        loss = (1.0 - t) * x + second
+    else:
+        loss = x.softplus() - t * x
+    return loss * weights[0] if weighted else loss
 
 
 def _given(call: Call, at: int) -> bool:
@@ -93,61 +78,46 @@ def _share(call: Call, at: int = 3) -> float:
     return 1.0 if whole else 1.0 / max(1, prod(call.argument(1).shape))
 
 
-def _squared_gradient(call: Call) -> Steps:
+def _squared_gradient(call: Call, g: Value, x: Value, y: Value, *_: Value) -> Value:
     """2 (x - y) grad, over the number of elements for a mean."""
-    factor = S(-1, op0="multiply", imm0=2 * _share(call))
-    return [T("subtract", 1, 2), factor, T("multiply", 0, -1)]
+    return g * ((x - y) * (2 * _share(call)))
 
 
-def _clipped(call: Call, factor: float, most: float) -> Steps:
-    """(x - y) factor, cut to -most .. most, times grad."""
-    return [
-        T("subtract", 1, 2), S(-1, op0="multiply", imm0=factor, op1="max", imm1=-most),
-        S(-1, op0="min", imm0=most, op1="multiply", imm1=_share(call)), T("multiply", 0, -1),
-    ]  # fmt: skip
-
-
-def _smooth_gradient(call: Call) -> Steps:
+def _smooth_gradient(call: Call, g: Value, x: Value, y: Value, *_: Value) -> Value:
     beta = float(call.argument(4, 1.0))
     if not beta:
-        sign = [T("subtract", 1, 2), A("sign", -1), S(-1, op0="multiply", imm0=_share(call))]
-        return [*sign, T("multiply", 0, -1)]
-    return _clipped(call, 1 / beta, 1.0)
+        return g * ((x - y).sign() * _share(call))
+    return g * (((x - y) * (1 / beta)).between(-1.0, 1.0) * _share(call))
 
 
-def _huber_gradient(call: Call) -> Steps:
-    return _clipped(call, 1.0, float(call.argument(4, 1.0)))
+def _huber_gradient(call: Call, g: Value, x: Value, y: Value, *_: Value) -> Value:
+    most = float(call.argument(4, 1.0))
+    return g * (((x - y) * 1.0).between(-most, most) * _share(call))
 
 
-def _soft_margin_gradient(call: Call) -> Steps:
+def _soft_margin_gradient(call: Call, g: Value, x: Value, y: Value, *_: Value) -> Value:
     """-y / (1 + exp(x y)) grad"""
-    return [
-        T("multiply", 1, 2), A("sigmoid", -1, scale=-1.0), T("multiply", 2, -1),
-        S(-1, op0="multiply", imm0=-_share(call)), T("multiply", 0, -1),
-    ]  # fmt: skip
+    return g * (y * (x * y).sigmoid(-1.0) * -_share(call))
 
 
-def _cross_entropy_gradient(call: Call) -> Steps:
+def _cross_entropy_gradient(call: Call, g: Value, x: Value, t: Value, *rest: Value) -> Value:
     """(x - t) / (x (1 - x)) grad, the divisor no less than 1e-12."""
-    steps = [
-        _complement(1), T("multiply", 1, -1), S(-1, op0="max", imm0=LEAST_VARIANCE),
-        A("reciprocal", -1), T("subtract", 1, 2), T("multiply", -1, -2),
-        S(-1, op0="multiply", imm0=_share(call, 4)), T("multiply", 0, -1),
-    ]  # fmt: skip
-    return [*steps, T("multiply", -1, 3)] if _given(call, 3) else steps
+    inverse = (x * (1.0 - x)).maximum(LEAST_VARIANCE).reciprocal()
+    gradient = g * ((x - t) * inverse * _share(call, 4))
+    return gradient * rest[0] if _given(call, 3) else gradient
 
 
 # --- the tables ----------------------------------------------------------------------------------
 
 
 class Loss:
-    """`steps` of a call, and where its schema has the reduction."""
+    """The formula of a call, and where its schema has the reduction."""
 
-    def __init__(self, steps: Callable[[Call], Steps], at: int = 2) -> None:
-        self.steps, self.at = steps, at
+    def __init__(self, formula: Callable[..., Value], at: int = 2) -> None:
+        self.formula, self.at = formula, at
 
-    def __call__(self, call: Call, operands: Sequence[TensorArg]) -> Sequence[Step] | None:
-        return self.steps(call) if len(operands) > 1 else None
+    def __call__(self, call: Call, operands: Sequence[Value]) -> Value:
+        return self.formula(call, *operands)
 
 
 LOSSES: MappingProxyType[str, Loss] = MappingProxyType({
@@ -160,7 +130,7 @@ LOSSES: MappingProxyType[str, Loss] = MappingProxyType({
     "binary_cross_entropy_with_logits": Loss(_cross_entropy_of_logits, 4),
 })  # fmt: skip
 
-GRADIENTS: MappingProxyType[str, Reader] = MappingProxyType({
+GRADIENTS: MappingProxyType[str, Loss] = MappingProxyType({
     "mse_loss_backward": Loss(_squared_gradient),
     "smooth_l1_loss_backward": Loss(_smooth_gradient),
     "huber_loss_backward": Loss(_huber_gradient),

@@ -9,6 +9,7 @@ from ..isa import Program, Role, elements_of
 from ..kernels.multi_tensor import Tiles, pass_over
 from ..kernels.pointwise import Step
 from .elementwise import lower_elementwise
+from .formulas import steps_of
 from .loss_steps import LOSSES, MEAN, NONE, reduction_of
 from .op import Lowered
 
@@ -62,7 +63,7 @@ def loss(call: Call, target: Target) -> Lowered:
     if kind == NONE:
         return lower_elementwise(call, target)
     operands: list[TensorArg] = list(call.tensors)
-    steps = LOSSES[call.name](call, operands) or ()
+    steps = steps_of(lambda *values: LOSSES[call.name](call, values), len(operands))
     factor = 1 / x.numel if kind == MEAN else 1.0
     dtypes = [t.dtype for t in operands]
     program = summed(call.name, x.numel, dtypes, call.out.dtype, steps, factor, chip=target.chip)

@@ -7,15 +7,14 @@ everything, what is not chosen to one entry past the end.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, expanded, labelled, made
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
 from ..kernels.limits import TILE_BYTES, P
-from ..kernels.pointwise import select, tensor_tensor
 from ..kernels.runs import run_of, runs
 from .elementwise import elementwise
+from .formulas import steps_of
 from .op import Lowered, broadcast_shape, flat
 from .scans import Prefix
 
@@ -278,5 +277,5 @@ def put_masked(call: Call, target: Target) -> Lowered:
     over = replace(mask, shape=mask.shape + missing, strides=mask.strides + missing)
     one = source.shape[len(chosen) :]
     held = replace(source, shape=one, strides=source.strides[len(chosen) :])
-    steps: Any = [tensor_tensor("add", 0, 2), select(1, -1, 0)] if adds else [select(1, 2, 0)]
+    steps = steps_of(lambda x, mask, new: mask.where(x + new if adds else new, x), 3)
     return (elementwise(call.name, steps, [x, over, held], call.out, target),)

@@ -14,10 +14,10 @@ from ..kernels.matmul import matmul
 from ..kernels.matmul.blocking import COMPILER, share_of_core
 from ..kernels.matmul.epilogue import Epilogue
 from ..kernels.matmul.evacuation import Leaving
-from ..kernels.pointwise import tensor_scalar, tensor_tensor
 from ..kernels.reduce_leading import columns_reduced
 from ..kernels.rows.values import Input, Kind, Output, RowStep, step
 from .elementwise import elementwise
+from .formulas import Value, steps_of
 from .op import Lowered
 
 __all__ = [
@@ -202,9 +202,12 @@ def lower_addbmm(call: Call, target: Target) -> Lowered:
     (each,) = lower_matmul(Call("aten::bmm", (a, b), (products,), call.policy), target)  # type: ignore[misc]
     total = columns_reduced(products, summed, 1, batch, m * n, target, op="add")
     beta, alpha = _factors(call)
-    steps = [tensor_scalar(1, op0="multiply", imm0=beta),
-             tensor_scalar(0, op0="multiply", imm0=alpha),
-             tensor_tensor("add", -1, -2)]  # fmt: skip
+
+    def formula(product: Value, other: Value) -> Value:
+        scaled = other * beta
+        return product * alpha + scaled
+
+    steps = steps_of(formula, 2)
     added = elementwise("add", steps, [summed, addend], call.out, target)
     return (each, total, added)
 

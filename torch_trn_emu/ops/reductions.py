@@ -11,7 +11,6 @@ from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made, permuted
 from ..isa import Attribute, Program
 from ..kernels.limits import BANK, P
-from ..kernels.pointwise import constant, select, tensor_tensor
 from ..kernels.reduce_leading import LINE, beside, columns_outer, columns_reduced
 from ..kernels.reduce_rows import Work, reduce_rows
 from ..kernels.reduce_spread import moments_spread, reduce_spread, spreads
@@ -20,6 +19,7 @@ from ..kernels.variance import moments_of_columns, moments_of_rows
 from .elementwise import flattened, lower_elementwise
 from .faster import faster
 from .foreach import reduce_each
+from .formulas import steps_of
 from .normalization import ROW_OPS, row_op
 from .op import Lowered, Lowering, around, flat
 
@@ -208,7 +208,7 @@ def without_nan(lowering: Lowering) -> Lowering:
 
     def lower(call: Call, target: Target) -> Lowered:
         x = call.tensors[0]
-        steps = [tensor_tensor("equal", 0, 0), constant(0.0), select(-2, 0, -1)]
+        steps = steps_of(lambda x: x.equals(x).where(x, 0.0), 1)
         zeroed = made("without NaN", x.shape, x.torch_dtype)
         cleaned = flattened("nan to zero", steps, [x], flat(zeroed, x.numel), target)
         done = lowering(
@@ -338,7 +338,7 @@ def _of_cores(
     parts = [TensorArg("float32", (size,), (1,),
                        views=tuple(t.views[0].at(0, core) for t in apart.values()))
              for core in range(cores)]  # fmt: skip
-    steps = [tensor_tensor("add", 0, 1), *(tensor_tensor("add", -1, k) for k in range(2, cores))]
+    steps = steps_of(lambda first, *others: sum(others, first), cores)
     wanted = [results.get(n) or made(f"{n} unused", (columns,), "float32") for n in apart]
     views = tuple(v for t in wanted for v in t.views)
     whole = TensorArg("float32", (size,), (1,), views=views)

@@ -11,10 +11,10 @@ from ..calls import Call, Target
 from ..calls.labels import labelled, made
 from ..isa import Builder, Program, Role, elements_of, rows_of
 from ..kernels.limits import WIDE, P
-from ..kernels.pointwise import activation, tensor_scalar, tensor_tensor
 from .elementwise import elementwise
+from .formulas import steps_of
 from .op import Lowered, dense
-from .random import exponential_steps, uniform_steps
+from .random import exponential, uniform
 from .scans import scan
 from .sorting import topk
 
@@ -111,7 +111,7 @@ def multinomial(call: Call, target: Target) -> Lowered:
     )
     whole = replace(odds, shape=(rows, columns), strides=(columns, 1))
     summed = scan("add")(Call("aten::cumsum", (whole, -1), (sums,)), target)
-    steps = [*uniform_steps(), tensor_tensor("multiply", -1, 0)]
+    steps = steps_of(lambda total: uniform(total.made) * total, 1)
     last = tuple(replace(v, shape=(rows, 1), offset=columns - 1) for v in sums.views)
     total = replace(dense((rows, 1), "float32"), views=last)
     scaled = elementwise("numbers up to the sum", steps, [total], drawn, target)
@@ -123,10 +123,7 @@ def multinomial(call: Call, target: Target) -> Lowered:
 
 def _largest_odds(call: Call, rows: int, columns: int, samples: int, target: Target) -> Lowered:
     odds = call.tensors[0]
-    steps = [
-        *exponential_steps(), tensor_scalar(-1, op0="max", imm0=LEAST),
-        activation("reciprocal", -1), tensor_tensor("multiply", -1, 0),
-    ]  # fmt: skip
+    steps = steps_of(lambda x: exponential(x.made).maximum(LEAST).reciprocal() * x, 1)
     keys = made("keys", (rows, columns), "float32")
     drawn = elementwise("odds over exponential numbers", steps, [odds], keys, target)
     out = replace(dense((rows, samples), "int64"), views=call.out.views)
