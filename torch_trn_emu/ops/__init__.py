@@ -118,8 +118,6 @@ __all__ = [
 def _dropout(call: Call, target: Target) -> Lowered:
     """Random bits, the choice, the scale; the mask is stored too."""
     x, p, trains = call.argument(0), float(call.argument(1, 0.5)), call.argument(2, True)
-    if not x.numel:
-        return ()
     if not trains:
         return copied(x, call.out, target)
     made: Made = []

@@ -55,8 +55,6 @@ def _line(call: Call, count: int) -> tuple[float, float]:
 
 def numbers(call: Call, target: Target) -> Lowered:
     out = call.out
-    if not out.numel:
-        return ()
     start, step = _line(call, out.numel)
     program = numbered(out.numel, start=start, step=step, dtype=out.dtype)
     return (labelled(program, {"out": out}),)

@@ -149,7 +149,7 @@ def _step(whole: AttentionSpec, share: AttentionSpec, name: str, layout: Layout)
 def _row(build: Callable[..., Program], first: int) -> Lowering:
     def lower(call: Call, target: Target) -> Lowered:
         q, k = call.argument(first), call.argument(first + 1)
-        if not q.numel or not k.numel:
+        if not k.numel:
             return ()
         whole = attention_spec(call, target, first)
         if first == 0:

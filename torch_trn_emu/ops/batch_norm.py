@@ -75,8 +75,6 @@ def _options(x: TensorArg, weight: Any, bias: Any) -> dict[str, Any]:
 
 def batch_norm(call: Call, target: Target) -> Lowered:
     x, weight, bias = (call.argument(k) for k in range(3))
-    if not x.numel:
-        return ()
     stats = not call.op.endswith("no_stats")
     rest = list(call.arguments[3 + 2 * stats :])
     if call.name in _EVALUATES or call.name in _TRAINS:
@@ -102,8 +100,6 @@ def batch_norm(call: Call, target: Target) -> Lowered:
 
 def batch_norm_backward(call: Call, target: Target) -> Lowered:
     x, weight = call.argument(1), call.argument(2)
-    if not x.numel:
-        return ()
     planes, cores = channels_of(x, target, wide=_BACKWARD_WIDE)
     norm = Norm(
         given=not call.argument(7, True),
@@ -120,8 +116,6 @@ def batch_norm_backward(call: Call, target: Target) -> Lowered:
 
 def group_norm(call: Call, target: Target) -> Lowered:
     x, weight, bias = (call.argument(k) for k in range(3))
-    if not x.numel:
-        return ()
     planes, cores = _groups(call, 3, target)
     norm = Norm(outer=True, eps=float(call.argument(7, 1e-5)), **_options(x, weight, bias))
     held = {"x": x, "weight": weight, "bias": bias}
@@ -176,8 +170,6 @@ def _shaped(t: TensorArg, shape: tuple[int, ...]) -> TensorArg:
 def group_norm_backward(call: Call, target: Target) -> Lowered:
     """The gradients of the parameters are summed over the images by programs of their own."""
     x, weight = call.argument(1), call.argument(4)
-    if not x.numel:
-        return ()
     planes, cores = _groups(call, 5, target, wide=_BACKWARD_WIDE)
     norm = Norm(outer=True, **_options(x, weight, None))
     wants = call.argument(9, (True, True, True))

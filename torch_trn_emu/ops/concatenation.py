@@ -67,8 +67,6 @@ def _by_dma(
 def concatenate(call: Call, target: Target) -> Lowered:
     """Pieces in0, in1, ... one after the other along a dimension; `stack` makes that dimension."""
     out, pieces = call.out, [t for t in call.tensors if t.numel]
-    if not out.numel:
-        return ()
     given = call.argument(1, 0)
     dim = given % len(out.shape) if isinstance(given, int) and out.shape else 0
     if call.name == "stack":
@@ -88,8 +86,6 @@ def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
 
     def lower(call: Call, target: Target) -> Lowered:
         source, out = call.tensors[0], call.out
-        if not out.numel:
-            return ()
         constant = call.argument(constant_at, 0) if constant_at is not None else 0
         if not source.numel:
             return (elementwise(call.name, [made(float(constant))], [], out, target),)
@@ -202,8 +198,6 @@ def select_backward(call: Call, target: Target) -> Lowered:
 def scatter_slice(call: Call, target: Target) -> Lowered:
     """A copy of "in" with a slice, or one index, from "src"."""
     x, src, out = call.tensors[0], call.tensors[1], call.out
-    if not out.numel:
-        return ()
     dim, start = call.argument(2, 0) % len(out.shape), call.argument(3, 0)
     step = call.argument(5, 1) if call.name == "slice_scatter" else 1
     if call.name == "select_scatter":

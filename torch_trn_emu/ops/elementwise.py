@@ -435,8 +435,6 @@ _READS = MappingProxyType({"log_sigmoid_backward": 2})
 
 def lower_elementwise(call: Call, target: Target) -> tuple[Program, ...]:
     """An elementwise call; tensors that steps make on the core are not loaded."""
-    if not call.out.numel:
-        return ()
     operands = parameters(call) if call.name in DRAWS else _device(call)[: _READS.get(call.name)]
     if call.name in MADE_VALUES:
         operands = operands[-1:] if fills_from(call) else []

@@ -35,8 +35,6 @@ def diagonal(rows: int, columns: int, *, dtype: str) -> Program:
 
 def eye(call: Call, target: Target) -> Lowered:
     out = call.out
-    if not out.numel:
-        return ()
     rows, columns = out.shape
     program = diagonal(rows, columns, dtype=out.dtype)
     return (labelled(program, {"out": out}),)
@@ -45,8 +43,6 @@ def eye(call: Call, target: Target) -> Lowered:
 def triangle_indices(call: Call, target: Target) -> Lowered:
     """The places of ones in a triangle of them, then all rows before all columns."""
     out = call.out
-    if not out.numel:
-        return ()
     rows, columns, offset = (int(call.argument(k, 0)) for k in range(3))
     ones, half = (made(n, (rows, columns), "bool") for n in ("ones", "triangle"))
     found = made("places", (out.shape[1], 2), out.torch_dtype)
@@ -67,8 +63,6 @@ def repeated_places(call: Call, target: Target) -> Lowered:
     repeats, out = call.tensors[0], call.out
     if call.op != "aten::repeat_interleave.Tensor":
         raise KeyError(f"{call.op} of a tensor's elements")
-    if not repeats.numel or not out.numel:
-        return ()
     n, size, chip = repeats.numel, out.numel + 1, target.chip
     ends = cumulate_run(n, chip=chip, dtype=repeats.dtype, out_dtype="int32")
     spec = Indexed(entries=size, entry=1, count=n, terms=(Term(size=size),))

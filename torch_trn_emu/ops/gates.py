@@ -58,8 +58,6 @@ def _halves(t: TensorArg, dim: int) -> tuple[TensorArg, TensorArg]:
 def glu(call: Call, target: Target) -> Lowered:
     """The first half times the sigmoid of the second."""
     out = call.out
-    if not out.numel:
-        return ()
     halves = _halves(call.tensors[0], call.argument(1, -1))
     steps = steps_of(lambda x, gate: x * gate.sigmoid(), 2)
     return (elementwise("glu", steps, halves, out, target),)
@@ -68,8 +66,6 @@ def glu(call: Call, target: Target) -> Lowered:
 def glu_backward(call: Call, target: Target) -> Lowered:
     """With s the sigmoid of the second half: g s, and g a s (1 - s)."""
     g, dim = call.tensors[0], call.argument(2, -1)
-    if not g.numel:
-        return ()
 
     def formula(g: Value, a: Value, gate: Value) -> tuple[Value, Value]:
         s = gate.sigmoid()
@@ -85,8 +81,6 @@ def glu_backward(call: Call, target: Target) -> Lowered:
 def prelu_backward(call: Call, target: Target) -> Lowered:
     """Of x: g where it is above 0, else g w. Of the weight: g x where x is not above 0."""
     g, x, weight = call.tensors[:3]
-    if not x.numel:
-        return ()
     operands = [g, x, expanded(weight, x.shape)]
 
     def formula(g: Value, x: Value, w: Value) -> tuple[Value, Value]:

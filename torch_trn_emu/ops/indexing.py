@@ -132,8 +132,6 @@ def gathered(read: Reader) -> Lowering:
         table = call.tensors[0]
         if _by_mask(call):
             return select_masked(call, target)
-        if not call.out.numel or not table.numel:
-            return ()
         spec = read(call)
         dtype, cores = table.dtype, target.cores
         plain = spec.entry == spec.lead == len(spec.terms) == 1 and not spec.terms[0].wraps
@@ -162,7 +160,7 @@ def scattered(read: Reader, source_at: int, *, adds: bool | None = None) -> Lowe
         source = call.argument(source_at)
         if _by_mask(call):
             return put_masked(call, target)
-        if not out.numel or not call.tensors[1].numel:
+        if not call.tensors[1].numel:
             return ()
         spec = read(call).in_runs()
         copies = _copied_first(call, table, target)
@@ -265,8 +263,6 @@ def counted(call: Call, target: Target) -> Lowered:
     """Bincount: ones, or weights, added into zeros by number."""
     index, out = call.tensors[0], call.out
     weighted = len(call.tensors) > 1
-    if not out.numel or not index.numel:
-        return ()
     term = Term(size=out.numel)
     spec = Indexed(entries=out.numel, entry=1, count=index.numel, terms=(term,))
     held = {"index": index, "out": out, "in": call.tensors[-1]}
@@ -291,8 +287,6 @@ def embedding_gradient(call: Call, target: Target) -> Lowered:
     """Rows of the gradient added into zeros."""
     grad, index = call.tensors[:2]
     out = call.out
-    if not out.numel or not grad.numel:
-        return ()
     size, entry = out.shape
     spec = Indexed(entries=size, entry=entry, count=index.numel, terms=(Term(size=size),))
     plain = call.argument(3, -1) < 0 and not call.argument(4, False)  # else the price alone

@@ -164,8 +164,6 @@ def resampling(support: float) -> Lowering:
 
     def lower(call: Call, target: Target) -> Lowered:
         x, out = call.tensors[0], call.out
-        if not x.numel or not out.numel:
-            return ()
         sizes = zip((1, *x.shape[2:])[-2:], (1, *out.shape[2:])[-2:], strict=True)
         sides = [_Side(size=n, out=m, reach=(support + 1) * max(1.0, n / m) + 1) for n, m in sizes]
         planes = prod(x.shape[:2])

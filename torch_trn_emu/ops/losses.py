@@ -57,8 +57,6 @@ def summed(
 def loss(call: Call, target: Target) -> Lowered:
     """Operands that repeat are read in full where the loss is summed."""
     x = call.tensors[0]
-    if not x.numel:
-        return ()
     kind = reduction_of(call)
     if kind == NONE:
         return lower_elementwise(call, target)

@@ -216,11 +216,9 @@ def _described(call: Call, moved: int) -> Masked:
 
 def select_masked(call: Call, target: Target) -> Lowered:
     """x[mask] and masked_select."""
-    x, mask = call.tensors[:2]
-    if not x.numel or not mask.numel or not call.out.numel:
-        return ()
-    program = choose(_described(call, call.out.numel))
-    return (labelled(program, {**_masked(call), "out": past_end(call.out)}, before=_nothing(x)),)
+    program, out = choose(_described(call, call.out.numel)), past_end(call.out)
+    before = _nothing(call.tensors[0])
+    return (labelled(program, {**_masked(call), "out": out}, before=before),)
 
 
 def past_end(out: TensorArg, entry: int = 1) -> TensorArg:
@@ -245,8 +243,6 @@ def _masked(call: Call) -> dict[str, TensorArg]:
 
 def nonzero(call: Call, target: Target) -> Lowered:
     x, out = call.tensors[0], call.out
-    if not x.numel or not out.numel:
-        return ()
     rank = len(x.shape)
     spec = Masked(count=x.numel, entry=rank, kept=out.shape[0], dtype=out.dtype, mask=x.dtype)
     program = coordinates(spec, x.shape)
@@ -255,8 +251,8 @@ def nonzero(call: Call, target: Target) -> Lowered:
 
 def spread_masked(call: Call, target: Target) -> Lowered:
     """masked_scatter, and x[mask] = values."""
-    x, _, source = call.tensors[:3]
-    if not x.numel or not source.numel:
+    source = call.tensors[2]
+    if not source.numel:
         return ()
     adds = call.name != "masked_scatter" and call.argument(3) is True
     program = spread(_described(call, source.numel), adds=adds)

@@ -231,8 +231,6 @@ def _scale(b: Builder, spec: _Rows, g: Buffer) -> Buffer:
 
 def nll(call: Call, target: Target) -> Lowered:
     x = call.tensors[0]
-    if not x.numel:
-        return ()
     spec = _rows_of(call, x, 1)
     program = nll_loss(spec, cores=target.cores)
     held = {"x": x, "target": call.argument(1), "weight": call.argument(2)}
@@ -250,8 +248,6 @@ def _outer(spec: _Rows, program: Program) -> dict[str, int]:
 
 def nll_backward(call: Call, target: Target) -> Lowered:
     x = call.tensors[1]
-    if not x.numel:
-        return ()
     spec = _rows_of(call, x, 2)
     program = nll_loss_gradient(spec, cores=target.cores)
     places = {"g": 0, "target": 2, "weight": 3, "total_weight": 6}

@@ -62,9 +62,13 @@ def flat(t: TensorArg, elements: int) -> TensorArg:
 
 
 def on_cores_with_work(lower: Lowering) -> Lowering:
-    """The lowering, on one core where each of several would do all of the work."""
+    """The lowering, on one core where each of several would do all of the work; nothing is launched
+    for a call that has none.
+    """
 
     def lowered(call: Call, target: Target) -> Lowered:
+        if _without_elements(call):
+            return ()
         programs = lower(call, target)
         if target.cores == 1 or not isinstance(programs, tuple):
             return programs
@@ -77,6 +81,21 @@ def on_cores_with_work(lower: Lowering) -> Lowering:
         return alone if same and len(alone) <= len(programs) else programs
 
     return lowered
+
+
+# Operators that fill what their first operand has no elements for, or ask the host.
+_FILLS = frozenset(
+    "new_zeros new_ones new_full constant_pad_nd slice_backward select_backward diagonal_backward "
+    "unfold_backward copy _copy_from _copy_from_and_resize _to_copy".split()
+)
+
+
+def _without_elements(call: Call) -> bool:
+    """Whether all results are empty, or what they are made of is."""
+    if call.outputs and not any(t.numel for t in call.outputs) and not call.name.endswith("copy"):
+        return True
+    first = call.arguments[0] if call.arguments else None
+    return isinstance(first, TensorArg) and not first.numel and call.name not in _FILLS
 
 
 def _may_be_whole(call: Call, programs: tuple[Program, ...]) -> bool:

@@ -41,8 +41,6 @@ def _windowed(describe: Callable[[Call, int, list[Axis], TensorArg], Pool], gaps
         backward = call.name.endswith("_backward")
         rank, at = _rank(call), 2 if backward else 1
         x, y = _sides(call)
-        if not x.numel or not y.numel:
-            return ()
         kernel = per_axis(call.argument(at), rank, 1)
         stride, padding = call.argument(at + 1), call.argument(at + 2)
         dilation = call.argument(at + 3) if gaps else None
@@ -101,8 +99,6 @@ def _adaptive(op: str, *, backward: bool) -> Lowering:
     def lower(call: Call, target: Target) -> Lowered:
         rank = _rank(call)
         x, y = _sides(call)
-        if not x.numel or not y.numel:
-            return ()
         axes = _even_windows(x, y, rank)
         if axes is None:
             if op == "max" or rank != 2:

@@ -196,7 +196,7 @@ def lower_addbmm(call: Call, target: Target) -> Lowered:
     """The batch's products in float32, their sum, then what is added."""
     addend, a, b = call.tensors[:3]
     batch, m, n = a.shape[0], a.shape[1], b.shape[2]
-    if not call.out.numel or not a.numel:
+    if not a.numel:
         return ()
     products, summed = made("products", (batch, m, n), "float32"), made("sum", (m, n), "float32")
     (each,) = lower_matmul(Call("aten::bmm", (a, b), (products,), call.policy), target)  # type: ignore[misc]

@@ -151,8 +151,6 @@ def reduction(describe: Describe) -> Lowering:
 
     def lower(call: Call, target: Target) -> Lowered:
         t = call.tensors[0]
-        if not t.numel:
-            return ()
         outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
         spec = describe(call, rows)
         x, out = permuted(t, order_of(t, reduced_dims(call, t))), call.out
@@ -222,7 +220,7 @@ def without_nan(lowering: Lowering) -> Lowering:
 def all_equal(call: Call, target: Target) -> Lowered:
     """Whether no element of two tensors differs."""
     x, y = call.tensors[:2]
-    if x.shape != y.shape or not x.numel:
+    if x.shape != y.shape:
         return ()
     same, result = made("same", x.shape, "bool"), made("equal", (), "bool")
     compared = lower_elementwise(Call("aten::eq", (x, y), (same,)), target)
@@ -241,8 +239,6 @@ def correction_of(call: Call) -> float:
 def moments(call: Call, target: Target) -> Lowered:
     """Variances or deviations, with means."""
     t = call.tensors[0]
-    if not t.numel:
-        return ()
     outer, rows, inner = collapsed(t.shape, reduced_dims(call, t))
     options: dict[str, Any] = {"less": correction_of(call), "root": "std" in call.name,
                                "dtype": t.dtype, "chip": target.chip,
@@ -267,8 +263,6 @@ def along_rows(name: str, places: Mapping[str, int], dim_at: int) -> Lowering:
         t = call.tensors[0]
         dim = call.argument(dim_at, -1)
         dim = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
-        if not t.numel:
-            return ()
         dims = reduced_dims(call, t) if isinstance(dim, tuple) else (dim % max(1, len(t.shape)),)
         if isinstance(dim, tuple):
             rows, columns, inner = collapsed(t.shape, dims)
@@ -303,8 +297,6 @@ def over_normalized(name: str, places: Mapping[str, int]) -> Lowering:
             None,
         )
         columns = prod(shape) if shape else t.shape[-1]
-        if not t.numel:
-            return ()
         rows = t.numel // columns
         eps = next((a for a in call.arguments if isinstance(a, float)), _EPS.get(t.dtype, 1e-5))
         options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "eps": eps}

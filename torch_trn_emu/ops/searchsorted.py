@@ -82,7 +82,7 @@ def search(call: Call, target: Target) -> Lowered:
     if len(others) != 1 or edges.dtype != others[0].dtype:
         raise KeyError(f"{call.name} of a number, by a sorter, or between dtypes")
     numbers = others[0]
-    if not numbers.numel or not edges.numel:
+    if not edges.numel:
         return ()
     right = call.argument(3, False) is True or "right" in call.arguments
     shared = len(edges.shape) == 1
@@ -101,8 +101,6 @@ def multinomial(call: Call, target: Target) -> Lowered:
     """
     odds, samples = call.tensors[0], int(call.argument(1, 1))
     rows, columns = odds.shape if len(odds.shape) == 2 else (1, odds.numel)
-    if not odds.numel or not samples:
-        return ()
     if samples == 1 or call.argument(2, False) is not True:
         return _largest_odds(call, rows, columns, samples, target)
     sums, drawn = (

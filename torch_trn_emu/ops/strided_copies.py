@@ -25,8 +25,6 @@ def chunked(call: Call, target: Target) -> Lowered:
     """
     out, pieces = call.out, [t for t in call.tensors if t.numel]
     dim, chunks = int(call.argument(1, 0)), int(call.argument(2, 1))
-    if not out.numel:
-        return ()
     lead = prod(pieces[0].shape[: dim % len(pieces[0].shape)])
     row = out.numel // (lead * chunks)
     boxes, at = [], 0
@@ -70,8 +68,6 @@ def _over_zeros(call: Call, target: Target, to: int, to_strides: tuple[int, ...]
 def strided(call: Call, target: Target) -> Lowered:
     """as_strided_scatter: a copy of "in" with "src" at the strides named."""
     x, src, out = call.tensors[0], call.tensors[1], call.out
-    if not out.numel:
-        return ()
     sizes, steps = call.argument(2, ()), call.argument(3, ())
     kept = boxes_of("in", (1,), (1,), [whole(out.numel)])
     put = Box(source="src", counts=sizes, to=int(call.argument(4, 0)), to_strides=steps,
@@ -84,8 +80,6 @@ def strided(call: Call, target: Target) -> Lowered:
 def diagonal_backward(call: Call, target: Target) -> Lowered:
     """Zeros with the gradient on a diagonal."""
     out = call.out
-    if not out.numel:
-        return ()
     offset, one, two = (int(call.argument(k, d)) for k, d in ((2, 0), (3, 0), (4, 1)))
     to_strides = dense(out.shape, out.torch_dtype).strides
     down, across = to_strides[one], to_strides[two]
@@ -102,8 +96,6 @@ def unfold_backward(call: Call, target: Target) -> Lowered:
     dim, size, step = (int(call.argument(k, 1)) for k in (2, 3, 4))
     if step < size:
         raise KeyError("windows that overlap")
-    if not out.numel:
-        return ()
     if not out.shape:
         return copied(flat(g, 1), flat(out, 1), target)
     to_strides = dense(out.shape, out.torch_dtype).strides
@@ -124,8 +116,6 @@ def _split(
 def pixel_shuffle(call: Call, target: Target) -> Lowered:
     """[.., c r r, h, w] to [.., c, h r, w r], or back."""
     x, out, r = call.tensors[0], call.out, int(call.argument(1, 1))
-    if not out.numel:
-        return ()
     small, big = (x, out) if call.name == "pixel_shuffle" else (out, x)
     c, h, w = big.shape[-3], small.shape[-2], small.shape[-1]
     n = prod(small.shape[:-3])
@@ -140,8 +130,6 @@ def upsample_nearest(call: Call, target: Target) -> Lowered:
     """Every element repeated; to sizes that are no multiples, as any resampling."""
     x, out = call.tensors[0], call.out
     rank = len(x.shape) - 2
-    if not out.numel:
-        return ()
     factors = [b // a for a, b in zip(x.shape[2:], out.shape[2:], strict=True)]
     if any(a * f != b for a, f, b in zip(x.shape[2:], factors, out.shape[2:], strict=True)):
         return resampling(1)(call, target)
