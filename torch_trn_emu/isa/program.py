@@ -28,7 +28,7 @@ from math import prod
 from types import MappingProxyType
 
 from ..formats import FORMATS
-from .affine import Affine
+from .affine import Affine, Index, affine
 from .view import Label
 
 __all__ = [
@@ -140,6 +140,25 @@ class Buffer:
     def bytes_per_partition(self) -> int:
         """On-chip bytes of all parts and slots, per partition."""
         return int(-(-self.row_elements * itemsize(self.dtype) // 1)) * self.parts * self.slots
+
+    def box(
+        self, *pattern: tuple[int, int], at: Index = 0, part: Index = 0, age: int = 0
+    ) -> "Access":
+        """(stride, count) pairs from flat element `at` on; the first is the partition dimension."""
+        offset, number = affine(at), affine(part)
+        return Access(buffer=self, offset=offset, pattern=pattern, part=number, age=age)
+
+    def lanes(
+        self, count: int, *free: tuple[int, int], at: Index = 0, part: Index = 0, age: int = 0
+    ) -> "Access":
+        """(stride, count) pairs on each of `count` partitions, from element `at` on."""
+        return self.box((self.row_elements, count), *free, at=at, part=part, age=age)
+
+    def rows(
+        self, rows: int, columns: int, at: Index = 0, *, part: Index = 0, age: int = 0
+    ) -> "Access":
+        """`rows` rows of `columns` elements of the last dimension, from flat element `at` on."""
+        return self.box((self.shape[-1], rows), (1, columns), at=at, part=part, age=age)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

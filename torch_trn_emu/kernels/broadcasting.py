@@ -5,7 +5,7 @@ from functools import partial
 from math import ceil
 
 from ..calls import Target, TensorArg
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, elements_of, itemsize, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
 from .limits import TILE_BYTES, P, evenly
 from .pointwise import Step
 from .rows.layout import side_by_side
@@ -77,8 +77,8 @@ def broadcast(
         _emit(b, steps, done, [partial(o.tile_of, beside) for o in read], lines, count)
         last = done[-1] if done else read[0].tile
         line = ((each * beside, lines), (1, count))
-        to = elements_of(result, *line, at=row * each + c0)
-        b.store(to, rows_of(last, lines, count))
+        to = result.box(*line, at=row * each + c0)
+        b.store(to, last.rows(lines, count))
 
     for c0, count in b.tiles(columns, width):
         for operand in read:
@@ -130,18 +130,18 @@ class _Operand:
         if self.repeats:
             wide, pitch = wide // beside, 0
         line = ((pitch, lines), (1, wide))
-        source = elements_of(self.hbm, *line, at=row * each + c0)
-        self.b.load(rows_of(self.tile, lines, wide), source)
+        source = self.hbm.box(*line, at=row * each + c0)
+        self.b.load(self.tile.rows(lines, wide), source)
 
     def tile_of(self, beside: int, lines: int, columns: int) -> Access:
         """The operand for every element of a tile."""
         across, along = int(not self.repeats), int(not self.one_a_row)
         each = columns // beside
         if across == along:  # a number for all, or a value an element
-            return elements_of(self.tile, (self.wide, lines), (along, columns))
+            return self.tile.box((self.wide, lines), (along, columns))
         across *= 1 if self.one_a_row else each
         pattern = ((self.wide, lines), (across, beside), (along, each))
-        return elements_of(self.tile, *pattern)
+        return self.tile.box(*pattern)
 
 
 def _emit(
@@ -156,7 +156,7 @@ def _emit(
     for n, s in enumerate(steps):
         b.fresh(done[n])
         reads = [
-            rows_of(done[n + r], rows, columns) if r < 0 else operands[r](rows, columns)
+            done[n + r].rows(rows, columns) if r < 0 else operands[r](rows, columns)
             for r in s.reads
         ]
-        s.emit(b, rows_of(done[n], rows, columns), reads)
+        s.emit(b, done[n].rows(rows, columns), reads)

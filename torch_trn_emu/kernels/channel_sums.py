@@ -1,6 +1,6 @@
 """The gradient of a bias: sums over everything but the channels."""
 
-from ..isa import Builder, Program, Role, elements_of, partitions_of, rows_of
+from ..isa import Builder, Program, Role
 from .planes import Planes
 
 __all__ = ["channel_sums"]
@@ -19,10 +19,10 @@ def channel_sums(planes: Planes, *, dtype: str, cores: int = 1) -> Program:
         b.fresh(parts, total)
         for chunk in planes.over_chunks(b):
             b.fresh(data)
-            tile = partitions_of(data, n, (chunk.inner, chunk.outer), (1, chunk.inner))
+            tile = data.lanes(n, (chunk.inner, chunk.outer), (1, chunk.inner))
             b.load(tile, planes.box(g, first, n, chunk))
-            flat = rows_of(data, n, chunk.elements)
-            b.emit("tensor_reduce", rows_of(parts, n, 1, chunk.number), flat, op="add")
-        b.emit("tensor_reduce", rows_of(total, n, 1), rows_of(parts, n, planes.chunks), op="add")
-        b.store(elements_of(out, (1, n), (1, 1), at=first), rows_of(total, n, 1))
+            flat = data.rows(n, chunk.elements)
+            b.emit("tensor_reduce", parts.rows(n, 1, chunk.number), flat, op="add")
+        b.emit("tensor_reduce", total.rows(n, 1), parts.rows(n, planes.chunks), op="add")
+        b.store(out.box((1, n), (1, 1), at=first), total.rows(n, 1))
     return b.build()

@@ -125,9 +125,7 @@ class Columns:
                 (buffer.row_elements, tile.parts - first),
                 *self._inside(tile, some, tile.wide),
             )
-            zeros = Access(
-                buffer=buffer, offset=Affine(first * buffer.row_elements), pattern=pattern
-            )
+            zeros = buffer.box(*pattern, at=first * buffer.row_elements)
             self.b.emit("memset", zeros, engine=Engine.GPSIMD, value=0.0)
         for here, there in self._moves(buffer, hbm, tile, r0, some):
             self.b.load(here, there)
@@ -142,12 +140,12 @@ class Columns:
         parts = tile.parts - (tile.left > 0)
         here = ((buffer.row_elements, parts), (1, tile.wide * each))
         there = ((tile.distance * each, parts), (1, tile.wide * each))
-        place = Access(buffer=hbm, offset=tile.kept * each, pattern=there)
-        self.b.store(place, Access(buffer=buffer, pattern=here))
+        place = hbm.box(*there, at=tile.kept * each)
+        self.b.store(place, buffer.box(*here))
         if tile.left:
             pattern = ((1, tile.left * each),)
             at = (tile.kept + parts * tile.distance) * each
-            place = Access(buffer=hbm, offset=at, pattern=((1, 1), *pattern))
+            place = hbm.box((1, 1), *pattern, at=at)
             self.b.store(place, self._part(buffer, tile, pattern))
 
     def _moves(
@@ -157,21 +155,21 @@ class Columns:
         at, parts = tile.first + r0 * self.columns, tile.parts - (tile.left > 0)
         here, there = self._inside(tile, some, tile.wide), self._there(some, tile.wide)
         yield (
-            Access(buffer=buffer, pattern=((buffer.row_elements, parts), *here)),
-            Access(buffer=hbm, offset=at, pattern=((tile.pitch, parts), *there)),
+            buffer.lanes(parts, *here),
+            hbm.box((tile.pitch, parts), *there, at=at),
         )
         if tile.left:
             here, there = self._inside(tile, some, tile.left), self._there(some, tile.left)
             at += parts * tile.pitch
             yield (
                 self._part(buffer, tile, here),
-                Access(buffer=hbm, offset=at, pattern=((1, 1), *there)),
+                hbm.box((1, 1), *there, at=at),
             )
 
     def _part(self, buffer: Buffer, tile: Tile, pattern: tuple[tuple[int, int], ...]) -> Access:
         """Of the last partition."""
         at = Affine((tile.parts - 1) * buffer.row_elements)
-        return Access(buffer=buffer, offset=at, pattern=((buffer.row_elements, 1), *pattern))
+        return buffer.lanes(1, *pattern, at=at)
 
     def _inside(self, tile: Tile, some: int, wide: int) -> tuple[tuple[int, int], ...]:
         """`wide` columns of rows in a partition's part of SBUF."""
@@ -201,23 +199,23 @@ class Columns:
         *blocks, (_, columns) = self._across(tile)
         inside = ((1, some * columns),) if self.short else ((pitch or step, some), (1, columns))
         pattern = ((buffer.row_elements, tile.parts), *blocks, *inside)
-        return Access(buffer=buffer, offset=Affine(first * step), pattern=pattern)
+        return buffer.box(*pattern, at=first * step)
 
     def by_column(self, buffer: Buffer, tile: Tile, some: int) -> Access:
         """The rows of each column come together."""
         pattern = (buffer.row_elements, tile.parts), *self._across(tile), (self._step(tile), some)
-        return Access(buffer=buffer, pattern=pattern)
+        return buffer.box(*pattern)
 
     def repeated(self, buffer: Buffer, tile: Tile, some: int) -> Access:
         """One row of columns as that of `some` rows."""
         *blocks, inside = self._across(tile)
         pairs = [(self.columns, n) for _, n in blocks]
         pattern = ((buffer.row_elements, tile.parts), *pairs, (0, some), inside)
-        return Access(buffer=buffer, pattern=pattern)
+        return buffer.box(*pattern)
 
     def row(self, buffer: Buffer, tile: Tile, r: Index) -> Access:
         pattern = (buffer.row_elements, tile.parts), *self._across(tile)
-        return Access(buffer=buffer, offset=affine(r) * self._step(tile), pattern=pattern)
+        return buffer.box(*pattern, at=affine(r) * self._step(tile))
 
 
 def _run(columns: int, longest: int) -> int:

@@ -6,7 +6,7 @@ A copy of runs has one DMA descriptor a run; two-dimensional transposes turn on 
 from math import ceil, prod
 
 from ..calls import TensorArg
-from ..isa import Affine, Builder, Program, Role, elements_of, itemsize
+from ..isa import Affine, Builder, Program, Role, itemsize
 from .limits import P
 from .runs import runs
 
@@ -72,14 +72,14 @@ def copy_runs(
         def in_hbm(buffer_pitch: int) -> tuple[tuple[int, int], ...]:
             return ((group * buffer_pitch, rows), (buffer_pitch, together), (1, run))
 
-        on_chip = elements_of(data, (group * run, rows), *inner)
-        b.load(on_chip, elements_of(source, *in_hbm(pitch_in), at=first * pitch_in))
+        on_chip = data.box((group * run, rows), *inner)
+        b.load(on_chip, source.box(*in_hbm(pitch_in), at=first * pitch_in))
         if cast is not data:
             b.fresh(cast)
-            made = elements_of(cast, (group * run, rows), *inner)
+            made = cast.box((group * run, rows), *inner)
             b.emit("tensor_copy", made, on_chip)
             on_chip = made
-        b.store(elements_of(out, *in_hbm(pitch_out), at=first * pitch_out), on_chip)
+        b.store(out.box(*in_hbm(pitch_out), at=first * pitch_out), on_chip)
 
     for first, rows, together in runs(b, count, group):
         move(first, rows, together)

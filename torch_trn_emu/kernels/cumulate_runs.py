@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, elements_of, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role
 from .limits import BANK, START, P, evenly
 from .reduce_leading import share_of
 from .triangle import triangle
@@ -47,14 +47,14 @@ class _Runs:
         self.ones, self.before = triangle(b, inclusive=False)
         if columns <= NARROW:
             self.unit = b.sbuf("unit", self.run, "float32")
-            b.emit("memset", rows_of(self.unit, P, self.run), value=1.0)
+            b.emit("memset", self.unit.rows(P, self.run), value=1.0)
 
     def build(self) -> Program:
         b = self.b
         with b.loop(self.outer) as o:
             for c0, count in b.tiles(self.columns, self.wide):
                 b.fresh(self.carry)
-                b.emit("memset", rows_of(self.carry, 1, count), value=0.0)
+                b.emit("memset", self.carry.rows(1, count), value=0.0)
                 for r0, some in b.tiles(self.rows, P * self.run):
                     at = (o * self.rows + r0) * self.columns + c0
                     self._tile(at, some, count)
@@ -68,7 +68,7 @@ class _Runs:
         parts = full + (rest > 0)
         if rest:
             first = full // START * START
-            zeros = rows_of(self.data, parts - first, run * count, first * self.data.row_elements)
+            zeros = self.data.rows(parts - first, run * count, first * self.data.row_elements)
             b.emit("memset", zeros, engine=Engine.GPSIMD, value=0.0)
         for here, there in self._moves(self.data, self.source, at, (full, rest, run), count):
             b.load(here, there)
@@ -87,27 +87,27 @@ class _Runs:
             if not parts * of:
                 continue
             inner = ((1, of * count),) if count == columns else ((columns, of), (1, count))
-            there = elements_of(hbm, (run * columns, parts), *inner, at=at + part * run * columns)
+            there = hbm.box((run * columns, parts), *inner, at=at + part * run * columns)
             inner = ((1, of * count),) if count == columns else ((count, of), (1, count))
-            yield elements_of(buffer, (pitch, parts), *inner, at=part * pitch), there
+            yield buffer.box((pitch, parts), *inner, at=part * pitch), there
 
     def _within(self, parts: int, run: int, count: int) -> None:
         """Sums of each partition's rows."""
         b = self.b
         if self.columns <= NARROW:
-            unit = rows_of(self.unit, parts, run)
+            unit = self.unit.rows(parts, run)
             with b.loop(count) as c:
                 sums, data = (
-                    elements_of(t, (t.row_elements, parts), (count, run), at=c)
+                    t.box((t.row_elements, parts), (count, run), at=c)
                     for t in (self.sums, self.data)
                 )
                 b.emit("tensor_tensor_scan", sums, unit, data, op0="multiply", op1="add")
             return
-        b.emit("tensor_copy", *(rows_of(t, parts, count) for t in (self.sums, self.data)))
+        b.emit("tensor_copy", *(t.rows(parts, count) for t in (self.sums, self.data)))
         if run > 1:
             with b.loop(run - 1) as r:
-                sums, before = (rows_of(self.sums, parts, count, k * count) for k in (r + 1, r))
-                data = rows_of(self.data, parts, count, (r + 1) * count)
+                sums, before = (self.sums.rows(parts, count, k * count) for k in (r + 1, r))
+                data = self.data.rows(parts, count, (r + 1) * count)
                 b.emit("tensor_tensor", sums, before, data, op="add")
 
     def _between(self, full: int, parts: int, run: int, count: int) -> None:
@@ -116,17 +116,17 @@ class _Runs:
         A partition that is not full is the last of all: nothing goes on from it.
         """
         b = self.b
-        kept, total = rows_of(self.carry, 1, count), rows_of(self.total, 1, count)
-        before = rows_of(self.psum, parts, count)
-        b.emit("nc_matmul", before, rows_of(self.ones, 1, parts), kept)
+        kept, total = self.carry.rows(1, count), self.total.rows(1, count)
+        before = self.psum.rows(parts, count)
+        b.emit("nc_matmul", before, self.ones.rows(1, parts), kept)
         if full:
-            last = rows_of(self.sums, full, count, (run - 1) * count)
-            b.emit("nc_matmul", before, rows_of(self.before, full, parts), last)
-            b.emit("nc_matmul", total, rows_of(self.ones, full, 1), last)
+            last = self.sums.rows(full, count, (run - 1) * count)
+            b.emit("nc_matmul", before, self.before.rows(full, parts), last)
+            b.emit("nc_matmul", total, self.ones.rows(full, 1), last)
             b.emit("tensor_tensor", kept, total, kept, op="add")
         sums, result = (
-            elements_of(t, (t.row_elements, parts), (count, run), (1, count))
+            t.box((t.row_elements, parts), (count, run), (1, count))
             for t in (self.sums, self.result)
         )
-        every = elements_of(self.psum, (self.psum.row_elements, parts), (0, run), (1, count))
+        every = self.psum.box((self.psum.row_elements, parts), (0, run), (1, count))
         b.emit("tensor_tensor", result, every, sums, op="add")

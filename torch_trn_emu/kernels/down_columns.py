@@ -5,7 +5,7 @@ row after row: a partition has columns, and what it knows of them after each row
 from math import inf
 
 from ..chip import Chip
-from ..isa import Access, Buffer, Builder, Index, Program, Role, rows_of
+from ..isa import Access, Buffer, Builder, Index, Program, Role
 from .columns import Columns, Tile
 from .limits import P
 
@@ -23,7 +23,7 @@ class _Down(Columns):
         b = Builder(f"{name} {outer}x{rows}x{columns}", cores=cores)
         super().__init__(b, outer, rows, columns)
         self.zero = b.sbuf("zero", 1, "float32")
-        b.emit("memset", rows_of(self.zero, P, 1), value=0.0)
+        b.emit("memset", self.zero.rows(P, 1), value=0.0)
 
     def chain(
         self, to: Buffer, state: Access, x: Buffer, tile: Tile, some: int, op: str,
@@ -58,18 +58,15 @@ class _Down(Columns):
     ) -> None:  # fmt: skip
         """The same column after column, where a tile has fewer of them than rows."""
         b, parts, wide = self.b, tile.parts, tile.wide
-        none = Access(buffer=self.zero, pattern=((1, parts), (0, some)))
+        none = self.zero.box((1, parts), (0, some))
         with b.loop(wide) as c:
-            made, values = (
-                Access(buffer=t, offset=c, pattern=((t.row_elements, parts), (wide, some)))
-                for t in (to, x)
-            )
-            start = rows_of(state.buffer, parts, 1, c)
+            made, values = (t.lanes(parts, (wide, some), at=c) for t in (to, x))
+            start = state.buffer.rows(parts, 1, c)
             if fade is None:
                 b.emit("tensor_tensor_scan", made, values, none, start, op0=op, op1="add")
             else:
                 pattern = ((fade.row_elements, parts), (wide, some))
-                factors = Access(buffer=fade, offset=c, pattern=pattern)
+                factors = fade.box(*pattern, at=c)
                 b.emit("tensor_tensor_scan", made, factors, values, start, op0="multiply", op1=op)
         b.emit("tensor_copy", state, self.row(to, tile, some - 1))
 
@@ -97,7 +94,7 @@ def cumulate_down(
     state = b.sbuf("state", d.count, "float32", slots=2)
     for tile in d.tiles():
         b.fresh(state)
-        total = rows_of(state, tile.parts, tile.wide)
+        total = state.rows(tile.parts, tile.wide)
         b.emit("memset", total, value=UNITS[op])
         for r0, some in d.groups():
             b.fresh(data, result)
@@ -126,8 +123,8 @@ def extremes_down(
     d.order(order, 1)
     for tile in d.tiles():
         b.fresh(*states, first)
-        value, at = (rows_of(t, tile.parts, tile.wide) for t in states)
-        row = rows_of(first, tile.parts, 1)
+        value, at = (t.rows(tile.parts, tile.wide) for t in states)
+        row = first.rows(tile.parts, 1)
         for to, start in ((value, UNITS[op]), (at, 0.0), (row, 0.0)):
             b.emit("memset", to, value=start)
         for r0, some in d.groups():
@@ -162,7 +159,7 @@ def logarithms_down(
     before = b.sbuf("before", d.count, "float32", slots=2)
     for tile in d.tiles():
         b.fresh(*states)
-        largest, sums = (rows_of(t, tile.parts, tile.wide) for t in states)
+        largest, sums = (t.rows(tile.parts, tile.wide) for t in states)
         b.emit("memset", largest, value=LEAST)
         b.emit("memset", sums, value=0.0)
         for r0, some in d.groups():
@@ -171,7 +168,7 @@ def logarithms_down(
                 d.box(t, tile, some) for t in (data, done, top, power, fade, total)
             )
             d.load(data, source, tile, r0, some)
-            then = rows_of(before, tile.parts, tile.wide)
+            then = before.rows(tile.parts, tile.wide)
             b.emit("tensor_copy", then, largest)
             d.chain(top, largest, data, tile, some, "max")
             b.emit("tensor_tensor", p, x, m, op="subtract")
@@ -210,9 +207,9 @@ def largest_down(
     for tile in d.tiles():
         b.fresh(best, where, last, *ends)
         top, at, new, place, is_better = (
-            rows_of(t, tile.parts, tile.wide) for t in (best, where, found, its, better)
+            t.rows(tile.parts, tile.wide) for t in (best, where, found, its, better)
         )
-        row = rows_of(last, tile.parts, 1)
+        row = last.rows(tile.parts, 1)
         for to, start in ((top, UNITS[op]), (at, 0.0), (row, 0.0)):
             b.emit("memset", to, value=start)
         for r0, some in d.groups():
@@ -225,7 +222,7 @@ def largest_down(
             b.emit("tensor_tensor", top, top, new, op=op)
             b.emit("tensor_scalar", row, row, op0="add", imm0=float(some))
         for buffer, made, hbm in ((ends[0], top, values), (ends[1], at, index)):
-            b.emit("tensor_copy", rows_of(buffer, tile.parts, tile.wide), made)
+            b.emit("tensor_copy", buffer.rows(tile.parts, tile.wide), made)
             d.keep(hbm, buffer, tile)
     return b.build()
 

@@ -73,14 +73,14 @@ class _Eights:
     def _of(self, buffer: Buffer, tile: Tile, each: int, count: int, at: int = 0) -> Access:
         """`count` of the `each` elements that every row of a tile has, from `at` on."""
         pattern = ((buffer.row_elements, tile.parts), (each, tile.wide), (1, count))
-        return Access(buffer=buffer, offset=Affine(at), pattern=pattern)
+        return buffer.box(*pattern, at=at)
 
     def _keys(self, tile: Tile) -> None:
         """Half of what is compared, so that infinity is finite and more than what is filled in."""
         b = self.b
         if self.held > self.columns:
             pattern = ((self.data.row_elements, P), (1, self.data.row_elements))
-            whole = Access(buffer=self.data, pattern=pattern)
+            whole = self.data.box(*pattern)
             b.emit("memset", whole, engine=Engine.GPSIMD, value=-PADDING)
         keys = self._of(self.data, tile, self.held, self.columns)
         raw = self._of(self.raw, tile, self.columns, self.columns)
@@ -127,7 +127,7 @@ class _Eights:
 
     def _part(self, buffer: Buffer, tile: Tile, count: int, at: Affine) -> Access:
         pattern = ((buffer.row_elements, tile.parts), (1, count))
-        return Access(buffer=buffer, offset=at, pattern=pattern)
+        return buffer.box(*pattern, at=at)
 
     def _store(self, tile: Tile) -> None:
         b, d = self.b, self.d

@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize
 from .limits import TILE_BYTES, P
 from .runs import clear, runs
 
@@ -172,7 +172,7 @@ class _Entries:
         if not (self.row_step or spec.column_step):
             return None
         start = self.b.sbuf("starts", self.together, "int32")
-        whole = rows_of(start, P, self.together)
+        whole = start.rows(P, self.together)
         self.b.emit("iota", whole, channel=self.row_step, step=spec.column_step, base=0)
         return start
 
@@ -215,16 +215,16 @@ class _Entries:
         views = []
         for hbm, loaded in zip(self.index, self.loaded, strict=True):
             b.fresh(loaded)
-            views.append(rows_of(loaded, size, count))
-            b.load(views[-1], Access(buffer=hbm, offset=offset, pattern=pattern))
+            views.append(loaded.rows(size, count))
+            b.load(views[-1], hbm.box(*pattern, at=offset))
         if self.number is None:
             return views[0]
         b.fresh(self.number, self.wrapped)
-        number, parts = rows_of(self.number, size, count), []
+        number, parts = self.number.rows(size, count), []
         for view, term in zip(views, self.spec.terms, strict=True):
             parts.append(self._steps(view, term, size, count))
         if self.start:
-            parts.append(rows_of(self.start, size, count))
+            parts.append(self.start.rows(size, count))
         integers(self.b, "tensor_copy", number, parts[0])
         for part in parts[1:]:
             integers(self.b, "tensor_tensor", number, number, part, op="add")
@@ -233,7 +233,7 @@ class _Entries:
     def _steps(self, index: Access, term: Term, size: int, count: int) -> Access:
         """An index in entries of the table."""
         if term.wraps:
-            less = rows_of(self.wrapped, size, count)
+            less = self.wrapped.rows(size, count)
             integers(self.b, "tensor_scalar", less, index, op0="less", imm0=0, op1="multiply",
                            imm1=term.size)  # fmt: skip
             integers(self.b, "tensor_tensor", index, index, less, op="add")
@@ -245,21 +245,21 @@ class _Entries:
         """(first element of the entries, their tile in SBUF, elements of each) of a tile."""
         for e0, wide in self.b.tiles(self.spec.entry, self.wide):
             self.b.fresh(self.values)
-            yield e0, rows_of(self.values, tile.rows, tile.count * wide), wide
+            yield e0, self.values.rows(tile.rows, tile.count * wide), wide
 
     def table(self, hbm: Buffer, tile: _Tile, e0: Affine, wide: int) -> Access:
         """The entries that the numbers of a tile count in."""
         spec = self.spec
         reach = spec.reach + (tile.rows - 1) * self.row_step + (tile.count - 1) * spec.column_step
         offset = tile.base * spec.entry + e0
-        return Access(buffer=hbm, offset=offset, pattern=((spec.entry, reach), (1, wide)))
+        return hbm.box((spec.entry, reach), (1, wide), at=offset)
 
     def dense(self, hbm: Buffer, tile: _Tile, e0: Affine, wide: int) -> Access:
         """Where a tile's entries lie one after the other."""
         entry = self.spec.entry
         inner = ((entry, tile.count), (1, wide)) if wide < entry else ((1, tile.count * wide),)
         pattern = ((tile.pitch * entry, tile.rows), *inner)
-        return Access(buffer=hbm, offset=tile.at * entry + e0, pattern=pattern)
+        return hbm.box(*pattern, at=tile.at * entry + e0)
 
 
 def gather_entries(spec: Indexed, *, dtype: str, cores: int = 1) -> Program:
@@ -304,17 +304,17 @@ def scatter_entries(
         clear(b, out, ceil(out.elements / cores) if spec.moved > P else out.elements)
     length, constant = entries.values.row_elements, None
     if repeated or value is not None:
-        constant = rows_of(b.sbuf("constant", length, dtype), P, length)
+        constant = b.sbuf("constant", length, dtype).rows(P, length)
         if value is not None:
             b.emit("memset", constant, value=value)
         else:
-            b.load(constant, Access(buffer=source, pattern=((0, P), (0, length))))
+            b.load(constant, source.box((0, P), (0, length)))
     opcode = "dma_scatter_add" if adds else "dma_scatter"
     for tile in entries.tiles():
         numbers = entries.numbers(tile)
         for e0, values, wide in entries.pieces(tile):
             if constant:
-                values = rows_of(constant.buffer, tile.rows, tile.count * wide)
+                values = constant.buffer.rows(tile.rows, tile.count * wide)
             else:
                 b.load(values, entries.dense(source, tile, e0, wide))
             if scale != 1:
@@ -350,19 +350,19 @@ def pick_in_rows(
     places = b.sbuf("index tile", count if shared else wide, "int32", slots=1 if shared else 2)
     picked = b.sbuf("picked", wide, dtype, slots=2)
     if shared:
-        every = Access(buffer=index, pattern=((0, P), (1, count)))
-        b.load(rows_of(places, P, count), every)
+        every = index.box((0, P), (1, count))
+        b.load(places.rows(P, count), every)
     for r0, size in b.tiles(rows, P):
         b.fresh(data)
-        b.load(rows_of(data, size, columns), rows_of(table, size, columns, r0 * columns))
+        b.load(data.rows(size, columns), table.rows(size, columns, r0 * columns))
         for c0, some in b.tiles(count, wide):
             b.fresh(picked)
-            where = rows_of(places, size, some, c0 if shared else 0)
+            where = places.rows(size, some, c0 if shared else 0)
             if not shared:
                 b.fresh(places)
-                b.load(where, rows_of(index, size, some, r0 * count + c0))
-            to = rows_of(picked, size, some)
+                b.load(where, index.rows(size, some, r0 * count + c0))
+            to = picked.rows(size, some)
             b.emit("local_gather" if shared else "nc_n_gather", to,
-                   rows_of(data, size, columns), where)  # fmt: skip
-            b.store(rows_of(out, size, some, r0 * count + c0), to)
+                   data.rows(size, columns), where)  # fmt: skip
+            b.store(out.rows(size, some, r0 * count + c0), to)
     return b.build()

@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from ..chip import Chip
-from ..isa import Access, Builder, Engine, Program, Role, elements_of, itemsize, rows_of
+from ..isa import Access, Buffer, Builder, Engine, Program, Role, itemsize
 from .limits import SLOTS, TILE_BYTES, P
 from .runs import run_of, spread_runs
 
@@ -22,13 +22,13 @@ class Tiles:
     def __init__(self, b: Builder) -> None:
         self.b = b
         self.rows, self.count = P, 1
-        self.buffers: dict[str, Any] = {}
-        self.shared: dict[str, Any] = {}
+        self.buffers: dict[str, Buffer] = {}
+        self.shared: dict[str, Buffer] = {}
 
     def __call__(self, name: str) -> Access:
         if name in self.shared:
-            return rows_of(self.shared[name], self.rows, 1)
-        return rows_of(self.buffers[name], self.rows, self.count)
+            return self.shared[name].rows(self.rows, 1)
+        return self.buffers[name].rows(self.rows, self.count)
 
     def constant(self, value: float) -> str:
         """The name of a column that holds `value`."""
@@ -48,8 +48,8 @@ class Tiles:
         tile = self(name)
         if dtype != "float32":
             raw = self.b.sbuf(f"{name} raw", 1, dtype)
-            tile = rows_of(raw, P, 1)
-        self.b.load(tile, elements_of(one, (0, P), (0, 1)))
+            tile = raw.rows(P, 1)
+        self.b.load(tile, one.box((0, P), (0, 1)))
         if dtype != "float32":
             self.b.emit("tensor_copy", self(name), tile)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from ..isa import Access, Affine, Buffer, Builder, elements_of
+from ..isa import Access, Affine, Buffer, Builder
 from .limits import P
 
 __all__ = ["Chunk", "Planes", "several"]
@@ -99,7 +99,7 @@ class Planes:
         """A chunk of partitions first .. in memory."""
         at = first * self.row_stride + chunk.o0 * self.outer_stride + chunk.s0
         pattern = ((self.row_stride, partitions), (self.outer_stride, chunk.outer))
-        return elements_of(hbm, *pattern, (1, chunk.inner), at=at)
+        return hbm.box(*pattern, (1, chunk.inner), at=at)
 
 
 def several(pattern: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -134,8 +134,8 @@ class _Body:
         self.tiles = [b.sbuf(f"{x.name} tile", free, x.dtype, slots=SLOTS) for x in inputs]
         self.single = {self.tiles[k].name for k in single}
         for k in single:
-            everywhere = Access(buffer=self.tiles[k], pattern=((free, P), (1, 1)))
-            b.load(everywhere, Access(buffer=inputs[k], pattern=((0, P), (1, 1))))
+            everywhere = self.tiles[k].box((free, P), (1, 1))
+            b.load(everywhere, inputs[k].box((0, P), (1, 1)))
         self.results = [
             b.sbuf(f"step {k}", free, step.dtype or out_dtype, slots=SLOTS)
             for k, step in enumerate(steps)
@@ -146,10 +146,10 @@ class _Body:
 
         def on_chip(buffer: Buffer) -> Access:
             step = 0 if buffer.name in self.single else 1
-            return Access(buffer=buffer, pattern=((self.free, rows), (step, free)))
+            return buffer.box((self.free, rows), (step, free))
 
         def in_hbm(buffer: Buffer) -> Access:
-            return Access(buffer=buffer, offset=offset, pattern=((free, rows), (1, free)))
+            return buffer.box((free, rows), (1, free), at=offset)
 
         for hbm, buffer in zip(self.inputs, self.tiles, strict=True):
             if buffer.name not in self.single:

@@ -12,7 +12,7 @@ from typing import Any
 from ..calls import Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .limits import BANK, P, evenly
 from .reduce_rows import Work, apply
 from .rows.values import NEUTRAL
@@ -78,7 +78,7 @@ def lines_of(
         pitch = of * columns
         for r0, some in b.tiles(number, P):
             pattern = ((pitch, some), (1, size))
-            yield Access(buffer=source, offset=first + r0 * pitch, pattern=pattern), some, size, of
+            yield source.box(*pattern, at=first + r0 * pitch), some, size, of
 
 
 def reduce_columns(
@@ -119,8 +119,8 @@ def reduce_columns(
             b.fresh(*{result, reduced})
             tiles.reduce(reduced, o, c0, count)
             if after:
-                apply(b, after, rows_of(result, 1, count), rows_of(reduced, 1, count))
-            b.store(rows_of(out, 1, count, o * columns + c0), rows_of(result, 1, count))
+                apply(b, after, result.rows(1, count), reduced.rows(1, count))
+            b.store(out.rows(1, count, o * columns + c0), result.rows(1, count))
     return b.build()
 
 
@@ -170,7 +170,7 @@ class _Tiles:
         if op == "add":
             held = compute if self.multiplies else "float32"
             self.ones, self.total = b.sbuf("ones", 1, held), b.psum("total", BANK, slots=4)
-            b.emit("memset", rows_of(self.ones, P, 1), value=1.0)
+            b.emit("memset", self.ones.rows(P, 1), value=1.0)
 
     def reduce(self, to: Buffer, o: Affine, c0: Affine, count: int) -> None:
         """The columns from c0 on."""
@@ -180,20 +180,20 @@ class _Tiles:
             if self.op == "add":
                 self._summed(to, o, c0, count)
             else:
-                best = rows_of(self.best, P, count)
-                b.emit("tensor_partition_reduce", rows_of(to, 1, count), best, op=self.op)
+                best = self.best.rows(P, count)
+                b.emit("tensor_partition_reduce", to.rows(1, count), best, op=self.op)
         elif self.beside == 1:
             self._summed(to, o, c0, count)
         else:
             b.fresh(self.line)
             self._summed(self.line, o, c0, self.beside * count)
-            self._fold(rows_of(to, 1, count), self.line, 1)
+            self._fold(to.rows(1, count), self.line, 1)
 
     def _fold(self, to: Access, lines: Buffer, partitions: int) -> None:
         """The rows beside each other as one."""
         count = self.columns
         pattern = ((lines.row_elements, partitions), (1, count), (count, self.beside))
-        self.b.emit("tensor_reduce", to, Access(buffer=lines, pattern=pattern), op=self.op)
+        self.b.emit("tensor_reduce", to, lines.box(*pattern), op=self.op)
 
     def _bring(
         self, o: Affine, c0: Affine | int, count: int, *, rest: bool = True
@@ -203,7 +203,7 @@ class _Tiles:
         rows = (self.rows, self.beside)
         for there, some, size, _ in lines_of(b, self.source, rows, at, count, rest=rest):
             b.fresh(self.data)
-            tile = rows_of(self.data, some, size)
+            tile = self.data.rows(some, size)
             b.load(tile, there)
             apply(b, self.before, tile, tile)
             yield tile, some, size
@@ -212,12 +212,12 @@ class _Tiles:
         """`best`: tiles combined on the Vector engine, rows beside each other first."""
         b = self.b
         b.fresh(self.best)
-        b.emit("memset", rows_of(self.best, P, count), value=NEUTRAL[self.op])
+        b.emit("memset", self.best.rows(P, count), value=NEUTRAL[self.op])
         for tile, some, size in self._bring(o, c0, self.beside * count):
-            kept = rows_of(self.best, some, count)
+            kept = self.best.rows(some, count)
             if size > count:
                 b.fresh(self.folded)
-                part = rows_of(self.folded, some, count)
+                part = self.folded.rows(some, count)
                 self._fold(part, self.data, some)
                 tile = part
             b.emit("tensor_tensor", kept, kept, tile, op=self.op)
@@ -229,10 +229,10 @@ class _Tiles:
         for start in range(0, wide, bank):
             size = min(bank, wide - start)
             b.fresh(self.total)
-            tiles = iter([(rows_of(self.best, P, size, start), P, size)])
+            tiles = iter([(self.best.rows(P, size, start), P, size)])
             if self.multiplies:
                 tiles = self._bring(o, c0 + start, size, rest=start == 0)
             for tile, some, count in tiles:
-                total = rows_of(self.total, 1, count)
-                b.emit("nc_matmul", total, rows_of(self.ones, some, 1), tile)
-            b.emit("tensor_copy", rows_of(to, 1, size, start), rows_of(self.total, 1, size))
+                total = self.total.rows(1, count)
+                b.emit("nc_matmul", total, self.ones.rows(some, 1), tile)
+            b.emit("tensor_copy", to.rows(1, size, start), self.total.rows(1, size))

@@ -6,7 +6,7 @@ Rows on partitions would leave most partitions empty, and take one to combine wh
 from math import inf
 
 from ..chip import Chip
-from ..isa import Affine, Builder, Program, Role, rows_of
+from ..isa import Affine, Builder, Program, Role
 from .columns import Columns
 from .limits import BANK, P
 from .reduce_leading import share_of
@@ -40,16 +40,16 @@ def reduce_spread(
     result = b.sbuf("result", d.count, out_dtype, slots=2)
     for tile in d.tiles():
         b.fresh(best, result)
-        kept = rows_of(best, tile.parts, tile.wide)
+        kept = best.rows(tile.parts, tile.wide)
         b.emit("memset", kept, value=NEUTRAL[op])
         for r0, some in d.groups():
             b.fresh(data, folded)
-            x, part = d.load(data, source, tile, r0, some), rows_of(folded, tile.parts, tile.wide)
+            x, part = d.load(data, source, tile, r0, some), folded.rows(tile.parts, tile.wide)
             apply(b, before, x, x)
             if some > 1:
                 b.emit("tensor_reduce", part, d.by_column(data, tile, some), op=op)
             b.emit("tensor_tensor", kept, kept, part if some > 1 else x, op=op)
-        made = rows_of(result, tile.parts, tile.wide)
+        made = result.rows(tile.parts, tile.wide)
         if after:
             apply(b, after, made, kept)
         else:
@@ -74,7 +74,7 @@ def moments_spread(
     done = b.sbuf("done", d.count, dtype, slots=4)
     for tile in d.tiles():
         b.fresh(data, work, mean, squares)
-        centre, spread = (rows_of(t, tile.parts, tile.wide) for t in (mean, squares))
+        centre, spread = (t.rows(tile.parts, tile.wide) for t in (mean, squares))
         values, x = d.load(data, source, tile, Affine(), rows), d.box(work, tile, rows)
         b.emit("tensor_reduce", centre, d.by_column(data, tile, rows), op="add")
         b.emit("tensor_scalar", centre, centre, op0="multiply", imm0=1.0 / rows)
@@ -83,7 +83,7 @@ def moments_spread(
         b.emit("tensor_reduce", spread, d.by_column(work, tile, rows), op="add")
         for name, value in (("var", spread), ("mean", centre)):
             b.fresh(done)
-            to = rows_of(done, tile.parts, tile.wide)
+            to = done.rows(tile.parts, tile.wide)
             if name == "var":
                 finished(b, to, value, factor, root)
             else:

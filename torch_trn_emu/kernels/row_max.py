@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from math import ceil, inf
 
 from ..chip import Chip
-from ..isa import Access, Affine, Builder, Program, Role, elements_of, rows_of
+from ..isa import Access, Affine, Builder, Program, Role
 from .entries import integers
 from .limits import WIDE, P, evenly
 from .sort_keys import SEARCHED
@@ -84,7 +84,7 @@ class _Largest:
 
     def _firsts(self) -> None:
         """Where in the tile's rows each partition begins."""
-        self.b.emit("iota", rows_of(self.first, P, 1), channel=self.columns, step=0, base=0)
+        self.b.emit("iota", self.first.rows(P, 1), channel=self.columns, step=0, base=0)
 
     def _reduce(self, r0: Affine, size: int) -> None:
         """The best of every chunk, of which the last may lack some elements."""
@@ -93,17 +93,17 @@ class _Largest:
             b.fresh(self.data)
             lines = (self.columns, size), (self.step, self.pieces), (1, count)
             b.load(
-                rows_of(self.data, parts, count),
-                elements_of(self.source, *lines, at=r0 * self.columns + c0),
+                self.data.rows(parts, count),
+                self.source.box(*lines, at=r0 * self.columns + c0),
             )
             first = c0.divided(self.chunk)
             for at, of, each in self._parts(count):
                 pattern = ((self.wide, parts), (each, of), (1, each))
-                x = Access(buffer=self.data, offset=Affine(at * self.chunk), pattern=pattern)
-                to = rows_of(self.best, parts, of, first + at)
+                x = self.data.box(*pattern, at=at * self.chunk)
+                to = self.best.rows(parts, of, first + at)
                 b.emit("tensor_reduce", to, x, op="max" if self.sign > 0 else "min")
         if self.sign != 1:
-            keys, best = (rows_of(t, parts, self.chunks) for t in (self.keys, self.best))
+            keys, best = (t.rows(parts, self.chunks) for t in (self.keys, self.best))
             b.emit("tensor_scalar", keys, best, op0="multiply", imm0=self.sign)
 
     def _parts(self, count: int) -> Iterator[tuple[int, int, int]]:
@@ -117,34 +117,34 @@ class _Largest:
     def _search(self, r0: Affine, size: int) -> None:
         """The largest of each partition comes first in `eight`, and `place` is where it lies."""
         b, parts = self.b, size * self.pieces
-        eight, which, where = (rows_of(t, parts, 8) for t in (self.eight, self.which, self.where))
+        eight, which, where = (t.rows(parts, 8) for t in (self.eight, self.which, self.where))
         start, number, place, first = (
-            rows_of(t, parts, 1) for t in (self.start, self.number, self.place, self.first)
+            t.rows(parts, 1) for t in (self.start, self.number, self.place, self.first)
         )
-        keys, last = rows_of(self.keys, parts, self.chunks), float(self.length - self.chunk)
+        keys, last = self.keys.rows(parts, self.chunks), float(self.length - self.chunk)
         b.emit("max8", eight, keys)
         b.emit("nc_find_index8", which, keys, eight)
         # The last chunk begins early enough to be a whole one.
-        b.emit("tensor_scalar", start, rows_of(self.which, parts, 1), op0="multiply",
+        b.emit("tensor_scalar", start, self.which.rows(parts, 1), op0="multiply",
                imm0=float(self.chunk), op1="min", imm1=last)  # fmt: skip
         integers(b, "tensor_tensor", number, start, first, op="add")
-        there, searched = (rows_of(t, parts, self.chunk) for t in (self.there, self.searched))
-        table = elements_of(self.source, (1, size * self.columns - self.chunk + 1), (1, self.chunk),
-                            at=r0 * self.columns)  # fmt: skip
+        there, searched = (t.rows(parts, self.chunk) for t in (self.there, self.searched))
+        places, at = (1, size * self.columns - self.chunk + 1), r0 * self.columns
+        table = self.source.box(places, (1, self.chunk), at=at)
         b.emit("dma_gather", there, table, number, queue="gather")
         if self.turned:
             b.emit("activation", searched, there, op="copy", scale=self.sign)
         b.emit("nc_find_index8", where, searched, eight)
-        b.emit("tensor_tensor", place, start, rows_of(self.where, parts, 1), op="add")
+        b.emit("tensor_tensor", place, start, self.where.rows(parts, 1), op="add")
 
     def _finish(self, r0: Affine, size: int) -> None:
-        self._store(r0, size, rows_of(self.eight, size, 1), rows_of(self.place, size, 1))
+        self._store(r0, size, self.eight.rows(size, 1), self.place.rows(size, 1))
 
     def _store(self, r0: Affine, size: int, key: Access, place: Access) -> None:
-        b, value = self.b, rows_of(self.value, size, 1)
+        b, value = self.b, self.value.rows(size, 1)
         b.emit("tensor_scalar", value, key, op0="multiply", imm0=self.sign)
-        b.store(rows_of(self.values, size, 1, r0), value)
-        b.store(rows_of(self.index, size, 1, r0), place)
+        b.store(self.values.rows(size, 1, r0), value)
+        b.store(self.index.rows(size, 1, r0), place)
 
 
 class _OfPieces(_Largest):
@@ -166,12 +166,12 @@ class _OfPieces(_Largest):
         """Made in one partition, then spread."""
         b, pieces, most = self.b, self.pieces, min(self.rows, P // self.pieces)
         in_row, of_row = (b.sbuf(n, k, "int32") for n, k in (("starts", pieces), ("rows", most)))
-        b.emit("iota", rows_of(in_row, 1, pieces), channel=0, step=self.step, base=0)
-        b.emit("iota", rows_of(of_row, 1, most), channel=0, step=self.columns, base=0)
-        here, first = (rows_of(t, most * pieces, 1) for t in (self.start_in_row, self.first))
-        every = elements_of(in_row, (pieces, 1), (0, most), (1, pieces))
+        b.emit("iota", in_row.rows(1, pieces), channel=0, step=self.step, base=0)
+        b.emit("iota", of_row.rows(1, most), channel=0, step=self.columns, base=0)
+        here, first = (t.rows(most * pieces, 1) for t in (self.start_in_row, self.first))
+        every = in_row.box((pieces, 1), (0, most), (1, pieces))
         b.emit("dma_copy", here, every, queue="join")
-        each = elements_of(of_row, (most, 1), (1, most), (0, pieces))
+        each = of_row.box((most, 1), (1, most), (0, pieces))
         b.emit("dma_copy", first, each, queue="join")
         integers(b, "tensor_tensor", first, first, here, op="add")
 
@@ -179,18 +179,18 @@ class _OfPieces(_Largest):
         """The largest of what the pieces of a row gave."""
         b, pieces, parts = self.b, self.pieces, size * self.pieces
         b.fresh(self.candidates, self.places, self.top, self.of, self.picked)
-        place, here = rows_of(self.place, parts, 1), rows_of(self.start_in_row, parts, 1)
+        place, here = self.place.rows(parts, 1), self.start_in_row.rows(parts, 1)
         integers(b, "tensor_tensor", place, place, here, op="add")
-        held = rows_of(self.candidates, size, max(8, pieces))
+        held = self.candidates.rows(size, max(8, pieces))
         if pieces < 8:
             b.emit("memset", held, value=-inf)
         for whole, part in ((self.candidates, self.eight), (self.places, self.place)):
-            to, source = rows_of(whole, size, pieces), rows_of(part, parts, 1)
+            to, source = whole.rows(size, pieces), part.rows(parts, 1)
             b.emit("dma_copy", to, source, queue="join")
-        top, of = (rows_of(t, size, 8) for t in (self.top, self.of))
+        top, of = (t.rows(size, 8) for t in (self.top, self.of))
         b.emit("max8", top, held)
         b.emit("nc_find_index8", of, held, top)
-        places, first = rows_of(self.places, size, pieces), rows_of(self.of, size, 1)
-        picked = rows_of(self.picked, size, 1)
+        places, first = self.places.rows(size, pieces), self.of.rows(size, 1)
+        picked = self.picked.rows(size, 1)
         b.emit("nc_n_gather", picked, places, first)
-        self._store(r0, size, rows_of(self.top, size, 1), picked)
+        self._store(r0, size, self.top.rows(size, 1), picked)

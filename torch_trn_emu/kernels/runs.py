@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import ceil
 
-from ..isa import Access, Affine, Buffer, Builder, elements_of, itemsize, rows_of
+from ..isa import Access, Affine, Buffer, Builder, itemsize
 from .limits import TILE_BYTES, P
 
 __all__ = ["clear", "run_of", "runs", "spread_runs"]
@@ -35,13 +35,13 @@ def spread_runs(b: Builder, count: int, together: int) -> Iterator[tuple[Affine,
 
 def run_of(hbm: Buffer, at: Affine, rows: int, count: int, pitch: int) -> Access:
     """`count` elements for each of `rows` partitions, `pitch` apart."""
-    return elements_of(hbm, (pitch, rows), (1, count), at=at)
+    return hbm.box((pitch, rows), (1, count), at=at)
 
 
 def clear(b: Builder, out: Buffer, elements: int) -> None:
     """Zeros over the first `elements` of a tensor, on all partitions."""
     free = max(1, min(ceil(elements / P), int(TILE_BYTES / itemsize(out.dtype))))
     zeros = b.sbuf("zeros", free, out.dtype)
-    b.emit("memset", rows_of(zeros, P, free), value=0.0)
+    b.emit("memset", zeros.rows(P, free), value=0.0)
     for at, rows, count in runs(b, elements, free):
-        b.store(run_of(out, at, rows, count, free), rows_of(zeros, rows, count))
+        b.store(run_of(out, at, rows, count, free), zeros.rows(rows, count))

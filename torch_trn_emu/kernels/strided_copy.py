@@ -11,7 +11,7 @@ from itertools import product
 from math import ceil, prod
 
 from ..errors import Unimplemented
-from ..isa import Affine, Buffer, Builder, Program, Role, elements_of
+from ..isa import Affine, Buffer, Builder, Program, Role
 from .limits import P
 
 __all__ = ["Box", "Segment", "boxes_of", "relayout"]
@@ -95,16 +95,16 @@ def relayout(
     fills = [box for box in boxes if not box.source]
     if fills:
         tile = b.sbuf("constant", CONSTANT, out[1])
-        whole = elements_of(tile, (CONSTANT, P), (1, CONSTANT))
+        whole = tile.box((CONSTANT, P), (1, CONSTANT))
         b.emit("memset", whole, value=constant)
     for number, whole_box in enumerate(boxes):
         box = _share(whole_box, cores)
         if not box.source:
             _fill(b, tile, result, box)
             continue
-        to = elements_of(result, *_joined(box, box.to_strides)[0], at=box.to)
+        to = result.box(*_joined(box, box.to_strides)[0], at=box.to)
         pattern = _joined(box, box.to_strides)[1]
-        source = elements_of(hbm[box.source], *pattern, at=box.start)
+        source = hbm[box.source].box(*pattern, at=box.start)
         b.emit("dma_copy", to, source, queue=f"move {number % 4}")
     return b.build()
 
@@ -156,17 +156,17 @@ def _fill(b: Builder, tile: Buffer, result: Buffer, box: Box) -> None:
             return
         for r0, some in b.tiles(rows, P):
             for c0, count in b.tiles(run, CONSTANT):
-                to = elements_of(
-                    result, (row_step, some), (step, count), at=offset + r0 * row_step + c0 * step
+                to = result.box(
+                    (row_step, some), (step, count), at=offset + r0 * row_step + c0 * step
                 )
-                b.store(to, elements_of(tile, (CONSTANT, some), (1, count)))
+                b.store(to, tile.box((CONSTANT, some), (1, count)))
 
     if rows == 1 and not outer and step == 1 and run >= P:  # one long run, on all partitions
         width = min(CONSTANT, run // P)
         whole = run // (P * width) * (P * width)
         for at, _ in b.tiles(whole, P * width):
-            to = elements_of(result, (width, P), (1, width), at=at + box.to)
-            b.store(to, elements_of(tile, (CONSTANT, P), (1, width)))
+            to = result.box((width, P), (1, width), at=at + box.to)
+            b.store(to, tile.box((CONSTANT, P), (1, width)))
         box_left, run = box.to + whole, run - whole
         if run:
             nested(0, Affine(box_left))

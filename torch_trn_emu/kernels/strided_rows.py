@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, elements_of, itemsize
+from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize
 from .limits import SLOTS, P
 from .runs import runs
 from .strided_copy import Box
@@ -183,13 +183,13 @@ def strided_rows(
             pitch = rows.pitches[n]
             length = (together - 1) * pitch + rows.reach[n]
             at = first * pitch + rows.starts[n]
-            source = elements_of(hbm[n], (group * pitch, some), (1, length), at=at)
-            b.load(elements_of(tile, (tile.row_elements, some), (1, length)), source)
+            source = hbm[n].box((group * pitch, some), (1, length), at=at)
+            b.load(tile.box((tile.row_elements, some), (1, length)), source)
         for number, box in enumerate(rows.boxes):
             _move(b, rows, box, (tiles, made), (some, together), number, constant)
         length = (together - 1) * rows.pitch + rows.stored
-        to = elements_of(out, (group * rows.pitch, some), (1, length), at=first * rows.pitch)
-        b.store(to, elements_of(made, (made.row_elements, some), (1, length)))
+        to = out.box((group * rows.pitch, some), (1, length), at=first * rows.pitch)
+        b.store(to, made.box((made.row_elements, some), (1, length)))
     return b.build()
 
 
@@ -231,4 +231,4 @@ def _there(
     some, together = size
     inner = [(s, n) for n, s in zip(counts, strides, strict=True) if n > 1]
     pattern = ((tile.row_elements, some), (pitch, together), *inner)
-    return elements_of(tile, *pattern, at=Affine(first))
+    return tile.box(*pattern, at=Affine(first))

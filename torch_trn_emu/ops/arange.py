@@ -5,7 +5,7 @@ from typing import Any
 
 from ..calls import Call, Target
 from ..calls.labels import labelled
-from ..isa import Builder, Program, Role, affine, rows_of
+from ..isa import Builder, Program, Role, affine
 from ..kernels.limits import P
 from ..kernels.runs import run_of, runs
 from .op import Lowered
@@ -22,15 +22,15 @@ def numbered(count: int, *, start: float, step: float, dtype: str) -> Program:
     q = min(TOGETHER, ceil(count / P))
     order, made = b.sbuf("order", q, "int32"), b.sbuf("numbers", q, dtype, slots=2)
     first, here = b.sbuf("first", 1, "float32"), b.sbuf("here", q, "float32", slots=2)
-    b.emit("iota", rows_of(order, P, q), channel=q, step=1, base=0)
-    whole = rows_of(first, P, 1)
+    b.emit("iota", order.rows(P, q), channel=q, step=1, base=0)
+    whole = first.rows(P, 1)
     b.emit("memset", whole, value=0.0)
     for at, rows, size in runs(b, count, q):
         b.fresh(made, here)
         if not affine(at).terms:  # not in a loop, which moves it on
             b.emit("memset", whole, value=float(affine(at).const))
-        place, to = rows_of(here, rows, size), rows_of(made, rows, size)
-        b.emit("tensor_scalar", place, rows_of(order, rows, size), rows_of(first, rows, 1),
+        place, to = here.rows(rows, size), made.rows(rows, size)
+        b.emit("tensor_scalar", place, order.rows(rows, size), first.rows(rows, 1),
                op0="add")  # fmt: skip
         b.emit("tensor_scalar", to, place, op0="multiply", imm0=step, op1="add", imm1=start)
         b.store(run_of(out, at, rows, size, q), to)

@@ -2,7 +2,7 @@
 
 from ..calls import Call, Target
 from ..calls.labels import labelled, made, permuted
-from ..isa import Builder, Program, Role, rows_of
+from ..isa import Builder, Program, Role
 from ..kernels.entries import Indexed, Term, scatter_entries
 from ..kernels.limits import WIDE, P, evenly
 from .copies import copied
@@ -26,10 +26,10 @@ def diagonal(rows: int, columns: int, *, dtype: str) -> Program:
         for c0 in range(0, columns, wide):
             count = min(wide, columns - c0)
             b.fresh(place, done)
-            here, to = rows_of(place, size, count), rows_of(done, size, count)
+            here, to = place.rows(size, count), done.rows(size, count)
             b.emit("iota", here, channel=-1, step=1, base=c0 - r0)
             b.emit("tensor_scalar", to, here, op0="equal", imm0=0.0)
-            b.store(rows_of(out, size, count, r0 * columns + c0), to)
+            b.store(out.rows(size, count, r0 * columns + c0), to)
     return b.build()
 
 

@@ -9,7 +9,7 @@ from math import ceil, inf, prod
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, elements_of, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from ..kernels.limits import P
 from ..kernels.reduce_rows import Work, apply
 from ..kernels.rows.values import NEUTRAL
@@ -112,12 +112,12 @@ def reduce_each(
     for elements, count in sizes:
         with b.loop(count) as i:
             b.fresh(result)
-            one, value = tiles.reduced(i * elements + start, elements), rows_of(result, 1, 1)
+            one, value = tiles.reduced(i * elements + start, elements), result.rows(1, 1)
             if after:
                 apply(b, after, value, one)
             else:
                 b.emit("tensor_copy", value, one)
-            b.store(elements_of(out, (1, 1), (1, 1), at=i + first), value)
+            b.store(out.box((1, 1), (1, 1), at=i + first), value)
         first, start = first + count, start + elements * count
     return b.build()
 
@@ -133,13 +133,13 @@ class _Each:
             b.sbuf(n, 1, "float32", slots=2) for n in ("each", "best", "summed")
         )
         self.ones, self.total = b.sbuf("ones", 1, "float32"), b.psum("total", 1, slots=2)
-        b.emit("memset", rows_of(self.ones, P, 1), value=1.0)
+        b.emit("memset", self.ones.rows(P, 1), value=1.0)
 
     def reduced(self, at: Affine, elements: int) -> Access:
         """The reduction of the tensor that starts at an element of the source."""
         b, op = self.b, self.op
         b.fresh(self.best, self.total, self.summed)
-        b.emit("memset", rows_of(self.best, P, 1), value=NEUTRAL[op])
+        b.emit("memset", self.best.rows(P, 1), value=NEUTRAL[op])
         for offset, some in b.tiles(elements, P * WIDE):
             width = max(1, min(WIDE, ceil(some / P)))
             rows, rest = divmod(some, width)
@@ -147,27 +147,27 @@ class _Each:
                 self._part(at + offset, rows, width)
             if rest:
                 self._part(at + offset + rows * width, 1, rest)
-        one = rows_of(self.summed, 1, 1)
+        one = self.summed.rows(1, 1)
         if op == "add":
             b.emit(
                 "nc_matmul",
-                rows_of(self.total, 1, 1),
-                rows_of(self.ones, P, 1),
-                rows_of(self.best, P, 1),
+                self.total.rows(1, 1),
+                self.ones.rows(P, 1),
+                self.best.rows(P, 1),
             )
-            b.emit("tensor_copy", one, rows_of(self.total, 1, 1))
+            b.emit("tensor_copy", one, self.total.rows(1, 1))
         else:
-            b.emit("tensor_partition_reduce", one, rows_of(self.best, P, 1), op=op)
+            b.emit("tensor_partition_reduce", one, self.best.rows(P, 1), op=op)
         return one
 
     def _part(self, at: Affine, rows: int, count: int) -> None:
         """A run of elements on `rows` partitions, into what the partitions hold."""
         b = self.b
         b.fresh(*{self.data, self.made}, self.each)
-        data, made = rows_of(self.data, rows, count), rows_of(self.made, rows, count)
-        there = elements_of(self.source, (count, rows), (1, count), at=at)
+        data, made = self.data.rows(rows, count), self.made.rows(rows, count)
+        there = self.source.box((count, rows), (1, count), at=at)
         b.load(data, there)
         apply(b, self.before, made, data)
-        b.emit("tensor_reduce", rows_of(self.each, rows, 1), made, op=self.op)
-        kept = rows_of(self.best, rows, 1)
-        b.emit("tensor_tensor", kept, kept, rows_of(self.each, rows, 1), op=self.op)
+        b.emit("tensor_reduce", self.each.rows(rows, 1), made, op=self.op)
+        kept = self.best.rows(rows, 1)
+        b.emit("tensor_tensor", kept, kept, self.each.rows(rows, 1), op=self.op)

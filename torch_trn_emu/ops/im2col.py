@@ -8,7 +8,7 @@ from math import ceil, prod
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
-from ..isa import Access, Affine, Builder, Program, Role, itemsize, partitions_of, rows_of
+from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from ..kernels.limits import P
 from ..kernels.windows import Axis, Strip
 from .op import Lowered
@@ -71,14 +71,12 @@ class _Patches:
 
     def _unfold(self, high: Strip, p0: Affine, planes: int, j: Affine) -> None:
         b, rows = self.b, high.count
-        here = rows_of(self.plane, planes, high.span * self.width.size)
+        here = self.plane.rows(planes, high.span * self.width.size)
         b.load(here, self._rows(p0, planes, j * high.step + high.low, high.span))
         inside = len(high.taps) == self.height.kernel and len(self.wide.taps) == self.width.kernel
         taps = (*high.taps, *self.wide.taps)
         if not inside or any(t.count < n for t, n in zip(taps, self._full(rows), strict=True)):
-            b.emit(
-                "memset", rows_of(self.cut, planes, self.taps * rows * self.width.out), value=0.0
-            )
+            b.emit("memset", self.cut.rows(planes, self.taps * rows * self.width.out), value=0.0)
         self._over_taps(high, planes, rows)
         first = j * rows + high.first
         b.store(self._cut_there(p0, planes, first, rows), self._cut(planes, rows))
@@ -92,10 +90,10 @@ class _Patches:
             self._cut(planes, high.span),
             self._cut_there(p0, planes, j * high.step + high.low, high.span),
         )
-        b.emit("memset", rows_of(self.plane, planes, elements), value=0.0)
+        b.emit("memset", self.plane.rows(planes, elements), value=0.0)
         self._over_taps(high, planes, high.span)
-        done = rows_of(self.result, planes, elements)
-        b.emit("tensor_copy", done, rows_of(self.plane, planes, elements))
+        done = self.result.rows(planes, elements)
+        b.emit("tensor_copy", done, self.plane.rows(planes, elements))
         b.store(self._rows(p0, planes, j * high.count + high.first, high.count), done)
 
     def _over_taps(self, high: Strip, planes: int, rows: int) -> None:
@@ -110,9 +108,9 @@ class _Patches:
                 x += self.wide.low if self.adds else 0
                 inner = ((across, h.count), (1, w.count))
                 at = (number * rows + y) * across + x
-                cut = partitions_of(self.cut, planes, *inner, at=at)
+                cut = self.cut.lanes(planes, *inner, at=at)
                 inner = ((self.height.stride * size, h.count), (self.width.stride, w.count))
-                plane = partitions_of(self.plane, planes, *inner, at=y_plane * size + x_plane)
+                plane = self.plane.lanes(planes, *inner, at=y_plane * size + x_plane)
                 if self.adds:
                     self.b.emit("tensor_tensor", plane, plane, cut, op="add")
                 else:
@@ -121,16 +119,16 @@ class _Patches:
     def _rows(self, p0: Affine, planes: int, y: Affine, rows: int) -> Access:
         size = self.width.size
         at = p0 * (self.height.size * size) + y * size
-        return partitions_of(self.whole, planes, (1, rows * size), at=at)
+        return self.whole.lanes(planes, (1, rows * size), at=at)
 
     def _cut(self, planes: int, rows: int) -> Access:
         run = rows * self.width.out
-        return partitions_of(self.cut, planes, (run, self.taps), (1, run))
+        return self.cut.lanes(planes, (run, self.taps), (1, run))
 
     def _cut_there(self, p0: Affine, planes: int, y: Affine, rows: int) -> Access:
         area, run = self.height.out * self.width.out, rows * self.width.out
         at = p0 * (self.taps * area) + y * self.width.out
-        return partitions_of(self.patches, planes, (area, self.taps), (1, run), at=at)
+        return self.patches.lanes(planes, (area, self.taps), (1, run), at=at)
 
 
 # --- from calls ---

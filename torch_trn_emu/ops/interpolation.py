@@ -12,18 +12,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from ..calls import Call, Target
-from ..isa import (
-    Affine,
-    Buffer,
-    Builder,
-    Engine,
-    Program,
-    Role,
-    elements_of,
-    itemsize,
-    partitions_of,
-    rows_of,
-)
+from ..isa import Affine, Buffer, Builder, Engine, Program, Role, itemsize
 from ..kernels.limits import BANK, TILE_BYTES, P
 from .op import Lowered, Lowering
 
@@ -97,12 +86,12 @@ class _Resample:
         b, row = self.b, beside * side.out
         weights = b.hbm(f"{name} weights", (side.size, side.out), self.compute, Role.WEIGHT)
         if beside > 1:
-            b.emit("memset", rows_of(tile, beside * side.size, row), value=0.0)
+            b.emit("memset", tile.rows(beside * side.size, row), value=0.0)
         for plane in range(beside):
             for part, (k, size) in enumerate(side.parts()):
                 at = plane * (side.size * row + side.out)
-                to = elements_of(tile, (row, size), (1, side.out), at=at, part=part)
-                b.load(to, rows_of(weights, size, side.out, k * side.out))
+                to = tile.box((row, size), (1, side.out), at=at, part=part)
+                b.load(to, weights.rows(size, side.out, k * side.out))
 
     def _load(self, p0: Affine, planes: int) -> None:
         """Rows of several planes, the height on partitions."""
@@ -111,8 +100,8 @@ class _Resample:
         b.fresh(self.data)
         for part, (k, size) in enumerate(self.height.parts()):
             at = p0 * area + k * width
-            source = elements_of(self.source, (width, size), (area, planes), (1, width), at=at)
-            to = partitions_of(self.data, size, (width, planes), (1, width), part=part)
+            source = self.source.box((width, size), (area, planes), (1, width), at=at)
+            to = self.data.lanes(size, (width, planes), (1, width), part=part)
             b.load(to, source)
 
     def _contract_height(self, p: Affine, beside: int) -> None:
@@ -123,12 +112,12 @@ class _Resample:
             for h0 in range(0, self.height.out, BANK):
                 count = min(BANK, self.height.out - h0)
                 b.fresh(self.first)
-                made = rows_of(self.first, columns, count)
+                made = self.first.rows(columns, count)
                 for k, _, rows in self.height.band(h0, count):
-                    stationary = rows_of(self.data, rows, columns, p * width + w0, part=k)
-                    moving = rows_of(self.high, rows, count, h0, part=k)
+                    stationary = self.data.rows(rows, columns, p * width + w0, part=k)
+                    moving = self.high.rows(rows, count, h0, part=k)
                     b.emit("nc_matmul", made, stationary, moving, load="background")
-                to = rows_of(self.transposed, columns, count, h0, part=part)
+                to = self.transposed.rows(columns, count, h0, part=part)
                 b.emit("tensor_copy", to, made)
 
     def _contract_width(self, plane: Affine, beside: int) -> None:
@@ -139,18 +128,17 @@ class _Resample:
             for w0 in range(0, width, BANK):
                 count = min(BANK, beside * width - w0)
                 b.fresh(self.second, self.result)
-                made, done = rows_of(self.second, size, count), rows_of(self.result, size, count)
+                made, done = self.second.rows(size, count), self.result.rows(size, count)
                 for k, _, rows in self.width.band(w0, count):
                     held = beside * self.width.size if beside > 1 else rows
-                    stationary = rows_of(self.transposed, held, size, h0, part=k)
-                    moving = rows_of(self.wide, held, count, w0, part=k)
+                    stationary = self.transposed.rows(held, size, h0, part=k)
+                    moving = self.wide.rows(held, count, w0, part=k)
                     b.emit("nc_matmul", made, stationary, moving, load="background")
                 b.emit("tensor_copy", done, made, engine=Engine.SCALAR)
                 at = plane * area + h0 * width + w0
                 each = min(count, width)
-                to = elements_of(self.out, (width, size), (area, beside), (1, each), at=at)
-                b.store(to, elements_of(self.result, (self.result.row_elements, size),
-                                        (each, beside), (1, each)))  # fmt: skip
+                to = self.out.box((width, size), (area, beside), (1, each), at=at)
+                b.store(to, self.result.lanes(size, (each, beside), (1, each)))
 
 
 # --- from calls ---

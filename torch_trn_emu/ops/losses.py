@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import expanded, labelled
 from ..chip import Chip
-from ..isa import Program, Role, elements_of
+from ..isa import Program, Role
 from ..kernels.multi_tensor import Tiles, pass_over
 from ..kernels.pointwise import Step
 from .elementwise import lower_elementwise
@@ -41,11 +41,11 @@ def summed(
     def last(tiles: Tiles) -> None:
         b = tiles.b
         whole, done = b.psum("whole", 1), b.sbuf("done", 1, out_dtype)
-        one, result = (elements_of(x, (1, 1), (1, 1)) for x in (whole, done))
+        one, result = (x.box((1, 1), (1, 1)) for x in (whole, done))
         b.emit("nc_matmul", one, tiles("ones"), tiles("total"))
         b.emit("tensor_scalar", result, one, op0="multiply", imm0=factor)
         out = b.hbm("out", (1,), out_dtype, Role.OUTPUT)
-        b.store(elements_of(out, (1, 1), (1, 1)), result)
+        b.store(out.box((1, 1), (1, 1)), result)
 
     return pass_over(
         name, elements, {f"in{k}": d for k, d in enumerate(dtypes)}, stored=(),

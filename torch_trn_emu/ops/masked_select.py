@@ -10,7 +10,7 @@ from math import ceil, prod
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, expanded, labelled, made
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
 from ..kernels.limits import TILE_BYTES, P
 from ..kernels.runs import run_of, runs
 from .elementwise import elementwise
@@ -78,7 +78,7 @@ class _Positions:
         """(flags as 0 and 1, positions of what is chosen) of a tile."""
         b, rows, count = self.b, tile.rows, tile.count
         b.fresh(self.raw, self.flags)
-        raw, flags = (rows_of(t, rows, count) for t in (self.raw, self.flags))
+        raw, flags = (t.rows(rows, count) for t in (self.raw, self.flags))
         b.load(raw, self.there(self.mask, tile, 1))
         b.emit("tensor_scalar", flags, raw, op0="not_equal", imm0=0.0)
         return flags, self.prefix.over(flags, rows, count)
@@ -91,16 +91,14 @@ class _Kept(_Positions):
         super().__init__(b, spec, each)
         self.out = b.hbm("out", ((spec.kept + 1) * spec.entry,), spec.dtype, Role.OUTPUT)
         self.past, self.number = self.tile("past", "float32"), self.tile("number", "int32")
-        b.emit("memset", rows_of(self.past, P, self.together), value=float(spec.kept))
+        b.emit("memset", self.past.rows(P, self.together), value=float(spec.kept))
 
     def keep(self, tile: _Tile, values: Access) -> None:
         b, (flags, positions) = self.b, self.find(tile)
         b.fresh(self.number)
-        number = rows_of(self.number, tile.rows, tile.count)
-        b.emit("select", number, flags, positions, rows_of(self.past, tile.rows, tile.count))
-        whole = Access(
-            buffer=self.out, pattern=((self.spec.entry, self.spec.kept + 1), (1, self.spec.entry))
-        )
+        number = self.number.rows(tile.rows, tile.count)
+        b.emit("select", number, flags, positions, self.past.rows(tile.rows, tile.count))
+        whole = self.out.box((self.spec.entry, self.spec.kept + 1), (1, self.spec.entry))
         b.emit("dma_scatter", whole, values, number, queue="kept")
 
 
@@ -112,7 +110,7 @@ def choose(spec: Masked) -> Program:
     data = kept.tile("entries", spec.dtype, kept.together * spec.entry)
     for tile in kept.tiles():
         b.fresh(data)
-        values = rows_of(data, tile.rows, tile.count * spec.entry)
+        values = data.rows(tile.rows, tile.count * spec.entry)
         b.load(values, kept.there(source, tile, spec.entry))
         kept.keep(tile, values)
     return b.build()
@@ -126,24 +124,23 @@ def coordinates(spec: Masked, shape: tuple[int, ...]) -> Program:
     work = [kept.tile(n, d) for n, d in (("flat", "float32"), ("part", "float32"))]
     whole = kept.tile("quotient", "int32")
     start, order = b.sbuf("start", 1, "float32"), b.sbuf("order", kept.together, "float32")
-    shared = rows_of(start, P, 1)
+    shared = start.rows(P, 1)
     b.emit("memset", shared, value=0.0)
-    b.emit("iota", rows_of(order, P, kept.together), channel=kept.together, step=1, base=0)
+    b.emit("iota", order.rows(P, kept.together), channel=kept.together, step=1, base=0)
     for tile in kept.tiles():
         rows, count = tile.rows, tile.count
         b.fresh(found, whole, *work)
-        flat, part, quotient = (rows_of(t, rows, count) for t in (*work, whole))
+        flat, part, quotient = (t.rows(rows, count) for t in (*work, whole))
         if not tile.at.terms:  # not in a loop, which moves it on
-            b.emit("memset", rows_of(start, P, 1), value=float(tile.at.const))
-        b.emit("tensor_scalar", flat, rows_of(order, rows, count), rows_of(start, rows, 1),
+            b.emit("memset", start.rows(P, 1), value=float(tile.at.const))
+        b.emit("tensor_scalar", flat, order.rows(rows, count), start.rows(rows, 1),
                op0="add")  # fmt: skip
         places = [
-            Access(buffer=found, offset=Affine(k),
-                   pattern=((found.row_elements, rows), (len(shape), count)))
+            found.lanes(rows, (len(shape), count), at=k)
             for k in range(len(shape))
         ]  # fmt: skip
         _divide(b, flat, part, quotient, places, shape)
-        kept.keep(tile, rows_of(found, rows, count * len(shape)))
+        kept.keep(tile, found.rows(rows, count * len(shape)))
         if tile.at.terms:
             b.emit("tensor_scalar", shared, shared, op0="add", imm0=float(P * kept.together))
     return b.build()
@@ -174,16 +171,16 @@ def spread(spec: Masked, *, adds: bool) -> Program:
     positions = _Positions(b, spec, entry * itemsize(spec.dtype))
     tiles = [positions.tile(n, spec.dtype, positions.together * entry) for n in ("old", "new")]
     number = positions.tile("number", "int32")
-    table = Access(buffer=source, pattern=((entry, spec.kept), (1, entry)))
+    table = source.box((entry, spec.kept), (1, entry))
     for tile in positions.tiles():
         flags, found = positions.find(tile)
         b.fresh(number, *tiles)
-        where = rows_of(number, tile.rows, tile.count)
+        where = number.rows(tile.rows, tile.count)
         b.emit("tensor_tensor", where, found, flags, op="multiply")
-        old, new = (rows_of(t, tile.rows, tile.count * entry) for t in tiles)
+        old, new = (t.rows(tile.rows, tile.count * entry) for t in tiles)
         b.emit("dma_gather", new, table, where, queue="source")
         b.load(old, positions.there(rest, tile, entry))
-        each = Access(buffer=flags.buffer, pattern=(flags.pattern[0], (1, tile.count), (0, entry)))
+        each = flags.buffer.box(flags.pattern[0], (1, tile.count), (0, entry))
         if adds:
             b.emit("tensor_tensor", new, new, each, op="multiply")
             b.emit("tensor_tensor", old, old, new, op="add")

@@ -10,7 +10,7 @@ from math import ceil, prod
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, elements_of, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from ..kernels.entries import integers
 from ..kernels.limits import P
 from ..kernels.runs import clear, run_of, runs
@@ -84,7 +84,7 @@ class _Chosen:
             self.table = b.hbm("weight", (spec.classes, 1), spec.dtype, Role.WEIGHT)
             self.taken = self.tile("class weights", spec.dtype)
         self.start = b.sbuf("starts", self.together, "int32")
-        whole = rows_of(self.start, P, self.together)
+        whole = self.start.rows(P, self.together)
         b.emit("iota", whole, channel=self.together * spec.step, step=spec.step, base=0)
 
     def tile(self, name: str, dtype: str) -> Buffer:
@@ -103,17 +103,17 @@ class _Chosen:
         b, spec = self.b, self.spec
         b.fresh(self.raw, self.counts, self.found, self.number, self.weights)
         tiles = (self.raw, self.counts, self.found, self.number, self.weights)
-        raw, counts, found, number, weights = (rows_of(t, size, count) for t in tiles)
+        raw, counts, found, number, weights = (t.rows(size, count) for t in tiles)
         b.load(raw, run_of(self.target, at, size, count, self.together))
         integers(b, "tensor_scalar", counts, raw, op0="not_equal", imm0=spec.ignored)
         integers(b, "tensor_tensor", found, raw, counts, op="multiply")
         integers(b, "tensor_scalar", number, found, op0="multiply", imm0=spec.apart)
-        start = rows_of(self.start, size, count)
+        start = self.start.rows(size, count)
         integers(b, "tensor_tensor", number, number, start, op="add")
         b.emit("tensor_copy", weights, counts)
         if spec.weighted:
             b.fresh(self.taken)
-            taken, table = rows_of(self.taken, size, count), rows_of(self.table, spec.classes, 1)
+            taken, table = self.taken.rows(size, count), self.table.rows(spec.classes, 1)
             b.emit("dma_gather", taken, table, found, queue="weights")
             b.emit("tensor_tensor", weights, weights, taken, op="multiply")
         return number, weights
@@ -122,7 +122,7 @@ class _Chosen:
         """The elements that the numbers of a tile count in."""
         spec, last = self.spec, (size - 1) * self.together + count - 1
         elements = last * spec.step + (spec.classes - 1) * spec.apart + 1
-        return elements_of(hbm, (1, elements), (1, 1), at=base)
+        return hbm.box((1, elements), (1, 1), at=base)
 
 
 def nll_loss(spec: _Rows, *, cores: int = 1) -> Program:
@@ -140,24 +140,24 @@ def nll_loss(spec: _Rows, *, cores: int = 1) -> Program:
         stored = chosen.tile("stored", spec.dtype)
     else:
         sums, part = b.sbuf("sums", 2, "float32"), b.sbuf("part", 1, "float32", slots=4)
-        b.emit("memset", rows_of(sums, P, 2), value=0.0)
+        b.emit("memset", sums.rows(P, 2), value=0.0)
     for at, base, size, count in chosen.tiles():
         number, weights = chosen.prepare(at, size, count)
         b.fresh(picked, loss)
-        here, made = rows_of(picked, size, count), rows_of(loss, size, count)
+        here, made = picked.rows(size, count), loss.rows(size, count)
         b.emit("dma_gather", here, chosen.reach(x, base, size, count), number, queue="classes")
         b.emit("tensor_tensor", made, here, weights, op="multiply")
         if spec.reduction == NONE:
             b.fresh(stored)
-            to = rows_of(stored, size, count)
+            to = stored.rows(size, count)
             b.emit("tensor_scalar", to, made, op0="multiply", imm0=-1.0)
             b.store(run_of(out, at, size, count, chosen.together), to)
             continue
         for k, values in enumerate((made, weights)):
             b.fresh(part)
-            b.emit("tensor_reduce", rows_of(part, size, 1), values, op="add")
-            total = rows_of(sums, size, 1, k)
-            b.emit("tensor_tensor", total, total, rows_of(part, size, 1), op="add")
+            b.emit("tensor_reduce", part.rows(size, 1), values, op="add")
+            total = sums.rows(size, 1, k)
+            b.emit("tensor_tensor", total, total, part.rows(size, 1), op="add")
     if spec.reduction != NONE:
         _finish(b, spec, sums, out)
     return b.build()
@@ -169,17 +169,17 @@ def _finish(b: Builder, spec: _Rows, sums: Buffer, out: Buffer) -> None:
     both, inverse = b.sbuf("both", 2, "float32"), b.sbuf("inverse", 1, "float32")
     stored = b.sbuf("stored", 2, spec.dtype)
     weight = b.hbm("total_weight", (1,), spec.dtype, Role.OUTPUT)
-    b.emit("memset", rows_of(ones, P, 1), value=1.0)
-    b.emit("nc_matmul", rows_of(psum, 1, 2), rows_of(ones, P, 1), rows_of(sums, P, 2))
-    b.emit("tensor_copy", rows_of(both, 1, 2), rows_of(psum, 1, 2))
-    loss = rows_of(both, 1, 1)
+    b.emit("memset", ones.rows(P, 1), value=1.0)
+    b.emit("nc_matmul", psum.rows(1, 2), ones.rows(P, 1), sums.rows(P, 2))
+    b.emit("tensor_copy", both.rows(1, 2), psum.rows(1, 2))
+    loss = both.rows(1, 1)
     if spec.reduction == MEAN:
-        b.emit("reciprocal", rows_of(inverse, 1, 1), rows_of(both, 1, 1, 1))
-        b.emit("tensor_tensor", loss, loss, rows_of(inverse, 1, 1), op="multiply")
-    b.emit("tensor_scalar", rows_of(stored, 1, 1), loss, op0="multiply", imm0=-1.0)
-    b.emit("tensor_copy", rows_of(stored, 1, 1, 1), rows_of(both, 1, 1, 1))
+        b.emit("reciprocal", inverse.rows(1, 1), both.rows(1, 1, 1))
+        b.emit("tensor_tensor", loss, loss, inverse.rows(1, 1), op="multiply")
+    b.emit("tensor_scalar", stored.rows(1, 1), loss, op0="multiply", imm0=-1.0)
+    b.emit("tensor_copy", stored.rows(1, 1, 1), both.rows(1, 1, 1))
     for k, to in enumerate((out, weight)):
-        b.store(elements_of(to, (1, 1), (1, 1)), rows_of(stored, 1, 1, k))
+        b.store(to.box((1, 1), (1, 1)), stored.rows(1, 1, k))
 
 
 def nll_loss_gradient(spec: _Rows, *, cores: int = 1) -> Program:
@@ -199,15 +199,15 @@ def nll_loss_gradient(spec: _Rows, *, cores: int = 1) -> Program:
     for at, base, size, count in chosen.tiles():
         number, weights = chosen.prepare(at, size, count)
         b.fresh(stored)
-        to = rows_of(stored, size, count)
+        to = stored.rows(size, count)
         if each:
             b.fresh(given)
-            here = rows_of(given, size, count)
+            here = given.rows(size, count)
             b.load(here, run_of(g, at, size, count, chosen.together))
             b.emit("tensor_tensor", weights, weights, here, op="multiply")
             b.emit("tensor_scalar", to, weights, op0="multiply", imm0=-1.0)
         else:
-            shared = rows_of(scale, size, 1)
+            shared = scale.rows(size, 1)
             b.emit("tensor_scalar", to, weights, shared, op0="multiply", op1="multiply", imm1=-1.0)
         b.emit("dma_scatter", chosen.reach(out, base, size, count), to, number, queue="classes")
     return b.build()
@@ -216,14 +216,14 @@ def nll_loss_gradient(spec: _Rows, *, cores: int = 1) -> Program:
 def _scale(b: Builder, spec: _Rows, g: Buffer) -> Buffer:
     """The gradient of the sum on every partition, over the weights' sum for a mean."""
     raw, scale = b.sbuf("g and weight", 2, spec.dtype), b.sbuf("scale", 1, "float32")
-    b.load(rows_of(raw, P, 1), elements_of(g, (0, P), (1, 1)))
-    b.emit("tensor_copy", rows_of(scale, P, 1), rows_of(raw, P, 1))
+    b.load(raw.rows(P, 1), g.box((0, P), (1, 1)))
+    b.emit("tensor_copy", scale.rows(P, 1), raw.rows(P, 1))
     if spec.reduction == MEAN:
         weight = b.hbm("total_weight", (1,), spec.dtype, Role.INPUT)
         inverse = b.sbuf("inverse", 1, "float32")
-        b.load(rows_of(raw, P, 1, 1), elements_of(weight, (0, P), (1, 1)))
-        over, total = rows_of(inverse, P, 1), rows_of(scale, P, 1)
-        b.emit("tensor_scalar", over, rows_of(raw, P, 1, 1), op0="max", imm0=LEAST)
+        b.load(raw.rows(P, 1, 1), weight.box((0, P), (1, 1)))
+        over, total = inverse.rows(P, 1), scale.rows(P, 1)
+        b.emit("tensor_scalar", over, raw.rows(P, 1, 1), op0="max", imm0=LEAST)
         b.emit("reciprocal", over, over)
         b.emit("tensor_tensor", total, total, over, op="multiply")
     return scale

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
-from ..isa import Role, elements_of
+from ..isa import Role
 from ..kernels.multi_tensor import Tiles, pass_over
 from .op import Lowered
 
@@ -207,7 +207,7 @@ def fused(call: Call, target: Target) -> Lowered:
         optimizer.each(t, a)
         for old in kept:
             new = t(old.removeprefix("old "))
-            every = elements_of(t.shared["found_inf"], (1, t.rows), (0, t.count))
+            every = t.shared["found_inf"].box((1, t.rows), (0, t.count))
             t.b.emit("select", new, every, t(old), new)
 
     program = pass_over(
@@ -255,10 +255,10 @@ def unscale(call: Call, target: Target) -> Lowered:
     def last(t: Tiles) -> None:
         t.tensor("found", "found", "max", "found_inf")
         all_of = t.b.sbuf("found on one", 1, "float32")
-        one = elements_of(all_of, (1, 1), (1, 1))
+        one = all_of.box((1, 1), (1, 1))
         t.b.emit("tensor_partition_reduce", one, t("found"), op="max")
         out = t.b.hbm("new found_inf", (1,), shared["found_inf"], Role.OUTPUT)
-        t.b.store(elements_of(out, (1, 1), (1, 1)), one)
+        t.b.store(out.box((1, 1), (1, 1)), one)
 
     program = pass_over(
         call.name,

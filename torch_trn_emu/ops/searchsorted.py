@@ -9,7 +9,7 @@ from math import ceil, prod
 
 from ..calls import Call, Target
 from ..calls.labels import labelled, made
-from ..isa import Builder, Program, Role, elements_of, rows_of
+from ..isa import Builder, Program, Role
 from ..kernels.limits import WIDE, P
 from .elementwise import elementwise
 from .formulas import steps_of
@@ -48,27 +48,27 @@ def counted(
     for r0, size in b.tiles(rows, P):
         for n0, count in b.tiles(numbers, together):
             b.fresh(data, values, found, places)
-            there = elements_of(source, (numbers, size), (1, count), at=r0 * numbers + n0)
-            b.load(rows_of(data, size, count), there)
-            b.emit("tensor_copy", rows_of(values, size, count), rows_of(data, size, count))
-            b.emit("memset", rows_of(found, size, count), value=0.0)
+            there = source.box((numbers, size), (1, count), at=r0 * numbers + n0)
+            b.load(data.rows(size, count), there)
+            b.emit("tensor_copy", values.rows(size, count), data.rows(size, count))
+            b.emit("memset", found.rows(size, count), value=0.0)
             for c0, some in b.tiles(boundaries, wide):
                 b.fresh(row)
                 at = c0 if shared else r0 * boundaries + c0
                 pitch = 0 if shared else boundaries
-                its = elements_of(edges, (pitch, size), (1, some), at=at)
-                b.load(rows_of(row, size, some), its)
+                its = edges.box((pitch, size), (1, some), at=at)
+                b.load(row.rows(size, some), its)
                 with b.loop(count) as n:
                     b.fresh(of_chunk)
-                    one, to = rows_of(values, size, 1, n), rows_of(found, size, 1, n)
-                    here = rows_of(of_chunk, size, 1)
-                    both = (rows_of(less, size, some), here)
-                    b.emit("tensor_scalar_reduce", both, rows_of(row, size, some), one, op0=op,
+                    one, to = values.rows(size, 1, n), found.rows(size, 1, n)
+                    here = of_chunk.rows(size, 1)
+                    both = (less.rows(size, some), here)
+                    b.emit("tensor_scalar_reduce", both, row.rows(size, some), one, op0=op,
                            op="add")  # fmt: skip
                     b.emit("tensor_tensor", to, to, here, op="add")
-            b.emit("tensor_copy", rows_of(places, size, count), rows_of(found, size, count))
-            to = elements_of(out, (numbers, size), (1, count), at=r0 * numbers + n0)
-            b.store(to, rows_of(places, size, count))
+            b.emit("tensor_copy", places.rows(size, count), found.rows(size, count))
+            to = out.box((numbers, size), (1, count), at=r0 * numbers + n0)
+            b.store(to, places.rows(size, count))
     return b.build()
 
 

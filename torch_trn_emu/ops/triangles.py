@@ -8,7 +8,7 @@ from math import ceil
 
 from ..calls import Call, Target
 from ..calls.labels import labelled
-from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
+from ..isa import Affine, Builder, Program, Role, itemsize
 from ..kernels.limits import P
 from .op import Lowered, Lowering
 
@@ -38,18 +38,18 @@ def triangular(
             loaded = sorted(p for p in (kept, band) if p[1])
             if loaded:
                 first, last = loaded[0][0], sum(loaded[-1])
-                tile = rows_of(data, size, last - first, first)
-                b.load(tile, rows_of(source, size, last - first, at + first))
+                tile = data.rows(size, last - first, first)
+                b.load(tile, source.rows(size, last - first, at + first))
             if band[1]:
-                tile = rows_of(data, size, band[1], band[0])
+                tile = data.rows(size, band[1], band[0])
                 sign, base = (
                     (1, r0 + diagonal - band[0]) if lower else (-1, band[0] - r0 - diagonal)
                 )
                 b.emit("affine_select", tile, tile, channel=sign, step=-sign, base=base,
                        on_false=0.0)  # fmt: skip
             if empty[1]:
-                b.emit("memset", rows_of(data, size, empty[1], Affine(empty[0])), value=0.0)
-            b.store(rows_of(out, size, columns, at), rows_of(data, size, columns))
+                b.emit("memset", data.rows(size, empty[1], Affine(empty[0])), value=0.0)
+            b.store(out.rows(size, columns, at), data.rows(size, columns))
     return b.build()
 
 

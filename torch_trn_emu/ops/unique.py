@@ -9,7 +9,7 @@ from math import ceil
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, labelled, made, relabelled
 from ..chip import Chip
-from ..isa import Affine, Builder, Program, Role, rows_of
+from ..isa import Affine, Builder, Program, Role
 from ..kernels.entries import Indexed, Term, scatter_entries
 from ..kernels.limits import WIDE, P
 from ..kernels.runs import run_of, runs
@@ -36,13 +36,13 @@ def neighbours(
                                                    ("made", out_dtype))]  # fmt: skip
     for at, rows, wide in runs(b, count - 1, q):
         b.fresh(*tiles)
-        one, following, done = (rows_of(t, rows, wide) for t in tiles)
+        one, following, done = (t.rows(rows, wide) for t in tiles)
         b.load(one, run_of(source, at, rows, wide, q))
         b.load(following, run_of(source, at + 1, rows, wide, q))
         b.emit("tensor_tensor", done, following, one, op=op)
         b.store(run_of(out, at + shift, rows, wide, q), done)
     b.fresh(*tiles)
-    edge, done = rows_of(tiles[0], 1, 1), rows_of(tiles[2], 1, 1)
+    edge, done = tiles[0].rows(1, 1), tiles[2].rows(1, 1)
     if first is not None:
         b.emit("memset", done, value=first)
     else:

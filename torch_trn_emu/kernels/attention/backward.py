@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize, rows_of
+from ...isa import Access, Affine, Buffer, Builder, Engine, Program, Role, itemsize
 from ..limits import P
 from ..pipelining import Item, Window, pipelined
 from .spec import BLOCK, AttentionSpec, Masks, Transposer, fits, grids, tile_at
@@ -96,7 +96,7 @@ class _Backward:
             self.at = {x: self.hbm[x].at(n, h) for x in ("k", "v", "dk", "dv")}
             if a.group > 1:
                 for total in self.shared.values():
-                    b.emit("memset", rows_of(total, P, total.row_elements), value=0.0)
+                    b.emit("memset", total.rows(P, total.row_elements), value=0.0)
             with b.loop(a.group) as g:
                 head = h * a.group + g
                 self.row = (n * a.heads + head) * a.queries
@@ -140,12 +140,12 @@ class _Backward:
         """Queries and their gradients, transposed, and of each query: -logsumexp, sum(g * out)."""
         b, a = self.b, self.a
         b.fresh(*self.rows.values(), *self.transposed.values(), self.shift, self.delta, self.dq)
-        whole = rows_of(self.dq, P, self.dq.row_elements)
+        whole = self.dq.rows(P, self.dq.row_elements)
         b.emit("memset", whole, value=0.0, engine=Engine.GPSIMD)
         for grid in grids(a.queries):
             pattern, at = ((1, grid.rows), (P, grid.tiles)), self.row + grid.first * P
             shift = grid.column(self.shift)
-            b.load(shift, Access(buffer=self.lse, offset=at, pattern=pattern))
+            b.load(shift, self.lse.box(*pattern, at=at))
             b.emit("tensor_scalar", shift, shift, op0="multiply", imm0=-1.0)
         for start, size in b.tiles(a.queries, BLOCK):
             at = tile_at(start, a.dim)
@@ -168,7 +168,7 @@ class _Backward:
 
     def _of_query(self, buffer: Buffer, first: Affine, rows: int) -> Access:
         """A column of a value for each query."""
-        return rows_of(buffer, rows, 1, first.divided(P))
+        return buffer.rows(rows, 1, first.divided(P))
 
     def _bring_keys(self, start: Affine, size: int) -> None:
         for n in "kv":
@@ -208,22 +208,22 @@ class _Backward:
         rows, at = item.kind.rows, self._first(item)
         self.b.fresh(self.scores, self.wanted)
         for psum, n, key in ((self.scores, "q", "k"), (self.wanted, "g", "v")):
-            stationary = rows_of(self.transposed[n], self.a.dim, rows, at)
-            moving = rows_of(self.key_transposed[key], self.a.dim, self.size)
-            self._multiply(rows_of(psum, rows, self.size), stationary, moving)
+            stationary = self.transposed[n].rows(self.a.dim, rows, at)
+            moving = self.key_transposed[key].rows(self.a.dim, self.size)
+            self._multiply(psum.rows(rows, self.size), stationary, moving)
 
     def _errors(self, item: Item[_Queries]) -> None:
         """The weights, exp(scores - logsumexp), and errors, (wanted - delta) * weights."""
         b, rows, first = self.b, item.kind.rows, self._first(item)
         b.fresh(self.weights, self.errors, self.narrow)
-        scores, wanted = (rows_of(x, rows, self.size) for x in (self.scores, self.wanted))
+        scores, wanted = (x.rows(rows, self.size) for x in (self.scores, self.wanted))
         if self.masks.given or item.kind.diagonal:
             b.fresh(self.masked)
-            masked = rows_of(self.masked, rows, self.size)
+            masked = self.masked.rows(rows, self.size)
             self.masks.hide(masked, scores, self.mask_at, rows, first, self.start, self.size)
             scores = masked
         weights, errors, narrow = (
-            rows_of(x, rows, self.size) for x in (self.weights, self.errors, self.narrow)
+            x.rows(rows, self.size) for x in (self.weights, self.errors, self.narrow)
         )
         shift, delta = (self._of_query(x, first, rows) for x in (self.shift, self.delta))
         b.emit("activation", weights, scores, shift, op="exp", scale=self.masks.scale)
@@ -236,23 +236,23 @@ class _Backward:
         rows, dim = item.kind.rows, self.a.dim
         self.transposer.spread(self.errors, rows, self.size)
         for n, source, moving in (("k", self.errors, "q"), ("v", self.narrow, "g")):
-            given = rows_of(self.rows[moving], rows, dim, self._tile(item) * dim)
+            given = self.rows[moving].rows(rows, dim, self._tile(item) * dim)
             for t, count in _tiles(self.size):
-                into = rows_of(self.sums[n], count, dim, t * dim)
-                self._multiply(into, rows_of(source, rows, count, t * P), given)
+                into = self.sums[n].rows(count, dim, t * dim)
+                self._multiply(into, source.rows(rows, count, t * P), given)
 
     def _of_gone(self, item: Item[_Queries]) -> None:
         rows, dim = item.kind.rows, self.a.dim
         self.b.fresh(self.product)
         for t, count in _tiles(self.size):
-            stationary = rows_of(self.errors_transposed, count, rows, t * P)
-            keys = rows_of(self.key_rows["k"], count, dim, t * dim)
-            self._multiply(rows_of(self.product, rows, dim), stationary, keys)
+            stationary = self.errors_transposed.rows(count, rows, t * P)
+            keys = self.key_rows["k"].rows(count, dim, t * dim)
+            self._multiply(self.product.rows(rows, dim), stationary, keys)
 
     def _add_to_queries(self, item: Item[_Queries]) -> None:
         rows, dim = item.kind.rows, self.a.dim
-        total = rows_of(self.dq, rows, dim, self._tile(item) * dim)
-        product = rows_of(self.product, rows, dim)
+        total = self.dq.rows(rows, dim, self._tile(item) * dim)
+        product = self.product.rows(rows, dim)
         self.b.emit("tensor_tensor", total, total, product, op="add")
 
     def _multiply(self, into: Access, stationary: Access, moving: Access) -> None:
@@ -263,7 +263,7 @@ class _Backward:
     def _nothing(self) -> None:
         """Keys behind the last query of `causal` have no gradient."""
         for total in self.sums.values():
-            self.b.emit("memset", rows_of(total, P, total.row_elements), value=0.0)
+            self.b.emit("memset", total.rows(P, total.row_elements), value=0.0)
 
     def _leave(self, start: Affine, size: int) -> None:
         """The gradients of a block's keys and values leave PSUM."""

@@ -16,7 +16,7 @@ from itertools import groupby
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program, Role, elements_of, itemsize, rows_of
+from ...isa import Access, Affine, Builder, Program, Role, itemsize
 from ..limits import P
 from ..pipelining import Item, Window, pipelined
 from .spec import BLOCK, AttentionSpec, Masks, Tile, Transposer, fits, grids, tile_at, tiles_of
@@ -227,7 +227,7 @@ class _Forward:
             return
         b.fresh(self.q_rows, self.q_transposed)
         at = self.q_at + self._first(item) * self.q.layout.row
-        b.load(rows_of(self.q_rows, rows, a.dim), self.q.rows(at, rows))
+        b.load(self.q_rows.rows(rows, a.dim), self.q.rows(at, rows))
         self.transposer.transpose(self.q_transposed, 0, self.q_rows, 0, rows)
 
     def _scores(
@@ -235,11 +235,11 @@ class _Forward:
     ) -> None:
         b, rows = self.b, item.kind.tile.rows
         b.fresh(self.scores)
-        scores, key = rows_of(self.scores, rows, size), at + item.kind.start
-        moving = rows_of(self.k_transposed, self.a.dim, size, key)
-        stationary = rows_of(self.q_transposed, self.a.dim, rows)
+        scores, key = self.scores.rows(rows, size), at + item.kind.start
+        moving = self.k_transposed.rows(self.a.dim, size, key)
+        stationary = self.q_transposed.rows(self.a.dim, rows)
         b.emit("nc_matmul", scores, stationary, moving, load="background")
-        masked, top = rows_of(self.masked, rows, size, at), rows_of(self.tops, rows, 1, number)
+        masked, top = self.masked.rows(rows, size, at), self.tops.rows(rows, 1, number)
         if not self.masks.given and not hides:
             both = (masked, top)
             b.emit("tensor_scalar_reduce", both, scores, op0="multiply", imm0=1.0, op="max")
@@ -251,22 +251,22 @@ class _Forward:
         """The bias of the exponential: the greatest score, scaled and negated."""
         b, tile = self.b, item.kind.tile
         b.fresh(self.low)
-        low = rows_of(self.low, tile.rows, 1)
-        b.emit("tensor_reduce", low, rows_of(self.tops, tile.rows, tile.blocks), op="max")
+        low = self.low.rows(tile.rows, 1)
+        b.emit("tensor_reduce", low, self.tops.rows(tile.rows, tile.blocks), op="max")
         b.emit("tensor_scalar", low, low, op0="multiply", imm0=-self.masks.scale)
 
     # --- the part before: weights and their product with the values ---
 
     def _open_weights(self, item: Item[_Part]) -> None:
         b, rows = self.b, item.kind.tile.rows
-        low, shift = rows_of(self.low, rows, 1), rows_of(self.shift, rows, 1)
+        low, shift = self.low.rows(rows, 1), self.shift.rows(rows, 1)
         if item.kind.opens:
             b.fresh(self.shift)
-            shift = rows_of(self.shift, rows, 1)
+            shift = self.shift.rows(rows, 1)
             b.emit("activation", shift, low, op="copy")
         else:
             b.fresh(self.grown, self.keep)
-            grown, keep = rows_of(self.grown, rows, 1), rows_of(self.keep, rows, 1)
+            grown, keep = self.grown.rows(rows, 1), self.keep.rows(rows, 1)
             b.emit("tensor_tensor", grown, shift, low, op="min")
             b.emit("tensor_tensor", keep, grown, shift, op="subtract")
             b.emit("activation", keep, keep, op="exp")
@@ -277,42 +277,42 @@ class _Forward:
         """exp(score * scale + shift), transposed so that keys lie on partitions."""
         b, rows = self.b, item.kind.tile.rows
         b.fresh(self.weights)
-        written = (rows_of(self.weights, rows, size), rows_of(self.parts, rows, 1, number))
-        masked = rows_of(self.masked, rows, size, at, age=self.age)
-        shift = rows_of(self.shift, rows, 1)
+        written = (self.weights.rows(rows, size), self.parts.rows(rows, 1, number))
+        masked = self.masked.rows(rows, size, at, age=self.age)
+        shift = self.shift.rows(rows, 1)
         b.emit("activation_reduce", written, masked, shift, op="exp", scale=self.masks.scale)
         self.transposer.spread(self.weights, rows, size)
 
     def _multiply(self, item: Item[_Part], at: Affine, size: int) -> None:
         b, a, rows = self.b, self.a, item.kind.tile.rows
-        product = rows_of(self.product, rows, a.dim)
+        product = self.product.rows(rows, a.dim)
         first = tile_at(at + item.kind.start, a.dim)
         for t in range(ceil(size / P)):
             count = min(P, size - t * P)
-            stationary = rows_of(self.weights_transposed, count, rows, t * P)
-            values = rows_of(self.v_rows, count, a.dim, first + t * a.dim)
+            stationary = self.weights_transposed.rows(count, rows, t * P)
+            values = self.v_rows.rows(count, a.dim, first + t * a.dim)
             b.emit("nc_matmul", product, stationary, values, load="background")
 
     def _close_weights(self, item: Item[_Part]) -> None:
         """The sum of the weights and, of all keys' weights, its inverse."""
         b, tile = self.b, item.kind.tile
         b.fresh(self.total if item.kind.opens else self.part)
-        part, total = rows_of(self.part, tile.rows, 1), rows_of(self.total, tile.rows, 1)
-        parts = rows_of(self.parts, tile.rows, tile.blocks)
+        part, total = self.part.rows(tile.rows, 1), self.total.rows(tile.rows, 1)
+        parts = self.parts.rows(tile.rows, tile.blocks)
         if item.kind.opens:
             b.emit("tensor_reduce", total, parts, op="add")
         else:
-            keep = rows_of(self.keep, tile.rows, 1)
+            keep = self.keep.rows(tile.rows, 1)
             b.emit("tensor_reduce", part, parts, op="add")
             b.emit("tensor_scalar", total, total, keep, part, op0="multiply", op1="add")
         if item.kind.closes:
             b.fresh(self.inverse)
-            b.emit("reciprocal", rows_of(self.inverse, tile.rows, 1), total)
+            b.emit("reciprocal", self.inverse.rows(tile.rows, 1), total)
             if self.a.stats:
                 at = self._tile(item)
-                shift = rows_of(self.shift, tile.rows, 1)
-                b.emit("tensor_copy", rows_of(self.totals, tile.rows, 1, at), total)
-                b.emit("tensor_copy", rows_of(self.shifts, tile.rows, 1, at), shift)
+                shift = self.shift.rows(tile.rows, 1)
+                b.emit("tensor_copy", self.totals.rows(tile.rows, 1, at), total)
+                b.emit("tensor_copy", self.shifts.rows(tile.rows, 1, at), shift)
 
     def _store_stats(self) -> None:
         """The logarithms of a head at once: the Scalar engine loads its tables anew for them."""
@@ -323,18 +323,18 @@ class _Forward:
             b.emit("tensor_tensor", totals, totals, shifts, op="subtract")
             pattern = ((1, grid.rows), (P, grid.tiles))
             at = self.row + grid.first * P
-            b.store(elements_of(self.lse, *pattern, at=at), totals)
+            b.store(self.lse.box(*pattern, at=at), totals)
 
     # --- the oldest part: the result ---
 
     def _finish(self, item: Item[_Part]) -> None:
         b, a, rows = self.b, self.a, item.kind.tile.rows
-        gathered = rows_of(self.product, rows, a.dim)
+        gathered = self.product.rows(rows, a.dim)
         if not self.one_section:
             gathered = self._gathered(item, gathered)
         if item.kind.closes:
             b.fresh(self.result)
-            result, inverse = rows_of(self.result, rows, a.dim), rows_of(self.inverse, rows, 1)
+            result, inverse = self.result.rows(rows, a.dim), self.inverse.rows(rows, 1)
             b.emit("tensor_scalar", result, gathered, inverse, op0="multiply")
             at = self.out_at + self._first(item) * self.out.layout.row
             b.store(self.out.rows(at, rows), result)
@@ -344,7 +344,7 @@ class _Forward:
         b, rows = self.b, item.kind.tile.rows
         if item.kind.opens:
             b.fresh(self.sum)
-        gathered, keep = rows_of(self.sum, rows, self.a.dim), rows_of(self.keep, rows, 1)
+        gathered, keep = self.sum.rows(rows, self.a.dim), self.keep.rows(rows, 1)
         if item.kind.opens:
             b.emit("tensor_copy", gathered, product)
         else:

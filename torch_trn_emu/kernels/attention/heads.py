@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from ...calls import TensorArg
-from ...isa import Access, Affine, Builder, Index, Role, affine, elements_of
+from ...isa import Access, Affine, Builder, Index, Role, affine
 
 __all__ = ["Heads", "Layout", "Sizes", "layout_of"]
 
@@ -99,4 +99,4 @@ class Heads:
         lines = ((here.among, here.folded),) if here.folded > 1 else ()
         lines = (*lines, (here.row, rows // here.folded))
         pattern = (*lines, *between, (here.dim, self.dim))
-        return elements_of(self.buffer, *pattern, at=at)
+        return self.buffer.box(*pattern, at=at)

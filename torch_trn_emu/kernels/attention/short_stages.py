@@ -6,7 +6,7 @@ Scores of the newest step, weights of the one before, the result of the oldest.
 from dataclasses import dataclass, replace
 from math import ceil
 
-from ...isa import Access, Affine, Buffer, Builder, Engine, Role, affine, itemsize, rows_of
+from ...isa import Access, Affine, Buffer, Builder, Engine, Role, affine, itemsize
 from ..limits import BANK_BYTES, P
 from .spec import BLOCK, AttentionSpec, Masks, grids
 
@@ -131,7 +131,7 @@ class Stages:
         b.fresh(self.q_rows, self.q_transposed, self.scores, self.low)
         transposes = [(self.q_rows, 0, self.q_transposed, 0, rows, rows, g)]
         at = self.q.at(w.n, self._head(w), w.first)
-        b.load(rows_of(self.q_rows, rows, g * a.dim), self.q.heads(at, rows, g))
+        b.load(self.q_rows.rows(rows, g * a.dim), self.q.heads(at, rows, g))
         if w.tile.opens:
             transposes += self._bring(w)
         self._transpose(transposes)
@@ -141,7 +141,7 @@ class Stages:
             q = self._at(self.q_transposed, a.dim, rows, c * rows, p)
             k = self.k_at + head // self.stack * a.keys
             moving = self._at(self.k_transposed, a.dim, w.tile.seen, k, p)
-            scores = rows_of(self.scores, rows, w.tile.seen, h * a.keys)
+            scores = self.scores.rows(rows, w.tile.seen, h * a.keys)
             b.emit("nc_matmul", scores, q, moving, load="background")
         found = self._by_head(self.scores, w.tile)
         if a.causal or self.masks.given:
@@ -150,7 +150,7 @@ class Stages:
             masked = self._by_head(self.masked, w.tile)
             self._hide(w, masked, found)
             found = masked
-        low = rows_of(self.low, rows, g)
+        low = self.low.rows(rows, g)
         b.emit("tensor_reduce", low, found, op="max")
         b.emit("tensor_scalar", low, low, op0="multiply", imm0=-self.masks.scale)
 
@@ -166,7 +166,7 @@ class Stages:
             for grid in grids(a.keys):
                 at = heads.at(w.n, w.step * self.kv, grid.first * P)
                 source = heads.heads(at, grid.rows, self.kv, tiles=grid.tiles, tile=P)
-                to = rows_of(buffer, grid.rows, grid.tiles * width, grid.first * width)
+                to = buffer.rows(grid.rows, grid.tiles * width, grid.first * width)
                 b.load(to, source)
         for t, start in enumerate(range(0, a.keys, P)):
             count, place = min(P, a.keys - start), self.k_at + start
@@ -202,13 +202,11 @@ class Stages:
         b, at = self.b, 0
         b.fresh(self.transposer)
         for _, _, source, start, count, deep in held:
-            rows = rows_of(source, count, deep, start)
-            b.emit("nc_transpose", rows_of(self.transposer, deep, count, at), rows)
+            rows = source.rows(count, deep, start)
+            b.emit("nc_transpose", self.transposer.rows(deep, count, at), rows)
             at += count
         (to, first, _, _, _, deep), width = held[0], at
-        b.emit(
-            "tensor_copy", rows_of(to, deep, width, first), rows_of(self.transposer, deep, width)
-        )
+        b.emit("tensor_copy", to.rows(deep, width, first), self.transposer.rows(deep, width))
 
     def _hide(self, w: Work, masked: Access, scores: Access) -> None:
         """Scores as they leave PSUM, with what the mask adds."""
@@ -230,32 +228,26 @@ class Stages:
         source = self.masked if w.tile.hides or self.masks.given else self.scores
         for h in range(g):
             both = (
-                rows_of(self.weights, rows, seen, h * a.keys),
-                rows_of(self.sums, rows, 1, h),
+                self.weights.rows(rows, seen, h * a.keys),
+                self.sums.rows(rows, 1, h),
             )
-            scores = rows_of(source, rows, seen, h * a.keys, age=age)
-            low = rows_of(self.low, rows, 1, h, age=age)
+            scores = source.rows(rows, seen, h * a.keys, age=age)
+            low = self.low.rows(rows, 1, h, age=age)
             b.emit("activation_reduce", both, scores, low, op="exp", scale=self.masks.scale)
-        sums = rows_of(self.sums, rows, g)
-        b.emit("reciprocal", rows_of(self.inverse, rows, g), sums)
+        sums = self.sums.rows(rows, g)
+        b.emit("reciprocal", self.inverse.rows(rows, g), sums)
         if a.stats:
-            self._keep_sums(w, sums, rows_of(self.low, rows, g, age=age))
+            self._keep_sums(w, sums, self.low.rows(rows, g, age=age))
         for h in range(g):
             for start in range(0, seen, P):
                 count = min(P, seen - start)
-                transposed = rows_of(
-                    self.weights_psum, count, rows, self._weights_at(h, start, rows)
-                )
-                weights = rows_of(self.weights, rows, count, h * a.keys + start)
+                transposed = self.weights_psum.rows(count, rows, self._weights_at(h, start, rows))
+                weights = self.weights.rows(rows, count, h * a.keys + start)
                 b.emit("nc_transpose", transposed, weights)
         for grid in grids(seen):  # Vector has more to do than Scalar
-            width = grid.tiles * rows
+            width, at = grid.tiles * rows, self._weights_at(0, grid.first * P, rows)
             to, transposed = (
-                Access(
-                    buffer=x,
-                    offset=Affine(self._weights_at(0, grid.first * P, rows)),
-                    pattern=((x.row_elements, grid.rows), (self.pitch, g), (1, width)),
-                )
+                x.lanes(grid.rows, (self.pitch, g), (1, width), at=at)
                 for x in (self.weights_transposed, self.weights_psum)
             )
             b.emit("tensor_copy", to, transposed, engine=Engine.SCALAR)
@@ -274,20 +266,17 @@ class Stages:
             for t, start in enumerate(range(0, seen, P)):
                 count = min(P, seen - start)
                 at = self._weights_at(h, start, rows)
-                stationary = rows_of(self.weights_transposed, count, rows, at, age=age)
+                stationary = self.weights_transposed.rows(count, rows, at, age=age)
                 values = (t * self.kv + head) * a.dim
-                moving = rows_of(self.v_rows, count, a.dim, values, age=brought)
-                product = rows_of(self.product, rows, a.dim, h * a.dim)
+                moving = self.v_rows.rows(count, a.dim, values, age=brought)
+                product = self.product.rows(rows, a.dim, h * a.dim)
                 b.emit("nc_matmul", product, stationary, moving, load="background")
         shape = ((a.dim, g), (1, a.dim))
-        result, product = (
-            Access(buffer=x, pattern=((x.row_elements, rows), *shape))
-            for x in (self.result, self.product)
-        )
-        inverse = Access(buffer=self.inverse, pattern=((g, rows), (1, g), (0, a.dim)), age=age)
+        result, product = (x.lanes(rows, *shape) for x in (self.result, self.product))
+        inverse = self.inverse.box((g, rows), (1, g), (0, a.dim), age=age)
         b.emit("tensor_tensor", result, product, inverse, op="multiply")
         place = self.out.at(w.n, self._head(w), w.first)
-        b.store(self.out.heads(place, rows, g), rows_of(self.result, rows, g * a.dim))
+        b.store(self.out.heads(place, rows, g), self.result.rows(rows, g * a.dim))
 
     # --- the logarithms of the sums ---
 
@@ -297,7 +286,7 @@ class Stages:
         at = head * self.row_tiles + w.first.divided(P)
         for buffer, source in ((self.totals, sums), (self.shifts, low)):
             pattern = ((buffer.row_elements, w.tile.rows), (self.row_tiles, self.group))
-            kept = Access(buffer=buffer, offset=at, pattern=pattern)
+            kept = buffer.box(*pattern, at=at)
             self.b.emit("tensor_copy", kept, source, engine=Engine.GPSIMD)
 
     def _store_stats(self) -> None:
@@ -307,12 +296,7 @@ class Stages:
         for grid in grids(a.queries):
             shape = ((self.row_tiles, heads), (1, grid.tiles))
             totals, shifts = (
-                Access(
-                    buffer=x,
-                    offset=Affine(grid.first),
-                    pattern=((x.row_elements, grid.rows), *shape),
-                )
-                for x in (self.totals, self.shifts)
+                x.lanes(grid.rows, *shape, at=grid.first) for x in (self.totals, self.shifts)
             )
             b.emit("activation", totals, totals, op="log")
             b.emit("tensor_tensor", totals, totals, shifts, op="subtract")
@@ -323,26 +307,23 @@ class Stages:
     def _store_sums(self, tile: int, rows: int, start: Affine, count: int) -> None:
         b, row = self.b, self.totals.row_elements
         b.fresh(self.scores, self.sums_transposed)
-        source = Access(
-            buffer=self.totals,
-            offset=start * self.row_tiles + tile,
-            pattern=((row, rows), (self.row_tiles, count)),
-        )
-        transposed = rows_of(self.scores, count, rows)
+        at = start * self.row_tiles + tile
+        source = self.totals.box((row, rows), (self.row_tiles, count), at=at)
+        transposed = self.scores.rows(count, rows)
         b.emit("nc_transpose", transposed, source)
-        kept = rows_of(self.sums_transposed, count, rows)
+        kept = self.sums_transposed.rows(count, rows)
         b.emit("tensor_copy", kept, transposed)
         at = start * self.a.queries + tile * P
         pattern = ((self.a.queries, count), (1, rows))
-        b.store(Access(buffer=self.lse, offset=at, pattern=pattern), kept)
+        b.store(self.lse.box(*pattern, at=at), kept)
 
     # --- views ---
 
     @staticmethod
     def _at(buffer: Buffer, rows: int, columns: int, at: int, partition: int) -> Access:
-        return rows_of(buffer, rows, columns, affine(partition * buffer.row_elements + at))
+        return buffer.rows(rows, columns, affine(partition * buffer.row_elements + at))
 
     def _by_head(self, buffer: Buffer, tile: Tile) -> Access:
         """The scores of the heads of a step: [rows P, heads, keys seen]"""
         pattern = ((buffer.row_elements, tile.rows), (self.a.keys, self.group), (1, tile.seen))
-        return Access(buffer=buffer, pattern=pattern)
+        return buffer.box(*pattern)

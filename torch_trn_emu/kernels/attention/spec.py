@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine, itemsize, rows_of
+from ...isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine, itemsize
 from ..limits import P
 from .heads import Heads, Layout, Sizes
 
@@ -153,11 +153,11 @@ class Grid:
         """Their columns side by side, the first tile's at element `at`: [rows P, tiles, columns]"""
         pattern = ((buffer.row_elements, self.rows), (columns, self.tiles), (1, columns))
         offset = affine(at) + self.first * columns
-        return Access(buffer=buffer, offset=offset, pattern=pattern)
+        return buffer.box(*pattern, at=offset)
 
     def column(self, buffer: Buffer, at: Index = 0) -> Access:
         """One value a row: [rows P, tiles]"""
-        return rows_of(buffer, self.rows, self.tiles, affine(at) + self.first)
+        return buffer.rows(self.rows, self.tiles, affine(at) + self.first)
 
     def in_hbm(self, heads: Heads, base: Affine) -> Access:
         """Rows of a head, the first one at element `base`."""
@@ -196,27 +196,24 @@ class Transposer:
         self.b.fresh(self.psum)
         for t in range(ceil(size / P)):
             count = min(P, size - t * P)
-            source = rows_of(rows, count, self.dim, affine(row_at) + t * self.dim)
-            self.b.emit("nc_transpose", rows_of(self.psum, self.dim, count, t * P), source)
-        transposed = rows_of(self.psum, self.dim, size)
-        self.b.emit("tensor_copy", rows_of(to, self.dim, size, at), transposed)
+            source = rows.rows(count, self.dim, affine(row_at) + t * self.dim)
+            self.b.emit("nc_transpose", self.psum.rows(self.dim, count, t * P), source)
+        transposed = self.psum.rows(self.dim, size)
+        self.b.emit("tensor_copy", to.rows(self.dim, size, at), transposed)
 
     def spread(self, columns: Buffer, rows: int, size: int) -> None:
         """[rows, size] in tiles of 128 columns that become partitions, side by side in PSUM."""
         self.b.fresh(self.psum)
         for t in range(0, size, P):
             count = min(P, size - t)
-            source = rows_of(columns, rows, count, t)
-            self.b.emit("nc_transpose", rows_of(self.psum, count, rows, t), source)
+            source = columns.rows(rows, count, t)
+            self.b.emit("nc_transpose", self.psum.rows(count, rows, t), source)
 
     def keep(self, to: Buffer, rows: int, size: int, engine: Engine = Engine.VECTOR) -> None:
         """What `spread` left in PSUM, in SBUF."""
         for grid in grids(size):
             pattern = ((BLOCK, grid.rows), (P, grid.tiles), (1, rows))
-            target, source = (
-                Access(buffer=buffer, offset=Affine(grid.first * P), pattern=pattern)
-                for buffer in (to, self.psum)
-            )
+            target, source = (buffer.box(*pattern, at=grid.first * P) for buffer in (to, self.psum))
             self.b.emit("tensor_copy", target, source, engine=engine)
 
 
@@ -232,7 +229,7 @@ class Masks:
             self.tile = b.sbuf("mask tile", BLOCK, a.mask.dtype, slots=2)
             self.added = b.sbuf("mask added", BLOCK, "float32", slots=2)
             self.factor = b.sbuf("factor", 1, "float32")
-            b.emit("memset", rows_of(self.factor, P, 1), value=a.factor)
+            b.emit("memset", self.factor.rows(P, 1), value=a.factor)
 
     @property
     def given(self) -> bool:
@@ -247,7 +244,7 @@ class Masks:
         """[128P, 896F]: 0 where column <= row + 384, which a tile reads from its diagonal on."""
         width = BLOCK + (BLOCK - P)
         band = self.b.sbuf("diagonal", width, "float32")
-        whole = rows_of(band, P, width)
+        whole = band.rows(P, width)
         self.b.emit("memset", whole, value=0.0)
         self.b.emit(
             "affine_select", whole, whole, channel=1, step=-1, base=BLOCK - P, on_false=HIDDEN
@@ -263,13 +260,13 @@ class Masks:
             band = self.diagonal(rows, first, start, size)
             self.b.emit("tensor_tensor", to, scores, band, op="add")
             return
-        added, factor = self._load(head, rows, first, start, size), rows_of(self.factor, rows, 1)
+        added, factor = self._load(head, rows, first, start, size), self.factor.rows(rows, 1)
         self.b.emit("scalar_tensor_tensor", to, scores, factor, added, op0="multiply", op1="add")
 
     def diagonal(self, rows: int, first: Index, start: Index, size: int) -> Access:
         """What hides keys from `start` on that come after the queries from `first` on."""
         at = affine(start) + (BLOCK - P) + affine(first) * -1
-        return rows_of(self.band, rows, size, at)
+        return self.band.rows(rows, size, at)
 
     def hide_heads(
         self, to: Access, scores: Access, at: Affine, rows: int, first: Index, size: int,
@@ -281,7 +278,7 @@ class Masks:
         _, by_head, _, _ = mask.strides
         added = self._load(at, rows, first, 0, size, heads if by_head else 1)
         pattern = ((added.buffer.row_elements, rows), (size if by_head else 0, heads), (1, size))
-        every, factor = replace(added, pattern=pattern), rows_of(self.factor, rows, 1)
+        every, factor = replace(added, pattern=pattern), self.factor.rows(rows, 1)
         self.b.emit("scalar_tensor_tensor", to, scores, factor, every, op0="multiply", op1="add")
 
     def _load(
@@ -296,12 +293,12 @@ class Masks:
         lines = ((mask.among, mask.folded),) if mask.folded > 1 else ()
         lines = (*lines, (by_row, rows // mask.folded))
         pattern = (*lines, *(((by_head, heads),) if heads > 1 else ()), (by_key, size))
-        tile = rows_of(self.tile, rows, heads * size)
-        b.load(tile, Access(buffer=self.hbm, offset=offset, pattern=pattern))
+        tile = self.tile.rows(rows, heads * size)
+        b.load(tile, self.hbm.box(*pattern, at=offset))
         if mask.dtype != "bool":
             return tile
         b.fresh(self.added)
-        added = rows_of(self.added, rows, heads * size)
+        added = self.added.rows(rows, heads * size)
         b.emit("tensor_scalar", added, tile, op0="subtract", imm0=1.0, op1="multiply", imm1=-HIDDEN)
         return added
 

@@ -1,6 +1,6 @@
 """Gradients of batch and group norm as programs over planes."""
 
-from ...isa import Access, Affine, Builder, Program, Role, elements_of, partitions_of, rows_of
+from ...isa import Access, Affine, Builder, Program, Role
 from ..planes import Chunk, Planes
 from .tiles import Norm, NormTiles
 
@@ -84,32 +84,32 @@ class _Backward(NormTiles):
         b.emit("tensor_tensor", xhat, g, xhat, op="multiply")
         at = chunk.o0 * self.planes.inner_chunks + chunk.s_number
         for name, data in (("dw of chunks", xhat), ("db of chunks", g)):
-            b.emit("tensor_reduce", rows_of(self.small[name], n, chunk.outer, at), data, op="add")
+            b.emit("tensor_reduce", self.small[name].rows(n, chunk.outer, at), data, op="add")
 
     def _totals(self, first: Affine, n: int) -> None:
         b, outer, per = self.b, self.planes.outer, self.planes.inner_chunks
         wide = outer if self.norm.outer else 1
         for name in ("dw", "db"):
-            total = rows_of(self.small[name], n, wide)
+            total = self.small[name].rows(n, wide)
             parts = self.small[f"{name} of chunks"]
             shape = ((per, outer), (1, per)) if wide > 1 else ((1, self.count),)
-            source = partitions_of(parts, n, *shape)
+            source = parts.lanes(n, *shape)
             if wide == self.count:
-                b.emit("tensor_copy", total, rows_of(parts, n, wide))
+                b.emit("tensor_copy", total, parts.rows(n, wide))
             else:
                 b.emit("tensor_reduce", total, source, op="add")
             if name in self.gradients:
-                to = elements_of(self.gradients[name], (wide, n), (1, wide), at=first * wide)
+                to = self.gradients[name].box((wide, n), (1, wide), at=first * wide)
                 b.store(to, total)
         if self.norm.given:
             return
         for name, of in (("mh", "db"), ("mhx", "dw")):  # means of h and of h xhat, h = g weight
             to = self.at(name, n)
-            source = rows_of(self.small[of], n, wide)
+            source = self.small[of].rows(n, wide)
             if wide > 1:
-                weighted = rows_of(self.small["weighted"], n, outer)
+                weighted = self.small["weighted"].rows(n, outer)
                 if self.norm.weight:
-                    weight = rows_of(self.small["weight"], n, outer)
+                    weight = self.small["weight"].rows(n, outer)
                     b.emit("tensor_tensor", weighted, source, weight, op="multiply")
                     source = weighted
                 b.emit("tensor_reduce", to, source, op="add")

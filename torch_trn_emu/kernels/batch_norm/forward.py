@@ -1,6 +1,6 @@
 """Batch and group norm as programs over planes; statistics come from bn_stats and bn_aggr."""
 
-from ...isa import Access, Affine, Builder, Program, Role, rows_of
+from ...isa import Access, Affine, Builder, Program, Role
 from ..limits import BN_STATS
 from ..planes import Chunk, Planes
 from .tiles import Norm, NormTiles
@@ -51,17 +51,17 @@ class _Forward(NormTiles):
             b.fresh(*self.tiles.values())
         if self.norm.given:
             for k, hbm in enumerate(self.running.values()):
-                b.load(rows_of(self.pair, n, 1, k), self.of_partitions(hbm, first, n))
+                b.load(self.pair.rows(n, 1, k), self.of_partitions(hbm, first, n))
         else:
             for chunk in self.planes.over_chunks(b):
                 self.bring(chunk, first, n)
                 self._stats(chunk, n)
             b.emit(
                 "bn_aggr",
-                rows_of(self.pair, n, 2),
-                rows_of(self.triples, n, 3 * self.planes.chunks),
+                self.pair.rows(n, 2),
+                self.triples.rows(n, 3 * self.planes.chunks),
             )
-        mean, variance = (rows_of(self.pair, n, 1, k) for k in (0, 1))
+        mean, variance = (self.pair.rows(n, 1, k) for k in (0, 1))
         b.emit("tensor_scalar", self.at("rstd", n), variance, op0="add", imm0=self.norm.eps)
         b.emit("activation", self.at("rstd", n), self.at("rstd", n), op="rsqrt")
         if self.norm.momentum is not None:
@@ -82,11 +82,11 @@ class _Forward(NormTiles):
         pieces = range(0, chunk.elements, BN_STATS)
         for k, start in enumerate(pieces):
             size = min(BN_STATS, chunk.elements - start)
-            piece = rows_of(tile.buffer, n, size, start, part=tile.part)
-            b.emit("bn_stats", rows_of(self.stats, n, 6, 6 * k), piece)
-        triple = [rows_of(self.triples, n, 1, chunk.number * 3 + k) for k in range(3)]
-        both = rows_of(self.triples, n, 2, chunk.number * 3 + 1)
-        b.emit("bn_aggr", both, rows_of(self.stats, n, 6 * len(pieces)))
+            piece = tile.buffer.rows(n, size, start, part=tile.part)
+            b.emit("bn_stats", self.stats.rows(n, 6, 6 * k), piece)
+        triple = [self.triples.rows(n, 1, chunk.number * 3 + k) for k in range(3)]
+        both = self.triples.rows(n, 2, chunk.number * 3 + 1)
+        b.emit("bn_aggr", both, self.stats.rows(n, 6 * len(pieces)))
         b.emit("tensor_scalar", triple[2], triple[2], op0="multiply", imm0=float(chunk.elements))
         b.emit("memset", triple[0], value=float(chunk.elements))
 

@@ -6,17 +6,7 @@ one a partition ("row") or one for every outer index of a row ("outer": the chan
 
 from dataclasses import dataclass
 
-from ...isa import (
-    Access,
-    Affine,
-    Buffer,
-    Builder,
-    Role,
-    elements_of,
-    itemsize,
-    partitions_of,
-    rows_of,
-)
+from ...isa import Access, Affine, Buffer, Builder, Role, itemsize
 from ..planes import Chunk, Planes
 
 __all__ = ["Norm", "NormTiles"]
@@ -89,13 +79,13 @@ class NormTiles:
         return self.small[name]
 
     def at(self, name: str, partitions: int, offset: Affine | int = 0) -> Access:
-        return rows_of(self.small[name], partitions, 1, offset)
+        return self.small[name].rows(partitions, 1, offset)
 
     def statistic(self, name: str, role: Role) -> Buffer:
         return self.b.hbm(name, (self.partitions,), "float32", role)
 
     def of_partitions(self, hbm: Buffer, first: Affine, partitions: int) -> Access:
-        return elements_of(hbm, (1, partitions), (1, 1), at=first)
+        return hbm.box((1, partitions), (1, 1), at=first)
 
     def bring(self, chunk: Chunk, first: Affine, partitions: int) -> None:
         for name, hbm in self.hbm.items():
@@ -113,7 +103,7 @@ class NormTiles:
     ) -> Access:
         """[partitions, outer, inner] of a work tile."""
         planes, part = (chunk.inner, chunk.outer), chunk.number if resident else 0
-        return partitions_of(buffer, partitions, planes, (1, chunk.inner), part=part)
+        return buffer.lanes(partitions, planes, (1, chunk.inner), part=part)
 
     def bring_parameters(self, row: Affine, rows: int, repeats: int) -> None:
         wide = self.planes.outer if self.norm.outer else 1
@@ -121,10 +111,10 @@ class NormTiles:
             tile = self.small[name]
             self.b.fresh(tile)
             for r in range(repeats):
-                source = elements_of(hbm, (wide, rows), (1, wide), at=row * wide)
-                self.b.load(rows_of(tile, rows, wide, r * rows * wide), source)
+                source = hbm.box((wide, rows), (1, wide), at=row * wide)
+                self.b.load(tile.rows(rows, wide, r * rows * wide), source)
 
     def repeated(self, name: str, partitions: int, chunk: Chunk) -> Access:
         """A parameter of the outer dimension, for every inner element."""
         tile = self.small[name]
-        return partitions_of(tile, partitions, (1, chunk.outer), (0, chunk.inner), at=chunk.o0)
+        return tile.lanes(partitions, (1, chunk.outer), (0, chunk.inner), at=chunk.o0)

@@ -11,17 +11,7 @@ from math import prod
 from typing import NamedTuple
 
 from ...chip import Chip
-from ...isa import (
-    Access,
-    Affine,
-    Buffer,
-    Builder,
-    Program,
-    Role,
-    elements_of,
-    partitions_of,
-    rows_of,
-)
+from ...isa import Access, Affine, Buffer, Builder, Program, Role
 from ..limits import TILE_BYTES, P
 from ..windows import Strip, Tap, taps_of
 from .shape import Convolution, evacuate
@@ -99,10 +89,10 @@ class _Depthwise:
         volume, (_, height, width) = prod(shape), shape
         at = (channel * many + q) * volume + depth[0] * height * width + rows[0] * width
         planes, run = (height * width, depth[1]), (1, rows[1] * width)
-        return elements_of(hbm, (many * volume, size), planes, run, at=at)
+        return hbm.box((many * volume, size), planes, run, at=at)
 
     def shaped(self, tile: Buffer, size: int, depth: int, elements: int) -> Access:
-        return partitions_of(tile, size, (elements, depth), (1, elements))
+        return tile.lanes(size, (elements, depth), (1, elements))
 
     def views(
         self, taps: tuple[Tap, ...], own: Buffer, there: Buffer, size: int, held: int, *,
@@ -117,15 +107,15 @@ class _Depthwise:
         at = (d.there * held + h.there) * other + self.wide.low + w.there
         a = (mine[0] * wide, h.count), (mine[1], w.count)
         c = (its[0] * other, h.count), (its[1], w.count)
-        here = partitions_of(own, size, *a, at=h.own * wide + w.own)
-        return here, partitions_of(there, size, *c, at=at)
+        here = own.lanes(size, *a, at=h.own * wide + w.own)
+        return here, there.lanes(size, *c, at=at)
 
     def number(self, taps: tuple[Tap, ...]) -> int:
         _, height, width = self.spec.kernel
         return (taps[0].k * height + taps[1].k) * width + taps[2].k
 
     def column(self, tile: Buffer, size: int, at: int) -> Access:
-        return rows_of(tile, size, 1, at)
+        return tile.rows(size, 1, at)
 
     # --- passes ---
 
@@ -156,7 +146,7 @@ class _Depthwise:
                 self._bring(data, x, 1, size, 0, at)
                 for q in range(many):
                     b.fresh(total, result)
-                    start, done = (rows_of(t, size, at.elements) for t in (total, result))
+                    start, done = (t.rows(size, at.elements) for t in (total, result))
                     b.emit("memset", start, value=0.0)
                     self._add_taps(total, data, held_weight, size, q, at, forward=True)
                     evacuate(b, done, start, self.column(added, size, q) if spec.bias else None)
@@ -174,12 +164,12 @@ class _Depthwise:
             self._load_all(held_weight, weight, c0, size)
             for at in self.strips(c0):
                 b.fresh(total, result)
-                whole = rows_of(total, size, at.elements)
+                whole = total.rows(size, at.elements)
                 b.emit("memset", whole, value=0.0)
                 for q in range(many):
                     self._bring(data, g, many, size, q, at)
                     self._add_taps(total, data, held_weight, size, q, at, forward=False)
-                b.emit("tensor_copy", rows_of(result, size, at.elements), whole)
+                b.emit("tensor_copy", result.rows(size, at.elements), whole)
                 self._put(result, dx, 1, size, 0, at)
         return b.build()
 
@@ -196,7 +186,7 @@ class _Depthwise:
         result = self.tile("result", count, spec.dtype)
         for c0, size in b.tiles(spec.groups, P):
             b.fresh(sums, result)
-            b.emit("memset", rows_of(sums, size, count), value=0.0)
+            b.emit("memset", sums.rows(size, count), value=0.0)
             for at in self.strips(c0):
                 self._bring(data, x, 1, size, 0, at)
                 for q in range(many):
@@ -208,13 +198,13 @@ class _Depthwise:
                         a, c = self.views(taps, given, data, size, at.high.span, forward=True)
                         b.fresh(made, each)
                         _, h, w = taps
-                        to = rows_of(made, size, h.count * w.count)
+                        to = made.rows(size, h.count * w.count)
                         b.emit("tensor_tensor", to, a, c, op="multiply")
-                        b.emit("tensor_reduce", rows_of(each, size, 1), to, op="add")
+                        b.emit("tensor_reduce", each.rows(size, 1), to, op="add")
                         to = self.column(sums, size, q * spec.taps + self.number(taps))
-                        b.emit("tensor_tensor", to, to, rows_of(each, size, 1), op="add")
-            b.emit("tensor_copy", rows_of(result, size, count), rows_of(sums, size, count))
-            b.store(rows_of(dw, size, count, c0 * count), rows_of(result, size, count))
+                        b.emit("tensor_tensor", to, to, each.rows(size, 1), op="add")
+            b.emit("tensor_copy", result.rows(size, count), sums.rows(size, count))
+            b.store(dw.rows(size, count, c0 * count), result.rows(size, count))
         return b.build()
 
     # --- their parts ---
@@ -222,7 +212,7 @@ class _Depthwise:
     def _load_all(self, tile: Buffer, hbm: Buffer, c0: Affine, size: int) -> None:
         row = hbm.shape[1]
         self.b.fresh(tile)
-        self.b.load(rows_of(tile, size, row), rows_of(hbm, size, row, c0 * row))
+        self.b.load(tile.rows(size, row), hbm.rows(size, row, c0 * row))
 
     def _bring(self, tile: Buffer, hbm: Buffer, many: int, size: int, q: int, at: _At) -> None:
         """What a strip needs of the other side."""

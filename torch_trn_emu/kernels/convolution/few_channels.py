@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil
 
-from ...isa import Access, Affine, Builder, Engine, Program, itemsize, partitions_of, rows_of
+from ...isa import Access, Affine, Builder, Engine, Program, itemsize
 from ..limits import BANK, BANK_BYTES, BANKS, P
 from ..matmul.blocking import Schedule
 from ..planes import several
@@ -121,7 +121,7 @@ class _FewChannels(WeightSums):
             for f0, fs in b.tiles(spec.filters, self.f_tiles * P):
                 tiles, filters = tiles_of(fs), group * spec.filters + f0
                 for part, _ in enumerate(tiles):
-                    whole = rows_of(self.sums, P, self.sums.row_elements, part=part)
+                    whole = self.sums.rows(P, self.sums.row_elements, part=part)
                     b.emit("memset", whole, value=0.0)
                 for n0, images in b.tiles(spec.batch, self.images):
                     for high in self.high:
@@ -172,7 +172,7 @@ class _FewChannels(WeightSums):
                 source = self.x.rows(channel, c, images, (0, 1), there, step=step, apart=True)
                 here = several([(self.strip * self.pitch, images), (self.pitch, tap.count)])
                 at = tap.own * self.pitch + self.pad + i * c * self.x_rows.row_elements
-                to = partitions_of(self.x_rows, c, *here, (1, width), at=at, part=number)
+                to = self.x_rows.lanes(c, *here, (1, width), at=at, part=number)
                 b.load(to, source)
 
     def _borders(
@@ -188,7 +188,7 @@ class _FewChannels(WeightSums):
                 continue
             inner = [(self.strip * self.pitch, images), (self.pitch, height)]
             inner, at = [*several(inner), (1, width)], y * self.pitch + x
-            zeros = partitions_of(self.x_rows, partitions, *inner, at=at, part=number)
+            zeros = self.x_rows.lanes(partitions, *inner, at=at, part=number)
             self.b.emit("memset", zeros, engine=Engine.GPSIMD, value=0.0)
 
     # --- pixels ---
@@ -200,13 +200,13 @@ class _FewChannels(WeightSums):
         for f, size in enumerate(tiles):
             inner = [*several([(self.strip * width, images), (width, rows)]), (1, pixels.columns)]
             at = pixels.y * width + pixels.x
-            yield partitions_of(self.g_rows, size, *inner, at=at, part=f), size, f * P
+            yield self.g_rows.lanes(size, *inner, at=at, part=f), size, f * P
         for (number, part), k in product(enumerate(self.parts), range(spec.kernel[2])):
             size = part.rows * spec.channels
             inner = several([(self.strip * self.pitch, images), (self.pitch, rows)])
             inner = [*inner, (axis.stride, pixels.columns)]
             at = pixels.y * self.pitch + (pixels.x * axis.stride + k * axis.dilation)
-            view = partitions_of(self.x_rows, size, *inner, at=at, part=number)
+            view = self.x_rows.lanes(size, *inner, at=at, part=number)
             yield view, size, self.starts[number] + k * size
 
     def _turn(self, tiles: list[int], pixels: _Pixels, base: int) -> None:
@@ -219,10 +219,10 @@ class _FewChannels(WeightSums):
                 if not taken:
                     b.fresh(self.transposed)
                 view, size, _ = views.pop(0)
-                b.emit("nc_transpose", rows_of(self.transposed, count, size, end - start), view)
+                b.emit("nc_transpose", self.transposed.rows(count, size, end - start), view)
                 end, taken = end + size, taken + 1
-            to = rows_of(self.pixels, count, end - start, base + start)
-            b.emit("tensor_copy", to, rows_of(self.transposed, count, end - start))
+            to = self.pixels.rows(count, end - start, base + start)
+            b.emit("tensor_copy", to, self.transposed.rows(count, end - start))
 
     def _multiply(self, tiles: list[int], pixels: _Pixels, base: int) -> None:
         b, count = self.b, pixels.count
@@ -231,11 +231,9 @@ class _FewChannels(WeightSums):
             bank = f * len(self.products) + number
             b.emit(
                 "nc_matmul",
-                rows_of(self.psum, size, p.count * wide, part=bank),
-                rows_of(self.pixels, count, size, base + f * P),
-                rows_of(
-                    self.pixels, count, p.count * wide, base + self.starts[p.part] + p.k * wide
-                ),
+                self.psum.rows(size, p.count * wide, part=bank),
+                self.pixels.rows(count, size, base + f * P),
+                self.pixels.rows(count, p.count * wide, base + self.starts[p.part] + p.k * wide),
                 load=self.schedule.load,
             )
 
@@ -246,7 +244,7 @@ class _FewChannels(WeightSums):
             part = self.parts[p.part]
             sums = ((1, p.count), (spec.kernel[2], part.rows), (spec.taps, spec.channels))
             at = part.first * spec.kernel[2] + p.k
-            total = partitions_of(self.sums, size, *sums, at=at, part=f)
+            total = self.sums.lanes(size, *sums, at=at, part=f)
             bank = f * len(self.products) + number
-            made = rows_of(self.psum, size, p.count * part.rows * spec.channels, part=bank)
+            made = self.psum.rows(size, p.count * part.rows * spec.channels, part=bank)
             b.emit("tensor_tensor", total, total, made, op="add")

@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from ...isa import Affine, Builder, Role, affine, elements_of, itemsize, partitions_of, rows_of
+from ...isa import Affine, Builder, Role, affine, itemsize
 from ..limits import WEIGHT_BYTES, P
 from ..planes import several
 from .shape import Convolution, Part
@@ -42,11 +42,11 @@ class Filter:
         if self.spec.weights_transposed:
             row = self.spec.taps * self.spec.filters
             for k, part in enumerate(self.parts):
-                to = rows_of(self.filter, part.channels, self.spec.taps * fs, part=k)
+                to = self.filter.rows(part.channels, self.spec.taps * fs, part=k)
                 inner = [(self.spec.filters, self.spec.taps), (1, fs)]
                 inner = [(1, row)] if fs == self.spec.filters else inner
                 at = affine(part.c0 * row) + f0
-                self.b.load(to, elements_of(self.weight, (row, part.channels), *inner, at=at))
+                self.b.load(to, self.weight.box((row, part.channels), *inner, at=at))
             return
         for start, size in self.b.tiles(fs, P):
             for k, part in enumerate(self.parts):
@@ -61,16 +61,16 @@ class Filter:
             if tiles and size:
                 column = full if k else 0
                 at = group * self.spec.filters + f0 + column * P
-                source = elements_of(self.bias, (1, size), (P, tiles), at=at)
-                self.b.load(rows_of(self.added, size, tiles, column), source)
+                source = self.bias.box((1, size), (P, tiles), at=at)
+                self.b.load(self.added.rows(size, tiles, column), source)
 
     def _load_natural(self, f: Affine, size: int, part: Part) -> None:
         taps = self.spec.taps
         self.b.fresh(self.natural)
         row, count = self.spec.channels * taps, part.channels * taps
         at = f * row + part.c0 * taps
-        source = elements_of(self.weight, (row, size), (1, count), at=at)
-        self.b.load(rows_of(self.natural, size, count), source)
+        source = self.weight.box((row, size), (1, count), at=at)
+        self.b.load(self.natural.rows(size, count), source)
 
     def _turn(self, k: int, part: Part, start: Affine, size: int, fs: int) -> None:
         """[f, c] of every tap (or, sharing, of a column of taps) to [c, f]."""
@@ -78,11 +78,11 @@ class Filter:
         for number, at in enumerate(self._columns(part)):
             shared = several([(width, part.rows)])
             inner = (*shared, (taps, part.channels))
-            source = partitions_of(self.natural, size, *inner, at=at)
+            source = self.natural.lanes(size, *inner, at=at)
             b.fresh(self.transposed)
-            transposed = rows_of(self.transposed, part.partitions, size)
+            transposed = self.transposed.rows(part.partitions, size)
             b.emit("nc_transpose", transposed, source)
-            to = rows_of(self.filter, part.partitions, size, start + number * fs, part=k)
+            to = self.filter.rows(part.partitions, size, start + number * fs, part=k)
             b.emit("tensor_copy", to, transposed)
 
     def _columns(self, part: Part) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from ...chip import Chip
-from ...isa import Affine, Builder, Program, Role, itemsize, partitions_of, rows_of
+from ...isa import Affine, Builder, Program, Role, itemsize
 from ..limits import BANK, P
 from ..matmul.blocking import HAND, Schedule
 from ..planes import several
@@ -92,7 +92,7 @@ class _Conv:
         last = high.repeat * high.count * axis.stride
         if lows[0] < 0 or lows[-1] + last > axis.size:
             width = work.images * rows * self.spec.sizes[2]
-            self.b.emit("memset", rows_of(self.data, part.partitions, width, part=k), value=0.0)
+            self.b.emit("memset", self.data.rows(part.partitions, width, part=k), value=0.0)
         for q, low in enumerate(lows):
             skip = max(0, -low)
             count = min(rows, axis.size - low) - skip
@@ -112,7 +112,7 @@ class _Conv:
         here = several([(deep.span * area, work.images), (area, deep.span)])
         run = (1, rows[1] * self.spec.sizes[2])
         at = q * part.channels * self.data.row_elements + skip * self.spec.sizes[2]
-        self.b.load(partitions_of(self.data, part.channels, *here, run, at=at, part=k), source)
+        self.b.load(self.data.lanes(part.channels, *here, run, at=at, part=k), source)
 
     # --- products ---
 
@@ -135,8 +135,8 @@ class _Conv:
                     b.fresh(self.psum, self.result)
                     self._accumulate(f, size, fs, work, wide, j)
                     count = work.images * work.high.count * wide.count
-                    to, sums = (rows_of(t, size, count) for t in (self.result, self.psum))
-                    bias = rows_of(self.filter.added, size, 1, k) if spec.bias else None
+                    to, sums = (t.rows(size, count) for t in (self.result, self.psum))
+                    bias = self.filter.added.rows(size, 1, k) if spec.bias else None
                     evacuate(b, to, sums, bias)
                     channel = work.group * spec.filters + f0 + f
                     work.put(b, self.result, self.out, channel, size, wide, j)
@@ -151,7 +151,7 @@ class _Conv:
         products.sort(key=lambda t: -t[3].count * t[4].count)
         whole = high.count * wide.count
         if not products or products[0][3].count * products[0][4].count < whole:
-            b.emit("memset", rows_of(self.psum, size, images * whole), value=0.0)
+            b.emit("memset", self.psum.rows(size, images * whole), value=0.0)
         width, axes = self.spec.sizes[2], self.spec.axes
         for k, number, d, h, w in products:
             part = self.parts[k]
@@ -159,11 +159,11 @@ class _Conv:
             rows = j * (step * width) + ((d.there * held + h.there) * width + wide.low + w.there)
             view = several([(deep.span * held * width, images), (axes[1].stride * width, h.count)])
             view = [*view, (axes[2].stride, w.count)]
-            moving = partitions_of(self.data, part.partitions, *view, at=rows, part=k)
+            moving = self.data.lanes(part.partitions, *view, at=rows, part=k)
             spots = several([(whole, images), (wide.count, h.count)])
             at = h.own * wide.count + w.own
-            into = partitions_of(self.psum, size, *spots, (1, w.count), at=at)
-            stationary = rows_of(self.filter.filter, part.partitions, size, f + number * fs, part=k)
+            into = self.psum.lanes(size, *spots, (1, w.count), at=at)
+            stationary = self.filter.filter.rows(part.partitions, size, f + number * fs, part=k)
             b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
 
     def _products(

@@ -7,7 +7,7 @@ own strided positions of a PSUM tile. `Convolution` describes the forward pass.
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Affine, Builder, Program, Role, elements_of, itemsize, partitions_of, rows_of
+from ...isa import Affine, Builder, Program, Role, itemsize
 from ..limits import BANK, WEIGHT_BYTES, P
 from ..matmul.blocking import HAND, Schedule
 from ..planes import several
@@ -84,8 +84,8 @@ class _Input:
         row = spec.channels * spec.taps
         for part, f0, fs in b.parts(spec.filters, P):
             at, count = (group * spec.filters + f0) * row + c0 * spec.taps, cs * spec.taps
-            source = elements_of(self.weight, (row, fs), (1, count), at=at)
-            b.load(rows_of(self.filter, fs, count, part=part), source)
+            source = self.weight.box((row, fs), (1, count), at=at)
+            b.load(self.filter.rows(fs, count, part=part), source)
 
     def _load(self, work: Work) -> None:
         spec, b, (group, n0, images, deep, high, start, tiles) = self.spec, self.b, work
@@ -97,7 +97,7 @@ class _Input:
             low = start * high.step + high.low
             source = self.source.rows(channel, fs, images, planes, (low, rows))
             inner = several([(deep.span * area, images), (area, deep.span)])
-            b.load(partitions_of(self.data, fs, *inner, (1, area), part=part), source)
+            b.load(self.data.lanes(fs, *inner, (1, area), part=part), source)
 
     def _tile(
         self, work: Work, wide: Strip, j: Affine, channel: Affine, at: Affine, size: int
@@ -111,26 +111,26 @@ class _Input:
         full = products and steps == (1, 1)
         full = full and products[0][1].count * products[0][2].count == whole
         if not full:
-            b.emit("memset", rows_of(self.psum, size, images * whole), value=0.0)
+            b.emit("memset", self.psum.rows(size, images * whole), value=0.0)
         out_width, (_, height, width) = spec.outs[2], spec.kernel
         for d, h, w in products:
             tap = (d.k * height + h.k) * width + w.k
             spots = several([(whole, images), (steps[0] * wide.count, h.count)])
             own = h.own * wide.count + w.own
-            into = partitions_of(self.psum, size, *spots, (steps[1], w.count), at=own)
+            into = self.psum.lanes(size, *spots, (steps[1], w.count), at=own)
             view = several([(deep.span * held * out_width, images), (out_width, h.count)])
             row = (d.there * held + h.there) * out_width + wide.low + w.there
             there = j * (high.step * out_width) + row
             for part, _, fs in b.parts(spec.filters, P):
                 weights, first = (spec.taps, size), at * spec.taps + tap
-                stationary = partitions_of(self.filter, fs, weights, at=first, part=part)
-                moving = partitions_of(self.data, fs, *view, (1, w.count), at=there, part=part)
+                stationary = self.filter.lanes(fs, weights, at=first, part=part)
+                moving = self.data.lanes(fs, *view, (1, w.count), at=there, part=part)
                 b.emit("nc_matmul", into, stationary, moving, load=self.schedule.load)
         count = images * whole
         bias = None
         if spec.bias:
             b.fresh(self.added)
-            bias = rows_of(self.added, size, 1)
-            b.load(bias, elements_of(self.bias, (1, size), (1, 1), at=channel))
-        evacuate(b, rows_of(self.result, size, count), rows_of(self.psum, size, count), bias)
+            bias = self.added.rows(size, 1)
+            b.load(bias, self.bias.box((1, size), (1, 1), at=channel))
+        evacuate(b, self.result.rows(size, count), self.psum.rows(size, count), bias)
         work.put(b, self.result, self.out, channel, size, wide, j)

@@ -10,7 +10,7 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from ...isa import Access, Affine, Buffer, Builder, elements_of, partitions_of
+from ...isa import Access, Affine, Buffer, Builder
 from ..limits import P
 from ..planes import several
 from ..windows import Axis, Strip
@@ -85,7 +85,7 @@ class Volume:
         if count == width and step == 1 and not apart:
             lines, count = [], high[1] * width
         at = channel * volume + high[0] * width + (deep[0] * height * width + x)
-        return elements_of(self.hbm, (volume, size), *several(outer), *lines, (1, count), at=at)
+        return self.hbm.box((volume, size), *several(outer), *lines, (1, count), at=at)
 
 
 class Work(NamedTuple):
@@ -108,7 +108,7 @@ class Work(NamedTuple):
         lines = [(1, rows * count)]
         if count != out.shape[2]:
             lines = [*several([(count, rows)]), (1, count)]
-        kept = partitions_of(result, size, *several([(rows * count, self.images)]), *lines)
+        kept = result.lanes(size, *several([(rows * count, self.images)]), *lines)
         high = (self.start + j) * rows + self.high.first, rows
         first, deep = self.n0 * out.channels + channel, (self.deep.first, 1)
         to = out.rows(first, size, self.images, deep, high, wide=(wide.first, count))

@@ -9,7 +9,7 @@ from itertools import product
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Affine, Builder, Program, itemsize, partitions_of, rows_of
+from ...isa import Affine, Builder, Program, itemsize
 from ..limits import BANK, WEIGHT_BYTES, P
 from ..matmul.blocking import HAND, Schedule
 from ..planes import several
@@ -89,7 +89,7 @@ class _Weight(WeightSums):
         f_tiles, c_tiles = tiles_of(fs), tiles_of(cs)
         filters = group * spec.filters + f0
         for part in range(self.f_tiles * len(c_tiles)):
-            whole = rows_of(self.sums, P, self.sums.row_elements, part=part)
+            whole = self.sums.rows(P, self.sums.row_elements, part=part)
             b.emit("memset", whole, value=0.0)
         for n0, images in b.tiles(spec.batch, self.images):
             for deep, high in product(self.deep, self.high):
@@ -122,7 +122,7 @@ class _Weight(WeightSums):
         lines = (*several([(pitch, rows)]), (1, width)) if pad else ((1, rows * width),)
         for c, size in enumerate(c_tiles):
             if pad or rows < held:
-                whole = rows_of(self.x_rows, size, images * deep.span * plane, part=c)
+                whole = self.x_rows.rows(size, images * deep.span * plane, part=c)
                 b.emit("memset", whole, value=0.0)
             if rows <= 0:
                 continue
@@ -131,7 +131,7 @@ class _Weight(WeightSums):
             planes = (deep.low, deep.span)
             source = self.x.rows(channel, size, images, planes, there, apart=pad > 0)
             at = skip * pitch + pad
-            b.load(partitions_of(self.x_rows, size, *here, *lines, at=at, part=c), source)
+            b.load(self.x_rows.lanes(size, *here, *lines, at=at, part=c), source)
 
     def _pixels(self, images: int, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
         """(images, first row, rows, first column, columns) of tiles of at most 128 pixels."""
@@ -148,11 +148,11 @@ class _Weight(WeightSums):
             count = images * rows * columns_
             for f, size in enumerate(f_tiles):
                 inner = (*several([(high.count * width, images), (width, rows)]), (1, columns_))
-                view = partitions_of(self.g_rows, size, *inner, at=y * width + x, part=f)
-                b.emit("nc_transpose", rows_of(self.transposed, count, size, f * P), view)
+                view = self.g_rows.lanes(size, *inner, at=y * width + x, part=f)
+                b.emit("nc_transpose", self.transposed.rows(count, size, f * P), view)
             wide = (len(f_tiles) - 1) * P + f_tiles[-1]
-            to = rows_of(self.g_transposed, count, wide, t * self.f_tiles * P)
-            b.emit("tensor_copy", to, rows_of(self.transposed, count, wide))
+            to = self.g_transposed.rows(count, wide, t * self.f_tiles * P)
+            b.emit("tensor_copy", to, self.transposed.rows(count, wide))
 
     def _taps(self, deep: Strip) -> list[tuple[int, int]]:
         """(number of the first tap, where its depth is held) for every plane of the filter."""
@@ -178,14 +178,14 @@ class _Weight(WeightSums):
                         at = row + x * width.stride + k * width.dilation
                         inner = [(deep.span * plane, count), (height.stride * self.pitch, rows)]
                         inner = [*several(inner), (width.stride, columns_)]
-                        view = partitions_of(self.x_rows, size, *inner, at=at, part=c)
-                        into = rows_of(self.transposed, count * rows * columns_, size, slot * size)
+                        view = self.x_rows.lanes(size, *inner, at=at, part=c)
+                        into = self.transposed.rows(count * rows * columns_, size, slot * size)
                         b.emit("nc_transpose", into, view)
                     many = len(taps) * size
                     to = (t * spec.taps + base + first) * size
                     pixels_ = count * rows * columns_
-                    b.emit("tensor_copy", rows_of(self.x_transposed, pixels_, many, to),
-                           rows_of(self.transposed, pixels_, many))  # fmt: skip
+                    b.emit("tensor_copy", self.x_transposed.rows(pixels_, many, to),
+                           self.transposed.rows(pixels_, many))  # fmt: skip
 
     def _multiply(
         self, f_tiles: list[int], c: int, size: int, c_count: int,
@@ -197,7 +197,7 @@ class _Weight(WeightSums):
             for first in range(0, per, together):
                 taps = min(together, per - first)
                 b.fresh(self.psum)
-                into = rows_of(self.psum, rows, taps * size)
+                into = self.psum.rows(rows, taps * size)
                 for t, (images, _, lines, _, columns_) in enumerate(pixels):
                     count = images * lines * columns_
                     at = (t * self.f_tiles + f) * P
@@ -205,10 +205,10 @@ class _Weight(WeightSums):
                     b.emit(
                         "nc_matmul",
                         into,
-                        rows_of(self.g_transposed, count, rows, at),
-                        rows_of(self.x_transposed, count, taps * size, moving),
+                        self.g_transposed.rows(count, rows, at),
+                        self.x_transposed.rows(count, taps * size, moving),
                         load=self.schedule.load,
                     )
                 sums, part = ((1, taps), (spec.taps, size)), f * c_count + c
-                total = partitions_of(self.sums, rows, *sums, at=base + first, part=part)
+                total = self.sums.lanes(rows, *sums, at=base + first, part=part)
                 b.emit("tensor_tensor", total, total, into, op="add")

@@ -1,6 +1,6 @@
 """What the two programs of the weights' gradient share: operands, pixels of a tile, results."""
 
-from ...isa import Affine, Buffer, Builder, Role, elements_of, partitions_of, rows_of
+from ...isa import Affine, Buffer, Builder, Role
 from ..limits import P
 from ..matmul.blocking import Schedule
 from ..planes import several
@@ -43,16 +43,16 @@ class WeightSums:
             channel = n0 * self.g.channels + f + part * P
             source = self.g.rows(channel, size, images, (depth, 1), rows)
             inner = several([(area, images)])
-            self.b.load(partitions_of(self.g_rows, size, *inner, (1, area), part=part), source)
+            self.b.load(self.g_rows.lanes(size, *inner, (1, area), part=part), source)
 
     def store(self, f: Affine, rows: int, c: Affine, size: int, part: int) -> None:
         """The sums of `rows` filters and `size` channels, which part `part` of the buffer holds."""
         b, taps = self.b, self.spec.taps
         b.fresh(self.stored)
         row, count = self.spec.channels * taps, size * taps
-        kept = rows_of(self.stored, rows, count)
-        b.emit("tensor_copy", kept, rows_of(self.sums, rows, count, part=part))
-        b.store(elements_of(self.dw, (row, rows), (1, count), at=f * row + c * taps), kept)
+        kept = self.stored.rows(rows, count)
+        b.emit("tensor_copy", kept, self.sums.rows(rows, count, part=part))
+        b.store(self.dw.box((row, rows), (1, count), at=f * row + c * taps), kept)
 
 
 def tiles_of(size: int) -> list[int]:

@@ -8,19 +8,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from ...chip import Chip
-from ...isa import (
-    Access,
-    Affine,
-    Buffer,
-    Builder,
-    Index,
-    Memory,
-    Program,
-    Role,
-    affine,
-    itemsize,
-    rows_of,
-)
+from ...isa import Access, Affine, Buffer, Builder, Index, Memory, Program, Role, affine, itemsize
 from ..limits import BANK, P
 from .blocking import (
     COMPILER,
@@ -225,7 +213,7 @@ class _Body:
                 self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
                 continue
             at = (m0 + row) * n + n0 + affine(self.bases[2])
-            b.store(rows_of(self.out, rows, ns, at), rows_of(self.result, rows, ns))
+            b.store(self.out.rows(rows, ns, at), self.result.rows(rows, ns))
 
     def _add_earlier(self, tile: _Tile) -> None:
         """Add to PSUM what earlier chunks of the contraction left: here there are none."""
@@ -243,7 +231,7 @@ class _Body:
         self, left: Operand, right: Operand, part: Affine, t: int, ks: int, tile: _Tile
     ) -> None:
         b, load = self.b, self.schedule.load
-        into = rows_of(self.psum, tile.rows, tile.columns)
+        into = self.psum.rows(tile.rows, tile.columns)
         row, column = (part, t, ks, tile.row, tile.rows), (part, t, ks, tile.column, tile.columns)
         if left.packing.mx:
             operands = left.tile(*row), right.tile(*column), left.scale(*row), right.scale(*column)
@@ -329,16 +317,16 @@ class _Chunked(_Body):
                 b.fresh(self.psum)
                 tile = _Tile(row, rows, column, columns)
                 self._accumulate(self.left, self.right, tile)
-                source, to = rows_of(self.psum, rows, columns), self._sums(tile)
+                source, to = self.psum.rows(rows, columns), self._sums(tile)
                 if first:
                     b.emit("tensor_copy", to, source)
                 else:
                     b.emit("tensor_tensor", to, to, source, op="add")
 
     def _add_earlier(self, tile: _Tile) -> None:
-        into = rows_of(self.psum, tile.rows, tile.columns)
+        into = self.psum.rows(tile.rows, tile.columns)
         self.b.emit("tensor_tensor", into, into, self._sums(tile), op="add")
 
     def _sums(self, tile: _Tile) -> Access:
         part = tile.row.divided(P)
-        return rows_of(self.sums, tile.rows, tile.columns, tile.column, part=part)
+        return self.sums.rows(tile.rows, tile.columns, tile.column, part=part)

@@ -66,21 +66,21 @@ class Finisher:
         def on_chip(name: str) -> Access:
             tile, narrow = self.tiles[name], self.kinds.get(name) in (Kind.COLUMN, Kind.ONE)
             step = 0 if narrow else 1
-            return Access(buffer=tile, pattern=((tile.row_elements, rows), (step, columns)))
+            return tile.lanes(rows, (step, columns))
 
         def in_hbm(buffer: Buffer) -> Access:
             offset = row * self.n + column + affine(base)
-            return Access(buffer=buffer, offset=offset, pattern=((self.n, rows), (1, columns)))
+            return buffer.box((self.n, rows), (1, columns), at=offset)
 
         for name, buffer in self.hbm.items():
             b.fresh(self.tiles[name])
             source, to, kind = in_hbm(buffer), on_chip(name), self.kinds[name]
             if kind is Kind.ROW:
-                source = Access(buffer=buffer, offset=column, pattern=((0, rows), (1, columns)))
+                source = buffer.box((0, rows), (1, columns), at=column)
             elif kind is not Kind.FULL:  # one value for each row, or the same
                 at, pitch = (row, 1) if kind is Kind.COLUMN else (Affine(), 0)
-                source = Access(buffer=buffer, offset=at, pattern=((pitch, rows), (1, 1)))
-                to = Access(buffer=to.buffer, pattern=((1, rows), (1, 1)))
+                source = buffer.box((pitch, rows), (1, 1), at=at)
+                to = to.buffer.box((1, rows), (1, 1))
             b.load(to, source)
         for s in self.epilogue.steps:
             b.fresh(self.tiles[s.name])

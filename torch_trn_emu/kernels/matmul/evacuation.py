@@ -7,18 +7,7 @@ the activation, or does everything when there is no addend.
 from dataclasses import dataclass
 from typing import Any
 
-from ...isa import (
-    Affine,
-    Buffer,
-    Builder,
-    Engine,
-    Index,
-    Role,
-    affine,
-    elements_of,
-    itemsize,
-    rows_of,
-)
+from ...isa import Affine, Buffer, Builder, Engine, Index, Role, affine, itemsize
 from ..limits import SLOTS, P
 
 __all__ = ["PLAIN", "Evacuation", "Leaving"]
@@ -65,7 +54,7 @@ class Evacuation:
             self.tile = b.sbuf("addend tile", wide, leaving.dtype, slots=SLOTS)
             if wide > 1 and leaving.alpha != 1:
                 self.alpha = b.sbuf("alpha", 1, "float32")
-                b.emit("memset", rows_of(self.alpha, P, 1), value=leaving.alpha)
+                b.emit("memset", self.alpha.rows(P, 1), value=leaving.alpha)
 
     def columns(self, n0: Index, ns: int) -> None:
         """Bring an addend that all rows share, for a block of columns."""
@@ -86,8 +75,8 @@ class Evacuation:
         b.fresh(self.tile)
         step = e.strides[2] if e.strides else 0
         wide = ns if step else 1
-        to = rows_of(self.tile, rows, wide)
-        b.load(to, elements_of(self.hbm, (over_m, rows), (step, wide), at=start))
+        to = self.tile.rows(rows, wide)
+        b.load(to, self.hbm.box((over_m, rows), (step, wide), at=start))
         if e.beta != 1:
             b.emit("tensor_scalar", to, to, op0="multiply", imm0=e.beta)
 
@@ -97,23 +86,19 @@ class Evacuation:
         if e.plain:
             self._plain(psum, rows, column, columns)
             return
-        source, to = rows_of(psum, rows, columns), rows_of(self.result, rows, columns, column)
+        source, to = psum.rows(rows, columns), self.result.rows(rows, columns, column)
         if e.strides is None:
             b.emit("activation", to, source, op=e.function or "copy", scale=e.alpha)
             return
         into = source if e.function else to
-        added = (
-            rows_of(self.tile, rows, columns, column)
-            if e.strides[2]
-            else rows_of(self.tile, rows, 1)
-        )
+        added = self.tile.rows(rows, columns, column) if e.strides[2] else self.tile.rows(rows, 1)
         if not e.strides[2]:  # one value a row
             scaled: dict[str, Any] = {"op0": "multiply", "imm0": e.alpha, "op1": "add"}
             b.emit("tensor_scalar", into, source, added, **scaled)
         elif e.alpha == 1:
             b.emit("tensor_tensor", into, source, added, op="add")
         else:
-            operands = (source, rows_of(self.alpha, rows, 1), added)
+            operands = (source, self.alpha.rows(rows, 1), added)
             b.emit("scalar_tensor_tensor", into, *operands, op0="multiply", op1="add")
         if e.function:
             b.emit("activation", to, source, op=e.function)
@@ -122,8 +107,8 @@ class Evacuation:
         """A copy; with little to accumulate, Vector and Scalar take half each."""
         half = columns // 2 if self.halves else 0
         if half:
-            to = rows_of(self.result, rows, half, column)
-            self.b.emit("activation", to, rows_of(psum, rows, half), op="copy")
-        to = rows_of(self.result, rows, columns - half, affine(column) + half)
-        source = rows_of(psum, rows, columns - half, half)
+            to = self.result.rows(rows, half, column)
+            self.b.emit("activation", to, psum.rows(rows, half), op="copy")
+        to = self.result.rows(rows, columns - half, affine(column) + half)
+        source = psum.rows(rows, columns - half, half)
         self.b.emit("tensor_copy", to, source, engine=Engine.VECTOR)

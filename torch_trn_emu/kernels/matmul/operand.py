@@ -6,19 +6,7 @@ is transposed on the Tensor engine. For MX it is then quantized: groups of 32 ne
 
 from copy import copy
 
-from ...isa import (
-    Access,
-    Affine,
-    Buffer,
-    Builder,
-    Index,
-    Role,
-    affine,
-    elements_of,
-    itemsize,
-    partitions_of,
-    rows_of,
-)
+from ...isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
 from ..limits import BANK_BYTES, P
 from ..planes import several
 from .packing import K_GROUP, NATURAL_BYTES, Packing, group_of, natural_slots, parts_of_row
@@ -204,9 +192,9 @@ class Operand:
                 row, step = on_chip.row_elements, width * self.block
                 inner = several([(step, tiles)])
                 pattern = ((row, p // group), *inner, (1, fs * width))
-                here = elements_of(on_chip, *pattern, at=first * step, part=part)
+                here = on_chip.box(*pattern, at=first * step, part=part)
                 at = (affine(chunk) * self.parts + part) * on_chip.elements + first * step
-                there = elements_of(hbm, *pattern, at=at, part=number)
+                there = hbm.box(*pattern, at=at, part=number)
                 if store:
                     b.store(there, here)
                 else:
@@ -226,14 +214,14 @@ class Operand:
             return part
         self.b.fresh(self.wide)
         if ks % P:  # the chip wants 32 partitions: pad with zeros
-            whole = rows_of(self.wide, self.wide.shape[0], self.wide.row_elements)
+            whole = self.wide.rows(self.wide.shape[0], self.wide.row_elements)
             self.b.emit("memset", whole, value=0.0)
         return Affine()
 
     def _wide(self, part: Affine, p: int, j: int, t: int, offset: int, fs: int) -> Access:
         """Partitions 0..p of tiles 0..t, lanes 0..j of a wide tile, from element `offset` on."""
         inner = several([(self.packing.per_row * self.staged, t), (self.staged, j)])
-        return partitions_of(self.wide, p, *inner, (1, fs), at=offset, part=part)
+        return self.wide.lanes(p, *inner, (1, fs), at=offset, part=part)
 
     def _load_straight(
         self, part: Affine, k0: Affine, ks: int, f0: Index, fs: int, base: Index
@@ -254,7 +242,7 @@ class Operand:
 
         def copy(k: Affine, to: int, p: int, j: int, t: int) -> None:
             inner = several([(tile_k * f, t), (k_of_j * f, j)])
-            source = elements_of(self.hbm, (k_of_p * f, p), *inner, (1, fs), at=k * f + column)
+            source = self.hbm.box((k_of_p * f, p), *inner, (1, fs), at=k * f + column)
             wide = self._wide(part, p, j, t, to, fs)
             if self.picked:
                 self.picked.load(wide, source, k)
@@ -289,15 +277,15 @@ class Operand:
             if not lanes or not count:
                 continue
             at = affine(f0) * self.k + k0 + t * P + affine(base)
-            source = elements_of(self.hbm, (self.k, fs), (1, lanes * count), at=at)
+            source = self.hbm.box((self.k, fs), (1, lanes * count), at=at)
             inner = (*several([(self.block, lanes)]), (1, fs))
-            to = partitions_of(self.data, count, *inner, at=t * self.block, part=part)
+            to = self.data.lanes(count, *inner, at=t * self.block, part=part)
             self.b.emit("dma_transpose", to, source, queue=f"load {self.hbm.name}")
 
     def _load_natural(self, offset: Affine, rows: int, ks: int) -> None:
         self.b.fresh(self.natural)
-        source = elements_of(self.hbm, (self.k, rows), (1, ks), at=offset)
-        self.b.load(rows_of(self.natural, rows, ks), source)
+        source = self.hbm.box((self.k, rows), (1, ks), at=offset)
+        self.b.load(self.natural.rows(rows, ks), source)
 
     def _turn(self, part: Affine, column: Affine, ks: int, start: Affine, size: int) -> None:
         """Transpose elements `column` .. +ks of the natural tile into rows start .. +size."""
@@ -313,17 +301,17 @@ class Operand:
                 # MX keeps neighbours along K in one partition; otherwise lanes are 128 apart.
                 step, lane = (x, j) if self.packing.mx else (1, j * P)
                 at = column + t * self.packing.tile_k + lane
-                moving = partitions_of(self.natural, size, (step, count), at=at)
+                moving = self.natural.lanes(size, (step, count), at=at)
                 b.emit("nc_transpose", self._turned(slot * P, count, size), moving)
             for slot, (t, j, count) in enumerate(chosen):
                 at = to_column + (t * x + j) * self.staged
-                target = rows_of(self.wide, count, size, at, part=wide_part)
+                target = self.wide.rows(count, size, at, part=wide_part)
                 b.emit("tensor_copy", target, self._turned(slot * P, count, size))
         if self.packing.mx:
             self._quantize(part, ks, start, size)
 
     def _turned(self, offset: int, partitions: int, size: int) -> Access:
-        return rows_of(self.transposed, partitions, size, offset)
+        return self.transposed.rows(partitions, size, offset)
 
     def _columns(self, t: int, j: int, ks: int) -> int:
         """How many partitions lane j of tile t fills when the part holds ks elements of K."""
@@ -337,8 +325,8 @@ class Operand:
         staged = self.staged
         for t in range(-(-ks // self.packing.tile_k)):
             p = self.partitions(ks - t * self.packing.tile_k)
-            source = partitions_of(self.wide, p, (1, fs), (staged, 4), at=t * 4 * staged)
-            data = rows_of(self.data, p, fs * 4, start * 4 + t * 4 * self.block, part=part)
+            source = self.wide.lanes(p, (1, fs), (staged, 4), at=t * 4 * staged)
+            data = self.data.rows(p, fs * 4, start * 4 + t * 4 * self.block, part=part)
             self.b.emit("quantize_mx", (data, self._scale(part, t, p, start, fs)), source)
 
     def partitions(self, ks: int) -> int:
@@ -349,7 +337,7 @@ class Operand:
         return min(ks, P)
 
     def _scale(self, part: Affine, t: int, p: int, f: Index, fs: int) -> Access:
-        return rows_of(self.scales, p // 8, fs, affine(f) + t * self.block, part=part)
+        return self.scales.rows(p // 8, fs, affine(f) + t * self.block, part=part)
 
     def scale(self, part: Affine, t: int, ks: int, f: Index, fs: int) -> Access:
         """The scales of elements f .. f+fs of the loaded block, tile t of a part."""
@@ -363,9 +351,9 @@ class Operand:
         p, per_row = self.partitions(ks), self.packing.per_row
         base = t * per_row * self.block
         if self.packing.mx:
-            return rows_of(self.data, p, fs * 4, affine(f) * 4 + base, part=part)
+            return self.data.rows(p, fs * 4, affine(f) * 4 + base, part=part)
         both = per_row == 2 and ks >= self.packing.tile_k
         lanes = ((self.block, 2),) if both else ()
         rows = p if both or per_row == 1 else min(P, ks - lane * P)
         at = affine(f) + base + lane * self.block
-        return partitions_of(self.data, rows, *lanes, (1, fs), at=at, part=part)
+        return self.data.lanes(rows, *lanes, (1, fs), at=at, part=part)

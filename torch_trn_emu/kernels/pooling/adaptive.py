@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from ...isa import Access, Builder, Program, Role, partitions_of, rows_of
+from ...isa import Access, Builder, Program, Role
 from ..limits import P
 
 __all__ = ["adaptive_average", "adaptive_average_backward"]
@@ -34,19 +34,19 @@ def adaptive_average(planes: int, size: Size, out: Size, *, dtype: str, cores: i
     for p0, some in b.tiles(planes, P):
         b.fresh(data, half, done)
         area = height * width
-        b.load(rows_of(data, some, area), partitions_of(x, some, (1, area), at=p0 * area))
+        b.load(data.rows(some, area), x.lanes(some, (1, area), at=p0 * area))
         for o in range(rows):
             first, count = _window(o, rows, height)
-            to = rows_of(half, some, width, o * width)
-            taps = partitions_of(data, some, (1, width), (width, count), at=first * width)
+            to = half.rows(some, width, o * width)
+            taps = data.lanes(some, (1, width), (width, count), at=first * width)
             _average(b, to, taps, count)
         for o in range(columns):
             first, count = _window(o, columns, width)
-            to = partitions_of(done, some, (columns, rows), at=o)
-            taps = partitions_of(half, some, (width, rows), (1, count), at=first)
+            to = done.lanes(some, (columns, rows), at=o)
+            taps = half.lanes(some, (width, rows), (1, count), at=first)
             _average(b, to, taps, count)
         made = rows * columns
-        b.store(partitions_of(y, some, (1, made), at=p0 * made), rows_of(done, some, made))
+        b.store(y.lanes(some, (1, made), at=p0 * made), done.rows(some, made))
     return b.build()
 
 
@@ -68,27 +68,27 @@ def adaptive_average_backward(
         b.fresh(data, half, done)
         area = height * width
         given = rows * columns
-        b.load(rows_of(data, some, given), partitions_of(g, some, (1, given), at=p0 * given))
-        b.emit("memset", rows_of(half, some, rows * width), value=0.0)
-        b.emit("memset", rows_of(total, some, area), value=0.0)
+        b.load(data.rows(some, given), g.lanes(some, (1, given), at=p0 * given))
+        b.emit("memset", half.rows(some, rows * width), value=0.0)
+        b.emit("memset", total.rows(some, area), value=0.0)
         for o in range(columns):
             first, count = _window(o, columns, width)
             b.fresh(share)
-            each = rows_of(share, some, rows)
-            source = partitions_of(data, some, (columns, rows), at=o)
+            each = share.rows(some, rows)
+            source = data.lanes(some, (columns, rows), at=o)
             b.emit("tensor_scalar", each, source, op0="multiply", imm0=1 / count)
-            into = partitions_of(half, some, (width, rows), (1, count), at=first)
-            repeated = partitions_of(share, some, (1, rows), (0, count))
+            into = half.lanes(some, (width, rows), (1, count), at=first)
+            repeated = share.lanes(some, (1, rows), (0, count))
             b.emit("tensor_tensor", into, into, repeated, op="add")
         for o in range(rows):
             first, count = _window(o, rows, height)
             b.fresh(share)
-            each = rows_of(share, some, width)
-            source = rows_of(half, some, width, o * width)
+            each = share.rows(some, width)
+            source = half.rows(some, width, o * width)
             b.emit("tensor_scalar", each, source, op0="multiply", imm0=1 / count)
-            into = partitions_of(total, some, (width, count), (1, width), at=first * width)
-            repeated = partitions_of(share, some, (0, count), (1, width))
+            into = total.lanes(some, (width, count), (1, width), at=first * width)
+            repeated = share.lanes(some, (0, count), (1, width))
             b.emit("tensor_tensor", into, into, repeated, op="add")
-        b.emit("tensor_copy", rows_of(done, some, area), rows_of(total, some, area))
-        b.store(partitions_of(dx, some, (1, area), at=p0 * area), rows_of(done, some, area))
+        b.emit("tensor_copy", done.rows(some, area), total.rows(some, area))
+        b.store(dx.lanes(some, (1, area), at=p0 * area), done.rows(some, area))
     return b.build()

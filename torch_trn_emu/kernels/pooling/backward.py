@@ -1,6 +1,6 @@
 """Gradients of pooling: every tap adds its share to strided views of what it read."""
 
-from ...isa import Buffer, Program, Role, partitions_of, rows_of
+from ...isa import Buffer, Program, Role
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
 from .tiles import Pool, PoolTiles
@@ -38,21 +38,21 @@ class _Backward(PoolTiles):
             count, need = high.count * self.sizes[2], deep.span * high.span * self.outs[2]
             b.fresh(self.data, self.sum, self.result, self.work)
             self.bring(self.data, self.g, p0, planes, deep, high, j)
-            b.emit("memset", rows_of(self.sum, planes, count), value=0.0)
+            b.emit("memset", self.sum.rows(planes, count), value=0.0)
             g = self.data
             if spec.op == "max":
                 b.fresh(self.found, self.at)
                 self.bring(self.found, self.index, p0, planes, deep, high, j)
-                base = rows_of(self.base, planes, 1)
-                at = rows_of(self.at, planes, need)
-                b.emit("tensor_scalar", at, rows_of(self.found, planes, need), base, op0="subtract")
+                base = self.base.rows(planes, 1)
+                at = self.at.rows(planes, need)
+                b.emit("tensor_scalar", at, self.found.rows(planes, need), base, op0="subtract")
             else:
                 g = self.work
                 self._shares(planes, need)
             for taps in taps_of(deep, high, wide):
                 self._tap(taps, g, planes, high.span)
-            done = rows_of(self.result, planes, count)
-            b.emit("tensor_copy", done, rows_of(self.sum, planes, count))
+            done = self.result.rows(planes, count)
+            b.emit("tensor_copy", done, self.sum.rows(planes, count))
             self.put(self.dx, done, p0, deep, high, j)
             if spec.op == "max":
                 step = float(high.count * self.sizes[2])
@@ -61,7 +61,7 @@ class _Backward(PoolTiles):
 
     def prepare(self, deep: Strip, high: Strip) -> None:
         if self.spec.op == "max":
-            view = rows_of(self.where, P, high.count * self.sizes[2])
+            view = self.where.rows(P, high.count * self.sizes[2])
             self.b.emit("iota", view, channel=0, step=1, base=0)
         elif not self.spec.divisor:
             width = self.outs[2]
@@ -75,11 +75,11 @@ class _Backward(PoolTiles):
 
     def _shares(self, planes: int, need: int) -> None:
         """The gradient that each tap of a window gets."""
-        to, g = rows_of(self.work, planes, need), rows_of(self.data, planes, need)
+        to, g = self.work.rows(planes, need), self.data.rows(planes, need)
         if self.spec.divisor:
             self.b.emit("tensor_scalar", to, g, op0="multiply", imm0=1 / self.spec.divisor)
         else:
-            inverse = rows_of(self.inverse, planes, need)
+            inverse = self.inverse.rows(planes, need)
             self.b.emit("tensor_tensor", to, g, inverse, op="multiply")
 
     def _tap(self, taps: tuple[Tap, ...], g: Buffer, planes: int, rows_held: int) -> None:
@@ -89,11 +89,11 @@ class _Backward(PoolTiles):
         inner = ((outs, h.count), (1, w.count))
         own = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
         here = h.own * width + w.own
-        into = partitions_of(self.sum, planes, *own, at=here)
-        share = partitions_of(g, planes, *inner, at=offset)
+        into = self.sum.lanes(planes, *own, at=here)
+        share = g.lanes(planes, *inner, at=offset)
         if self.spec.op == "max":
-            hit, at = (partitions_of(t, planes, *inner, at=offset) for t in (self.work, self.at))
-            where = partitions_of(self.where, planes, *own, at=here)
+            hit, at = (t.lanes(planes, *inner, at=offset) for t in (self.work, self.at))
+            where = self.where.lanes(planes, *own, at=here)
             b.emit("tensor_tensor", hit, at, where, op="equal")
             b.emit("tensor_tensor", hit, hit, share, op="multiply")
             share = hit

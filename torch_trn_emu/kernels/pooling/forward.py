@@ -2,7 +2,7 @@
 
 from math import inf
 
-from ...isa import Access, Program, Role, partitions_of, rows_of
+from ...isa import Access, Program, Role
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
 from .tiles import Pool, PoolTiles
@@ -43,18 +43,18 @@ class _Forward(PoolTiles):
             b.fresh(self.data, self.best, *([self.result] if self.result is not self.best else []))
             self.bring(self.data, self.x, p0, planes, deep, high, j)
             count = high.count * self.outs[2]
-            best = rows_of(self.best, planes, count)
+            best = self.best.rows(planes, count)
             b.emit("memset", best, value=-inf if spec.op == "max" else 0.0)
             if spec.indices:
                 b.fresh(self.mask, self.at, self.found)
-                b.emit("memset", rows_of(self.at, planes, count), value=0.0)
+                b.emit("memset", self.at.rows(planes, count), value=0.0)
             for taps in taps_of(deep, high, wide):
                 self._tap(taps, planes, high.span)
             done = self._finish(planes, count)
             self.put(self.y, done, p0, deep, high, j)
             if spec.indices:
-                found, at = rows_of(self.found, planes, count), rows_of(self.at, planes, count)
-                base = rows_of(self.base, planes, 1)
+                found, at = self.found.rows(planes, count), self.at.rows(planes, count)
+                base = self.base.rows(planes, 1)
                 b.emit("tensor_scalar", found, at, base, op0="add")
                 self.put(self.index, found, p0, deep, high, j)
                 step = float(high.step * self.sizes[2])
@@ -66,7 +66,7 @@ class _Forward(PoolTiles):
         width = self.sizes[2]
         if self.spec.indices:
             for d in range(deep.span):
-                view = rows_of(self.where, P, high.span * width, d * high.span * width)
+                view = self.where.rows(P, high.span * width, d * high.span * width)
                 self.b.emit("iota", view, channel=0, step=1, base=d * self.sizes[1] * width)
         if self.spec.op == "add" and not self.spec.divisor:
             ranges = ((deep.first, 1), (high.first, high.count), (0, self.outs[2]))
@@ -83,22 +83,22 @@ class _Forward(PoolTiles):
         shape = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
         own = ((outs, h.count), (1, w.count))
         there = h.own * outs + w.own
-        x = partitions_of(self.data, planes, *shape, at=offset)
-        best = partitions_of(self.best, planes, *own, at=there)
+        x = self.data.lanes(planes, *shape, at=offset)
+        best = self.best.lanes(planes, *own, at=there)
         if self.spec.indices:
-            where = partitions_of(self.where, planes, *shape, at=offset)
-            mask, at = (partitions_of(t, planes, *own, at=there) for t in (self.mask, self.at))
+            where = self.where.lanes(planes, *shape, at=offset)
+            mask, at = (t.lanes(planes, *own, at=there) for t in (self.mask, self.at))
             b.emit("tensor_tensor", mask, x, best, op="greater")
             b.emit("select", at, mask, where, at)
         b.emit("tensor_tensor", best, best, x, op=self.spec.op)
 
     def _finish(self, planes: int, count: int) -> Access:
-        b, best = self.b, rows_of(self.best, planes, count)
+        b, best = self.b, self.best.rows(planes, count)
         if self.spec.op == "max":
             return best
-        done = rows_of(self.result, planes, count)
+        done = self.result.rows(planes, count)
         if self.spec.divisor:
             b.emit("tensor_scalar", done, best, op0="multiply", imm0=1 / self.spec.divisor)
         else:
-            b.emit("tensor_tensor", done, best, rows_of(self.inverse, planes, count), op="multiply")
+            b.emit("tensor_tensor", done, best, self.inverse.rows(planes, count), op="multiply")
         return done

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
 
-from ...isa import Access, Affine, Buffer, Builder, elements_of, partitions_of, rows_of
+from ...isa import Access, Affine, Buffer, Builder
 from ..limits import TILE_BYTES, P
 from ..planes import several
 from ..windows import Axis, Strip
@@ -98,7 +98,7 @@ class PoolTiles:
     def position(self, depth: int, row: int) -> None:
         """The number in its plane of a strip's first element, which moves on with the strips."""
         number = (depth * self.sizes[1] + row) * self.sizes[2]
-        self.b.emit("memset", rows_of(self.base, P, 1), value=float(number))
+        self.b.emit("memset", self.base.rows(P, 1), value=float(number))
 
     def bring(
         self, tile: Buffer, hbm: Buffer, p0: Affine, planes: int, deep: Strip, high: Strip,
@@ -106,7 +106,7 @@ class PoolTiles:
     ) -> None:  # fmt: skip
         """What strip j is made of."""
         run = high.span * self.there[2]
-        to = partitions_of(tile, planes, *several([(run, deep.span)]), (1, run))
+        to = tile.lanes(planes, *several([(run, deep.span)]), (1, run))
         rows = j * high.step + high.low, high.span
         self.b.load(to, _rows(hbm, planes, self.there, p0, (deep.low, deep.span), rows))
 
@@ -121,14 +121,14 @@ class PoolTiles:
         b, axes = self.b, self.spec.counting or self.spec.axes
         width = ranges[2][1]
         ((deep, _),) = axes[0].counts(*ranges[0])
-        whole = rows_of(tile, P, ranges[1][1] * width, offset)
+        whole = tile.rows(P, ranges[1][1] * width, offset)
         b.emit("memset", whole, value=0.0)
         for kh, kw in product(range(axes[1].kernel), range(axes[2].kernel)):
             y, rows = axes[1].inside(kh, *ranges[1])
             x, columns = axes[2].inside(kw, *ranges[2])
             if rows and columns:
                 at = offset + y * width + x
-                view = partitions_of(tile, P, (width, rows), (1, columns), at=at)
+                view = tile.lanes(P, (width, rows), (1, columns), at=at)
                 b.emit("tensor_scalar", view, view, op0="add", imm0=float(deep))
         b.emit("reciprocal", whole, whole)
 
@@ -140,4 +140,4 @@ def _rows(
     """Rows of planes in memory, each (first, how many)."""
     plane, area, width = prod(shape), shape[1] * shape[2], shape[2]
     at = p0 * plane + deep[0] * area + high[0] * width
-    return elements_of(hbm, (plane, planes), (area, deep[1]), (1, high[1] * width), at=at)
+    return hbm.box((plane, planes), (area, deep[1]), (1, high[1] * width), at=at)

@@ -8,7 +8,7 @@ is then computed once for the reduction and again after it, from what is loaded 
 from math import ceil
 
 from ...chip import Chip
-from ...isa import Access, Affine, Builder, Program, elements_of, partitions_of, rows_of
+from ...isa import Access, Affine, Builder, Program
 from ..limits import BANK, P
 from .joined import block_of, emit_joined
 from .layout import Layout, layout_of
@@ -107,7 +107,7 @@ class _RowProgram(RowTiles):
         for name in self.of(Kind.ROW):
             for part, c0, count in self.b.parts(self.columns, self.width):
                 tile = self.tiles[name]
-                whole = rows_of(tile, P, count, part=part)
+                whole = tile.rows(P, count, part=part)
                 if name in self.steps:
                     self.b.emit("memset", whole, value=0.0)
                 else:
@@ -118,24 +118,24 @@ class _RowProgram(RowTiles):
     def _constants_of_pieces(self) -> None:
         b, layout, whole = self.b, self.layout, self.whole
         if whole.ones:
-            b.emit("memset", rows_of(whole.ones, P, P), value=1.0)
+            b.emit("memset", whole.ones.rows(P, P), value=1.0)
         if not layout.missing:
             return
         missing, last = layout.missing, layout.pieces - 1
-        b.emit("memset", rows_of(whole.there, P, missing), value=1.0)
+        b.emit("memset", whole.there.rows(P, missing), value=1.0)
         if layout.rows == 1:
-            kept = rows_of(whole.there, P, missing)
+            kept = whole.there.rows(P, missing)
             b.emit("affine_select", kept, kept, channel=-1, step=0, base=last - 1, on_false=0.0)
         else:
             none = b.sbuf("none", missing, "float32")
-            b.emit("memset", rows_of(none, layout.rows, missing), value=0.0)
+            b.emit("memset", none.rows(layout.rows, missing), value=0.0)
             lines = (layout.pieces * missing, layout.rows)
-            at = elements_of(whole.there, lines, (1, missing), at=last * missing)
-            b.emit("dma_copy", at, rows_of(none, layout.rows, missing), queue="pieces")
+            at = whole.there.box(lines, (1, missing), at=last * missing)
+            b.emit("dma_copy", at, none.rows(layout.rows, missing), queue="pieces")
         ops = {str(s.attributes["op"]) for s in self.steps.values() if s.reduces}
         self.neutral = {op: b.sbuf(f"neutral of {op}", 1, "float32") for op in sorted(ops)}
         for op, tile in self.neutral.items():
-            b.emit("memset", rows_of(tile, P, 1), value=NEUTRAL[op])
+            b.emit("memset", tile.rows(P, 1), value=NEUTRAL[op])
 
     def _fill(self, whole: Access) -> None:
         """Numbers where pieces of rows lack elements, before those that are there are loaded."""
@@ -147,8 +147,8 @@ class _RowProgram(RowTiles):
         missing = self.layout.missing
         end = columns_of(data, data.free - missing, missing)
         tile = self.neutral[str(s.attributes["op"])]
-        neutral = partitions_of(tile, data.partitions, (0, missing))
-        there = rows_of(self.whole.there, data.partitions, missing)
+        neutral = tile.lanes(data.partitions, (0, missing))
+        there = self.whole.there.rows(data.partitions, missing)
         self.b.emit("select", end, there, end, neutral)
         return data
 
@@ -255,14 +255,14 @@ class _RowProgram(RowTiles):
     def _finish(self, s: RowStep, halves: list[tuple[int, int]]) -> None:
         """A reduction from its chunks, then from its pieces."""
         for h, size in halves:
-            data, to = rows_of(self.partial[s.name], size, self.chunks, part=h), self.tiles[s.name]
+            data, to = self.partial[s.name].rows(size, self.chunks, part=h), self.tiles[s.name]
             if self.layout.pieces == 1:
-                self.b.emit("tensor_reduce", rows_of(to, size, 1, part=h), data, **s.attributes)
+                self.b.emit("tensor_reduce", to.rows(size, 1, part=h), data, **s.attributes)
                 continue
-            own = rows_of(self.partial[s.name], size, self.layout.values)
+            own = self.partial[s.name].rows(size, self.layout.values)
             if self.chunks > 1:
                 self.b.fresh(self.whole.own)
-                own = rows_of(self.whole.own, size, 1)
+                own = self.whole.own.rows(size, 1)
                 self.b.emit("tensor_reduce", own, data, **s.attributes)
             self._over_pieces(s, own, self.values(to, h, size))
 
@@ -275,19 +275,17 @@ class _RowProgram(RowTiles):
         b, layout, whole = self.b, self.layout, self.whole
         size, values = own.partitions, layout.values
         b.fresh(whole.back)
-        back = rows_of(whole.back, size, values)
+        back = whole.back.rows(size, values)
         if whole.ones and s.attributes == {"op": "add"}:
-            b.emit("nc_matmul", back, rows_of(whole.ones, size, size), own)
+            b.emit("nc_matmul", back, whole.ones.rows(size, size), own)
         else:
             b.fresh(whole.turned, whole.joined)
-            b.emit("nc_transpose", rows_of(whole.turned, values, size), own)
+            b.emit("nc_transpose", whole.turned.rows(values, size), own)
             rows = ((layout.pieces, layout.rows), (1, layout.pieces))
-            parts = partitions_of(whole.turned, values, *rows)
-            b.emit(
-                "tensor_reduce", rows_of(whole.joined, values, layout.rows), parts, **s.attributes
-            )
+            parts = whole.turned.lanes(values, *rows)
+            b.emit("tensor_reduce", whole.joined.rows(values, layout.rows), parts, **s.attributes)
             every = ((1, layout.rows), (0, layout.pieces))
-            b.emit("nc_transpose", back, partitions_of(whole.joined, values, *every))
+            b.emit("nc_transpose", back, whole.joined.lanes(values, *every))
         b.emit("tensor_copy", to, back)
 
     def _sum_of(self, made: RowStep, reductions: list[RowStep], count: int) -> str:
@@ -298,7 +296,7 @@ class _RowProgram(RowTiles):
     def _reduced(self, name: str, chunk: Affine, h: int, size: int) -> Access:
         """Where a reduction of a chunk goes."""
         if name in self.partial:
-            return rows_of(self.partial[name], size, self.layout.values, chunk, part=h)
+            return self.partial[name].rows(size, self.layout.values, chunk, part=h)
         return self.values(self.tiles[name], h, size)
 
     def _load(
@@ -306,7 +304,7 @@ class _RowProgram(RowTiles):
     ) -> None:
         self.b.fresh(self.tiles[n])
         for h, size in halves:
-            self._fill(rows_of(self.tiles[n], size, count, part=h))
+            self._fill(self.tiles[n].rows(size, count, part=h))
             for here, there in self.moved(self.tiles[n], self.hbm[n], r0, h, size, c0, count):
                 self.b.load(here, there)
 
@@ -325,10 +323,10 @@ class _RowProgram(RowTiles):
                 for k, r in enumerate(s.reads)
             ]
             if s.kind is Kind.ROW:
-                to = rows_of(self.tiles[s.name], size, count, part=chunk)
+                to = self.tiles[s.name].rows(size, count, part=chunk)
                 b.emit("tensor_tensor", to, to, *reads, op="add")
                 continue
-            to = rows_of(self.tiles[s.name], size, count, part=h)
+            to = self.tiles[s.name].rows(size, count, part=h)
             if s.opcode == JOINED:
                 emit_joined(b, s, to, reads)
             elif total:
@@ -351,7 +349,7 @@ class _RowProgram(RowTiles):
         given = [columns_of(a, there, missing) for a in reads]
         b.emit(s.opcode, end, *given, engine=s.engine, **s.attributes)
         b.fresh(self.whole.end)
-        last = rows_of(self.whole.end, to.partitions, 1)
+        last = self.whole.end.rows(to.partitions, 1)
         b.emit("tensor_reduce", last, self._filled(self.steps[total], end), op="add")
         b.emit("tensor_tensor", result, result, last, op="add")
 
@@ -363,17 +361,17 @@ class _RowProgram(RowTiles):
         tile = self.tiles[n]
         if kind is Kind.ONE:
             by_partition = opcode in ("tensor_scalar", "activation") and not data
-            return partitions_of(tile, size, (1, 1) if by_partition else (0, count))
+            return tile.lanes(size, (1, 1) if by_partition else (0, count))
         if kind is Kind.ROW and n in self.inputs and self.layout.together > 1:
             block = self.layout.columns
-            return partitions_of(tile, size, (0, count // block), (1, block), part=chunk)
+            return tile.lanes(size, (0, count // block), (1, block), part=chunk)
         if kind is Kind.ROW:
-            return rows_of(tile, size, count, part=chunk)
+            return tile.rows(size, count, part=chunk)
         if kind is Kind.FULL:
-            return rows_of(tile, size, count, part=h)
+            return tile.rows(size, count, part=h)
         if data or opcode in ("tensor_tensor", "select"):  # one value a row, repeated
             return self.repeated(tile, h, size, count)
-        return rows_of(tile, size, 1, part=h)
+        return tile.rows(size, 1, part=h)
 
     def _finish_sums(self) -> None:
         """Partitions added by a product with ones."""
@@ -384,15 +382,15 @@ class _RowProgram(RowTiles):
         ones = b.sbuf("ones", 1, "float32")
         total = b.psum("total", BANK, slots=2)
         result = b.sbuf("summed", BANK, "float32", slots=2)
-        b.emit("memset", rows_of(ones, P, 1), value=1.0)
+        b.emit("memset", ones.rows(P, 1), value=1.0)
         for n in names:
             for part, c0, count in b.parts(self.columns, self.width):
                 for start, size in b.tiles(count // self.layout.together, BANK):
                     b.fresh(total, result)
                     for k in range(self.layout.together):
                         at = start + k * self.layout.columns
-                        data = rows_of(self.tiles[n], P, size, at, part=part)
-                        b.emit("nc_matmul", rows_of(total, 1, size), rows_of(ones, P, 1), data)
-                    b.emit("tensor_copy", rows_of(result, 1, size), rows_of(total, 1, size))
-                    to = rows_of(self.stored[n], 1, size, c0 + start)
-                    b.store(to, rows_of(result, 1, size))
+                        data = self.tiles[n].rows(P, size, at, part=part)
+                        b.emit("nc_matmul", total.rows(1, size), ones.rows(P, 1), data)
+                    b.emit("tensor_copy", result.rows(1, size), total.rows(1, size))
+                    to = self.stored[n].rows(1, size, c0 + start)
+                    b.store(to, result.rows(1, size))

@@ -13,7 +13,7 @@ from itertools import chain, combinations
 
 from ...chip import Chip
 from ...engines import clock_hz, cycles
-from ...isa import OPCODES, Builder, Engine, rows_of
+from ...isa import OPCODES, Builder, Engine
 from ..limits import P
 from .fuse import bias_of
 from .values import JOINED, Kind, RowStep, step
@@ -102,7 +102,7 @@ def _load(s: RowStep, chip: Chip) -> Load:
     if opcode not in OPCODES or not (s.reduces or s.kind is not Kind.COLUMN):
         return 0.0, 0.0
     b = Builder("one instruction")
-    tile = rows_of(b.sbuf("tile", LONG, "float32"), P, LONG)
+    tile = b.sbuf("tile", LONG, "float32").rows(P, LONG)
     reads = [tile] * (len(s.reads) if s.opcode == opcode else len(OPCODES[opcode].reads))
     one = b.emit(opcode, tile, *reads, engine=s.engine, **attributes)
     seconds = cycles(one, chip) / clock_hz(one.engine, chip) / LONG

@@ -6,17 +6,7 @@ from math import ceil
 
 from ...chip import Chip
 from ...engines.arithmetic import ACTIVATIONS
-from ...isa import (
-    Access,
-    Affine,
-    Buffer,
-    Builder,
-    Role,
-    elements_of,
-    itemsize,
-    partitions_of,
-    rows_of,
-)
+from ...isa import Access, Affine, Buffer, Builder, Role, itemsize
 from ..limits import WIDE, P, evenly
 from .joined import block_of
 from .layout import Layout, spread
@@ -215,11 +205,11 @@ class RowTiles(Order):
         if run:
             lines = self.layout.rows
             at, runs = row * run + c0 * lines, (lines * run, count // run)
-            there = elements_of(hbm, (run, size), runs, (1, run), at=at)
+            there = hbm.box((run, size), runs, (1, run), at=at)
         else:
             at = row * self.columns + c0
-            there = elements_of(hbm, (self.columns, size), (1, count), at=at)
-        yield rows_of(tile, size, count, part=h), there
+            there = hbm.box((self.columns, size), (1, count), at=at)
+        yield tile.rows(size, count, part=h), there
 
     def _uneven(
         self, tile: Buffer, hbm: Buffer, pitch: int, c0: Affine, count: int
@@ -230,22 +220,22 @@ class RowTiles(Order):
         parts = ((0, last, count), (last, 1, count - lacking))
         for first, pieces, some in parts if lacking else ((0, last + 1, count),):
             rows = (line * layout.pieces, layout.rows), (pitch, layout.rows)
-            here = partitions_of(tile, pieces, rows[0], (1, some), at=first * line)
+            here = tile.lanes(pieces, rows[0], (1, some), at=first * line)
             at = c0 + first * each
-            yield here, elements_of(hbm, (each, pieces), rows[1], (1, some), at=at)
+            yield here, hbm.box((each, pieces), rows[1], (1, some), at=at)
 
     def values(self, tile: Buffer, h: int, size: int) -> Access:
         """A COLUMN of a tile of lines."""
-        return rows_of(tile, size, self.layout.values, part=h)
+        return tile.rows(size, self.layout.values, part=h)
 
     def by_row(self, tile: Buffer, h: int, size: int, count: int) -> Access:
         """A FULL tile with what is reduced innermost."""
         layout = self.layout
         if layout.values == 1:
-            return rows_of(tile, size, count, part=h)
+            return tile.rows(size, count, part=h)
         block = layout.reduced * layout.inner
         blocks = ((block, layout.together), (1, layout.inner), (layout.inner, layout.reduced))
-        return partitions_of(tile, size, *blocks, part=h)
+        return tile.lanes(size, *blocks, part=h)
 
     def repeated(self, tile: Buffer, h: int, size: int, count: int) -> Access:
         """A COLUMN for every element of a FULL tile."""
@@ -253,7 +243,7 @@ class RowTiles(Order):
         inner = [(layout.inner, layout.together), (0, layout.reduced), (1, layout.inner)]
         if layout.values == 1:  # which may be cut in chunks
             inner = [(0, count)]
-        return partitions_of(tile, size, *inner, part=h)
+        return tile.lanes(size, *inner, part=h)
 
     def row(
         self, name: str, part: Affine, c0: Affine, count: int
@@ -265,12 +255,12 @@ class RowTiles(Order):
             return
         lines, each = self.rows if layout.pieces > 1 else P, count // layout.together
         repeats = ((0, lines // layout.pieces), (self.columns, layout.pieces))
-        source = elements_of(self.hbm[name], *repeats, (1, each), at=c0)
-        yield rows_of(self.tiles[name], lines, each, part=part), source
+        source = self.hbm[name].box(*repeats, (1, each), at=c0)
+        yield self.tiles[name].rows(lines, each, part=part), source
 
     def one(self, name: str) -> tuple[Access, Access]:
         """(a ONE on every partition, what it is in memory)"""
-        return rows_of(self.tiles[name], P, 1), elements_of(self.hbm[name], (0, P), (1, 1))
+        return self.tiles[name].rows(P, 1), self.hbm[name].box((0, P), (1, 1))
 
     def column(
         self, tile: Buffer, hbm: Buffer, r0: Affine, h: int, size: int, *, once: bool = False
@@ -279,13 +269,13 @@ class RowTiles(Order):
         layout = self.layout
         if layout.pieces == 1:
             at, line = (r0 + h * P) * layout.values, (layout.values, size)
-            return self.values(tile, h, size), elements_of(hbm, line, (1, line[0]), at=at)
+            return self.values(tile, h, size), hbm.box(line, (1, line[0]), at=at)
         if once:
             rows = (layout.pieces * layout.values, layout.rows)
-            first = elements_of(tile, rows, (1, layout.values))
-            return first, rows_of(hbm, layout.rows, layout.values)
+            first = tile.box(rows, (1, layout.values))
+            return first, hbm.rows(layout.rows, layout.values)
         every = ((layout.values, layout.rows), (0, layout.pieces), (1, layout.values))
-        return self.values(tile, h, size), elements_of(hbm, *every)
+        return self.values(tile, h, size), hbm.box(*every)
 
 
 def _tables_of(steps: Iterable[RowStep]) -> set[str]:
