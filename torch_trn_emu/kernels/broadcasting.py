@@ -1,13 +1,12 @@
 """Elementwise steps over operands that repeat: along rows, down columns, or everywhere."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from math import ceil
 
 from ..calls import Target, TensorArg
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
+from ..isa import Access, Affine, Builder, Program, Role, itemsize
 from .limits import TILE_BYTES, P, evenly
-from .pointwise import Step
+from .pointwise import Step, emit_steps, results_of
 from .rows.layout import side_by_side
 
 __all__ = ["alike", "broadcast", "how_it_repeats"]
@@ -68,17 +67,18 @@ def broadcast(
         for k, (t, kind) in enumerate(zip(operands, kinds, strict=True))
     ]
     result = b.hbm("out", (all_rows, each), out.dtype, Role.OUTPUT)
-    done = [b.sbuf(f"step {k}", width, s.dtype, slots=2) for k, s in enumerate(steps)]
+    results = results_of(b, steps, width)
 
     def tile(row: Affine, beside: int, lines: int, c0: Affine, count: int) -> None:
         for operand in read:
             if not operand.repeats:
                 operand.load(row, beside, c0, lines, count)
-        _emit(b, steps, done, [partial(o.tile_of, beside) for o in read], lines, count)
-        last = done[-1] if done else read[0].tile
+        operands = [o.tile_of(beside, lines, count) for o in read]
+        done = emit_steps(b, steps, results, operands, lines, count)
+        last = done[-1] if done else read[0].tile.rows(lines, count)
         line = ((each * beside, lines), (1, count))
         to = result.box(*line, at=row * each + c0)
-        b.store(to, last.rows(lines, count))
+        b.store(to, last)
 
     for c0, count in b.tiles(columns, width):
         for operand in read:
@@ -142,21 +142,3 @@ class _Operand:
         across *= 1 if self.one_a_row else each
         pattern = ((self.wide, lines), (across, beside), (along, each))
         return self.tile.box(*pattern)
-
-
-def _emit(
-    b: Builder,
-    steps: Sequence[Step],
-    done: Sequence[Buffer],
-    operands: Sequence[Callable[[int, int], Access]],
-    rows: int,
-    columns: int,
-) -> None:
-    """The steps on one tile; operands below 0 are the results before."""
-    for n, s in enumerate(steps):
-        b.fresh(done[n])
-        reads = [
-            done[n + r].rows(rows, columns) if r < 0 else operands[r](rows, columns)
-            for r in s.reads
-        ]
-        s.emit(b, done[n].rows(rows, columns), reads)

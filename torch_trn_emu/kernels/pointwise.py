@@ -10,7 +10,7 @@ from math import ceil
 from types import MappingProxyType
 
 from ..chip import Chip
-from ..isa import Access, Affine, Attribute, Buffer, Builder, Engine, Program, Role, itemsize
+from ..isa import Access, Attribute, Buffer, Builder, Engine, Program, Role, itemsize
 from .limits import SLOTS, TILE_BYTES, P
 from .runs import spread_runs
 
@@ -19,8 +19,10 @@ __all__ = [
     "activation",
     "constant",
     "copy",
+    "emit_steps",
     "instruction",
     "pointwise",
+    "results_of",
     "tensor_scalar",
     "tensor_tensor",
 ]
@@ -111,55 +113,37 @@ def pointwise(
     held = [itemsize(d) for d in (*input_dtypes, *(s.dtype or out_dtype for s in steps))]
     fits = int(chip.sbuf.usable_bytes_per_partition / (SLOTS * sum(held)))
     free = max(1, min(int(tile_bytes / max(held)), fits, ceil(count / P)))
-    body = _Body(b, inputs, outs, steps, outputs, out_dtype, free, single)
+    tiles = [b.sbuf(f"{x.name} tile", free, x.dtype, slots=SLOTS) for x in inputs]
+    for k in single:
+        b.load(tiles[k].lanes(P, (1, 1)), inputs[k].box((0, P), (1, 1)))
+    results = results_of(b, steps, free, out_dtype)
     for start, rows, size in spread_runs(b, count, free):
-        body.tile(start, rows, size)
+        read = [t.lanes(rows, (int(k not in single), size)) for k, t in enumerate(tiles)]
+        there = (size, rows), (1, size)
+        for k, hbm in enumerate(inputs):
+            if k not in single:
+                b.fresh(tiles[k])
+                b.load(read[k], hbm.box(*there, at=start))
+        done = emit_steps(b, steps, results, read, rows, size)
+        for out, k in zip(outs, outputs, strict=True):
+            b.store(out.box(*there, at=start), done[k] if done else read[0])
     return b.build()
 
 
-class _Body:
-    def __init__(
-        self,
-        b: Builder,
-        inputs: list[Buffer],
-        outs: list[Buffer],
-        steps: Sequence[Step],
-        stored: Sequence[int],
-        out_dtype: str,
-        free: int,
-        single: Collection[int],
-    ) -> None:
-        self.b, self.inputs, self.outs = b, inputs, outs
-        self.steps, self.stored, self.free = steps, stored, free
-        self.tiles = [b.sbuf(f"{x.name} tile", free, x.dtype, slots=SLOTS) for x in inputs]
-        self.single = {self.tiles[k].name for k in single}
-        for k in single:
-            everywhere = self.tiles[k].box((free, P), (1, 1))
-            b.load(everywhere, inputs[k].box((0, P), (1, 1)))
-        self.results = [
-            b.sbuf(f"step {k}", free, step.dtype or out_dtype, slots=SLOTS)
-            for k, step in enumerate(steps)
-        ]
+def results_of(b: Builder, steps: Sequence[Step], wide: int, dtype: str = "") -> list[Buffer]:
+    """A tile for what each step makes."""
+    return [b.sbuf(f"step {k}", wide, s.dtype or dtype, slots=SLOTS) for k, s in enumerate(steps)]
 
-    def tile(self, offset: Affine, rows: int, free: int) -> None:
-        b = self.b
 
-        def on_chip(buffer: Buffer) -> Access:
-            step = 0 if buffer.name in self.single else 1
-            return buffer.box((self.free, rows), (step, free))
-
-        def in_hbm(buffer: Buffer) -> Access:
-            return buffer.box((free, rows), (1, free), at=offset)
-
-        for hbm, buffer in zip(self.inputs, self.tiles, strict=True):
-            if buffer.name not in self.single:
-                b.fresh(buffer)
-                b.load(on_chip(buffer), in_hbm(hbm))
-        done: list[Buffer] = []
-        for step, result in zip(self.steps, self.results, strict=True):
-            b.fresh(result)
-            reads = [on_chip(self.tiles[k] if k >= 0 else done[k]) for k in step.reads]
-            step.emit(b, on_chip(result), reads)
-            done.append(result)
-        for out, k in zip(self.outs, self.stored, strict=True):
-            b.store(in_hbm(out), on_chip(done[k] if done else self.tiles[0]))
+def emit_steps(
+    b: Builder, steps: Sequence[Step], results: Sequence[Buffer], operands: Sequence[Access],
+    rows: int, columns: int,
+) -> list[Access]:  # fmt: skip
+    """The steps on one tile; gives what they make."""
+    done: list[Access] = []
+    for step, result in zip(steps, results, strict=True):
+        b.fresh(result)
+        reads = [operands[k] if k >= 0 else done[k] for k in step.reads]
+        done.append(result.rows(rows, columns))
+        step.emit(b, done[-1], reads)
+    return done
