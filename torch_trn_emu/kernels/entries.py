@@ -184,10 +184,8 @@ class _Entries:
                 base = tile.base + lead * spec.lead_step
                 at = tile.at + lead * (spec.rows * spec.count)
                 offset, pattern = tile.index
-                yield _Tile(
-                    base=base, at=at, rows=tile.rows, count=tile.count, pitch=tile.pitch,
-                    index=(offset + lead * spec.places[0], pattern),
-                )  # fmt: skip
+                index = (offset + lead * spec.places[0], pattern)
+                yield replace(tile, base=base, at=at, index=index)
 
     def _grid(self) -> Iterator[_Tile]:
         """Rows on partitions."""

@@ -58,7 +58,7 @@ from .max_and_min import extreme, largest
 from .nll_loss import nll, nll_backward
 from .op import HostTransfer, Lowered, Lowering, Op, dense, flat, on_cores_with_work
 from .optimizers import fused, unscale
-from .pooling import adaptive_pool, adaptive_pool_backward, average_pool, max_pool
+from .pooling import adaptive_pool, average_pool, max_pool
 from .products import Product, compute_format, lower_addbmm, lower_matmul, multiplied, product_of
 from .random import DRAWS, uniform
 from .reductions import (
@@ -359,10 +359,10 @@ _ROWS = (
     _row("avg_pool2d avg_pool1d avg_pool3d", "vector", average_pool, MADE),
     _row("avg_pool2d_backward avg_pool3d_backward", "vector", average_pool, MADE),
     _row("_adaptive_avg_pool2d adaptive_avg_pool2d", "vector", adaptive_pool("add"), MADE),
-    _row("_adaptive_avg_pool2d_backward", "vector", adaptive_pool_backward("add"), MADE),
+    _row("_adaptive_avg_pool2d_backward", "vector", adaptive_pool("add"), MADE),
     _row("_adaptive_avg_pool3d", "vector", adaptive_pool("add"), MADE, _EVEN),
     _row("adaptive_max_pool2d", "vector", adaptive_pool("max"), MADE, _EVEN),
-    _row("adaptive_max_pool2d_backward", "vector", adaptive_pool_backward("max"), MADE, _EVEN),
+    _row("adaptive_max_pool2d_backward", "vector", adaptive_pool("max"), MADE, _EVEN),
     # --- attention
     _row("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention "
          "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
