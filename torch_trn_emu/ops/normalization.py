@@ -6,6 +6,7 @@ float32 between load and store.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +30,7 @@ class RowOp:
     outputs: str
 
 
-COLUMN = Kind.COLUMN
+column = partial(step, kind=Kind.COLUMN)  # of one value a row
 
 
 def _exponentials(_: int, eps: float) -> list[RowStep]:
@@ -42,7 +43,7 @@ def _exponentials(_: int, eps: float) -> list[RowStep]:
 
 
 def _softmax(n: int, eps: float) -> list[RowStep]:
-    inverse = step("inverse", "reciprocal", "total", kind=COLUMN)
+    inverse = column("inverse", "reciprocal", "total")
     return [
         *_exponentials(n, eps),
         inverse,
@@ -58,13 +59,13 @@ def _safe_softmax(n: int, eps: float) -> list[RowStep]:
         reads = tuple(f"{r} bounded" if r in bounds else r for r in s.reads)
         steps.append(replace(s, reads=reads))
         if s.name in bounds:
-            steps.append(step(f"{s.name} bounded", "tensor_scalar", s.name, kind=COLUMN, op0="max",
-                              imm0=bounds[s.name]))  # fmt: skip
+            bound: dict[str, Any] = {"op0": "max", "imm0": bounds[s.name]}
+            steps.append(column(f"{s.name} bounded", "tensor_scalar", s.name, **bound))
     return steps
 
 
 def _log_softmax(n: int, eps: float) -> list[RowStep]:
-    log = step("log", "activation", "total", kind=COLUMN, op="log")
+    log = column("log", "activation", "total", op="log")
     return [*_exponentials(n, eps), log, step("y", "tensor_scalar", "z", "log", op0="subtract")]
 
 
@@ -89,7 +90,7 @@ def _log_softmax_backward(_: int, eps: float) -> list[RowStep]:
 def _moments(n: int) -> list[RowStep]:
     return [
         reduced("sum", "x"),
-        step("mean", "tensor_scalar", "sum", kind=COLUMN, op0="multiply", imm0=1.0 / n),
+        column("mean", "tensor_scalar", "sum", op0="multiply", imm0=1.0 / n),
         step("centred", "tensor_scalar", "x", "mean", op0="subtract"),
         step("squares", "activation", "centred", op="square"),
         reduced("spread", "squares"),
@@ -99,8 +100,8 @@ def _moments(n: int) -> list[RowStep]:
 def _rstd(n: int, eps: float) -> list[RowStep]:
     scaled: dict[str, Any] = {"op0": "multiply", "imm0": 1.0 / n, "op1": "add", "imm1": eps}
     return [
-        step("variance", "tensor_scalar", "spread", kind=COLUMN, **scaled),
-        step("rstd", "activation", "variance", kind=COLUMN, op="rsqrt"),
+        column("variance", "tensor_scalar", "spread", **scaled),
+        column("rstd", "activation", "variance", op="rsqrt"),
     ]
 
 
@@ -137,8 +138,8 @@ def _into_x(n: int, gradient: str) -> list[RowStep]:
         step("hx", "tensor_tensor", gradient, "xhat", op="multiply"),
         reduced("sh", gradient),
         reduced("shx", "hx"),
-        step("mh", "tensor_scalar", "sh", kind=COLUMN, op0="multiply", imm0=1.0 / n),
-        step("mhx", "tensor_scalar", "shx", kind=COLUMN, op0="multiply", imm0=1.0 / n),
+        column("mh", "tensor_scalar", "sh", op0="multiply", imm0=1.0 / n),
+        column("mhx", "tensor_scalar", "shx", op0="multiply", imm0=1.0 / n),
         step("a", "tensor_scalar", "xhat", "mhx", op0="multiply"),
         step("c", "tensor_scalar", gradient, "mh", op0="subtract"),
         step("d", "tensor_tensor", "c", "a", op="subtract"),
@@ -163,7 +164,7 @@ def _rms_norm_backward(n: int, eps: float) -> list[RowStep]:
         step("h", "tensor_tensor", "g", "w", op="multiply"),
         step("hx", "tensor_tensor", "h", "xhat", op="multiply"),
         reduced("shx", "hx"),
-        step("mhx", "tensor_scalar", "shx", kind=COLUMN, op0="multiply", imm0=1.0 / n),
+        column("mhx", "tensor_scalar", "shx", op0="multiply", imm0=1.0 / n),
         step("a", "tensor_scalar", "xhat", "mhx", op0="multiply"),
         step("d", "tensor_tensor", "h", "a", op="subtract"),
         step("dx", "tensor_scalar", "d", "rstd", op0="multiply"),
@@ -173,11 +174,11 @@ def _rms_norm_backward(n: int, eps: float) -> list[RowStep]:
 
 
 def _logsumexp(n: int, eps: float) -> list[RowStep]:
-    log = step("log", "activation", "total", kind=COLUMN, op="log")
+    log = column("log", "activation", "total", op="log")
     return [
         *_exponentials(n, eps),
         log,
-        step("y", "tensor_tensor", "log", "top", kind=COLUMN, op="add"),
+        column("y", "tensor_tensor", "log", "top", op="add"),
     ]
 
 

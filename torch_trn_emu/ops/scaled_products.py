@@ -69,9 +69,12 @@ def _k(t: TensorArg, dim: int) -> int:
     return t.shape[dim] * (2 if t.torch_dtype.lower() == _FLOAT4.lower() else 1)
 
 
-def _out_dtype(call: Call) -> str:
-    dtype = call.out.dtype
-    return dtype if "float" in dtype else "float32"
+def _of_codes(call: Call, m: int, k: int, n: int, target: Target, times: int = 1) -> Lowered:
+    """So many products of codes; none without elements."""
+    if not times * m * k * n:
+        return ()
+    dtype = call.out.dtype if "float" in call.out.dtype else "float32"
+    return (matmul_of_codes(m, k, n, out_dtype=dtype, target=target),) * times
 
 
 def of_codes(call: Call, target: Target) -> Lowered:
@@ -79,11 +82,8 @@ def of_codes(call: Call, target: Target) -> Lowered:
     a, b = call.argument(0), call.argument(2)
     if "int8" in (a.dtype, b.dtype) or "Byte" in (a.torch_dtype, b.torch_dtype):
         raise Unimplemented("mx_matmul: the array reads no codes of float6 and int8.")
-    m, k, n = a.shape[-2], _k(a, -1), b.shape[-1]
     batch = a.shape[0] if len(a.shape) == 3 else 1
-    if not batch * m * k * n:
-        return ()
-    return (matmul_of_codes(m, k, n, out_dtype=_out_dtype(call), target=target),) * batch
+    return _of_codes(call, a.shape[-2], _k(a, -1), b.shape[-1], target, batch)
 
 
 def lower_scaled_mm(call: Call, target: Target) -> Lowered:
@@ -94,10 +94,7 @@ def lower_scaled_mm(call: Call, target: Target) -> Lowered:
     else:
         first, second, bias = call.argument(2), call.argument(3), call.argument(4)
     if first.dtype == _E8M0:
-        m, k, n = a.shape[0], _k(a, 1), b.shape[1]
-        if not m * k * n:
-            return ()
-        return (matmul_of_codes(m, k, n, out_dtype=_out_dtype(call), target=target),)
+        return _of_codes(call, a.shape[0], _k(a, 1), b.shape[1], target)
     # blocks of 128 as scales of rows and columns
     first = first if first.numel in (1, a.shape[0]) else dense((a.shape[0],), "Float")
     second = second if second.numel in (1, b.shape[1]) else dense((b.shape[1],), "Float")
@@ -131,35 +128,32 @@ def _turned(t: TensorArg, shape: tuple[int, int]) -> TensorArg:
     return TensorArg(t.torch_dtype, shape, (shape[1], 1) if straight else (1, shape[0]))
 
 
-def grouped(call: Call, target: Target) -> Lowered:
+def _plain(call: Call, a: TensorArg, b: TensorArg, target: Target, *scales: TensorArg) -> Any:
+    """The product of two matrices, by scales if there are any, in the dtype of the call's."""
+    out = dense((a.shape[0], b.shape[1]), call.out.torch_dtype)
+    name, lower = ("_scaled_mm", lower_scaled) if scales else ("mm", lower_matmul)
+    return lower(Call(f"aten::{name}", (a, b, *scales), (out,), call.policy), target)
+
+
+def grouped(call: Call, target: Target, *, offs: int = 2, scaled: bool = False) -> Lowered:
     """_grouped_mm: a linear product for each group."""
-    groups = _groups(call, 2)
+    groups = _groups(call, offs)
     m, k, n = _each(call, groups)
     if not m * k * n:
         return ()
     a, b = _turned(call.argument(0), (m, k)), _turned(call.argument(1), (k, n))
-    one = Call("aten::mm", (a, b), (dense((m, n), call.out.torch_dtype),), call.policy)
-    programs: Any = lower_matmul(one, target)
-    return programs * groups  # type: ignore[no-any-return]
+    scales = (dense((m,), "Float"), dense((n,), "Float")) if scaled else ()
+    return _plain(call, a, b, target, *scales) * groups  # type: ignore[no-any-return]
 
 
 def scaled_grouped(scale: int, offs: int) -> Callable[[Call, Target], Lowered]:
     """_scaled_grouped_mm: where its arguments have the first operand's scales, and the offsets."""
 
     def lower(call: Call, target: Target) -> Lowered:
-        groups = _groups(call, offs)
-        m, k, n = _each(call, groups)
-        if not m * k * n:
-            return ()
-        given = call.argument(scale)
+        given, groups = call.argument(scale), _groups(call, offs)
         if (given[0] if isinstance(given, tuple) else given).dtype == _E8M0:
-            return (matmul_of_codes(m, k, n, out_dtype=_out_dtype(call), target=target),) * groups
-        a, b = _turned(call.argument(0), (m, k)), _turned(call.argument(1), (k, n))
-        scales = dense((m,), "Float"), dense((n,), "Float")
-        result = dense((m, n), call.out.torch_dtype)
-        one = Call("aten::_scaled_mm", (a, b, *scales), (result,), call.policy)
-        programs: Any = lower_scaled(one, target)
-        return programs * groups  # type: ignore[no-any-return]
+            return _of_codes(call, *_each(call, groups), target, groups)
+        return grouped(call, target, offs=offs, scaled=True)
 
     return lower
 
@@ -167,23 +161,18 @@ def scaled_grouped(scale: int, offs: int) -> Callable[[Call, Target], Lowered]:
 def with_sparse_weight(activation: int) -> Callable[[Call, Target], Lowered]:
     """A product with a 2:4 sparse weight, which the array reads dense: where [k, n] is given."""
 
-    def lower(call: Call, target: Target) -> Lowered:
+    def lower(call: Call, target: Target) -> Any:
         b = call.argument(activation)
         k, n = b.shape
-        m = call.out.numel // max(1, n)
-        a = TensorArg(b.torch_dtype, (n, k), (k, 1))
-        weight, out = dense((k, m), b.torch_dtype), dense((n, m), call.out.torch_dtype)
-        return lower_matmul(Call("aten::mm", (a, weight), (out,), call.policy), target)
+        weight = dense((k, call.out.numel // max(1, n)), b.torch_dtype)
+        return _plain(call, TensorArg(b.torch_dtype, (n, k), (k, 1)), weight, target)
 
     return lower
 
 
-def with_packed_weight(call: Call, target: Target) -> Lowered:
+def with_packed_weight(call: Call, target: Target) -> Any:
     """A linear product with a weight of few bits, which is read as bfloat16."""
     x = call.argument(0)
     k, n = x.shape[-1], call.out.shape[-1]
-    m = x.numel // max(1, k)
-    a = TensorArg(x.torch_dtype, (m, k), (k, 1))
-    weight = dense((k, n), "BFloat16")
-    out = dense((m, n), call.out.torch_dtype)
-    return lower_matmul(Call("aten::mm", (a, weight), (out,), call.policy), target)
+    a = TensorArg(x.torch_dtype, (x.numel // max(1, k), k), (k, 1))
+    return _plain(call, a, dense((k, n), "BFloat16"), target)

@@ -220,12 +220,9 @@ class _Body:
 
     def _accumulate(self, left: Operand, right: Operand, tile: _Tile) -> None:
         tile_k = left.packing.tile_k
-        for part, _, ks in self.b.parts(left.full * tile_k, left.group * tile_k):
-            for t in range(ks // tile_k):
-                self._multiply(left, right, part, t, tile_k, tile)
-        for t in range(ceil(left.rest / tile_k)):
-            ks = min(tile_k, left.rest - t * tile_k)
-            self._multiply(left, right, affine(left.parts - 1), t, ks, tile)
+        for part, _, ks in left.k_parts():
+            for t in range(ceil(ks / tile_k)):
+                self._multiply(left, right, part, t, min(ks - t * tile_k, tile_k), tile)
 
     def _multiply(
         self, left: Operand, right: Operand, part: Affine, t: int, ks: int, tile: _Tile

@@ -4,6 +4,7 @@ An operand lies in HBM contraction-major, [K, F], and is loaded as it is, or fre
 is transposed on the Tensor engine. For MX it is then quantized: groups of 32 neighbours along K.
 """
 
+from collections.abc import Iterator
 from copy import copy
 
 from ...isa import Access, Affine, Buffer, Builder, Index, Role, affine, itemsize
@@ -131,20 +132,12 @@ class Operand:
         if self.ready:
             self._move_ready(self.ready, f0, fs, chunk, store=False)
             return
-        last = affine(self.full * tile_k), affine(self.parts - 1)
-        if self.contraction_major:
-            for part, k0, ks in b.parts(self.full * tile_k, self.group * tile_k):
-                self._load_straight(part, k0, ks, f0, fs, base)
-            if self.rest:
-                self._load_straight(last[1], last[0], self.rest, f0, fs, base)
+        if self.contraction_major or self.turn_by_dma:
+            bring = self._load_straight if self.contraction_major else self._load_turning
+            for part, k0, ks in self.k_parts():
+                bring(part, k0, ks, f0, fs, base)
             return
-        part_k = self.group * tile_k
-        if self.turn_by_dma:
-            for part, k0, ks in b.parts(self.full * tile_k, part_k):
-                self._load_turning(part, k0, ks, f0, fs, base)
-            if self.rest:
-                self._load_turning(last[1], last[0], self.rest, f0, fs, base)
-            return
+        part_k, end = self.group * tile_k, affine(self.full * tile_k)
         for start, size in b.tiles(fs, P):
             first = (affine(f0) + start) * self.k + affine(base)
             for c, k0, ks in b.parts(self.full * tile_k, self.chunk * part_k):
@@ -152,8 +145,15 @@ class Operand:
                 with b.loop(ks // part_k) as q:
                     self._turn(c * self.chunk + q, q * part_k, part_k, start, size)
             if self.rest:
-                self._load_natural(first + last[0], size, self.rest)
-                self._turn(last[1], Affine(), self.rest, start, size)
+                self._load_natural(first + end, size, self.rest)
+                self._turn(affine(self.parts - 1), Affine(), self.rest, start, size)
+
+    def k_parts(self) -> Iterator[tuple[Affine, Affine, int]]:
+        """(number, first element of K, how many) of the parts that are loaded together."""
+        tile_k = self.packing.tile_k
+        yield from self.b.parts(self.full * tile_k, self.group * tile_k)
+        if self.rest:
+            yield affine(self.parts - 1), affine(self.full * tile_k), self.rest
 
     def restage(self, chunks: int = 1, step: int = 0, start: int = 0) -> None:
         """Bring every block once and put it, as the array reads it, into HBM for later loads.
@@ -200,13 +200,12 @@ class Operand:
                 else:
                     b.load(here, there)
 
-        for part, _, _ in b.parts(self.full * tile_k, self.group * tile_k):
-            move(part, 0, self.group, P)
-        tiles, less = divmod(self.rest, tile_k)
-        if tiles:
-            move(affine(self.parts - 1), 0, tiles, P)
-        if less:
-            move(affine(self.parts - 1), tiles, 1, self.partitions(less))
+        for part, _, ks in self.k_parts():
+            tiles, less = divmod(ks, tile_k)
+            if tiles:
+                move(part, 0, tiles, P)
+            if less:
+                move(part, tiles, 1, self.partitions(less))
 
     def _stage(self, part: Affine, ks: int) -> Affine:
         """Which part of `wide` takes a part of the data; for MX a tile to be quantized."""
