@@ -35,7 +35,7 @@ FAMILIES = (  # name, files of lowering/, files of ops/ and kernels/
     ("elementwise, losses, random",
      r"elementwise|activation|attributes|broadcast|flat|gates|loss|made|numbering|pointwise|"
      r"quotients|draws",
-     r"elementwise|activations|attributes|broadcast|gates|loss|factories|arange|pointwise|"
+     r"elementwise|formulas|activations|attributes|broadcast|gates|loss|factories|arange|pointwise|"
      r"rounded|random"),
     ("bindings, calls", r"bind|linked|call", r"$^"),
     ("tables and what all share", r"", r""),
