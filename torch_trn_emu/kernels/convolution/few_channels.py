@@ -15,8 +15,8 @@ from ...isa import Access, Affine, Builder, Engine, Program, itemsize
 from ..limits import BANK, BANK_BYTES, BANKS, P
 from ..matmul.blocking import Schedule
 from ..planes import several
-from ..windows import Strip, Tap, inside_together
-from .shape import Convolution
+from ..windows import Tap, inside_together
+from .shape import Convolution, Work, all_work
 from .weight_sums import WeightSums, tiles_of
 
 __all__ = ["shares_partitions", "weight_of_few_channels"]
@@ -96,6 +96,7 @@ class _FewChannels(WeightSums):
         held = len(self.parts) * self.pitch + self.f_tiles * width
         fits = int(STRIP_BYTES / (held * self.images * size)) // self.rows * self.rows
         self.strip = max(self.rows, min(height, fits))
+        self.deep = spec.axes[0].forward(1)
         self.high = inside_together(spec.axes[1].forward(self.strip), spec.kernel[1])
         self.x_rows = b.sbuf("x rows", self.images * self.strip * self.pitch, spec.compute, slots=2,
                              parts=len(self.parts))  # fmt: skip
@@ -123,12 +124,10 @@ class _FewChannels(WeightSums):
                 for part, _ in enumerate(tiles):
                     whole = self.sums.rows(P, self.sums.row_elements, part=part)
                     b.emit("memset", whole, value=0.0)
-                for n0, images in b.tiles(spec.batch, self.images):
-                    for high in self.high:
-                        with b.loop(high.repeat) as j:
-                            self.load_g(filters, tiles, n0, images, 0, high, j)
-                            self._load_x(group, n0, images, high, j)
-                            self._multiply_all(tiles, images, high.count)
+                for work in all_work(b, spec.batch, group, self.images, (self.deep, self.high), 1):
+                    self.load_g(filters, tiles, work)
+                    self._load_x(work)
+                    self._multiply_all(tiles, work.images, work.high.count)
                 for part, size in enumerate(tiles):
                     self.store(filters + part * P, size, Affine(), spec.channels, part)
         return b.build()
@@ -156,9 +155,9 @@ class _FewChannels(WeightSums):
 
     # --- loads ---
 
-    def _load_x(self, group: Affine, n0: Affine, images: int, high: Strip, j: Affine) -> None:
+    def _load_x(self, work: Work) -> None:
         """For each row of the filter the rows of the input that its outputs multiply."""
-        b, spec = self.b, self.spec
+        b, spec, (group, n0, images, _, high, j, _) = self.b, self.spec, work
         width, step, taps = spec.sizes[2], spec.axes[1].stride, {t.k: t for t in high.taps}
         channel, c = n0 * self.x.channels + group * spec.channels, spec.channels
         b.fresh(self.x_rows)

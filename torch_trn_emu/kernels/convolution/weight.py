@@ -15,7 +15,7 @@ from ..matmul.blocking import HAND, Schedule
 from ..planes import several
 from ..windows import Strip, inside_together
 from .few_channels import shares_partitions, weight_of_few_channels
-from .shape import Convolution
+from .shape import Convolution, Work, all_work
 from .weight_sums import WeightSums, tiles_of
 
 __all__ = ["conv_weight"]
@@ -91,27 +91,22 @@ class _Weight(WeightSums):
         for part in range(self.f_tiles * len(c_tiles)):
             whole = self.sums.rows(P, self.sums.row_elements, part=part)
             b.emit("memset", whole, value=0.0)
-        for n0, images in b.tiles(spec.batch, self.images):
-            for deep, high in product(self.deep, self.high):
-                with b.loop(high.repeat) as j:
-                    self.load_g(filters, f_tiles, n0, images, deep.first, high, j)
-                    self._load_x(group, c0, c_tiles, n0, images, deep, high, j)
-                    pixels = list(self._pixels(images, high.count))
-                    self._turn_g(f_tiles, pixels, high)
-                    for c, size in enumerate(c_tiles):
-                        self._turn_x(c, size, pixels, deep, high)
-                        self._multiply(f_tiles, c, size, len(c_tiles), pixels, deep)
+        for work in all_work(b, spec.batch, group, self.images, (self.deep, self.high), 1):
+            self.load_g(filters, f_tiles, work)
+            self._load_x(c0, c_tiles, work)
+            pixels = list(self._pixels(work.images, work.high.count))
+            self._turn_g(f_tiles, pixels, work.high)
+            for c, size in enumerate(c_tiles):
+                self._turn_x(c, size, pixels, work.deep, work.high)
+                self._multiply(f_tiles, c, size, len(c_tiles), pixels, work.deep)
         for f, rows in enumerate(f_tiles):
             for c, size in enumerate(c_tiles):
                 part = f * len(c_tiles) + c
                 self.store(filters + f * P, rows, c0 + c * P, size, part)
 
-    def _load_x(
-        self, group: Affine, c0: Affine, c_tiles: list[int], n0: Affine, images: int, deep: Strip,
-        high: Strip, j: Affine,
-    ) -> None:  # fmt: skip
+    def _load_x(self, c0: Affine, c_tiles: list[int], work: Work) -> None:
         """The rows that the strip's outputs reach, with zeros around the borders."""
-        spec, b, pad = self.spec, self.b, self.pad
+        spec, b, pad, (group, n0, images, deep, high, j, _) = self.spec, self.b, self.pad, work
         axis, width, pitch = spec.axes[1], spec.sizes[2], self.pitch
         held, low = self._held(high.count), axis.source(high.first, 0)
         skip = max(0, -low)

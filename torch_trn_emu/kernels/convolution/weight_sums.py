@@ -4,8 +4,7 @@ from ...isa import Affine, Buffer, Builder, Role
 from ..limits import P
 from ..matmul.blocking import Schedule
 from ..planes import several
-from ..windows import Strip
-from .shape import Convolution, Volume
+from .shape import Convolution, Volume, Work
 
 __all__ = ["WeightSums", "tiles_of"]
 
@@ -32,16 +31,14 @@ class WeightSums:
         self.pad = spec.axes[2].padding
         self.pitch = spec.sizes[2] + 2 * self.pad
 
-    def load_g(
-        self, f: Affine, f_tiles: list[int], n0: Affine, images: int, depth: int, high: Strip,
-        j: Affine,
-    ) -> None:  # fmt: skip
-        """The gradient's rows of strip j, of filters `f` .. of all groups."""
+    def load_g(self, f: Affine, f_tiles: list[int], work: Work) -> None:
+        """The gradient's rows of a strip, of filters `f` .. of all groups."""
+        _, n0, images, deep, high, j, _ = work
         self.b.fresh(self.g_rows)
         rows, area = (j * high.count + high.first, high.count), high.count * self.spec.outs[2]
         for part, size in enumerate(f_tiles):
             channel = n0 * self.g.channels + f + part * P
-            source = self.g.rows(channel, size, images, (depth, 1), rows)
+            source = self.g.rows(channel, size, images, (deep.first, 1), rows)
             inner = several([(area, images)])
             self.b.load(self.g_rows.lanes(size, *inner, (1, area), part=part), source)
 
