@@ -19,10 +19,8 @@ __all__ = [
     "activation",
     "constant",
     "copy",
-    "emit_steps",
     "instruction",
     "pointwise",
-    "results_of",
     "tensor_scalar",
     "tensor_tensor",
 ]
@@ -116,7 +114,8 @@ def pointwise(
     tiles = [b.sbuf(f"{x.name} tile", free, x.dtype, slots=SLOTS) for x in inputs]
     for k in single:
         b.load(tiles[k].lanes(P, (1, 1)), inputs[k].box((0, P), (1, 1)))
-    results = results_of(b, steps, free, out_dtype)
+    results = [b.sbuf(f"step {k}", free, s.dtype or out_dtype, slots=SLOTS)
+               for k, s in enumerate(steps)]  # fmt: skip
     for start, rows, size in spread_runs(b, count, free):
         read = [t.lanes(rows, (int(k not in single), size)) for k, t in enumerate(tiles)]
         there = (size, rows), (1, size)
@@ -124,18 +123,13 @@ def pointwise(
             if k not in single:
                 b.fresh(tiles[k])
                 b.load(read[k], hbm.box(*there, at=start))
-        done = emit_steps(b, steps, results, read, rows, size)
+        done = _emit(b, steps, results, read, rows, size)
         for out, k in zip(outs, outputs, strict=True):
             b.store(out.box(*there, at=start), done[k] if done else read[0])
     return b.build()
 
 
-def results_of(b: Builder, steps: Sequence[Step], wide: int, dtype: str = "") -> list[Buffer]:
-    """A tile for what each step makes."""
-    return [b.sbuf(f"step {k}", wide, s.dtype or dtype, slots=SLOTS) for k, s in enumerate(steps)]
-
-
-def emit_steps(
+def _emit(
     b: Builder, steps: Sequence[Step], results: Sequence[Buffer], operands: Sequence[Access],
     rows: int, columns: int,
 ) -> list[Access]:  # fmt: skip

@@ -5,6 +5,7 @@ partition or have several. Rows too long for SBUF are cut in chunks: what comes 
 is then computed once for the reduction and again after it, from what is loaded again.
 """
 
+from collections.abc import Iterator
 from math import ceil
 
 from ...chip import Chip
@@ -29,17 +30,20 @@ def row_program(
     chip: Chip,
     cores: int = 1,
     inner: int = 1,
+    apart: bool = False,
 ) -> Program:
     """The steps over [rows, columns, inner], reduced over columns; one core's share of the rows.
 
     Intermediate values are float32. A FULL or COLUMN output is stored tile by tile; a ROW output
     is added up over the core's rows.
+
+    apart  nothing is reduced, and columns of long rows are worked on in turn, for all rows each
     """
     share = ceil(rows / cores)
     plain = Layout(rows=share, columns=columns, inner=inner)
     best, even = (layout_of(share, columns, inner, values, even=e) for e in (False, True))
     for layout in (best, even, plain):
-        program = _RowProgram(Builder(name, cores=cores), layout, values, chip)
+        program = _RowProgram(Builder(name, cores=cores), layout, values, chip, apart=apart)
         if program.chunks == 1 or program.can_be_cut:
             return program.build()
     raise KeyError(f"{columns} x {inner} elements of a row, which SBUF does not hold at once")
@@ -74,14 +78,26 @@ def flat_program(
 
 
 class _RowProgram(RowTiles):
+    now: tuple[tuple[Affine, Affine, int], ...] = ()  # (part, first, count) of columns in turn
+
     def build(self) -> Program:
         self._constants()
         self._rest()
-        for r0, some in self.b.tiles(self.rows, P * self.parts):
-            halves = [(h, min(P, some - h * P)) for h in range(ceil(some / P))]
-            self._rows(r0, halves)
+        for now in self._in_turn() if self.in_turn else [()]:
+            self.now = now
+            for r0, some in self.b.tiles(self.rows, P * self.parts):
+                halves = [(h, min(P, some - h * P)) for h in range(ceil(some / P))]
+                self._rows(r0, halves)
         self._finish_sums()
         return self.b.build()
+
+    def _in_turn(self) -> Iterator[tuple[tuple[Affine, Affine, int], ...]]:
+        """Columns that are worked on for all rows, with what these share."""
+        for _, c0, count in self.b.parts(self.columns, self.width):
+            for name in self.of(Kind.ROW):
+                self.b.fresh(self.tiles[name])
+                self._load_row(name, Affine(), c0, count)
+            yield ((Affine(), c0, count),)
 
     def _rest(self) -> None:
         """Rows that make no line: one on each partition, in the tiles of the lines, and first, so
@@ -104,16 +120,17 @@ class _RowProgram(RowTiles):
             self.b.load(*self.one(name))
         if self.layout.pieces > 1:
             self._constants_of_pieces()
-        for name in self.of(Kind.ROW):
+        for name in [] if self.in_turn else self.of(Kind.ROW):
             for part, c0, count in self.b.parts(self.columns, self.width):
-                tile = self.tiles[name]
-                whole = tile.rows(P, count, part=part)
                 if name in self.steps:
-                    self.b.emit("memset", whole, value=0.0)
+                    self.b.emit("memset", self.tiles[name].rows(P, count, part=part), value=0.0)
                 else:
-                    self._fill(whole)
-                    for here, there in self.row(name, part, c0, count):
-                        self.b.load(here, there)
+                    self._load_row(name, part, c0, count)
+
+    def _load_row(self, name: str, part: Affine, c0: Affine, count: int) -> None:
+        self._fill(self.tiles[name].rows(P, count, part=part))
+        for here, there in self.row(name, part, c0, count):
+            self.b.load(here, there)
 
     def _constants_of_pieces(self) -> None:
         b, layout, whole = self.b, self.layout, self.whole
@@ -216,7 +233,7 @@ class _RowProgram(RowTiles):
         self, r0: Affine, halves: list[tuple[int, int]], ends: list[str], done: set[str]
     ) -> None:
         reductions = [s for n in ends if (s := self.steps[n]).reduces]
-        for part, c0, count in self.b.parts(self.columns, self.width):
+        for part, c0, count in self.now or self.b.parts(self.columns, self.width):
             summed: set[str] = set()
             for n in self.needed([r for e in ends for r in (e, *self.steps[e].reads)]):
                 if n in done:

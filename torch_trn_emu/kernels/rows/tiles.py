@@ -18,6 +18,7 @@ __all__ = ["RowTiles", "columns_of"]
 # Of a partition, for tiles of one column and sums on their way from PSUM (chosen).
 SMALL_BYTES = 8192
 SWAPPING = 8  # tiles that go together where activation tables are swapped (chosen)
+TURN = 4096  # columns of a row that are worked on in turn (chosen: 16 KiB of float32)
 RUNS = 2048  # elements of a row, in runs, that are loaded together (chosen: DMA's full rate)
 
 
@@ -49,18 +50,22 @@ class RowTiles(Order):
     parts   tiles of 128 lines that go together
     width   elements of a line that a tile has: all of them, or those of a chunk
     places  steps whose result overwrites the tile of another value
+    apart   columns are worked on in turn where a tile does not have them all
     """
 
-    def __init__(self, b: Builder, layout: Layout, values: Values, chip: Chip) -> None:
+    def __init__(
+        self, b: Builder, layout: Layout, values: Values, chip: Chip, *, apart: bool = False
+    ) -> None:
         steps = list(spread(values.steps, values.kinds)) if layout.values > 1 else values.steps
         super().__init__(values, steps)
-        self.b, self.layout = b, layout
+        self.b, self.layout, self.apart = b, layout, apart
         self.rows, self.columns = layout.lines, layout.width
         self.places = self.shared()
         self.parts, self.width = self._fitting(chip)
         if layout.missing and self.width < self.columns:
             self.width = self._with_an_end(self.width)
         self.chunks = ceil(self.columns / self.width)
+        self.in_turn = apart and self.chunks > 1
         self.hbm = {
             i.name: b.hbm(i.name, self._shape(i.kind), i.dtype, _role(i.kind))
             for i in self.inputs.values()
@@ -100,6 +105,8 @@ class RowTiles(Order):
             return self.b.sbuf(f"{name} tile", 1, dtype)
         if kind is Kind.ROW:  # stays for the whole program
             held = "float32" if name in self.steps else dtype
+            if self.in_turn:
+                return self.b.sbuf(f"{name} tile", self.width, held, slots=2)
             return self.b.sbuf(f"{name} tile", self.width, held, parts=self.chunks)
         return self.b.sbuf(f"{name} tile", self.width, dtype, slots=slots, parts=self.parts)
 
@@ -141,6 +148,8 @@ class RowTiles(Order):
             if most * each > usable:
                 raise KeyError(f"runs of {most} elements, more than SBUF holds of all values")
             return evenly(self.columns, most, self.layout.run)
+        if self.apart:
+            return evenly(self.columns, min(TURN, int(usable // (each + 2 * kept))), whole)
         longer = self.columns > WIDE and self.layout.values == 1
         if longer and self.reads_once:  # chunks, which move while others are worked on
             return evenly(self.columns, WIDE, whole)
