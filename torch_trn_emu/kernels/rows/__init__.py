@@ -119,7 +119,7 @@ class _RowProgram(RowTiles):
         for name in self.of(Kind.ONE):
             self.b.load(*self.one(name))
         if self.layout.pieces > 1:
-            self._constants_of_pieces()
+            self.constants_of_pieces()
         for name in [] if self.in_turn else self.of(Kind.ROW):
             for part, c0, count in self.b.parts(self.columns, self.width):
                 if name in self.steps:
@@ -131,28 +131,6 @@ class _RowProgram(RowTiles):
         self._fill(self.tiles[name].rows(P, count, part=part))
         for here, there in self.row(name, part, c0, count):
             self.b.load(here, there)
-
-    def _constants_of_pieces(self) -> None:
-        b, layout, whole = self.b, self.layout, self.whole
-        if whole.ones:
-            b.emit("memset", whole.ones.rows(P, P), value=1.0)
-        if not layout.missing:
-            return
-        missing, last = layout.missing, layout.pieces - 1
-        b.emit("memset", whole.there.rows(P, missing), value=1.0)
-        if layout.rows == 1:
-            kept = whole.there.rows(P, missing)
-            b.emit("affine_select", kept, kept, channel=-1, step=0, base=last - 1, on_false=0.0)
-        else:
-            none = b.sbuf("none", missing, "float32")
-            b.emit("memset", none.rows(layout.rows, missing), value=0.0)
-            lines = (layout.pieces * missing, layout.rows)
-            at = whole.there.box(lines, (1, missing), at=last * missing)
-            b.emit("dma_copy", at, none.rows(layout.rows, missing), queue="pieces")
-        ops = {str(s.attributes["op"]) for s in self.steps.values() if s.reduces}
-        self.neutral = {op: b.sbuf(f"neutral of {op}", 1, "float32") for op in sorted(ops)}
-        for op, tile in self.neutral.items():
-            b.emit("memset", tile.rows(P, 1), value=NEUTRAL[op])
 
     def _fill(self, whole: Access) -> None:
         """Numbers where pieces of rows lack elements, before those that are there are loaded."""

@@ -11,7 +11,7 @@ from ..limits import WIDE, P, evenly
 from .joined import block_of
 from .layout import Layout, spread
 from .order import Order
-from .values import Kind, RowStep, Values
+from .values import NEUTRAL, Kind, RowStep, Values
 
 __all__ = ["RowTiles", "columns_of"]
 
@@ -200,6 +200,29 @@ class RowTiles(Order):
             there=b.sbuf("there", max(1, layout.missing), "float32"),
             end=b.sbuf("sum of the end", 1, "float32", slots=2),
         )
+
+    def constants_of_pieces(self) -> None:
+        """Ones, what the last piece of a row has, and what changes no reduction."""
+        b, layout, whole = self.b, self.layout, self.whole
+        if whole.ones:
+            b.emit("memset", whole.ones.rows(P, P), value=1.0)
+        if not layout.missing:
+            return
+        missing, last = layout.missing, layout.pieces - 1
+        b.emit("memset", whole.there.rows(P, missing), value=1.0)
+        if layout.rows == 1:
+            kept = whole.there.rows(P, missing)
+            b.emit("affine_select", kept, kept, channel=-1, step=0, base=last - 1, on_false=0.0)
+        else:
+            none = b.sbuf("none", missing, "float32")
+            b.emit("memset", none.rows(layout.rows, missing), value=0.0)
+            lines = (layout.pieces * missing, layout.rows)
+            at = whole.there.box(lines, (1, missing), at=last * missing)
+            b.emit("dma_copy", at, none.rows(layout.rows, missing), queue="pieces")
+        ops = {str(s.attributes["op"]) for s in self.steps.values() if s.reduces}
+        self.neutral = {op: b.sbuf(f"neutral of {op}", 1, "float32") for op in sorted(ops)}
+        for op, tile in self.neutral.items():
+            b.emit("memset", tile.rows(P, 1), value=NEUTRAL[op])
 
     # --- where values lie ---
 
