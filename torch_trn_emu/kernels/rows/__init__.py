@@ -14,7 +14,7 @@ from ..limits import BANK, P
 from .joined import block_of, emit_joined
 from .layout import Layout, layout_of
 from .tiles import RowTiles, columns_of
-from .values import JOINED, MOST_SUMMED, NEUTRAL, SUMMING, Kind, RowStep, Values
+from .values import JOINED, MOST_SUMMED, SUMMING, Kind, RowStep, Values
 
 __all__ = ["flat_program", "planes_program", "row_program"]
 
