@@ -40,6 +40,8 @@ LATER = {
 }
 # Operators whose own programs are not what the host computes of such samples.
 KNOWN = {"nanmedian": "it is the median's program, which sorts NaN last and counts it"}
+# Entries with samples so near a pole or a zero that one rounding within the region shows.
+STEEP = {"tan": "near its poles", "special.log_ndtr": "log1p of what is near -1"}
 ODD = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1e-40])
 
 
@@ -119,7 +121,7 @@ def walk(names: list[str], count: int, special: bool) -> tuple[dict[str, str], i
                 differ |= {
                     f"{name} {k}, {word}": said
                     for operator, said in found.differ
-                    if operator not in known
+                    if operator not in known and name not in STEEP
                 }
     return differ, agree
 

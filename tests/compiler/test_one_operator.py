@@ -39,7 +39,9 @@ MASK = "The forward graph leaves the mask to the backward one."
 ONE = (
     "Inductor spells reductions of one element out otherwise, which no pass takes for the operator."
 )
+DRAWN = "From a number other than 0 on it is drawn as integers, which a step converts."
 EXCEPTIONS = {
+    "randint 7, forward": DRAWN,
     "_softmax_backward_data 1, with gradients": SAVED,
     "nn.functional.layer_norm 2, with gradients": SAVED,
     "nn.functional.rms_norm 2, forward": ONE,
