@@ -139,3 +139,11 @@ def test_sorts_of_few_rows_have_no_cliffs(name: str) -> None:
         )
         assert max(first, longer) < 1.2 * min(first, longer) + LATENCY_US, (rows, columns)
         assert rows < 4 or more < 1.6 * first + LATENCY_US, (rows, columns)
+
+
+@pytest.mark.parametrize("rows", [100, 65_536, 1_000_000])
+def test_sorts_of_rows_of_a_few_elements_have_no_cliffs(rows: int) -> None:
+    made = [torch_trn_emu.estimate(SORTS["sort"], empty(rows, n)) for n in range(2, 9)]
+    assert all(row.status == "modelled" for one in made for row in one.ops)
+    for before, after in pairwise(one.device_us for one in made):
+        assert max(before, after) < 1.2 * min(before, after) + LATENCY_US

@@ -15,6 +15,7 @@ from .sort_keys import PADDING, SEARCHED, halved
 __all__ = ["eights_of_rows"]
 
 TOGETHER = 2048  # elements of a partition's rows, if it has several (chosen)
+MOST = 680  # of those rows, each of which has tiles of eight elements (chosen: they fit in SBUF)
 
 
 def eights_of_rows(
@@ -24,7 +25,8 @@ def eights_of_rows(
     where. A partition holds a row whole.
     """
     b = Builder(f"top {stored.stop} of {rows}x{columns}", cores=cores)
-    d = Columns(b, rows, columns, 1, together=max(TOGETHER, columns), least=0)
+    together = max(min(TOGETHER, MOST * columns), columns)
+    d = Columns(b, rows, columns, 1, together=together, least=0)
     return _Eights(d, columns, stored, sign, chip, dtype).build()
 
 

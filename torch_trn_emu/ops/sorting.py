@@ -101,11 +101,11 @@ def ordered(
     sign = 1.0 if largest else -1.0
     groups = group_cycles(share, columns, k) if dtype == "bfloat16" else inf
     rounds = 2 * passed * ceil(k / 8) if _by_eights(share, columns, k) else inf
+    network = network_cycles(share, columns) if columns > 8 or rounds == inf else inf
     choices: list[tuple[float, Callable[[], Program]]] = [
         (groups, lambda: largest_of_groups(rows, columns, k, sign=sign, **options)),
         (rounds, lambda: select_largest(rows, columns, k, sign=sign, **options)),
-        (network_cycles(share, columns),
-         lambda: sort_rows(rows, columns, k, descending=largest, **options)),
+        (network, lambda: sort_rows(rows, columns, k, descending=largest, **options)),
     ]  # fmt: skip
     ways: list[tuple[Program, ...]] = []
     for cycles, make in sorted(choices, key=lambda choice: choice[0]):
