@@ -31,14 +31,15 @@ FEW = (
     " nn.functional.rms_norm _softmax_backward_data native_layer_norm nn.functional.layer_norm"
 ).split()
 HANDED_ON = (
-    "Of one operand with elements the gradient is the result's own, which autograd copies: the"
-    " graph holds it as well."
+    "The operand's gradient is the result's own, of which eager mode gives a view, and which"
+    " autograd copies, since the graph holds it as well."
 )
 SAVED = "The forward graph leaves one more value to the backward one."
 MASK = "The forward graph leaves the mask to the backward one."
 ONE = (
     "Inductor spells reductions of one element out otherwise, which no pass takes for the operator."
 )
+ROWS = "In a graph a copy is a region of rows, which cuts 250 elements otherwise."
 DRAWN = "From a number other than 0 on it is drawn as integers, which a step converts."
 EXCEPTIONS = {
     "randint 7, forward": DRAWN,
@@ -47,6 +48,10 @@ EXCEPTIONS = {
     "nn.functional.rms_norm 2, forward": ONE,
     "nn.functional.rms_norm 2, with gradients": ONE,
     **{f"cat {k}, with gradients": HANDED_ON for k in (5, 6)},
+    **{f"t_copy {k}, with gradients": HANDED_ON for k in (1, 2)},
+    **{f"transpose_copy {k}, with gradients": HANDED_ON for k in (4, 5)},
+    **{f"view_copy {k}, with gradients": HANDED_ON for k in (4, 5)},
+    **{f"view_copy 3, {word}": ROWS for word in ("forward", "with gradients")},
     **{f"{name} {k}, with gradients": MASK for name in ("tril", "triu") for k in (2, 3)},
 }
 # Samples beyond the first whose graphs are more than one node of torch's.
