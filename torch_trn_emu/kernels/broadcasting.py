@@ -8,6 +8,7 @@ from ..isa import Program
 from .limits import P
 from .pointwise import Step, copy
 from .rows import row_program
+from .rows.arrange import arranged
 from .rows.values import Input, Kind, Output, RowStep, Values
 
 __all__ = ["alike", "broadcast", "how_it_repeats"]
@@ -63,6 +64,7 @@ def broadcast(
         dtype = s.dtype if s.dtype != "float32" else ""
         made.append(RowStep(f"step {len(made)}", s.opcode, reads, s.attributes, Kind.FULL, s.engine,
                             dtype))  # fmt: skip
+    made = arranged(inputs, made, [made[-1].name], target.chip)
     values = Values(inputs, made, [Output(made[-1].name, out.dtype, "out")])
     options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "apart": True}
     return row_program(name, out.numel // columns, columns, values, **options)
