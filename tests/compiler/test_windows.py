@@ -1,5 +1,6 @@
 """Graphs as one schedule: bounds, counters, equality with one joined program, repeated layers."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -283,6 +284,29 @@ def test_repeats_are_found_where_tensors_lie_alike() -> None:
     skipping = rows(*[1, 2, 3] * 20)
     skipping[30] = (1, [(0, 28, 1), (1, 31, 3)])  # one reads from further back
     assert [count for _, _, count in repeats_of(skipping)] == [9, 9]
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 5])
+def test_repeats_share_no_parts(period: int) -> None:
+    """From one layer on a part reads from far away, or one part differs: repeats on either side."""
+    for k, differs in itertools.product(range(6 * period, 9 * period), (False, True)):
+        programs = [*range(period)] * 20
+        reads = list(range(len(programs)))
+        if differs:
+            programs[k] = 99
+        else:
+            reads[k::period] = [1] * len(reads[k::period])
+        rows = [
+            (program, [(0, read, 1), (1, n + 1, 3)])
+            for n, (program, read) in enumerate(zip(programs, reads, strict=True))
+        ]
+        end = 0
+        for start, length, count in repeats_of(rows):
+            assert end <= start
+            end = start + length * count
+            assert end <= len(rows)
+            assert programs[start:end] == programs[start : start + length] * count
+        assert end > k
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")

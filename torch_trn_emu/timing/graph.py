@@ -239,16 +239,17 @@ def _candidates(parts: Sequence[_Relative]) -> list[int]:
 
 
 def _runs(parts: Sequence[_Relative], period: int) -> Iterator[tuple[int, int, int]]:
-    """The stretches in which each part is that of a period before."""
-    length = 0
+    """The stretches in which each part is that of a period before; they share no parts."""
+    start = end = 0
     for k in range(period, len(parts) + 1):
         if k < len(parts) and _alike(parts[k], parts[k - period], 2 * period):
-            length += 1
             continue
-        periods = 1 + length // period
+        first = max(start, end)
+        periods = (k - first) // period
         if periods >= LEAST_PERIODS:
-            yield k - length - period, period, periods
-        length = 0
+            end = first + period * periods
+            yield first, period, periods
+        start = k + 1 - period
 
 
 def _alike(a: _Relative, b: _Relative, far: int) -> bool:
