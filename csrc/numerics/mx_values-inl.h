@@ -26,7 +26,8 @@ struct ValueConstants {
   u32v half, kept;
 };
 
-// Whether a format has so many binades that few elements of a block are subnormal.
+// Whether a format has so many binades that few elements of a block are subnormal: from nine on
+// (chosen; E4M3 has 15, E3M2 has 7).
 inline bool has_many_binades(const MxConstants& c) {
   return (c.max_bits - c.min_normal_bits) >> 23 >= 8 && c.mantissa_shift > 16;
 }
