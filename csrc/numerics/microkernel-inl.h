@@ -122,6 +122,7 @@ void gemm_tile_of_pairs(int64_t steps, const uint32_t* a, const uint32_t* b, flo
   };
   for (int64_t s = 0; s < steps; s += 2, b += panel_columns) {
     step(word(s), std::integral_constant<int, 0>());
+    asm("" : "+r"(b));  // load the pairs again: kept, they would push a sum out of the registers
     if (s + 1 < steps) step(word(s + 1), std::integral_constant<int, 1>());
   }
 
