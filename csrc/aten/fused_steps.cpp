@@ -8,12 +8,14 @@
 #include "numerics/packed.h"
 #include "operands.h"
 #include "product_roles.h"
+#include "recurrent_cells.h"
 #include "rounding_mode.h"
 #include "runtime/host.h"
 #include "weight_copies.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sigmoid_cpu_dispatch.h>
 #include <ATen/ops/tanh_cpu_dispatch.h>
@@ -21,6 +23,7 @@
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 namespace trn {
@@ -29,12 +32,18 @@ namespace {
 using at::Tensor;
 
 constexpr const char* kFusedSteps = "aten::_thnn_fused_lstm_cell";
+constexpr const char* kFusedGradients = "aten::_thnn_fused_lstm_cell_backward_impl";
 
 bool is_plain_float32(const Tensor& x) {
+  constexpr c10::DispatchKeySet seen({c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
+                                      c10::DispatchKey::FuncTorchBatched,
+                                      c10::DispatchKey::FuncTorchGradWrapper});
   return !x.defined() || (x.device().type() == kTrn && x.scalar_type() == at::kFloat &&
-                          x.layout() == at::kStrided && !x.is_neg() &&
-                          !x.key_set().has_any(c10::DispatchKeySet(
-                              {c10::DispatchKey::Python, c10::DispatchKey::Functionalize})));
+                          x.layout() == at::kStrided && !x.is_neg() && !x.key_set().has_any(seen));
+}
+
+bool are_plain_float32(at::TensorList all) {
+  return std::all_of(all.begin(), all.end(), is_plain_float32);
 }
 
 // Modes and profilers see operators.
@@ -78,15 +87,6 @@ SignatureHash signature_of_steps(const char* name, const Recurrence& layer) {
   return hash;
 }
 
-numerics::Operand line_operand(const Tensor& x, OperandFormat format) {
-  return {x.const_data_ptr(),
-          numerics::DType::float32,
-          x.stride(0),
-          1,
-          operand_rounding(format, at::kFloat),
-          0};
-}
-
 // Rows of steps on the host, and scratch like them.
 struct StepRows {
   int64_t steps, rows, width;
@@ -111,18 +111,44 @@ Tensor host_of(HostCall& call, const Tensor& x) {
   return x.defined() ? call.alias(x).contiguous() : x;
 }
 
-using Then = std::function<void(int64_t, int64_t)>;
+// The product of each step by the same panels, and what follows it in the thread that has the
+// units, below autograd: their part of the next step's operand is packed there as well.
+class StepProduct {
+ public:
+  StepProduct(numerics::GateColumns shape, int64_t k, OperandFormat format, const Tensor& panels)
+      : panels_(panels),
+        product_{shape, k, operand_rounding(format, at::kFloat),
+                 static_cast<const uint32_t*>(panels_.const_data_ptr()), nullptr},
+        packed_{{shape.m, k, product_.rounding}, {shape.m, k, product_.rounding}} {}
 
-// The product of a step by packed panels, and what follows it, below autograd.
-void multiply_step(numerics::GateColumns shape, const Tensor& x, OperandFormat format,
-                   const Tensor& panels, const Tensor& to, const Then& then) {
-  numerics::gemm_packed_gates(shape, x.size(1), line_operand(x, format),
-                              static_cast<const uint32_t*>(panels.const_data_ptr()),
-                              to.mutable_data_ptr<float>(), [&](int64_t lo, int64_t hi) {
-                                const at::AutoDispatchBelowADInplaceOrView below;
-                                then(lo, hi);
-                              });
-}
+  // to = x panels, then(lo, hi) for units [lo, hi).
+  template <class Then>
+  void run(const Tensor& x, const Tensor& to, const Then& then) {
+    product_.c = to.mutable_data_ptr<float>();
+    numerics::PackedLeft* packed = packs_ ? &packed_[turn_] : nullptr;
+    turn_ = 1 - turn_;
+    packs_ = false;
+    product_.run(x.const_data_ptr<float>(), packed, [&](int64_t lo, int64_t hi) {
+      const at::AutoDispatchBelowADInplaceOrView below;
+      then(lo, hi);
+    });
+  }
+
+  // Of units [lo, hi) of each gate of x, which the next product multiplies.
+  void pack(const Tensor& x, int64_t lo, int64_t hi) {
+    const int64_t width = product_.shape.width;
+    for (int64_t gate = 0; gate * width < product_.k; ++gate)
+      packed_[turn_].pack(x.const_data_ptr<float>(), gate * width + lo, hi - lo);
+    packs_ = true;
+  }
+
+ private:
+  const Tensor panels_;
+  numerics::GateProduct product_;
+  numerics::PackedLeft packed_[2];  // one is read, the other made
+  int turn_ = 0;
+  std::atomic<bool> packs_ = false;
+};
 
 // What a thread has of a cell: the units of a range, side by side.
 struct UnitBlock {
@@ -175,17 +201,18 @@ struct HostSteps {
                  cx = host_of(call, layer.cx);
     std::vector<std::optional<UnitBlock>> blocks(size_t(of.width / numerics::unit_step()));
     Tensor h_now = host_of(call, layer.hx);
+    StepProduct product({of.rows, 4, of.width}, of.width, format, panels);
     for (int64_t i = 0; i < of.steps; ++i) {
       const int64_t step = layer.steps.reversed ? of.steps - 1 - i : i;
       const Tensor hy = of.of(out, step);
-      multiply_step({of.rows, 4, of.width}, h_now, format, panels, sums,
-                    [&](int64_t lo, int64_t hi) {
-                      auto& block = blocks[size_t(lo / numerics::unit_step())];
-                      if (!block) block.emplace(of, sums, lo, hi, cx);
-                      block->step(floats(bias), floats(of.of(inputs, step)), floats(input_bias),
-                                  hy.mutable_data_ptr<float>());
-                      keep(*block, of, step);
-                    });
+      product.run(h_now, sums, [&](int64_t lo, int64_t hi) {
+        auto& block = blocks[size_t(lo / numerics::unit_step())];
+        if (!block) block.emplace(of, sums, lo, hi, cx);
+        block->step(floats(bias), floats(of.of(inputs, step)), floats(input_bias),
+                    hy.mutable_data_ptr<float>());
+        product.pack(hy, lo, hi);
+        keep(*block, of, step);
+      });
       h_now = hy;
     }
     h.copy_(h_now);
@@ -216,6 +243,106 @@ void keep_steps(Kept& kept, const Recurrence& layer, const StepRows& of, const T
   }
 }
 
+// The gradients of a layer's steps on the host, each from that of the step before it. The units of
+// a thread are those of the product for the hidden state, as forward.
+class HostGradients {
+ public:
+  Tensor gates, hx, cx;
+
+  HostGradients(HostCall& call, const Recurrence& layer, const StepRows& of, const Kept& kept,
+                const Recurred& grads)
+      : gates(of.fresh(of.steps, 4)),
+        hx(of.fresh(1)),
+        cx(of.fresh(1)),
+        call_(call),
+        layer_(layer),
+        of_(of),
+        kept_(kept),
+        of_out_(host_of(call, grads.out)),
+        sums_(of.fresh(1)),
+        of_h_(of.fresh(1)),
+        other_cx_(of.fresh(1)),
+        tanh_cy_(tanh_of_cells()),
+        cell_{host_of(call, grads.h),
+              host_of(call, grads.c),
+              {},
+              {},
+              {},
+              {},
+              {},
+              of.fresh(1),
+              of.fresh(1),
+              of.fresh(1, 3)} {}
+
+  void run(const Tensor& panels, OperandFormat format, bool of_hx) {
+    StepProduct product({of_.rows, 1, of_.width}, 4 * of_.width, format, panels);
+    for (int64_t i = 0; i < of_.steps; ++i) {
+      const int64_t step = step_at(i);
+      const Tensor out = of_out_.defined() ? of_.of(of_out_, step) : of_out_;
+      begin_step(i, step);
+      if (i == 0) {
+        if (out.defined())
+          cell_.grad_hy = cell_.grad_hy.defined() ? at::add(out, cell_.grad_hy) : out;
+        fused_lstm_backward_units(cell_, 0, of_.width);
+      } else {
+        cell_.grad_hy = of_h_;
+        product.run(of_.of(gates, step_at(i - 1)), sums_, [&](int64_t lo, int64_t hi) {
+          through_product(lo, hi, floats(out), of_h_);
+          fused_lstm_backward_units(cell_, lo, hi);
+          product.pack(cell_.grad_gates, lo, hi);
+        });
+      }
+      cell_.grad_cy = cell_.grad_cx;
+    }
+    if (of_hx)
+      product.run(of_.of(gates, step_at(of_.steps - 1)), sums_,
+                  [&](int64_t lo, int64_t hi) { through_product(lo, hi, nullptr, hx); });
+  }
+
+ private:
+  int64_t step_at(int64_t i) const { return layer_.steps.reversed ? i : of_.steps - 1 - i; }
+
+  void begin_step(int64_t i, int64_t step) {
+    const auto at = size_t(step);
+    cell_.cx = host_of(call_, kept_.before[at]);
+    cell_.workspace = host_of(call_, kept_.workspace[at]);
+    cell_.grad_gates = of_.of(gates, step);
+    cell_.tanh_cy = of_.of(tanh_cy_, step);
+    cell_.grad_cx = (of_.steps - 1 - i) % 2 == 0 ? cx : other_cx_;  // the last one in cx
+  }
+
+  // to [rows, width] = the product's block of sums, and what flows into the step from outside.
+  void through_product(int64_t lo, int64_t hi, const float* from_out, const Tensor& to) {
+    const numerics::CellUnits units{of_.rows, of_.width, lo, hi};
+    const float* block = floats(sums_) + of_.rows * lo;
+    float* rows = to.mutable_data_ptr<float>();
+    if (from_out == nullptr) return numerics::rows_of_block(units, 1, block, rows);
+    numerics::add_block_to_rows(units, from_out, block, rows);
+  }
+
+  // Of all steps, whose rows each are whole steps of the host's loops.
+  Tensor tanh_of_cells() const {
+    const Tensor all = of_.fresh(of_.steps);
+    std::vector<Tensor> cells;
+    for (const Tensor& each : kept_.after) cells.push_back(host_of(call_, each));
+    at::parallel_for(0, of_.steps, 1, [&](int64_t begin, int64_t end) {
+      const at::AutoDispatchBelowADInplaceOrView below;
+      for (int64_t step = begin; step < end; ++step) {
+        Tensor to = of_.of(all, step);
+        at::cpu::tanh_out(to, cells[size_t(step)]);
+      }
+    });
+    return all;
+  }
+
+  HostCall& call_;
+  const Recurrence& layer_;
+  const StepRows& of_;
+  const Kept& kept_;
+  const Tensor of_out_, sums_, of_h_, other_cx_, tanh_cy_;
+  LstmBackward cell_;
+};
+
 }  // namespace
 
 std::optional<Recurred> run_fused_steps(const Recurrence& layer, Kept* kept) {
@@ -236,6 +363,36 @@ std::optional<Recurred> run_fused_steps(const Recurrence& layer, Kept* kept) {
                call.adopt(std::move(made.gates)));
   return Recurred{call.adopt(std::move(made.out)), call.adopt(std::move(made.h)),
                   call.adopt(std::move(made.c))};
+}
+
+std::optional<StepGradients> fused_step_gradients(const Recurrence& layer, const Kept& kept,
+                                                  const Tensor& out, const Recurred& grads,
+                                                  const Wanted& wanted) {
+  if (!fuses_steps(layer) || !are_plain_float32({grads.out, grads.h, grads.c}) ||
+      !are_plain_float32(kept.before) || !are_plain_float32(kept.after) ||
+      !are_plain_float32(kept.workspace))
+    return std::nullopt;
+  const OperandFormats formats = formats_of(current_policy(), kByWeight);
+  const Tensor panels = step_panels(layer.weight, formats);
+  if (!panels.defined()) return std::nullopt;
+  const auto device = layer.weight.device().index();
+  SignatureHash signature = signature_of_steps("gradients", layer);
+  for (const Tensor& grad : {grads.out, grads.h, grads.c}) signature.add(grad);
+  for (const bool each : wanted.inputs) signature.add(uint64_t(each));
+  const Programs programs =
+      programs_of(signature, [&] { gradients_step_by_step(layer, kept, out, grads, wanted); });
+  HostCall call(device, kFusedGradients);
+  const StepRows of(layer, call.alias(layer.hx));
+  HostGradients made(call, layer, of, kept, grads);
+  const bool of_hx = wanted.has(&Recurrence::hx);
+  made.run(panels, formats.first, of_hx);
+  launch_all(programs, device);
+  StepGradients all;
+  all.hidden = call.adopt(std::move(made.gates));
+  if (wanted.has(&Recurrence::gates)) all.input = all.hidden;
+  if (of_hx) all.hx = call.adopt(std::move(made.hx));
+  if (wanted.has(&Recurrence::cx)) all.cx = call.adopt(std::move(made.cx));
+  return all;
 }
 
 }  // namespace trn

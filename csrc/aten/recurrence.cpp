@@ -6,13 +6,11 @@
 #include "fused_steps.h"
 #include "product_roles.h"
 #include "recurrent_steps.h"
+#include "steps_in_order.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/_thnn_fused_gru_cell.h>
-#include <ATen/ops/_thnn_fused_gru_cell_backward.h>
 #include <ATen/ops/_thnn_fused_lstm_cell.h>
-#include <ATen/ops/_thnn_fused_lstm_cell_backward_impl.h>
-#include <ATen/ops/add.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clone.h>
@@ -20,9 +18,6 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/tanh.h>
-#include <ATen/ops/tanh_backward.h>
-#include <ATen/ops/threshold_backward.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -37,73 +32,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Tensors = std::vector<Tensor>;
-
-// The steps in the order in which they run, or in which their gradients do.
-class Order {
- public:
-  Order(const Steps& steps, bool backward)
-      : steps_(steps), last_first_(steps.reversed != backward) {
-    offsets_.reserve(steps.rows.size());
-    int64_t offset = 0;
-    for (const int64_t rows : steps.rows) {
-      offsets_.push_back(offset);
-      offset += rows;
-    }
-  }
-  size_t size() const { return steps_.rows.size(); }
-  // The step that comes as number i.
-  size_t at(size_t i) const { return last_first_ ? size() - 1 - i : i; }
-  int64_t rows(size_t step) const { return steps_.rows[step]; }
-  Tensor slice(const Tensor& all, size_t step) const {
-    return all.slice(0, offsets_[step], offsets_[step] + rows(step));
-  }
-
- private:
-  const Steps& steps_;
-  const bool last_first_;
-  std::vector<int64_t> offsets_;
-};
-
-// What goes from step to step, one row for each sequence that the step has: a sequence begins with
-// its row of `first`, and leaves its last row. Undefined: zeros.
-class Carried {
- public:
-  Carried(const Tensor& first, int64_t rows) : first_(first) {
-    if (first.defined()) now = first.size(0) == rows ? first : first.slice(0, 0, rows);
-  }
-
-  void resize(int64_t rows) {
-    if (!now.defined()) return;
-    const int64_t before = now.size(0);
-    if (rows < before) {
-      left_.push_back(now.slice(0, rows, before));
-      now = now.slice(0, 0, rows);
-    } else if (rows > before) {
-      const Tensor begun = first_.defined()
-                               ? first_.slice(0, before, rows)
-                               : at::zeros({rows - before, now.size(1)}, now.options());
-      now = at::cat({now, begun});
-    }
-  }
-
-  // The last rows of all sequences.
-  Tensor last() {
-    if (left_.empty() || !now.defined()) return now;
-    left_.push_back(now);
-    std::reverse(left_.begin(), left_.end());
-    return at::cat(left_);
-  }
-
-  Tensor now;
-
- private:
-  const Tensor first_;
-  Tensors left_;
-};
-
-std::optional<Tensor> optional(const Tensor& x) {
-  return x.defined() ? std::optional<Tensor>(x) : std::nullopt;
-}
 
 Tensor linear(const Tensor& x, const Tensor& weight_t, const Tensor& bias) {
   return bias.defined() ? at::addmm(bias, x, weight_t) : at::mm(x, weight_t);
@@ -174,31 +102,6 @@ Recurred run_steps(const Recurrence& layer, Kept* kept) {
 
 namespace {
 
-// The hidden states that the steps begin with [rows of all steps, width], in the order of time.
-Tensor hidden_inputs(const Recurrence& layer, const Tensor& out) {
-  const Order order(layer.steps, false);
-  Tensors pieces;
-  std::vector<Tensors> of_step(order.size());
-  for (size_t i = 0; i < order.size(); ++i) {
-    const size_t step = order.at(i);
-    const int64_t rows = order.rows(step);
-    int64_t had = 0;
-    if (i > 0) {
-      had = std::min(rows, order.rows(order.at(i - 1)));
-      of_step[step].push_back(order.slice(out, order.at(i - 1)).slice(0, 0, had));
-    }
-    if (had < rows) of_step[step].push_back(layer.hx.slice(0, had, rows));
-  }
-  for (Tensors& each : of_step) pieces.insert(pieces.end(), each.begin(), each.end());
-  return at::cat(pieces);
-}
-
-// a + b, where either may be undefined.
-Tensor sum(const Tensor& a, const Tensor& b) {
-  if (!a.defined()) return b;
-  return b.defined() ? at::add(a, b) : a;
-}
-
 Tensors inputs_of(const Recurrence& layer) {
   Tensors inputs;
   for (const auto input : kRecurrentInputs)
@@ -206,75 +109,7 @@ Tensors inputs_of(const Recurrence& layer) {
   return inputs;
 }
 
-// The gradients of all steps' gates.
-struct OfGates {
-  Tensors input, hidden, projected;
-  explicit OfGates(size_t steps) : input(steps), hidden(steps), projected(steps) {}
-};
-
-// One step back: from the gradients of its results to those of what it began with.
-void step_back(const Recurrence& layer, const Kept& kept, const Tensor& h, size_t step,
-               bool goes_on, Tensor& grad_h, Tensor& grad_c, OfGates& of_gates) {
-  Tensor through;  // past the hidden product
-  if (layer.kind == CellKind::lstm) {
-    if (layer.projection.defined() && grad_h.defined()) {
-      of_gates.projected[step] = grad_h;
-      grad_h = product_of(grad_h, layer.projection, kByWeight);
-    }
-    std::tie(of_gates.hidden[step], grad_c, std::ignore) = at::_thnn_fused_lstm_cell_backward_impl(
-        optional(grad_h), optional(grad_c), kept.before[step], kept.after[step],
-        kept.workspace[step], false);
-  } else if (layer.kind == CellKind::gru) {
-    std::tie(of_gates.input[step], of_gates.hidden[step], through, std::ignore, std::ignore) =
-        at::_thnn_fused_gru_cell_backward(grad_h, kept.workspace[step], false);
-  } else {
-    of_gates.hidden[step] = layer.kind == CellKind::rnn_tanh ? at::tanh_backward(grad_h, h)
-                                                             : at::threshold_backward(grad_h, h, 0);
-  }
-  if (goes_on) grad_h = sum(product_of(of_gates.hidden[step], layer.weight, kByWeight), through);
-}
-
-Tensor zeros_like_rows(const Tensor& rows) { return at::zeros(rows.sizes(), rows.options()); }
-
 }  // namespace
-
-// A layer of gradients.
-Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const Tensor& out,
-                              const Recurred& grads, const Wanted& wanted) {
-  const Order order(layer.steps, true);
-  const int64_t begin = order.rows(order.at(0));
-  Carried h(grads.h, begin), c(grads.c, begin);
-  OfGates of_gates(order.size());
-  for (size_t i = 0; i < order.size(); ++i) {
-    const size_t step = order.at(i);
-    h.resize(order.rows(step));
-    c.resize(order.rows(step));
-    if (grads.out.defined()) h.now = sum(order.slice(grads.out, step), h.now);
-    if (!h.now.defined() && !c.now.defined()) h.now = zeros_like_rows(order.slice(out, step));
-    const bool goes_on = i + 1 < order.size() || wanted.has(&Recurrence::hx);
-    step_back(layer, kept, order.slice(out, step), step, goes_on, h.now, c.now, of_gates);
-  }
-  Recurrence made{};
-  if (wanted.has(&Recurrence::hx)) made.hx = h.last();
-  if (wanted.has(&Recurrence::cx)) made.cx = c.last();
-  const Tensor hidden = at::cat(of_gates.hidden);
-  if (wanted.has(&Recurrence::gates))
-    made.gates = layer.kind == CellKind::gru ? at::cat(of_gates.input) : hidden;
-  if (wanted.has(&Recurrence::weight))
-    made.weight = product_of(hidden.t(), hidden_inputs(layer, out), kOfActivations);
-  const bool has_input_bias = wanted.has(&Recurrence::input_bias);
-  if (wanted.has(&Recurrence::bias) || has_input_bias) made.bias = hidden.sum(0);
-  if (has_input_bias) made.input_bias = made.bias;
-  if (wanted.has(&Recurrence::projection)) {
-    for (size_t step = 0; step < order.size(); ++step) {
-      Tensor& grad = of_gates.projected[step];  // none where only the last cell state is used
-      if (!grad.defined()) grad = zeros_like_rows(order.slice(out, step));
-    }
-    made.projection =
-        product_of(at::cat(of_gates.projected).t(), at::cat(kept.projected), kOfActivations);
-  }
-  return made;
-}
 
 variable_list gradients_with_graph(const Recurred& made, const Recurred& grads,
                                    const variable_list& inputs) {

@@ -91,39 +91,37 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm_cell_of(const CellGates& x) 
   return {std::move(hy), std::move(cy), std::move(gates)};
 }
 
-struct LstmBackward {
-  at::Tensor grad_hy, grad_cy, cx, cy, workspace;  // given, of which the first two may not be
-  at::Tensor grad_gates, grad_cx;                  // results
-  at::Tensor tanh_cy, of_o, through_h, products;   // scratch, the last [rows, 3 * width]
-
-  LstmBackward of(Rows r) const {
-    return {r.of(grad_hy),   r.of(grad_cy),    r.of(cx),      r.of(cy),
-            r.of(workspace), r.of(grad_gates), r.of(grad_cx), r.of(tanh_cy),
-            r.of(of_o),      r.of(through_h),  r.of(products)};
-  }
-};
+LstmBackward of(const LstmBackward& x, Rows r) {
+  return {r.of(x.grad_hy), r.of(x.grad_cy), r.of(x.cx),   r.of(x.workspace), r.of(x.grad_gates),
+          r.of(x.grad_cx), r.of(x.tanh_cy), r.of(x.of_o), r.of(x.through_h), r.of(x.products)};
+}
 
 template <class T>
-void lstm_backward_rows(LstmBackward x) {
-  const auto rows = rows_of(x.cx);
+void lstm_backward_units(const LstmBackward& x, int64_t begin, int64_t end) {
+  const int64_t height = x.cx.size(0), width = x.cx.size(1);
+  const numerics::CellUnits shape{height, width, begin, end};
+  const auto units = [&](const at::Tensor& of, int64_t gate) {
+    return of.narrow(1, gate * width + begin, end - begin);
+  };
   const T* gates = values<T>(x.workspace);
-  at::Tensor d_o = part(x.grad_gates, 3, rows.width);
+  at::Tensor d_o = units(x.grad_gates, 3);
   if (x.grad_hy.defined()) {
-    at::cpu::tanh_out(x.tanh_cy, x.cy);
-    numerics::lstm_to_output(rows, gates, values<T>(x.tanh_cy), values<T>(x.grad_hy),
+    numerics::lstm_to_output(shape, gates, values<T>(x.tanh_cy), values<T>(x.grad_hy),
                              x.of_o.mutable_data_ptr<T>(), x.through_h.mutable_data_ptr<T>());
-    at::cpu::tanh_backward_out(x.through_h, x.through_h, x.tanh_cy);
-    at::cpu::sigmoid_backward_out(d_o, x.of_o, part(x.workspace, 3, rows.width));
+    at::Tensor through = units(x.through_h, 0);
+    at::cpu::tanh_backward_out(through, through, units(x.tanh_cy, 0));
+    at::cpu::sigmoid_backward_out(d_o, units(x.of_o, 0), units(x.workspace, 3));
   } else {
     d_o.zero_();
   }
-  const at::Tensor products = x.products.view({3, rows.rows, rows.width});
-  numerics::lstm_to_gates<T>(rows,
-                             {gates, values<T>(x.cx), values<T>(x.grad_cy), values<T>(x.through_h),
+  const at::Tensor products = x.products.view({3, height, width});
+  const T* through_h = x.grad_hy.defined() ? values<T>(x.through_h) : nullptr;
+  numerics::lstm_to_gates<T>(shape,
+                             {gates, values<T>(x.cx), values<T>(x.grad_cy), through_h,
                               products.mutable_data_ptr<T>(), x.grad_cx.mutable_data_ptr<T>()});
   for (int64_t gate = 0; gate < 3; ++gate) {
-    at::Tensor to = part(x.grad_gates, gate, rows.width);
-    const at::Tensor from = products.select(0, gate), y = part(x.workspace, gate, rows.width);
+    at::Tensor to = units(x.grad_gates, gate);
+    const at::Tensor from = units(products.select(0, gate), 0), y = units(x.workspace, gate);
     gate == 2 ? at::cpu::tanh_backward_out(to, from, y)
               : at::cpu::sigmoid_backward_out(to, from, y);
   }
@@ -138,7 +136,6 @@ std::tuple<at::Tensor, at::Tensor> lstm_gradients_of(const at::Tensor& grad_hy,
   LstmBackward x{grad_hy,
                  grad_cy,
                  cx,
-                 cy,
                  workspace,
                  at::empty_like(workspace),
                  at::empty_like(cx),
@@ -146,7 +143,11 @@ std::tuple<at::Tensor, at::Tensor> lstm_gradients_of(const at::Tensor& grad_hy,
                  fresh(),
                  fresh(),
                  at::empty({cx.size(0), 3 * cx.size(1)}, cx.options())};
-  by_rows(cx, [&](Rows r) { lstm_backward_rows<T>(x.of(r)); });
+  by_rows(cx, [&](Rows r) {
+    LstmBackward rows = of(x, r);
+    if (grad_hy.defined()) at::cpu::tanh_out(rows.tanh_cy, r.of(cy));
+    lstm_backward_units<T>(rows, 0, cx.size(1));
+  });
   return {std::move(x.grad_gates), std::move(x.grad_cx)};
 }
 
@@ -234,6 +235,10 @@ std::tuple<at::Tensor, at::Tensor> fused_lstm_backward(const at::Tensor& grad_hy
   return with_type(cx, [&](auto type) {
     return lstm_gradients_of<decltype(type)>(grad_hy, grad_cy, cx, cy, workspace);
   });
+}
+
+void fused_lstm_backward_units(const LstmBackward& x, int64_t begin, int64_t end) {
+  with_type(x.cx, [&](auto type) { lstm_backward_units<decltype(type)>(x, begin, end); });
 }
 
 std::tuple<at::Tensor, at::Tensor> fused_gru(const CellGates& x) {

@@ -23,6 +23,17 @@ std::tuple<at::Tensor, at::Tensor> fused_lstm_backward(const at::Tensor& grad_hy
                                                        const at::Tensor& cx, const at::Tensor& cy,
                                                        const at::Tensor& workspace);
 std::tuple<at::Tensor, at::Tensor> fused_gru(const CellGates& x);  // hy, workspace
+
+// The gradient of an LSTM's cell, part by part: [rows, width], gates four times that.
+struct LstmBackward {
+  at::Tensor grad_hy, grad_cy, cx, workspace;     // given, of which one of the first may not be
+  at::Tensor grad_gates, grad_cx;                 // results
+  at::Tensor tanh_cy, of_o, through_h, products;  // tanh(cy), and scratch, the last of three widths
+};
+
+// Units [begin, end) of it.
+void fused_lstm_backward_units(const LstmBackward& x, int64_t begin, int64_t end);
+
 GruGradients fused_gru_backward(const at::Tensor& grad_hy, const at::Tensor& workspace);
 
 }  // namespace trn

@@ -44,7 +44,17 @@ struct Wanted {
 
 Recurred run_steps(const Recurrence& layer, Kept* kept);
 
-// `out` are the hidden states of all steps. What is not wanted is undefined.
+// What the steps' gradients give before the products over all of them: gradients of the gates
+// [rows of all steps, gates x hidden], and of what is projected, by step.
+struct StepGradients {
+  at::Tensor hidden, input, hx, cx;
+  std::vector<at::Tensor> projected;
+};
+
+// `out` are the hidden states of all steps. What is not wanted is undefined, but for `hidden`.
+StepGradients gradients_step_by_step(const Recurrence& layer, const Kept& kept,
+                                     const at::Tensor& out, const Recurred& grads,
+                                     const Wanted& wanted);
 Recurrence gradients_of_steps(const Recurrence& layer, const Kept& kept, const at::Tensor& out,
                               const Recurred& grads, const Wanted& wanted);
 

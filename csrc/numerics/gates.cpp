@@ -129,14 +129,21 @@ void block_of_rows(CellUnits shape, const float* rows, float* block) {
   });
 }
 
+void add_block_to_rows(CellUnits shape, const float* x, const float* block, float* y) {
+  const int64_t count = shape.end - shape.begin;
+  each_block_row(shape, 1, [&](int64_t at, int64_t to) {
+    for (int64_t j = 0; j < count; ++j) y[to + j] = x[to + j] + block[at + j];
+  });
+}
+
 template <class T>
-void lstm_to_output(CellRows shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
+void lstm_to_output(CellUnits shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
                     T* of_tanh) {
   const int64_t w = shape.width;
   each_row(shape.rows, w, [=](int64_t row) {
     const T *o = gates + (row * 4 + 3) * w, *t = tanh_cy + row * w, *dh = grad_hy + row * w;
     T* __restrict to_o = of_o + row * w, * __restrict to_tanh = of_tanh + row * w;
-    for (int64_t j = 0; j < w; ++j) {
+    for (int64_t j = shape.begin; j < shape.end; ++j) {
       to_o[j] = dh[j] * t[j];
       to_tanh[j] = dh[j] * o[j];
     }
@@ -144,7 +151,7 @@ void lstm_to_output(CellRows shape, const T* gates, const T* tanh_cy, const T* g
 }
 
 template <class T>
-void lstm_to_gates(CellRows shape, const LstmGradients<T>& cell) {
+void lstm_to_gates(CellUnits shape, const LstmGradients<T>& cell) {
   const int64_t w = shape.width, plane = shape.rows * w;
   each_row(shape.rows, 4 * w, [=](int64_t row) {
     const T *i = cell.gates + row * 4 * w, *f = i + w, *g = f + w, *c = cell.cx + row * w;
@@ -153,7 +160,8 @@ void lstm_to_gates(CellRows shape, const LstmGradients<T>& cell) {
     T* __restrict di = cell.products + row * w;
     T* __restrict df = di + plane, * __restrict dg = df + plane;
     T* __restrict dc_f = cell.grad_cx + row * w;
-    for (int64_t j = 0; j < w; ++j) {
+#pragma GCC ivdep  // rows of tensors apart
+    for (int64_t j = shape.begin; j < shape.end; ++j) {
       const T dc = given == nullptr       ? through_h[j]
                    : through_h == nullptr ? given[j]
                                           : given[j] + through_h[j];
@@ -211,6 +219,7 @@ void gru_to_gates(CellRows shape, const T* grad_hy, const T* workspace, T* produ
     const T *z = workspace + (row * 5 + 1) * w, *n = z + w, *h = n + w, *g = grad_hy + row * w;
     T* __restrict dn = products + row * w, * __restrict dz = dn + plane;
     T* __restrict through_z = grad_hx + row * w;
+#pragma GCC ivdep  // rows of tensors apart
     for (int64_t j = 0; j < w; ++j) {
       through_z[j] = g[j] * z[j];
       dn[j] = g[j] - through_z[j];
@@ -243,8 +252,8 @@ void gru_to_hidden(CellRows shape, const T* grad_input, const T* workspace, T* g
   template void add_gates(int64_t, int64_t, const T*, const T*, const T*, const T*, T*); \
   template void lstm_state(CellRows, const T*, const T*, T*);                            \
   template void lstm_output(CellRows, const T*, T*);                                     \
-  template void lstm_to_output(CellRows, const T*, const T*, const T*, T*, T*);          \
-  template void lstm_to_gates(CellRows, const LstmGradients<T>&);                        \
+  template void lstm_to_output(CellUnits, const T*, const T*, const T*, T*, T*);         \
+  template void lstm_to_gates(CellUnits, const LstmGradients<T>&);                       \
   template void gru_sums(CellRows, const GruSums<T>&);                                   \
   template void gru_reset(CellRows, const T*, const T*, T*);                             \
   template void gru_output(CellRows, const T*, const T*, const T*, T*, T*);              \

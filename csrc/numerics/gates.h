@@ -48,12 +48,15 @@ void lstm_block_output(CellUnits shape, const float* gates, const float* tanh_cy
 void rows_of_block(CellUnits shape, int64_t gates, const float* block, float* rows);
 void block_of_rows(CellUnits shape, const float* rows, float* block);
 
-// ---- whole rows again ----
+// The units of y [rows, width] = x + a block [rows, units].
+void add_block_to_rows(CellUnits shape, const float* x, const float* block, float* y);
+
+// ---- some units of rows again ----
 
 // What flows back to the output gate and to tanh(cy) before their derivatives: of_o = dh * tanh_cy,
 // of_tanh = dh * o. All but gates [rows, width].
 template <class T>
-void lstm_to_output(CellRows shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
+void lstm_to_output(CellUnits shape, const T* gates, const T* tanh_cy, const T* grad_hy, T* of_o,
                     T* of_tanh);
 
 // dc = grad_cy + through_h, either of which may be null. products [3][rows, width] = dc * g,
@@ -64,7 +67,9 @@ struct LstmGradients {
   T *products, *grad_cx;
 };
 template <class T>
-void lstm_to_gates(CellRows shape, const LstmGradients<T>& cell);
+void lstm_to_gates(CellUnits shape, const LstmGradients<T>& cell);
+
+// ---- whole rows again ----
 
 // sums [3][rows, width] become the arguments of r and z, and the input's part of n; `hidden_n` its
 // hidden part. input and hidden [rows, 3 width].

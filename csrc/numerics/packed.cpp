@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <numeric>
+#include <optional>
 
 #include "kernels.h"
 #include "packing.h"
@@ -29,20 +30,30 @@ struct Left {
   Packing packing;
   Scratch<uint32_t> words;
 
-  static Left of(const Lines& a, bool pairs) {
+  static Left empty(const Lines& a, bool pairs) {
     const Packing p(kernels(), pairs, a.k, packs_a_across(a));
-    const int64_t panels = ceil_div(a.count, p.tile_rows);
-    Scratch<uint32_t> words(static_cast<size_t>(panels * p.a_panel_words()));
+    return {p, Scratch<uint32_t>(static_cast<size_t>(panels(p, a) * p.a_panel_words()))};
+  }
+
+  static Left of(const Lines& a, bool pairs) {
+    Left left = empty(a, pairs);
     // Lines may be few: threads share the k's of all of them.
     std::atomic<bool> subnormal = false;
     parallel_for(0, ceil_div(a.k, k_at_once), worth_a_thread(a.count), [&](int64_t lo, int64_t hi) {
-      const int64_t k0 = lo * k_at_once, k = std::min(hi * k_at_once, a.k) - k0;
-      if (pack_a(p, a.part(k0, k), 0, panels, words.get() + p.words(k0) * p.tile_rows))
-        subnormal = true;
+      const int64_t k0 = lo * k_at_once;
+      if (left.pack(a, k0, std::min(hi * k_at_once, a.k) - k0)) subnormal = true;
     });
     if (pairs && subnormal) return of(a, false);
-    return {p, std::move(words)};
+    return left;
   }
+
+  // As pack_a, k [k0, k0 + count).
+  bool pack(const Lines& a, int64_t k0, int64_t count) const {
+    uint32_t* to = words.get() + packing.words(k0) * packing.tile_rows;
+    return pack_a(packing, a.part(k0, count), 0, panels(packing, a), to);
+  }
+
+  static int64_t panels(const Packing& p, const Lines& a) { return ceil_div(a.count, p.tile_rows); }
 };
 
 // sums [m, panels * panel_columns], whose rows are `ldc` apart, = a * panels [first, last) of b.
@@ -65,20 +76,18 @@ void multiply_item(const Left& a, int64_t m, const uint32_t* b, int64_t first, i
   }
 }
 
-// A left operand of m rows, as contiguous lines.
-Left left_of(int64_t m, int64_t k, const Operand& a) {
-  const Lines lines{static_cast<const char*>(a.data),
-                    a.dtype,
-                    m,
-                    k,
-                    a.row_stride,
-                    a.col_stride,
-                    0,
-                    0,
-                    a.rounding};
-  const Kernels& kernel = kernels();
-  return Left::of(lines, m > kernel.tile_rows && kernel.gemm_bf16 != nullptr && fits_bf16(lines));
+// A left operand of m rows.
+Lines lines_of(int64_t m, int64_t k, const Operand& a) {
+  const auto* data = static_cast<const char*>(a.data);
+  return {data, a.dtype, m, k, a.row_stride, a.col_stride, 0, 0, a.rounding};
 }
+
+bool by_pairs(const Lines& lines) {
+  const Kernels& kernel = kernels();
+  return lines.count > kernel.tile_rows && kernel.gemm_bf16 != nullptr && fits_bf16(lines);
+}
+
+Left left_of(const Lines& lines) { return Left::of(lines, by_pairs(lines)); }
 
 const char* element(const void* data, DType dtype, int64_t at) {
   return static_cast<const char*>(data) + at * static_cast<int64_t>(size_of(dtype));
@@ -121,7 +130,7 @@ void gemm_packed(int64_t m, int64_t n, int64_t k, const Operand& a, const uint32
                  const Result& c, float alpha, float beta, const Addend& addend) {
   const IeeeScope scope;
   const Kernels& kernel = kernels();
-  const Left left = left_of(m, k, a);
+  const Left left = left_of(lines_of(m, k, a));
   const int64_t columns = kernel.panel_columns, panels = ceil_div(n, columns);
   const int64_t each = std::max<int64_t>(
       1, std::min(item_columns / columns, ceil_div(panels, int64_t{num_threads()})));
@@ -150,12 +159,34 @@ int64_t unit_step() {
   return std::lcm(of_host, kernels().panel_columns);
 }
 
-void gemm_packed_gates(GateColumns shape, int64_t k, const Operand& a, const uint32_t* b, float* c,
-                       const std::function<void(int64_t, int64_t)>& then) {
-  const Left left = [&] {
+struct PackedLeft::Parts {
+  Lines lines;
+  Left left;
+  std::atomic<bool> subnormal = false;
+};
+
+PackedLeft::PackedLeft(int64_t m, int64_t k, const OperandRounding& rounding) {
+  const Lines lines = lines_of(m, k, {nullptr, DType::float32, k, 1, rounding, 0});
+  parts_.reset(new Parts{lines, Left::empty(lines, by_pairs(lines))});
+}
+
+PackedLeft::~PackedLeft() = default;
+
+void PackedLeft::pack(const float* a, int64_t k0, int64_t count) {
+  const IeeeScope scope;
+  Lines lines = parts_->lines;
+  lines.data = reinterpret_cast<const char*>(a);
+  if (parts_->left.pack(lines, k0, count)) parts_->subnormal = true;
+}
+
+void GateProduct::run(const float* a, PackedLeft* packed,
+                      const std::function<void(int64_t, int64_t)>& then) const {
+  std::optional<Left> made;
+  if (packed == nullptr || packed->parts_->subnormal.exchange(false)) {
     const IeeeScope scope;
-    return left_of(shape.m, k, a);
-  }();
+    made.emplace(left_of(lines_of(shape.m, k, {a, DType::float32, k, 1, rounding, 0})));
+  }
+  const Left& left = made ? *made : packed->parts_->left;
   const int64_t columns = kernels().panel_columns, step = unit_step();
   const int64_t each = ceil_div(ceil_div(shape.width, step), int64_t{num_threads()}) * step;
   const auto body = [&](int64_t lo, int64_t hi) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 #include "gemm.h"
 
@@ -33,10 +34,37 @@ struct GateColumns {
 // Ranges of units begin and end at multiples of it, and the width has to be one.
 int64_t unit_step();
 
+// A left operand [m, k] of contiguous lines, packed part by part by the threads that make it.
+class PackedLeft {
+ public:
+  PackedLeft(int64_t m, int64_t k, const OperandRounding& rounding);
+  ~PackedLeft();
+  PackedLeft(const PackedLeft&) = delete;
+  PackedLeft& operator=(const PackedLeft&) = delete;
+
+  // Columns [k0, k0 + count) of a, float32, both whole steps of units: for the next product, which
+  // needs all of them.
+  void pack(const float* a, int64_t k0, int64_t count);
+
+ private:
+  friend struct GateProduct;
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
 // c = a b, as gemm_packed, and then(lo, hi) for units [lo, hi) as soon as their columns of all
 // gates are there: one loop, in which each thread has units of its own, the same at every call.
-// They lie in c as [gates, m, hi - lo], from gates * m * lo on.
-void gemm_packed_gates(GateColumns shape, int64_t k, const Operand& a, const uint32_t* b, float* c,
-                       const std::function<void(int64_t lo, int64_t hi)>& then);
+// They lie in c as [gates, m, hi - lo], from gates * m * lo on. a is contiguous float32; where it
+// is packed already, it is not packed again.
+struct GateProduct {
+  GateColumns shape;
+  int64_t k;
+  OperandRounding rounding;
+  const uint32_t* b;
+  float* c;
+
+  void run(const float* a, PackedLeft* packed,
+           const std::function<void(int64_t lo, int64_t hi)>& then) const;
+};
 
 }  // namespace trn::numerics

@@ -78,6 +78,59 @@ def test_the_bits_and_the_counters_are_those_of_the_operators(size, policy):
         assert counters == pytest.approx(of_operators, rel=1e-9)  # sums of times in another order
 
 
+@pytest.mark.parametrize("policy", ["bf16", "mxfp8"])
+def test_subnormal_states_and_gradients(policy):
+    layer = Layer(4, 16, 32, 128)  # more rows than a tile of the bfloat16 dot product has
+    with torch.no_grad():
+        for each in (*layer.inputs, *layer.module.parameters()):
+            each.mul_(1e-39 if each.dim() == 3 else 1)
+    x, *states = layer.inputs
+
+    def run() -> list[Tensor]:
+        out, (h, c) = layer.module(x, tuple(states))
+        grads = torch.autograd.grad((out * 1e-38).sum() + h.sum() * 1e-39, layer.inputs)
+        return [t.detach().cpu() for t in (out, h, c, *grads)]
+
+    with torch_trn_emu.precision(policy):
+        made = run()
+        with Watch():
+            expected = run()
+    assert_bits(made, expected)
+    assert any((0 < t.abs()).logical_and(t.abs() < 1e-38).any() for t in made[3:])
+
+
+def test_batches_of_gradients():
+    layer = Layer(3, 8, 16, 64)
+    x, *states = layer.inputs
+    with torch_trn_emu.precision("mxfp8"):
+        out, _ = layer.module(x, tuple(states))
+        batch = torch.randn(2, *out.shape).to("trn")
+        made = torch.autograd.grad(out, x, batch, retain_graph=True, is_grads_batched=True)[0]
+        for each, grad in zip(batch, made, strict=True):
+            alone = torch.autograd.grad(out, x, each, retain_graph=True)[0]
+            assert torch.equal(grad, alone)
+
+
+def test_gradients_of_expanded_results_and_of_some_inputs():
+    layer = Layer(3, 8, 16, 64)
+    x, *states = layer.inputs
+    wanted = ([x], [states[1]], [layer.module.weight_hh_l0], [layer.module.bias_ih_l0, states[0]])
+
+    def run() -> list[Tensor]:
+        out, _ = layer.module(x, tuple(states))
+        return [
+            t.cpu()
+            for inputs in wanted
+            for t in torch.autograd.grad(out.sum(), inputs, retain_graph=True)
+        ]
+
+    with torch_trn_emu.precision("mxfp8"):
+        made = run()
+        with Watch():
+            expected = run()
+    assert_bits(made, expected)
+
+
 def test_a_step_is_no_operator():
     layer = Layer(50, 8, 32, 256)
     with torch_trn_emu.precision("mxfp8"), torch.no_grad():
