@@ -1,6 +1,7 @@
 """Programs of attention compute on the machine what torch computes, and overlap the engines."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import Engine, Program, Role, validate
-from torch_trn_emu.kernels.attention import forward as forward
+from torch_trn_emu.kernels.attention import backward, forward
 from torch_trn_emu.kernels.attention.backward import attention_backward
 from torch_trn_emu.kernels.attention.forward import attention
+from torch_trn_emu.kernels.attention.short import short_attention
 from torch_trn_emu.kernels.attention.spec import AttentionSpec, Mask
 from torch_trn_emu.timing import price
 
@@ -74,9 +76,42 @@ def _agrees(a: AttentionSpec, mask: torch.Tensor | None = None) -> None:
 @example(queries=700, keys=700, dim=8, causal=True)
 @example(queries=140, keys=1100, dim=8, causal=True)  # keys that no query sees
 @example(queries=700, keys=130, dim=8, causal=True)  # queries that see all keys
+@example(queries=3, keys=513, dim=8, causal=False)  # a tile a head, and a block of one key
+@example(queries=1030, keys=1030, dim=8, causal=True)  # three blocks
 def test_of_any_size(queries: int, keys: int, dim: int, causal: bool) -> None:
-    sizes = {"batch": 1, "heads": 2, "queries": queries, "keys": keys, "dim": dim}
+    sizes = {"batch": 2, "heads": 2, "queries": queries, "keys": keys, "dim": dim}
     _agrees(AttentionSpec(**sizes, causal=causal, **SINGLE))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("most", [1, 40])
+def test_how_many_tiles_a_pipeline_has(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """One over heads, one a head, and sums that are kept for a few heads only."""
+    monkeypatch.setattr(forward, "UNROLLED", most)
+    monkeypatch.setattr(backward, "UNROLLED", most)
+    monkeypatch.setattr(forward, "SUMS", 20)
+    for heads, kv_heads, causal in ((5, 5, False), (6, 2, True)):
+        sizes = {"batch": 1, "heads": heads, "kv_heads": kv_heads, "dim": 8}
+        a = AttentionSpec(**sizes, queries=300, keys=600, causal=causal, **SINGLE)  # type: ignore[arg-type]
+        _agrees(a)
+
+
+CROSSING = {"batch": 1, "heads": 16, "dim": 64}
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("queries", [1, 32, 512])
+def test_keys_beyond_one_block(chip: str, queries: int) -> None:
+    """One key more than a block has adds no more than half; twice the keys at most double it."""
+
+    def took(build: Any, keys: int) -> float:
+        a = AttentionSpec(**CROSSING, queries=queries, keys=keys)  # type: ignore[arg-type]
+        return float(price(build(a, chip=get_chip(chip)), get_chip(chip)).total_s)
+
+    whole = min(took(short_attention, 512), took(attention, 512))
+    assert took(attention, 513) < 1.5 * whole
+    assert took(attention, 1024) < 2 * whole
+    assert took(attention_backward, 513) < 1.6 * took(attention_backward, 512)
+    assert took(attention_backward, 1024) < 2.1 * took(attention_backward, 512)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -17,6 +17,7 @@ TILE = "one row more is one tile of 128 partitions more, on each core"
 CHUNK = "one column more is one more pass over the rows"
 LINES = "a number of rows that lines divide has none left over"
 PASSES = "the network has a pass more for each doubling, over scratch memory beyond a tile"
+KEYS = "another block of 512 keys"
 CHANNELS = "128 channels are a tile of partitions"
 # Where a step is meant: (family, the longer size), and why.
 STEPS = {
@@ -30,13 +31,11 @@ STEPS = {
     ("sort", 2049): PASSES,
     ("sort", 4097): PASSES,
     ("sort", 8193): PASSES,
-    ("depthwise convolution", 129): CHANNELS,
-    ("depthwise convolution", 257): CHANNELS,
-    ("depthwise convolution", 513): CHANNELS,
     ("convolution 7x7", 129): CHANNELS,
     ("convolution 7x7", 257): CHANNELS,
     ("attention of one query", 257): "beyond 256 keys the faster of two programs",
-    ("attention of one query", 513): "beyond 512 keys heads do not share a step",
+    ("attention of one query", 513): KEYS,
+    ("attention of one query", 1025): KEYS,
     ("permute", 2): "matrices of one column are contiguous: nothing is copied",
     ("var of columns", 257): CHUNK,
     ("var of columns", 1025): CHUNK,

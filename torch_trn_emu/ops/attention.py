@@ -20,7 +20,7 @@ from .products import format_of
 
 __all__ = ["ATTENTION", "ATTENTION_BACKWARD", "attention_spec", "without_sums"]
 
-SURELY = 256  # keys: two heads share a step, which no other program beats (a sweep holds it)
+SURELY = 128  # keys: four heads share a step, which no other program beats (a sweep holds it)
 
 # By operator: which of its arguments are is_causal, the mask (-1: it has none) and the scale.
 _ARGUMENTS = {

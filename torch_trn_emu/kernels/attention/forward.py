@@ -7,23 +7,27 @@ are taken in sections, and the sums are rescaled when the maximum grows.
 
 Source: [cte] nki-library, core/attention/attention_cte.py (groups of 128 queries in a software
 pipeline, blocks of 512 keys, one maximum for all keys of a section). Weights are transposed on the
-Tensor engine, not by DMA, on every chip, and the pipeline is two tiles deep, not three: chosen.
+Tensor engine, not by DMA, on every chip, the pipeline is two tiles deep, not three, and it goes on
+from one head to the next where keys and values of two heads fit: chosen.
 """
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import groupby
 from math import ceil
 
 from ...chip import Chip
 from ...isa import Access, Affine, Builder, Program, Role, itemsize
 from ..limits import P
-from ..pipelining import Item, Window, pipelined
-from .spec import BLOCK, AttentionSpec, Masks, Tile, Transposer, fits, grids, tile_at, tiles_of
+from ..pipelining import Item, Window, pipelined, repeated
+from .parts import Block, Part, alike, sections, span
+from .spec import BLOCK, AttentionSpec, Masks, Tile, Transposer, fits, tile_at, tiles_of
+from .sums import Sums
 
 __all__ = ["attention"]
 
 SECTION = 4096  # chosen: two in flight take what [cte] gives to one section of 8192
+UNROLLED = 16  # tiles of all heads that share keys which one pipeline has (chosen: a small program)
+SUMS = 1024  # tiles whose sums are kept until the logarithms are taken (chosen: 8 KiB)
 
 
 def attention(a: AttentionSpec, *, chip: Chip, cores: int = 1) -> Program:
@@ -33,38 +37,8 @@ def attention(a: AttentionSpec, *, chip: Chip, cores: int = 1) -> Program:
     """
     name = f"attention {a.batch}x{a.heads}x{a.queries}x{a.keys}x{a.dim}"
     b = Builder(name, cores=cores, model_flops=4.0 * a.products)
-    _Forward(b, a.share(cores), chip).program()
+    _Forward(b, a.share(cores).as_one_batch(), chip).program()
     return b.build()
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A tile of queries with one section of its keys."""
-
-    tile: Tile  # blocks of the section
-    start: int  # its first key
-    opens: bool
-    closes: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """What one step of two parts' pipelines works on: keys of the newer one, of the older one."""
-
-    coming: int
-    going: int
-    ends: bool  # the block after the full ones
-
-
-def _sections(tile: Tile, length: int) -> list[_Part]:
-    count, at_once = max(1, ceil(tile.seen / length)), length // BLOCK
-    parts = []
-    for s in range(count):
-        closes = s == count - 1
-        full = tile.full - s * at_once if closes else at_once
-        last, diagonal = (tile.last, tile.diagonal) if closes else (0, False)
-        parts.append(_Part(Tile(tile.rows, full, last, diagonal), s * length, s == 0, closes))
-    return parts
 
 
 class _Forward:
@@ -73,27 +47,27 @@ class _Forward:
         self.q, self.k, self.v = (a.heads_of(b, name, Role.INPUT) for name in "qkv")
         self.masks, self.transposer = Masks(b, a), Transposer(b, a)
         self.out = a.heads_of(b, "out", Role.OUTPUT)
-        if a.stats:
-            self.lse = b.hbm("lse", (a.batch * a.heads * a.queries, 1), "float32", Role.OUTPUT)
-            self.totals, self.shifts = (
-                b.sbuf(name, ceil(a.queries / P), "float32", slots=2)
-                for name in ("totals", "shifts")
-            )
         # Scores of two sections, and keys and values of two heads, if they fit.
         held, each = 2 * itemsize("float32"), 2 * itemsize(a.compute) * a.dim / min(a.dim, P)
         whole = fits(a.keys * (held + each), chip)
-        ahead = 2 if fits(a.keys * (held + 2 * each), chip) else 1
+        ahead = 2 if fits(a.keys * (held + 2.5 * each), chip) else 1
         self.length = a.keys if whole else SECTION
-        self.one_section = whole
+        self.one_section, self.tiles = whole, tiles_of(a)
+        many = a.group * len(self.tiles)
+        self.over_heads = ahead == 2 and whole and (a.group == 1 or many <= UNROLLED)
+        self.kept = max(1, SUMS // many)  # heads of keys whose queries' sums are kept
         self._operands(ahead)
         self._of_scores(ceil(min(a.keys, self.length) / BLOCK))
         self._of_tiles()
+        if a.stats:
+            kept = min(self.kept, a.heads // a.group) * a.group
+            self.sums_kept = Sums(b, a, kept, self.scores)
 
     def _operands(self, slots: int) -> None:
         b, a, tiles = self.b, self.a, ceil(self.a.keys / P)
-        self.k_rows = b.sbuf("k rows", BLOCK // P * a.dim, a.compute, slots=2)
+        self.k_rows = b.sbuf("k rows", BLOCK // P * a.dim, a.compute, slots=6)
         self.k_transposed = b.sbuf("k transposed", a.keys, a.compute, slots=slots)
-        self.v_rows = b.sbuf("v rows", tiles * a.dim, a.compute, slots=slots)
+        self.v_rows = b.sbuf("v rows", tiles * a.dim, a.compute, slots=slots + (slots > 1))
         self.q_rows = b.sbuf("q rows", a.dim, a.compute, slots=2)
         self.q_transposed = b.sbuf("q transposed", P, a.compute, slots=2)
 
@@ -122,18 +96,51 @@ class _Forward:
 
     def program(self) -> None:
         b, a = self.b, self.a
-        kv_heads = a.heads // a.group
-        with b.loop(a.batch) as n, b.loop(kv_heads) as h:
-            self._keys_and_values(n, h)
-            with b.loop(a.group) as g:
-                head = h * a.group + g
-                self.row = (n * a.heads + head) * a.queries
-                self.q_at, self.out_at = self.q.at(n, head), self.out.at(n, head)
-                self.mask_at = self.masks.of_head(n, head)
-                self._head()
+        with b.loop(a.batch) as self.n:
+            for first, count in b.tiles(a.heads // a.group, self.kept):
+                self.first_head = first
+                if self.over_heads:
+                    self.head, self.member = self.first_head, Affine()
+                    self._tiles_of_heads(count)
+                else:
+                    self._one_by_one(count)
+                if a.stats:
+                    kept = self.n * a.heads + first * a.group
+                    self.sums_kept.store(kept, count * a.group)
 
-    def _keys_and_values(self, n: Affine, head: Affine) -> None:
+    def _tiles_of_heads(self, heads: int) -> None:
+        """One pipeline over the tiles of several heads."""
+        parts = [
+            Part(tile, 0, True, True, member, not (member or t))
+            for member in range(self.a.group)
+            for t, tile in enumerate(self.tiles)
+        ]
+        repeated(self.b, parts, heads, 4, self._ahead, alike)
+
+    def _one_by_one(self, heads: int) -> None:
+        """Heads of keys one after the other."""
         b, a = self.b, self.a
+        with b.loop(heads) as h:
+            self.head, self.member = self.first_head + h, Affine()
+            self._keys_and_values(self.head)
+            if self.one_section:
+                parts = [Part(tile, 0, True, True) for tile in self.tiles]
+                repeated(b, parts, a.group, 4, self._ahead, alike)
+                return
+            with b.loop(a.group) as self.member:
+                self._in_sections()
+
+    def _in_sections(self) -> None:
+        first = 0
+        for tile, equal in groupby(self.tiles):
+            count = len(list(equal))
+            with self.b.loop(count) as i:
+                self.tile_at = i + first
+                pipelined(self.b, sections(tile, self.length), 3, self._in_section, alike)
+            first += count
+
+    def _keys_and_values(self, head: Affine) -> None:
+        b, a, n = self.b, self.a, self.n
         b.fresh(self.k_transposed, self.v_rows)
         for start, size in b.tiles(a.keys, BLOCK):
             b.fresh(self.k_rows)
@@ -142,97 +149,121 @@ class _Forward:
             values = self.v.at(n, head, start)
             self.transposer.bring(self.v_rows, tile_at(start, a.dim), self.v, values, size)
 
-    def _head(self) -> None:
-        tiles = tiles_of(self.a)
-        if self.a.stats:
-            self.b.fresh(self.totals, self.shifts)
-        if self.one_section:
-            parts = [_Part(tile, 0, True, True) for tile in tiles]
-            pipelined(self.b, parts, 3, self._step, _alike)
-        else:
-            first = 0
-            for tile, equal in groupby(tiles):
-                count = len(list(equal))
-                with self.b.loop(count) as i:
-                    self.tile_at = i + first
-                    pipelined(self.b, _sections(tile, self.length), 3, self._step, _alike)
-                first += count
-        if self.a.stats:
-            self._store_stats()
+    def _place(self, item: Item[Part]) -> tuple[Affine, Affine]:
+        """An item's head of keys, and its head of queries."""
+        by_head, member = (item.round, Affine()) if self.over_heads else (Affine(), item.round)
+        head = self.head + by_head
+        return head, head * self.a.group + self.member + member + item.kind.member
 
-    def _tile(self, item: Item[_Part]) -> Affine:
+    def _tile(self, item: Item[Part]) -> Affine:
         """The number of an item's tile of queries."""
-        return item.index if self.one_section else self.tile_at
+        if not self.one_section:
+            return self.tile_at
+        return item.index + -item.kind.member * len(self.tiles)
 
-    def _first(self, item: Item[_Part]) -> Affine:
+    def _first(self, item: Item[Part]) -> Affine:
         """The first query of an item."""
         return self._tile(item) * P
 
     # --- one step of the pipeline of tiles ---
 
-    def _step(self, window: Window[_Part]) -> None:
-        """Scores of the newest part, weights of the one before, the result of the oldest."""
+    def _ahead(self, window: Window[Part]) -> None:
+        """A step that brings the operands of the next one."""
+        following, *three = window
+        coming, going, gone = three
+        self._step(coming, going, gone, following)
+
+    def _in_section(self, window: Window[Part]) -> None:
         coming, going, gone = window
+        if coming and coming.kind.opens:
+            self._bring(coming)
+        self._step(coming, going, gone, None)
+
+    def _step(
+        self, coming: Item[Part] | None, going: Item[Part] | None, gone: Item[Part] | None,
+        following: Item[Part] | None,
+    ) -> None:  # fmt: skip
+        """Scores of the newest part, weights of the one before, the result of the oldest."""
         self.age = 1 if coming else 0  # of what belongs to `going` in buffers that `coming` fills
+        self.brought = 1 if coming and coming.kind.brings else 0  # since `going` opened
         if coming:
-            self._open_scores(coming)
+            _, of_queries = self._place(coming)
+            self.mask_at = self.masks.of_head(self.n, of_queries)
+            self.b.fresh(self.masked, self.tops)
         if gone and not self.one_section:  # the next section's sums go on from these
             self._finish(gone)
         if going:
             self._open_weights(going)
-        self._blocks(coming, going, gone if self.one_section else None)
-        if coming:
-            self._close_scores(coming)
+        self._blocks(coming, going, gone if self.one_section else None, following)
         if going:
             self._close_weights(going)
 
     def _blocks(
-        self, coming: Item[_Part] | None, going: Item[_Part] | None, gone: Item[_Part] | None
-    ) -> None:
+        self, coming: Item[Part] | None, going: Item[Part] | None, gone: Item[Part] | None,
+        following: Item[Part] | None,
+    ) -> None:  # fmt: skip
         new, old = (x.kind.tile if x else Tile(0, 0, 0, False) for x in (coming, going))
         both = min(new.full, old.full)
-        blocks = [_Block(BLOCK, BLOCK, False)] * both
-        blocks += [_Block(BLOCK, 0, False)] * (new.full - both)
-        blocks += [_Block(0, BLOCK, False)] * (old.full - both)
+        blocks = [Block(BLOCK, BLOCK, False)] * both
+        blocks += [Block(BLOCK, 0, False)] * (new.full - both)
+        blocks += [Block(0, BLOCK, False)] * (old.full - both)
         if new.last or old.last:
-            blocks.append(_Block(new.last, old.last, True))
+            blocks.append(Block(new.last, old.last, True))
+        if going and self.one_section:
+            last = max(k for k, block in enumerate(blocks) if block.going)
+            blocks[last] = replace(blocks[last], later=True)
 
-        def step(window: Window[_Block]) -> None:
-            now, before = window
+        def step(window: Window[Block]) -> None:
+            now, before, last = window
             if now and coming and now.kind.coming:
                 hides = now.kind.ends and new.diagonal
-                self._scores(coming, *_span(now, new), now.kind.coming, hides)
-            if now and going and now.kind.going:
-                self._weights(going, *_span(now, old), now.kind.going)
-            if before is None:
-                if gone:
-                    self._finish(gone)
-                if going:
-                    self.b.fresh(self.product)
-            elif going and before.kind.going:
-                self._multiply(going, _span(before, old)[1], before.kind.going)
-            if now and going and now.kind.going:
-                self.transposer.keep(self.weights_transposed, old.rows, now.kind.going)
+                self._scores(coming, *span(now, new), now.kind.coming, hides)
+            if before and not last and gone:
+                self._end(gone, going)
+            if before and not last and going and (old.blocks > 1 or not self.one_section):
+                self.b.fresh(self.product)
+            if before and not now and coming:
+                self._close_scores(coming)
+            if before and not now and following:
+                self._bring(following)
+            if before and going and before.kind.going:
+                self._weights(going, *span(before, old), before.kind.going)
+            if last and going and last.kind.going and not last.kind.later:
+                self._multiply(going, span(last, old)[1], last.kind.going, self.brought)
+            if before and going and before.kind.going:
+                self.transposer.keep(self.weights_transposed, old.rows, before.kind.going)
 
-        pipelined(self.b, blocks, 2, step)
+        pipelined(self.b, blocks, 3, step)
         if gone and not blocks:
-            self._finish(gone)
+            self._end(gone, going)
+        if following and not blocks:
+            self._bring(following)
+
+    def _end(self, gone: Item[Part], going: Item[Part] | None) -> None:
+        """The product with the values of the oldest tile's last block, and its result."""
+        tile = gone.kind.tile
+        if tile.blocks == 1:
+            self.b.fresh(self.product)
+        start, size = (tile.full, tile.last) if tile.last else (tile.full - 1, BLOCK)
+        brought = self.brought + (1 if going and going.kind.brings else 0)
+        self._multiply(gone, Affine(start * BLOCK), size, brought)
+        self._finish(gone)
 
     # --- the newest part: scores and their maximum ---
 
-    def _open_scores(self, item: Item[_Part]) -> None:
+    def _bring(self, item: Item[Part]) -> None:
+        """The operands of a tile, with head_dim on partitions."""
         b, a, rows = self.b, self.a, item.kind.tile.rows
-        b.fresh(self.masked, self.tops)
-        if not item.kind.opens:
-            return
+        head, of_queries = self._place(item)
+        if item.kind.brings:
+            self._keys_and_values(head)
+            self.brought += 1
         b.fresh(self.q_rows, self.q_transposed)
-        at = self.q_at + self._first(item) * self.q.layout.row
+        at = self.q.at(self.n, of_queries, self._first(item))
         b.load(self.q_rows.rows(rows, a.dim), self.q.rows(at, rows))
         self.transposer.transpose(self.q_transposed, 0, self.q_rows, 0, rows)
 
-    def _scores(
-        self, item: Item[_Part], number: Affine, at: Affine, size: int, hides: bool
-    ) -> None:
+    def _scores(self, item: Item[Part], number: Affine, at: Affine, size: int, hides: bool) -> None:
         b, rows = self.b, item.kind.tile.rows
         b.fresh(self.scores)
         scores, key = self.scores.rows(rows, size), at + item.kind.start
@@ -247,7 +278,7 @@ class _Forward:
         self.masks.hide(masked, scores, self.mask_at, rows, self._first(item), key, size)
         b.emit("tensor_reduce", top, masked, op="max")
 
-    def _close_scores(self, item: Item[_Part]) -> None:
+    def _close_scores(self, item: Item[Part]) -> None:
         """The bias of the exponential: the greatest score, scaled and negated."""
         b, tile = self.b, item.kind.tile
         b.fresh(self.low)
@@ -257,7 +288,7 @@ class _Forward:
 
     # --- the part before: weights and their product with the values ---
 
-    def _open_weights(self, item: Item[_Part]) -> None:
+    def _open_weights(self, item: Item[Part]) -> None:
         b, rows = self.b, item.kind.tile.rows
         low, shift = self.low.rows(rows, 1), self.shift.rows(rows, 1)
         if item.kind.opens:
@@ -273,7 +304,7 @@ class _Forward:
             b.emit("tensor_copy", shift, grown)
         b.fresh(self.parts)
 
-    def _weights(self, item: Item[_Part], number: Affine, at: Affine, size: int) -> None:
+    def _weights(self, item: Item[Part], number: Affine, at: Affine, size: int) -> None:
         """exp(score * scale + shift), transposed so that keys lie on partitions."""
         b, rows = self.b, item.kind.tile.rows
         b.fresh(self.weights)
@@ -283,17 +314,18 @@ class _Forward:
         b.emit("activation_reduce", written, masked, shift, op="exp", scale=self.masks.scale)
         self.transposer.spread(self.weights, rows, size)
 
-    def _multiply(self, item: Item[_Part], at: Affine, size: int) -> None:
+    def _multiply(self, item: Item[Part], key: Affine, size: int, brought: int) -> None:
         b, a, rows = self.b, self.a, item.kind.tile.rows
         product = self.product.rows(rows, a.dim)
-        first = tile_at(at + item.kind.start, a.dim)
+        first = tile_at(key + item.kind.start, a.dim)
         for t in range(ceil(size / P)):
             count = min(P, size - t * P)
             stationary = self.weights_transposed.rows(count, rows, t * P)
-            values = self.v_rows.rows(count, a.dim, first + t * a.dim)
+            at = first + t * a.dim
+            values = self.v_rows.rows(count, a.dim, at, age=brought)
             b.emit("nc_matmul", product, stationary, values, load="background")
 
-    def _close_weights(self, item: Item[_Part]) -> None:
+    def _close_weights(self, item: Item[Part]) -> None:
         """The sum of the weights and, of all keys' weights, its inverse."""
         b, tile = self.b, item.kind.tile
         b.fresh(self.total if item.kind.opens else self.part)
@@ -309,25 +341,13 @@ class _Forward:
             b.fresh(self.inverse)
             b.emit("reciprocal", self.inverse.rows(tile.rows, 1), total)
             if self.a.stats:
-                at = self._tile(item)
+                head = self._place(item)[1] + self.first_head * -self.a.group
                 shift = self.shift.rows(tile.rows, 1)
-                b.emit("tensor_copy", self.totals.rows(tile.rows, 1, at), total)
-                b.emit("tensor_copy", self.shifts.rows(tile.rows, 1, at), shift)
-
-    def _store_stats(self) -> None:
-        """The logarithms of a head at once: the Scalar engine loads its tables anew for them."""
-        b = self.b
-        for grid in grids(self.a.queries):
-            totals, shifts = grid.column(self.totals), grid.column(self.shifts)
-            b.emit("activation", totals, totals, op="log")
-            b.emit("tensor_tensor", totals, totals, shifts, op="subtract")
-            pattern = ((1, grid.rows), (P, grid.tiles))
-            at = self.row + grid.first * P
-            b.store(self.lse.box(*pattern, at=at), totals)
+                self.sums_kept.keep(head, self._tile(item), 1, total, shift)
 
     # --- the oldest part: the result ---
 
-    def _finish(self, item: Item[_Part]) -> None:
+    def _finish(self, item: Item[Part]) -> None:
         b, a, rows = self.b, self.a, item.kind.tile.rows
         gathered = self.product.rows(rows, a.dim)
         if not self.one_section:
@@ -336,10 +356,10 @@ class _Forward:
             b.fresh(self.result)
             result, inverse = self.result.rows(rows, a.dim), self.inverse.rows(rows, 1)
             b.emit("tensor_scalar", result, gathered, inverse, op0="multiply")
-            at = self.out_at + self._first(item) * self.out.layout.row
+            at = self.out.at(self.n, self._place(item)[1], self._first(item))
             b.store(self.out.rows(at, rows), result)
 
-    def _gathered(self, item: Item[_Part], product: Access) -> Access:
+    def _gathered(self, item: Item[Part], product: Access) -> Access:
         """The sum over sections up to this one."""
         b, rows = self.b, item.kind.tile.rows
         if item.kind.opens:
@@ -352,15 +372,3 @@ class _Forward:
                 "scalar_tensor_tensor", gathered, gathered, keep, product, op0="multiply", op1="add"
             )
         return gathered
-
-
-def _alike(kinds: tuple[_Part | None, ...]) -> Hashable:
-    """Of the oldest part nothing matters but its rows, and whether it ends the tile."""
-    *newer, gone = kinds
-    return (*newer, gone and (gone.tile.rows, gone.opens, gone.closes))
-
-
-def _span(item: Item[_Block], tile: Tile) -> tuple[Affine, Affine]:
-    """A block's number in its section, and its first key."""
-    number = Affine(tile.full) if item.kind.ends else item.index
-    return number, number * BLOCK

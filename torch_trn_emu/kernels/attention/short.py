@@ -17,14 +17,13 @@ from ...chip import Chip
 from ...isa import Affine, Builder, Program
 from ..limits import P
 from ..pipelining import Item, pipelined
-from .heads import Layout
 from .short_stages import Stages, Tile, Work
 from .spec import BLOCK, AttentionSpec
+from .sums import MOST_SUMS
 
 __all__ = ["short_attention", "takes_short"]
 
 UNROLLED = 8  # steps of a loop's body (chosen: the program stays small)
-MOST_SUMS = 8192  # heads x tiles whose sums a partition keeps until the end (chosen: 64 KiB)
 
 
 def takes_short(a: AttentionSpec) -> bool:
@@ -37,36 +36,8 @@ def short_attention(a: AttentionSpec, *, chip: Chip, cores: int = 1) -> Program:
     """As `attention`, for 512 keys at most."""
     name = f"attention {a.batch}x{a.heads}x{a.queries}x{a.keys}x{a.dim}"
     b = Builder(name, cores=cores, model_flops=4.0 * a.products)
-    _Loops(b, _of_one_batch(a.share(cores))).program()
+    _Loops(b, a.share(cores).as_one_batch()).program()
     return b.build()
-
-
-def _of_one_batch(a: AttentionSpec) -> AttentionSpec:
-    """All heads of the batch in one row, where they lie evenly apart."""
-    kv_heads = a.heads // a.group
-    found: list[tuple[str, Layout]] = []
-    for name, layout in a.layouts:
-        merged = layout.of_one_batch(
-            a.batch, kv_heads if name.lstrip("d") in ("k", "v") else a.heads
-        )
-        if merged is None:
-            return a
-        found.append((name, merged))
-    mask = a.mask
-    if mask is not None and a.batch > 1:
-        by_batch, by_head, by_row, by_key = mask.strides
-        if a.heads == 1:
-            mask = replace(mask, strides=(by_batch, by_batch, by_row, by_key))
-        elif by_batch != a.heads * by_head:
-            return a
-    return replace(
-        a,
-        batch=1,
-        heads=a.batch * a.heads,
-        kv_heads=a.batch * kv_heads,
-        mask=mask,
-        layouts=tuple(found),
-    )
 
 
 class _Loops(Stages):
@@ -79,7 +50,7 @@ class _Loops(Stages):
         else:
             self._even(steps, self._tiles())
         if self.a.stats:
-            self._store_stats()
+            self.sums_kept.store(Affine(), self.a.batch * self.a.heads)
 
     def _tiles(self) -> list[tuple[Tile, int]]:
         """What one step does with the keys it brings: tiles, and the first query of each."""

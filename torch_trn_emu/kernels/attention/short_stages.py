@@ -9,6 +9,7 @@ from math import ceil
 from ...isa import Access, Affine, Buffer, Builder, Engine, Role, affine, itemsize
 from ..limits import BANK_BYTES, P
 from .spec import BLOCK, AttentionSpec, Masks, grids
+from .sums import Sums
 
 __all__ = ["Stages", "Tile", "Work"]
 
@@ -65,8 +66,6 @@ class Stages:
         self.q, self.k, self.v = (a.heads_of(b, name, Role.INPUT) for name in "qkv")
         self.masks = Masks(b, a)
         self.out = a.heads_of(b, "out", Role.OUTPUT)
-        if a.stats:
-            self.lse = b.hbm("lse", (a.batch * a.heads * a.queries, 1), "float32", Role.OUTPUT)
         self.row_tiles, self.key_tiles = ceil(a.queries / P), ceil(a.keys / P)
         # Heads of 32 and 64 are transposed together: they end on partitions where a tile may start.
         self.stack = min(self.group, P // a.dim) if a.dim in (32, 64) and a.group == 1 else 1
@@ -105,9 +104,7 @@ class Stages:
         self.product = b.psum("product", g * a.dim, slots=2)
         self.result = b.sbuf("result", g * a.dim, a.dtype, slots=2)
         if a.stats:
-            kept = a.batch * a.heads * self.row_tiles
-            self.totals, self.shifts = (b.sbuf(n, kept, "float32") for n in ("totals", "shifts"))
-            self.sums_transposed = b.sbuf("sums transposed", P, "float32", slots=2)
+            self.sums_kept = Sums(b, a, a.batch * a.heads, self.scores)
 
     # --- one step of the pipeline ---
 
@@ -237,7 +234,9 @@ class Stages:
         sums = self.sums.rows(rows, g)
         b.emit("reciprocal", self.inverse.rows(rows, g), sums)
         if a.stats:
-            self._keep_sums(w, sums, self.low.rows(rows, g, age=age))
+            head = w.n * a.heads + self._head(w)
+            low = self.low.rows(rows, g, age=age)
+            self.sums_kept.keep(head, w.first.divided(P), g, sums, low)
         for h in range(g):
             for start in range(0, seen, P):
                 count = min(P, seen - start)
@@ -277,45 +276,6 @@ class Stages:
         b.emit("tensor_tensor", result, product, inverse, op="multiply")
         place = self.out.at(w.n, self._head(w), w.first)
         b.store(self.out.heads(place, rows, g), self.result.rows(rows, g * a.dim))
-
-    # --- the logarithms of the sums ---
-
-    def _keep_sums(self, w: Work, sums: Access, low: Access) -> None:
-        """Kept until the end: the Scalar engine loads another table for the logarithm."""
-        head = w.n * self.a.heads + self._head(w)
-        at = head * self.row_tiles + w.first.divided(P)
-        for buffer, source in ((self.totals, sums), (self.shifts, low)):
-            pattern = ((buffer.row_elements, w.tile.rows), (self.row_tiles, self.group))
-            kept = buffer.box(*pattern, at=at)
-            self.b.emit("tensor_copy", kept, source, engine=Engine.GPSIMD)
-
-    def _store_stats(self) -> None:
-        """log(sum) - shift, transposed: a head's rows lie one after the other in HBM."""
-        b, a = self.b, self.a
-        heads = a.batch * a.heads
-        for grid in grids(a.queries):
-            shape = ((self.row_tiles, heads), (1, grid.tiles))
-            totals, shifts = (
-                x.lanes(grid.rows, *shape, at=grid.first) for x in (self.totals, self.shifts)
-            )
-            b.emit("activation", totals, totals, op="log")
-            b.emit("tensor_tensor", totals, totals, shifts, op="subtract")
-            for t in range(grid.first, grid.first + grid.tiles):
-                for start, count in b.tiles(heads, P):
-                    self._store_sums(t, grid.rows, start, count)
-
-    def _store_sums(self, tile: int, rows: int, start: Affine, count: int) -> None:
-        b, row = self.b, self.totals.row_elements
-        b.fresh(self.scores, self.sums_transposed)
-        at = start * self.row_tiles + tile
-        source = self.totals.box((row, rows), (self.row_tiles, count), at=at)
-        transposed = self.scores.rows(count, rows)
-        b.emit("nc_transpose", transposed, source)
-        kept = self.sums_transposed.rows(count, rows)
-        b.emit("tensor_copy", kept, transposed)
-        at = start * self.a.queries + tile * P
-        pattern = ((self.a.queries, count), (1, rows))
-        b.store(self.lse.box(*pattern, at=at), kept)
 
     # --- views ---
 

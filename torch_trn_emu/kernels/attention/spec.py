@@ -105,6 +105,33 @@ class AttentionSpec:
             return replace(self, batch=part)
         return replace(self, heads=part * self.group, kv_heads=part)
 
+    def as_one_batch(self) -> "AttentionSpec":
+        """All heads of the batch in one row, where they lie evenly apart."""
+        kv_heads = self.heads // self.group
+        found: list[tuple[str, Layout]] = []
+        for name, layout in self.layouts:
+            merged = layout.of_one_batch(
+                self.batch, kv_heads if name.lstrip("d") in ("k", "v") else self.heads
+            )
+            if merged is None:
+                return self
+            found.append((name, merged))
+        mask = self.mask
+        if mask is not None and self.batch > 1:
+            by_batch, by_head, by_row, by_key = mask.strides
+            if self.heads == 1:
+                mask = replace(mask, strides=(by_batch, by_batch, by_row, by_key))
+            elif by_batch != self.heads * by_head:
+                return self
+        return replace(
+            self,
+            batch=1,
+            heads=self.batch * self.heads,
+            kv_heads=self.batch * kv_heads,
+            mask=mask,
+            layouts=tuple(found),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
