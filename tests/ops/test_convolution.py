@@ -34,6 +34,10 @@ CASES: dict[str, dict[str, Any]] = {
     "depthwise": {"x": (2, 130, 8, 9), "f": 130, "k": (3, 3), "groups": 130, "padding": (1, 1)},
     "multiplied": {"x": (2, 4, 8, 9), "f": 8, "k": (3, 3), "groups": 4, "stride": (2, 2),
                    "padding": (1, 0), "bias": True},
+    "few channels": {"x": (5, 3, 60, 9), "f": 6, "k": (3, 3), "groups": 3, "padding": (1, 1),
+                     "bias": True},
+    "in groups": {"x": (3, 43, 30, 8), "f": 43, "k": (2, 3), "groups": 43, "stride": (2, 1)},
+    "one channel": {"x": (9, 1, 28, 28), "f": 3, "k": (3, 5), "padding": (1, 1), "bias": True},
     "far padding": {"x": (1, 2, 2, 3), "f": 2, "k": (2, 1), "groups": 2, "stride": (2, 1),
                     "padding": (0, 2)},
     "line": {"x": (2, 5, 20), "f": 7, "k": (4,), "stride": (2,), "padding": (2,), "bias": True},
@@ -92,7 +96,25 @@ def test_transposed(name: str) -> None:
     _check(CASES[name], transposed=True)
 
 
-@pytest.mark.parametrize("name", ["padded", "strided", "tall", "depthwise", "grouped"])
+def test_few_channels_take_a_share_of_the_time() -> None:
+    """Their images and bands of rows fill the partitions."""
+
+    def took(channels: int, batch: int) -> float:
+        x, w = (
+            torch.empty(s, device="meta") for s in ((batch, channels, 56, 56), (channels, 1, 3, 3))
+        )
+        window = _window({"k": (3, 3), "padding": (1, 1), "groups": channels})
+        return float(
+            price_call(call_of(aten.convolution.default, x, w, None, *window), TARGET).seconds
+        )
+
+    for batch in (1, 8):
+        assert took(3, batch) < took(128, batch) / 3
+        for fewer, more in ((31, 33), (64, 65), (128, 129)):
+            assert took(more, batch) < 1.2 * took(fewer, batch) + 4e-6
+
+
+@pytest.mark.parametrize("name", ["padded", "strided", "tall", "depthwise", "grouped", "in groups"])
 def test_in_small_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What large sizes need: blocks of filters, strips of rows."""
     monkeypatch.setattr(filters, "WEIGHT_BYTES", 256)

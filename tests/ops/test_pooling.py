@@ -82,6 +82,30 @@ def test_average_pool(case: tuple[tuple[int, ...], ...], padded: bool, divisor: 
     _keeps_means(op, back, x, window, window)
 
 
+@pytest.mark.parametrize("planes", [1, 3, 43, 65])
+@pytest.mark.parametrize("window", [((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 2), (0, 1))], ids=str)
+def test_bands_of_few_planes(planes: int, window: tuple[Any, ...]) -> None:
+    x = random(planes, 1, 90, 40)
+    maxima = aten.max_pool2d_with_indices.default, aten.max_pool2d_with_indices_backward.default
+    _keeps_maxima(*maxima, x, (*window, (1, 1), False))
+    means = (*window, False, False, None)
+    _keeps_means(aten.avg_pool2d.default, aten.avg_pool2d_backward.default, x, means, means)
+
+
+def test_few_planes_take_a_share_of_the_time() -> None:
+    """Bands of them fill the partitions; a plane more than a tile has costs a plane."""
+    op, window = aten.max_pool2d_with_indices.default, ((3, 3), (2, 2), (1, 1), (1, 1), False)
+
+    def took(planes: int) -> float:
+        x = torch.empty(1, planes, 224, 224, device="meta")
+        return float(price_call(call_of(op, x, *window), TARGET).seconds)
+
+    assert took(1) < took(128) / 10
+    assert took(31) < took(128) / 2.5
+    for fewer, more in ((31, 33), (64, 65), (128, 129)):
+        assert took(more) < 1.2 * took(fewer)
+
+
 @settings(max_examples=8, deadline=None)
 @given(height=SIDE, width=SIDE, rows=st.integers(1, 5), columns=st.integers(1, 5))
 def test_adaptive_average(height: int, width: int, rows: int, columns: int) -> None:

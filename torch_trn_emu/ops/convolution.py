@@ -1,5 +1,6 @@
 """Rows of convolutions: which program computes a call, and a core's share of it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, prod
 from typing import Any
@@ -14,11 +15,15 @@ from ..kernels.convolution.input import conv_input
 from ..kernels.convolution.shape import Convolution
 from ..kernels.convolution.weight import conv_weight
 from .batch_norm import channels_of
+from .faster import faster
 from .op import Lowered
 from .products import format_of
 from .window_axes import in_space, window_axes
 
 __all__ = ["convolution", "convolution_backward"]
+
+FEW = 8  # filters of a single channel that the Vector engine may compute in less time (chosen)
+_Make = Callable[..., Program]
 
 
 def _described(
@@ -55,6 +60,17 @@ def _shared(spec: Convolution, cores: int, *, filters: bool) -> Convolution:
     return replace(spec, channels=ceil(spec.channels / cores))
 
 
+def _made(
+    spec: Convolution, target: Target, by_array: _Make, by_taps: _Make, transposed: bool
+) -> Program:
+    """By the array, or tap by tap where a group has one channel; of one group the faster one."""
+    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
+    if transposed or spec.channels > 1 or (spec.groups == 1 and spec.filters > FEW):
+        return by_array(spec, **options)
+    ways = (by_array, by_taps) if spec.groups == 1 else (by_taps,)
+    return faster([(make(spec, **options),) for make in ways], target)[0]
+
+
 def _batched(t: TensorArg, rank: int) -> TensorArg:
     """With a batch dimension."""
     if len(t.shape) == rank + 2:
@@ -74,11 +90,9 @@ def convolution(call: Call, target: Target) -> Lowered:
     spec = _described(x, w, out, window, transposed, groups, call, target)
     spec = replace(spec, bias=bias.dtype if bias is not None else "")
     whole, spec = spec, _shared(spec, target.cores, filters=not transposed)
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
-    single = spec.channels == 1 and groups > 1
-    make = conv_input if transposed else depthwise if single else conv
+    program = _made(spec, target, conv_input if transposed else conv, depthwise, transposed)
     held = {"in": x, "g": x, "weight": w, "bias": bias, "out": out, "dx": out}
-    return (labelled(make(spec, **options), held, outer=_outer(whole, spec)),)
+    return (labelled(program, held, outer=_outer(whole, spec)),)
 
 
 def _outer(whole: Convolution, share: Convolution) -> dict[str, int]:
@@ -100,24 +114,23 @@ def convolution_backward(call: Call, target: Target) -> Lowered:
     groups = int(call.argument(at + 5, 1) or 1)
     mask = call.argument(at + 6, (True, True, True))
     spec = _described(x, w, g, window, transposed, groups, call, target)
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores}
     programs: list[Program] = []
-    single = spec.channels == 1 and groups > 1 and not transposed
     results = dict(zip(("dx", "dw", "db"), call.results, strict=False))
     held = {"g": g, "x": x, "weight": w, **results}
     if transposed:  # a convolution of the result's gradient, and its factors change places
         held |= {"in": g, "out": results.get("dx")}
     if mask[0]:
         share = _shared(spec, target.cores, filters=transposed)
-        make = conv if transposed else depthwise_input if single else conv_input
-        programs.append(labelled(make(share, **options), held, outer=_outer(spec, share)))
+        by_array = conv if transposed else conv_input
+        program = _made(share, target, by_array, depthwise_input, transposed)
+        programs.append(labelled(program, held, outer=_outer(spec, share)))
     if mask[1]:  # every core needs all images, or adds its sums to the others'
         cut = replace(spec, batch=1) if spec.batch >= target.cores else spec
         share = replace(_shared(cut, target.cores, filters=True), batch=spec.batch)
-        make = depthwise_weight if single else conv_weight
+        program = _made(share, target, conv_weight, depthwise_weight, transposed)
         factors = {**held, "g": x, "x": g} if transposed else held
         outer = _outer(spec, share)
-        programs.append(labelled(make(share, **options), factors, outer=outer))
+        programs.append(labelled(program, factors, outer=outer))
     if mask[2]:
         planes, cores = channels_of(g, target)
         sums = channel_sums(planes, dtype=g.dtype, cores=cores)

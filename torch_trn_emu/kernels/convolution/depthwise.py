@@ -1,18 +1,21 @@
 """Depthwise convolution on the Vector engine: one input channel a group uses one row of the array.
 
 Channels lie on partitions and each tap is one multiply and add over a strided view (chosen: with
-all 128 lanes at work this takes less time than a matmul of one row a channel). `Convolution`
+all 128 lanes at work this takes less time than a matmul of one row a channel). Of fewer channels
+several images, or bands of rows that are alike, have partitions of their own. `Convolution`
 describes the forward pass; `filters` is how many of them a channel has.
 """
 
 from collections.abc import Iterator
 from itertools import product
-from math import prod
+from math import ceil, inf, prod
 from typing import NamedTuple
 
 from ...chip import Chip
 from ...isa import Access, Affine, Buffer, Builder, Program, Role
+from ..bands import FIXED, LANES, TRANSFER, cut, planes_in_lanes
 from ..limits import TILE_BYTES, P
+from ..planes import several
 from ..windows import Strip, Tap, taps_of
 from .shape import Convolution, evacuate
 
@@ -35,7 +38,12 @@ def depthwise_weight(spec: Convolution, *, chip: Chip, cores: int = 1) -> Progra
 
 
 class _At(NamedTuple):
-    """One strip: image and channels, the first rows needed and made, and elements of a channel."""
+    """Strips on partitions at once: of images, bands and channels, in this order.
+
+    channel   the first image's first channel
+    low       the first row needed, and `first` made, of the first band
+    elements  of a channel of a strip
+    """
 
     channel: Affine
     deep: Strip
@@ -43,6 +51,21 @@ class _At(NamedTuple):
     low: Affine
     first: Affine
     elements: int
+    images: int
+    bands: int
+    channels: int
+
+    @property
+    def partitions(self) -> int:
+        return self.images * self.bands * self.channels
+
+
+class _Way(NamedTuple):
+    """How channels use their lanes: images and bands at once, and strips of the height."""
+
+    images: int
+    bands: int
+    high: list[Strip]
 
 
 class _Depthwise:
@@ -51,20 +74,55 @@ class _Depthwise:
     ) -> None:
         self.spec = spec
         self.b = Builder(f"{name} {spec.groups}", cores=cores, model_flops=spec.flops)
-        depth, height, width = spec.axes
+        depth, _, width = spec.axes
         self.own, self.there = (spec.outs, spec.sizes) if forward else (spec.sizes, spec.outs)
+        self.is_forward = forward
         deep = depth.forward(1) if forward else depth.backward(1)
         self.deep = [one for s in deep for one in s.unrolled()]
-        span = max(s.span for s in self.deep)
-        row = 4 * (self.own[2] + span * self.there[2] * (height.stride if forward else 1))
-        rows = max(1, min(self.own[1], int(TILE_BYTES / row)))
-        if not forward:
-            rows = max(1, rows // height.stride) * height.stride
-        rows = min(rows, self.own[1])
-        self.high = height.forward(rows) if forward else height.backward(rows)
+        self.span = max(s.span for s in self.deep)
         (self.wide,) = width.forward(width.out) if forward else width.backward(width.size)
-        self.need = span * max(s.span for s in self.high) * self.there[2]
-        self.made = max(s.count for s in self.high) * self.own[2]
+        ways = {n: self._ways(n) for n in LANES}
+        groups = planes_in_lanes(spec.groups, lambda n: min(map(self._takes, ways[n]), default=inf))
+        self.groups = [(g, self._best(P // min(g.count, P), ways[g.lanes])) for g in groups]
+        every = [s for _, way in self.groups for s in way.high]
+        self.need = self.span * max(s.span for s in every) * self.there[2]
+        self.made = max(s.count for s in every) * self.own[2]
+
+    def _ways(self, lanes: int) -> list[_Way]:
+        """Lanes as images, and the rest as bands of rows, as high as fit."""
+        height = self.spec.axes[1]
+        row = 4 * (
+            self.own[2] + self.span * self.there[2] * (height.stride if self.is_forward else 1)
+        )
+        found = []
+        for images in {min(n, lanes, self.spec.batch) for n in LANES}:
+            bands = lanes // images
+            if bands > 1 and bands // 2 >= self.own[1]:
+                continue
+            rows = max(1, min(ceil(self.own[1] / bands), int(TILE_BYTES / row)))
+            if not self.is_forward:
+                rows = max(1, rows // height.stride) * height.stride
+            rows = min(rows, self.own[1])
+            high = height.forward(rows) if self.is_forward else height.backward(rows)
+            found.append(_Way(images, bands, high))
+        return found
+
+    def _takes(self, way: _Way) -> float:
+        """Cycles of the taps, roughly, with the waits for transfers."""
+        taps = self.spec.filters * prod(
+            sum(len(s.taps) for s in strips) for strips in (self.deep, [self.wide])
+        )
+        return ceil(self.spec.batch / way.images) * sum(
+            ceil(s.repeat / way.bands)
+            * (taps * len(s.taps) * (FIXED + 2 * s.count * self.own[2]) + TRANSFER)
+            for s in way.high
+        )
+
+    def _best(self, lanes: int, ways: list[_Way]) -> _Way:
+        """The fastest way; lanes beyond those it was made for take more images or bands."""
+        way = min(ways, key=self._takes)
+        images = min(self.spec.batch, lanes // way.bands)
+        return way._replace(images=images, bands=lanes // images)
 
     # --- memory ---
 
@@ -82,14 +140,17 @@ class _Depthwise:
         return hbm, self.tile("weights", count, spec.compute)
 
     def place(
-        self, hbm: Buffer, shape: tuple[int, ...], many: int, channel: Affine, size: int, q: int,
-        depth: tuple[int, int], rows: tuple[Affine, int],
+        self, hbm: Buffer, shape: tuple[int, ...], many: int, at: _At, q: int,
+        depth: tuple[int, int], rows: tuple[Affine, int, int],
     ) -> Access:  # fmt: skip
-        """Rows of filter q of channels `channel` ..; `channel` counts images too."""
+        """Rows of filter q: (the first one, how many, from band to band)."""
         volume, (_, height, width) = prod(shape), shape
-        at = (channel * many + q) * volume + depth[0] * height * width + rows[0] * width
+        here = (at.channel * many + q) * volume + depth[0] * height * width + rows[0] * width
+        lanes = several(
+            [(self.spec.groups * many * volume, at.images), (rows[2] * width, at.bands)]
+        )
         planes, run = (height * width, depth[1]), (1, rows[1] * width)
-        return hbm.box((many * volume, size), planes, run, at=at)
+        return hbm.box(*lanes, (many * volume, at.channels), planes, run, at=here)
 
     def shaped(self, tile: Buffer, size: int, depth: int, elements: int) -> Access:
         return tile.lanes(size, (elements, depth), (1, elements))
@@ -119,14 +180,24 @@ class _Depthwise:
 
     # --- passes ---
 
-    def strips(self, c0: Affine) -> Iterator[_At]:
+    def tiles(self) -> Iterator[tuple[_Way, Affine, int, int]]:
+        """(how lanes are used, first channel, channels, partitions) of tiles of channels."""
+        for group, way in self.groups:
+            for c0, channels in self.b.tiles(group.count, P):
+                yield way, c0 + group.first, channels, channels * way.images * way.bands
+
+    def strips(self, way: _Way, c0: Affine, channels: int) -> Iterator[_At]:
         """All images and strips of channels `c0` ..; the body of `for` is emitted for each kind."""
-        with self.b.loop(self.spec.batch) as n:
+        for n, images in self.b.tiles(self.spec.batch, way.images):
             channel = n * self.spec.groups + c0
-            for deep, high in product(self.deep, self.high):
-                with self.b.loop(high.repeat) as j:
-                    low, first = j * high.step + high.low, j * high.count + high.first
-                    yield _At(channel, deep, high, low, first, high.count * self.own[2])
+            for deep, high in product(self.deep, way.high):
+                for start, times, bands in cut(high.repeat, way.bands):
+                    with self.b.loop(times) as i:
+                        j, elements = i * bands + start, high.count * self.own[2]
+                        low, first = j * high.step + high.low, j * high.count + high.first
+                        yield _At(
+                            channel, deep, high, low, first, elements, images, bands, channels
+                        )
 
     def forward(self) -> Program:
         b, spec, many = self.b, self.spec, self.spec.filters
@@ -138,19 +209,20 @@ class _Depthwise:
         if spec.bias:
             bias = b.hbm("bias", (spec.groups, many), spec.bias, Role.INPUT)
             added = self.tile("bias of channels", many, spec.bias)
-        for c0, size in b.tiles(spec.groups, P):
-            self._load_all(held_weight, weight, c0, size)
+        for way, c0, channels, held in self.tiles():
+            self._load_all(held_weight, weight, c0, channels, held)
             if spec.bias:
-                self._load_all(added, bias, c0, size)
-            for at in self.strips(c0):
-                self._bring(data, x, 1, size, 0, at)
+                self._load_all(added, bias, c0, channels, held)
+            for at in self.strips(way, c0, channels):
+                size = at.partitions
+                self._bring(data, x, 1, 0, at)
                 for q in range(many):
                     b.fresh(total, result)
                     start, done = (t.rows(size, at.elements) for t in (total, result))
                     b.emit("memset", start, value=0.0)
                     self._add_taps(total, data, held_weight, size, q, at, forward=True)
                     evacuate(b, done, start, self.column(added, size, q) if spec.bias else None)
-                    self._put(result, out, many, size, q, at)
+                    self._put(result, out, many, q, at)
         return b.build()
 
     def input(self) -> Program:
@@ -160,17 +232,18 @@ class _Depthwise:
         dx = self.hbm("dx", spec.sizes, 1, Role.OUTPUT)
         data, total = self.tile("data", self.need, spec.compute), self.tile("sum", self.made)
         result = self.tile("result", self.made, spec.dtype)
-        for c0, size in b.tiles(spec.groups, P):
-            self._load_all(held_weight, weight, c0, size)
-            for at in self.strips(c0):
+        for way, c0, channels, held in self.tiles():
+            self._load_all(held_weight, weight, c0, channels, held)
+            for at in self.strips(way, c0, channels):
+                size = at.partitions
                 b.fresh(total, result)
                 whole = total.rows(size, at.elements)
                 b.emit("memset", whole, value=0.0)
                 for q in range(many):
-                    self._bring(data, g, many, size, q, at)
+                    self._bring(data, g, many, q, at)
                     self._add_taps(total, data, held_weight, size, q, at, forward=False)
                 b.emit("tensor_copy", result.rows(size, at.elements), whole)
-                self._put(result, dx, 1, size, 0, at)
+                self._put(result, dx, 1, 0, at)
         return b.build()
 
     def weight_gradient(self) -> Program:
@@ -183,17 +256,15 @@ class _Depthwise:
         given = self.tile("gradient", self.made, spec.compute)
         made = self.tile("product", self.made)
         sums, each = self.tile("sums", count), self.tile("each", 1)
-        result = self.tile("result", count, spec.dtype)
-        for c0, size in b.tiles(spec.groups, P):
-            b.fresh(sums, result)
-            b.emit("memset", sums.rows(size, count), value=0.0)
-            for at in self.strips(c0):
-                self._bring(data, x, 1, size, 0, at)
+        for way, c0, channels, held in self.tiles():
+            b.fresh(sums)
+            b.emit("memset", sums.rows(held, count), value=0.0)
+            for at in self.strips(way, c0, channels):
+                size = at.partitions
+                self._bring(data, x, 1, 0, at)
                 for q in range(many):
                     b.fresh(given)
-                    b.load(
-                        self.shaped(given, size, 1, at.elements), self._made(g, many, size, q, at)
-                    )
+                    b.load(self.shaped(given, size, 1, at.elements), self._made(g, many, q, at))
                     for taps in taps_of(at.deep, at.high, self.wide):
                         a, c = self.views(taps, given, data, size, at.high.span, forward=True)
                         b.fresh(made, each)
@@ -203,33 +274,50 @@ class _Depthwise:
                         b.emit("tensor_reduce", each.rows(size, 1), to, op="add")
                         to = self.column(sums, size, q * spec.taps + self.number(taps))
                         b.emit("tensor_tensor", to, to, each.rows(size, 1), op="add")
-            b.emit("tensor_copy", result.rows(size, count), sums.rows(size, count))
-            b.store(dw.rows(size, count, c0 * count), result.rows(size, count))
+            self._store_sums(dw, sums, c0, channels, held)
         return b.build()
+
+    def _store_sums(self, dw: Buffer, sums: Buffer, c0: Affine, channels: int, held: int) -> None:
+        """A channel's sums of all lanes added up."""
+        b, count, lanes = self.b, sums.row_elements, held // channels
+        result = self.tile("result", count, self.spec.dtype)
+        total = sums.rows(channels, count)
+        if lanes > 1:
+            joined = self.tile("sums of lanes", lanes * count)
+            source = sums.box((count, channels), (channels * count, lanes), (1, count))
+            b.emit("dma_copy", joined.rows(channels, lanes * count), source, queue="join")
+            every = joined.lanes(channels, (1, count), (count, lanes))
+            total = joined.rows(channels, count)
+            b.emit("tensor_reduce", total, every, op="add")
+        b.emit("tensor_copy", result.rows(channels, count), total)
+        b.store(dw.rows(channels, count, c0 * count), result.rows(channels, count))
 
     # --- their parts ---
 
-    def _load_all(self, tile: Buffer, hbm: Buffer, c0: Affine, size: int) -> None:
-        row = hbm.shape[1]
+    def _load_all(self, tile: Buffer, hbm: Buffer, c0: Affine, channels: int, held: int) -> None:
+        """Rows of channels, again for each lane."""
+        row, lanes = hbm.shape[1], held // channels
         self.b.fresh(tile)
-        self.b.load(tile.rows(size, row), hbm.rows(size, row, c0 * row))
+        source = hbm.box(*several([(0, lanes)]), (row, channels), (1, row), at=c0 * row)
+        self.b.load(tile.rows(held, row), source)
 
-    def _bring(self, tile: Buffer, hbm: Buffer, many: int, size: int, q: int, at: _At) -> None:
-        """What a strip needs of the other side."""
+    def _bring(self, tile: Buffer, hbm: Buffer, many: int, q: int, at: _At) -> None:
+        """What strips need of the other side."""
         deep, high = at.deep, at.high
         self.b.fresh(tile)
-        source = self.place(hbm, self.there, many, at.channel, size, q, (deep.low, deep.span),
-                            (at.low, high.span))  # fmt: skip
-        self.b.load(self.shaped(tile, size, deep.span, high.span * self.there[2]), source)
+        rows = at.low, high.span, high.step
+        source = self.place(hbm, self.there, many, at, q, (deep.low, deep.span), rows)
+        to = self.shaped(tile, at.partitions, deep.span, high.span * self.there[2])
+        self.b.load(to, source)
 
-    def _made(self, hbm: Buffer, many: int, size: int, q: int, at: _At) -> Access:
-        """A strip's own positions."""
-        rows = (at.first, at.high.count)
-        return self.place(hbm, self.own, many, at.channel, size, q, (at.deep.first, 1), rows)
+    def _made(self, hbm: Buffer, many: int, q: int, at: _At) -> Access:
+        """The strips' own positions."""
+        rows = (at.first, at.high.count, at.high.count)
+        return self.place(hbm, self.own, many, at, q, (at.deep.first, 1), rows)
 
-    def _put(self, tile: Buffer, hbm: Buffer, many: int, size: int, q: int, at: _At) -> None:
-        to = self._made(hbm, many, size, q, at)
-        self.b.store(to, self.shaped(tile, size, 1, at.elements))
+    def _put(self, tile: Buffer, hbm: Buffer, many: int, q: int, at: _At) -> None:
+        to = self._made(hbm, many, q, at)
+        self.b.store(to, self.shaped(tile, at.partitions, 1, at.elements))
 
     def _add_taps(
         self, total: Buffer, data: Buffer, weights: Buffer, size: int, q: int, at: _At, *,

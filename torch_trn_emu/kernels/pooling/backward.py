@@ -29,6 +29,7 @@ class _Backward(PoolTiles):
             self.at = self.tile("at", self.need, "float32")
             self.where = self.tile("positions", self.made, "float32", 1)
             self.base = self.tile("base", 1, "float32", 1)
+            self.line = self.tile("bases", P, "float32", 1)
         elif not spec.divisor:
             self.inverse = self.tile("inverse", self.need, "float32", 1)
 
@@ -55,8 +56,7 @@ class _Backward(PoolTiles):
             b.emit("tensor_copy", done, self.sum.rows(planes, count))
             self.put(self.dx, done, p0, deep, high, j)
             if spec.op == "max":
-                step = float(high.count * self.sizes[2])
-                b.emit("tensor_scalar", base, base, op0="add", imm0=step)
+                self.move_on(planes, high.count)
         return b.build()
 
     def prepare(self, deep: Strip, high: Strip) -> None:
@@ -69,9 +69,9 @@ class _Backward(PoolTiles):
                 ranges = ((deep.low + d, 1), (high.low, high.span), (0, width))
                 self.counted(self.inverse, d * high.span * width, *ranges)
 
-    def start(self, deep: Strip, high: Strip) -> None:
+    def start(self, deep: Strip, high: Strip, planes: int, strip: int) -> None:
         if self.spec.op == "max":
-            self.position(deep.first, high.first)
+            self.position(deep.first, high.first + strip * high.count, high.count, planes)
 
     def _shares(self, planes: int, need: int) -> None:
         """The gradient that each tap of a window gets."""

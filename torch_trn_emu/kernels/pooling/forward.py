@@ -34,6 +34,7 @@ class _Forward(PoolTiles):
             self.at = self.tile("at", self.made, "float32")
             self.found = self.tile("found", self.made, "int32")
             self.base = self.tile("base", 1, "float32", 1)
+            self.line = self.tile("bases", P, "float32", 1)
         if spec.op == "add" and not spec.divisor:
             self.inverse = self.tile("inverse", self.made, "float32", 1)
 
@@ -57,8 +58,7 @@ class _Forward(PoolTiles):
                 base = self.base.rows(planes, 1)
                 b.emit("tensor_scalar", found, at, base, op0="add")
                 self.put(self.index, found, p0, deep, high, j)
-                step = float(high.step * self.sizes[2])
-                b.emit("tensor_scalar", base, base, op0="add", imm0=step)
+                self.move_on(planes, high.step)
         return b.build()
 
     def prepare(self, deep: Strip, high: Strip) -> None:
@@ -72,9 +72,9 @@ class _Forward(PoolTiles):
             ranges = ((deep.first, 1), (high.first, high.count), (0, self.outs[2]))
             self.counted(self.inverse, 0, *ranges)
 
-    def start(self, deep: Strip, high: Strip) -> None:
+    def start(self, deep: Strip, high: Strip, planes: int, strip: int) -> None:
         if self.spec.indices:
-            self.position(deep.low, high.low)
+            self.position(deep.low, high.low + strip * high.step, high.step, planes)
 
     def _tap(self, taps: tuple[Tap, ...], planes: int, rows_held: int) -> None:
         b, (d, h, w) = self.b, taps

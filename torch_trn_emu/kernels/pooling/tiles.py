@@ -1,15 +1,17 @@
 """What pooling programs have in common: strips of planes, and the positions in them.
 
-Planes (a channel of an image) lie on partitions. Positions of maxima are compared with a counter
-of the plane's positions, so the gradient needs no scattered writes.
+Planes (a channel of an image) lie on partitions; of fewer than 128 planes, bands of each do: strips
+of its rows that are alike. Positions of maxima are compared with a counter of the positions in the
+plane, so the gradient needs no scattered writes.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, prod
+from math import ceil, inf, prod
 
 from ...isa import Access, Affine, Buffer, Builder
+from ..bands import FIXED, TRANSFER, cut, planes_in_lanes
 from ..limits import TILE_BYTES, P
 from ..planes import several
 from ..windows import Axis, Strip
@@ -39,9 +41,12 @@ class PoolTiles:
 
     own, there  sizes of what is made, and of what it is made of
     made, need  elements of a strip of each, at most
+    bands       strips of each plane that the partitions have, in the body of `over`
     """
 
     base: Buffer  # where the strip begins in its plane, if there are indices
+    line: Buffer  # the same of a plane's bands, side by side
+    bands: int
 
     def __init__(self, name: str, planes: int, spec: Pool, cores: int, *, forward: bool) -> None:
         self.planes, self.spec = ceil(planes / cores), spec
@@ -49,28 +54,46 @@ class PoolTiles:
         self.sizes = tuple(a.size for a in spec.axes)
         self.outs = tuple(a.out for a in spec.axes)
         self.own, self.there = (self.outs, self.sizes) if forward else (self.sizes, self.outs)
-        self.kinds = self._strips(forward)
-        deep, high, _ = self.kinds
-        self.need = max(s.span for s in deep) * max(s.span for s in high) * self.there[2]
-        self.made = max(s.count for s in high) * self.own[2]
+        self.forward = forward
+        groups = planes_in_lanes(self.planes, self._takes)
+        self.groups = [(group, self._strips(group.lanes)) for group in groups]
+        every = [kinds for _, kinds in self.groups]
+        self.need = max(max(s.span for s in d) * max(s.span for s in h) for d, h, _ in every)
+        self.need *= self.there[2]
+        self.made = max(s.count for _, high, _ in every for s in high) * self.own[2]
 
-    def _strips(self, forward: bool) -> list[list[Strip]]:
-        """Of depth, height and width: one plane deep, whole rows, as many rows as fit."""
+    def _takes(self, bands: int) -> float:
+        """Cycles of the taps of planes in so many bands, roughly, with the waits for transfers."""
+        if bands // 2 >= self.own[1]:
+            return inf
+        deep, high, wide = self._strips(bands)
+        places = self.spec.op == "max" and (self.spec.indices or not self.forward)
+        taps = (3 if places else 1) * prod(
+            sum(len(s.taps) for s in strips) for strips in (deep, wide)
+        )
+        return sum(
+            ceil(s.repeat / bands)
+            * (taps * len(s.taps) * (FIXED + 2 * s.count * self.own[2]) + TRANSFER)
+            for s in high
+        )
+
+    def _strips(self, bands: int) -> list[list[Strip]]:
+        """Of depth, height and width: one plane deep, whole rows, as many as fit and a band has."""
         depth, height, width = self.spec.axes
         own, there = self.own, self.there
         counting = self.spec.counting or self.spec.axes
 
         def of(axis: Axis, count: int) -> list[Strip]:
-            if not forward:
+            if not self.forward:
                 return axis.backward(count)
             counts = counting[self.spec.axes.index(axis)].counts
             return axis.forward(count, lambda first: counts(first, min(count, axis.out - first)))
 
         deep = [one for s in of(depth, 1) for one in s.unrolled()]
         span = max(s.span for s in deep)
-        row = 4 * (span * there[2] * (height.stride if forward else 1) + own[2])
-        rows = max(1, min(own[1], int(TILE_BYTES / row)))
-        if not forward:
+        row = 4 * (span * there[2] * (height.stride if self.forward else 1) + own[2])
+        rows = max(1, min(ceil(own[1] / bands), int(TILE_BYTES / row)))
+        if not self.forward:
             rows = max(1, rows // height.stride) * height.stride
         return [deep, of(height, min(rows, own[1])), of(width, own[2])]
 
@@ -78,43 +101,61 @@ class PoolTiles:
         return self.b.sbuf(name, elements, dtype, slots=slots)
 
     def over(self) -> Iterator[tuple[Strip, Strip, Strip, Affine, int, Affine]]:
-        """(strips, first plane, planes, counter of the height's strips) for every tile of work."""
+        """(strips, first plane, partitions, the first one's strip of the height) of each tile."""
         b = self.b
-        (wide,) = self.kinds[2]
-        self.low = wide.low
-        for deep, high in product(*self.kinds[:2]):
-            self.prepare(deep, high)
-            for p0, planes in b.tiles(self.planes, P):
-                self.start(deep, high)
-                with b.loop(high.repeat) as j:
-                    yield deep, high, wide, p0, planes, j
+        for group, kinds in self.groups:
+            (wide,) = kinds[2]
+            self.low, lanes = wide.low, P // min(group.count, P)
+            for deep, high in product(*kinds[:2]):
+                self.prepare(deep, high)
+                for p0, planes in b.tiles(group.count, P):
+                    for first, times, self.bands in cut(high.repeat, lanes):
+                        self.start(deep, high, planes, first)
+                        with b.loop(times) as i:
+                            j, p = i * self.bands + first, p0 + group.first
+                            yield deep, high, wide, p, planes * self.bands, j
 
     def prepare(self, deep: Strip, high: Strip) -> None:
         """What all strips of a kind share."""
 
-    def start(self, deep: Strip, high: Strip) -> None:
-        """What is set before the loop over the strips of the height."""
+    def start(self, deep: Strip, high: Strip, planes: int, strip: int) -> None:
+        """What is set before the loop over the strips of the height, from number `strip` on."""
 
-    def position(self, depth: int, row: int) -> None:
-        """The number in its plane of a strip's first element, which moves on with the strips."""
-        number = (depth * self.sizes[1] + row) * self.sizes[2]
-        self.b.emit("memset", self.base.rows(P, 1), value=float(number))
+    def position(self, depth: int, row: int, step: int, planes: int) -> None:
+        """The number in its plane of a strip's first element, `step` rows after the one before."""
+        width, b = self.sizes[2], self.b
+        number = (depth * self.sizes[1] + row) * width
+        if self.bands == 1:
+            b.emit("memset", self.base.rows(P, 1), value=float(number))
+            return
+        line = self.line.rows(1, self.bands)
+        b.emit("iota", line, channel=0, step=step * width, base=number)
+        every = self.line.box((self.line.row_elements, 1), (0, planes), (1, self.bands))
+        b.emit("dma_copy", self.base.rows(planes * self.bands, 1), every, queue="join")
+
+    def move_on(self, partitions: int, step: int) -> None:
+        """The positions of the next strips, `step` rows after each other."""
+        base = self.base.rows(partitions, 1)
+        by = float(self.bands * step * self.sizes[2])
+        self.b.emit("tensor_scalar", base, base, op0="add", imm0=by)
 
     def bring(
-        self, tile: Buffer, hbm: Buffer, p0: Affine, planes: int, deep: Strip, high: Strip,
+        self, tile: Buffer, hbm: Buffer, p0: Affine, partitions: int, deep: Strip, high: Strip,
         j: Affine,
     ) -> None:  # fmt: skip
-        """What strip j is made of."""
+        """What the strips from j on are made of."""
         run = high.span * self.there[2]
-        to = tile.lanes(planes, *several([(run, deep.span)]), (1, run))
-        rows = j * high.step + high.low, high.span
+        to = tile.lanes(partitions, *several([(run, deep.span)]), (1, run))
+        rows = j * high.step + high.low, high.span, high.step
+        planes = partitions // self.bands, self.bands
         self.b.load(to, _rows(hbm, planes, self.there, p0, (deep.low, deep.span), rows))
 
     def put(
         self, hbm: Buffer, made: Access, p0: Affine, deep: Strip, high: Strip, j: Affine
     ) -> None:
-        rows = j * high.count + high.first, high.count
-        self.b.store(_rows(hbm, made.partitions, self.own, p0, (deep.first, 1), rows), made)
+        rows = j * high.count + high.first, high.count, high.count
+        planes = made.partitions // self.bands, self.bands
+        self.b.store(_rows(hbm, planes, self.own, p0, (deep.first, 1), rows), made)
 
     def counted(self, tile: Buffer, offset: int, *ranges: tuple[int, int]) -> None:
         """1 / (how many taps lie inside), for outputs (first, count) of depth, height, width."""
@@ -134,10 +175,11 @@ class PoolTiles:
 
 
 def _rows(
-    hbm: Buffer, planes: int, shape: tuple[int, ...], p0: Affine, deep: tuple[int, int],
-    high: tuple[Affine, int],
+    hbm: Buffer, planes: tuple[int, int], shape: tuple[int, ...], p0: Affine,
+    deep: tuple[int, int], high: tuple[Affine, int, int],
 ) -> Access:  # fmt: skip
-    """Rows of planes in memory, each (first, how many)."""
+    """Rows of planes in memory: (planes, bands), (first, how many), and from band to band."""
     plane, area, width = prod(shape), shape[1] * shape[2], shape[2]
     at = p0 * plane + deep[0] * area + high[0] * width
-    return hbm.box((plane, planes), (area, deep[1]), (1, high[1] * width), at=at)
+    bands = ((high[2] * width, planes[1]),) if planes[1] > 1 else ()
+    return hbm.box((plane, planes[0]), *bands, (area, deep[1]), (1, high[1] * width), at=at)
