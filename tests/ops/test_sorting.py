@@ -13,12 +13,14 @@ from torch_trn_emu.chip import get_chip
 from torch_trn_emu.isa import Engine, validate
 from torch_trn_emu.kernels import sort_network
 from torch_trn_emu.kernels.largest_of_groups import largest_of_groups
+from torch_trn_emu.kernels.rank_by_halves import rank_by_halves
 from torch_trn_emu.kernels.sort_network import sort_rows
 from torch_trn_emu.ops import OPS, sorting
 from torch_trn_emu.ops.sorting import select_largest
+from torch_trn_emu.pricing import price_call
 from torch_trn_emu.timing import price
 
-from .calls import CHIP, GENERATOR, Arrays, call_of, lowered, random, run
+from .calls import CHIP, GENERATOR, TARGET, Arrays, call_of, lowered, random, run
 
 aten = torch.ops.aten
 
@@ -232,6 +234,39 @@ def test_one_of_each_row_by_rank(shape: list[int], cut: bool, data: st.DataObjec
                 index = torch.from_numpy(got["index"].reshape(values.shape).astype(np.int64))
                 found = x.gather(dim, index.unsqueeze(dim)).squeeze(dim)
                 np.testing.assert_array_equal(found, values)
+
+
+def _special(x: torch.Tensor) -> torch.Tensor:
+    x[:, ::7], x[:, 1::5], x[:, 3::11] = torch.inf, -torch.inf, torch.nan
+    return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1000), (2, 300), (130, 20)])
+def test_ranks_by_halves(rows: int, columns: int, dtype: torch.dtype) -> None:
+    """Exact for equal, infinite and very different numbers and NaN; rows are not put in order."""
+    for values in (
+        random(rows, columns).round(decimals=1),
+        _special(random(rows, columns)),
+        random(rows, columns) * 10.0 ** (9 * random(rows, columns)).clamp(-30, 30),
+    ):
+        x = values.to(dtype)
+        for rank in {1, columns // 3, columns // 2, columns}:
+            name = str(dtype).removeprefix("torch.")
+            program = rank_by_halves(rows, columns, rank, dtype=name)
+            got = run((program,), {"in": x.float()})
+            expected = x.float().sort(-1).values[:, rank - 1 : rank]
+            np.testing.assert_array_equal(got["values"], expected)
+            index = torch.from_numpy(got["index"].astype(np.int64))
+            np.testing.assert_array_equal(x.float().gather(-1, index), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 65_536), (16, 8192), (128, 8192)])
+def test_ranks_of_long_rows_take_a_share_of_a_sort(shape: tuple[int, int]) -> None:
+    x = torch.empty(shape, device="meta")
+    call = call_of(aten.median.dim, x, -1)
+    whole = call_of(aten.sort.default, x)
+    assert price_call(call, TARGET).seconds < price_call(whole, TARGET).seconds / 4
 
 
 def test_a_permutation_is_the_order_of_random_numbers() -> None:

@@ -15,7 +15,8 @@ __all__ = ["INFINITE", "PADDING", "SEARCHED", "Keys", "halved"]
 
 SEARCHED = ("float32", "bfloat16", "float16")  # what max8 reads (documented)
 
-INFINITE, NOT_A_NUMBER, PADDING = 2.0e38, 2.5e38, 3.0e38  # the largest finite key is 1.7e38
+# The largest finite key is just below 2^127; bfloat16 has these two.
+INFINITE, NOT_A_NUMBER, PADDING = 2.0**127, 1.5 * 2.0**127, 3.0e38
 
 
 def halved(

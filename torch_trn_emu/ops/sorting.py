@@ -1,7 +1,8 @@
 """The largest of every row in order, eight at a time, or by a sorting network where that is faster.
 
 max8 finds the eight largest and nc_match_replace8 takes them out and says where they were. Many of
-bfloat16 are found by GpSimd's topk first (`kernels/largest_of_groups.py`). Rows
+bfloat16 are found by GpSimd's topk first (`kernels/largest_of_groups.py`), and a single one of a
+rank by counting (`kernels/rank_by_halves.py`). Rows
 longer than a tile give their largest chunk by chunk, which are then worked on as one row. What is
 compared is half the number, so that infinity is finite and more than what was taken out; NaN is
 found as the engines order it, which is not public.
@@ -19,6 +20,7 @@ from ..kernels.eights_of_rows import eights_of_rows
 from ..kernels.largest_of_chunks import Largest, LargestOfFew, eights
 from ..kernels.largest_of_groups import group_cycles, largest_of_groups
 from ..kernels.limits import WIDE, P, evenly
+from ..kernels.rank_by_halves import halving_cycles, rank_by_halves
 from ..kernels.sort_network import network_cycles, sort_rows
 from .faster import faster
 from .op import Lowered
@@ -88,7 +90,9 @@ def _segment(rows: int, columns: int, k: int) -> int:
 def ordered(
     rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target, first: int = 0
 ) -> Program:
-    """By eights, by groups of GpSimd or by a network: by estimates of cycles, groups by price."""
+    """By eights, by groups of GpSimd, by counting or by a network: by estimates of cycles, groups
+    by price.
+    """
     options: dict[str, Any] = {
         "chip": target.chip, "cores": target.cores, "dtype": dtype, "first": first,
     }  # fmt: skip
@@ -102,9 +106,12 @@ def ordered(
     groups = group_cycles(share, columns, k) if dtype == "bfloat16" else inf
     rounds = 2 * passed * ceil(k / 8) if _by_eights(share, columns, k) else inf
     network = network_cycles(share, columns) if columns > 8 or rounds == inf else inf
+    halves = halving_cycles(share, columns, dtype) if k == first + 1 else inf
+    rank = columns + 1 - k if largest else k  # from the smallest
     choices: list[tuple[float, Callable[[], Program]]] = [
         (groups, lambda: largest_of_groups(rows, columns, k, sign=sign, **options)),
         (rounds, lambda: select_largest(rows, columns, k, sign=sign, **options)),
+        (halves, lambda: rank_by_halves(rows, columns, rank, dtype=dtype, cores=target.cores)),
         (network, lambda: sort_rows(rows, columns, k, descending=largest, **options)),
     ]  # fmt: skip
     ways: list[tuple[Program, ...]] = []
