@@ -401,5 +401,6 @@ REASONS: dict[str, str] = {
     "mm33": _BETA,
     "mm34": _BETA,
     "mm36": "61 % of the array's peak: one loop without overlap of loads and products",
+    "llm02": "128 users share its 32 places: prompts of others are processed between its tokens",
     "llm01": "the server's batch is 32 whatever arrives: one program for this row and the next",
 }
