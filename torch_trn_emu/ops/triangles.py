@@ -1,7 +1,8 @@
 """Triangles of matrices: rows on partitions, only what is kept is loaded, GpSimd cuts the diagonal.
 
 A tile of rows has three parts: columns that all its rows keep, a band that the diagonal crosses,
-and columns that none keeps, which are zeros.
+and columns that none keeps, which are zeros. Of many small matrices each has a partition, or
+several share one, and a mask selects what is kept.
 """
 
 from math import ceil
@@ -14,6 +15,8 @@ from .op import Lowered, Lowering
 
 __all__ = ["triangle"]
 
+MASKED = 4096  # elements of a partition that are masked at once (chosen)
+MATRIX_CYCLES, TILE_CYCLES = 1700, 3000  # of a tile of rows, of a tile of matrices (inferred)
 ROW_BYTES = 64 * 1024  # of a row that a partition holds whole (chosen)
 
 
@@ -53,6 +56,62 @@ def triangular(
     return b.build()
 
 
+def many_triangles(
+    batch: int, rows: int, columns: int, *, diagonal: int, lower: bool, dtype: str,
+    cores: int = 1,
+) -> Program:  # fmt: skip
+    """As `triangular`, with matrices on partitions, a band of rows at once."""
+    share, area = ceil(batch / cores), rows * columns
+    band = min(rows, max(1, MASKED // columns))
+    together = max(1, min(ceil(share / P), MASKED // area))  # of matrices on a partition
+    b = Builder(f"triangles {batch}x{rows}x{columns}", cores=cores)
+    source = b.hbm("in", (share, area), dtype, Role.INPUT)
+    out = b.hbm("out", (share, area), dtype, Role.OUTPUT)
+    data = b.sbuf("data", together * band * columns, dtype, slots=2)
+    mask, zero = b.sbuf("mask", band * columns, "float32"), b.sbuf("zero", 1, dtype)
+    b.emit("memset", zero.rows(P, 1), value=0.0)
+    for r0 in range(0, rows, band):
+        count = min(band, rows - r0)
+        some = count * columns
+        for row in range(count):
+            first, last = _kept(r0 + row + diagonal, columns, lower)
+            cuts = ((0, first, 0.0), (first, last, 1.0), (last, columns, 0.0))
+            for begin, end, value in cuts:
+                if end > begin:
+                    tile = mask.rows(P, end - begin, row * columns + begin)
+                    b.emit("memset", tile, value=value)
+        for m0, size in b.tiles(share, P * together):
+            full, rest = divmod(size, together)
+            for parts, each, m in ((full, together, m0), (1, rest, m0 + full * together)):
+                if not parts * each:
+                    continue
+                b.fresh(data)
+                tile, at = data.lanes(parts, (some, each), (1, some)), m * area + r0 * columns
+                there = ((each * area, parts), (area, each), (1, some))
+                b.load(tile, source.box(*there, at=at))
+                kept = mask.lanes(parts, (0, each), (1, some))
+                nothing = zero.lanes(parts, (0, each), (0, some))
+                b.emit("select", tile, kept, tile, nothing)
+                b.store(out.box(*there, at=at), tile)
+    return b.build()
+
+
+def _kept(corner: int, columns: int, lower: bool) -> tuple[int, int]:
+    """The columns that a row keeps, which meets the diagonal at `corner`."""
+    if lower:
+        return 0, _within(corner + 1, columns)
+    return _within(corner, columns), columns
+
+
+def _small(share: int, rows: int, columns: int) -> bool:
+    """Whether matrices on partitions take less time, by estimates of cycles."""
+    area = rows * columns
+    bands = ceil(area / MASKED)
+    tiles = ceil(share / (P * max(1, MASKED // area)))
+    masked = ceil(share / P) * area * 2 + tiles * bands * TILE_CYCLES
+    return share > 1 and masked < share * ceil(rows / P) * MATRIX_CYCLES
+
+
 def _parts(
     corner: int, size: int, columns: int, lower: bool
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -79,8 +138,11 @@ def triangle(*, lower: bool) -> Lowering:
         rows, columns = x.shape[-2:]
         if columns * itemsize(x.dtype) > ROW_BYTES:
             raise KeyError(f"{call.name} of rows of {columns} elements")
-        program = triangular(
-            x.numel // (rows * columns),
+        batch = x.numel // (rows * columns)
+        shared = batch >= target.cores  # else a core has every other tile
+        small = shared and _small(ceil(batch / target.cores), rows, columns)
+        program = (many_triangles if small else triangular)(
+            batch,
             rows,
             columns,
             diagonal=int(call.argument(1, 0)),
@@ -88,7 +150,6 @@ def triangle(*, lower: bool) -> Lowering:
             dtype=x.dtype,
             cores=target.cores,
         )
-        shared = x.numel // (rows * columns) >= program.cores  # else a core has every other tile
         return (labelled(program, {"in": x, "out": call.out}) if shared else program,)
 
     return lowering
