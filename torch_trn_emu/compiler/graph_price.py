@@ -7,7 +7,7 @@ through torch's caches.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -102,20 +102,9 @@ class GraphPrice:
         """The engine lanes of each window, in order."""
         return [one.lanes(chip, limit) for one in self.schedules]
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a Price holds mappings that do not pickle
-        price = self.price
-        plain = (
-            price.op,
-            price.engine,
-            price.seconds,
-            dict(price.totals),
-            price.note,
-            price.narrowed,
-            price.blocks,
-            price.status,
-        )
-        rest = (self.regions, self.windows, self.spilled_bytes, self.calls)
-        return _restored, (self.name, plain, *rest, self.schedules, self.continues)
+    def __reduce__(self) -> tuple[Any, ...]:  # the counters of a Price do not pickle as they are
+        price = _fields_of(self.price) | {"totals": dict(self.price.totals)}
+        return _restored, (_fields_of(self) | {"price": price},)
 
     def saving(self, target: Target) -> Saving:
         """What one launch of all operators saves, by the prices of eager launches."""
@@ -137,49 +126,14 @@ class GraphPrice:
         )
 
 
-def _restored(
-    name: str,
-    plain: tuple[Any, ...],
-    regions: tuple[RegionRow, ...],
-    windows: int,
-    spilled_bytes: int,
-    calls: tuple[Call, ...],
-    schedules: Schedules,
-    continues: bool,
-) -> GraphPrice:
-    return GraphPrice(
-        name=name,
-        price=replace(_graph_price(*plain), parts=_parts(regions)),
-        regions=regions,
-        windows=windows,
-        spilled_bytes=spilled_bytes,
-        calls=calls,
-        schedules=schedules,
-        continues=continues,
-    )
+def _fields_of(value: GraphPrice | Price) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
-def _graph_price(
-    op: str,
-    engine: str,
-    seconds: float,
-    totals: Mapping[str, float],
-    note: str,
-    narrowed: tuple[str, ...],
-    blocks: bool,
-    status: str = "inferred",
-) -> Price:
-    return Price(
-        op=op,
-        row="graph",
-        engine=engine,
-        status=status,
-        seconds=seconds,
-        totals=MappingProxyType(dict(totals)),
-        note=note,
-        narrowed=narrowed,
-        blocks=blocks,
-    )
+def _restored(values: dict[str, Any]) -> GraphPrice:
+    price = values["price"]
+    price |= {"totals": MappingProxyType(price["totals"])}
+    return GraphPrice(**values | {"price": Price(**price)})
 
 
 @dataclass(slots=True)
@@ -216,7 +170,7 @@ def price_graph(name: str, work: Work, target: Target, *, reads_flag: bool = Fal
     regions = tuple(_row(r, times.get(r.number, (0.0, 0.0, 0.0))) for r in work.regions)
     return GraphPrice(
         name=name,
-        price=replace(_joined(name, prices, target), parts=_parts(regions)),
+        price=_joined(name, prices, _parts(regions), target),
         regions=regions,
         windows=len(cut),
         schedules=Schedules(tuple(window.schedule() for window in cut if not window.priced)),
@@ -244,7 +198,10 @@ def _times(cut: list[Window], scheduled: list[Scheduled], target: Target) -> dic
     return found
 
 
-def _joined(name: str, prices: list[Price], target: Target) -> Price:
+_Parts = tuple[tuple[str, float], ...]
+
+
+def _joined(name: str, prices: list[Price], parts: _Parts, target: Target) -> Price:
     totals = combine((p.totals, 1) for p in prices)
     overhead = target.chip.launch.kernel_overhead_s
     programs = sum(p.totals["event_count"] > 0 for p in prices)
@@ -255,14 +212,21 @@ def _joined(name: str, prices: list[Price], target: Target) -> Price:
     engines: dict[str, float] = {}
     for p in prices:
         engines[p.engine] = engines.get(p.engine, 0.0) + p.seconds
-    busiest = max(engines, key=lambda e: engines[e]) if engines else "none"
-    note = "; ".join(["one program of regions", *odd])
-    narrowed = tuple(sorted({n for p in prices for n in p.narrowed}))
-    blocks = any(p.blocks for p in prices)
-    return _graph_price(name, busiest, totals["total_time"], totals, note, narrowed, blocks)
+    return Price(
+        op=name,
+        row="graph",
+        engine=max(engines, key=lambda e: engines[e]) if engines else "none",
+        status="inferred",
+        seconds=totals["total_time"],
+        totals=MappingProxyType(totals),
+        blocks=any(p.blocks for p in prices),
+        note="; ".join(["one program of regions", *odd]),
+        narrowed=tuple(sorted({n for p in prices for n in p.narrowed})),
+        parts=parts,
+    )
 
 
-def _parts(regions: Sequence[RegionRow]) -> tuple[tuple[str, float], ...]:
+def _parts(regions: Sequence[RegionRow]) -> _Parts:
     """What reports say of each region that takes time: its modules and operators."""
     return tuple(
         (f"{', '.join(r.modules)}: {r.name}" if r.modules else r.name, r.added_s)
