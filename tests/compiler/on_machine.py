@@ -16,13 +16,10 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch_trn_emu.calls import Call, Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler.calls import base_of, operands_by_position, viewed
-from torch_trn_emu.compiler.control import put_flags
 from torch_trn_emu.compiler.decompositions import decompositions, traced_whole
-from torch_trn_emu.compiler.move_to_host import graphs_of
 from torch_trn_emu.compiler.programs import Lowered
 from torch_trn_emu.compiler.region import Region, operands_of
-from torch_trn_emu.compiler.roles import note_constants, say_roles
-from torch_trn_emu.compiler.subgraphs import Piece, pieces_of
+from torch_trn_emu.compiler.subgraphs import Piece, pieces_of, prepare
 from torch_trn_emu.compiler.tangents import layout_of_tangents
 from torch_trn_emu.engines import BEHAVIOURS
 from torch_trn_emu.engines.machine import Machine
@@ -85,10 +82,7 @@ def backend_on(found: Found, policy: str = "fp32") -> Callable[..., Any]:
     """A backend of torch.compile: graphs run on the device, and their regions on the machine."""
 
     def inner(gm: GraphModule, example_inputs: Sequence[Any], **kwargs: Any) -> Any:
-        put_flags(gm)
-        note_constants(gm.graph, **kwargs)
-        for part in graphs_of(gm):
-            say_roles(part.graph)
+        prepare(gm, **kwargs)
         pieces = list(pieces_of("graph", gm, policy, TARGET))
 
         def run(inputs: list[Any]) -> Any:

@@ -44,6 +44,78 @@ def _widened(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.matmul(torch.softmax(scores.float(), -1).to(q.dtype), v)
 
 
+SCALE, GROUP = 64**-0.5, 4
+PLAIN = {
+    "query scaled": lambda q, k, v: torch.softmax((q * SCALE) @ k.mT, -1) @ v,
+    "both scaled": lambda q, k, v: torch.softmax((q * SCALE**0.5) @ (k * SCALE**0.5).mT, -1) @ v,
+    "keys scaled when turned": lambda q, k, v: torch.softmax(q @ (k.mT * SCALE), -1) @ v,
+    "by a tensor": lambda q, k, v: (
+        torch.softmax(q @ k.mT / torch.sqrt(torch.tensor(64.0, dtype=q.dtype)), -1) @ v
+    ),
+    "einsum": lambda q, k, v: torch.einsum(
+        "bhij,bhjd->bihd", torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) * SCALE, -1), v
+    ).transpose(1, 2),
+    "baddbmm": lambda q, k, v: torch.bmm(
+        torch.softmax(_added(q.new_zeros(()), q, k, beta=0), -1), v.flatten(0, 1)
+    ).view(q.shape),
+    "largest of max": lambda q, k, v: _exponentials(q @ k.mT * SCALE) @ v,
+}
+MASKED = {
+    "added first": lambda q, k, v, m: torch.softmax(m + q @ k.mT * SCALE, -1) @ v,
+    "baddbmm": lambda q, k, v, m: torch.bmm(
+        torch.softmax(_added(m, q, k), -1), v.flatten(0, 1)
+    ).view(q.shape),
+    "filled": lambda q, k, v, m: (
+        torch.softmax((q @ k.mT * SCALE).masked_fill(m, -math.inf), -1) @ v
+    ),
+    "chosen": lambda q, k, v, m: (
+        torch.softmax(torch.where(m, q @ k.mT * SCALE, torch.finfo(q.dtype).min), -1) @ v
+    ),
+}
+CAUSAL = {
+    "a mask": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=_seen(q)),
+    "added": lambda q, k, v: (
+        torch.softmax(q @ k.mT * SCALE + torch.full_like(_seen(q), -9e9, dtype=q.dtype).triu(1), -1)
+        @ v
+    ),
+    "filled": lambda q, k, v: (
+        torch.softmax((q @ k.mT * SCALE).masked_fill(~_seen(q)[None, None], -math.inf), -1) @ v
+    ),
+}
+COPIED = {
+    "a part each": lambda x, w: [_heads(t) for t in (x @ w).chunk(3, -1)],
+    "copies": lambda x, w: [_heads(t).contiguous() for t in (x @ w).chunk(3, -1)],
+    "a copy of all": lambda x, w: [
+        _heads(t) for t in (x @ w).unflatten(-1, (3, -1)).movedim(-2, 0).contiguous().unbind(0)
+    ],
+}
+GROUPED = {
+    "repeated": lambda q, k, v: _by_attribute(q, *(t.repeat_interleave(GROUP, 1) for t in (k, v))),
+    "products": lambda q, k, v: _products(q, *(t.repeat_interleave(GROUP, 1) for t in (k, v))),
+    "broadcast": lambda q, k, v: _products(
+        q.unflatten(1, (-1, GROUP)), k[:, :, None], v[:, :, None]
+    ).flatten(1, 2),
+}
+
+
+def _heads(t: Tensor) -> Tensor:
+    return t.unflatten(-1, (12, -1)).transpose(1, 2)
+
+
+def _added(mask: Tensor, q: Tensor, k: Tensor, beta: int = 1) -> Tensor:
+    whole = mask.expand(*q.shape[:2], q.shape[2], k.shape[2]).flatten(0, 1)
+    return torch.baddbmm(whole, q.flatten(0, 1), k.flatten(0, 1).mT, beta=beta, alpha=SCALE)
+
+
+def _exponentials(scores: Tensor) -> Tensor:
+    raised = torch.exp(scores - scores.max(-1, keepdim=True)[0])
+    return raised / raised.sum(-1, keepdim=True)
+
+
+def _seen(q: Tensor) -> Tensor:
+    return torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+
+
 def _weights_too(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     weights = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1)
     return weights @ v, weights
@@ -73,6 +145,74 @@ def test_names_of_one_function_cost_the_same(mode: str, grad: bool) -> None:
 @pytest.mark.parametrize("spelled", [_products, _widened])
 def test_what_is_spelled_out_costs_the_same(spelled: object) -> None:
     assert _us(spelled, _operands()) == pytest.approx(_us(_by_attribute, _operands()), rel=0.01)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_scales_and_products_may_be_anywhere(name: str) -> None:
+    assert _us(PLAIN[name], _operands()) == pytest.approx(_us(_by_attribute, _operands()), rel=0.01)
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("sizes", [(128, 128), (2, 1, 1, 128), (2, 12, 128, 128)])
+def test_masks_may_be_put_in_any_way(name: str, sizes: tuple[int, ...]) -> None:
+    dtype = torch.bool if name in ("filled", "chosen") else torch.bfloat16
+    given = [*_operands(), torch.empty(sizes, device="meta", dtype=dtype)]
+    found, fused = (_us(f, given) for f in (MASKED[name], F.scaled_dot_product_attention))
+    assert found == pytest.approx(fused, rel=0.02)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_mask_that_comes_out_as_causal_is_none(name: str) -> None:
+    fused = _us(
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), _operands()
+    )
+    assert _us(CAUSAL[name], _operands()) == pytest.approx(fused, rel=0.01)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_keys_are_not_copied_for_each_head_of_a_group(name: str) -> None:
+    few = _operands(heads=(12, 12 // GROUP))
+    assert _us(GROUPED[name], few) == pytest.approx(_us(_grouped, few), rel=0.01)
+
+
+def test_groups_that_are_no_neighbours_are_copied() -> None:
+    few = _operands(heads=(12, 12 // GROUP))
+    copied = _us(lambda q, k, v: _by_attribute(q, *(t.repeat(1, GROUP, 1, 1) for t in (k, v))), few)
+    assert copied > 1.02 * _us(_grouped, few)
+
+
+@pytest.mark.parametrize("name", COPIED)
+@pytest.mark.parametrize("attend", [_by_attribute, _products])
+def test_heads_are_read_and_stored_where_they_lie(attend: object, name: str) -> None:
+    given = [
+        torch.empty(s, device="meta", dtype=torch.bfloat16) for s in ((2, 128, 768), (768, 2304))
+    ]
+
+    def layer(x: Tensor, w: Tensor, cut: object = COPIED[name], attend: object = attend) -> Tensor:
+        return attend(*cut(x, w)).transpose(1, 2).flatten(2)  # type: ignore[operator]
+
+    plain = _us(lambda x, w: layer(x, w, COPIED["a part each"], _by_attribute), given)
+    assert _us(layer, given) == pytest.approx(plain, rel=0.01)
+
+
+def test_masks_add_up() -> None:
+    def biased(q: Tensor, k: Tensor, v: Tensor, b: Tensor, m: Tensor) -> Tensor:
+        return torch.softmax(q @ k.mT * SCALE + b + m, -1) @ v
+
+    def summed(q: Tensor, k: Tensor, v: Tensor, b: Tensor, m: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=b + m)
+
+    sizes = ((1, 12, 128, 128), (2, 1, 1, 128))
+    given = [*_operands(), *(torch.empty(s, device="meta", dtype=torch.bfloat16) for s in sizes)]
+    assert _us(biased, given) == pytest.approx(_us(summed, given), rel=0.01)
+
+
+def test_a_number_that_hides_nothing_is_no_mask() -> None:
+    def shifted(q: Tensor, k: Tensor, v: Tensor, m: Tensor) -> Tensor:
+        return torch.softmax(torch.where(m, q @ k.mT * SCALE, -1.0), -1) @ v
+
+    given = [*_operands(), torch.empty(128, 128, device="meta", dtype=torch.bool)]
+    assert _us(shifted, given) > 1.5 * _us(F.scaled_dot_product_attention, given)
 
 
 def test_weights_that_are_read_keep_the_steps_apart() -> None:

@@ -22,7 +22,7 @@ from ..settings import settings
 from ..torch_private import TracingContext, dynamo
 from ..torch_private.inductor import compile_fx, compile_fx_inner, functorch_config
 from .code import EagerCode, TrnCode, placement_of
-from .control import copy_of, put_flags
+from .control import copy_of
 from .decompositions import decompositions, traced_whole
 from .dump import write_dump
 from .flex import mark_of, open_flex_attention
@@ -37,9 +37,9 @@ from .overlaps import separate_overlaps
 from .own_kernels import own_operators, to_own_kernels
 from .records import GraphRecord, fall_back, note, note_once
 from .reuse import round_once
-from .roles import find_weights, note_constants, say_roles
+from .roles import find_weights
 from .sizes import SizedPrice, places_of
-from .subgraphs import Launch, pieces_of, unpriced
+from .subgraphs import Launch, pieces_of, prepare, unpriced
 from .tangents import layout_of_tangents
 from .versions import versions_kept
 
@@ -121,10 +121,7 @@ def compile_graph(
     kind = "forward" if kind == "inference" and not kwargs.get("is_inference") else kind
     name = f"graph {kwargs.get('graph_id', 0)} {kind}"
     nodes, eager = len(gm.graph.nodes), copy_of(gm)
-    put_flags(gm)
-    note_constants(gm.graph, **kwargs)
-    for part in graphs_of(gm):
-        say_roles(part.graph)
+    prepare(gm, **kwargs)
     priced, fused = _priced(gm, name, policy, options), 0
     try:
         placement = placement_of(gm, device)

@@ -237,7 +237,17 @@ def call_of(node: Node, policy: str) -> Call | None:
 
 def is_in_order(node: Node) -> bool:
     """A view of the same elements in the same order, or more of a broadcast one."""
-    return node.target in _IN_ORDER or node.target is aten.expand.default
+    return node.target in _IN_ORDER or node.target is aten.expand.default or _moves_ones(node)
+
+
+def _moves_ones(node: Node) -> bool:
+    """Whether it permutes dimensions of one element only, as `einsum` does."""
+    source = node.args[0].meta.get("val") if node.target is aten.permute.default else None  # type: ignore[union-attr]
+    if (t := tensor_of(source)) is None:
+        return False
+    order: Any = node.args[1]
+    moved = [d % len(t.shape) for d in order if t.shape[d] != 1]
+    return moved == sorted(moved)
 
 
 def base_of(node: Node) -> tuple[Node, bool]:

@@ -1,182 +1,286 @@
 """Puts attention together that is spelled out in products and a softmax, for the engines.
 
 softmax(q @ k.mT * scale + mask) @ v is one program if nothing else reads what lies in between: no
-gradient does in inference. Values stay those of the steps. Checked on torch 2.13.0.
+gradient does in inference. Values stay those of the steps. So does attention whose keys and values
+were copied for each head of a group, or whose mask comes out as causal: the engines need neither.
+Checked on torch 2.13.0.
 
 That the vendor's compiler does so is inferred from whole encoders of 128 tokens, whose attention is
 spelled out (benchmarks/data); with 4,096 keys it leaves every step in HBM (row com11).
 """
 
 import operator
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
+from torch.nn import Module
 
+from .attention_copies import copied_order, read_as_copied
+from .attention_operands import (
+    Operand,
+    is_causal,
+    laid_by_head,
+    merge_permutes,
+    operand_of,
+    sizes_of,
+    together,
+)
+from .calls import is_in_order
+from .constants import Constants, on_the_host
 from .operators import policy_of
 
 __all__ = ["attention_composed"]
 
 aten = torch.ops.aten
 _CAST = torch.ops.prims.convert_element_type.default
-_VIEWS = (
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.expand.default,
-    aten.alias.default,
-)
-_SUMS = (aten.sum.dim_IntList,)
+_SUMS, _MAXIMA = (aten.sum.dim_IntList,), (aten.amax.default, aten.max.dim)
 MOST_KEYS = 2048  # chosen, between the measured ones
+_ITEM = operator.getitem
+HIDES = -1e4  # the largest number that hides a score in whose place it is put (chosen)
 _FUSED = aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Found:
-    """An attention of a graph: its last product, its operands, and what lies in between."""
+    """What has been walked through from an attention's last product, and where that has led."""
 
-    last: Node
-    q: Node
-    k: Node  # turned: [..., head_dim, keys]
-    v: Node
+    node: Any
     scale: float = 1.0
-    mask: Node | None = None
-    inside: set[Node] = field(default_factory=set)
+    masks: tuple[tuple[Node, tuple[int, ...]], ...] = ()  # and the sizes of what each masks
+    shows: bool = True  # where a mask is true
+    inside: frozenset[Node] = field(default_factory=frozenset)
+
+    @property
+    def takes_numbers(self) -> bool:
+        """Whether what is added here is added to scores: nothing is done to them but that."""
+        return self.scale == 1 and all(m.meta["val"].dtype != torch.bool for m, _ in self.masks)
+
+    def masked(self, mask: Any) -> "_Found":
+        return replace(self, masks=(*self.masks, (mask, sizes_of(self.node))))
+
+    def to(self, node: Any, *passed: Node, **changed: Any) -> "_Found":
+        return replace(self, node=node, inside=self.inside.union(passed, [self.node]), **changed)
 
 
-def attention_composed(graph: Graph, policy: str) -> Graph:
+def attention_composed(graph: Graph, module: Module, policy: str) -> Graph:
     """The graph with each attention as one node; itself if it has none, else a copy.
 
-    Under a policy that quantizes attention its products are apart.
+    module  holds the graph's attributes
+    policy  under one that quantizes attention its products are apart
     """
-    if not any(_is_fused(found, policy) for found in _attentions(graph)):
+    if not any(n.target in (aten.bmm.default, _FUSED) for n in graph.nodes):
         return graph
     copy = Graph()
     copy.output(copy.graph_copy(graph, {}))
-    for found in list(_attentions(copy)):
-        if _is_fused(found, policy):
-            _replace(copy, found)
+    merge_permutes(copy)
+    composer = _Composer(copy, Constants(module))
+    changed = sum(composer.compose(node, policy) for node in list(copy.nodes))
+    copy.eliminate_dead_code()
+    if not changed + composer.leave_out_copies():
+        return graph
     copy.eliminate_dead_code()
     return copy
 
 
-def _is_fused(found: _Found, policy: str) -> bool:
-    few = bool(found.k.meta["val"].shape[-1] <= MOST_KEYS)
-    return few and policy_of(found.last, policy) != "mxfp8_all"
+class _Composer:
+    def __init__(self, graph: Graph, constants: Constants) -> None:
+        self.graph, self.constants = graph, constants
+
+    def compose(self, node: Node, policy: str) -> bool:
+        """Whether an attention ends with the node and is another one now."""
+        if node.target is _FUSED:
+            return self._simplify(node)
+        if node.target is not aten.bmm.default or policy_of(node, policy) == "mxfp8_all":
+            return False
+        for softmax in self._softmax(_Found(node.args[0])):
+            for found in self._scores(softmax):
+                own = {*found.inside, node}
+                few = sizes_of(found.node)[-1] <= MOST_KEYS
+                return (
+                    few
+                    and all(set(n.users) <= own for n in own - {node})
+                    and self._replace(node, found)
+                )
+        return False
+
+    # --- from the last product to the first ---
+
+    def _softmax(self, found: _Found) -> Iterator[_Found]:
+        """What a softmax over the last dimension is of."""
+        found = _seen_through(found)
+        node = found.node
+        if node.target is aten._softmax.default and _is_last(node.args[1], node):
+            yield found.to(node.args[0])
+        if node.target is not aten.div.Tensor:
+            return
+        exp, total = node.args
+        if getattr(exp, "target", None) is aten.exp.default and _reduces(total, _SUMS, exp):
+            less: Any = exp.args[0]
+            x: Any
+            top: Any
+            x, top = less.args[:2] if less.target is aten.sub.Tensor else (None, None)
+            largest = top.args[0] if getattr(top, "target", None) is _ITEM else top
+            if _reduces(largest, _MAXIMA, x):
+                yield found.to(x, exp, total, less, top, largest)
+
+    def _scores(self, found: _Found) -> Iterator[_Found]:
+        """The product behind what scales and masks it."""
+        found = _seen_through(found)
+        node = found.node
+        if node.target is aten.bmm.default:
+            yield found.to(node)
+        elif node.target is aten.baddbmm.default:
+            beta, alpha = (node.kwargs.get(name, 1) for name in ("beta", "alpha"))
+            if beta == 0:
+                yield found.to(node, scale=found.scale * alpha)
+            elif beta == 1 and found.takes_numbers:
+                yield found.masked(node.args[0]).to(node, scale=alpha)
+        elif node.target in (aten.mul.Tensor, aten.div.Tensor):
+            x, number = self.constants.multiplied(node)
+            if number is not None:
+                yield from self._scores(found.to(x, scale=found.scale * number))
+        elif node.target is aten.add.Tensor and found.takes_numbers:
+            for x, mask in (node.args[:2], node.args[1::-1]):
+                if isinstance(x, Node) and _is_of_numbers(mask):
+                    yield from self._scores(found.masked(mask).to(x))
+        elif node.target is aten.where.self and not found.masks:
+            mask, a, b = node.args
+            for x, other in ((b, a), (a, b)):
+                number = self.constants.number(other)
+                if number is not None and number * found.scale <= HIDES:
+                    yield from self._scores(found.masked(mask).to(x, shows=x is a))
+
+    # --- what takes their place ---
+
+    def _replace(self, last: Node, found: _Found) -> bool:
+        """Put one node of attention in the place of a product and what led to it."""
+        products: Any = (*found.node.args[-2:], last.args[1])
+        keys = sizes_of(found.node)[-1]
+        with self.graph.inserting_before(last):
+            q, k, v, scale = self._operands(products, found.masks)
+            if q is None or k is None or v is None:
+                return False
+            shape = (*sizes_of(q)[:-1], keys)
+            masks = [laid_by_head(self.graph, mask, over, shape) for mask, over in found.masks]
+            if None in masks:
+                return False
+            mask = self._sum(masks)
+            causal = self._is_causal(mask, shape, found.shows)
+            given = {"attn_mask": None if causal else mask, "scale": found.scale * scale}
+            node = self.graph.call_function(_FUSED, (q, k, v, 0.0, causal), given)
+            self._put(last, node)
+        return True
+
+    def _sum(self, masks: Sequence[Any]) -> Any:
+        total, *rest = masks or [None]
+        for mask in rest:
+            value = total.meta["val"] + mask.meta["val"]
+            total = self.graph.call_function(aten.add.Tensor, (total, mask))
+            total.meta = {"val": value}
+        return total
+
+    def _put(self, last: Node, attention: Any) -> None:
+        """Let others read an attention instead of a product."""
+        value, q = last.meta["val"], attention.args[0].meta["val"]
+        made = value.view(*q.shape[:-1], value.shape[-1])
+        attention.meta = {**last.meta, "val": (made, None)}
+        out = self._node(last, made, _ITEM, attention, 0)
+        flat = self._node(last, value, aten.view.default, out, list(value.shape))
+        last.replace_all_uses_with(flat)
+
+    def _node(self, last: Node, value: Any, target: Any, *args: Any) -> Node:
+        made = self.graph.call_function(target, args)
+        made.meta = {**last.meta, "val": value}
+        return made
+
+    def leave_out_copies(self) -> int:
+        """Let attention read and store heads where they lie. Returns how many copies that saves."""
+        nodes: Any = self.graph.find_nodes(op="call_function", target=_FUSED)
+        return sum(read_as_copied(self.graph, n) + self._store_as_copied(n) for n in nodes)
+
+    def _store_as_copied(self, attention: Node) -> int:
+        """Have a result in memory as all that reads it copies it: rows before heads, say."""
+        out = next((user for user in attention.users if user.args[1:] == (0,)), None)
+        order, copies = copied_order(out) if out is not None else ([], [])
+        if out is None or not copies or order[-1] != len(order) - 1:
+            return 0
+        stored = out.meta["val"].permute(order).contiguous()
+        made = stored.permute([order.index(d) for d in range(len(order))])
+        attention.meta["val"] = (made, *attention.meta["val"][1:])
+        out.meta["val"] = made
+        with self.graph.inserting_after(out):
+            whole = self._node(out, stored, aten.permute.default, out, order)
+        for node in copies:
+            value = node.meta["val"]
+            with self.graph.inserting_before(node):
+                view = self._node(node, value, aten.view.default, whole, list(value.shape))
+            node.replace_all_uses_with(view)
+        return len(copies)
+
+    def _operands(self, products: Any, masks: Sequence[Any]) -> Any:
+        """Query, keys and values, by batch and head if they lie so, and what multiplies scores."""
+        numbers = (self.constants, self.constants, None)
+        for rank in (4, 3):
+            found = [operand_of(n, c, rank) for n, c in zip(products, numbers, strict=True)]
+            if together(found):
+                break
+        lead = next((sizes[:-2] for _, sizes in masks if len(sizes) == 4), ())
+        turned = (False, True, False)
+        placed = (o.placed(self.graph, lead, t) for o, t in zip(found, turned, strict=True))
+        return *placed, found[0].factor * found[1].factor
+
+    def _is_causal(self, mask: Node | None, shape: tuple[int, ...], shows: bool) -> bool:
+        made = None if mask is None else self.constants.of(mask)
+        if made is None:
+            return False
+        with on_the_host():
+            return is_causal(made, shape[-2:], shows, HIDES)
+
+    def _simplify(self, node: Node) -> bool:
+        """Let an attention read keys once for a group of heads, and no mask that is causal."""
+        q, *pair = node.args[:3]
+        found = [Operand(q), *(operand_of(n, None, 4) for n in pair)]  # type: ignore[arg-type]
+        grouped = together(found) and all(o.repeats > 1 for o in found[1:])
+        mask: Any = node.kwargs.get("attn_mask")
+        shape = (*sizes_of(q)[:-1], sizes_of(pair[0])[-2])  # type: ignore[arg-type]
+        causal = self._is_causal(mask, shape, True)
+        if grouped:
+            with self.graph.inserting_before(node):
+                placed = (o.placed(self.graph, (), False) for o in found[1:])
+                node.args = (q, *placed, *node.args[3:])
+        if causal:
+            node.args = (*node.args[:3], 0.0, True)
+            node.kwargs = {**node.kwargs, "attn_mask": None}
+        return grouped or causal
 
 
-def _attentions(graph: Graph) -> Iterator[_Found]:
-    for node in graph.nodes:
-        if node.target is aten.bmm.default and (found := _attention_at(node)) is not None:
-            yield found
+def _is_of_numbers(mask: Any) -> bool:
+    return isinstance(mask, Node) and bool(mask.meta["val"].is_floating_point())
 
 
-def _attention_at(last: Node) -> _Found | None:
-    """The attention that ends with this product."""
-    found = _Found(last, last, last, last)  # operands follow
-    weights, v = last.args
-    softmax = _through(weights, found)
-    logits = _logits(softmax, found) if softmax is not None else None
-    scores = _scores(logits, found) if logits is not None else None
-    if scores is None or scores.target is not aten.bmm.default:
-        return None
-    found.inside.add(scores)
-    (found.q, found.k), found.v = scores.args, v  # type: ignore[assignment]
-    own = {*found.inside, last}
-    return found if all(set(n.users) <= own for n in found.inside) else None
-
-
-def _through(node: Any, found: _Found) -> Node | None:
-    """What views and casts read."""
-    while isinstance(node, Node) and (node.target in _VIEWS or node.target is _CAST):
-        found.inside.add(node)
-        node = node.args[0]
-    return node if isinstance(node, Node) else None
-
-
-def _logits(node: Node, found: _Found) -> Node | None:
-    """What a softmax over the last dimension is of."""
-    if node.target is aten._softmax.default and node.args[1] in (-1, _dims(node) - 1):
-        found.inside.add(node)
-        return node.args[0]  # type: ignore[return-value]
-    if node.target is not aten.div.Tensor:
-        return None
-    exp, total = node.args
-    if not (isinstance(exp, Node) and isinstance(total, Node)):
-        return None
-    if exp.target is not aten.exp.default or total.target not in _SUMS or total.args[0] is not exp:
-        return None
-    less = exp.args[0]
-    if not isinstance(less, Node) or less.target is not aten.sub.Tensor:
-        return None
-    x, top = less.args
-    if not isinstance(top, Node) or top.target is not aten.amax.default or top.args[0] is not x:
-        return None
-    if any(list(n.args[1]) not in ([-1], [_dims(node) - 1]) for n in (total, top)):  # type: ignore[arg-type]
-        return None
-    found.inside |= {node, exp, total, less, top}
-    return x  # type: ignore[return-value]
-
-
-def _scores(node: Node | None, found: _Found) -> Node | None:
-    """The product behind what scales and masks it."""
-    while (node := _through(node, found)) is not None and node.target is not aten.bmm.default:
-        first, *rest = node.args
-        if node.target in (aten.mul.Tensor, aten.div.Tensor) and isinstance(rest[0], (int, float)):
-            found.scale *= rest[0] if node.target is aten.mul.Tensor else 1 / rest[0]
-        elif found.mask is None and node.target is aten.add.Tensor and isinstance(rest[0], Node):
-            first, found.mask = sorted((first, rest[0]), key=_elements, reverse=True)  # type: ignore[assignment]
-        elif found.mask is None and node.target is aten.where.self:
-            found.mask, (_, first) = first, rest  # type: ignore[assignment]
-        else:
-            return None
-        found.inside.add(node)
-        node = first  # type: ignore[assignment]
-    return node
-
-
-def _dims(node: Node) -> int:
-    return node.meta["val"].dim()  # type: ignore[no-any-return]
-
-
-def _elements(node: Any) -> int:
-    return node.meta["val"].numel() if isinstance(node, Node) else 0
-
-
-def _whole(node: Node) -> Node:
-    """An operand before its batch and heads became one dimension, a copy seen through."""
-    wanted = node.meta["val"].shape
-    found = node
-    while node.target in _VIEWS or node.target is aten.clone.default:
-        node = node.args[0]  # type: ignore[assignment]
-        shape = node.meta["val"].shape
-        if len(shape) == 4 and shape[2:] == wanted[1:] and prod(shape[:2]) == wanted[0]:
-            found = node
+def _seen_through(found: _Found) -> _Found:
+    """Past casts, and views that keep the last dimension but for those of one element."""
+    while (node := found.node).target is _CAST or (is_in_order(node) and _keeps_last(node)):
+        found = found.to(node.args[0])
     return found
 
 
-def _replace(graph: Graph, found: _Found) -> None:
-    """Put one node of attention in the place of a product and what led to it."""
-    last = found.last
-    operands = [_whole(n) for n in (found.q, found.k, found.v)]
-    q = operands[0].meta["val"]
-    if len({n.meta["val"].shape[:-2] for n in operands}) > 1 or q.dim() != 4:
-        operands, q = [found.q, found.k, found.v], found.q.meta["val"]
-    value = last.meta["val"]
-    with graph.inserting_before(last):
-        k = graph.call_function(aten.transpose.int, (operands[1], -2, -1))
-        k.meta = {"val": operands[1].meta["val"].mT}
-        arguments = (operands[0], k, operands[2], 0.0, False)
-        named: dict[str, Any] = {"attn_mask": found.mask, "scale": found.scale}
-        node = graph.call_function(_FUSED, arguments, named)
-        made = value.view(*q.shape[:-1], value.shape[-1])
-        node.meta = {**last.meta, "val": (made, None)}
-        out = graph.call_function(operator.getitem, (node, 0))
-        out.meta = {**last.meta, "val": made}
-        flat = graph.call_function(aten.view.default, (out, list(value.shape)))
-        flat.meta = dict(last.meta)
-    last.replace_all_uses_with(flat)
-    graph.erase_node(last)
+def _keeps_last(node: Node) -> bool:
+    source: Any = node.args[0]
+    made, read = ([n for n in sizes_of(x) if n != 1] for x in (node, source))
+    return made[-1:] == read[-1:]
+
+
+def _reduces(node: Any, targets: tuple[Any, ...], x: Any) -> bool:
+    """Whether a node is a reduction of x over its last dimension."""
+    return (
+        getattr(node, "target", None) in targets and node.args[0] is x and _is_last(node.args[1], x)
+    )
+
+
+def _is_last(dims: Any, x: Node) -> bool:
+    given = dims if isinstance(dims, (list, tuple)) else [dims]
+    return list(given) in ([-1], [len(sizes_of(x)) - 1])

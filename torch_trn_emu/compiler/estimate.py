@@ -14,13 +14,13 @@ from ..calls import Target
 from ..torch_private import DispatchKey, OpOverload, global_decomposition_table, has_kernel
 from ..torch_private.inductor import compile_fx, functorch_config
 from .code import EagerCode
-from .control import Flags, flags_read, put_flags
+from .control import Flags, flags_read
 from .decompositions import decompositions, traced_whole
 from .keep_sums import sums_kept
 from .move_to_host import graphs_of
 from .operators import SDPA, policy_of
-from .roles import find_weights, note_constants, say_roles
-from .subgraphs import Launch, launches_of, unpriced
+from .roles import find_weights
+from .subgraphs import Launch, launches_of, prepare, unpriced
 from .tangents import layout_of_tangents
 
 __all__ = ["composites_apart", "pricing_backend"]
@@ -58,10 +58,7 @@ def pricing_backend(
 
     def inner(gm: GraphModule, example_inputs: Sequence[Any], **kwargs: Any) -> Any:
         kind = "backward" if kwargs.get("is_backward") else "forward"
-        put_flags(gm)
-        note_constants(gm.graph, **kwargs)
-        for part in graphs_of(gm):
-            say_roles(part.graph)
+        prepare(gm, **kwargs)
         name = f"graph {kwargs.get('graph_id', 0)} {kind}"
         try:
             launches = launches_of(name, gm, policy, target)

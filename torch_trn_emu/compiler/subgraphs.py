@@ -19,20 +19,22 @@ from ..torch_private import tree_leaves
 from .calls import is_true, tensor_of
 from .communication import Exchange, exchanges, stretches
 from .compose_attention import attention_composed
-from .control import Body, Flag, Flags, bodies_of, inlined
+from .control import Body, Flag, Flags, bodies_of, inlined, put_flags
 from .flex import Mark, mark_of, marked_price
 from .graph_price import GraphPrice, Work, price_graph
 from .joining import MOST_ALONE, MOST_TRIED
+from .move_to_host import graphs_of
 from .programs import Lowered, lowered, lowered_call
 from .records import warn_unpriced
 from .recover_composites import recovered
 from .region import REDUCTIONS, Region
 from .regions import regions_of
+from .roles import note_constants, say_roles
 from .strided import mark_strided
 from .whole_calls import call_of_graph
 from .written_back import places_of
 
-__all__ = ["Launch", "Piece", "launches_of", "pieces_of", "unpriced"]
+__all__ = ["Launch", "Piece", "launches_of", "pieces_of", "prepare", "unpriced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,17 @@ class Piece:
         return Launch(
             priced=priced, when=self.when, times=self.times, then=self.then, issues=self.issues
         )
+
+
+def prepare(gm: GraphModule, **compiled: Any) -> None:
+    """Say in a graph of AOTAutograd what pieces of it read: flags, constants, roles of operands.
+
+    compiled  what Inductor says of the graph
+    """
+    put_flags(gm)
+    note_constants(gm.graph, **compiled)
+    for part in graphs_of(gm):
+        say_roles(part.graph)
 
 
 def pieces_of(name: str, gm: GraphModule, policy: str, target: Target) -> Iterator[Piece]:
@@ -144,7 +157,7 @@ class _Cut:
                 number += 1
 
         held: list[Region] = []
-        whole = attention_composed(recovered(gm.graph), self.policy)
+        whole = attention_composed(recovered(gm.graph), gm, self.policy)
         mark_strided(whole)
         for region in self._regions(gm, whole):
             inner = bodies_of(gm, region.nodes[0])

@@ -1,0 +1,110 @@
+"""The values of nodes that no argument of the graph goes into: numbers, and masks made of sizes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.nn import Module
+
+from ..torch_private import OpOverload, disable_modes, tree_leaves, tree_map
+from .calls import plain, tensor_of
+
+__all__ = ["Constants", "on_the_host"]
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+MOST = 1 << 22  # elements of a value, and of those that it is made of (chosen)
+_NAMESPACES = ("aten", "prims")
+_HOST = torch.device("cpu")
+
+
+@contextmanager
+def on_the_host() -> Iterator[None]:
+    """Computes values while a graph of fake tensors is compiled."""
+    with disable_modes(), torch.no_grad():
+        yield
+
+
+class Constants:
+    """Values of nodes on the host, computed when they are asked for."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module  # that holds the graph's attributes
+        self.found: dict[Node, Any] = {}
+
+    def of(self, node: Node) -> Tensor | None:
+        """What the node makes in any run; None if that is not known."""
+        with on_the_host():
+            found = self._of(node)
+        return found if isinstance(found, Tensor) else None
+
+    def number(self, value: Any) -> float | None:
+        """A number, or what a tensor of one element holds."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        made = tensor_of(value.meta.get("val")) if isinstance(value, Node) else None
+        if made is None or made.numel != 1 or (known := self.of(value)) is None:
+            return None
+        with on_the_host():
+            return None if known.is_complex() else float(known)
+
+    def multiplied(self, node: Node) -> tuple[Any, float | None]:
+        """What a node multiplies by a number, and that number; None for other nodes."""
+        if node.target in (aten.mul.Tensor, aten.div.Tensor):
+            x, by = node.args[:2]
+            if (number := self.number(by)) is not None and (
+                number or node.target is aten.mul.Tensor
+            ):
+                return x, number if node.target is aten.mul.Tensor else 1 / number
+            if node.target is aten.mul.Tensor and (number := self.number(x)) is not None:
+                return by, number
+        return None, None
+
+    def _of(self, node: Node) -> Any:
+        if node not in self.found:
+            self.found[node] = self._made(node) if _is_pure(node) else self._attribute(node)
+        return self.found[node]
+
+    def _attribute(self, node: Node) -> Any:
+        held = getattr(self.module, str(node.target), None) if node.op == "get_attr" else None
+        return held.to(_HOST) if isinstance(held, Tensor) and held.numel() <= MOST else None
+
+    def _made(self, node: Node) -> Any:
+        made = [tensor_of(v) for v in tree_leaves(node.meta.get("val"))]
+        if any(t is None or t.numel > MOST for t in made):
+            return None
+        if any(self._of(n) is None for n in node.all_input_nodes):
+            return None
+        if node.target is prims.device_put.default:
+            return self._of(node.args[0])  # type: ignore[arg-type]
+        try:
+            return node.target(*self._given(node.args), **self._given(node.kwargs))  # type: ignore[operator]
+        except Exception:  # a kernel that the host does not have
+            return None
+
+    def _given(self, values: Any) -> Any:
+        def given(value: Any) -> Any:
+            if isinstance(value, Node):
+                return self._of(value)
+            if isinstance(value, torch.SymInt):
+                return plain(value)
+            return _HOST if isinstance(value, torch.device) else value
+
+        if isinstance(values, Mapping):
+            return {name: tree_map(given, value) for name, value in values.items()}
+        return tree_map(given, tuple(values))
+
+
+def _is_pure(node: Node) -> bool:
+    """An operator that gives the same whenever it is called."""
+    target = node.target
+    return (
+        isinstance(target, OpOverload)
+        and target.namespace in _NAMESPACES
+        and not target._schema.is_mutable
+        and torch.Tag.nondeterministic_seeded not in target.tags
+        and not target._schema.name.startswith("aten::empty")
+    )
