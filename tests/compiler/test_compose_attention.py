@@ -27,6 +27,10 @@ def _native(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return native(q, k, v)
 
 
+def _operator(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.ops.aten.scaled_dot_product_attention(q, k, v)
+
+
 def _of_the_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0]
 
@@ -137,7 +141,7 @@ def _us(function: object, operands: list[Tensor], mode: str = "compile") -> floa
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("mode", ["eager", "compile"])
 def test_names_of_one_function_cost_the_same(mode: str, grad: bool) -> None:
-    spellings = (_by_attribute, _by_import, _native, _of_the_cpu, _grouped)
+    spellings = (_by_attribute, _by_import, _native, _operator, _of_the_cpu, _grouped)
     prices = {f.__name__: _us(f, _operands(grad=grad), mode) for f in spellings}
     assert len(set(prices.values())) == 1, prices
 

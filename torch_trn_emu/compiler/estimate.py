@@ -18,7 +18,7 @@ from .control import Flags, flags_read
 from .decompositions import decompositions, traced_whole
 from .keep_sums import sums_kept
 from .move_to_host import graphs_of
-from .operators import SDPA, policy_of
+from .operators import SDPA, attention_calls, policy_of
 from .roles import find_weights
 from .subgraphs import Launch, launches_of, prepare, unpriced
 from .tangents import layout_of_tangents
@@ -68,7 +68,7 @@ def pricing_backend(
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
         for part in graphs_of(gm):
-            for node in part.graph.find_nodes(op="call_function", target=SDPA):
+            for node in attention_calls(part.graph):
                 if policy_of(node, policy) != "mxfp8_all":
                     node.target = attention
             find_weights(part.graph)

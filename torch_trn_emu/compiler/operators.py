@@ -24,6 +24,7 @@ __all__ = [
     "PRECISE",
     "SDPA",
     "apply_precision",
+    "attention_calls",
     "multiply_attention",
     "policy_of",
     "register_shapes",
@@ -34,6 +35,7 @@ aten, trn = torch.ops.aten, torch.ops.trn
 
 # Under this name it is the operator also while a mode stands in for torch.nn.functional's.
 SDPA = scaled_dot_product_attention
+_SDPA = aten.scaled_dot_product_attention
 FORMATS: tuple[str, ...] = tuple(_C.operand_format_names())
 ROUNDED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -201,6 +203,12 @@ def _attention_of_products(*args: Any, **kwargs: Any) -> Tensor:
         return SDPA(*args, **kwargs)
 
 
+def attention_calls(graph: Graph) -> list[Node]:
+    """Calls of scaled_dot_product_attention in a graph of Dynamo, by whatever name."""
+    names = (SDPA, _SDPA, _SDPA.default)
+    return [n for name in names for n in graph.find_nodes(op="call_function", target=name)]
+
+
 def multiply_attention(graph: Graph, policy: str) -> int:
     """Under `mxfp8_all` the products of attention are rounded one by one, as eager does it.
 
@@ -208,7 +216,7 @@ def multiply_attention(graph: Graph, policy: str) -> int:
     one kernel is chosen for all three steps. Returns how many.
     """
     count = 0
-    for node in graph.find_nodes(op="call_function", target=SDPA):
+    for node in attention_calls(graph):
         if policy_of(node, policy) == "mxfp8_all":
             node.target = _attention_of_products
             count += 1

@@ -13,6 +13,7 @@ from ..torch_private import suggest_memory_format
 __all__ = ["OperatorsOfTheDevice", "fused_attention"]
 
 ATTENTION, DROPOUT = functional.scaled_dot_product_attention, functional.dropout
+_SDPA = torch.ops.aten.scaled_dot_product_attention
 UNFLATTEN = torch.Tensor.unflatten
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 RMS_NORM = (functional.rms_norm, torch.rms_norm)
@@ -30,6 +31,7 @@ class OperatorsOfTheDevice(TorchFunctionMode):
         self.policy = current_precision()
         by_name = {ATTENTION: self.attention, DROPOUT: _fused_dropout}
         self.instead: dict[Any, Any] = by_name | dict.fromkeys(RMS_NORM, _fused_rms_norm)
+        self.instead |= dict.fromkeys((_SDPA, _SDPA.default), self.attention)
         self.instead[torch.tensor] = _tensor
         self.instead |= {getattr(torch, name): _recurrent(name) for name in RECURRENT}
         named: dict[str, Any] = {function.__name__: new for function, new in by_name.items()}
