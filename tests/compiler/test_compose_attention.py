@@ -76,16 +76,6 @@ MASKED = {
         torch.softmax(torch.where(m, q @ k.mT * SCALE, torch.finfo(q.dtype).min), -1) @ v
     ),
 }
-CAUSAL = {
-    "a mask": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=_seen(q)),
-    "added": lambda q, k, v: (
-        torch.softmax(q @ k.mT * SCALE + torch.full_like(_seen(q), -9e9, dtype=q.dtype).triu(1), -1)
-        @ v
-    ),
-    "filled": lambda q, k, v: (
-        torch.softmax((q @ k.mT * SCALE).masked_fill(~_seen(q)[None, None], -math.inf), -1) @ v
-    ),
-}
 COPIED = {
     "a part each": lambda x, w: [_heads(t) for t in (x @ w).chunk(3, -1)],
     "copies": lambda x, w: [_heads(t).contiguous() for t in (x @ w).chunk(3, -1)],
@@ -114,10 +104,6 @@ def _added(mask: Tensor, q: Tensor, k: Tensor, beta: int = 1) -> Tensor:
 def _exponentials(scores: Tensor) -> Tensor:
     raised = torch.exp(scores - scores.max(-1, keepdim=True)[0])
     return raised / raised.sum(-1, keepdim=True)
-
-
-def _seen(q: Tensor) -> Tensor:
-    return torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
 
 
 def _weights_too(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,14 +149,6 @@ def test_masks_may_be_put_in_any_way(name: str, sizes: tuple[int, ...]) -> None:
     given = [*_operands(), torch.empty(sizes, device="meta", dtype=dtype)]
     found, fused = (_us(f, given) for f in (MASKED[name], F.scaled_dot_product_attention))
     assert found == pytest.approx(fused, rel=0.02)
-
-
-@pytest.mark.parametrize("name", CAUSAL)
-def test_a_mask_that_comes_out_as_causal_is_none(name: str) -> None:
-    fused = _us(
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), _operands()
-    )
-    assert _us(CAUSAL[name], _operands()) == pytest.approx(fused, rel=0.01)
 
 
 @pytest.mark.parametrize("name", GROUPED)

@@ -7,7 +7,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import Graph, Node
 
 from .calls import is_in_order, tensor_of
@@ -15,7 +14,6 @@ from .constants import Constants
 
 __all__ = [
     "Operand",
-    "is_causal",
     "laid_by_head",
     "merge_permutes",
     "operand_of",
@@ -183,18 +181,3 @@ def _before_repeats(mask: Any, shape: tuple[int, ...]) -> Node | None:
     while mask.target in (aten.clone.default, aten.expand.default):
         mask = mask.args[0]
     return mask  # type: ignore[no-any-return]
-
-
-def is_causal(mask: Tensor, shape: tuple[int, ...], shows: bool, hides: float) -> bool:
-    """Whether a mask lets each query see the keys up to its own index, and no others.
-
-    shows  where a mask of booleans is true; others are added
-    hides  what is at most added to a score that is not seen
-    """
-    if mask.shape[-2:] != shape or prod(mask.shape[:-2]) != 1:
-        return False
-    seen = torch.ones(shape, dtype=torch.bool, device="cpu").tril()
-    given = mask.reshape(shape)
-    if given.dtype is torch.bool:
-        return torch.equal(given, seen if shows else ~seen)
-    return bool((given[seen] == 0).all() and (given[~seen] <= hides).all())

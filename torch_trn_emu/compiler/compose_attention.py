@@ -1,9 +1,9 @@
 """Puts attention together that is spelled out in products and a softmax, for the engines.
 
 softmax(q @ k.mT * scale + mask) @ v is one program if nothing else reads what lies in between: no
-gradient does in inference. Values stay those of the steps. So does attention whose keys and values
-were copied for each head of a group, or whose mask comes out as causal: the engines need neither.
-Checked on torch 2.13.0.
+gradient does in inference. Values stay those of the steps. Keys and values that are copied for each
+head of a group, and copies into another layout, the engines do not need. A mask that comes out as
+causal is read as any other: prefill is measured to take no less time. Checked on torch 2.13.0.
 
 That the vendor's compiler does so is inferred from whole encoders of 128 tokens, whose attention is
 spelled out (benchmarks/data); with 4,096 keys it leaves every step in HBM (row com11).
@@ -21,7 +21,6 @@ from torch.nn import Module
 from .attention_copies import copied_order, read_as_copied
 from .attention_operands import (
     Operand,
-    is_causal,
     laid_by_head,
     merge_permutes,
     operand_of,
@@ -29,7 +28,7 @@ from .attention_operands import (
     together,
 )
 from .calls import is_in_order
-from .constants import Constants, on_the_host
+from .constants import Constants
 from .operators import policy_of
 
 __all__ = ["attention_composed"]
@@ -50,7 +49,6 @@ class _Found:
     node: Any
     scale: float = 1.0
     masks: tuple[tuple[Node, tuple[int, ...]], ...] = ()  # and the sizes of what each masks
-    shows: bool = True  # where a mask is true
     inside: frozenset[Node] = field(default_factory=frozenset)
 
     @property
@@ -92,7 +90,7 @@ class _Composer:
     def compose(self, node: Node, policy: str) -> bool:
         """Whether an attention ends with the node and is another one now."""
         if node.target is _FUSED:
-            return self._simplify(node)
+            return self._group(node)
         if node.target is not aten.bmm.default or policy_of(node, policy) == "mxfp8_all":
             return False
         for softmax in self._softmax(_Found(node.args[0])):
@@ -151,7 +149,7 @@ class _Composer:
             for x, other in ((b, a), (a, b)):
                 number = self.constants.number(other)
                 if number is not None and number * found.scale <= HIDES:
-                    yield from self._scores(found.masked(mask).to(x, shows=x is a))
+                    yield from self._scores(found.masked(mask).to(x))
 
     # --- what takes their place ---
 
@@ -167,10 +165,8 @@ class _Composer:
             masks = [laid_by_head(self.graph, mask, over, shape) for mask, over in found.masks]
             if None in masks:
                 return False
-            mask = self._sum(masks)
-            causal = self._is_causal(mask, shape, found.shows)
-            given = {"attn_mask": None if causal else mask, "scale": found.scale * scale}
-            node = self.graph.call_function(_FUSED, (q, k, v, 0.0, causal), given)
+            given = {"attn_mask": self._sum(masks), "scale": found.scale * scale}
+            node = self.graph.call_function(_FUSED, (q, k, v, 0.0, False), given)
             self._put(last, node)
         return True
 
@@ -232,29 +228,16 @@ class _Composer:
         placed = (o.placed(self.graph, lead, t) for o, t in zip(found, turned, strict=True))
         return *placed, found[0].factor * found[1].factor
 
-    def _is_causal(self, mask: Node | None, shape: tuple[int, ...], shows: bool) -> bool:
-        made = None if mask is None else self.constants.of(mask)
-        if made is None:
-            return False
-        with on_the_host():
-            return is_causal(made, shape[-2:], shows, HIDES)
-
-    def _simplify(self, node: Node) -> bool:
-        """Let an attention read keys once for a group of heads, and no mask that is causal."""
+    def _group(self, node: Node) -> bool:
+        """Let an attention read keys and values once that are copied for each head of a group."""
         q, *pair = node.args[:3]
         found = [Operand(q), *(operand_of(n, None, 4) for n in pair)]  # type: ignore[arg-type]
-        grouped = together(found) and all(o.repeats > 1 for o in found[1:])
-        mask: Any = node.kwargs.get("attn_mask")
-        shape = (*sizes_of(q)[:-1], sizes_of(pair[0])[-2])  # type: ignore[arg-type]
-        causal = self._is_causal(mask, shape, True)
-        if grouped:
-            with self.graph.inserting_before(node):
-                placed = (o.placed(self.graph, (), False) for o in found[1:])
-                node.args = (q, *placed, *node.args[3:])
-        if causal:
-            node.args = (*node.args[:3], 0.0, True)
-            node.kwargs = {**node.kwargs, "attn_mask": None}
-        return grouped or causal
+        if not together(found) or any(o.repeats == 1 for o in found[1:]):
+            return False
+        with self.graph.inserting_before(node):
+            placed = (o.placed(self.graph, (), False) for o in found[1:])
+            node.args = (q, *placed, *node.args[3:])
+        return True
 
 
 def _is_of_numbers(mask: Any) -> bool:

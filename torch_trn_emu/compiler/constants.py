@@ -1,7 +1,6 @@
-"""The values of nodes that no argument of the graph goes into: numbers, and masks made of sizes."""
+"""Numbers that a graph has in tensors: made of no argument, in one step or in several."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,20 +11,13 @@ from torch.nn import Module
 from ..torch_private import OpOverload, disable_modes, tree_leaves, tree_map
 from .calls import plain, tensor_of
 
-__all__ = ["Constants", "on_the_host"]
+__all__ = ["Constants"]
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
-MOST = 1 << 22  # elements of a value, and of those that it is made of (chosen)
+MOST = 1 << 10  # elements of what such a number may be made of (chosen)
 _NAMESPACES = ("aten", "prims")
 _HOST = torch.device("cpu")
-
-
-@contextmanager
-def on_the_host() -> Iterator[None]:
-    """Computes values while a graph of fake tensors is compiled."""
-    with disable_modes(), torch.no_grad():
-        yield
 
 
 class Constants:
@@ -35,21 +27,17 @@ class Constants:
         self.module = module  # that holds the graph's attributes
         self.found: dict[Node, Any] = {}
 
-    def of(self, node: Node) -> Tensor | None:
-        """What the node makes in any run; None if that is not known."""
-        with on_the_host():
-            found = self._of(node)
-        return found if isinstance(found, Tensor) else None
-
     def number(self, value: Any) -> float | None:
-        """A number, or what a tensor of one element holds."""
+        """A number, or what a tensor of one element holds in any run."""
         if isinstance(value, (int, float)):
             return float(value)
         made = tensor_of(value.meta.get("val")) if isinstance(value, Node) else None
-        if made is None or made.numel != 1 or (known := self.of(value)) is None:
+        if made is None or made.numel != 1:
             return None
-        with on_the_host():
-            return None if known.is_complex() else float(known)
+        with disable_modes(), torch.no_grad():
+            known = self._of(value)
+            is_number = isinstance(known, Tensor) and not known.is_complex()
+            return float(known) if is_number else None
 
     def multiplied(self, node: Node) -> tuple[Any, float | None]:
         """What a node multiplies by a number, and that number; None for other nodes."""
