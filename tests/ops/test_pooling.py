@@ -106,6 +106,19 @@ def test_few_planes_take_a_share_of_the_time() -> None:
         assert took(more) < 1.2 * took(fewer)
 
 
+def test_adaptive_windows_of_one_size_take_no_longer() -> None:
+    """Than those of several sizes, for which a size more makes them."""
+
+    def took(*size: int) -> float:
+        x = torch.empty(8, 512, *size, device="meta")
+        return float(
+            price_call(call_of(aten._adaptive_avg_pool2d.default, x, (2, 2)), TARGET).seconds
+        )
+
+    for height, width in ((14, 14), (14, 112), (28, 28)):
+        assert took(height, width) < 1.1 * took(height + 1, width)
+
+
 @settings(max_examples=8, deadline=None)
 @given(height=SIDE, width=SIDE, rows=st.integers(1, 5), columns=st.integers(1, 5))
 def test_adaptive_average(height: int, width: int, rows: int, columns: int) -> None:

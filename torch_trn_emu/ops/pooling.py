@@ -6,16 +6,19 @@ from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
-from ..isa import Program
+from ..isa import Program, fits
 from ..kernels.pooling.adaptive import adaptive_average, adaptive_average_backward
 from ..kernels.pooling.backward import pool_backward
 from ..kernels.pooling.forward import pool
 from ..kernels.pooling.tiles import Pool
 from ..kernels.windows import Axis
+from .faster import faster
 from .op import Lowered, Lowering
 from .window_axes import in_space, per_axis, window_axes
 
 __all__ = ["adaptive_pool", "average_pool", "max_pool"]
+
+Programs = tuple[Program, ...]
 
 
 def _rank(call: Call) -> int:
@@ -29,7 +32,7 @@ def _sides(call: Call) -> tuple[TensorArg, TensorArg]:
     return call.argument(0), call.out
 
 
-def _labelled(call: Call, program: Program) -> Lowered:
+def _labelled(call: Call, program: Program) -> Programs:
     """With what the buffers stand for; the places of a maximum follow the other arguments."""
     held: dict[str, Any] = dict(zip(("y", "indices"), call.outputs, strict=False))
     held["x"] = call.argument(0)
@@ -39,7 +42,7 @@ def _labelled(call: Call, program: Program) -> Lowered:
     return (labelled(program, held),)
 
 
-def _pooled(call: Call, x: TensorArg, axes: list[Axis], target: Target, **how: Any) -> Lowered:
+def _pooled(call: Call, x: TensorArg, axes: list[Axis], target: Target, **how: Any) -> Programs:
     """`how` is what `Pool` takes beside axes and dtype."""
     backward = call.name.endswith("_backward")
     spec = Pool(axes=in_space(axes), dtype=x.dtype, **how)
@@ -84,14 +87,20 @@ def adaptive_pool(op: str) -> Lowering:
         x, y = _sides(call)
         sizes = x.shape[-rank:], y.shape[-rank:]
         pairs = list(zip(*sizes, strict=True))
-        if any(size % out for size, out in pairs):
-            if op == "max" or rank != 2:
-                raise KeyError(f"adaptive windows of several sizes in {call.name}")
+        uneven = any(size % out for size, out in pairs)
+        ways: list[Programs] = []
+        if uneven and (op == "max" or rank != 2):
+            raise KeyError(f"adaptive windows of several sizes in {call.name}")
+        if op == "add" and rank == 2:
             make = adaptive_average_backward if backward else adaptive_average
             planes = x.numel // prod(sizes[0])
-            return _labelled(call, make(planes, *sizes, dtype=x.dtype, cores=target.cores))
+            ways.append(_labelled(call, make(planes, *sizes, dtype=x.dtype, cores=target.cores)))
+        if uneven:
+            return ways[0]
         axes = [Axis(size=n, out=out, kernel=n // out, stride=n // out) for n, out in pairs]
         how: dict[str, Any] = {"op": op, "divisor": float(prod(a.kernel for a in axes))}
-        return _pooled(call, x, axes, target, indices=op == "max" and not backward, **how)
+        pooled = _pooled(call, x, axes, target, indices=op == "max" and not backward, **how)
+        ways = [way for way in ways if fits(way[0], target.chip)]
+        return faster([pooled, *ways], target)
 
     return lower

@@ -380,9 +380,10 @@ class _Backward:
 
 
 def _alike(kinds: tuple[_Queries | None, ...]) -> Hashable:
-    """Of older tiles it does not matter what `causal` hides."""
-    *newer, going, gone = kinds
-    return (*newer, *(x and replace(x, diagonal=False) for x in (going, gone)))
+    """Of older tiles it does not matter what `causal` hides; of one to come, what it opens does."""
+    *following, coming, going, gone = kinds
+    ahead = (x and (x if x.opens_block else True) for x in following)
+    return (*ahead, coming, *(x and replace(x, diagonal=False) for x in (going, gone)))
 
 
 def _heads_after(*items: Item[_Queries] | None) -> int:
@@ -396,5 +397,4 @@ def _blocks_after(*items: Item[_Queries] | None) -> int:
 
 
 def _tiles(size: int) -> list[tuple[int, int]]:
-    """Tiles of 128 in `size`: (number, how many)."""
-    return [(t, min(P, size - t * P)) for t in range(ceil(size / P))]
+    return [(t, min(P, size - t * P)) for t in range(ceil(size / P))]  # (number, how many rows)

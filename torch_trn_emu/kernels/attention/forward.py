@@ -6,9 +6,9 @@ weights are transposed on the Tensor engine and multiply the values [cte]. Keys 
 are taken in sections, and the sums are rescaled when the maximum grows.
 
 Source: [cte] nki-library, core/attention/attention_cte.py (groups of 128 queries in a software
-pipeline, blocks of 512 keys, one maximum for all keys of a section). Weights are transposed on the
-Tensor engine, not by DMA, on every chip, the pipeline is two tiles deep, not three, and it goes on
-from one head to the next where keys and values of two heads fit: chosen.
+pipeline for each head, blocks of 512 keys, one maximum for all keys of a section). Weights are
+transposed on the Tensor engine, not by DMA, on every chip, only a tile's last product waits for the
+next step, and the pipeline of short heads goes on from one to the next: chosen.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ from .sums import Sums
 __all__ = ["attention"]
 
 SECTION = 4096  # chosen: two in flight take what [cte] gives to one section of 8192
-UNROLLED = 16  # tiles of all heads that share keys which one pipeline has (chosen: a small program)
+UNROLLED = 16  # tiles of heads that share keys, beyond which a pipeline has one head [cte]
 SUMS = 1024  # tiles whose sums are kept until the logarithms are taken (chosen: 8 KiB)
 
 
@@ -54,7 +54,7 @@ class _Forward:
         self.length = a.keys if whole else SECTION
         self.one_section, self.tiles = whole, tiles_of(a)
         many = a.group * len(self.tiles)
-        self.over_heads = ahead == 2 and whole and (a.group == 1 or many <= UNROLLED)
+        self.over_heads = ahead == 2 and whole and many <= UNROLLED
         self.kept = max(1, SUMS // many)  # heads of keys whose queries' sums are kept
         self._operands(ahead)
         self._of_scores(ceil(min(a.keys, self.length) / BLOCK))

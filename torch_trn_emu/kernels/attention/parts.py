@@ -53,9 +53,11 @@ def sections(tile: Tile, length: int) -> list[Part]:
 
 
 def alike(kinds: tuple[Part | None, ...]) -> Hashable:
-    """Of the oldest part nothing matters but its rows, and whether it ends the tile."""
-    *newer, gone = kinds
-    return (*newer, gone and replace(gone, tile=replace(gone.tile, diagonal=False)))
+    """Of older parts it does not matter what `causal` hides; of one to come, which keys it sees."""
+    *following, coming, going, gone = kinds
+    ahead = (x and replace(x, tile=Tile(x.tile.rows, 0, 0, False)) for x in following)
+    older = (x and replace(x, tile=replace(x.tile, diagonal=False)) for x in (going, gone))
+    return (*ahead, coming, *older)
 
 
 def span(item: Item[Block], tile: Tile) -> tuple[Affine, Affine]:
