@@ -4,14 +4,12 @@
 #include "alias.h"
 #include "launches_of_steps.h"
 #include "numerics/gates.h"
-#include "numerics/kernels.h"
 #include "numerics/packed.h"
-#include "operands.h"
 #include "product_roles.h"
 #include "recurrent_cells.h"
 #include "rounding_mode.h"
 #include "runtime/host.h"
-#include "weight_copies.h"
+#include "step_product.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -23,7 +21,6 @@
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 namespace trn {
@@ -49,15 +46,15 @@ bool are_plain_float32(at::TensorList all) {
 // Modes and profilers see operators.
 bool is_watched() { return c10::impl::TorchDispatchModeTLS::any_modes_set() || at::hasCallbacks(); }
 
-// Whether the units of a thread are whole steps of all loops, and the products those of packed
-// weights, which rows up to `most` have (matmul.cpp).
+// Whether the units of a thread are whole steps of all loops, and the products those of rounded
+// copies of weights, which rows up to `most` have (matmul.cpp).
 bool fits_units(const Recurrence& layer) {
   constexpr int64_t most = 128;
   if (layer.bias.defined() != layer.input_bias.defined()) return false;
   const std::vector<int64_t>& rows = layer.steps.rows;
   const int64_t width = layer.weight.size(1);
-  return rows.size() > 1 && rows.front() > numerics::most_dots && rows.front() <= most &&
-         rows.front() <= width && width % numerics::unit_step() == 0 &&
+  return rows.size() > 1 && rows.front() <= most && rows.front() <= width &&
+         width % numerics::unit_step() == 0 &&
          std::all_of(rows.begin(), rows.end(), [&](int64_t each) { return each == rows.front(); });
 }
 
@@ -68,14 +65,6 @@ bool fuses_steps(const Recurrence& layer) {
   return std::all_of(std::begin(kRecurrentInputs), std::end(kRecurrentInputs),
                      [&](const auto input) { return is_plain_float32(layer.*input); }) &&
          fits_units(layer);
-}
-
-// The rounded panels of a step's weight, which is read often enough to have them at once.
-// Undefined where it can have none.
-Tensor step_panels(const Tensor& weight, OperandFormats formats) {
-  if (!numerics::is_packable(operand_rounding(formats.first, at::kFloat))) return {};
-  packed_copy(weight, formats.second);
-  return packed_copy(weight, formats.second);
 }
 
 SignatureHash signature_of_steps(const char* name, const Recurrence& layer) {
@@ -110,45 +99,6 @@ struct StepRows {
 Tensor host_of(HostCall& call, const Tensor& x) {
   return x.defined() ? call.alias(x).contiguous() : x;
 }
-
-// The product of each step by the same panels, and what follows it in the thread that has the
-// units, below autograd: their part of the next step's operand is packed there as well.
-class StepProduct {
- public:
-  StepProduct(numerics::GateColumns shape, int64_t k, OperandFormat format, const Tensor& panels)
-      : panels_(panels),
-        product_{shape, k, operand_rounding(format, at::kFloat),
-                 static_cast<const uint32_t*>(panels_.const_data_ptr()), nullptr},
-        packed_{{shape.m, k, product_.rounding}, {shape.m, k, product_.rounding}} {}
-
-  // to = x panels, then(lo, hi) for units [lo, hi).
-  template <class Then>
-  void run(const Tensor& x, const Tensor& to, const Then& then) {
-    product_.c = to.mutable_data_ptr<float>();
-    numerics::PackedLeft* packed = packs_ ? &packed_[turn_] : nullptr;
-    turn_ = 1 - turn_;
-    packs_ = false;
-    product_.run(x.const_data_ptr<float>(), packed, [&](int64_t lo, int64_t hi) {
-      const at::AutoDispatchBelowADInplaceOrView below;
-      then(lo, hi);
-    });
-  }
-
-  // Of units [lo, hi) of each gate of x, which the next product multiplies.
-  void pack(const Tensor& x, int64_t lo, int64_t hi) {
-    const int64_t width = product_.shape.width;
-    for (int64_t gate = 0; gate * width < product_.k; ++gate)
-      packed_[turn_].pack(x.const_data_ptr<float>(), gate * width + lo, hi - lo);
-    packs_ = true;
-  }
-
- private:
-  const Tensor panels_;
-  numerics::GateProduct product_;
-  numerics::PackedLeft packed_[2];  // one is read, the other made
-  int turn_ = 0;
-  std::atomic<bool> packs_ = false;
-};
 
 // What a thread has of a cell: the units of a range, side by side.
 struct UnitBlock {
@@ -194,14 +144,13 @@ struct HostSteps {
     gates = of.fresh(of.steps, 4);
   }
 
-  void run(HostCall& call, const Recurrence& layer, const StepRows& of, const Tensor& panels,
-           OperandFormat format) {
+  void run(HostCall& call, const Recurrence& layer, const StepRows& of, const StepWeight& weight) {
     const Tensor inputs = host_of(call, layer.gates), sums = of.fresh(1, 4),
                  input_bias = host_of(call, layer.input_bias), bias = host_of(call, layer.bias),
                  cx = host_of(call, layer.cx);
     std::vector<std::optional<UnitBlock>> blocks(size_t(of.width / numerics::unit_step()));
     Tensor h_now = host_of(call, layer.hx);
-    StepProduct product({of.rows, 4, of.width}, of.width, format, panels);
+    StepProduct product({of.rows, 4, of.width}, weight);
     for (int64_t i = 0; i < of.steps; ++i) {
       const int64_t step = layer.steps.reversed ? of.steps - 1 - i : i;
       const Tensor hy = of.of(out, step);
@@ -274,8 +223,8 @@ class HostGradients {
               of.fresh(1),
               of.fresh(1, 3)} {}
 
-  void run(const Tensor& panels, OperandFormat format, bool of_hx) {
-    StepProduct product({of_.rows, 1, of_.width}, 4 * of_.width, format, panels);
+  void run(const StepWeight& weight, bool of_hx) {
+    StepProduct product({of_.rows, 1, of_.width}, weight);
     for (int64_t i = 0; i < of_.steps; ++i) {
       const int64_t step = step_at(i);
       const Tensor out = of_out_.defined() ? of_.of(of_out_, step) : of_out_;
@@ -347,16 +296,15 @@ class HostGradients {
 
 std::optional<Recurred> run_fused_steps(const Recurrence& layer, Kept* kept) {
   if (!fuses_steps(layer)) return std::nullopt;
-  const OperandFormats formats = formats_of(current_policy(), kByWeight);
-  const Tensor panels = step_panels(layer.weight.t(), formats);
-  if (!panels.defined()) return std::nullopt;
+  const auto weight = StepWeight::of(layer.weight.t(), layer.steps.rows.front());
+  if (!weight) return std::nullopt;
   const auto device = layer.weight.device().index();
   const Programs programs =
       programs_of(signature_of_steps("steps", layer), [&] { run_steps(layer, nullptr); });
   HostCall call(device, kFusedSteps);
   const StepRows of(layer, call.alias(layer.hx));
   HostSteps made(of, /*keeps=*/kept != nullptr);
-  made.run(call, layer, of, panels, formats.first);
+  made.run(call, layer, of, *weight);
   launch_all(programs, device);
   if (kept != nullptr)
     keep_steps(*kept, layer, of, call.adopt(std::move(made.cells)),
@@ -372,9 +320,8 @@ std::optional<StepGradients> fused_step_gradients(const Recurrence& layer, const
       !are_plain_float32(kept.before) || !are_plain_float32(kept.after) ||
       !are_plain_float32(kept.workspace))
     return std::nullopt;
-  const OperandFormats formats = formats_of(current_policy(), kByWeight);
-  const Tensor panels = step_panels(layer.weight, formats);
-  if (!panels.defined()) return std::nullopt;
+  const auto weight = StepWeight::of(layer.weight, layer.steps.rows.front());
+  if (!weight) return std::nullopt;
   const auto device = layer.weight.device().index();
   SignatureHash signature = signature_of_steps("gradients", layer);
   for (const Tensor& grad : {grads.out, grads.h, grads.c}) signature.add(grad);
@@ -385,7 +332,7 @@ std::optional<StepGradients> fused_step_gradients(const Recurrence& layer, const
   const StepRows of(layer, call.alias(layer.hx));
   HostGradients made(call, layer, of, kept, grads);
   const bool of_hx = wanted.has(&Recurrence::hx);
-  made.run(panels, formats.first, of_hx);
+  made.run(*weight, of_hx);
   launch_all(programs, device);
   StepGradients all;
   all.hidden = call.adopt(std::move(made.gates));

@@ -253,11 +253,8 @@ void multiply_lines(const Problem& q, int64_t threads) {
   const auto pieces = [&](auto&& take) {
     for (int64_t k0 = 0; k0 < q.k; k0 += piece_k) take(k0, std::min(piece_k, q.k - k0));
   };
-  const MxConstants a_mx = mx_constants(q.a.rounding.mx), b_mx = mx_constants(q.b.rounding.mx);
-  for (int64_t i = 0; i < q.m; ++i)
-    pieces([&](int64_t k0, int64_t count) {
-      round_line(p, q.a, a_mx, i, k0, count, a.get() + i * q.k + k0);
-    });
+  round_lines(q.a, a.get());
+  const MxConstants b_mx = mx_constants(q.b.rounding.mx);
   const Elementwise rounds = elementwise(q.b.rounding.kind);
   const float* rows = reinterpret_cast<const float*>(a.get());
   constexpr int64_t each = 64;

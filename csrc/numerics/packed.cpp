@@ -82,6 +82,10 @@ Lines lines_of(int64_t m, int64_t k, const Operand& a) {
   return {data, a.dtype, m, k, a.row_stride, a.col_stride, 0, 0, a.rounding};
 }
 
+Lines contiguous_lines(int64_t m, int64_t k, const float* a, const OperandRounding& rounding) {
+  return lines_of(m, k, {a, DType::float32, k, 1, rounding, 0});
+}
+
 bool by_pairs(const Lines& lines) {
   const Kernels& kernel = kernels();
   return lines.count > kernel.tile_rows && kernel.gemm_bf16 != nullptr && fits_bf16(lines);
@@ -166,7 +170,7 @@ struct PackedLeft::Parts {
 };
 
 PackedLeft::PackedLeft(int64_t m, int64_t k, const OperandRounding& rounding) {
-  const Lines lines = lines_of(m, k, {nullptr, DType::float32, k, 1, rounding, 0});
+  const Lines lines = contiguous_lines(m, k, nullptr, rounding);
   parts_.reset(new Parts{lines, Left::empty(lines, by_pairs(lines))});
 }
 
@@ -179,23 +183,20 @@ void PackedLeft::pack(const float* a, int64_t k0, int64_t count) {
   if (parts_->left.pack(lines, k0, count)) parts_->subnormal = true;
 }
 
-void GateProduct::run(const float* a, PackedLeft* packed,
-                      const std::function<void(int64_t, int64_t)>& then) const {
-  std::optional<Left> made;
-  if (packed == nullptr || packed->parts_->subnormal.exchange(false)) {
-    const IeeeScope scope;
-    made.emplace(left_of(lines_of(shape.m, k, {a, DType::float32, k, 1, rounding, 0})));
-  }
-  const Left& left = made ? *made : packed->parts_->left;
-  const int64_t columns = kernels().panel_columns, step = unit_step();
+namespace {
+
+// multiply(columns first, last, sums), whose rows are `last - first` apart, for each gate of the
+// units of a thread, and then(units).
+template <class Multiply>
+void by_units(GateColumns shape, float* c, const Multiply& multiply, const ThenUnits& then) {
+  const int64_t step = unit_step();
   const int64_t each = ceil_div(ceil_div(shape.width, step), int64_t{num_threads()}) * step;
   const auto body = [&](int64_t lo, int64_t hi) {
     const int64_t from = lo * each, to = std::min(hi * each, shape.width);
     for (int64_t gate = 0; gate < shape.gates; ++gate) {
       const IeeeScope scope;
       const int64_t column = gate * shape.width;
-      multiply_item(left, shape.m, b, (column + from) / columns, (column + to) / columns,
-                    c + shape.m * (shape.gates * from + gate * (to - from)), to - from);
+      multiply(column + from, column + to, c + shape.m * (shape.gates * from + gate * (to - from)));
     }
     then(from, to);
   };
@@ -205,6 +206,46 @@ void GateProduct::run(const float* a, PackedLeft* packed,
         (*static_cast<decltype(body)*>(context))(lo, hi);
       },
       const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace
+
+void GateProduct::run(const float* a, PackedLeft* packed, const ThenUnits& then) const {
+  std::optional<Left> made;
+  if (packed == nullptr || packed->parts_->subnormal.exchange(false)) {
+    const IeeeScope scope;
+    made.emplace(left_of(contiguous_lines(shape.m, k, a, rounding)));
+  }
+  const Left& left = made ? *made : packed->parts_->left;
+  const int64_t columns = kernels().panel_columns;
+  by_units(
+      shape, c,
+      [&](int64_t first, int64_t last, float* sums) {
+        multiply_item(left, shape.m, b, first / columns, last / columns, sums, last - first);
+      },
+      then);
+}
+
+void GateDots::run(const float* a, const ThenUnits& then) const {
+  Scratch<uint32_t> words(static_cast<size_t>(shape.m * k));
+  {
+    const IeeeScope scope;
+    round_lines(contiguous_lines(shape.m, k, a, rounding), words.get());
+  }
+  const float* rows = reinterpret_cast<const float*>(words.get());
+  const auto dots = kernels().dots;
+  by_units(
+      shape, c,
+      [&](int64_t first, int64_t last, float* sums) {
+        for (int64_t j = first; j < last; ++j) {
+          float column[most_dots] = {};
+          for (int64_t k0 = 0; k0 < k; k0 += piece_k)
+            dots(shape.m, std::min(piece_k, k - k0), rows + k0, k, Elementwise::none,
+                 DType::bfloat16, b + j * k + k0, column);
+          for (int64_t i = 0; i < shape.m; ++i) sums[i * (last - first) + j - first] = column[i];
+        }
+      },
+      then);
 }
 
 }  // namespace trn::numerics

@@ -34,6 +34,8 @@ struct GateColumns {
 // Ranges of units begin and end at multiples of it, and the width has to be one.
 int64_t unit_step();
 
+using ThenUnits = std::function<void(int64_t lo, int64_t hi)>;
+
 // A left operand [m, k] of contiguous lines, packed part by part by the threads that make it.
 class PackedLeft {
  public:
@@ -63,8 +65,19 @@ struct GateProduct {
   const uint32_t* b;
   float* c;
 
-  void run(const float* a, PackedLeft* packed,
-           const std::function<void(int64_t lo, int64_t hi)>& then) const;
+  void run(const float* a, PackedLeft* packed, const ThenUnits& then) const;
+};
+
+// The same for m <= most_dots, with a b of rounded bfloat16 columns, contiguous along k: as gemm
+// multiplies those.
+struct GateDots {
+  GateColumns shape;
+  int64_t k;
+  OperandRounding rounding;
+  const uint16_t* b;
+  float* c;
+
+  void run(const float* a, const ThenUnits& then) const;
 };
 
 }  // namespace trn::numerics

@@ -185,6 +185,14 @@ bool pack_b(const Packing& p, const Lines& b, int64_t first, int64_t last, uint3
   return subnormal;
 }
 
+void round_lines(const Lines& x, uint32_t* words) {
+  const Packing p(kernels(), false, x.k);
+  const MxConstants mx = mx_constants(x.rounding.mx);
+  for (int64_t line = 0; line < x.count; ++line)
+    for (int64_t k0 = 0; k0 < x.k; k0 += piece_k)
+      round_line(p, x, mx, line, k0, std::min(piece_k, x.k - k0), words + line * x.k + k0);
+}
+
 void multiply_panels(const Packing& p, int64_t rows, const uint32_t* a, int64_t a_panel_words,
                      int64_t panels, const uint32_t* b, int64_t b_panel_words, float* c,
                      int64_t ldc, bool accumulate) {

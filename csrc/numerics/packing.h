@@ -113,6 +113,9 @@ constexpr int64_t piece_k = 512;
 bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t line, int64_t k0,
                 int64_t count, uint32_t* words);
 
+// All lines, rounded, as float32 words [count, k].
+void round_lines(const Lines& x, uint32_t* words);
+
 // c[rows, panels * panel_columns] (+)= packed a * packed b, over the steps of the packing. Panels
 // of both may have more of them: they are a_panel_words and b_panel_words apart.
 void multiply_panels(const Packing& p, int64_t rows, const uint32_t* a, int64_t a_panel_words,

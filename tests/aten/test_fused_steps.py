@@ -12,7 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torch_trn_emu
 from torch_trn_emu import _C
 
-SIZES = ((5, 16, 40, 64), (3, 8, 128, 256), (2, 33, 16, 192), (6, 5, 8, 64))
+SIZES = (
+    (5, 16, 40, 64),
+    (3, 8, 128, 256),
+    (2, 33, 16, 192),
+    (6, 5, 8, 64),
+    (4, 1, 8, 576),
+    (3, 4, 24, 128),
+)
 POLICIES = ("bf16", "mxfp8", "mxfp8_all", "mxfp4")
 # Each size and each policy in CI, all pairs in `make conformance`.
 PAIRS = [
