@@ -15,7 +15,7 @@ import torch
 from torch.testing._internal import common_methods_invocations as methods
 from torch.utils import _pytree as pytree
 
-from ..ops.test_every_row import SPECIAL
+from ..ops.special_values import OTHERWISE, PLACES
 from .on_machine import Found, backend_on
 from .test_one_operator import ENTRIES, called
 
@@ -38,15 +38,17 @@ LATER = {
     "nn.functional.pad.replicate_negative": 4,  # one index for all rows
     "nn.functional.silu": 1,  # of no elements
 }
-# Operators whose own programs are not what the host computes of such samples.
-KNOWN = {"nanmedian": "it is the median's program, which sorts NaN last and counts it"}
+# Operators whose own programs make something else of a NaN or an infinity, or find equal ones.
+KNOWN = {name for name, kind in OTHERWISE if kind in ("odd", "infinite")} | PLACES
+# Entries whose graphs read memory, unchecked, at places made of NaN.
+PLACED = ("nn.functional.grid_sample", "grid_sampler_2d")
 # Entries with samples so near a pole or a zero that one rounding within the region shows.
 STEEP = {"tan": "near its poles", "special.log_ndtr": "log1p of what is near -1"}
-ODD = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1e-40])
+ODD = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0])
 
 
 def spoilt(t: torch.Tensor) -> torch.Tensor:
-    """A tensor with NaN, infinities, zeros and a number below the normal ones, here and there."""
+    """A tensor with NaN, infinities and zeros here and there."""
     if not t.is_floating_point() or not t.numel():
         return t
     t = t.clone()
@@ -117,11 +119,10 @@ def walk(names: list[str], count: int, special: bool) -> tuple[dict[str, str], i
                     continue  # no graph, or not on the device
                 agree += found.agree
                 word = "with gradients" if gradients else "forward"
-                known = KNOWN | (SPECIAL if special else {})
                 differ |= {
                     f"{name} {k}, {word}": said
                     for operator, said in found.differ
-                    if operator not in known and name not in STEEP
+                    if name not in STEEP and not (special and operator in KNOWN)
                 }
     return differ, agree
 
@@ -148,6 +149,7 @@ def test_regions_of_later_samples_do(name: str) -> None:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("special", [False, True], ids=["random", "special"])
 def test_regions_of_all_samples_do(special: bool) -> None:
-    differ, agree = walk(list(ENTRIES), 8, special)
+    names = [n for n in ENTRIES if not (special and n in PLACED)]
+    differ, agree = walk(names, 8, special)
     assert not differ
     assert agree >= 5000

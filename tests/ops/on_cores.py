@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from torch_trn_emu.calls import Call, Target, TensorArg
-from torch_trn_emu.chip import get_chip
+from torch_trn_emu.chip import Chip, get_chip
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.isa import View
 from torch_trn_emu.ops import OPS
@@ -40,10 +40,12 @@ def computed(
     *args: Any,
     spelled: Callable[[list[Any]], list[Any]] | None = None,
     host: Callable[..., Any] | None = None,
+    chip: Chip = CHIP,
+    most: int = 2,
 ) -> tuple[int, Pairs]:
     """The cores that computed a call of row `name`, and (machine's, host's) values of all results.
 
-    The most cores that the labels allow: 2, else 1; 0 if the row's programs have none. `spelled`
+    The cores that the labels allow: `most`, else 1; 0 if the row's programs have none. `spelled`
     gives the arguments of the row from those of `op`, an operator alike that the host has; `host`
     computes what `op` does on other devices only. Results that the row does not make are left out.
     """
@@ -65,15 +67,15 @@ def computed(
     call = Call(f"aten::{name}{'.' if overload else ''}{overload}", arguments,
                 described(tuple(results), "result"))  # fmt: skip
     wanted = [k for k, r in enumerate(call.results) if isinstance(r, TensorArg) and r.numel]
-    for cores in (2, 1):
-        programs = OPS[name].lower(call, Target(CHIP, cores))
+    for cores in dict.fromkeys((most, 1)):
+        programs = OPS[name].lower(call, Target(chip, cores))
         assert isinstance(programs, tuple), f"{name} transfers data between host and device"
         if is_labelled(programs, wanted):
             break
     else:
         return 0, []
     for program in programs:
-        memory.run(program, Machine(CHIP))
+        memory.run(program, Machine(chip))
     mutated = {s: t for s, t in given.items() if memory.regions[s].written.any()}
     found = {s: (memory.written(s, t), t) for s, t in {**made, **mutated}.items() if t.numel()}
     touched = {s for s, r in memory.regions.items() if r.written.any()}

@@ -54,6 +54,46 @@ def test_by_a_number(mode: str, divisor: int) -> None:
     np.testing.assert_array_equal(_machine(op, a, divisor, named), op(a, divisor, **named))
 
 
+VALUES = (
+    np.nan,
+    np.inf,
+    -np.inf,
+    0.0,
+    -0.0,
+    1.0,
+    -2.5,
+    3.0,
+    1e-10,
+    -1e-10,
+    3.4e38,
+    -3.4e38,
+    1.2e-38,
+)
+
+
+def _near(got: np.ndarray, want: torch.Tensor) -> None:
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-6, atol=1e-6)  # NaN equals NaN
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_special_values(mode: str) -> None:
+    """Of all pairs whose quotient is below 2^23, or not finite."""
+    op, named = MODES[mode]
+    a, b = torch.cartesian_prod(torch.tensor(VALUES), torch.tensor(VALUES)).T.contiguous()
+    quotient = (a.double() / b.double()).abs()
+    kept = (quotient < 2**23) | ~quotient.isfinite()
+    a, b = a[kept], b[kept]
+    _near(_machine(op, a, b, named), op(a, b, **named))
+
+
+@pytest.mark.parametrize("mode", SCALAR)
+@pytest.mark.parametrize("divisor", [0.0, -0.0, np.inf, -np.inf, np.nan, 2.5, -3.0], ids=str)
+def test_special_numbers(mode: str, divisor: float) -> None:
+    op, named = SCALAR[mode]
+    a = torch.tensor([v for v in VALUES if not 1e10 < abs(v) < np.inf])
+    _near(_machine(op, a, divisor, named), op(a, divisor, **named))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_fractions(mode: str) -> None:
     """A whole part times the divisor rounds, and what is left of a: to a unit of either, which may

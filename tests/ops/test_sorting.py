@@ -1,5 +1,6 @@
 """The largest in order, and sorting networks: torch's values, and where they were."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch_trn_emu.pricing import price_call
 from torch_trn_emu.timing import price
 
 from .calls import CHIP, GENERATOR, TARGET, Arrays, call_of, lowered, random, run
+from .on_cores import computed
 
 aten = torch.ops.aten
 
@@ -224,14 +226,12 @@ def test_one_of_each_row_by_rank(shape: list[int], cut: bool, data: st.DataObjec
         x = random(*shape).round(decimals=1)
         for op, rest in (
             (aten.kthvalue.default, (k, dim)), (aten.median.dim, (dim,)),
-            (aten.nanmedian.dim, (dim,)), (aten.median.default, ()),
+            (aten.median.default, ()),
         ):  # fmt: skip
-            values = op(x, *rest)
-            values = values if isinstance(values, torch.Tensor) else values[0]
-            got = run(lowered(call_of(op, x, *rest)), {"in": x})
-            np.testing.assert_array_equal(got["values"].reshape(values.shape), values)
-            if rest:
-                index = torch.from_numpy(got["index"].reshape(values.shape).astype(np.int64))
+            _, pairs = computed(op._schema.name.removeprefix("aten::"), op, x, *rest, most=1)
+            (got, values), *places = pairs
+            np.testing.assert_array_equal(got, values)
+            for index, _ in places:
                 found = x.gather(dim, index.unsqueeze(dim)).squeeze(dim)
                 np.testing.assert_array_equal(found, values)
 
@@ -267,6 +267,38 @@ def test_ranks_of_long_rows_take_a_share_of_a_sort(shape: tuple[int, int]) -> No
     call = call_of(aten.median.dim, x, -1)
     whole = call_of(aten.sort.default, x)
     assert price_call(call, TARGET).seconds < price_call(whole, TARGET).seconds / 4
+
+
+ODD = (math.nan, math.inf, -math.inf, 0.0, 1.5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.sampled_from([(9, 5), (3, 40), (70, 12), (2, 300)]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    dim=st.sampled_from([0, 1]),
+    seed=st.integers(0, 99),
+    share=st.sampled_from([0.1, 0.6, 1.0]),
+)
+def test_nan_comes_after_infinity(
+    shape: tuple[int, int], dtype: torch.dtype, dim: int, seed: int, share: float
+) -> None:
+    """Sort and kthvalue; the median of a row with NaN is NaN, and nanmedian leaves it out."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator).to(dtype)
+    special = torch.tensor(ODD).to(dtype)[torch.randint(5, shape, generator=generator)]
+    x = torch.where(torch.rand(shape, generator=generator) < share, special, x)
+    for op, rest in (
+        (aten.sort.default, (dim, False)), (aten.sort.default, (dim, True)),
+        (aten.kthvalue.default, (1 + seed % shape[dim], dim)), (aten.median.dim, (dim,)),
+        (aten.nanmedian.dim, (dim,)),
+    ):  # fmt: skip
+        name = op._schema.name.removeprefix("aten::")
+        (got, values), (index, _) = computed(name, op, x, *rest)[1]
+        np.testing.assert_array_equal(got.float(), values.float())
+        index, values = (t if t.dim() == 2 else t.unsqueeze(dim) for t in (index, values))
+        if name != "median":  # whose index of a NaN is that of the middle element
+            np.testing.assert_array_equal(x.gather(dim, index.long()).float(), values.float())
 
 
 def test_a_permutation_is_the_order_of_random_numbers() -> None:

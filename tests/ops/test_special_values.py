@@ -11,6 +11,7 @@ import torch
 from torch_trn_emu.ops.elementwise import BINARY, CHOSEN, TERNARY, UNARY
 
 from .calls import call_of, lowered, run
+from .on_cores import computed
 
 aten = torch.ops.aten
 INF, NAN = math.inf, math.nan
@@ -80,3 +81,27 @@ def test_special_values(name: str, arity: int) -> None:
         if float(tensors[0][k]) not in known and not same(np.asarray(got).reshape(-1)[k], e)
     ]
     assert not wrong, wrong[:8]
+
+
+@pytest.mark.parametrize("name", ["cos", "sin"])
+def test_large_angles(name: str) -> None:
+    """As exact as those near 0: to a rounding of 1."""
+    op, x = getattr(aten, name).default, torch.linspace(-1e5, 1e5, 999)
+    got = run(lowered(call_of(op, x)), {"in0": x})["out"]
+    np.testing.assert_allclose(got, op(x), rtol=0, atol=2.0**-21)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((9, 40), 1), ((2, 5000), 1), ((700, 50), 0), ((4, 30, 20), 1)], ids=str
+)
+@pytest.mark.parametrize("values", [(INF, -INF), (-INF,), (NAN, INF)], ids=str)
+def test_sums_of_exponentials(shape: tuple[int, ...], dim: int, values: tuple[float, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    x.view(-1)[7 :: 31 * len(values)] = values[0]
+    x.view(-1)[19 :: 97 * len(values)] = values[-1]
+    whole = torch.full(shape, values[0])
+    for t in (x, whole):
+        for name, rest in (("logcumsumexp", dim), ("logsumexp", [dim])):
+            op = getattr(aten, name).default
+            for got, want in computed(name, op, t, rest)[1]:
+                assert same(got, want, 1e-5), name

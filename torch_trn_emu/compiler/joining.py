@@ -156,6 +156,8 @@ class Attempt:
         if name is None or self.made[name] is not Kind.FULL or not _same_place(self.call):
             return False
         steps = conversion(self.call.tensors[0].dtype, self.call.out.dtype)
+        if any(map(_takes_bits, steps)):
+            return False  # as of other operators, below
         if steps:
             name = self._recipe(steps, [name], column=False)
         elif (name in self.inputs or name in self.region.inputs) and not self._widens():

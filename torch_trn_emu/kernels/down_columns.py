@@ -146,7 +146,7 @@ def logarithms_down(
     outer: int, rows: int, columns: int, *, chip: Chip, dtype: str = "float32", cores: int = 1
 ) -> Program:
     """out[o, r, c] = log(exp(in[o, 0, c]) + ... + exp(in[o, r, c])): sums of exp(x - m), with m the
-    largest so far, each times exp(the m before - m).
+    largest so far, cut to finite numbers, each times exp(the m before - m).
     """
     d = _Down("cumulate_exp", outer, rows, columns, cores)
     b = d.b
@@ -169,8 +169,9 @@ def logarithms_down(
             )
             d.load(data, source, tile, r0, some)
             then = before.rows(tile.parts, tile.wide)
-            b.emit("tensor_copy", then, largest)
+            b.emit("tensor_scalar", then, largest, op0="min", imm0=-LEAST)
             d.chain(top, largest, data, tile, some, "max")
+            b.emit("tensor_scalar", m, m, op0="min", imm0=-LEAST)
             b.emit("tensor_tensor", p, x, m, op="subtract")
             b.emit("activation", p, p, op="exp")
             first, now = d.row(fade, tile, 0), d.row(top, tile, 0)

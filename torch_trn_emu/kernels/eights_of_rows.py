@@ -10,7 +10,7 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role
 from .columns import Columns, Tile
 from .limits import P
-from .sort_keys import PADDING, SEARCHED, halved
+from .sort_keys import PADDING, SEARCHED, Keys, halved
 
 __all__ = ["eights_of_rows"]
 
@@ -19,28 +19,33 @@ MOST = 680  # of those rows, each of which has tiles of eight elements (chosen: 
 
 
 def eights_of_rows(
-    rows: int, columns: int, stored: range, *, sign: float, chip: Chip, dtype: str, cores: int = 1
-) -> Program:
+    rows: int, columns: int, stored: range, *, sign: float, chip: Chip, dtype: str, cores: int = 1,
+    nan: bool = False,
+) -> Program:  # fmt: skip
     """values[r, :], index[r, :] = those `stored` of the ordered in[r, :] * sign, times sign, and
     where. A partition holds a row whole.
+
+    nan  numbers may be NaN, which comes where torch has it
     """
     b = Builder(f"top {stored.stop} of {rows}x{columns}", cores=cores)
     together = max(min(TOGETHER, MOST * columns), columns)
     d = Columns(b, rows, columns, 1, together=together, least=0)
-    return _Eights(d, columns, stored, sign, chip, dtype).build()
+    return _Eights(d, columns, stored, sign, chip, dtype, nan).build()
 
 
 class _Eights:
     def __init__(
-        self, d: Columns, columns: int, stored: range, sign: float, chip: Chip, dtype: str
-    ) -> None:
+        self, d: Columns, columns: int, stored: range, sign: float, chip: Chip, dtype: str,
+        nan: bool,
+    ) -> None:  # fmt: skip
         self.d, self.b, b = d, d.b, d.b
         self.columns, self.sign, self.chip = columns, sign, chip
         self.first, self.k = stored.start, len(stored)
         self.rounds = ceil(stored.stop / 8)
         self.each, self.held = 8 * self.rounds, max(8, columns)
+        self.keys = Keys(b, sign, dtype) if nan else None
         self.plain = (
-            self.rounds == 1 and sign == 1 and columns >= 8 and dtype in SEARCHED
+            self.rounds == 1 and sign == 1 and columns >= 8 and dtype in SEARCHED and not nan
         )  # nothing is taken out, filled up or turned
         shape = (d.outer, self.k)
         self.source = d.whole("in", dtype, Role.INPUT)
@@ -58,6 +63,9 @@ class _Eights:
         self.places = b.sbuf("places", d.count * self.each, "int32", slots=2)
         self.stored = b.sbuf("stored", d.count * self.k, dtype, slots=2)
         self.where = b.sbuf("where", d.count * self.k, "int32", slots=2)
+        if nan:
+            spare = d.count * max(columns, self.k)
+            self.spare = b.sbuf("is NaN", spare, "float32")
 
     def build(self) -> Program:
         b, d = self.b, self.d
@@ -86,6 +94,9 @@ class _Eights:
             b.emit("memset", whole, engine=Engine.GPSIMD, value=-PADDING)
         keys = self._of(self.data, tile, self.held, self.columns)
         raw = self._of(self.raw, tile, self.columns, self.columns)
+        if self.keys:
+            self.keys.make(keys, raw, self._of(self.spare, tile, self.columns, self.columns))
+            return
         bounded = self.rounds > 1 or self.held > self.columns
         halved(b, keys, raw, sign=self.sign, bounded=bounded, chip=self.chip)
 
@@ -137,8 +148,11 @@ class _Eights:
         found, places = (
             self._of(t, tile, self.each, self.k, self.first) for t in (self.found, self.places)
         )
-        scale = 1.0 if self.plain else 2 * self.sign
-        b.emit("tensor_scalar", values, found, op0="multiply", imm0=scale)
+        if self.keys:
+            self.keys.undo(values, found, self._of(self.spare, tile, self.k, self.k))
+        else:
+            scale = 1.0 if self.plain else 2 * self.sign
+            b.emit("tensor_scalar", values, found, op0="multiply", imm0=scale)
         b.emit("tensor_copy", where, places)
         d.keep(self.values, self.stored, tile, self.k)
         d.keep(self.index, self.where, tile, self.k)

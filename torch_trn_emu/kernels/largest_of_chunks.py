@@ -5,7 +5,7 @@ from math import ceil
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
 from .limits import P, evenly
-from .sort_keys import PADDING, SEARCHED, halved
+from .sort_keys import PADDING, SEARCHED, Keys, halved
 
 __all__ = ["Largest", "LargestOfFew", "eights"]
 
@@ -18,11 +18,12 @@ def eights(k: int) -> int:
 class Largest:
     def __init__(
         self, b: Builder, rows: int, columns: int, stored: range, sign: float, chip: Chip,
-        dtype: str, wide: int, most: int, *, pieces: int = 0,
+        dtype: str, wide: int, most: int, *, pieces: int = 0, nan: bool = False,
     ) -> None:  # fmt: skip
         """A partition has `wide` columns of a row at once, and works on `most` of them.
 
         pieces  of a row, if they are on partitions beside each other
+        nan     numbers may be NaN, which comes where torch has it
         """
         self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
         self.chip = chip
@@ -39,7 +40,10 @@ class Largest:
         shortest = min(self.tile, wide % self.tile or wide, last)
         # Something is taken out, filled up or there twice.
         self.bounded = not self.each == 8 <= shortest or pieces * wide > columns
-        self.plain = not self.bounded and sign == 1 and dtype in SEARCHED
+        self.plain = not self.bounded and sign == 1 and dtype in SEARCHED and not nan
+        self.keys = Keys(b, sign, dtype) if nan else None
+        if nan:
+            self.spare = b.sbuf("is NaN", max(self.tile, self.k), "float32")
         self.data = self.raw if self.plain else b.sbuf("data", self.held, "float32", slots=2)
         total = self.chunks * self.each
         slots = 2 if self.chunks == 1 else 1
@@ -69,9 +73,11 @@ class Largest:
         b, at = self.b, r0 * self.k
         best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
         to, found = rows_of(self.stored, size, self.k), rows_of(best, size, self.k, self.first)
-        b.emit(
-            "tensor_scalar", to, found, op0="multiply", imm0=1.0 if self.plain else 2 * self.sign
-        )
+        if self.keys:
+            self.keys.undo(to, found, rows_of(self.spare, size, self.k))
+        else:
+            scale = 1.0 if self.plain else 2 * self.sign
+            b.emit("tensor_scalar", to, found, op0="multiply", imm0=scale)
         b.store(rows_of(self.values, size, self.k, at), to)
         b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k, self.first))
 
@@ -95,7 +101,9 @@ class Largest:
             b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
 
     def _key(self, to: Access, source: Access) -> None:
-        if not self.plain:
+        if self.keys:
+            self.keys.make(to, source, rows_of(self.spare, to.partitions, to.free))
+        elif not self.plain:
             bounded = self.bounded
             halved(self.b, to, source, sign=self.sign, bounded=bounded, chip=self.chip)
 
@@ -144,13 +152,14 @@ class LargestOfFew(Largest):
 
     def __init__(
         self, b: Builder, rows: int, columns: int, stored: range, sign: float, chip: Chip,
-        dtype: str, wide: int, most: int,
+        dtype: str, wide: int, most: int, *, nan: bool = False,
     ) -> None:  # fmt: skip
         pieces = ceil(columns / wide)
         self.step, over = divmod(columns, pieces)
         super().__init__(
-            b, rows, columns, stored, sign, chip, dtype, self.step + over, most, pieces=pieces
-        )
+            b, rows, columns, stored, sign, chip, dtype, self.step + over, most, pieces=pieces,
+            nan=nan,
+        )  # fmt: skip
         self.most = min(rows, P // pieces)  # rows at once
         self.tiles = list(range(0, self.wide, self.tile))  # where those of a piece begin
         total = len(self.tiles) * self.each

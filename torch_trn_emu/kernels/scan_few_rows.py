@@ -217,7 +217,7 @@ def logarithms_few(
     rows: int, columns: int, *, chip: Chip, dtype: str = "float32", cores: int = 1
 ) -> Program:
     """out[r, c] = log(exp(in[r, 0]) + ... + exp(in[r, c])): sums of exp(x - m), with m the largest
-    so far. What comes before a piece counts exp(the m before it - m) times.
+    so far, cut to finite numbers. What comes before a piece counts exp(the m before it - m) times.
     """
     few = _Few("cumulate_exp", rows, columns, cores, LEAST)
     b = few.b
@@ -235,7 +235,8 @@ def logarithms_few(
         m, then = (rows_of(top, few.parts, count, at) for at in (1, 0))
         few.scan(m, x, "max", least)
         largest = tops.of(rows_of(top, few.parts, 1, count), op="max")
-        b.emit("tensor_scalar", m, m, largest, op0="max")
+        b.emit("tensor_scalar", largest, largest, op0="min", imm0=-LEAST)
+        b.emit("tensor_scalar", m, m, largest, op0="max", op1="min", imm1=-LEAST)
         b.emit("tensor_copy", rows_of(top, few.parts, 1), largest)
         b.emit("tensor_tensor", p, x, m, op="subtract")
         b.emit("activation", p, p, op="exp")

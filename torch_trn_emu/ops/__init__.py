@@ -50,7 +50,7 @@ from .indexing import (
     unmasked,
 )
 from .interpolation import resampling
-from .kth import kth, middle, randperm, ranked, top
+from .kth import kth, median, nanmedian, randperm, top
 from .loss_steps import GRADIENTS, LOSSES
 from .losses import loss
 from .masked_select import nonzero, select_masked, spread_masked
@@ -194,7 +194,7 @@ _ROWS = (
     _row(" ".join(DRAWS), "vector", lower_elementwise, MADE,
          "the random numbers come from the host's generator"),
     _row("floor_divide remainder fmod", "vector", lower_elementwise, MADE,
-         "assumes quotients below 2^23 and divisors other than 0"),
+         "assumes quotients below 2^23"),
     _row(" ".join(_LINES), "vector", numbers, MADE),
     _row("glu", "vector", glu, MADE),
     _row("glu_backward", "vector", glu_backward, MADE),
@@ -277,9 +277,9 @@ _ROWS = (
     _row("cummin", "vector", extremes("min"), MADE),
     _row("topk", "vector", top, MADE, "indices of equal elements may differ"),
     _row("sort argsort msort", "vector", sort, MADE, "the order of equal elements is not kept"),
-    _row("kthvalue", "vector", ranked(kth, 2), MADE, "indices of equal elements may differ"),
-    _row("median", "vector", ranked(middle, 1), MADE, "assumes rows without NaN"),
-    _row("nanmedian", "vector", ranked(middle, 1), MADE, "assumes rows without NaN"),
+    _row("kthvalue", "vector", kth, MADE, "indices of equal elements may differ"),
+    _row("median", "vector", median, MADE, "the index of a NaN is that of the middle element"),
+    _row("nanmedian", "vector", nanmedian, MADE, "indices of equal elements may differ"),
     _row("randperm", "vector", randperm, MADE, "the random numbers come from the host's generator"),
     _row("_unique2 unique_consecutive", "dma", distinct, MADE,
          "assumes that every element is moved; on one core; along a dimension: priced by class"),

@@ -76,16 +76,16 @@ def _mish_backward(call: Call, g: Value, x: Value) -> Value:
 
 
 def _logit(call: Call, x: Value) -> Value:
-    """log(x) - log(1 - x), x first cut to eps .. 1 - eps."""
-    eps = call.argument(1) or 0.0
-    cut = x.between(eps, 1 - eps)
+    """log(x) - log(1 - x), x first cut to eps .. 1 - eps where that is given."""
+    eps = call.argument(1)
+    cut = x if eps is None else x.between(eps, 1 - eps)
     return cut.log() - (1.0 - cut).log()
 
 
 def _logit_backward(call: Call, g: Value, x: Value) -> Value:
-    """Grad / (x (1 - x)), and 0 outside of eps .. 1 - eps."""
+    """Grad / (x (1 - x)), and 0 outside of eps .. 1 - eps; without those NaN outside of 0 .. 1."""
     if call.argument(2) is None:
-        return g / (x * (1.0 - x))
+        return g * (x * (1.0 - x)).rsqrt().square()
     above = x >= _n(call, 2)
     inside = (x <= 1 - _n(call, 2)) * above
     return inside.where(g / (x * (1.0 - x)), 0.0)
@@ -119,7 +119,7 @@ ACTIVATIONS: MappingProxyType[str, Reader] = MappingProxyType({
     "_prelu_kernel": _takes(2, _prelu),
     "hardtanh":      _takes(1, lambda c, x: x.between(_n(c, 1, -1), _n(c, 2, 1))),
     "hardtanh_backward":   _takes(2, _hardtanh_backward),
-    "threshold":     _takes(1, lambda c, x: (x > _n(c, 1)).where(x, _n(c, 2))),
+    "threshold":     _takes(1, lambda c, x: (x <= _n(c, 1)).where(_n(c, 2), x)),
     "threshold_backward":  _takes(2, lambda c, g, x: g * (x > _n(c, 2))),
     "softplus":      _takes(1, _softplus),
     "softplus_backward":   _takes(2, _softplus_backward),

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..calls import Call, TensorArg
+from ..isa import itemsize
 from .activations import Reader
 from .formulas import Value
 
@@ -58,9 +59,12 @@ def _power(call: Call, operands: Sequence[Value]) -> Value | None:
     return operands[0].step("tensor_scalar", op0="power", imm0=float(base), reverse0=True)
 
 
-def _complement(call: Call, operands: Sequence[Value]) -> Value | None:
-    """Of a truth value."""
-    return operands[0].equals(0.0) if call.out.dtype == "bool" else None
+def _complement(call: Call, operands: Sequence[Value]) -> Value:
+    """Of a truth value, or of all bits."""
+    dtype = call.out.dtype
+    if dtype == "bool":
+        return operands[0].equals(0.0)
+    return operands[0].by("bitwise_xor", 2 ** (8 * itemsize(dtype)) - 1 if dtype[0] == "u" else -1)
 
 
 def _dropped(call: Call, operands: Sequence[Value]) -> Value:

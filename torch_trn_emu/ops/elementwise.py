@@ -39,7 +39,6 @@ __all__ = [
 
 Formula = Callable[..., Value]
 HALF_PI, LN2, LN10 = 1.5707963267948966, log(2), log(10)
-LARGEST = 1.5e38  # twice it is finite
 
 
 def _is_negative(x: Value) -> Value:
@@ -67,9 +66,14 @@ def _ceiling(x: Value) -> Value:
     return whole + (whole < x)
 
 
+def _cosine(x: Value) -> Value:
+    """Of half the angle, which is exact: x + pi / 2 is not, the less the larger x is."""
+    return x.sin(0.5).square() * -2.0 + 1.0
+
+
 def _tangent(x: Value) -> Value:
     sine = x.sin()
-    return (x + HALF_PI).sin().reciprocal() * sine
+    return _cosine(x).reciprocal() * sine
 
 
 def _or_the_other(op: str, x: Value, y: Value) -> Value:
@@ -92,15 +96,15 @@ def _hypotenuse(x: Value, y: Value) -> Value:
 
 
 def _arctangent(y: Value, x: Value) -> Value:
-    """Of operands that are finite, and not NaN; half a turn is added on the left, with y's sign."""
-    right, up = x.between(-LARGEST, LARGEST), y.between(-LARGEST, LARGEST)
-    inverse = right.reciprocal()
-    ratio = up * inverse
-    ratio = ratio.equals(ratio).where(ratio, 0.0)  # 0 / 0
-    angle = ratio.arctan()
-    left = inverse < 0.0
-    angle = (_is_negative(y) * (-4 * HALF_PI) + 2 * HALF_PI) * left + angle
-    return (up + right) * 0.0 + angle  # NaN where one is
+    """Half a turn is added on the left, with y's sign. Where the ratio has no value the operands
+    are both 0, both infinite, or NaN: cut to -1 .. 1 they have that of their signs.
+    """
+    inverse = x.reciprocal()
+    ratio = y * inverse
+    signs = y.between(-1.0, 1.0) * x.between(-1.0, 1.0)
+    angle = ratio.equals(ratio).where(ratio, signs).arctan()
+    left = (inverse < 0.0).maximum(x < 0.0)  # the reciprocal tells -0, not -inf
+    return (_is_negative(y) * (-4 * HALF_PI) + 2 * HALF_PI) * left + angle
 
 
 def _logaddexp(x: Value, y: Value) -> Value:
@@ -152,7 +156,7 @@ UNARY: MappingProxyType[str, Formula] = MappingProxyType({
         "reciprocal", "abs", "sign", "square", "mish")},
     "atan":        methodcaller("arctan"),
     "neg":         lambda x: -x,
-    "cos":         lambda x: (x + HALF_PI).sin(),
+    "cos":         _cosine,
     "log2":        lambda x: x.log() / LN2,
     "log10":       lambda x: x.log() / LN10,
     "log1p":       lambda x: (x + 1.0).log(),
@@ -161,7 +165,7 @@ UNARY: MappingProxyType[str, Formula] = MappingProxyType({
     "erfc":        lambda x: 1.0 - x.erf(),
     "log_sigmoid_forward": lambda x: -x.softplus(-1.0),
     "logical_not": lambda x: x.equals(0.0),
-    "bitwise_not": lambda x: -x - 1.0,
+    "bitwise_not": lambda x: x.by("bitwise_xor", -1),
     "isnan":       lambda x: x.differs(x),
     "isinf":       lambda x: x.abs().equals(inf),
     "isfinite":    lambda x: x.abs() < inf,
@@ -260,7 +264,8 @@ def elementwise(
 def conversion(source: str, to: str) -> list[Step]:
     """The steps from one dtype to another; none where a copy converts as torch does.
 
-    A copy rounds to whole numbers, where torch truncates; a truth value says if a number is not 0.
+    A copy rounds to whole numbers, where torch truncates, and it saturates, where torch keeps the
+    last bits of an integer; a truth value says if a number is not 0.
     """
     if source == to:
         return []
@@ -268,7 +273,23 @@ def conversion(source: str, to: str) -> list[Step]:
         return steps_of(lambda x: x.differs(0.0), 1)
     if "float" in source and "int" in to:
         return steps_of(lambda x: x.truncated().copied(), 1)
+    if to in _BITS and source not in ("bool", *_WITHIN.get(to, ())) and "int" in source:
+        return steps_of(lambda x: _last_bits(x, _BITS[to], signed=to[0] == "i"), 1)
     return []
+
+
+_BITS = MappingProxyType({"int8": 8, "uint8": 8, "int16": 16, "uint16": 16})
+# Integers that others hold.
+_WITHIN = MappingProxyType({"int16": ("int8", "uint8"), "uint16": ("uint8",)})
+
+
+def _last_bits(x: Value, bits: int, *, signed: bool) -> Value:
+    """Of an integer. Of a signed one the first of them counts negative."""
+    every, sign = 2**bits - 1, 2 ** (bits - 1)
+    if not signed:
+        return x.step("tensor_scalar", dtype="int32", op0="bitwise_and", imm0=every)
+    flipped = {"op0": "bitwise_and", "imm0": every, "op1": "bitwise_xor", "imm1": sign}
+    return x.step("tensor_scalar", dtype="int32", **flipped) - float(sign)
 
 
 def flattened(

@@ -1,32 +1,104 @@
 """Rows of what an order tells: the one of a rank, and permutations from random numbers."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from ..calls import Call, Target
+from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made
-from .elementwise import lower_elementwise
+from ..formats import FORMATS
+from ..isa import Program
+from .elementwise import elementwise, lower_elementwise
+from .formulas import Value, in_float32, steps_of
+from .indexing import at_elements, gathered
 from .max_and_min import largest
-from .op import Lowered, Lowering, flat
+from .op import Lowered, flat
+from .reductions import Describe, how_many_numbers, nan_of_rows, reduction
 from .sorting import along_dimension, found_in, ordered, topk
 
-__all__ = ["kth", "middle", "randperm", "ranked", "top"]
+__all__ = ["kth", "median", "nanmedian", "randperm", "top"]
 
 
-def ranked(rank: Callable[[Call, int], int], dim_at: int) -> Lowering:
-    """The one of each row, or of all elements, that has a rank from the smallest on."""
+def _named(call: Call, dim_at: int) -> int | None:
+    """The dimension that a call names; without one all elements are one row."""
+    if "dim" not in call.op.partition(".")[2] and call.name != "kthvalue":
+        return None
+    return int(call.argument(dim_at, -1)) % max(1, len(call.tensors[0].shape))
 
-    def lower(call: Call, target: Target) -> Lowered:
-        x = call.tensors[0]
-        dim = call.argument(dim_at, -1)
-        if "dim" not in call.op.partition(".")[2] and call.name != "kthvalue":
-            x, dim = flat(x, x.numel), 0
-        columns = x.shape[dim] if x.shape else 1
-        k = rank(call, columns)
-        backwards = 2 * k > columns  # from the largest on
-        k = columns + 1 - k if backwards else k
-        return along_dimension(x, dim, found_in(call), target, k, backwards, first=k - 1)
 
-    return lower
+def _rows(call: Call, dim_at: int) -> tuple[TensorArg, int]:
+    """What a call orders, and the dimension."""
+    x, dim = call.tensors[0], _named(call, dim_at)
+    return (flat(x, x.numel), 0) if dim is None else (x, dim)
+
+
+def _reduced(describe: Describe, call: Call, out: TensorArg, target: Target) -> tuple[Program, ...]:
+    """A reduction over what a call orders."""
+    dim = _named(call, 1)
+    given = Call("aten::sum.dim_IntList", (call.tensors[0], () if dim is None else (dim,)), (out,))
+    return _programs(reduction(describe)(given, target))
+
+
+def _of_rank(
+    x: TensorArg, dim: int, k: int, outs: Mapping[str, TensorArg], target: Target
+) -> tuple[Program, ...]:
+    """The k-th smallest of each row, and where it is."""
+    columns = x.shape[dim] if x.shape else 1
+    backwards = 2 * k > columns  # from the largest on
+    k = columns + 1 - k if backwards else k
+    return _programs(along_dimension(x, dim, outs, target, k, backwards, first=k - 1))
+
+
+def kth(call: Call, target: Target) -> Lowered:
+    return _of_rank(*_rows(call, 2), int(call.argument(1, 1)), found_in(call), target)
+
+
+def median(call: Call, target: Target) -> Lowered:
+    """The lower of the middle two, or NaN where a row has one."""
+    x, dim = _rows(call, 1)
+    k = ((x.shape[dim] if x.shape else 1) + 1) // 2
+    if x.dtype not in FORMATS:
+        return _of_rank(x, dim, k, found_in(call), target)
+    out = call.out
+    found, nan = (made(f"{n} of rows", out.shape, out.torch_dtype) for n in ("median", "NaN"))
+    marks = _reduced(nan_of_rows, call, nan, target)
+    ordered = _of_rank(x, dim, k, {**found_in(call), "values": found}, target)
+    return (*marks, *ordered,
+            *lower_elementwise(Call("aten::add.Tensor", (found, nan), (out,)), target))  # fmt: skip
+
+
+def nanmedian(call: Call, target: Target) -> Lowered:
+    """The lower of the middle two numbers: how many there are in a row says where it is in order,
+    for NaN comes last.
+    """
+    x, dim = _rows(call, 1)
+    if x.dtype not in FORMATS:
+        return median(call, target)
+    rows = tuple(1 if d == dim else n for d, n in enumerate(x.shape))
+    numbers, rank = made("numbers", rows, "float32"), made("rank", rows, "int32")
+    outs = dict(zip(("values", "index"), call.outputs, strict=False))
+    in_order = {n: made(f"{n} in order", x.shape, t.torch_dtype) for n, t in outs.items()}
+    programs = [
+        *_reduced(how_many_numbers, call, numbers, target),
+        elementwise("rank", steps_of(_lower_middle, 1), [numbers], rank, target),
+        *_programs(
+            along_dimension(x, dim, in_order, target, x.shape[dim] if x.shape else 1, False)
+        ),
+    ]
+    for name, out in outs.items():
+        chosen = Call("aten::gather", (in_order[name], dim, rank), (out,))
+        programs += _programs(gathered(at_elements)(chosen, target))
+    return tuple(programs)
+
+
+def _lower_middle(count: Value) -> Value:
+    """(count - 1) / 2 rounded down, and 0 for 0."""
+    middle = (count * 0.5 - 0.5).rounded_down().maximum(0.0)
+    in_float32(middle.made)
+    return middle
+
+
+def _programs(lowered: Lowered) -> tuple[Program, ...]:
+    assert isinstance(lowered, tuple)
+    return lowered
 
 
 def top(call: Call, target: Target) -> Lowered:
@@ -37,15 +109,6 @@ def top(call: Call, target: Target) -> Lowered:
     sign = -1.0 if call.argument(3, True) is False else 1.0
     extreme = Call("aten::max.dim", (x, dim, True), call.results)
     return largest(sign)(extreme, target)
-
-
-def kth(call: Call, columns: int) -> int:
-    return int(call.argument(1, 1))
-
-
-def middle(call: Call, columns: int) -> int:
-    """The lower of two."""
-    return (columns + 1) // 2
 
 
 def randperm(call: Call, target: Target) -> Lowered:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Program
+from ..kernels.down_columns import LEAST
 from ..kernels.rows import row_program
 from ..kernels.rows.arrange import arranged
 from ..kernels.rows.values import Input, Kind, Output, RowStep, Values, column_sum, reduced, step
@@ -33,9 +34,12 @@ class RowOp:
 column = partial(step, kind=Kind.COLUMN)  # of one value a row
 
 
-def _exponentials(_: int, eps: float) -> list[RowStep]:
+def _exponentials(_: int, eps: float, *, finite: bool = False) -> list[RowStep]:
+    """Of rows less their largest; `finite`: cut to finite numbers."""
+    cut: dict[str, Any] = {"op0": "max", "imm0": LEAST, "op1": "min", "imm1": -LEAST}
     return [
-        reduced("top", "x", "max"),
+        reduced("top" if not finite else "largest", "x", "max"),
+        *([column("top", "tensor_scalar", "largest", **cut)] if finite else ()),
         step("z", "tensor_scalar", "x", "top", op0="subtract"),
         step("e", "activation", "z", op="exp"),
         reduced("total", "e"),
@@ -174,9 +178,10 @@ def _rms_norm_backward(n: int, eps: float) -> list[RowStep]:
 
 
 def _logsumexp(n: int, eps: float) -> list[RowStep]:
+    """Infinity where the largest is: exp(inf - inf) would be NaN."""
     log = column("log", "activation", "total", op="log")
     return [
-        *_exponentials(n, eps),
+        *_exponentials(n, eps, finite=True),
         log,
         column("y", "tensor_tensor", "log", "top", op="add"),
     ]

@@ -24,12 +24,15 @@ from .normalization import ROW_OPS, row_op
 from .op import Lowered, Lowering, around, flat
 
 __all__ = [
+    "Describe",
     "all_equal",
     "along_rows",
     "average",
     "collapsed",
     "correction_of",
+    "how_many_numbers",
     "moments",
+    "nan_of_rows",
     "nonzeros",
     "one_after_the_other",
     "order_of",
@@ -83,6 +86,17 @@ def truth(op: str) -> Describe:
 
 def nonzeros(call: Call, n: int) -> Reduction:
     return Reduction(op="add", before=_scalar(op0="not_equal", imm0=0.0))
+
+
+def how_many_numbers(call: Call, n: int) -> Reduction:
+    """NaN is not one: it is not at least -inf."""
+    return Reduction(op="add", before=_scalar(op0="greater_equal", imm0=-inf))
+
+
+def nan_of_rows(call: Call, n: int) -> Reduction:
+    """NaN where one is, else 0: the root of -1 or of 0."""
+    after = _scalar(op0="add", imm0=-1.0) + _act("sqrt")
+    return Reduction(op="min", before=_scalar(op0="greater_equal", imm0=-inf), after=after)
 
 
 def p_norm(call: Call, n: int) -> Reduction:

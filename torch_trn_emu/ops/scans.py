@@ -101,7 +101,8 @@ def logarithms_of_rows(
 ) -> Program:
     """out[r, c] = log(exp(in[r, 0]) + ... + exp(in[r, c])).
 
-    With m the largest so far, sums of exp(x - m) are scanned, each times exp(the m before - m).
+    With m the largest so far, sums of exp(x - m) are scanned, each times exp(the m before - m). All
+    m are finite, so that infinity less m is infinity.
     """
     rows = ceil(rows / cores)
     b = Builder(f"cumulate_exp {rows}x{columns}", cores=cores)
@@ -111,20 +112,19 @@ def logarithms_of_rows(
     data, done = (b.sbuf(n, wide, dtype, slots=2) for n in ("data", "done"))
     power, fade = (b.sbuf(n, wide, "float32") for n in ("power", "fade"))
     top = b.sbuf("top", wide + 1, "float32", slots=2)  # the first is that of the chunk before
-    zeros, last = b.sbuf("zeros", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
-    ops, start = STEPS["max"][0], LEAST
-    b.emit("memset", rows_of(zeros, P, wide), value=0.0)
+    most, last = b.sbuf("most", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
+    b.emit("memset", rows_of(most, P, wide), value=-LEAST)
     for r0, size in b.tiles(rows, P):
         b.fresh(last, top)
         total, before = rows_of(last, size, 1), rows_of(top, size, 1)
         b.emit("memset", total, value=0.0)
-        b.emit("memset", before, value=start)
+        b.emit("memset", before, value=LEAST)
         for c0, count in b.tiles(columns, wide):
             b.fresh(data, done)
-            x, to, p, f, zero = (rows_of(t, size, count) for t in (data, done, power, fade, zeros))
+            x, to, p, f, high = (rows_of(t, size, count) for t in (data, done, power, fade, most))
             now, then = rows_of(top, size, count, 1), rows_of(top, size, count)
             b.load(x, rows_of(source, size, count, r0 * columns + c0))
-            b.emit("tensor_tensor_scan", now, x, zero, before, **ops)  # type: ignore[arg-type]
+            b.emit("tensor_tensor_scan", now, x, high, before, op0="max", op1="min")
             b.emit("tensor_tensor", p, x, now, op="subtract")
             b.emit("activation", p, p, op="exp")
             b.emit("tensor_tensor", f, then, now, op="subtract")

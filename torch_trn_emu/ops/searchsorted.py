@@ -1,7 +1,7 @@
 """Places of numbers among sorted boundaries, counted on the Vector engine; draws from a row's odds.
 
 A partition has a row of boundaries, or all have the same ones; a number is compared with them all
-in one instruction, which adds up how many are less.
+in one instruction, which adds up how many are not less. So NaN comes after all, as in torch.
 """
 
 from dataclasses import replace
@@ -44,14 +44,14 @@ def counted(
     less, found = b.sbuf("less", wide, "float32"), b.sbuf("found", together, "float32", slots=2)
     of_chunk = b.sbuf("of chunk", 1, "float32", slots=2)
     places = b.sbuf("places", together, "int32", slots=2)
-    op = "less_equal" if right else "less"
+    op = "greater" if right else "greater_equal"
     for r0, size in b.tiles(rows, P):
         for n0, count in b.tiles(numbers, together):
             b.fresh(data, values, found, places)
             there = source.box((numbers, size), (1, count), at=r0 * numbers + n0)
             b.load(data.rows(size, count), there)
             b.emit("tensor_copy", values.rows(size, count), data.rows(size, count))
-            b.emit("memset", found.rows(size, count), value=0.0)
+            b.emit("memset", found.rows(size, count), value=float(boundaries))
             for c0, some in b.tiles(boundaries, wide):
                 b.fresh(row)
                 at = c0 if shared else r0 * boundaries + c0
@@ -65,7 +65,7 @@ def counted(
                     both = (less.rows(size, some), here)
                     b.emit("tensor_scalar_reduce", both, row.rows(size, some), one, op0=op,
                            op="add")  # fmt: skip
-                    b.emit("tensor_tensor", to, to, here, op="add")
+                    b.emit("tensor_tensor", to, to, here, op="subtract")
             b.emit("tensor_copy", places.rows(size, count), found.rows(size, count))
             to = out.box((numbers, size), (1, count), at=r0 * numbers + n0)
             b.store(to, places.rows(size, count))

@@ -4,8 +4,8 @@ max8 finds the eight largest and nc_match_replace8 takes them out and says where
 bfloat16 are found by GpSimd's topk first (`kernels/largest_of_groups.py`), and a single one of a
 rank by counting (`kernels/rank_by_halves.py`). Rows
 longer than a tile give their largest chunk by chunk, which are then worked on as one row. What is
-compared is half the number, so that infinity is finite and more than what was taken out; NaN is
-found as the engines order it, which is not public.
+compared is half the number, so that infinity is finite and more than what was taken out. topk finds
+NaN as the engines order it, which is not public; the others make numbers of it first.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
+from ..formats import FORMATS
 from ..isa import Builder, Program, fits
 from ..kernels.eights_of_rows import eights_of_rows
 from ..kernels.largest_of_chunks import Largest, LargestOfFew, eights
@@ -39,6 +40,7 @@ __all__ = [
 
 FEW, LEAST = 64, 256  # rows that are cut over partitions, and columns of a piece (chosen)
 MOST = 4096  # candidates of all chunks together (chosen)
+KEYS = 6  # Vector cycles an element that keys take where NaN is one of them (documented)
 
 
 def few(rows: int, cores: int) -> bool:
@@ -54,23 +56,26 @@ def _by_eights(rows: int, columns: int, k: int) -> bool:
 
 def select_largest(
     rows: int, columns: int, k: int, *, sign: float, chip: Chip, dtype: str, cores: int = 1,
-    first: int = 0,
+    first: int = 0, nan: bool = False,
 ) -> Program:  # fmt: skip
     """values[r, :], index[r, :] = the k largest of in[r, :] * sign, times sign, and where, without
     the `first` largest.
+
+    nan  numbers may be NaN, which comes where torch has it
     """
+    stored, nan = range(first, k), nan and dtype in FORMATS
     if not few(rows, cores) and columns <= WIDE:
         return eights_of_rows(
-            rows, columns, range(first, k), sign=sign, chip=chip, dtype=dtype, cores=cores
+            rows, columns, stored, sign=sign, chip=chip, dtype=dtype, cores=cores, nan=nan
         )
     rows = ceil(rows / cores)
     b = Builder(f"top {k} of {rows}x{columns}", cores=cores)
     wide = _segment(rows, columns, k)
     if wide < columns and rows <= FEW:
         return LargestOfFew(
-            b, rows, columns, range(first, k), sign, chip, dtype, wide, WIDE
+            b, rows, columns, stored, sign, chip, dtype, wide, WIDE, nan=nan
         ).build()
-    return Largest(b, rows, columns, range(first, k), sign, chip, dtype, wide, WIDE).build()
+    return Largest(b, rows, columns, stored, sign, chip, dtype, wide, WIDE, nan=nan).build()
 
 
 def _segment(rows: int, columns: int, k: int) -> int:
@@ -88,10 +93,13 @@ def _segment(rows: int, columns: int, k: int) -> int:
 
 
 def ordered(
-    rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target, first: int = 0
-) -> Program:
+    rows: int, columns: int, k: int, largest: bool, dtype: str, target: Target, first: int = 0,
+    nan: bool = True,
+) -> Program:  # fmt: skip
     """By eights, by groups of GpSimd, by counting or by a network: by estimates of cycles, groups
     by price.
+
+    nan  numbers may be NaN, which comes where torch has it
     """
     options: dict[str, Any] = {
         "chip": target.chip, "cores": target.cores, "dtype": dtype, "first": first,
@@ -104,13 +112,14 @@ def ordered(
     )
     sign = 1.0 if largest else -1.0
     groups = group_cycles(share, columns, k) if dtype == "bfloat16" else inf
-    rounds = 2 * passed * ceil(k / 8) if _by_eights(share, columns, k) else inf
+    keys = KEYS if nan and dtype in FORMATS else 0
+    rounds = (2 * ceil(k / 8) + keys) * passed if _by_eights(share, columns, k) else inf
     network = network_cycles(share, columns) if columns > 8 or rounds == inf else inf
     halves = halving_cycles(share, columns, dtype) if k == first + 1 else inf
     rank = columns + 1 - k if largest else k  # from the smallest
     choices: list[tuple[float, Callable[[], Program]]] = [
         (groups, lambda: largest_of_groups(rows, columns, k, sign=sign, **options)),
-        (rounds, lambda: select_largest(rows, columns, k, sign=sign, **options)),
+        (rounds, lambda: select_largest(rows, columns, k, sign=sign, nan=nan, **options)),
         (halves, lambda: rank_by_halves(rows, columns, rank, dtype=dtype, cores=target.cores)),
         (network, lambda: sort_rows(rows, columns, k, descending=largest, **options)),
     ]  # fmt: skip
@@ -124,7 +133,7 @@ def ordered(
 
 
 def along_dimension(x: TensorArg, dim: int, outs: Mapping[str, TensorArg], target: Target, k: int,
-           largest: bool, first: int = 0) -> Lowered:  # fmt: skip
+           largest: bool, first: int = 0, nan: bool = True) -> Lowered:  # fmt: skip
     """Along a dimension; one that is not the last is turned to be it, and the results back.
 
     outs  results by the name of the buffer: values, index
@@ -132,7 +141,7 @@ def along_dimension(x: TensorArg, dim: int, outs: Mapping[str, TensorArg], targe
     shape = x.shape or (1,)
     dim %= len(shape)
     rows, columns = prod(shape) // shape[dim], shape[dim]
-    program = ordered(rows, columns, k, largest, x.dtype, target, first)
+    program = ordered(rows, columns, k, largest, x.dtype, target, first, nan)
     if prod(shape[dim + 1 :]) == 1:
         return (labelled(program, {"in": x, **outs}),)
     return along_last(x, dim, outs, program, target)
@@ -148,7 +157,7 @@ def topk(call: Call, target: Target) -> Lowered:
     if not x.numel or not k:
         return ()
     largest = call.argument(3, True) is not False
-    return along_dimension(x, dim, found_in(call), target, k, largest)
+    return along_dimension(x, dim, found_in(call), target, k, largest, nan=False)
 
 
 def sort(call: Call, target: Target) -> Lowered:

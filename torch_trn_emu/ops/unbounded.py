@@ -30,7 +30,7 @@ UNBOUNDED = frozenset(
     convolution_backward convolution_backward_overrideable convolution_overrideable deg2rad
     diagonal_backward dot dropout embedding equal exponential fill floor_divide fmod
     frobenius_norm full full_like geometric glu_backward huber_loss huber_loss_backward hypot
-    index_copy index_fill index_put isfinite isinf item l1_loss layer_norm lift_fresh_copy
+    index_copy index_fill index_put isfinite isinf item kthvalue l1_loss layer_norm lift_fresh_copy
     linear log_normal log_softmax logcumsumexp logsumexp masked_fill masked_scatter
     masked_select max_pool1d max_pool2d max_pool2d_with_indices_backward
     max_pool3d_with_indices max_pool3d_with_indices_backward median mish_backward msort
