@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch_trn_emu.calls import Target
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.isa import Engine, validate
+from torch_trn_emu.kernels import rank_by_halves as rank_by_halves_module
 from torch_trn_emu.kernels import sort_network
 from torch_trn_emu.kernels.largest_of_groups import largest_of_groups
 from torch_trn_emu.kernels.rank_by_halves import rank_by_halves
@@ -261,7 +262,16 @@ def test_ranks_by_halves(rows: int, columns: int, dtype: torch.dtype) -> None:
             np.testing.assert_array_equal(x.float().gather(-1, index), expected)
 
 
-@pytest.mark.parametrize("shape", [(1, 65_536), (16, 8192), (128, 8192)])
+def test_ranks_of_many_rows_that_no_partition_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_by_halves_module, "MOST", 16)
+    x = random(100, 50)
+    got = run((rank_by_halves(100, 50, 20, dtype="float32"),), {"in": x})
+    np.testing.assert_array_equal(got["values"], x.sort(-1).values[:, 19:20])
+    index = torch.from_numpy(got["index"].astype(np.int64))
+    np.testing.assert_array_equal(x.gather(-1, index), got["values"])
+
+
+@pytest.mark.parametrize("shape", [(1, 65_536), (16, 8192), (128, 8192), (256, 16_385)])
 def test_ranks_of_long_rows_take_a_share_of_a_sort(shape: tuple[int, int]) -> None:
     x = torch.empty(shape, device="meta")
     call = call_of(aten.median.dim, x, -1)

@@ -23,15 +23,16 @@ WAITS = 1200  # cycles of a pass besides its elements: engines wait for each oth
 
 
 def _pieces(rows: int, columns: int) -> int:
-    """Partitions that share a row."""
-    return max(1, min(P // rows, columns // FEWEST)) if rows <= P // 2 else 1
+    """Partitions that share a row: all of them if there are few rows, else as many as hold it."""
+    most = min(P // rows, columns // FEWEST) if rows <= P // 2 else 1
+    return max(1, most, ceil(columns / MOST))
 
 
 def halving_cycles(rows: int, columns: int, dtype: str) -> float:
     """About how many cycles the program takes; infinite where it cannot take a row."""
     pieces = _pieces(rows, columns)
     wide = ceil(columns / pieces)
-    if dtype not in MANTISSA or wide > MOST:
+    if dtype not in MANTISSA or pieces > P:
         return float("inf")
     passes = MANTISSA[dtype] + 11
     tiles = ceil(rows / (P // pieces))
