@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torch_trn_emu.isa import fits
 from torch_trn_emu.kernels.pooling import tiles
 from torch_trn_emu.kernels.windows import Axis
 from torch_trn_emu.pricing import price_call
@@ -125,6 +126,16 @@ def test_adaptive_average(height: int, width: int, rows: int, columns: int) -> N
     x = random(2, 3, height, width)
     op, back = aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default
     _keeps_means(op, back, x, ((rows, columns),), ())
+
+
+@pytest.mark.parametrize(("size", "out"), [((301, 210), (7, 4)), ((40, 3001), (9, 2))])
+def test_adaptive_average_of_planes_that_sbuf_does_not_hold(size, out) -> None:
+    x = random(1, 2, *size)
+    op, back = aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default
+    _keeps_means(op, back, x, (out,), ())
+    grad = torch.empty(1, 2, *out)
+    for call in (call_of(op, x, out), call_of(back, grad, x)):
+        assert all(fits(program, TARGET.chip) for program in lowered(call))
 
 
 def test_other_ranks() -> None:

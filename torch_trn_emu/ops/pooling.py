@@ -1,7 +1,7 @@
 """Rows of pooling: windows, strides and paddings from a call."""
 
 from dataclasses import replace
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 from ..calls import Call, Target, TensorArg
@@ -79,6 +79,19 @@ def average_pool(call: Call, target: Target) -> Lowered:
     return _pooled(call, x, axes, target, **how)
 
 
+def _rows_first(
+    x: TensorArg, size: tuple[int, ...], out: tuple[int, ...], target: Target, *, backward: bool
+) -> Program:
+    """Planes whole in SBUF, or in as many bands as it takes."""
+    make = adaptive_average_backward if backward else adaptive_average
+    planes, band = x.numel // prod(size), size[0] if backward else out[0]
+    while True:
+        program = make(planes, size, out, dtype=x.dtype, band=band, cores=target.cores)
+        if band == 1 or fits(program, target.chip):
+            return program
+        band = ceil(band / 2)
+
+
 def adaptive_pool(op: str) -> Lowering:
     """Windows that share the input between the outputs."""
 
@@ -92,9 +105,7 @@ def adaptive_pool(op: str) -> Lowering:
         if uneven and (op == "max" or rank != 2):
             raise KeyError(f"adaptive windows of several sizes in {call.name}")
         if op == "add" and rank == 2:
-            make = adaptive_average_backward if backward else adaptive_average
-            planes = x.numel // prod(sizes[0])
-            ways.append(_labelled(call, make(planes, *sizes, dtype=x.dtype, cores=target.cores)))
+            ways.append(_labelled(call, _rows_first(x, *sizes, target, backward=backward)))
         if uneven:
             return ways[0]
         axes = [Axis(size=n, out=out, kernel=n // out, stride=n // out) for n, out in pairs]
