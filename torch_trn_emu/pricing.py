@@ -18,7 +18,7 @@ from .advice import advice
 from .calls import DTYPES, Call, Target, read_call
 from .chip import Chip
 from .counters import COUNTERS, combine, fold
-from .isa import Engine, Program, itemsize
+from .isa import Engine, Program, fits, itemsize
 from .ops import OPS, HostTransfer, Op
 from .ops.classes import class_of
 from .ranges import range_of, regime_of
@@ -129,6 +129,11 @@ def _priced(call: Call, target: Target, row: Op, status: str, reason: str) -> Pr
         )
     runs = [_scheduled(program, target.chip) for program in lowered]
     totals = _joined(runs, target.chip)
+    if not all(fits(run.program, target.chip) for run in runs):
+        status, note = (
+            "inferred",
+            reason or "more at once than SBUF holds: a chip would cut it smaller",
+        )
     return Price(
         op=call.op,
         row=row.name,

@@ -148,3 +148,10 @@ def test_reports_add_up() -> None:
     assert sum(row.calls for row in rows) == 3 * len(CALLS)
     total = 3 * sum(price.seconds for _, _, price in priced)
     assert sum(row.device_s for row in rows) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(("width", "status"), [(500, "modelled"), (60_000, "inferred")])
+def test_no_program_that_sbuf_does_not_hold_is_called_modelled(width, status):
+    image, out = (dense((1, 8, 64, n), F) for n in (width, width // 2))
+    found = price_call(Call("aten::max_pool2d_with_indices", (image, (1, 2), (1, 2)), (out,)), CORE)
+    assert (found.status, "SBUF" in found.note) == (status, status == "inferred")
