@@ -15,7 +15,7 @@ import torch
 from torch.testing._internal import common_methods_invocations as methods
 from torch.utils import _pytree as pytree
 
-from ..ops.special_values import OTHERWISE, PLACES
+from ..ops.special_values import FLUSHED, OTHERWISE, PLACES, RECIPROCAL
 from .on_machine import Found, backend_on
 from .test_one_operator import ENTRIES, called
 
@@ -40,15 +40,24 @@ LATER = {
 }
 # Operators whose own programs make something else of a NaN or an infinity, or find equal ones.
 KNOWN = {name for name, kind in OTHERWISE if kind in ("odd", "infinite")} | PLACES
-# Entries whose graphs read memory, unchecked, at places made of NaN.
+# Entries with a region of several operators that make something else of them (docs/fidelity.md).
+OF_SEVERAL = dict.fromkeys(
+    "addcdiv cumprod frexp log log10 log2 logit scatter_reduce.prod sinc".split(), RECIPROCAL
+) | {
+    "addmm": FLUSHED,
+    "nn.functional.scaled_dot_product_attention": FLUSHED,
+    "int": "the host's conversion of a NaN is not defined",
+    "long": "the host's conversion of a NaN is not defined",
+}
+# Entries whose graphs read memory at places made of NaN by aten::_unsafe_index, which checks none.
 PLACED = ("nn.functional.grid_sample", "grid_sampler_2d")
 # Entries with samples so near a pole or a zero that one rounding within the region shows.
 STEEP = {"tan": "near its poles", "special.log_ndtr": "log1p of what is near -1"}
-ODD = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0])
+ODD = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1e-40])
 
 
 def spoilt(t: torch.Tensor) -> torch.Tensor:
-    """A tensor with NaN, infinities and zeros here and there."""
+    """A tensor with NaN, infinities, zeros and a number below the normal ones, here and there."""
     if not t.is_floating_point() or not t.numel():
         return t
     t = t.clone()
@@ -151,5 +160,6 @@ def test_regions_of_later_samples_do(name: str) -> None:
 def test_regions_of_all_samples_do(special: bool) -> None:
     names = [n for n in ENTRIES if not (special and n in PLACED)]
     differ, agree = walk(names, 8, special)
-    assert not differ
+    apart = OF_SEVERAL if special else {}
+    assert not {k: said for k, said in differ.items() if k.split()[0] not in apart}
     assert agree >= 5000
