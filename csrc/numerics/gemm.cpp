@@ -189,9 +189,8 @@ class Sums {
 // the other and their sums take three quarters of a core's second-level cache. Chunks are alike.
 int64_t chunk_of(int64_t k) {
   static const int64_t most = [] {
-    const int64_t cache = std::max<int64_t>(second_level_cache_bytes(), 256 << 10);
     const int64_t words = (most_tile_rows + most_tile_columns) * int64_t{sizeof(uint32_t)};
-    return std::clamp<int64_t>(cache * 3 / 4 / words / 256, 1, 4) * 256;
+    return std::clamp<int64_t>(second_level_cache_bytes() * 3 / 4 / words / 256, 1, 4) * 256;
   }();
   constexpr int64_t whole_blocks = 64;
   const int64_t chunks = std::max<int64_t>(1, ceil_div(k, most));
@@ -358,25 +357,41 @@ struct Streaming {
   }
 };
 
+// Whether each thread packs the kept operand for itself. It then lies in the thread's own caches,
+// and no thread waits for another or takes lines from its caches, which can cost a third of the
+// product where cores are far apart. Rounding an element takes about as long as 16 multiply-adds,
+// so the threads' extra work is at most an eighth of the product.
+bool packs_apart(const Streaming& s, int64_t streamed_lines, int64_t threads) {
+  const int64_t words = s.kept_panels * (s.streams_b ? s.p.a_panel_words() : s.p.b_panel_words());
+  return threads > 1 && (threads - 1) * 128 <= streamed_lines &&
+         words * int64_t{sizeof(uint32_t)} <= 2 * second_level_cache_bytes();
+}
+
 void multiply(const Problem& q, int64_t threads) {
   const Kernels& kernel = kernels();
   if (q.m <= most_dots && q.b.k_stride == 1) return multiply_lines(q, threads);
   if (q.m <= kernel.tile_rows) return multiply_thin(q, threads);
   const bool pairs = kernel.gemm_bf16 != nullptr && fits_bf16(q.a) && fits_bf16(q.b);
   const Streaming s(q, Packing(kernel, pairs, q.k, packs_a_across(q.a)));
-  const auto loop = [threads](int64_t count, auto&& body) {
-    if (threads == 1) return body(int64_t{0}, count);
+  const auto here = [](int64_t count, auto&& body) { body(int64_t{0}, count); };
+  const auto loop = [threads, here](int64_t count, auto&& body) {
+    if (threads == 1) return here(count, body);
     parallel_for(0, count, 1, body);
   };
-  const Kept kept =
-      packed_whole(s.p, s.streams_b ? q.a : q.b, s.streams_b, s.kept_panels, threads, loop);
+  const auto packed = [&](int64_t packers, const auto& by) {
+    return packed_whole(s.p, s.streams_b ? q.a : q.b, s.streams_b, s.kept_panels, packers, by);
+  };
   const Items items(s.streamed_panels, s.most(!s.streams_b), threads);
-  loop(items.count, [&](int64_t lo, int64_t hi) {
+  const auto work = [&](const Kept& kept, int64_t lo, int64_t hi) {
     const Packing longest = s.part(std::min(s.chunk, q.k));
     Scratch<uint32_t> words(static_cast<size_t>(items.largest() * s.streamed_words(longest)));
     for (int64_t item = lo; item < hi; ++item)
       s.item(kept, items.first(item), items.first(item + 1), words.get());
-  });
+  };
+  if (packs_apart(s, std::max(q.m, q.n), threads))
+    return loop(items.count, [&](int64_t lo, int64_t hi) { work(packed(1, here), lo, hi); });
+  const Kept kept = packed(threads, loop);
+  loop(items.count, [&](int64_t lo, int64_t hi) { work(kept, lo, hi); });
 }
 
 // Packing rounds along lines or across them, and gives neighbours in that direction neighbouring

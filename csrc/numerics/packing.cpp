@@ -97,10 +97,11 @@ bool round_line(const Packing& p, const Lines& x, const MxConstants& mx, int64_t
 }
 
 int64_t second_level_cache_bytes() {
+  constexpr int64_t least = 256 << 10;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-  return std::max<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
+  return std::max<int64_t>(least, sysconf(_SC_LEVEL2_CACHE_SIZE));
 #else
-  return 0;
+  return least;
 #endif
 }
 

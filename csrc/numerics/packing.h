@@ -101,7 +101,7 @@ constexpr bool packs_b_across(const Lines& b) { return b.line_stride == 1; }
 // be subnormal in float32.
 bool pack_a(const Packing& p, const Lines& a, int64_t first, int64_t last, uint32_t* words);
 
-// Bytes of a core's second-level cache; 0 where the system does not tell.
+// Bytes of a core's second-level cache: at least 256 KiB, also where the system does not tell.
 int64_t second_level_cache_bytes();
 
 // Panels [first, last) of b into words, panel after panel: [steps][panel_columns].
