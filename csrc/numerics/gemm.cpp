@@ -4,75 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <vector>
 
-#include "kernels.h"
-#include "packing.h"
 #include "parallel.h"
+#include "product.h"
 #include "scratch.h"
 
 namespace trn::numerics {
 namespace {
-
-struct Problem {
-  int64_t m, n, k;
-  Lines a, b;
-  Result c;  // data and batch_stride are those of one matrix
-  float alpha, beta;
-  Addend addend;
-  uint64_t first_index;
-  bool plain_result;  // float32, contiguous rows and nothing to add: tiles go straight to c
-};
-
-char* element(const Result& c, int64_t i, int64_t j) {
-  return static_cast<char*>(c.data) +
-         (i * c.row_stride + j * c.col_stride) * static_cast<int64_t>(size_of(c.dtype));
-}
-
-const char* element(const Addend& d, int64_t i, int64_t j) {
-  return static_cast<const char*>(d.data) +
-         (i * d.row_stride + j * d.col_stride) * static_cast<int64_t>(size_of(d.dtype));
-}
-
-// Sums of rows [i0, i0 + rows), columns [j0, j0 + cols) to the result.
-void finish(const Kernels& kernel, const Problem& q, int64_t i0, int64_t rows, int64_t j0,
-            int64_t cols, const float* sums, int64_t stride) {
-  const bool adds = q.addend.data != nullptr && q.beta != 0;
-  for (int64_t i = 0; i < rows; ++i) {
-    const uint64_t index = q.first_index + static_cast<uint64_t>((i0 + i) * q.n + j0);
-    const void* addend = adds ? element(q.addend, i0 + i, j0) : nullptr;
-    const auto put = [&](int64_t j, int64_t count, void* y) {
-      const void* from =
-          adds ? static_cast<const char*>(addend) +
-                     j * q.addend.col_stride * static_cast<int64_t>(size_of(q.addend.dtype))
-               : nullptr;
-      kernel.finish_row(sums + i * stride + j, count, q.alpha, q.beta, q.addend.dtype, from,
-                        q.addend.col_stride, q.c.dtype, y, q.c.rounding,
-                        index + static_cast<uint64_t>(j));
-    };
-    if (q.c.col_stride == 1 || cols == 1) {
-      put(0, cols, element(q.c, i0 + i, j0));
-      continue;
-    }
-    constexpr int64_t piece = 64;
-    uint32_t row[piece];
-    for (int64_t j = 0; j < cols; j += piece) {
-      const int64_t count = std::min(piece, cols - j);
-      put(j, count, row);
-      for (int64_t e = 0; e < count; ++e) {
-        void* y = element(q.c, i0 + i, j0 + j + e);
-        if (q.c.dtype == DType::float32)
-          *static_cast<uint32_t*>(y) = row[e];
-        else
-          *static_cast<uint16_t*>(y) = reinterpret_cast<const uint16_t*>(row)[e];
-      }
-    }
-  }
-}
-
-// A tile of c: with these, the blocks of a, b and c that it takes stay in the second-level cache.
-constexpr int64_t most_tile_rows = 96;
-constexpr int64_t most_tile_columns = 256;
 
 // Packed bfloat16 pairs to packed float32, where subnormals forbid the bfloat16 product. Panels of
 // a may have other heights in either.
@@ -140,7 +78,7 @@ void multiply_region(const Packing& p, bool subnormal, const Region& r, int64_t 
 // where that is all there is to do, the others in a buffer.
 class Sums {
  public:
-  Sums(const Problem& q, const Packing& p, const Region& region)
+  Sums(const Product& q, const Packing& p, const Region& region)
       : q_(q), p_(p), region_(region), direct_(region.b_first) {
     if (q.plain_result)
       direct_ = std::clamp(q.n / p.kernel->panel_columns, region.b_first, region.b_last);
@@ -178,7 +116,7 @@ class Sums {
   }
 
  private:
-  const Problem& q_;
+  const Product& q_;
   const Packing& p_;
   Region region_;
   int64_t direct_, stride_;
@@ -195,90 +133,6 @@ int64_t chunk_of(int64_t k) {
   constexpr int64_t whole_blocks = 64;
   const int64_t chunks = std::max<int64_t>(1, ceil_div(k, most));
   return std::max<int64_t>(1, ceil_div(ceil_div(k, chunks), whole_blocks)) * whole_blocks;
-}
-
-// The streamed operand's panels as items of nearly the same number of them: all threads busy with
-// as many items, none larger than `most` panels.
-struct Items {
-  int64_t panels, count;
-
-  Items(int64_t all, int64_t most, int64_t threads)
-      : panels(all),
-        count(ceil_div(std::max(ceil_div(all, most), std::min(threads, all)), threads) * threads) {
-    count = std::min(count, panels);
-  }
-  int64_t first(int64_t item) const { return panels * item / count; }
-  int64_t largest() const { return ceil_div(panels, count); }
-};
-
-// A single tile of rows: b is packed a few k at a time and multiplied at once, as it is read only
-// here.
-void multiply_thin(const Problem& q, int64_t threads) {
-  const Kernels& kernel = kernels();
-  const int64_t k_at_once = q.b.line_stride == 1 ? 64 : 256;
-  const Packing whole(kernel, false, q.k, packs_a_across(q.a)), piece(kernel, false, k_at_once);
-  const int64_t columns = kernel.panel_columns;
-  Scratch<uint32_t> a(static_cast<size_t>(whole.a_panel_words()));
-  pack_a(whole, q.a, 0, 1, a.get());
-  const Items items(ceil_div(q.n, columns), most_tile_columns / columns, threads);
-  const auto body = [&](int64_t lo, int64_t hi) {
-    Scratch<uint32_t> b(static_cast<size_t>(items.largest() * piece.b_panel_words()));
-    alignas(64) float sums[most_tile_rows * most_tile_columns];
-    for (int64_t item = lo; item < hi; ++item) {
-      const int64_t first = items.first(item), last = items.first(item + 1);
-      const int64_t stride = (last - first) * columns;
-      if (q.k == 0) std::fill(sums, sums + q.m * stride, 0.0f);
-      for (int64_t k0 = 0; k0 < q.k; k0 += k_at_once) {
-        const int64_t count = std::min(k_at_once, q.k - k0);
-        pack_b(piece, q.b.part(k0, count), first, last, b.get());
-        for (int64_t j = 0; j < last - first; ++j)
-          kernel.gemm_float32(q.m, count, a.get() + k0 * kernel.tile_rows, whole.a_by_steps,
-                              b.get() + j * piece.b_panel_words(), sums + j * columns, stride,
-                              k0 > 0);
-      }
-      const int64_t j0 = first * columns;
-      finish(kernel, q, 0, q.m, j0, std::min(last * columns, q.n) - j0, sums, stride);
-    }
-  };
-  if (threads == 1) return body(0, items.count);
-  parallel_for(0, items.count, 1, body);
-}
-
-// A few rows by lines that are contiguous along k: a line is rounded and multiplied at once, where
-// packing would cost more than the product.
-void multiply_lines(const Problem& q, int64_t threads) {
-  const Packing p(kernels(), false, q.k);
-  Scratch<uint32_t> a(static_cast<size_t>(q.m * q.k));
-  const auto pieces = [&](auto&& take) {
-    for (int64_t k0 = 0; k0 < q.k; k0 += piece_k) take(k0, std::min(piece_k, q.k - k0));
-  };
-  round_lines(q.a, a.get());
-  const MxConstants b_mx = mx_constants(q.b.rounding.mx);
-  const Elementwise rounds = elementwise(q.b.rounding.kind);
-  const float* rows = reinterpret_cast<const float*>(a.get());
-  constexpr int64_t each = 64;
-  const auto body = [&](int64_t lo, int64_t hi) {
-    for (int64_t item = lo; item < hi; ++item) {
-      const int64_t j0 = item * each, columns = std::min(each, q.n - j0);
-      float sums[most_dots * each];
-      for (int64_t j = 0; j < columns; ++j) {
-        float line[most_dots] = {};
-        pieces([&](int64_t k0, int64_t count) {
-          if (!q.b.is_mx())
-            return p.kernel->dots(q.m, count, rows + k0, q.k, rounds, q.b.dtype, q.b.at(j0 + j, k0),
-                                  line);
-          uint32_t words[piece_k];
-          round_line(p, q.b, b_mx, j0 + j, k0, count, words);
-          p.kernel->dots(q.m, count, rows + k0, q.k, Elementwise::none, DType::float32, words,
-                         line);
-        });
-        for (int64_t i = 0; i < q.m; ++i) sums[i * each + j] = line[i];
-      }
-      finish(*p.kernel, q, 0, q.m, j0, columns, sums, each);
-    }
-  };
-  if (threads == 1) return body(0, ceil_div(q.n, each));
-  parallel_for(0, ceil_div(q.n, each), 1, body);
 }
 
 // One operand whole, packed by all threads.
@@ -307,12 +161,12 @@ Kept packed_whole(const Packing& p, const Lines& x, bool is_a, int64_t panels, i
 // The smaller operand is packed once for all; the larger in pieces, each by the thread that then
 // multiplies it with the whole of the other while it is in cache.
 struct Streaming {
-  const Problem& q;
+  const Product& q;
   const Packing p;
   bool streams_b;
   int64_t kept_panels, streamed_panels, chunk;
 
-  Streaming(const Problem& problem, const Packing& packing)
+  Streaming(const Product& problem, const Packing& packing)
       : q(problem), p(packing), streams_b(problem.m <= problem.n), chunk(chunk_of(problem.k)) {
     const int64_t a_panels = ceil_div(q.m, p.tile_rows);
     const int64_t b_panels = ceil_div(q.n, p.kernel->panel_columns);
@@ -367,7 +221,7 @@ bool packs_apart(const Streaming& s, int64_t streamed_lines, int64_t threads) {
          words * int64_t{sizeof(uint32_t)} <= 2 * second_level_cache_bytes();
 }
 
-void multiply(const Problem& q, int64_t threads) {
+void multiply(const Product& q, int64_t threads) {
   const Kernels& kernel = kernels();
   if (q.m <= most_dots && q.b.k_stride == 1) return multiply_lines(q, threads);
   if (q.m <= kernel.tile_rows) return multiply_thin(q, threads);
@@ -417,7 +271,7 @@ Scratch<char> round_whole(Lines& x, int64_t rows, int64_t cols, int64_t row_stri
   return values;
 }
 
-Problem transposed(Problem q) {
+Product transposed(Product q) {
   std::swap(q.m, q.n);
   std::swap(q.a, q.b);
   std::swap(q.c.row_stride, q.c.col_stride);
@@ -426,7 +280,7 @@ Problem transposed(Problem q) {
   return q;
 }
 
-void multiply_one(Problem q, int64_t threads) {
+void multiply_one(Product q, int64_t threads) {
   Scratch<char> a, b;
   // Before a thin problem is transposed: an operand keeps the indices it was given.
   if (rounds_first(q.a, packs_a_across(q.a)) || rounds_first(q.a, packs_b_across(q.a)))
@@ -444,7 +298,7 @@ void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, cons
           const Result& c, float alpha, float beta, const Addend& addend) {
   if (batch == 0 || m == 0 || n == 0) return;
   const auto matrix = [&](int64_t i) {
-    Problem q{};
+    Product q{};
     q.m = m;
     q.n = n;
     q.k = k;
@@ -497,91 +351,4 @@ void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, cons
   IeeeScope scope;
   for (int64_t i = 0; i < batch; ++i) multiply_one(matrix(i), work <= worth_a_thread ? 1 : threads);
 }
-
-namespace reference {
-namespace {
-
-float load(DType dtype, const void* data, int64_t i) {
-  switch (dtype) {
-    case DType::float32:
-      return static_cast<const float*>(data)[i];
-    case DType::bfloat16:
-      return decode(format(Format::bfloat16), static_cast<const uint16_t*>(data)[i]);
-    case DType::float16:
-      return decode(format(Format::float16), static_cast<const uint16_t*>(data)[i]);
-  }
-  return 0;
-}
-
-// The rounded operand, row-major.
-std::vector<float> rounded(const Operand& x, int64_t batch, int64_t rows, int64_t cols,
-                           int k_axis) {
-  std::vector<float> values(static_cast<size_t>(rows * cols));
-  const MatrixView view{static_cast<const char*>(x.data) +
-                            batch * x.batch_stride * static_cast<int64_t>(size_of(x.dtype)),
-                        x.dtype,
-                        rows,
-                        cols,
-                        x.row_stride,
-                        x.col_stride};
-  if (x.rounding.kind == OperandRounding::Kind::mx) {
-    const int64_t groups = scale_count(k_axis == 0 ? rows : cols, x.rounding.mx.grouping);
-    std::vector<uint8_t> codes(static_cast<size_t>(rows * cols + rows + cols));
-    std::vector<uint8_t> scales(static_cast<size_t>(groups * (k_axis == 0 ? cols : rows)));
-    const int64_t scales_stride = k_axis == 0 ? cols : groups;
-    reference::quantize(view, k_axis, x.rounding.mx, codes.data(), cols, scales.data(),
-                        scales_stride);
-    reference::dequantize(codes.data(), cols, scales.data(), scales_stride, k_axis,
-                          x.rounding.mx.element, x.rounding.mx.grouping, rows, cols, DType::float32,
-                          values.data(), cols);
-    return values;
-  }
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < cols; ++j) {
-      float v = load(x.dtype, view.data, i * x.row_stride + j * x.col_stride);
-      const auto to = [&v](Format id) {
-        v = decode(format(id), encode(format(id), v, Overflow::special));
-      };
-      if (x.rounding.kind == OperandRounding::Kind::bfloat16) to(Format::bfloat16);
-      if (x.rounding.kind == OperandRounding::Kind::tfloat32 && x.dtype == DType::float32)
-        to(Format::tfloat32);
-      values[static_cast<size_t>(i * cols + j)] = v;
-    }
-  return values;
-}
-
-}  // namespace
-
-void gemm(int64_t batch, int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b,
-          const Result& c, float alpha, float beta, const Addend& addend) {
-  for (int64_t q = 0; q < batch; ++q) {
-    const std::vector<float> left = rounded(a, q, m, k, 1), right = rounded(b, q, k, n, 0);
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t j = 0; j < n; ++j) {
-        float sum = 0;
-        for (int64_t e = 0; e < k; ++e)
-          sum += left[static_cast<size_t>(i * k + e)] * right[static_cast<size_t>(e * n + j)];
-        float v = alpha * sum;
-        if (addend.data != nullptr && beta != 0)
-          v += beta * load(addend.dtype, addend.data,
-                           q * addend.batch_stride + i * addend.row_stride + j * addend.col_stride);
-        const int64_t at = q * c.batch_stride + i * c.row_stride + j * c.col_stride;
-        if (c.dtype == DType::float32) {
-          static_cast<float*>(c.data)[at] = v;
-          continue;
-        }
-        const FloatFormat& f =
-            format(c.dtype == DType::bfloat16 ? Format::bfloat16 : Format::float16);
-        const uint64_t index = static_cast<uint64_t>((q * m + i) * n + j);
-        const uint32_t code =
-            c.rounding.mode == RoundingMode::stochastic
-                ? encode_stochastic(f, v, Overflow::special,
-                                    random_word(c.rounding.seed, c.rounding.offset, index))
-                : encode(f, v, Overflow::special);
-        static_cast<uint16_t*>(c.data)[at] = static_cast<uint16_t>(code);
-      }
-  }
-}
-
-}  // namespace reference
 }  // namespace trn::numerics
