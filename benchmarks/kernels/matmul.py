@@ -21,13 +21,11 @@ def naive_matmul(m: int, k: int, n: int, *, dtype: str, slots: int = 4) -> Progr
     psum, result = b.psum("psum", BANK, slots=2), b.sbuf("result", BANK, dtype, slots=2)
 
     def on_chip(buffer: Buffer) -> Access:
-        return Access(buffer=buffer, pattern=((buffer.row_elements, P), (1, buffer.row_elements)))
+        return buffer.lanes(P, (1, buffer.row_elements))
 
     def in_hbm(buffer: Buffer, row: Affine, column: Affine, columns: int) -> Access:
         width = buffer.shape[1]
-        return Access(
-            buffer=buffer, offset=row * width + column, pattern=((width, P), (1, columns))
-        )
+        return buffer.box((width, P), (1, columns), at=row * width + column)
 
     for m0, _ in b.tiles(m, P):
         for n0, _ in b.tiles(n, BANK):

@@ -3,7 +3,7 @@
 from math import ceil
 
 from torch_trn_emu.chip import Chip
-from torch_trn_emu.isa import Access, Builder, Program, Role, rows_of
+from torch_trn_emu.isa import Builder, Program, Role
 from torch_trn_emu.kernels.limits import P
 
 __all__ = ["rms_norm"]
@@ -32,31 +32,31 @@ def rms_norm(
     square = b.sbuf("square", columns, "float32", parts=2)
     result = b.sbuf("result", columns, dtype, slots=2, parts=2)
     stats = b.sbuf("stats", 2, "float32", slots=2, parts=2)
-    every_row = Access(buffer=weight, pattern=((0, P), (1, columns)))
-    b.load(rows_of(gain, P, columns), every_row)
+    every_row = weight.box((0, P), (1, columns))
+    b.load(gain.rows(P, columns), every_row)
     for r0, pair in b.tiles(rows, 2 * P):
         b.fresh(data, square, result, stats)
         halves = [(h, min(P, pair - h * P)) for h in range(ceil(pair / P))]
         for h, size in halves:
-            whole = rows_of(data, size, columns, part=h)
-            b.load(whole, rows_of(source, size, columns, (r0 + h * P) * columns))
-            sums = (rows_of(square, size, columns, part=h), rows_of(stats, size, 1, part=h))
+            whole = data.rows(size, columns, part=h)
+            b.load(whole, source.rows(size, columns, (r0 + h * P) * columns))
+            sums = (square.rows(size, columns, part=h), stats.rows(size, 1, part=h))
             b.emit("activation_reduce", sums, whole, op="square")
         for h, size in halves:
-            total, scale = (rows_of(stats, size, 1, k, part=h) for k in (0, 1))
+            total, scale = (stats.rows(size, 1, k, part=h) for k in (0, 1))
             mean = {"op0": "multiply", "imm0": 1.0 / columns, "op1": "add", "imm1": eps}
             b.emit("tensor_scalar", total, total, **mean)  # type: ignore[arg-type]
             b.emit("activation", scale, total, op="rsqrt")
         for h, size in halves:
-            scaled = rows_of(result, size, columns, part=h)
+            scaled = result.rows(size, columns, part=h)
             b.emit(
                 "scalar_tensor_tensor",
                 scaled,
-                rows_of(data, size, columns, part=h),
-                rows_of(stats, size, 1, 1, part=h),
-                rows_of(gain, size, columns),
+                data.rows(size, columns, part=h),
+                stats.rows(size, 1, 1, part=h),
+                gain.rows(size, columns),
                 op0="multiply",
                 op1="multiply",
             )
-            b.store(rows_of(out, size, columns, (r0 + h * P) * columns), scaled)
+            b.store(out.rows(size, columns, (r0 + h * P) * columns), scaled)
     return b.build()

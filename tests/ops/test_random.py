@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from torch_trn_emu.calls import Call
 from torch_trn_emu.engines.machine import Machine
-from torch_trn_emu.isa import Builder, Role, rows_of
+from torch_trn_emu.isa import Builder, Role
 from torch_trn_emu.ops import OPS
 from torch_trn_emu.ops.random import DRAWS
 
@@ -90,8 +90,8 @@ def _drawn(call: Call, per: int) -> list[np.ndarray]:
         for k in range(per):
             bits = b.sbuf(f"bits {n} {k}", count, "uint32")
             out = b.hbm(f"out {n} {k}", (rows, count), "uint32", Role.OUTPUT)
-            b.emit("rng", rows_of(bits, rows, count), seed=1)
-            b.store(rows_of(out, rows, count), rows_of(bits, rows, count))
+            b.emit("rng", bits.rows(rows, count), seed=1)
+            b.store(out.rows(rows, count), bits.rows(rows, count))
     made = Machine(CHIP).run(b.build(), {})
     for n in range(len(sizes)):
         for k in range(per):

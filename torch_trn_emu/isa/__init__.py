@@ -1,7 +1,7 @@
 """The waist: Programs of engine instructions, and what makes, checks and prints them."""
 
 from .affine import Affine, Index, affine
-from .builder import Builder, elements_of, partitions_of, rows_of, tile
+from .builder import Builder, tile
 from .dump import dump
 from .opcodes import OPCODES, Opcode
 from .program import (
@@ -50,11 +50,8 @@ __all__ = [
     "affine",
     "dense_strides",
     "dump",
-    "elements_of",
     "fits",
     "itemsize",
-    "partitions_of",
-    "rows_of",
     "tile",
     "validate",
 ]

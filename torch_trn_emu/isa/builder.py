@@ -12,7 +12,6 @@ program = b.build()
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from math import prod
 from types import MappingProxyType
 
@@ -34,7 +33,7 @@ from .program import (
     Wait,
 )
 
-__all__ = ["Builder", "elements_of", "partitions_of", "rows_of", "tile"]
+__all__ = ["Builder", "tile"]
 
 PARTITIONS = 128
 
@@ -71,34 +70,6 @@ def tile(
         pattern=tuple(head + [p for p in pairs[split:] if p[1] != 1 or len(pairs) == split + 1]),
         part=affine(part),
     )
-
-
-@lru_cache(maxsize=4096)  # programs ask for the same tiles again and again
-def rows_of(
-    buffer: Buffer, rows: int, columns: int, offset: Index = 0, *, part: Index = 0, age: int = 0
-) -> Access:
-    """`rows` rows of `columns` elements of the last dimension, from flat element `offset` on."""
-    return Access(
-        buffer=buffer,
-        offset=affine(offset),
-        pattern=((buffer.shape[-1], rows), (1, columns)),
-        part=affine(part),
-        age=age,
-    )
-
-
-def elements_of(
-    buffer: Buffer, *pattern: tuple[int, int], at: Index = 0, part: Index = 0, age: int = 0
-) -> Access:
-    """(stride, count) pairs from flat element `at` on; the first is the partition dimension."""
-    return Access(buffer=buffer, offset=affine(at), pattern=pattern, part=affine(part), age=age)
-
-
-def partitions_of(
-    tile: Buffer, count: int, *free: tuple[int, int], at: Index = 0, part: Index = 0, age: int = 0
-) -> Access:
-    """(stride, count) pairs on each of `count` partitions of a tile, from element `at` on."""
-    return elements_of(tile, (tile.row_elements, count), *free, at=at, part=part, age=age)
 
 
 class Builder:

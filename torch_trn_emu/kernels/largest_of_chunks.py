@@ -3,7 +3,7 @@
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .limits import P, evenly
 from .sort_keys import PADDING, SEARCHED, Keys, halved
 
@@ -63,7 +63,7 @@ class Largest:
             b.fresh(self.found, self.places, self.stored)
             if self.chunks > 1:
                 b.fresh(self.column)
-                b.emit("memset", rows_of(self.column, size, 1), value=0.0)
+                b.emit("memset", self.column.rows(size, 1), value=0.0)
             for number, c0, count in b.parts(self.columns, self.wide):
                 self._chunk(r0, number, c0, size, count)
             self._store(r0, size)
@@ -72,37 +72,37 @@ class Largest:
     def _store(self, r0: Affine, size: int) -> None:
         b, at = self.b, r0 * self.k
         best, places = self._merge(size) if self.chunks > 1 else (self.found, self.places)
-        to, found = rows_of(self.stored, size, self.k), rows_of(best, size, self.k, self.first)
+        to, found = self.stored.rows(size, self.k), best.rows(size, self.k, self.first)
         if self.keys:
-            self.keys.undo(to, found, rows_of(self.spare, size, self.k))
+            self.keys.undo(to, found, self.spare.rows(size, self.k))
         else:
             scale = 1.0 if self.plain else 2 * self.sign
             b.emit("tensor_scalar", to, found, op0="multiply", imm0=scale)
-        b.store(rows_of(self.values, size, self.k, at), to)
-        b.store(rows_of(self.index, size, self.k, at), rows_of(places, size, self.k, self.first))
+        b.store(self.values.rows(size, self.k, at), to)
+        b.store(self.index.rows(size, self.k, at), places.rows(size, self.k, self.first))
 
     def _chunk(self, r0: Affine, number: Affine, c0: Affine, size: int, count: int) -> None:
         """The largest of a chunk, counted in columns of the row."""
         b, held = self.b, max(count, self.each)
         b.fresh(*{self.raw, self.data})
-        raw = rows_of(self.raw, size, count)
-        b.load(raw, rows_of(self.source, size, count, r0 * self.columns + c0))
+        raw = self.raw.rows(size, count)
+        b.load(raw, self.source.rows(size, count, r0 * self.columns + c0))
         if held > count:
-            b.emit("memset", rows_of(self.data, size, held), value=-PADDING)
-        self._key(rows_of(self.data, size, count), raw)
+            b.emit("memset", self.data.rows(size, held), value=-PADDING)
+        self._key(self.data.rows(size, count), raw)
         start = number * self.each
         self._rounds(self.data, held, size, self.found, self.places, start)
         if self.chunks > 1:
             found, column = (
-                rows_of(self.places, size, self.each, start),
-                rows_of(self.column, size, 1),
+                self.places.rows(size, self.each, start),
+                self.column.rows(size, 1),
             )
             b.emit("tensor_scalar", found, found, column, op0="add")
             b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.wide))
 
     def _key(self, to: Access, source: Access) -> None:
         if self.keys:
-            self.keys.make(to, source, rows_of(self.spare, to.partitions, to.free))
+            self.keys.make(to, source, self.spare.rows(to.partitions, to.free))
         elif not self.plain:
             bounded = self.bounded
             halved(self.b, to, source, sign=self.sign, bounded=bounded, chip=self.chip)
@@ -114,16 +114,16 @@ class Largest:
 
         Of a single eight, equal elements are found in the order in which they are.
         """
-        b, whole = self.b, rows_of(data, size, count)
+        b, whole = self.b, data.rows(size, count)
         if self.each == 8:
-            eight, where = rows_of(found, size, 8, start), rows_of(places, size, 8, start)
+            eight, where = found.rows(size, 8, start), places.rows(size, 8, start)
             b.emit("max8", eight, whole)
             b.emit("nc_find_index8", where, whole, eight)
             return
         with b.loop(self.each // 8) as turn:
-            eight = rows_of(found, size, 8, start + turn * 8)
+            eight = found.rows(size, 8, start + turn * 8)
             b.emit("max8", eight, whole)
-            where = rows_of(places, size, 8, start + turn * 8)
+            where = places.rows(size, 8, start + turn * 8)
             b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-PADDING)
 
     def _merge(self, size: int) -> tuple[Buffer, Buffer]:
@@ -138,8 +138,8 @@ class Largest:
         b, (merged, of, picked) = self.b, made
         b.fresh(merged, of, picked)
         self._rounds(values, total, size, merged, of, Affine())
-        columns, there = rows_of(places, size, total), rows_of(of, size, self.each)
-        b.emit("nc_n_gather", rows_of(picked, size, self.each), columns, there)
+        columns, there = places.rows(size, total), of.rows(size, self.each)
+        b.emit("nc_n_gather", picked.rows(size, self.each), columns, there)
         return merged, picked
 
 
@@ -178,12 +178,12 @@ class LargestOfFew(Largest):
     def build(self) -> Program:
         b, pieces = self.b, self.chunks
         line = b.sbuf("first columns", pieces, "float32")
-        b.emit("iota", rows_of(line, 1, pieces), channel=0, step=self.step, base=0)
+        b.emit("iota", line.rows(1, pieces), channel=0, step=self.step, base=0)
         self._spread(self.start, line)
         if self.wide > self.step:  # more than all keys only in the last piece
             line = b.sbuf("limits", pieces, "float32")
-            b.emit("memset", rows_of(line, 1, pieces), value=-PADDING)
-            b.emit("memset", rows_of(line, 1, 1, pieces - 1), value=PADDING)
+            b.emit("memset", line.rows(1, pieces), value=-PADDING)
+            b.emit("memset", line.rows(1, 1, pieces - 1), value=PADDING)
             self._spread(self.limit, line)
         for r0, size in b.tiles(self.rows, self.most):
             b.fresh(self.found, self.places, self.stored, self.of_tiles, self.places_there)
@@ -199,35 +199,35 @@ class LargestOfFew(Largest):
     def _spread(self, to: Buffer, line: Buffer) -> None:
         """What a line in one partition says of a row's pieces, to the partitions of all of them."""
         pieces = self.chunks
-        of_all = Access(buffer=line, pattern=((pieces, 1), (0, self.most), (1, pieces)))
-        self.b.emit("dma_copy", rows_of(to, self.most * pieces, 1), of_all, queue="join")
+        of_all = line.box((pieces, 1), (0, self.most), (1, pieces))
+        self.b.emit("dma_copy", to.rows(self.most * pieces, 1), of_all, queue="join")
 
     def _tile(self, r0: Affine, size: int, at: int, c0: int) -> None:
         """The largest of the columns of each piece from c0 on, counted in columns of the piece."""
         b, count, parts = self.b, min(self.tile, self.wide - c0), size * self.chunks
         b.fresh(*{self.raw, self.data})
-        raw, data = (rows_of(t, parts, count) for t in (self.raw, self.data))
+        raw, data = (t.rows(parts, count) for t in (self.raw, self.data))
         lines = (self.columns, size), (self.step, self.chunks), (1, count)
-        there = Access(buffer=self.source, offset=r0 * self.columns + c0, pattern=lines)
+        there = self.source.box(*lines, at=r0 * self.columns + c0)
         b.load(raw, there)
         held = max(count, self.each)
         if held > count:
-            b.emit("memset", rows_of(self.data, parts, held), value=-PADDING)
+            b.emit("memset", self.data.rows(parts, held), value=-PADDING)
         self._key(data, raw)
         first = max(0, self.step - c0)
         if first < count:
-            twice = rows_of(self.data, parts, count - first, first)
-            b.emit("tensor_scalar", twice, twice, rows_of(self.limit, parts, 1), op0="min")
+            twice = self.data.rows(parts, count - first, first)
+            b.emit("tensor_scalar", twice, twice, self.limit.rows(parts, 1), op0="min")
         self._rounds(self.data, held, parts, self.of_tiles, self.places_there, Affine(at))
         if c0:
-            found = rows_of(self.places_there, parts, self.each, at)
+            found = self.places_there.rows(parts, self.each, at)
             b.emit("tensor_scalar", found, found, op0="add", imm0=float(c0))
 
     def _join(self, size: int, parts: int, values: Buffer, columns: Buffer) -> None:
         """The candidates of a row's pieces beside each other, counted in columns of the row."""
         b, pieces, each = self.b, self.chunks, self.each
-        there = rows_of(columns, parts, each)
-        b.emit("tensor_scalar", there, there, rows_of(self.start, parts, 1), op0="add")
+        there = columns.rows(parts, each)
+        b.emit("tensor_scalar", there, there, self.start.rows(parts, 1), op0="add")
         for part, whole in ((values, self.found), (columns, self.places)):
-            to, source = rows_of(whole, size, pieces * each), rows_of(part, parts, each)
+            to, source = whole.rows(size, pieces * each), part.rows(parts, each)
             b.emit("dma_copy", to, source, queue="join")

@@ -12,7 +12,7 @@ follows from its partition and column).
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .limits import P
 from .sort_keys import PADDING, Keys
 
@@ -94,7 +94,7 @@ class _Groups:
         b, wide = self.b, self.groups * self.kept
         found = self._memory("of groups", wide)
         if self.filled:
-            b.emit("memset", rows_of(self.filling, P, self.wide), value=-PADDING)
+            b.emit("memset", self.filling.rows(P, self.wide), value=-PADDING)
         start = self._starts()
         for r0, size in b.tiles(self.rows, P // self.pieces):
             self._of_rows(r0, size, start, found)
@@ -123,10 +123,10 @@ class _Groups:
     def _starts(self) -> Access:
         """The column where each partition's group starts."""
         b = self.b
-        start = rows_of(b.sbuf("start", 1, "int32"), P, 1)
+        start = b.sbuf("start", 1, "int32").rows(P, 1)
         b.emit("iota", start, channel=1, step=0, base=0)
         b.emit("tensor_scalar", start, start, op0="bitwise_and", imm0=self.pieces - LANES)
-        there = rows_of(b.sbuf("first column", 1, "float32"), P, 1)
+        there = b.sbuf("first column", 1, "float32").rows(P, 1)
         b.emit("tensor_scalar", there, start, op0="multiply", imm0=float(self.wide))
         return there
 
@@ -136,13 +136,13 @@ class _Groups:
         b, many = self.b, size * self.pieces
         b.fresh(self.raw, self.data, self.spare)
         self._load(r0, size)
-        raw, data, spare = (rows_of(t, many, self.wide) for t in (self.raw, self.data, self.spare))
+        raw, data, spare = (t.rows(many, self.wide) for t in (self.raw, self.data, self.spare))
         self.keys.make(data, raw, spare)
         if self.filled:
             self._fill(size)
         self._topk(data, self.wide, many)
-        column = rows_of(self.column, many, self.each)
-        here = rows_of(start.buffer, many, 1)
+        column = self.column.rows(many, self.each)
+        here = start.buffer.rows(many, 1)
         b.emit("tensor_scalar", column, column, here, op0="add")
         self._keep(r0 * (self.groups * self.kept), many, found)
 
@@ -151,21 +151,21 @@ class _Groups:
         at = r0 * self.columns
         if not self.filled:
             whole = ((self.wide, size * self.pieces), (1, self.wide))
-            source = Access(buffer=self.source, offset=at, pattern=whole)
-            b.load(rows_of(self.raw, size * self.pieces, self.wide), source)
+            source = self.source.box(*whole, at=at)
+            b.load(self.raw.rows(size * self.pieces, self.wide), source)
             return
-        b.emit("memset", rows_of(self.raw, size * self.pieces, self.wide), value=0.0)
+        b.emit("memset", self.raw.rows(size * self.pieces, self.wide), value=0.0)
         with b.loop(size) as r:
             first, at = r * (self.pieces * self.wide), (r0 + r) * self.columns
             if full:
                 pattern = ((self.wide, full), (1, self.wide))
                 b.load(
-                    rows_of(self.raw, full, self.wide, first),
-                    Access(buffer=self.source, offset=at, pattern=pattern),
+                    self.raw.rows(full, self.wide, first),
+                    self.source.box(*pattern, at=at),
                 )
             if rest:
-                last = rows_of(self.source, 1, rest, at + full * self.wide)
-                b.load(rows_of(self.raw, 1, rest, first + full * self.wide), last)
+                last = self.source.rows(1, rest, at + full * self.wide)
+                b.load(self.raw.rows(1, rest, first + full * self.wide), last)
 
     def _fill(self, size: int) -> None:
         """What lies past a row is less than all that it has."""
@@ -174,20 +174,20 @@ class _Groups:
             first = r * (self.pieces * self.wide)
             if rest:
                 at, count = first + full * self.wide + rest, self.wide - rest
-                source = rows_of(self.filling, 1, count)
-                b.emit("dma_copy", rows_of(self.data, 1, count, at), source, queue="fill")
+                source = self.filling.rows(1, count)
+                b.emit("dma_copy", self.data.rows(1, count, at), source, queue="fill")
             beyond = full + (rest > 0)
             if beyond < self.pieces:
                 many = self.pieces - beyond
-                to = rows_of(self.data, many, self.wide, first + beyond * self.wide)
-                b.emit("dma_copy", to, rows_of(self.filling, many, self.wide), queue="fill")
+                to = self.data.rows(many, self.wide, first + beyond * self.wide)
+                b.emit("dma_copy", to, self.filling.rows(many, self.wide), queue="fill")
 
     def _topk(self, data: Access, wide: int, many: int) -> None:
         """The largest of each group, and their columns as if a group's partitions were one row."""
         b = self.b
         b.fresh(self.best, self.number, self.column)
         best, number, column = (
-            rows_of(t, many, self.each) for t in (self.best, self.number, self.column)
+            t.rows(many, self.each) for t in (self.best, self.number, self.column)
         )
         b.emit("topk", (best, number), data, k=self.kept)
         b.emit("tensor_scalar", column, number, op0="bitwise_and", imm0=LANES - 1)
@@ -197,19 +197,19 @@ class _Groups:
 
     def _keep(self, at: Affine, many: int, to: tuple[Buffer, Buffer]) -> None:
         for hbm, tile in zip(to, (self.best, self.column), strict=True):
-            there = Access(buffer=hbm, offset=at, pattern=((self.each, many), (1, self.each)))
-            self.b.store(there, rows_of(tile, many, self.each))
+            there = hbm.box((self.each, many), (1, self.each), at=at)
+            self.b.store(there, tile.rows(many, self.each))
 
     def _of_groups(
         self, r0: Affine, size: int, found: tuple[Buffer, Buffer], again: tuple[Buffer, Buffer]
     ) -> None:
         """The largest of what a row's groups gave, and their places among them."""
         b, many, wide = self.b, size * LANES, self.groups * self.each
-        tile = rows_of(b.sbuf(f"of groups {size}", wide, self.source.dtype, slots=2), many, wide)
+        tile = b.sbuf(f"of groups {size}", wide, self.source.dtype, slots=2).rows(many, wide)
         b.fresh(tile.buffer)
         pattern = ((wide, many), (1, wide))
         at = r0 * (self.groups * self.kept)
-        b.load(tile, Access(buffer=found[0], offset=at, pattern=pattern))
+        b.load(tile, found[0].box(*pattern, at=at))
         self._topk(tile, wide, many)
         self._keep(r0 * self.kept, many, again)
 
@@ -225,20 +225,20 @@ class _Groups:
         spare = b.sbuf("spare in order", self.k, "float32", slots=2)
         for r0, size in b.tiles(self.rows, P):
             b.fresh(data, places, best, of, picked, stored, spare)
-            b.load(rows_of(data, size, kept), rows_of(found[0], size, kept, r0 * kept))
-            b.load(rows_of(places, size, kept), rows_of(found[1], size, kept, r0 * kept))
-            whole = rows_of(data, size, kept)
+            b.load(data.rows(size, kept), found[0].rows(size, kept, r0 * kept))
+            b.load(places.rows(size, kept), found[1].rows(size, kept, r0 * kept))
+            whole = data.rows(size, kept)
             with b.loop(self.rounds) as turn:
-                eight, where = (rows_of(t, size, 8, turn * 8) for t in (best, of))
+                eight, where = (t.rows(size, 8, turn * 8) for t in (best, of))
                 b.emit("max8", eight, whole)
                 b.emit("nc_match_replace8", (whole, where), whole, eight, imm=-PADDING)
             out = self._columns(r0, size, (places, of, picked), columns)
             at = r0 * self.k
-            to = rows_of(stored, size, self.k)
-            key = rows_of(best, size, self.k, self.first)
-            self.keys.undo(to, key, rows_of(spare, size, self.k))
-            b.store(rows_of(self.values, size, self.k, at), to)
-            b.store(rows_of(self.index, size, self.k, at), out)
+            to = stored.rows(size, self.k)
+            key = best.rows(size, self.k, self.first)
+            self.keys.undo(to, key, spare.rows(size, self.k))
+            b.store(self.values.rows(size, self.k, at), to)
+            b.store(self.index.rows(size, self.k, at), out)
 
     def _columns(
         self, r0: Affine, size: int, tiles: tuple[Buffer, Buffer, Buffer], columns: Buffer | None
@@ -246,12 +246,12 @@ class _Groups:
         """What the places in order say: columns of the row, or places among those of its groups."""
         b, eights = self.b, 8 * self.rounds
         places, of, picked = tiles
-        order, chosen = (rows_of(t, size, eights) for t in (of, picked))
-        b.emit("nc_n_gather", chosen, rows_of(places, size, self.kept), order)
+        order, chosen = (t.rows(size, eights) for t in (of, picked))
+        b.emit("nc_n_gather", chosen, places.rows(size, self.kept), order)
         if columns is None:
-            return rows_of(picked, size, self.k, self.first)
+            return picked.rows(size, self.k, self.first)
         wide = self.groups * self.kept
         there = b.sbuf(f"columns of groups {size}", wide, "int32")
-        b.load(rows_of(there, size, wide), rows_of(columns, size, wide, r0 * wide))
-        b.emit("nc_n_gather", order, rows_of(there, size, wide), chosen)
-        return rows_of(of, size, self.k, self.first)
+        b.load(there.rows(size, wide), columns.rows(size, wide, r0 * wide))
+        b.emit("nc_n_gather", order, there.rows(size, wide), chosen)
+        return of.rows(size, self.k, self.first)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .down_columns import LEAST, UNITS
 from .limits import P
 
@@ -55,7 +55,7 @@ class _Few:
         self.parts = self.rows * self.pieces
         self.size = min(TOGETHER, ceil(columns / self.pieces))
         self.zeros = b.sbuf("zeros", max(self.size, self.pieces), "float32")
-        b.emit("memset", rows_of(self.zeros, P, max(self.size, self.pieces)), value=0.0)
+        b.emit("memset", self.zeros.rows(P, max(self.size, self.pieces)), value=0.0)
 
     def whole(self, name: str, dtype: str, role: Role) -> Buffer:
         return self.b.hbm(name, (self.rows, self.columns), dtype, role)
@@ -69,15 +69,15 @@ class _Few:
     def _moves(self, hbm: Buffer, buffer: Buffer, tile: _Tile) -> Iterator[tuple[Access, Access]]:
         with self.b.loop(self.rows) as r:
             at, part = r * self.columns + tile.first, r * (self.pieces * buffer.row_elements)
-            there = Access(buffer=hbm, offset=at, pattern=((tile.wide, tile.full), (1, tile.wide)))
-            yield rows_of(buffer, tile.full, tile.wide, part), there
+            there = hbm.box((tile.wide, tile.full), (1, tile.wide), at=at)
+            yield buffer.rows(tile.full, tile.wide, part), there
             if tile.rest:
-                last = rows_of(hbm, 1, tile.rest, at + tile.full * tile.wide)
+                last = hbm.rows(1, tile.rest, at + tile.full * tile.wide)
                 part += tile.full * buffer.row_elements
-                yield rows_of(buffer, 1, tile.rest, part), last
+                yield buffer.rows(1, tile.rest, part), last
 
     def load(self, buffer: Buffer, hbm: Buffer, tile: _Tile) -> Access:
-        here = rows_of(buffer, self.parts, tile.wide)
+        here = buffer.rows(self.parts, tile.wide)
         if tile.rest or tile.full < self.pieces:
             self.b.emit("memset", here, value=self.fill)
         for to, source in self._moves(hbm, buffer, tile):
@@ -89,8 +89,7 @@ class _Few:
             self.b.store(to, source)
 
     def scan(self, to: Access, x: Access, op: str, start: Access) -> None:
-        zero = Access(buffer=self.zeros, pattern=((self.zeros.row_elements, x.pattern[0][1]),
-                                                  (1, x.pattern[1][1])))  # fmt: skip
+        zero = self.zeros.lanes(x.pattern[0][1], (1, x.pattern[1][1]))  # fmt: skip
         self.b.emit("tensor_tensor_scan", to, x, zero, start, **OPS[op])  # type: ignore[arg-type]
 
 
@@ -107,32 +106,32 @@ class _Before:
         self.line = b.sbuf(f"{name} in order", few.pieces + 1, "float32", slots=2)
         self.carry = b.sbuf(f"{name} carried", 1, "float32")
         self.base = b.sbuf(f"{name} before", 1, "float32", slots=2)
-        b.emit("memset", rows_of(self.carry, few.rows, 1), value=start)
+        b.emit("memset", self.carry.rows(few.rows, 1), value=start)
 
     def of(self, *ends: Access, op: str = "") -> Access:
         """[parts, 1], by `op`, or of a factor and an addend."""
         b, few = self.few.b, self.few
         b.fresh(*self.joined, self.line, self.base)
         for buffer, end in zip(self.joined, ends, strict=True):
-            b.emit("dma_copy", rows_of(buffer, few.rows, few.pieces), end, queue="join")
-        values = [rows_of(t, few.rows, few.pieces) for t in self.joined]
-        carry, line = rows_of(self.carry, few.rows, 1), self.line
-        b.emit("tensor_copy", rows_of(line, few.rows, 1), carry)
-        ordered = rows_of(line, few.rows, few.pieces, 1)
+            b.emit("dma_copy", buffer.rows(few.rows, few.pieces), end, queue="join")
+        values = [t.rows(few.rows, few.pieces) for t in self.joined]
+        carry, line = self.carry.rows(few.rows, 1), self.line
+        b.emit("tensor_copy", line.rows(few.rows, 1), carry)
+        ordered = line.rows(few.rows, few.pieces, 1)
         if op:
             few.scan(ordered, values[0], op, carry)
         else:
             b.emit("tensor_tensor_scan", ordered, *values, carry, op0="multiply", op1="add")
-        b.emit("tensor_copy", carry, rows_of(line, few.rows, 1, few.pieces))
-        base = rows_of(self.base, few.parts, 1)
-        b.emit("dma_copy", base, rows_of(line, few.rows, few.pieces), queue="join")
+        b.emit("tensor_copy", carry, line.rows(few.rows, 1, few.pieces))
+        base = self.base.rows(few.parts, 1)
+        b.emit("dma_copy", base, line.rows(few.rows, few.pieces), queue="join")
         return base
 
 
 def _column(few: _Few, name: str, value: float) -> Access:
-    column = rows_of(few.b.sbuf(name, 1, "float32"), P, 1)
+    column = few.b.sbuf(name, 1, "float32").rows(P, 1)
     few.b.emit("memset", column, value=value)
-    return rows_of(column.buffer, few.parts, 1)
+    return column.buffer.rows(few.parts, 1)
 
 
 def cumulate_few(
@@ -149,9 +148,9 @@ def cumulate_few(
     start, before = _column(few, "unit", UNITS[op]), _Before(few, "ends", UNITS[op])
     for tile in few.tiles():
         b.fresh(data, result)
-        x, y = few.load(data, source, tile), rows_of(result, few.parts, tile.wide)
+        x, y = few.load(data, source, tile), result.rows(few.parts, tile.wide)
         few.scan(y, x, op, start)
-        base = before.of(rows_of(result, few.parts, 1, tile.wide - 1), op=op)
+        base = before.of(result.rows(few.parts, 1, tile.wide - 1), op=op)
         b.emit("tensor_scalar", y, y, base, op0=op)
         few.store(out, result, tile)
     return b.build()
@@ -171,24 +170,24 @@ def extremes_few(
     data = b.sbuf("data", few.size, dtype, slots=2)
     best, hit, where = (b.sbuf(n, few.size, "float32", slots=2) for n in ("best", "hit", "where"))
     order = b.sbuf("order", few.size, "float32")
-    b.emit("iota", rows_of(order, P, few.size), channel=0, step=1, base=0)
+    b.emit("iota", order.rows(P, few.size), channel=0, step=1, base=0)
     first, zero = _column(few, "start", UNITS[op]), _column(few, "zero", 0.0)
     value, place = _Before(few, "values", UNITS[op]), _Before(few, "places", 0.0)
     columns_of = _first_columns(few)
     for tile in few.tiles():
         b.fresh(data, best, hit, where)
         x = few.load(data, source, tile)
-        y, hits, at = (rows_of(t, few.parts, tile.wide) for t in (best, hit, where))
+        y, hits, at = (t.rows(few.parts, tile.wide) for t in (best, hit, where))
         few.scan(y, x, op, first)
-        base = value.of(rows_of(best, few.parts, 1, tile.wide - 1), op=op)
+        base = value.of(best.rows(few.parts, 1, tile.wide - 1), op=op)
         b.emit("tensor_scalar", y, y, base, op0=op)
         b.emit("tensor_tensor", hits, x, y, op="equal")
         column = columns_of[tile.wide]
-        b.emit("tensor_scalar", at, rows_of(order, few.parts, tile.wide), column, op0="add")
+        b.emit("tensor_scalar", at, order.rows(few.parts, tile.wide), column, op0="add")
         b.emit("tensor_scalar", column, column, op0="add", imm0=float(few.pieces * tile.wide))
         b.emit("tensor_tensor", hits, hits, at, op="multiply")
         few.scan(at, hits, "max", zero)
-        base = place.of(rows_of(where, few.parts, 1, tile.wide - 1), op="max")
+        base = place.of(where.rows(few.parts, 1, tile.wide - 1), op="max")
         b.emit("tensor_scalar", at, at, base, op0="max")
         few.store(values, best, tile)
         few.store(index, where, tile)
@@ -205,9 +204,9 @@ def _first_columns(few: _Few) -> dict[int, Access]:
         if wide in found:  # goes on where those before it ended
             continue
         line = b.sbuf(f"first columns of {wide}", few.pieces, "float32")
-        b.emit("iota", rows_of(line, 1, few.pieces), channel=0, step=wide, base=base)
-        column = rows_of(b.sbuf(f"first column of {wide}", 1, "float32"), few.parts, 1)
-        of_all = Access(buffer=line, pattern=((few.pieces, 1), (0, few.rows), (1, few.pieces)))
+        b.emit("iota", line.rows(1, few.pieces), channel=0, step=wide, base=base)
+        column = b.sbuf(f"first column of {wide}", 1, "float32").rows(few.parts, 1)
+        of_all = line.box((few.pieces, 1), (0, few.rows), (1, few.pieces))
         b.emit("dma_copy", column, of_all, queue="join")
         found[wide] = column
     return found
@@ -231,22 +230,22 @@ def logarithms_few(
     for tile in few.tiles():
         b.fresh(data, done, top, power, fade, end)
         x, count = few.load(data, source, tile), tile.wide
-        to, p, f = (rows_of(t, few.parts, count) for t in (done, power, fade))
-        m, then = (rows_of(top, few.parts, count, at) for at in (1, 0))
+        to, p, f = (t.rows(few.parts, count) for t in (done, power, fade))
+        m, then = (top.rows(few.parts, count, at) for at in (1, 0))
         few.scan(m, x, "max", least)
-        largest = tops.of(rows_of(top, few.parts, 1, count), op="max")
+        largest = tops.of(top.rows(few.parts, 1, count), op="max")
         b.emit("tensor_scalar", largest, largest, op0="min", imm0=-LEAST)
         b.emit("tensor_scalar", m, m, largest, op0="max", op1="min", imm1=-LEAST)
-        b.emit("tensor_copy", rows_of(top, few.parts, 1), largest)
+        b.emit("tensor_copy", top.rows(few.parts, 1), largest)
         b.emit("tensor_tensor", p, x, m, op="subtract")
         b.emit("activation", p, p, op="exp")
         b.emit("tensor_tensor", f, then, m, op="subtract")
         b.emit("activation", f, f, op="exp")
         b.emit("tensor_tensor_scan", p, f, p, zero, op0="multiply", op1="add")
         b.emit("activation", f, m, largest, op="exp", scale=-1.0)
-        b.emit("tensor_copy", rows_of(end, few.parts, 1), rows_of(fade, few.parts, 1, count - 1))
-        last = rows_of(power, few.parts, 1, count - 1)
-        before = sums.of(rows_of(end, few.parts, 1), last)
+        b.emit("tensor_copy", end.rows(few.parts, 1), fade.rows(few.parts, 1, count - 1))
+        last = power.rows(few.parts, 1, count - 1)
+        before = sums.of(end.rows(few.parts, 1), last)
         b.emit("scalar_tensor_tensor", p, f, before, p, op0="multiply", op1="add")
         b.emit("activation", p, p, op="log")
         b.emit("tensor_tensor", to, p, m, op="add")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..isa import Access, Affine, Buffer, Builder, Engine, Instruction, rows_of
+from ..isa import Access, Buffer, Builder, Engine, Instruction
 
 __all__ = ["SHARED", "Network", "Pair", "exchange"]
 
@@ -102,7 +102,7 @@ class Network:
         if alone:
             first = base if mirrored else base + pairs
             for one, other in zip(source, to, strict=True):
-                here, there = (rows_of(t, size, alone, first) for t in (one, other))
+                here, there = (t.rows(size, alone, first) for t in (one, other))
                 made.append(self.b.emit("tensor_copy", there, here, engine=Engine.SCALAR))
         self.comparisons[kind] = made
         return to, source
@@ -116,19 +116,12 @@ class Network:
         """
         blocks, distance, count = box
         lower, upper = (
-            [
-                Access(
-                    buffer=t,
-                    offset=Affine(offset),
-                    pattern=((t.row_elements, size), (distance, blocks), (step, count)),
-                )
-                for t in tiles[0]
-            ]
+            [t.lanes(size, (distance, blocks), (step, count), at=offset) for t in tiles[0]]
             for offset, step in ends
         )
         outs = [
             [replace(view, buffer=t) for view, t in zip(half, tiles[1], strict=True)]
             for half in (lower, upper)
         ]
-        work = (rows_of(t, size, blocks * count, at) for t in self.work)
+        work = (t.rows(size, blocks * count, at) for t in self.work)
         return exchange(self.b, lower, upper, outs, *work)

@@ -45,7 +45,7 @@ class Keys:
         if self.floats:
             self.key, self.value = (b.sbuf(n, 1, "float32") for n in ("key of NaN", "NaN"))
             for column, value in ((self.key, sign * NOT_A_NUMBER), (self.value, nan)):
-                whole = Access(buffer=column, pattern=((1, column.shape[0]), (1, 1)))
+                whole = column.box((1, column.shape[0]), (1, 1))
                 b.emit("memset", whole, value=value)
 
     def make(self, to: Access, source: Access, spare: Access) -> None:
@@ -57,7 +57,7 @@ class Keys:
                imm1=INFINITE)  # fmt: skip
         b.emit("tensor_scalar", to, to, op0="max", imm0=-INFINITE)
         b.emit("tensor_tensor", spare, source, source, op="equal")
-        of_all = Access(buffer=self.key, pattern=((1, to.partitions), (0, to.free)))
+        of_all = self.key.box((1, to.partitions), (0, to.free))
         b.emit("select", to, spare, to, of_all)
 
     def undo(self, to: Access, source: Access, spare: Access) -> None:
@@ -69,5 +69,5 @@ class Keys:
         b.emit("tensor_scalar", spare, source, op0="multiply", imm0=self.sign, op1="greater",
                imm1=between)  # fmt: skip
         b.emit("tensor_scalar", to, source, op0="multiply", imm0=2 * self.sign)
-        of_all = Access(buffer=self.value, pattern=((1, to.partitions), (0, to.free)))
+        of_all = self.value.box((1, to.partitions), (0, to.free))
         b.emit("select", to, spare, of_all, to)

@@ -20,8 +20,6 @@ from ..isa import (
     Builder,
     Program,
     Role,
-    affine,
-    rows_of,
 )
 from .limits import P
 from .pieces import Piece, pieces
@@ -147,28 +145,28 @@ class _Sort:
         b, (values, places) = self.b, self.tiles[0]
         size, count = piece.size, piece.count
         if count < self.width:
-            b.emit("memset", rows_of(values, size, self.width), value=PADDING)
-        raw = rows_of(self.raw, size, count)
+            b.emit("memset", values.rows(size, self.width), value=PADDING)
+        raw = self.raw.rows(size, count)
         b.load(raw, self._there(self.source, self.columns, piece))
-        spare = rows_of(self.tiles[1][0], size, count)
-        self.keys.make(rows_of(values, size, count), raw, spare)
-        whole, channel = rows_of(places, size, self.width), self.chunk if piece.along else 0
+        spare = self.tiles[1][0].rows(size, count)
+        self.keys.make(values.rows(size, count), raw, spare)
+        whole, channel = places.rows(size, self.width), self.chunk if piece.along else 0
         b.emit("iota", whole, channel=channel, step=1, base=0)
         if self.chunk < self.padded:
-            b.emit("tensor_scalar", whole, whole, rows_of(self.column, size, 1), op0="add")
+            b.emit("tensor_scalar", whole, whole, self.column.rows(size, 1), op0="add")
 
     def _there(self, hbm: Buffer, length: int, piece: Piece) -> Access:
         """A piece of rows of `length` elements in memory."""
         pitch = self.chunk if piece.along else length
         pattern = ((pitch, piece.size), (1, piece.count))
-        return Access(buffer=hbm, offset=piece.row * length + piece.at, pattern=pattern)
+        return hbm.box(*pattern, at=piece.row * length + piece.at)
 
     def _store(self, piece: Piece, tiles: tuple[Pair, Pair], first: int = 0) -> None:
         """The first of the tiles from an element on; the second helps to turn back from keys."""
         b, size, count = self.b, piece.size, piece.count
-        raw, whole = rows_of(self.raw, size, count), rows_of(self.whole, size, count)
-        values, places = (rows_of(t, size, count, first) for t in tiles[0])
-        self.keys.undo(raw, values, rows_of(tiles[1][0], size, count))
+        raw, whole = self.raw.rows(size, count), self.whole.rows(size, count)
+        values, places = (t.rows(size, count, first) for t in tiles[0])
+        self.keys.undo(raw, values, tiles[1][0].rows(size, count))
         b.emit("tensor_copy", whole, places)
         b.store(self._there(self.values, self.count, piece), raw)
         b.store(self._there(self.index, self.count, piece), whole)
@@ -190,7 +188,7 @@ class _Sort:
 
     def _spread(self) -> None:
         """The rows into scratch memory, filled up to whole chunks."""
-        b, column, held = self.b, rows_of(self.column, P, 1), self.held[0]
+        b, column, held = self.b, self.column.rows(P, 1), self.held[0]
         for piece in pieces(
             b, self.rows, self.chunk, self.columns, lambda: self._fill(column, 0.0)
         ):
@@ -213,8 +211,8 @@ class _Sort:
         """Chunks, or `count` elements of each, one a partition, between SBUF and scratch memory."""
         count = count or self.chunk
         for tile, hbm in zip(tiles or self.tiles[0], held, strict=True):
-            here = rows_of(tile, size, count)
-            there = Access(buffer=hbm, offset=at, pattern=((pitch, size), (1, count)))
+            here = tile.rows(size, count)
+            there = hbm.box((pitch, size), (1, count), at=at)
             if load:
                 self.b.load(here, there)
             else:
@@ -295,7 +293,7 @@ class _Sort:
             at = Affine(blocks * 2 * apart + (0 if mirrored else pairs))
             pattern = ((self.length, self.rows), (1, count))
             for here, there in zip(*self.held, strict=True):
-                one, other = (Access(buffer=t, offset=at, pattern=pattern) for t in (here, there))
+                one, other = (t.box(*pattern, at=at) for t in (here, there))
                 self.b.emit("dma_copy", other, one, queue=f"store {there.name}")
 
     def _piece(
@@ -307,24 +305,24 @@ class _Sort:
 
         def there(hbm: Buffer, upper: bool) -> Access:
             pattern = ((pitches[upper], size), (1, wide))
-            return Access(buffer=hbm, offset=starts[upper], pattern=pattern)
+            return hbm.box(*pattern, at=starts[upper])
 
         def view(tile: Buffer, upper: bool) -> Access:
             start, step = (wide - 1, -1) if upper and mirrored else (0, 1)
-            return Access(buffer=tile, offset=affine(start), pattern=((wide, size), (step, wide)))
+            return tile.box((wide, size), (step, wide), at=start)
 
         for kind, upper in (("lower", False), ("upper", True)):
             for tile, hbm in zip(self.pieces[kind], source, strict=True):
-                b.load(rows_of(tile, size, wide), there(hbm, upper))
+                b.load(tile.rows(size, wide), there(hbm, upper))
         lower, upper_, smaller, larger = (
             [view(t, kind in ("upper", "larger")) for t in self.pieces[kind]]
             for kind in ("lower", "upper", "smaller", "larger")
         )
-        work = (rows_of(t, size, wide) for t in (self.mask, self.moved))
+        work = (t.rows(size, wide) for t in (self.mask, self.moved))
         exchange(self.b, lower, upper_, [smaller, larger], *work)
         for kind, upper in (("smaller", False), ("larger", True)):
             for tile, hbm in zip(self.pieces[kind], to, strict=True):
-                b.store(there(hbm, upper), rows_of(tile, size, wide))
+                b.store(there(hbm, upper), tile.rows(size, wide))
 
     def _gather(self) -> None:
         """What is asked of every row from scratch memory into the results."""

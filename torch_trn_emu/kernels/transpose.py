@@ -6,7 +6,7 @@ Copies and casts are `pointwise` programs without arithmetic.
 from math import ceil
 
 from ..chip import Chip
-from ..isa import Affine, Builder, Program, Role, itemsize, rows_of
+from ..isa import Affine, Builder, Program, Role, itemsize
 from .limits import P
 
 __all__ = ["transpose"]
@@ -35,17 +35,13 @@ def transpose(
         for c0, width in b.tiles(columns, wide):
             b.fresh(natural)
             for k, size in blocks:
-                from_hbm = rows_of(source, size, width, (r0 + k * P) * columns + c0)
-                b.load(rows_of(natural, size, width, Affine(k * wide)), from_hbm)
+                from_hbm = source.rows(size, width, (r0 + k * P) * columns + c0)
+                b.load(natural.rows(size, width, Affine(k * wide)), from_hbm)
             for c, count in b.tiles(width, P):
                 b.fresh(transposed, result)
                 for k, size in blocks:
-                    block = rows_of(natural, size, count, c + k * wide)
-                    b.emit("nc_transpose", rows_of(transposed, count, size, Affine(k * P)), block)
-                b.emit(
-                    "tensor_copy", rows_of(result, count, some), rows_of(transposed, count, some)
-                )
-                b.store(
-                    rows_of(out, count, some, (c0 + c) * rows + r0), rows_of(result, count, some)
-                )
+                    block = natural.rows(size, count, c + k * wide)
+                    b.emit("nc_transpose", transposed.rows(count, size, Affine(k * P)), block)
+                b.emit("tensor_copy", result.rows(count, some), transposed.rows(count, some))
+                b.store(out.rows(count, some, (c0 + c) * rows + r0), result.rows(count, some))
     return b.build()

@@ -7,7 +7,7 @@ memory all is one run on one side; on the other there is a run for each index of
 from collections.abc import Iterator
 from math import ceil
 
-from ..isa import Access, Affine, Builder, Engine, Program, Role, itemsize
+from ..isa import Affine, Builder, Engine, Program, Role, itemsize
 from .limits import P, evenly
 
 __all__ = ["transpose_narrow"]
@@ -57,9 +57,9 @@ class _Narrow:
                 continue
             head, inner = (self.size, parts), [(matrix, count)] * (count > 1)
             pattern = (head, *inner, (rows, end - first), (1, rows))
-            to = Access(buffer=self.made, offset=Affine(first * rows), pattern=pattern)
+            to = self.made.box(*pattern, at=first * rows)
             pattern = (head, *inner, (1, end - first), (columns, rows))
-            x = Access(buffer=self.data, offset=Affine(first), pattern=pattern)
+            x = self.data.box(*pattern, at=first)
             self.b.emit("tensor_copy", to, x, engine=engine)
 
     def matrices(self) -> None:
@@ -76,11 +76,11 @@ class _Narrow:
         b.fresh(self.data, self.made)
         here = ((self.size, parts), (1, size))
         there = ((size, parts), (1, size))
-        b.load(Access(buffer=self.data, pattern=here),
-               Access(buffer=self.source, offset=at, pattern=there))  # fmt: skip
+        b.load(self.data.box(*here),
+               self.source.box(*there, at=at))  # fmt: skip
         self.turn(parts, self.rows, self.columns, count)
-        b.store(Access(buffer=self.out, offset=at, pattern=there),
-                Access(buffer=self.made, pattern=here))  # fmt: skip
+        b.store(self.out.box(*there, at=at),
+                self.made.box(*here))  # fmt: skip
 
     def runs(self) -> None:
         b = self.b
@@ -134,9 +134,8 @@ class _Narrow:
             offset, pitch = o * self.block + c0 * self.long + at, run
         pieces, outer, first = every
         lines, blocks = (self.size * pieces, outer), (self.block, outer)
-        here = Access(buffer=buffer, offset=Affine(first * self.size),
-                      pattern=((self.size, parts), lines, *on_chip))  # fmt: skip
-        there = Access(buffer=hbm, offset=offset, pattern=((pitch, parts), blocks, *inner))
+        here = buffer.box((self.size, parts), lines, *on_chip, at=first * self.size)  # fmt: skip
+        there = hbm.box((pitch, parts), blocks, *inner, at=offset)
         if load:
             self.b.load(here, there)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import ceil, inf
 
 from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role, rows_of
+from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .limits import BANK, BN_STATS, WIDE, P, evenly
 from .reduce_leading import beside, lines_of, share_of
 from .rows import row_program
@@ -71,20 +71,18 @@ def _stats_of_rows(
         b.fresh(stats, pair, done)
         for k, c0, count in b.parts(columns, wide):
             b.fresh(data)
-            there = Access(
-                buffer=source, offset=r0 * columns + c0, pattern=((columns, size), (1, count))
-            )
-            b.load(rows_of(data, size, count), there)
+            there = source.box((columns, size), (1, count), at=r0 * columns + c0)
+            b.load(data.rows(size, count), there)
             for piece in range(ceil(count / BN_STATS)):
                 of = min(BN_STATS, count - piece * BN_STATS)
-                to = rows_of(stats, size, 6, (k * per + piece) * 6)
-                b.emit("bn_stats", to, rows_of(data, size, of, piece * BN_STATS))
-        b.emit("bn_aggr", rows_of(pair, size, 2), rows_of(stats, size, 6 * pieces))
-        mean, var = (rows_of(pair, size, 1, n) for n in (0, 1))
-        finished(b, rows_of(done, size, 1), var, _factor(columns, less), root)
-        b.emit("tensor_copy", rows_of(done, size, 1, 1), mean)
+                to = stats.rows(size, 6, (k * per + piece) * 6)
+                b.emit("bn_stats", to, data.rows(size, of, piece * BN_STATS))
+        b.emit("bn_aggr", pair.rows(size, 2), stats.rows(size, 6 * pieces))
+        mean, var = (pair.rows(size, 1, n) for n in (0, 1))
+        finished(b, done.rows(size, 1), var, _factor(columns, less), root)
+        b.emit("tensor_copy", done.rows(size, 1, 1), mean)
         for n, hbm in enumerate(stored):
-            b.store(rows_of(hbm, size, 1, r0), rows_of(done, size, 1, n))
+            b.store(hbm.rows(size, 1, r0), done.rows(size, 1, n))
     return b.build()
 
 
@@ -109,15 +107,15 @@ def moments_of_columns(
             columns_of.averaged(at, count)
             columns_of.squared(at, count)
             b.fresh(spread)
-            columns_of.folded(rows_of(spread, 1, count), 1, count)
+            columns_of.folded(spread.rows(1, count), 1, count)
             for name, value in (("var", spread), ("mean", columns_of.mean)):
                 b.fresh(done)
-                to, source_ = rows_of(done, 1, count), rows_of(value, 1, count)
+                to, source_ = done.rows(1, count), value.rows(1, count)
                 if name == "var":
                     finished(b, to, source_, _factor(rows, less), root)
                 else:
                     b.emit("tensor_copy", to, source_)
-                b.store(rows_of(stored[name], 1, count, o * columns + c0), to)
+                b.store(stored[name].rows(1, count, o * columns + c0), to)
     return b.build()
 
 
@@ -142,14 +140,14 @@ class _Columns:
         self.one = self.ones if held == dtype else b.sbuf("one", 1, held)
         self.total = b.psum("total", BANK * ceil(line / BANK), slots=2)
         for buffer in {self.ones, self.one}:
-            b.emit("memset", rows_of(buffer, P, buffer.row_elements), value=1.0)
+            b.emit("memset", buffer.rows(P, buffer.row_elements), value=1.0)
 
     def _bring(self, at: Affine, count: int) -> Iterator[tuple[Access, int, int, int]]:
         """Tiles of lines, with how many, their elements and rows of a line."""
         b = self.b
         for there, some, size, of in lines_of(b, self.source, self.rows, at, count * self.together):
             b.fresh(self.data)
-            x = rows_of(self.data, some, size)
+            x = self.data.rows(some, size)
             b.load(x, there)
             yield x, some, size, of
 
@@ -158,16 +156,16 @@ class _Columns:
         b.fresh(self.mean, self.total)
         for x, *_ in self._bring(at, count):
             self._added(x, self.ones, P)
-        self.folded(rows_of(self.mean, P, count), P, count)
+        self.folded(self.mean.rows(P, count), P, count)
 
     def squared(self, at: Affine, count: int) -> None:
         b = self.b
         b.fresh(self.total)
         for x, some, size, of in self._bring(at, count):
             b.fresh(self.work, self.squares)
-            about, squares = (rows_of(t, some, size) for t in (self.work, self.squares))
+            about, squares = (t.rows(some, size) for t in (self.work, self.squares))
             pattern = ((self.wide, some), (0, of), (1, size // of))
-            mean = Access(buffer=self.mean, pattern=pattern)
+            mean = self.mean.box(*pattern)
             b.emit("tensor_tensor", about, x, mean, op="subtract")
             b.emit("activation", squares, about, op="square")
             self._added(squares, self.one, 1)
@@ -177,17 +175,17 @@ class _Columns:
         some, size = x.partitions, x.free
         for c in range(0, size, BANK):
             count = min(BANK, size - c)
-            to, part = (rows_of(t, n, count, c)
+            to, part = (t.rows(n, count, c)
                         for t, n in ((self.total, partitions), (x.buffer, some)))  # fmt: skip
-            self.b.emit("nc_matmul", to, rows_of(ones, some, partitions), part)
+            self.b.emit("nc_matmul", to, ones.rows(some, partitions), part)
 
     def folded(self, to: Access, partitions: int, count: int) -> None:
         """The sums of a line as the averages of its columns."""
-        b, whole = self.b, rows_of(self.total, partitions, count)
+        b, whole = self.b, self.total.rows(partitions, count)
         if self.together > 1:
             pitch = self.total.row_elements
             pattern = ((pitch, partitions), (1, count), (count, self.together))
-            b.emit("tensor_reduce", to, Access(buffer=self.total, pattern=pattern), op="add")
+            b.emit("tensor_reduce", to, self.total.box(*pattern), op="add")
             whole = to
         b.emit("tensor_scalar", to, whole, op0="multiply", imm0=1.0 / self.rows[0])
 

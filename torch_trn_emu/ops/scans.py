@@ -9,7 +9,7 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..chip import Chip
-from ..isa import Access, Builder, Program, Role, rows_of
+from ..isa import Access, Builder, Program, Role
 from ..kernels.cumulate_runs import cumulate_runs
 from ..kernels.down_columns import LEAST, cumulate_down, extremes_down, logarithms_down
 from ..kernels.limits import BANK, WIDE, P, evenly
@@ -45,22 +45,22 @@ class Prefix:
         self.last, self.base = (b.sbuf(n, 1, "float32", slots=2) for n in ("last", "base"))
         self.psum = b.psum("partitions before", 2, slots=2)
         self.ones, self.before = triangle(b, inclusive=False)
-        b.emit("memset", rows_of(self.unit, P, together), value=1.0)
-        b.emit("memset", rows_of(self.carry, P, 1), value=start)
+        b.emit("memset", self.unit.rows(P, together), value=1.0)
+        b.emit("memset", self.carry.rows(P, 1), value=start)
 
     def over(self, values: Access, rows: int, count: int) -> Access:
         """Sums up to and with each of `values`; the next tile goes on from them."""
         b = self.b
         b.fresh(self.sums, self.last, self.base, self.psum)
-        sums, unit = rows_of(self.sums, rows, count), rows_of(self.unit, rows, count)
-        last, base = rows_of(self.last, rows, 1), rows_of(self.base, rows, 1)
+        sums, unit = self.sums.rows(rows, count), self.unit.rows(rows, count)
+        last, base = self.last.rows(rows, 1), self.base.rows(rows, 1)
         b.emit("tensor_tensor_scan", sums, unit, values, op0="multiply", op1="add")
-        b.emit("tensor_copy", last, rows_of(self.sums, rows, 1, count - 1))
-        before, every = rows_of(self.psum, rows, 1), rows_of(self.psum, P, 1, 1)
-        b.emit("nc_matmul", before, rows_of(self.before, rows, rows), last)
-        b.emit("nc_matmul", every, rows_of(self.ones, rows, P), last)
-        b.emit("tensor_tensor", base, before, rows_of(self.carry, rows, 1), op="add")
-        carry = rows_of(self.carry, P, 1)
+        b.emit("tensor_copy", last, self.sums.rows(rows, 1, count - 1))
+        before, every = self.psum.rows(rows, 1), self.psum.rows(P, 1, 1)
+        b.emit("nc_matmul", before, self.before.rows(rows, rows), last)
+        b.emit("nc_matmul", every, self.ones.rows(rows, P), last)
+        b.emit("tensor_tensor", base, before, self.carry.rows(rows, 1), op="add")
+        carry = self.carry.rows(P, 1)
         b.emit("tensor_tensor", carry, every, carry, op="add")
         b.emit("tensor_scalar", sums, sums, base, op0="add")
         return sums
@@ -79,20 +79,20 @@ def cumulate_rows(
     data, result = b.sbuf("data", wide, dtype, slots=3), b.sbuf("result", wide, "float32", slots=3)
     other, last = b.sbuf("unit", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
     ops, unit, start = STEPS[op]
-    b.emit("memset", rows_of(other, P, wide), value=unit)
+    b.emit("memset", other.rows(P, wide), value=unit)
     for r0, size in b.tiles(rows, P):
         b.fresh(last)
-        b.emit("memset", rows_of(last, size, 1), value=start)
+        b.emit("memset", last.rows(size, 1), value=start)
         for c0, count in b.tiles(columns, wide):
             b.fresh(data, result)
             at = r0 * columns + c0
-            b.load(rows_of(data, size, count), rows_of(source, size, count, at))
-            values, constant = rows_of(data, size, count), rows_of(other, size, count)
+            b.load(data.rows(size, count), source.rows(size, count, at))
+            values, constant = data.rows(size, count), other.rows(size, count)
             operands = (constant, values) if op == "add" else (values, constant)
-            done = rows_of(result, size, count)
-            b.emit("tensor_tensor_scan", done, *operands, rows_of(last, size, 1), **ops)  # type: ignore[arg-type]
-            b.emit("tensor_copy", rows_of(last, size, 1), rows_of(result, size, 1, count - 1))
-            b.store(rows_of(out, size, count, at), done)
+            done = result.rows(size, count)
+            b.emit("tensor_tensor_scan", done, *operands, last.rows(size, 1), **ops)  # type: ignore[arg-type]
+            b.emit("tensor_copy", last.rows(size, 1), result.rows(size, 1, count - 1))
+            b.store(out.rows(size, count, at), done)
     return b.build()
 
 
@@ -113,28 +113,28 @@ def logarithms_of_rows(
     power, fade = (b.sbuf(n, wide, "float32") for n in ("power", "fade"))
     top = b.sbuf("top", wide + 1, "float32", slots=2)  # the first is that of the chunk before
     most, last = b.sbuf("most", wide, "float32"), b.sbuf("last", 1, "float32", slots=2)
-    b.emit("memset", rows_of(most, P, wide), value=-LEAST)
+    b.emit("memset", most.rows(P, wide), value=-LEAST)
     for r0, size in b.tiles(rows, P):
         b.fresh(last, top)
-        total, before = rows_of(last, size, 1), rows_of(top, size, 1)
+        total, before = last.rows(size, 1), top.rows(size, 1)
         b.emit("memset", total, value=0.0)
         b.emit("memset", before, value=LEAST)
         for c0, count in b.tiles(columns, wide):
             b.fresh(data, done)
-            x, to, p, f, high = (rows_of(t, size, count) for t in (data, done, power, fade, most))
-            now, then = rows_of(top, size, count, 1), rows_of(top, size, count)
-            b.load(x, rows_of(source, size, count, r0 * columns + c0))
+            x, to, p, f, high = (t.rows(size, count) for t in (data, done, power, fade, most))
+            now, then = top.rows(size, count, 1), top.rows(size, count)
+            b.load(x, source.rows(size, count, r0 * columns + c0))
             b.emit("tensor_tensor_scan", now, x, high, before, op0="max", op1="min")
             b.emit("tensor_tensor", p, x, now, op="subtract")
             b.emit("activation", p, p, op="exp")
             b.emit("tensor_tensor", f, then, now, op="subtract")
             b.emit("activation", f, f, op="exp")
             b.emit("tensor_tensor_scan", p, f, p, total, op0="multiply", op1="add")
-            b.emit("tensor_copy", total, rows_of(power, size, 1, count - 1))
+            b.emit("tensor_copy", total, power.rows(size, 1, count - 1))
             b.emit("activation", p, p, op="log")
             b.emit("tensor_tensor", to, p, now, op="add")
-            b.emit("tensor_copy", before, rows_of(top, size, 1, count))
-            b.store(rows_of(out, size, count, r0 * columns + c0), to)
+            b.emit("tensor_copy", before, top.rows(size, 1, count))
+            b.store(out.rows(size, count, r0 * columns + c0), to)
     return b.build()
 
 
@@ -153,29 +153,29 @@ def extremes_of_rows(
     where = b.sbuf("where", wide, "float32", slots=2)
     zeros, order = b.sbuf("zeros", wide, "float32"), b.sbuf("order", wide, "float32")
     lasts = [b.sbuf(n, 1, "float32", slots=2) for n in ("last value", "last place", "chunk")]
-    b.emit("memset", rows_of(zeros, P, wide), value=0.0)
-    b.emit("iota", rows_of(order, P, wide), channel=0, step=1, base=0)
+    b.emit("memset", zeros.rows(P, wide), value=0.0)
+    b.emit("iota", order.rows(P, wide), channel=0, step=1, base=0)
     ops, _, start = STEPS[op]
     for r0, size in b.tiles(rows, P):
         b.fresh(*lasts)
-        value, place, chunk = (rows_of(t, size, 1) for t in lasts)
+        value, place, chunk = (t.rows(size, 1) for t in lasts)
         for column, first in ((value, start), (place, 0.0), (chunk, 0.0)):
             b.emit("memset", column, value=first)
         for c0, count in b.tiles(columns, wide):
             b.fresh(data, best, here, where)
             at = r0 * columns + c0
             x, y, hit, found, zero, places = (
-                rows_of(t, size, count) for t in (data, best, here, where, zeros, order)
+                t.rows(size, count) for t in (data, best, here, where, zeros, order)
             )
-            b.load(x, rows_of(source, size, count, at))
+            b.load(x, source.rows(size, count, at))
             b.emit("tensor_tensor_scan", y, x, zero, value, **ops)  # type: ignore[arg-type]
             b.emit("tensor_tensor", hit, x, y, op="equal")
             b.emit("tensor_scalar", found, places, chunk, op0="add")
             b.emit("tensor_tensor", hit, hit, found, op="multiply")
             b.emit("tensor_tensor_scan", found, hit, zero, place, op0="max", op1="add")
             for column, tile, out in ((value, best, outs[0]), (place, where, outs[1])):
-                b.emit("tensor_copy", column, rows_of(tile, size, 1, count - 1))
-                b.store(rows_of(out, size, count, at), rows_of(tile, size, count))
+                b.emit("tensor_copy", column, tile.rows(size, 1, count - 1))
+                b.store(out.rows(size, count, at), tile.rows(size, count))
             b.emit("tensor_scalar", chunk, chunk, op0="add", imm0=float(count))
     return b.build()
 
@@ -192,7 +192,7 @@ def cumulate_run(
     prefix = Prefix(b, q, start)
     for at, rows, wide in runs(b, count, q):
         b.fresh(data)
-        values = rows_of(data, rows, wide)
+        values = data.rows(rows, wide)
         b.load(values, run_of(source, at, rows, wide, q))
         b.store(run_of(out, at, rows, wide, q), prefix.over(values, rows, wide))
     return b.build()
@@ -216,22 +216,22 @@ def cumulate_columns(
     with b.loop(outer) as o:
         for c0, count in b.tiles(columns, wide):
             b.fresh(carry)
-            kept = rows_of(carry, 1, count)
+            kept = carry.rows(1, count)
             b.emit("memset", kept, value=0.0)
             for r0, size in b.tiles(rows, P):
                 b.fresh(*{raw, data}, result, psum, total)
                 at = (o * rows + r0) * columns + c0
-                values = rows_of(data, size, count)
-                b.load(rows_of(raw, size, count), rows_of(source, size, count, at))
+                values = data.rows(size, count)
+                b.load(raw.rows(size, count), source.rows(size, count, at))
                 if data is not raw:
-                    b.emit("tensor_copy", values, rows_of(raw, size, count))
-                sums, done = rows_of(psum, size, count), rows_of(result, size, count)
-                b.emit("nc_matmul", sums, rows_of(before, size, size), values)
-                b.emit("nc_matmul", sums, rows_of(ones, 1, size), kept)
-                b.emit("nc_matmul", rows_of(total, 1, count), rows_of(ones, size, 1), values)
+                    b.emit("tensor_copy", values, raw.rows(size, count))
+                sums, done = psum.rows(size, count), result.rows(size, count)
+                b.emit("nc_matmul", sums, before.rows(size, size), values)
+                b.emit("nc_matmul", sums, ones.rows(1, size), kept)
+                b.emit("nc_matmul", total.rows(1, count), ones.rows(size, 1), values)
                 b.emit("tensor_copy", done, sums)
-                b.emit("tensor_tensor", kept, rows_of(total, 1, count), kept, op="add")
-                b.store(rows_of(out, size, count, at), done)
+                b.emit("tensor_tensor", kept, total.rows(1, count), kept, op="add")
+                b.store(out.rows(size, count, at), done)
     return b.build()
 
 
