@@ -41,21 +41,21 @@ def test_running_extremes(name: str) -> None:
     op: Any = getattr(aten, name).default
     values, index = op(x, 1)
     got = run(lowered(call_of(op, x, 1)), {"in": x})
-    np.testing.assert_array_equal(got["values"], values)
-    np.testing.assert_array_equal(got["index"], index)
+    np.testing.assert_array_equal(got["values"].reshape(x.shape), values)
+    np.testing.assert_array_equal(got["index"].reshape(x.shape), index)
 
 
 def test_cumprod() -> None:
     x = 1 + 0.01 * random(130, 300)
     got = run(lowered(call_of(aten.cumprod.default, x, 1)), {"in": x})["out"]
-    np.testing.assert_allclose(got, x.double().cumprod(1), rtol=1e-4)
+    np.testing.assert_allclose(got.reshape(x.shape), x.double().cumprod(1), rtol=1e-4)
 
 
 def test_a_scan_costs_two_cycles_an_element() -> None:
     (program,) = lowered(call_of(aten.cumsum.default, random(128, 4000), 1))
     busy = price(program, CHIP).engine_busy_s(Engine.VECTOR)
     # The constant, the first state, the scan, and the copy of the last column. [isa]
-    assert busy * 1.2e9 == pytest.approx(4000 + 64 + 2 * 4000 + 64)
+    assert busy * 1.2e9 == pytest.approx(64 + 64 + 2 * 4000 + 64)
 
 
 @pytest.mark.usefixtures("wide")
@@ -94,6 +94,6 @@ def test_partitions_sum_up_runs_of_rows(
         monkeypatch.setattr(cumulate_runs, "TOGETHER", together)
         x = (10 * random(outer, rows, columns)).round().to(dtype)
         name = str(dtype).removeprefix("torch.").replace("int64", "int32")
-        program = cumulate_runs.cumulate_runs(outer, rows, columns, chip=CHIP, dtype=name)
+        program = cumulate_runs.cumulate_runs(outer, rows, columns, dtype=name)
         got = run((program,), {"in": x})["out"].reshape(x.shape)
         np.testing.assert_array_equal(got, x.double().cumsum(1))

@@ -13,9 +13,10 @@ from ..isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine
 from .limits import BANK, START, P, evenly
 from .reduce_leading import share_of
 
-__all__ = ["Columns", "Tile", "are_short"]
+__all__ = ["APART", "Columns", "Tile", "are_short"]
 
 TOGETHER = 2048  # elements of a partition that are worked on at once (chosen)
+APART = TOGETHER + 1  # as the least number of blocks of a partition: it has one
 STEP = 400  # elements that a partition works through while an instruction starts (chosen)
 
 

@@ -7,7 +7,6 @@ tiles before its own end with. Few columns are one transfer.
 from collections.abc import Iterator
 from math import ceil
 
-from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role
 from .limits import BANK, START, P, evenly
 from .reduce_leading import share_of
@@ -20,8 +19,8 @@ NARROW = 16  # columns up to which an instruction scans one of them (chosen)
 
 
 def cumulate_runs(
-    outer: int, rows: int, columns: int, *, chip: Chip, dtype: str = "float32",
-    out_dtype: str = "", cores: int = 1,
+    outer: int, rows: int, columns: int, *, dtype: str = "float32", out_dtype: str = "",
+    cores: int = 1,
 ) -> Program:  # fmt: skip
     """out[o, r, c] = the sum of in[o, : r + 1, c]; cores share the outer dimension or columns."""
     outer, columns = share_of(outer, columns, cores)
@@ -72,8 +71,7 @@ class _Runs:
             b.emit("memset", zeros, engine=Engine.GPSIMD, value=0.0)
         for here, there in self._moves(self.data, self.source, at, (full, rest, run), count):
             b.load(here, there)
-        self._within(parts, run, count)
-        self._between(full, parts, run, count)
+        self._between(self._within(parts, run, count), full, parts, run, count)
         for here, there in self._moves(self.result, self.out, at, (full, rest, run), count):
             b.store(there, here)
 
@@ -91,9 +89,11 @@ class _Runs:
             inner = ((1, of * count),) if count == columns else ((count, of), (1, count))
             yield buffer.box((pitch, parts), *inner, at=part * pitch), there
 
-    def _within(self, parts: int, run: int, count: int) -> None:
+    def _within(self, parts: int, run: int, count: int) -> Buffer:
         """Sums of each partition's rows."""
         b = self.b
+        if run == 1 and self.data.dtype == self.sums.dtype:
+            return self.data
         if self.columns <= NARROW:
             unit = self.unit.rows(parts, run)
             with b.loop(count) as c:
@@ -102,15 +102,16 @@ class _Runs:
                     for t in (self.sums, self.data)
                 )
                 b.emit("tensor_tensor_scan", sums, unit, data, op0="multiply", op1="add")
-            return
+            return self.sums
         b.emit("tensor_copy", *(t.rows(parts, count) for t in (self.sums, self.data)))
         if run > 1:
             with b.loop(run - 1) as r:
                 sums, before = (self.sums.rows(parts, count, k * count) for k in (r + 1, r))
                 data = self.data.rows(parts, count, (r + 1) * count)
                 b.emit("tensor_tensor", sums, before, data, op="add")
+        return self.sums
 
-    def _between(self, full: int, parts: int, run: int, count: int) -> None:
+    def _between(self, within: Buffer, full: int, parts: int, run: int, count: int) -> None:
         """What the partitions before end with, and the tiles before.
 
         A partition that is not full is the last of all: nothing goes on from it.
@@ -118,15 +119,18 @@ class _Runs:
         b = self.b
         kept, total = self.carry.rows(1, count), self.total.rows(1, count)
         before = self.psum.rows(parts, count)
-        b.emit("nc_matmul", before, self.ones.rows(1, parts), kept)
+        last = within.rows(full, count, (run - 1) * count)
+        products = [(self.ones.rows(1, parts), kept)]
         if full:
-            last = self.sums.rows(full, count, (run - 1) * count)
-            b.emit("nc_matmul", before, self.before.rows(full, parts), last)
+            products.append((self.before.rows(full, parts), last))
+        # What is there already comes first, before a carry that is still made.
+        for product in products if within is self.sums else reversed(products):
+            b.emit("nc_matmul", before, *product)
+        if full:
             b.emit("nc_matmul", total, self.ones.rows(full, 1), last)
             b.emit("tensor_tensor", kept, total, kept, op="add")
         sums, result = (
-            t.box((t.row_elements, parts), (count, run), (1, count))
-            for t in (self.sums, self.result)
+            t.box((t.row_elements, parts), (count, run), (1, count)) for t in (within, self.result)
         )
         every = self.psum.box((self.psum.row_elements, parts), (0, run), (1, count))
         b.emit("tensor_tensor", result, every, sums, op="add")

@@ -1,42 +1,93 @@
-"""Running sums, products and extremes down [outer, rows, columns], and the largest with its place,
-row after row: a partition has columns, and what it knows of them after each row.
+"""Scans down [outer, rows, columns], and the largest with its place, row after row: a partition has
+columns, and what it knows of them after each row.
 """
 
-from math import inf
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..chip import Chip
-from ..isa import Access, Buffer, Builder, Index, Program, Role
+from ..isa import Access, Affine, Buffer, Builder, Index, Program, Role
 from .columns import Columns, Tile
 from .limits import P
+from .scans import UNITS, Number, number
 
-__all__ = ["LEAST", "cumulate_down", "extremes_down", "largest_down", "logarithms_down"]
+__all__ = ["Down", "largest_down"]
 
-LEAST = -(2 - 2**-23) * 2.0**127  # of float32: m starts there, so that x - m is a number
-UNITS = {"add": 0.0, "multiply": 1.0, "max": -inf, "min": inf}
 BETTER = {"max": "greater", "min": "less"}
 
 
-class _Down(Columns):
-    """Steps from row to row."""
+class _State(NamedTuple):
+    buffer: Buffer
+    op: str
 
-    def __init__(self, name: str, outer: int, rows: int, columns: int, cores: int) -> None:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """`some` rows of a tile, from row `r0` on."""
+
+    tile: Tile
+    r0: Affine
+    some: int
+
+
+class Down(Columns):
+    """Scans from row to row of [outer, rows, columns]: a layout of `scans`.
+
+    Of one column, which has a partition unless rows are `short`, all rows are one instruction.
+    """
+
+    def __init__(
+        self, name: str, outer: int, rows: int, columns: int, cores: int, *, together: int = 0,
+        least: int = 8,
+    ) -> None:  # fmt: skip
         b = Builder(f"{name} {outer}x{rows}x{columns}", cores=cores)
-        super().__init__(b, outer, rows, columns)
-        self.zero = b.sbuf("zero", 1, "float32")
-        b.emit("memset", self.zero.rows(P, 1), value=0.0)
+        super().__init__(b, outer, rows, columns, together=together, least=least)
+        self.zero = number(b, "zero", 0.0)
+        self.starts: list[tuple[Buffer, float]] = []
+
+    def state(self, name: str, op: str, start: float, values: int = 1) -> _State:
+        buffer = self.b.sbuf(name, self.count, "float32", slots=2)
+        return _State(self._started(buffer, start), op)
+
+    def _started(self, buffer: Buffer, start: float) -> Buffer:
+        """Holds `start` at the beginning of each tile."""
+        self.starts.append((buffer, start))
+        return buffer
+
+    def walk(self) -> Iterator[_Group]:
+        for tile in self.tiles():
+            self.b.fresh(*(buffer for buffer, _ in self.starts))
+            for buffer, start in self.starts:
+                wide = min(tile.wide, buffer.row_elements)
+                self.b.emit("memset", buffer.rows(tile.parts, wide), value=start)
+            for r0, some in self.groups():
+                yield _Group(tile=tile, r0=r0, some=some)
+
+    def take(self, buffer: Buffer, hbm: Buffer, group: _Group, fill: float) -> Access:
+        return self.load(buffer, hbm, group.tile, group.r0, group.some)
+
+    def put(self, hbm: Buffer, buffer: Buffer, group: _Group) -> None:
+        self.store(hbm, buffer, group.tile, group.r0, group.some)
+
+    def of(self, buffer: Buffer, group: _Group) -> Access:
+        return self.box(buffer, group.tile, group.some)
+
+    def part(self, buffer: Buffer, group: _Group, first: int, count: int) -> Access:
+        return self.box(buffer, group.tile, count, first=first)
+
+    def length(self, group: _Group) -> int:
+        return group.some
 
     def chain(
-        self, to: Buffer, state: Access, x: Buffer, tile: Tile, some: int, op: str,
-        fade: Buffer | None = None,
-    ) -> None:  # fmt: skip
-        """to[r] = (to[r - 1] times fade[r]) op x[r], from `state` on, which is the last in the end.
-
-        `fade` is written over.
-        """
+        self, to: Buffer, state: _State, x: Buffer, group: _Group, *, most: Number | None = None,
+        fade: Buffer | None = None, tops: tuple[Access, ...] = (),
+    ) -> Access:  # fmt: skip
+        b, tile, some, op = self.b, group.tile, group.some, state.op
+        start = state.buffer.rows(tile.parts, tile.wide)
         if not self.short and tile.wide < some:
-            self._scans(to, state, x, tile, some, op, fade)
-            return
-        b = self.b
+            self._scans(to, state, x, group, most, fade)
+            return start
 
         def one(r: Index, before: Access) -> None:
             if fade is not None:
@@ -46,33 +97,61 @@ class _Down(Columns):
             made, value = self.row(to, tile, r), self.row(x, tile, r)
             b.emit("tensor_tensor", made, before, value, op=op)
 
-        one(0, state)
+        one(0, start)
         if some > 1:
             with b.loop(some - 1) as r:
                 one(r + 1, self.row(to, tile, r))
-        b.emit("tensor_copy", state, self.row(to, tile, some - 1))
+        if most is not None:
+            made = self.of(to, group)
+            b.emit("tensor_scalar", made, made, op0="min", imm0=most.value)
+        return start
 
     def _scans(
-        self, to: Buffer, state: Access, x: Buffer, tile: Tile, some: int, op: str,
+        self, to: Buffer, state: _State, x: Buffer, group: _Group, most: Number | None,
         fade: Buffer | None,
     ) -> None:  # fmt: skip
         """The same column after column, where a tile has fewer of them than rows."""
-        b, parts, wide = self.b, tile.parts, tile.wide
-        none = self.zero.box((1, parts), (0, some))
-        with b.loop(wide) as c:
-            made, values = (t.lanes(parts, (wide, some), at=c) for t in (to, x))
+        b, tile, parts = self.b, group.tile, group.tile.parts
+        each = (tile.wide, group.some)
+        last = "min" if most else "add"
+        other = (most or self.zero).column.box((1, parts), (0, group.some))
+        with b.loop(tile.wide) as c:
+            made, values = (t.lanes(parts, each, at=c) for t in (to, x))
             start = state.buffer.rows(parts, 1, c)
             if fade is None:
-                b.emit("tensor_tensor_scan", made, values, none, start, op0=op, op1="add")
+                b.emit("tensor_tensor_scan", made, values, other, start, op0=state.op, op1=last)
             else:
-                pattern = ((fade.row_elements, parts), (wide, some))
-                factors = fade.box(*pattern, at=c)
-                b.emit("tensor_tensor_scan", made, factors, values, start, op0="multiply", op1=op)
-        b.emit("tensor_copy", state, self.row(to, tile, some - 1))
+                factors = fade.lanes(parts, each, at=c)
+                b.emit(
+                    "tensor_tensor_scan", made, factors, values, start, op0="multiply", op1=state.op
+                )
+
+    def carry(self, state: _State, made: Buffer, group: _Group) -> None:
+        tile = group.tile
+        self.b.emit("tensor_copy", state.buffer.rows(tile.parts, tile.wide),
+                    self.row(made, tile, group.some - 1))  # fmt: skip
+
+    def places(self) -> Callable[[_Group], Access]:
+        b = self.b
+        order, place = (b.sbuf(n, self.size, "float32") for n in ("order", "places"))
+        self.order(order, 1)
+        first = self._started(b.sbuf("first row", 1, "float32", slots=2), 0.0)
+
+        def made(group: _Group) -> Access:
+            tile, row = group.tile, first.rows(group.tile.parts, 1)
+            numbers = self.box(order, tile, group.some, pitch=self.count)
+            b.emit("tensor_scalar", self.of(place, group), numbers, row, op0="add")
+            b.emit("tensor_scalar", row, row, op0="add", imm0=float(group.some))
+            return self.of(place, group)
+
+        return made
 
     def order(self, buffer: Buffer, step: int) -> None:
         """0 in the first row, and `step` more in each of the others."""
         b, tile = self.b, Tile(parts=P, wide=self.count)
+        if self.count == 1:
+            b.emit("iota", buffer.rows(P, self.together), channel=0, step=step, base=0)
+            return
         b.emit("memset", self.row(buffer, tile, 0), value=0.0)
         if self.together > 1:
             with b.loop(self.together - 1) as r:
@@ -80,119 +159,12 @@ class _Down(Columns):
                 b.emit("tensor_scalar", made, before, op0="add", imm0=float(step))
 
 
-def cumulate_down(
-    outer: int, rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32",
-    out_dtype: str = "", cores: int = 1,
-) -> Program:  # fmt: skip
-    """out[o, r, c] = in[o, 0, c] op ... op in[o, r, c], in float32."""
-    d = _Down(f"cumulate_{op}", outer, rows, columns, cores)
-    b = d.b
-    source = d.whole("in", dtype, Role.INPUT)
-    out = d.whole("out", out_dtype or dtype, Role.OUTPUT)
-    data = b.sbuf("data", d.size, dtype, slots=3)
-    result = b.sbuf("result", d.size, "float32", slots=3)
-    state = b.sbuf("state", d.count, "float32", slots=2)
-    for tile in d.tiles():
-        b.fresh(state)
-        total = state.rows(tile.parts, tile.wide)
-        b.emit("memset", total, value=UNITS[op])
-        for r0, some in d.groups():
-            b.fresh(data, result)
-            d.load(data, source, tile, r0, some)
-            d.chain(result, total, data, tile, some, op)
-            d.store(out, result, tile, r0, some)
-    return b.build()
-
-
-def extremes_down(
-    outer: int, rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32",
-    cores: int = 1,
-) -> Program:  # fmt: skip
-    """values[o, r, c] = the largest or smallest of in[o, : r + 1, c]; index: where it is last."""
-    d = _Down(f"running {op}", outer, rows, columns, cores)
-    b = d.b
-    source = d.whole("in", dtype, Role.INPUT)
-    values, index = d.whole("values", dtype, Role.OUTPUT), d.whole("index", "int32", Role.OUTPUT)
-    data, best, hit, where = (
-        b.sbuf(n, d.size, t, slots=2)
-        for n, t in (("data", dtype), ("best", "float32"), ("hit", "float32"), ("where", "float32"))
-    )
-    order, place = (b.sbuf(n, d.size, "float32") for n in ("order", "place"))
-    states = [b.sbuf(n, d.count, "float32", slots=2) for n in ("last value", "last place")]
-    first = b.sbuf("first row", 1, "float32", slots=2)
-    d.order(order, 1)
-    for tile in d.tiles():
-        b.fresh(*states, first)
-        value, at = (t.rows(tile.parts, tile.wide) for t in states)
-        row = first.rows(tile.parts, 1)
-        for to, start in ((value, UNITS[op]), (at, 0.0), (row, 0.0)):
-            b.emit("memset", to, value=start)
-        for r0, some in d.groups():
-            b.fresh(data, best, hit, where)
-            x, y, hits, places = (d.box(t, tile, some) for t in (data, best, hit, place))
-            d.load(data, source, tile, r0, some)
-            d.chain(best, value, data, tile, some, op)
-            b.emit("tensor_tensor", hits, x, y, op="equal")
-            b.emit("tensor_scalar", places, d.box(order, tile, some, pitch=d.count), row, op0="add")
-            b.emit("tensor_tensor", hits, hits, places, op="multiply")
-            d.chain(where, at, hit, tile, some, "max")
-            d.store(values, best, tile, r0, some)
-            d.store(index, where, tile, r0, some)
-            b.emit("tensor_scalar", row, row, op0="add", imm0=float(some))
-    return b.build()
-
-
-def logarithms_down(
-    outer: int, rows: int, columns: int, *, chip: Chip, dtype: str = "float32", cores: int = 1
-) -> Program:
-    """out[o, r, c] = log(exp(in[o, 0, c]) + ... + exp(in[o, r, c])): sums of exp(x - m), with m the
-    largest so far, cut to finite numbers, each times exp(the m before - m).
-    """
-    d = _Down("cumulate_exp", outer, rows, columns, cores)
-    b = d.b
-    source, out = d.whole("in", dtype, Role.INPUT), d.whole("out", dtype, Role.OUTPUT)
-    data, done = (b.sbuf(n, d.size, dtype, slots=2) for n in ("data", "done"))
-    top, power, fade, total = (
-        b.sbuf(n, d.size, "float32", slots=2) for n in ("top", "power", "fade", "total")
-    )
-    states = [b.sbuf(n, d.count, "float32", slots=2) for n in ("largest", "sum")]
-    before = b.sbuf("before", d.count, "float32", slots=2)
-    for tile in d.tiles():
-        b.fresh(*states)
-        largest, sums = (t.rows(tile.parts, tile.wide) for t in states)
-        b.emit("memset", largest, value=LEAST)
-        b.emit("memset", sums, value=0.0)
-        for r0, some in d.groups():
-            b.fresh(data, done, top, power, fade, total, before)
-            x, to, m, p, f, s = (
-                d.box(t, tile, some) for t in (data, done, top, power, fade, total)
-            )
-            d.load(data, source, tile, r0, some)
-            then = before.rows(tile.parts, tile.wide)
-            b.emit("tensor_scalar", then, largest, op0="min", imm0=-LEAST)
-            d.chain(top, largest, data, tile, some, "max")
-            b.emit("tensor_scalar", m, m, op0="min", imm0=-LEAST)
-            b.emit("tensor_tensor", p, x, m, op="subtract")
-            b.emit("activation", p, p, op="exp")
-            first, now = d.row(fade, tile, 0), d.row(top, tile, 0)
-            b.emit("tensor_tensor", first, then, now, op="subtract")
-            if some > 1:
-                faded, now = (d.box(t, tile, some - 1, first=1) for t in (fade, top))
-                b.emit("tensor_tensor", faded, d.box(top, tile, some - 1), now, op="subtract")
-            b.emit("activation", f, f, op="exp")
-            d.chain(total, sums, power, tile, some, "add", fade)
-            b.emit("activation", s, s, op="log")
-            b.emit("tensor_tensor", to, s, m, op="add")
-            d.store(out, done, tile, r0, some)
-    return b.build()
-
-
 def largest_down(
     outer: int, rows: int, columns: int, *, sign: float, chip: Chip, dtype: str = "float32",
     cores: int = 1,
 ) -> Program:  # fmt: skip
     """values[o, c] = the largest (or, with sign -1, smallest) of in[o, :, c], index: its first."""
-    d = _Down("largest", outer, rows, columns, cores)
+    d = Down("largest", outer, rows, columns, cores)
     b, op = d.b, "max" if sign > 0 else "min"
     source = d.whole("in", dtype, Role.INPUT)
     values, index = d.single("values", dtype), d.single("index", "int32")
@@ -229,7 +201,7 @@ def largest_down(
 
 
 def _largest_of_group(
-    d: _Down, tile: Tile, some: int, work: tuple[Buffer, Buffer, Buffer],
+    d: Down, tile: Tile, some: int, work: tuple[Buffer, Buffer, Buffer],
     results: tuple[Access, Access], op: str,
 ) -> None:  # fmt: skip
     """The best of some rows of each column, and -r of the first row r among them that has it."""

@@ -1,29 +1,22 @@
-"""Running sums, products and extremes along few long rows: each is cut over several partitions.
+"""Few long rows, each cut over several partitions: a layout of `scans`.
 
 A partition scans its piece. What the pieces end with comes together in a partition for each row, is
 scanned there from what the tile before left, and goes back: to each piece what comes before it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
-from ..chip import Chip
-from ..isa import Access, Affine, Buffer, Builder, Program, Role
-from .down_columns import LEAST, UNITS
+from ..isa import Access, Affine, Buffer, Builder, Role
 from .limits import P
+from .scans import Number, number
 
-__all__ = ["cumulate_few", "extremes_few", "logarithms_few", "suits_few"]
+__all__ = ["FewRows", "suits_few"]
 
 TOGETHER = 2048  # elements of a piece (chosen)
 FEW = 16  # rows at most: each is a transfer (chosen)
-STARTS = {**UNITS, "max": LEAST, "min": -LEAST}  # finite: a zero is added to them
-OPS: dict[str, dict[str, str]] = {
-    "add": {"op0": "add", "op1": "add"},
-    "multiply": {"op0": "multiply", "op1": "add"},
-    "max": {"op0": "max", "op1": "add"},
-    "min": {"op0": "min", "op1": "add"},
-}
 
 
 def suits_few(rows: int, columns: int, cores: int) -> bool:
@@ -45,22 +38,56 @@ class _Tile:
     rest: int
 
 
-class _Few:
-    """One core's rows; `fill` is what pieces hold where they lack elements."""
+class _State:
+    """What comes before each piece: scans of what the pieces end with, from tile to tile.
 
-    def __init__(self, name: str, rows: int, columns: int, cores: int, fill: float) -> None:
-        self.rows, self.columns, self.fill = ceil(rows / cores), columns, fill
+    scanned  how many values of each piece take part: one, or a factor and an addend
+    """
+
+    def __init__(self, few: "FewRows", name: str, op: str, start: float, scanned: int) -> None:
+        self.few, self.op, b = few, op, few.b
+        self.unit = number(b, f"{name} unit", start).column.rows(few.parts, 1)
+        self.joined = [b.sbuf(f"{name} joined {k}", few.pieces, "float32", slots=2)
+                       for k in range(scanned)]  # fmt: skip
+        self.line = b.sbuf(f"{name} in order", few.pieces + 1, "float32", slots=2)
+        self.kept = b.sbuf(f"{name} carried", 1, "float32")
+        self.base = b.sbuf(f"{name} before", 1, "float32", slots=2)
+        b.emit("memset", self.kept.rows(few.rows, 1), value=start)
+
+    def before(self, *ends: Access) -> Access:
+        """[parts, 1], made from what pieces end with."""
+        few, line, b = self.few, self.line, self.few.b
+        b.fresh(*self.joined, line, self.base)
+        for buffer, end in zip(self.joined, ends, strict=True):
+            b.emit("dma_copy", buffer.rows(few.rows, few.pieces), end, queue="join")
+        values = [t.rows(few.rows, few.pieces) for t in self.joined]
+        kept, ordered = self.kept.rows(few.rows, 1), line.rows(few.rows, few.pieces, 1)
+        b.emit("tensor_copy", line.rows(few.rows, 1), kept)
+        few.scan(ordered, values, kept, self.op)
+        b.emit("tensor_copy", kept, line.rows(few.rows, 1, few.pieces))
+        base = self.base.rows(few.parts, 1)
+        b.emit("dma_copy", base, line.rows(few.rows, few.pieces), queue="join")
+        return base
+
+
+class FewRows:
+    """One core's rows."""
+
+    def __init__(self, name: str, rows: int, columns: int, cores: int) -> None:
+        self.rows, self.columns = ceil(rows / cores), columns
         self.b = b = Builder(f"{name} {self.rows}x{columns}", cores=cores)
         self.pieces = P // self.rows
         self.parts = self.rows * self.pieces
         self.size = min(TOGETHER, ceil(columns / self.pieces))
-        self.zeros = b.sbuf("zeros", max(self.size, self.pieces), "float32")
-        b.emit("memset", self.zeros.rows(P, max(self.size, self.pieces)), value=0.0)
+        self.zero = number(b, "zero", 0.0)
 
     def whole(self, name: str, dtype: str, role: Role) -> Buffer:
         return self.b.hbm(name, (self.rows, self.columns), dtype, role)
 
-    def tiles(self) -> Iterator[_Tile]:
+    def state(self, name: str, op: str, start: float, values: int = 1) -> _State:
+        return _State(self, name, op, start, values)
+
+    def walk(self) -> Iterator[_Tile]:
         span = self.pieces * self.size
         for first, some in self.b.tiles(self.columns, span):
             wide = ceil(some / self.pieces)
@@ -76,178 +103,86 @@ class _Few:
                 part += tile.full * buffer.row_elements
                 yield buffer.rows(1, tile.rest, part), last
 
-    def load(self, buffer: Buffer, hbm: Buffer, tile: _Tile) -> Access:
-        here = buffer.rows(self.parts, tile.wide)
+    def take(self, buffer: Buffer, hbm: Buffer, tile: _Tile, fill: float) -> Access:
+        here = self.of(buffer, tile)
         if tile.rest or tile.full < self.pieces:
-            self.b.emit("memset", here, value=self.fill)
+            self.b.emit("memset", here, value=fill)
         for to, source in self._moves(hbm, buffer, tile):
             self.b.load(to, source)
         return here
 
-    def store(self, hbm: Buffer, buffer: Buffer, tile: _Tile) -> None:
+    def put(self, hbm: Buffer, buffer: Buffer, tile: _Tile) -> None:
         for source, to in self._moves(hbm, buffer, tile):
             self.b.store(to, source)
 
-    def scan(self, to: Access, x: Access, op: str, start: Access) -> None:
-        zero = self.zeros.lanes(x.pattern[0][1], (1, x.pattern[1][1]))  # fmt: skip
-        self.b.emit("tensor_tensor_scan", to, x, zero, start, **OPS[op])  # type: ignore[arg-type]
+    def of(self, buffer: Buffer, tile: _Tile) -> Access:
+        return self.part(buffer, tile, 0, tile.wide)
 
+    def part(self, buffer: Buffer, tile: _Tile, first: int, count: int) -> Access:
+        return buffer.rows(self.parts, count, first)
 
-class _Before:
-    """What comes before each piece: scans of what the pieces end with, from tile to tile.
+    def length(self, tile: _Tile) -> int:
+        return tile.wide
 
-    scanned  how many values of each piece take part: one, or a factor and an addend
-    """
+    def scan(self, to: Access, values: list[Access], start: Access, op: str) -> None:
+        """By `op` of one value with the state, or of an addend with a factor times the state."""
+        if len(values) > 1:
+            self.b.emit("tensor_tensor_scan", to, *values, start, op0="multiply", op1=op)
+            return
+        zero = self.zero.column.box((1, to.partitions), (0, to.free))
+        self.b.emit("tensor_tensor_scan", to, values[0], zero, start, op0=op, op1="add")
 
-    def __init__(self, few: _Few, name: str, start: float, scanned: int = 1) -> None:
-        self.few, b = few, few.b
-        self.joined = [b.sbuf(f"{name} joined {k}", few.pieces, "float32", slots=2)
-                       for k in range(scanned)]  # fmt: skip
-        self.line = b.sbuf(f"{name} in order", few.pieces + 1, "float32", slots=2)
-        self.carry = b.sbuf(f"{name} carried", 1, "float32")
-        self.base = b.sbuf(f"{name} before", 1, "float32", slots=2)
-        b.emit("memset", self.carry.rows(few.rows, 1), value=start)
-
-    def of(self, *ends: Access, op: str = "") -> Access:
-        """[parts, 1], by `op`, or of a factor and an addend."""
-        b, few = self.few.b, self.few
-        b.fresh(*self.joined, self.line, self.base)
-        for buffer, end in zip(self.joined, ends, strict=True):
-            b.emit("dma_copy", buffer.rows(few.rows, few.pieces), end, queue="join")
-        values = [t.rows(few.rows, few.pieces) for t in self.joined]
-        carry, line = self.carry.rows(few.rows, 1), self.line
-        b.emit("tensor_copy", line.rows(few.rows, 1), carry)
-        ordered = line.rows(few.rows, few.pieces, 1)
-        if op:
-            few.scan(ordered, values[0], op, carry)
-        else:
-            b.emit("tensor_tensor_scan", ordered, *values, carry, op0="multiply", op1="add")
-        b.emit("tensor_copy", carry, line.rows(few.rows, 1, few.pieces))
-        base = self.base.rows(few.parts, 1)
-        b.emit("dma_copy", base, line.rows(few.rows, few.pieces), queue="join")
+    def chain(
+        self, to: Buffer, state: _State, x: Buffer, tile: _Tile, *, most: Number | None = None,
+        fade: Buffer | None = None, tops: tuple[Access, ...] = (),
+    ) -> Access:  # fmt: skip
+        b, made, op = self.b, self.of(to, tile), state.op
+        values, end = [self.of(x, tile)], self.part(to, tile, tile.wide - 1, 1)
+        if fade is not None:
+            factors = self.of(fade, tile)
+            self.scan(made, [factors, *values], state.unit, op)
+            b.emit("activation", factors, *tops, op="exp", scale=-1.0)
+            base = state.before(self.part(fade, tile, tile.wide - 1, 1), end)
+            b.emit("scalar_tensor_tensor", made, factors, base, made, op0="multiply", op1=op)
+            return base
+        self.scan(made, values, state.unit, op)
+        base, limit = state.before(end), dict[str, Any]()
+        if most:
+            b.emit("tensor_scalar", base, base, op0="min", imm0=most.value)
+            limit = {"op1": "min", "imm1": most.value}
+        b.emit("tensor_scalar", made, made, base, op0=op, **limit)
         return base
 
+    def carry(self, state: _State, made: Buffer, tile: _Tile) -> None:
+        """Done by the state itself."""
 
-def _column(few: _Few, name: str, value: float) -> Access:
-    column = few.b.sbuf(name, 1, "float32").rows(P, 1)
-    few.b.emit("memset", column, value=value)
-    return column.buffer.rows(few.parts, 1)
+    def places(self) -> Callable[[_Tile], Access]:
+        b, size = self.b, self.size
+        order, place = (b.sbuf(n, size, "float32") for n in ("order", "places"))
+        b.emit("iota", order.rows(P, size), channel=0, step=1, base=0)
+        columns = self._first_columns()
 
+        def made(tile: _Tile) -> Access:
+            to, column = self.of(place, tile), columns[tile.wide]
+            b.emit("tensor_scalar", to, self.of(order, tile), column, op0="add")
+            b.emit("tensor_scalar", column, column, op0="add", imm0=float(self.pieces * tile.wide))
+            return to
 
-def cumulate_few(
-    rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32", out_dtype: str = "",
-    cores: int = 1,
-) -> Program:  # fmt: skip
-    """out[r, c] = in[r, 0] op ... op in[r, c]"""
-    few = _Few(f"cumulate_{op}", rows, columns, cores, UNITS[op])
-    b = few.b
-    source = few.whole("in", dtype, Role.INPUT)
-    out = few.whole("out", out_dtype or dtype, Role.OUTPUT)
-    data = b.sbuf("data", few.size, dtype, slots=2)
-    result = b.sbuf("result", few.size, "float32", slots=2)
-    start, before = _column(few, "unit", UNITS[op]), _Before(few, "ends", UNITS[op])
-    for tile in few.tiles():
-        b.fresh(data, result)
-        x, y = few.load(data, source, tile), result.rows(few.parts, tile.wide)
-        few.scan(y, x, op, start)
-        base = before.of(result.rows(few.parts, 1, tile.wide - 1), op=op)
-        b.emit("tensor_scalar", y, y, base, op0=op)
-        few.store(out, result, tile)
-    return b.build()
+        return made
 
-
-def extremes_few(
-    rows: int, columns: int, *, op: str, chip: Chip, dtype: str = "float32", cores: int = 1
-) -> Program:
-    """values[r, c] = the largest or smallest of in[r, : c + 1], index[r, c] = where it is last."""
-    few = _Few(f"running {op}", rows, columns, cores, STARTS[op])
-    b = few.b
-    source = few.whole("in", dtype, Role.INPUT)
-    values, index = (
-        few.whole("values", dtype, Role.OUTPUT),
-        few.whole("index", "int32", Role.OUTPUT),
-    )
-    data = b.sbuf("data", few.size, dtype, slots=2)
-    best, hit, where = (b.sbuf(n, few.size, "float32", slots=2) for n in ("best", "hit", "where"))
-    order = b.sbuf("order", few.size, "float32")
-    b.emit("iota", order.rows(P, few.size), channel=0, step=1, base=0)
-    first, zero = _column(few, "start", UNITS[op]), _column(few, "zero", 0.0)
-    value, place = _Before(few, "values", UNITS[op]), _Before(few, "places", 0.0)
-    columns_of = _first_columns(few)
-    for tile in few.tiles():
-        b.fresh(data, best, hit, where)
-        x = few.load(data, source, tile)
-        y, hits, at = (t.rows(few.parts, tile.wide) for t in (best, hit, where))
-        few.scan(y, x, op, first)
-        base = value.of(best.rows(few.parts, 1, tile.wide - 1), op=op)
-        b.emit("tensor_scalar", y, y, base, op0=op)
-        b.emit("tensor_tensor", hits, x, y, op="equal")
-        column = columns_of[tile.wide]
-        b.emit("tensor_scalar", at, order.rows(few.parts, tile.wide), column, op0="add")
-        b.emit("tensor_scalar", column, column, op0="add", imm0=float(few.pieces * tile.wide))
-        b.emit("tensor_tensor", hits, hits, at, op="multiply")
-        few.scan(at, hits, "max", zero)
-        base = place.of(where.rows(few.parts, 1, tile.wide - 1), op="max")
-        b.emit("tensor_scalar", at, at, base, op0="max")
-        few.store(values, best, tile)
-        few.store(index, where, tile)
-    return b.build()
-
-
-def _first_columns(few: _Few) -> dict[int, Access]:
-    """The column where each piece of the first tile of a width starts, by that width."""
-    b, found = few.b, dict[int, Access]()
-    whole, rest = divmod(few.columns, few.pieces * few.size)
-    widths = [(few.size, 0)] * (whole > 0)
-    widths += [(ceil(rest / few.pieces), few.columns - rest)] * (rest > 0)
-    for wide, base in widths:
-        if wide in found:  # goes on where those before it ended
-            continue
-        line = b.sbuf(f"first columns of {wide}", few.pieces, "float32")
-        b.emit("iota", line.rows(1, few.pieces), channel=0, step=wide, base=base)
-        column = b.sbuf(f"first column of {wide}", 1, "float32").rows(few.parts, 1)
-        of_all = line.box((few.pieces, 1), (0, few.rows), (1, few.pieces))
-        b.emit("dma_copy", column, of_all, queue="join")
-        found[wide] = column
-    return found
-
-
-def logarithms_few(
-    rows: int, columns: int, *, chip: Chip, dtype: str = "float32", cores: int = 1
-) -> Program:
-    """out[r, c] = log(exp(in[r, 0]) + ... + exp(in[r, c])): sums of exp(x - m), with m the largest
-    so far, cut to finite numbers. What comes before a piece counts exp(the m before it - m) times.
-    """
-    few = _Few("cumulate_exp", rows, columns, cores, LEAST)
-    b = few.b
-    source, out = few.whole("in", dtype, Role.INPUT), few.whole("out", dtype, Role.OUTPUT)
-    data, done = (b.sbuf(n, few.size, dtype, slots=2) for n in ("data", "done"))
-    top = b.sbuf("top", few.size + 1, "float32", slots=2)  # the first is that of the piece before
-    power, fade = (b.sbuf(n, few.size, "float32", slots=2) for n in ("power", "fade"))
-    end = b.sbuf("fade of the piece", 1, "float32", slots=2)
-    least, zero = _column(few, "least", LEAST), _column(few, "zero", 0.0)
-    tops, sums = _Before(few, "tops", LEAST), _Before(few, "sums", 0.0, scanned=2)
-    for tile in few.tiles():
-        b.fresh(data, done, top, power, fade, end)
-        x, count = few.load(data, source, tile), tile.wide
-        to, p, f = (t.rows(few.parts, count) for t in (done, power, fade))
-        m, then = (top.rows(few.parts, count, at) for at in (1, 0))
-        few.scan(m, x, "max", least)
-        largest = tops.of(top.rows(few.parts, 1, count), op="max")
-        b.emit("tensor_scalar", largest, largest, op0="min", imm0=-LEAST)
-        b.emit("tensor_scalar", m, m, largest, op0="max", op1="min", imm1=-LEAST)
-        b.emit("tensor_copy", top.rows(few.parts, 1), largest)
-        b.emit("tensor_tensor", p, x, m, op="subtract")
-        b.emit("activation", p, p, op="exp")
-        b.emit("tensor_tensor", f, then, m, op="subtract")
-        b.emit("activation", f, f, op="exp")
-        b.emit("tensor_tensor_scan", p, f, p, zero, op0="multiply", op1="add")
-        b.emit("activation", f, m, largest, op="exp", scale=-1.0)
-        b.emit("tensor_copy", end.rows(few.parts, 1), fade.rows(few.parts, 1, count - 1))
-        last = power.rows(few.parts, 1, count - 1)
-        before = sums.of(end.rows(few.parts, 1), last)
-        b.emit("scalar_tensor_tensor", p, f, before, p, op0="multiply", op1="add")
-        b.emit("activation", p, p, op="log")
-        b.emit("tensor_tensor", to, p, m, op="add")
-        few.store(out, done, tile)
-    return b.build()
+    def _first_columns(self) -> dict[int, Access]:
+        """The column where each piece of the first tile of a width starts, by that width."""
+        b, found = self.b, dict[int, Access]()
+        whole, rest = divmod(self.columns, self.pieces * self.size)
+        widths = [(self.size, 0)] * (whole > 0)
+        widths += [(ceil(rest / self.pieces), self.columns - rest)] * (rest > 0)
+        for wide, base in widths:
+            if wide in found:  # goes on where those before it ended
+                continue
+            line = b.sbuf(f"first columns of {wide}", self.pieces, "float32")
+            b.emit("iota", line.rows(1, self.pieces), channel=0, step=wide, base=base)
+            column = b.sbuf(f"first column of {wide}", 1, "float32").rows(self.parts, 1)
+            of_all = line.box((self.pieces, 1), (0, self.rows), (1, self.pieces))
+            b.emit("dma_copy", column, of_all, queue="join")
+            found[wide] = column
+        return found

@@ -271,7 +271,7 @@ _ROWS = (
     _row("native_group_norm_backward", "vector", group_norm_backward, MADE, _NCHW),
     # --- scans and sorts
     _row("cumsum", "vector", scan("add"), MADE),
-    _row("logcumsumexp", "vector", logarithms, MADE),
+    _row("logcumsumexp", "vector", logarithms(), MADE),
     _row("cumprod", "vector", scan("multiply"), MADE),
     _row("cummax", "vector", extremes("max"), MADE),
     _row("cummin", "vector", extremes("min"), MADE),

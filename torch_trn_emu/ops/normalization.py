@@ -12,10 +12,10 @@ from typing import Any
 
 from ..chip import Chip
 from ..isa import Program
-from ..kernels.down_columns import LEAST
 from ..kernels.rows import row_program
 from ..kernels.rows.arrange import arranged
 from ..kernels.rows.values import Input, Kind, Output, RowStep, Values, column_sum, reduced, step
+from ..kernels.scans import LEAST
 
 __all__ = ["ROW_OPS", "RowOp", "row_op"]
 
