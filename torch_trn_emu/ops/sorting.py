@@ -18,7 +18,7 @@ from ..chip import Chip
 from ..formats import FORMATS
 from ..isa import Builder, Program, fits
 from ..kernels.eights_of_rows import eights_of_rows
-from ..kernels.largest_of_chunks import Largest, LargestOfFew, eights
+from ..kernels.largest_of_chunks import Largest, eights
 from ..kernels.largest_of_groups import group_cycles, largest_of_groups
 from ..kernels.limits import WIDE, P, evenly
 from ..kernels.rank_by_halves import halving_cycles, rank_by_halves
@@ -70,12 +70,8 @@ def select_largest(
         )
     rows = ceil(rows / cores)
     b = Builder(f"top {k} of {rows}x{columns}", cores=cores)
-    wide = _segment(rows, columns, k)
-    if wide < columns and rows <= FEW:
-        return LargestOfFew(
-            b, rows, columns, stored, sign, chip, dtype, wide, WIDE, nan=nan
-        ).build()
-    return Largest(b, rows, columns, stored, sign, chip, dtype, wide, WIDE, nan=nan).build()
+    pieces = ceil(columns / _segment(rows, columns, k)) if rows <= FEW else 1
+    return Largest(b, rows, columns, stored, sign, chip, dtype, pieces, WIDE, nan=nan).build()
 
 
 def _segment(rows: int, columns: int, k: int) -> int:
