@@ -127,9 +127,10 @@ class Down(Columns):
                 )
 
     def carry(self, state: _State, made: Buffer, group: _Group) -> None:
-        tile = group.tile
-        self.b.emit("tensor_copy", state.buffer.rows(tile.parts, tile.wide),
-                    self.row(made, tile, group.some - 1))  # fmt: skip
+        tile, last = group.tile, group.some - 1
+        if group.some < self.rows:
+            to = state.buffer.rows(tile.parts, tile.wide)
+            self.b.emit("tensor_copy", to, self.row(made, tile, last))
 
     def places(self) -> Callable[[_Group], Access]:
         b = self.b

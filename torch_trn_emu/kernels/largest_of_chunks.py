@@ -11,6 +11,7 @@ from math import ceil
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .limits import P, evenly
+from .pieces import beside, to_pieces
 from .sort_keys import PADDING, SEARCHED, Keys, halved
 
 __all__ = ["Largest", "eights"]
@@ -95,18 +96,12 @@ class Largest:
         b, pieces = self.b, self.pieces
         line = b.sbuf("first columns", pieces, "float32")
         b.emit("iota", line.rows(1, pieces), channel=0, step=self.step, base=0)
-        self._spread(self.start, line, most)
+        to_pieces(b, self.start, line, most, pieces)
         if self.over:  # more than all keys only in the last piece
             line = b.sbuf("limits", pieces, "float32")
             b.emit("memset", line.rows(1, pieces), value=-PADDING)
             b.emit("memset", line.rows(1, 1, pieces - 1), value=PADDING)
-            self._spread(self.limit, line, most)
-
-    def _spread(self, to: Buffer, line: Buffer, most: int) -> None:
-        """What a line in one partition says of a row's pieces, to the partitions of all of them."""
-        pieces = self.pieces
-        of_all = line.box((pieces, 1), (0, most), (1, pieces))
-        self.b.emit("dma_copy", to.rows(most * pieces, 1), of_all, queue="join")
+            to_pieces(b, self.limit, line, most, pieces)
 
     def _tile(self, r0: Affine, size: int, at: int, c0: int) -> None:
         """The largest of the columns of each piece from c0 on, counted in columns of the piece."""
@@ -163,13 +158,12 @@ class Largest:
 
     def _join(self, size: int, parts: int, found: Found) -> None:
         """The candidates of a row's pieces beside each other, counted in columns of the row."""
-        b, pieces, each = self.b, self.pieces, self.each
+        b, each = self.b, self.each
         b.fresh(*self.of_pieces)
         there = found[1].rows(parts, each)
         b.emit("tensor_scalar", there, there, self.start.rows(parts, 1), op0="add")
         for part, whole in zip(found, self.of_pieces, strict=True):
-            to, source = whole.rows(size, pieces * each), part.rows(parts, each)
-            b.emit("dma_copy", to, source, queue="join")
+            beside(b, whole, part.rows(parts, each), size)
 
     def _store(self, r0: Affine, size: int, best: Buffer, places: Buffer) -> None:
         b, at = self.b, r0 * self.k

@@ -14,6 +14,7 @@ from math import ceil
 from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .limits import P
+from .pieces import cut_rows
 from .sort_keys import PADDING, Keys
 
 __all__ = ["group_cycles", "groups_of", "largest_of_groups"]
@@ -147,25 +148,12 @@ class _Groups:
         self._keep(r0 * (self.groups * self.kept), many, found)
 
     def _load(self, r0: Affine, size: int) -> None:
-        b, (full, rest) = self.b, divmod(self.columns, self.wide)
-        at = r0 * self.columns
-        if not self.filled:
-            whole = ((self.wide, size * self.pieces), (1, self.wide))
-            source = self.source.box(*whole, at=at)
-            b.load(self.raw.rows(size * self.pieces, self.wide), source)
-            return
-        b.emit("memset", self.raw.rows(size * self.pieces, self.wide), value=0.0)
-        with b.loop(size) as r:
-            first, at = r * (self.pieces * self.wide), (r0 + r) * self.columns
-            if full:
-                pattern = ((self.wide, full), (1, self.wide))
-                b.load(
-                    self.raw.rows(full, self.wide, first),
-                    self.source.box(*pattern, at=at),
-                )
-            if rest:
-                last = self.source.rows(1, rest, at + full * self.wide)
-                b.load(self.raw.rows(1, rest, first + full * self.wide), last)
+        b, wide = self.b, self.wide
+        if self.filled:
+            b.emit("memset", self.raw.rows(size * self.pieces, wide), value=0.0)
+        at, rows = r0 * self.columns, (size, self.pieces, self.columns)
+        for to, there in cut_rows(b, self.raw, self.source, rows, self.columns, wide, at):
+            b.load(to, there)
 
     def _fill(self, size: int) -> None:
         """What lies past a row is less than all that it has."""

@@ -9,6 +9,7 @@ from math import ceil
 
 from ..isa import Access, Affine, Builder, Program, Role
 from .limits import P
+from .pieces import beside, cut_rows
 from .sort_keys import Keys
 
 __all__ = ["halving_cycles", "rank_by_halves"]
@@ -97,31 +98,12 @@ class _Rank:
         """Keys of rows, of which the last piece may be filled up with NaN, as the last ones."""
         b, wide, pieces = self.b, self.wide, self.pieces
         raw = self.raw.rows(self.parts, wide)
-        full, rest = divmod(self.columns, wide)
-        if full == pieces:
-            b.load(raw, self.source.box((wide, self.parts), (1, wide), at=r0 * self.columns))
-        else:
+        if self.columns < pieces * wide:
             b.emit("memset", raw, value=float("nan"))
-            self._in_pieces(r0, size, full, rest)
+        at, rows = r0 * self.columns, (size, pieces, self.columns)
+        for to, there in cut_rows(b, self.raw, self.source, rows, self.columns, wide, at):
+            b.load(to, there)
         self.keys.make(self.key.rows(self.parts, wide), raw, self.spare.rows(self.parts, wide))
-
-    def _in_pieces(self, r0: Affine, size: int, full: int, rest: int) -> None:
-        """Rows of whole pieces and a shorter one: row after row, or the same piece of all rows."""
-        b, wide, pieces = self.b, self.wide, self.pieces
-        if size < pieces:
-            with b.loop(size) as r:
-                at, part = (r0 + r) * self.columns, r * (pieces * wide)
-                b.load(
-                    self.raw.rows(full, wide, part), self.source.box((wide, full), (1, wide), at=at)
-                )
-                if rest:
-                    last = self.source.rows(1, rest, at + full * wide)
-                    b.load(self.raw.rows(1, rest, part + full * wide), last)
-            return
-        for k, some in enumerate([wide] * full + [rest] * (rest > 0)):
-            to = self.raw.box((pieces * wide, size), (1, some), at=k * wide)
-            at = r0 * self.columns + k * wide
-            b.load(to, self.source.box((self.columns, size), (1, some), at=at))
 
     def _one(self, name: str) -> Access:
         return self.columns_of_one[name].rows(self.parts, 1)
@@ -205,12 +187,11 @@ class _Rank:
 
     def _of_rows(self, place: Access, size: int) -> Access:
         """The least place of the pieces of each row."""
-        b, pieces = self.b, self.pieces
-        if pieces == 1:
+        b = self.b
+        if self.pieces == 1:
             return place
         b.fresh(self.joined)
-        joined = self.joined.rows(size, pieces)
-        b.emit("dma_copy", joined, place, queue="join")
+        joined = beside(b, self.joined, place, size)
         least = self.joined.rows(size, 1)
         b.emit("tensor_reduce", least, joined, op="min")
         return least

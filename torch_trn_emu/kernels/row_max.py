@@ -13,6 +13,7 @@ from ..chip import Chip
 from ..isa import Access, Affine, Builder, Program, Role
 from .entries import integers
 from .limits import WIDE, P, evenly
+from .pieces import beside, to_pieces
 from .sort_keys import SEARCHED
 
 __all__ = ["LEAST", "largest_of_rows"]
@@ -169,8 +170,7 @@ class _OfPieces(_Largest):
         b.emit("iota", in_row.rows(1, pieces), channel=0, step=self.step, base=0)
         b.emit("iota", of_row.rows(1, most), channel=0, step=self.columns, base=0)
         here, first = (t.rows(most * pieces, 1) for t in (self.start_in_row, self.first))
-        every = in_row.box((pieces, 1), (0, most), (1, pieces))
-        b.emit("dma_copy", here, every, queue="join")
+        to_pieces(b, self.start_in_row, in_row, most, pieces)
         each = of_row.box((most, 1), (1, most), (0, pieces))
         b.emit("dma_copy", first, each, queue="join")
         integers(b, "tensor_tensor", first, first, here, op="add")
@@ -185,8 +185,7 @@ class _OfPieces(_Largest):
         if pieces < 8:
             b.emit("memset", held, value=-inf)
         for whole, part in ((self.candidates, self.eight), (self.places, self.place)):
-            to, source = whole.rows(size, pieces), part.rows(parts, 1)
-            b.emit("dma_copy", to, source, queue="join")
+            beside(b, whole, part.rows(parts, 1), size)
         top, of = (t.rows(size, 8) for t in (self.top, self.of))
         b.emit("max8", top, held)
         b.emit("nc_find_index8", of, held, top)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..isa import Access, Affine, Buffer, Builder, Role
 from .limits import P
+from .pieces import beside, cut_rows, to_pieces
 from .scans import Number, number
 
 __all__ = ["FewRows", "suits_few"]
@@ -27,15 +28,11 @@ def suits_few(rows: int, columns: int, cores: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tile:
-    """`wide` columns on each of a row's partitions, from column `first` on.
-
-    full, rest  partitions of a row that have all of them, and columns of the next one
-    """
+    """`some` columns of each row from column `first` on, `wide` on a partition."""
 
     first: Affine
+    some: int
     wide: int
-    full: int
-    rest: int
 
 
 class _State:
@@ -58,9 +55,7 @@ class _State:
         """[parts, 1], made from what pieces end with."""
         few, line, b = self.few, self.line, self.few.b
         b.fresh(*self.joined, line, self.base)
-        for buffer, end in zip(self.joined, ends, strict=True):
-            b.emit("dma_copy", buffer.rows(few.rows, few.pieces), end, queue="join")
-        values = [t.rows(few.rows, few.pieces) for t in self.joined]
+        values = [beside(b, t, end, few.rows) for t, end in zip(self.joined, ends, strict=True)]
         kept, ordered = self.kept.rows(few.rows, 1), line.rows(few.rows, few.pieces, 1)
         b.emit("tensor_copy", line.rows(few.rows, 1), kept)
         few.scan(ordered, values, kept, self.op)
@@ -90,22 +85,15 @@ class FewRows:
     def walk(self) -> Iterator[_Tile]:
         span = self.pieces * self.size
         for first, some in self.b.tiles(self.columns, span):
-            wide = ceil(some / self.pieces)
-            yield _Tile(first=first, wide=wide, full=some // wide, rest=some % wide)
+            yield _Tile(first=first, some=some, wide=ceil(some / self.pieces))
 
     def _moves(self, hbm: Buffer, buffer: Buffer, tile: _Tile) -> Iterator[tuple[Access, Access]]:
-        with self.b.loop(self.rows) as r:
-            at, part = r * self.columns + tile.first, r * (self.pieces * buffer.row_elements)
-            there = hbm.box((tile.wide, tile.full), (1, tile.wide), at=at)
-            yield buffer.rows(tile.full, tile.wide, part), there
-            if tile.rest:
-                last = hbm.rows(1, tile.rest, at + tile.full * tile.wide)
-                part += tile.full * buffer.row_elements
-                yield buffer.rows(1, tile.rest, part), last
+        rows = self.rows, self.pieces, self.columns
+        return cut_rows(self.b, buffer, hbm, rows, tile.some, tile.wide, tile.first)
 
     def take(self, buffer: Buffer, hbm: Buffer, tile: _Tile, fill: float) -> Access:
         here = self.of(buffer, tile)
-        if tile.rest or tile.full < self.pieces:
+        if tile.some < self.pieces * tile.wide:
             self.b.emit("memset", here, value=fill)
         for to, source in self._moves(hbm, buffer, tile):
             self.b.load(to, source)
@@ -181,8 +169,7 @@ class FewRows:
                 continue
             line = b.sbuf(f"first columns of {wide}", self.pieces, "float32")
             b.emit("iota", line.rows(1, self.pieces), channel=0, step=wide, base=base)
-            column = b.sbuf(f"first column of {wide}", 1, "float32").rows(self.parts, 1)
-            of_all = line.box((self.pieces, 1), (0, self.rows), (1, self.pieces))
-            b.emit("dma_copy", column, of_all, queue="join")
-            found[wide] = column
+            column = b.sbuf(f"first column of {wide}", 1, "float32")
+            to_pieces(b, column, line, self.rows, self.pieces)
+            found[wide] = column.rows(self.parts, 1)
         return found
