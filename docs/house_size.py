@@ -25,7 +25,7 @@ FAMILIES = (  # name, files of lowering/, files of ops/ and kernels/
     ("reductions", r"reduction|moments|columns|selections",
      r"reduc|variance|kernels/columns|row_max"),
     ("sorting, scans, search", r"sorting|scans|searches|network|keys|ranks|distinct",
-     r"sort|scan|search|kth|rank_by|unique|largest_of|down_columns|row_by_row"),
+     r"sort|scan|search|kth|rank_by|unique|largest_of|down_columns|row_by_row|pieces"),
     ("pooling, patches, resampling", r"pool|adaptive|patches|resampling",
      r"pooling|bands|im2col|interpolation"),
     ("copies, indexing",
