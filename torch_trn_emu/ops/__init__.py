@@ -56,7 +56,7 @@ from .losses import loss
 from .masked_select import nonzero, select_masked, spread_masked
 from .max_and_min import extreme, largest
 from .nll_loss import nll, nll_backward
-from .op import HostTransfer, Lowered, Lowering, Op, dense, flat, on_cores_with_work
+from .op import AnyLowering, HostTransfer, Lowered, Op, dense, flat, on_cores_with_work
 from .optimizers import fused, unscale
 from .pooling import adaptive_pool, average_pool, max_pool
 from .products import Product, compute_format, lower_addbmm, lower_matmul, multiplied, product_of
@@ -141,7 +141,7 @@ def _dropout(call: Call, target: Target) -> Lowered:
     return (labelled(program, {"in0": x, **dict(names)}),)
 
 
-def _item(call: Call, target: Target) -> Lowered:
+def _item(call: Call, target: Target) -> HostTransfer:
     return HostTransfer(itemsize(call.tensors[0].dtype), True)
 
 
@@ -171,7 +171,7 @@ _LISTS = "priced as one contiguous tensor; the first of several scalars stands f
 def _row(
     names: str,
     engine: str,
-    lower: Lowering,
+    lower: AnyLowering,
     status: str = "inferred",
     note: str = "",
 ) -> tuple[Op, ...]:

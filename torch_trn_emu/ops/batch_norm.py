@@ -120,13 +120,13 @@ def group_norm(call: Call, target: Target) -> Lowered:
     norm = Norm(outer=True, eps=float(call.argument(7, 1e-5)), **_options(x, weight, bias))
     held = {"x": x, "weight": weight, "bias": bias}
     held |= dict(zip(("y", "mean", "rstd"), call.results, strict=False))
-    ways: list[tuple[Program, ...]] = [(labelled(channel_norm(planes, norm, cores=cores), held),)]
+    ways: list[Lowered] = [(labelled(channel_norm(planes, norm, cores=cores), held),)]
     if planes.rows * planes.repeats < P and planes.outer * planes.inner >= _LONG:
         ways.append(_spread_groups(call, norm.eps, target))
     return faster(ways, target)
 
 
-def _spread_groups(call: Call, eps: float, target: Target) -> tuple[Program, ...]:
+def _spread_groups(call: Call, eps: float, target: Target) -> Lowered:
     """Groups that are too few for the partitions: their moments as those of long rows, then a
     factor and a term for each channel of an image.
     """
@@ -153,7 +153,7 @@ def _spread_groups(call: Call, eps: float, target: Target) -> tuple[Program, ...
     both = [tensor_tensor("multiply", 0, 1), tensor_tensor("add", -1, 2)]
     planes = (n * channels, pixels)
     return (
-        *stats,  # type: ignore[misc]
+        *stats,
         elementwise("scale", scaled, factors, scale, target),
         elementwise("shift", below, terms, shift, target),
         elementwise("norm", both, [_shaped(x, planes), *of_planes], _shaped(y, planes), target),

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, spanned
-from ..isa import Program
 from ..kernels.pointwise import constant as made
 from ..kernels.strided_copy import Box, Segment, boxes_of, relayout
 from .by_rows import by_rows
@@ -48,7 +47,7 @@ def _by_dma(
     sources: Mapping[str, TensorArg],
     boxes: Sequence[Box],
     constant: float,
-) -> tuple[Program, ...]:
+) -> Lowered:
     out = call.out
     program = relayout(
         call.name,

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-def copy(call: Call, target: Target) -> Lowered:
+def copy(call: Call, target: Target) -> Lowered | HostTransfer:
     """Of one tensor to another, on the device or over the host's link."""
     tensors = call.tensors
     if call.name in ("copy", "_copy_from", "_copy_from_and_resize"):
@@ -36,7 +36,7 @@ def copy(call: Call, target: Target) -> Lowered:
     return copied(source, to, target)
 
 
-def copied(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, ...]:
+def copied(source: TensorArg, to: TensorArg, target: Target) -> Lowered:
     """A copy with the layouts and dtypes given."""
     if not to.numel:
         return ()
@@ -84,7 +84,7 @@ def _merged(source: TensorArg, to: TensorArg) -> tuple[TensorArg, TensorArg]:
     return first, second
 
 
-def _by_turns(source: TensorArg, to: TensorArg, target: Target) -> Iterator[tuple[Program, ...]]:
+def _by_turns(source: TensorArg, to: TensorArg, target: Target) -> Iterator[Lowered]:
     """What is moved element by element: the result's last dimension is made the last one of all,
     then moved in runs.
     """
@@ -101,7 +101,7 @@ def _by_turns(source: TensorArg, to: TensorArg, target: Target) -> Iterator[tupl
     yield (*first, *copied(back, to, target))
 
 
-def _by_rows(source: TensorArg, to: TensorArg, target: Target) -> Iterator[tuple[Program, ...]]:
+def _by_rows(source: TensorArg, to: TensorArg, target: Target) -> Iterator[Lowered]:
     """Parts of rows of the source, or of the result."""
     if source.shape != to.shape:
         return
@@ -151,7 +151,7 @@ def _by_runs(t: TensorArg, source: TensorArg, to: TensorArg, target: Target) -> 
     yield labelled(program, held, outer=split if batch < target.cores else {})
 
 
-def _converted(source: TensorArg, to: TensorArg, target: Target) -> tuple[Program, ...]:
+def _converted(source: TensorArg, to: TensorArg, target: Target) -> Lowered:
     """The steps from one dtype to another, with a copy before or after where one lies in parts."""
     n = to.numel
     dense, stores = longest_run(source) == n, longest_run(to) == n

@@ -23,6 +23,7 @@ from .activations import ACTIVATIONS, Reader
 from .attributes import MADE_VALUES, READERS, fills_from, made_value
 from .formulas import Made, Value, filled, finished, steps_of
 from .loss_steps import GRADIENTS, LOSSES
+from .op import Lowered
 from .random import DRAWS, draw, parameters
 from .rounded_division import QUOTIENTS
 
@@ -454,7 +455,7 @@ def _clamped(call: Call, x: Value) -> Value:
 _READS = MappingProxyType({"log_sigmoid_backward": 2})
 
 
-def lower_elementwise(call: Call, target: Target) -> tuple[Program, ...]:
+def lower_elementwise(call: Call, target: Target) -> Lowered:
     """An elementwise call; tensors that steps make on the core are not loaded."""
     operands = parameters(call) if call.name in DRAWS else _device(call)[: _READS.get(call.name)]
     if call.name in MADE_VALUES:

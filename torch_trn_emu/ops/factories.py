@@ -51,7 +51,7 @@ def triangle_indices(call: Call, target: Target) -> Lowered:
     kept = cut(Call("aten::tril", (ones, offset), (half,)), target)
     places = nonzero(Call("aten::nonzero", (half,), (found,)), target)
     parts = (filled, kept, places, copied(found, permuted(out, (1, 0)), target))
-    return tuple(program for part in parts if isinstance(part, tuple) for program in part)
+    return tuple(program for part in parts for program in part)
 
 
 def repeated_places(call: Call, target: Target) -> Lowered:

@@ -209,7 +209,7 @@ def _once(t: TensorArg, spec: Indexed) -> TensorArg:
 def _shared(
     program: Program, spec: Indexed, held: Mapping[str, TensorArg], before: TensorArg | None = None,
     *, puts: bool = False,
-) -> tuple[Program, ...]:  # fmt: skip
+) -> Lowered:  # fmt: skip
     """With labels. A core has a part of the longest of what is looped over (`Indexed.shared`): its
     numbers count from where its part of the table begins.
 
@@ -272,7 +272,7 @@ def counted(call: Call, target: Target) -> Lowered:
 def _summed(
     spec: Indexed, call: Call, target: Target, held: Mapping[str, TensorArg],
     value: float | None = None,
-) -> tuple[Program, ...]:  # fmt: skip
+) -> Lowered:  # fmt: skip
     """Entries added into zeros; of several cores, each clears its part of the table, adds to all.
 
     value  what is added for all, instead of "in"

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made
 from ..formats import FORMATS
-from ..isa import Program
 from .elementwise import elementwise, lower_elementwise
 from .formulas import Value, in_float32, steps_of
 from .indexing import at_elements, gathered
@@ -30,21 +29,21 @@ def _rows(call: Call, dim_at: int) -> tuple[TensorArg, int]:
     return (flat(x, x.numel), 0) if dim is None else (x, dim)
 
 
-def _reduced(describe: Describe, call: Call, out: TensorArg, target: Target) -> tuple[Program, ...]:
+def _reduced(describe: Describe, call: Call, out: TensorArg, target: Target) -> Lowered:
     """A reduction over what a call orders."""
     dim = _named(call, 1)
     given = Call("aten::sum.dim_IntList", (call.tensors[0], () if dim is None else (dim,)), (out,))
-    return _programs(reduction(describe)(given, target))
+    return reduction(describe)(given, target)
 
 
 def _of_rank(
     x: TensorArg, dim: int, k: int, outs: Mapping[str, TensorArg], target: Target
-) -> tuple[Program, ...]:
+) -> Lowered:
     """The k-th smallest of each row, and where it is."""
     columns = x.shape[dim] if x.shape else 1
     backwards = 2 * k > columns  # from the largest on
     k = columns + 1 - k if backwards else k
-    return _programs(along_dimension(x, dim, outs, target, k, backwards, first=k - 1))
+    return along_dimension(x, dim, outs, target, k, backwards, first=k - 1)
 
 
 def kth(call: Call, target: Target) -> Lowered:
@@ -79,13 +78,11 @@ def nanmedian(call: Call, target: Target) -> Lowered:
     programs = [
         *_reduced(how_many_numbers, call, numbers, target),
         elementwise("rank", steps_of(_lower_middle, 1), [numbers], rank, target),
-        *_programs(
-            along_dimension(x, dim, in_order, target, x.shape[dim] if x.shape else 1, False)
-        ),
+        *along_dimension(x, dim, in_order, target, x.shape[dim] if x.shape else 1, False),
     ]
     for name, out in outs.items():
         chosen = Call("aten::gather", (in_order[name], dim, rank), (out,))
-        programs += _programs(gathered(at_elements)(chosen, target))
+        programs += gathered(at_elements)(chosen, target)
     return tuple(programs)
 
 
@@ -94,11 +91,6 @@ def _lower_middle(count: Value) -> Value:
     middle = (count * 0.5 - 0.5).rounded_down().maximum(0.0)
     in_float32(middle.made)
     return middle
-
-
-def _programs(lowered: Lowered) -> tuple[Program, ...]:
-    assert isinstance(lowered, tuple)
-    return lowered
 
 
 def top(call: Call, target: Target) -> Lowered:

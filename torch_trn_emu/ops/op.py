@@ -14,6 +14,7 @@ from ..calls import Call, Target, TensorArg
 from ..isa import Program, Role
 
 __all__ = [
+    "AnyLowering",
     "HostTransfer",
     "Lowered",
     "Lowering",
@@ -34,15 +35,16 @@ class HostTransfer:
     blocks: bool
 
 
-Lowered = tuple[Program, ...] | HostTransfer
+Lowered = tuple[Program, ...]
 Lowering = Callable[[Call, Target], Lowered]
+AnyLowering = Callable[[Call, Target], Lowered | HostTransfer]  # what a row may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
     name: str
     engine: str
-    lower: Lowering
+    lower: AnyLowering
     status: str = "inferred"
     note: str = ""
 
@@ -61,12 +63,12 @@ def flat(t: TensorArg, elements: int) -> TensorArg:
     return TensorArg(t.torch_dtype, (elements,), (1,), views=t.views)
 
 
-def on_cores_with_work(lower: Lowering) -> Lowering:
+def on_cores_with_work(lower: AnyLowering) -> AnyLowering:
     """The lowering, on one core where each of several would do all of the work; nothing is launched
     for a call that has none.
     """
 
-    def lowered(call: Call, target: Target) -> Lowered:
+    def lowered(call: Call, target: Target) -> Lowered | HostTransfer:
         if _without_elements(call):
             return ()
         programs = lower(call, target)
@@ -98,7 +100,7 @@ def _without_elements(call: Call) -> bool:
     return isinstance(first, TensorArg) and not first.numel and call.name not in _FILLS
 
 
-def _may_be_whole(call: Call, programs: tuple[Program, ...]) -> bool:
+def _may_be_whole(call: Call, programs: Lowered) -> bool:
     """Whether one core's programs store as much as the call gives."""
     stored = sum(b.elements for p in programs for b in p.buffers if b.role is Role.OUTPUT)
     return stored >= sum(t.numel for t in call.outputs)

@@ -18,8 +18,6 @@ from .window_axes import in_space, per_axis, window_axes
 
 __all__ = ["adaptive_pool", "average_pool", "max_pool"]
 
-Programs = tuple[Program, ...]
-
 
 def _rank(call: Call) -> int:
     return next((int(d) for d in "123" if f"pool{d}d" in call.name), 2)
@@ -32,7 +30,7 @@ def _sides(call: Call) -> tuple[TensorArg, TensorArg]:
     return call.argument(0), call.out
 
 
-def _labelled(call: Call, program: Program) -> Programs:
+def _labelled(call: Call, program: Program) -> Lowered:
     """With what the buffers stand for; the places of a maximum follow the other arguments."""
     held: dict[str, Any] = dict(zip(("y", "indices"), call.outputs, strict=False))
     held["x"] = call.argument(0)
@@ -42,7 +40,7 @@ def _labelled(call: Call, program: Program) -> Programs:
     return (labelled(program, held),)
 
 
-def _pooled(call: Call, x: TensorArg, axes: list[Axis], target: Target, **how: Any) -> Programs:
+def _pooled(call: Call, x: TensorArg, axes: list[Axis], target: Target, **how: Any) -> Lowered:
     """`how` is what `Pool` takes beside axes and dtype."""
     backward = call.name.endswith("_backward")
     spec = Pool(axes=in_space(axes), dtype=x.dtype, **how)
@@ -101,7 +99,7 @@ def adaptive_pool(op: str) -> Lowering:
         sizes = x.shape[-rank:], y.shape[-rank:]
         pairs = list(zip(*sizes, strict=True))
         uneven = any(size % out for size, out in pairs)
-        ways: list[Programs] = []
+        ways: list[Lowered] = []
         if uneven and (op == "max" or rank != 2):
             raise KeyError(f"adaptive windows of several sizes in {call.name}")
         if op == "add" and rank == 2:

@@ -9,7 +9,6 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made, permuted, spanned
 from ..formats import MX_FORMATS, POLICIES
-from ..isa import Program
 from ..kernels.matmul import matmul
 from ..kernels.matmul.blocking import COMPILER, share_of_core
 from ..kernels.matmul.epilogue import Epilogue
@@ -163,9 +162,7 @@ def laid_out(product: Product) -> Product:
     return replace(product, options=MappingProxyType(options))
 
 
-def multiplied(
-    product: Product, target: Target, epilogue: Epilogue | None = None
-) -> tuple[Program, ...]:
+def multiplied(product: Product, target: Target, epilogue: Epilogue | None = None) -> Lowered:
     """The product's program; none where there is nothing to multiply."""
     batch, m, k, n = product.sizes
     if not batch * m * k * n:
@@ -199,7 +196,7 @@ def lower_addbmm(call: Call, target: Target) -> Lowered:
     if not a.numel:
         return ()
     products, summed = made("products", (batch, m, n), "float32"), made("sum", (m, n), "float32")
-    (each,) = lower_matmul(Call("aten::bmm", (a, b), (products,), call.policy), target)  # type: ignore[misc]
+    (each,) = lower_matmul(Call("aten::bmm", (a, b), (products,), call.policy), target)
     total = columns_reduced(products, summed, 1, batch, m * n, target, op="add")
     beta, alpha = _factors(call)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made, permuted
-from ..isa import Attribute, Program
+from ..isa import Attribute
 from ..kernels.limits import BANK, P
 from ..kernels.reduce_leading import LINE, beside, columns_outer, columns_reduced
 from ..kernels.reduce_rows import Work, reduce_rows
@@ -210,7 +210,7 @@ def one_after_the_other(*lowerings: Lowering) -> Lowering:
             for k in range(len(lowerings))
         ]
         parts = [lower_one(one, target) for lower_one, one in zip(lowerings, each, strict=True)]
-        return tuple(program for part in parts if isinstance(part, tuple) for program in part)
+        return tuple(program for part in parts for program in part)
 
     return lower
 
@@ -226,7 +226,7 @@ def without_nan(lowering: Lowering) -> Lowering:
         done = lowering(
             Call(call.op, (zeroed, *call.arguments[1:]), call.results, call.policy), target
         )
-        return (cleaned, *done) if isinstance(done, tuple) and done else done
+        return (cleaned, *done) if done else done
 
     return lower
 
@@ -239,7 +239,7 @@ def all_equal(call: Call, target: Target) -> Lowered:
     same, result = made("same", x.shape, "bool"), made("equal", (), "bool")
     compared = lower_elementwise(Call("aten::eq", (x, y), (same,)), target)
     reduced = reduction(truth("min"))(Call("aten::all", (same,), (result,)), target)
-    return (*compared, *reduced) if isinstance(reduced, tuple) else reduced
+    return (*compared, *reduced)
 
 
 def correction_of(call: Call) -> float:
@@ -335,7 +335,7 @@ def over_normalized(name: str, places: Mapping[str, int]) -> Lowering:
 
 def _of_cores(
     apart: Mapping[str, TensorArg], results: Mapping[str, Any], target: Target
-) -> tuple[Program, ...]:
+) -> Lowered:
     """What adds up the sums over rows that each core has of its own rows: [cores, columns] each."""
     if not apart:
         return ()

@@ -18,8 +18,6 @@ from .op import Lowered, Lowering, around, flat
 
 __all__ = ["along_last", "down", "few_or_many", "of_rows", "row_by_row", "unchanged"]
 
-Programs = tuple[Program, ...]
-
 
 def row_by_row(
     split: Callable[[Call], tuple[int, int, int]],
@@ -78,7 +76,7 @@ def of_rows(
 def down(
     call: Call, target: Target, along: Program, columns: Sequence[Program],
     held: Mapping[str, TensorArg],
-) -> Programs:  # fmt: skip
+) -> Lowered:  # fmt: skip
     """The fastest of `columns`, and of `along` rows that the call's dimension is turned to.
 
     held  what the buffers of all programs stand for: "in" and results
@@ -91,13 +89,13 @@ def down(
         n: outer * size if t.numel == x.numel else outer for n, t in outs.items()
     }
     shared = {} if outer >= target.cores else split
-    ways: list[Programs] = [(labelled(program, held, outer=shared),) for program in columns]
+    ways: list[Lowered] = [(labelled(program, held, outer=shared),) for program in columns]
     return faster([*ways, along_last(x, dim, outs, along, target)], target)
 
 
 def along_last(
     x: TensorArg, dim: int, outs: Mapping[str, TensorArg], program: Program, target: Target
-) -> Programs:
+) -> Lowered:
     """A program over rows, along a dimension that is turned to be the last; results are turned back
     if they have it.
 

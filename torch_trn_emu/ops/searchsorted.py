@@ -116,7 +116,7 @@ def multinomial(call: Call, target: Target) -> Lowered:
     found = counted(rows, columns, samples, shared=False, right=True, dtype="float32",
                     cores=target.cores)  # fmt: skip
     found = labelled(found, {"in": drawn, "boundaries": sums, "out": call.out})
-    return (*summed, scaled, found) if isinstance(summed, tuple) else summed
+    return (*summed, scaled, found)
 
 
 def _largest_odds(call: Call, rows: int, columns: int, samples: int, target: Target) -> Lowered:
@@ -127,4 +127,4 @@ def _largest_odds(call: Call, rows: int, columns: int, samples: int, target: Tar
     out = replace(dense((rows, samples), "int64"), views=call.out.views)
     places = (made("largest", (rows, samples), "float32"), out)
     chosen = topk(Call("aten::topk", (keys, samples, -1, True, True), places), target)
-    return (drawn, *chosen) if isinstance(chosen, tuple) else chosen
+    return (drawn, *chosen)

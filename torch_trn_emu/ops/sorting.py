@@ -119,7 +119,7 @@ def ordered(
         (halves, lambda: rank_by_halves(rows, columns, rank, dtype=dtype, cores=target.cores)),
         (network, lambda: sort_rows(rows, columns, k, descending=largest, **options)),
     ]  # fmt: skip
-    ways: list[tuple[Program, ...]] = []
+    ways: list[Lowered] = []
     for cycles, make in sorted(choices, key=lambda choice: choice[0]):
         if cycles < inf and fits(program := make(), target.chip):
             ways.append((program,))

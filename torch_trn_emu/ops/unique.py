@@ -61,7 +61,7 @@ def distinct(call: Call, target: Target) -> Lowered:
     inverse, counts = (call.argument(k, False) is True for k in ((2, 3) if sorts else (1, 2)))
     n = x.numel
     values, order = made("in order", (n,), x.torch_dtype), made("order", (n,), "int32")
-    ordered = relabelled(_programs(flat_sort(call, target)), {"values": values, "index": order})
+    ordered = relabelled(flat_sort(call, target), {"values": values, "index": order})
     values = values if sorts else x
     changes, first = made("changes", (n,), "bool"), made("first", (kept,), "int32")
     flags = neighbours("changes", n, "not_equal", x.dtype, "bool", first=1.0)
@@ -87,10 +87,6 @@ def distinct(call: Call, target: Target) -> Lowered:
 
 def _result(call: Call, k: int) -> TensorArg | None:
     return call.outputs[k] if len(call.outputs) > k else None
-
-
-def _programs(lowered: Lowered) -> tuple[Program, ...]:
-    return lowered if isinstance(lowered, tuple) else ()
 
 
 def _ranks(call: Call, changes: TensorArg, order: TensorArg | None, chip: Chip) -> list[Program]:
