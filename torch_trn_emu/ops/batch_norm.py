@@ -6,14 +6,14 @@ from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled, made
-from ..isa import Program, dense_strides
+from ..isa import dense_strides
 from ..kernels.batch_norm.backward import channel_norm_backward
 from ..kernels.batch_norm.forward import channel_norm
 from ..kernels.batch_norm.tiles import Norm
 from ..kernels.limits import P
 from ..kernels.planes import Planes
 from ..kernels.pointwise import copy, tensor_scalar, tensor_tensor
-from ..kernels.reduce_leading import columns_outer, reduce_columns
+from ..kernels.reduce_leading import columns_reduced
 from .elementwise import elementwise
 from .faster import faster
 from .op import Lowered
@@ -179,17 +179,8 @@ def group_norm_backward(call: Call, target: Target) -> Lowered:
     held = {n: call.argument(k) for k, n in enumerate(("g", "x", "mean", "rstd", "weight"))}
     held |= {**each, "dx": call.results[0] if call.results else None}
     sums = [
-        _summed(each[n], call.results[k], images, channels, norm.parameters, target)
+        columns_reduced(each[n], call.results[k], 1, images, channels, target, op="add")
         for k, n in ((1, "dw"), (2, "db"))
         if wants[k]
     ]
     return (labelled(program, held), *sums)
-
-
-def _summed(
-    each: TensorArg, out: Any, images: int, channels: int, dtype: str, target: Target
-) -> Program:
-    """The sum over images of a parameter's gradient."""
-    options: dict[str, Any] = {"chip": target.chip, "cores": target.cores, "out_dtype": dtype}
-    program = reduce_columns(1, images, channels, op="add", **options)
-    return labelled(program, {"in": each, "out": out}, outer=columns_outer(1, images, target.cores))
