@@ -19,6 +19,7 @@ from .blocking import (
     Schedule,
     dma_turns,
     packing_of,
+    plan_few,
     plan_of,
     repeats_preparation,
     share_of_core,
@@ -73,15 +74,17 @@ def matmul(
         m=m, k=k, n=n, packing=packing, majors=majors, dtypes=(lhs_dtype, rhs_dtype),
         bytes_per_column=held, chip=chip, schedule=schedule,
     )  # fmt: skip
-    plan = plan_of(cut, whole=picked > 0 and k <= schedule.long_contraction)
+    whole = picked > 0 and k <= schedule.long_contraction
+    plan = plan_few(cut) or plan_of(cut, whole=whole)
     left, right = _operands(b, (lhs, rhs), cut, plan)
     if picked:
         if plan.chunk or packing.mx or not majors[1] or (batch == 1 and n > plan.block_n):
             raise KeyError("matrices picked in chunks, in MX formats or transposed, or very wide")
         right.picked = Picked(b, rhs, batch)
-    body = (_Chunked if plan.chunk else _Body)(b, left, right, out, plan, schedule, leaving)
+    kind = _Chunked if plan.chunk else _Turned if plan.turned else _Body
+    body = kind(b, left, right, out, plan, schedule, leaving)
     if epilogue is not None:
-        body.finisher = Finisher(b, epilogue, (batch, m, n), plan.block_n)
+        body.finisher = Finisher(b, epilogue, (batch, m, n), plan.width)
     streams = right if plan.m_outside else left
     if isinstance(body, _Chunked):
         body.prepare(sizes)
@@ -126,7 +129,7 @@ def _operands(
             tensors[i],
             k=cut.k,
             block=blocks[i],
-            packing=cut.packing,
+            packing=plan.packing(cut),
             contraction_major=cut.majors[i],
             slots=slots[i],
             turn_by_dma=(plan.m_outside == bool(i) or plan.chunk > 0)
@@ -165,9 +168,11 @@ class _Body:
         self.pairs = [(left, right)]
         self.bases: tuple[Index, Index, Index] = (0, 0, 0)
         self.finisher: Finisher | None = None
-        self.psum = b.psum("accumulator", BANK, slots=schedule.psum_slots)
-        self.result = b.sbuf("result", plan.block_n, out.dtype, slots=schedule.result_slots)
-        self.leaving = Evacuation(b, leaving, self.result, halves=left.tiles <= 4)
+        self.psum = b.psum("accumulator", P if plan.turned else BANK, slots=schedule.psum_slots)
+        self.result = b.sbuf("result", plan.width, out.dtype, slots=schedule.result_slots)
+        self.leaving = Evacuation(
+            b, leaving, self.result, halves=left.tiles <= 4, by_tile=plan.turned
+        )
 
     def product(self, sizes: tuple[int, int, int, int]) -> None:
         """All of the batch."""
@@ -198,7 +203,7 @@ class _Body:
                     self._rows(m0, ms, n0, ns)
 
     def _rows(self, m0: Affine, ms: int, n0: Affine, ns: int) -> None:
-        b, n = self.b, self.out.shape[-1]
+        b = self.b
         for row, rows in b.tiles(ms, P):
             b.fresh(self.result)
             self.leaving.rows(m0 + row, rows, n0, ns)
@@ -209,11 +214,16 @@ class _Body:
                     self._accumulate(left, right, tile)
                 self._add_earlier(tile)
                 self.leaving.evacuate(self.psum, rows, column, columns)
-            if self.finisher:
-                self.finisher.finish(self.result, m0 + row, n0, rows, ns, self.bases[2])
-                continue
-            at = (m0 + row) * n + n0 + affine(self.bases[2])
-            b.store(self.out.rows(rows, ns, at), self.result.rows(rows, ns))
+            self._finish(m0 + row, rows, n0, ns)
+
+    def _finish(self, row: Affine, rows: int, n0: Affine, ns: int, pieces: int = 1) -> None:
+        """What is done with a tile of results, and its way to HBM."""
+        if self.finisher:
+            self.finisher.finish(self.result, row, n0, rows, ns, self.bases[2], pieces)
+            return
+        at = row * self.out.shape[-1] + n0 + affine(self.bases[2])
+        made = self.result.rows(rows * pieces, ns // pieces)
+        self.b.store(self.out.rows(rows, ns, at), made)
 
     def _add_earlier(self, tile: _Tile) -> None:
         """Add to PSUM what earlier chunks of the contraction left: here there are none."""
@@ -239,6 +249,49 @@ class _Body:
         for lane in range(1 if double else ceil(ks / P)):
             b.emit("nc_matmul", into, left.tile(*row, lane), right.tile(*column, lane), load=load,
                    **mode)  # fmt: skip
+
+
+class _Turned(_Body):
+    """The loops of a matmul of few rows, which stream through columns of rhs.
+
+    So the array gives columns of the result. They are turned, and a row has several partitions.
+    """
+
+    def __init__(self, b: Builder, left: Operand, right: Operand, *rest: Any) -> None:
+        super().__init__(b, left, right, *rest)
+        self.made = b.sbuf("columns", P, "float32", slots=2)
+        self.turned = b.psum("turned", P, slots=2)
+
+    def _rows(self, m0: Affine, ms: int, n0: Affine, ns: int) -> None:
+        pieces = min(BANK, P * (P // ms)) // P
+        for column, columns in self.b.tiles(ns, pieces * P):
+            whole, rest = divmod(columns, P)
+            if whole:
+                self._columns(m0, ms, n0, column, whole, P)
+            if rest:
+                self._columns(m0, ms, n0, column + whole * P, 1, rest)
+
+    def _columns(
+        self, m0: Affine, ms: int, n0: Affine, column: Affine, pieces: int, width: int
+    ) -> None:
+        """`pieces` x `width` columns of the result, from `column` of the block on."""
+        b, first = self.b, n0 + column
+        b.fresh(self.psum, self.made, self.turned, self.result)
+        self.leaving.rows(m0, ms, first, pieces * width, pieces)
+        tile_k = self.left.packing.tile_k
+        for part, _, ks in self.left.k_parts():
+            for t in range(ceil(ks / tile_k)):
+                at = part, t, min(ks - t * tile_k, tile_k)
+                for piece in range(pieces):
+                    into = self.psum.lanes(width, (pieces, ms), at=piece)
+                    held = self.right.tile(*at, column + piece * P, width)
+                    moving = self.left.tile(*at, Affine(), ms)
+                    b.emit("nc_matmul", into, held, moving, load=self.schedule.load)
+        made = self.made.rows(width, ms * pieces)
+        b.emit("tensor_copy", made, self.psum.rows(width, ms * pieces))
+        b.emit("nc_transpose", self.turned.rows(ms * pieces, width), made)
+        self.leaving.evacuate(self.turned, ms * pieces, 0, width)
+        self._finish(m0, ms, first, pieces * width, pieces)
 
 
 class _Chunked(_Body):

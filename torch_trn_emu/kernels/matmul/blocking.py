@@ -5,7 +5,7 @@ so a schedule is a value. To add one, add a `Schedule`.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from ...chip import Chip
@@ -14,7 +14,7 @@ from ...formats import MX_FORMATS
 from ...isa import itemsize
 from ..limits import BANK, P, evenly
 from .operand import Operand
-from .packing import K_GROUP, Packing
+from .packing import K_GROUP, LONG_GROUP, Packing
 
 __all__ = [
     "COMPILER",
@@ -26,6 +26,7 @@ __all__ = [
     "dma_turns",
     "packing_of",
     "plan_blocks",
+    "plan_few",
     "plan_of",
     "repeats_preparation",
     "share_of_core",
@@ -49,6 +50,9 @@ class Schedule:
 # Of blocks whose sums stay in SBUF while chunks of a contraction pass (chosen).
 CHUNKED_SIDES = ((1024, 1024), (1024, 512), (512, 1024), (512, 512), (P, P))
 LEAST_CHUNKED = 2048  # of a contraction that may pass in chunks for other reasons (chosen)
+# Rows up to which the other factor is what the array holds, elements of that from which it is worth
+# the turning of results, and bytes of it per partition that are on chip (chosen).
+FEW_ROWS, LEAST_HELD, HELD_BYTES = 32, 1 << 20, 64 * 1024
 LESS = 0.88  # of the time of the usual blocks, for others to be taken (chosen)
 
 HAND = Schedule()  # what the best published hand-written kernels reach
@@ -133,6 +137,16 @@ class Plan:
     rhs_slots: int
     m_outside: bool  # the block of lhs stays while rhs streams by
     chunk: int = 0  # of the contraction, loaded at a time; 0: all of it
+    group: int = K_GROUP  # tiles of K per transfer, at most
+    turned: bool = False  # the array holds columns of rhs, and gives columns of the result
+
+    @property
+    def width(self) -> int:
+        """Columns of a tile of the result."""
+        return P if self.turned else self.block_n
+
+    def packing(self, cut: Cut) -> Packing:
+        return replace(cut.packing, most=self.group)
 
     def loads(self, cut: Cut) -> tuple[int, int]:
         """How often lhs and rhs are brought."""
@@ -176,6 +190,38 @@ def plan_of(cut: Cut, *, whole: bool = False) -> Plan:
     return chunks if chunks and cut.seconds(chunks) < LESS * cut.seconds(usual) else usual
 
 
+def plan_few(cut: Cut) -> Plan | None:
+    """For few rows: the array holds rhs, 128 columns at a time, and the rows stream through it.
+
+    It takes 64 cycles and what is exposed of a load, where the columns of rhs would take 128. None
+    for other products.
+    """
+    m, k, n, packing = cut.m, cut.k, cut.n, cut.packing
+    if m > FEW_ROWS or n < P or k * n < LEAST_HELD or packing.per_row > 1:
+        return None
+    for width in (BANK, 2 * P):
+        group = (LONG_GROUP if _engines_limit(cut) else K_GROUP) * BANK // width
+        long, block = replace(packing, most=group), min(width, _round_up(n, 64))
+        each = Operand.sbuf_bytes(k, block, long, True, 1)
+        slots = min(4, HELD_BYTES // each)
+        used = Operand.sbuf_bytes(k, 64, long, cut.majors[0], 1) + int(P * cut.bytes_per_column)
+        used += Operand.sbuf_bytes(k, block, long, cut.majors[1], max(2, slots))
+        least = 1 if width == 2 * P else 2
+        if slots >= least and used <= cut.chip.sbuf.usable_bytes_per_partition:
+            return Plan(block_m=64, block_n=block, lhs_slots=1, rhs_slots=max(2, slots),
+                        m_outside=True, group=group, turned=True)  # fmt: skip
+    return None
+
+
+def _engines_limit(cut: Cut) -> bool:
+    """Whether DMA engines take longer than HBM for rhs in transfers of the usual size."""
+    dma, hbm = cut.chip.dma, cut.chip.hbm
+    share = K_GROUP * P * BANK * itemsize(cut.dtypes[1]) / dma.engines  # of an engine
+    engine_s = share / dma.engine_bytes_per_s + dma.completion_write_s
+    hbm_s = share * dma.engines / cut.chip.hbm_bytes_per_s_per_core() / hbm.read_efficiency
+    return engine_s > hbm_s
+
+
 def plan_blocks(cut: Cut) -> Plan:
     """The largest blocks that SBUF holds, and the order that moves fewer bytes.
 
@@ -214,8 +260,8 @@ def _fitting(cut: Cut, choices: Iterable[tuple[int, int, int, int]]) -> Iterator
             + int(block_n * cut.bytes_per_column)
         )
         if used <= budget:
-            slots = {"lhs_slots": lhs_slots, "rhs_slots": rhs_slots}
-            yield Plan(block_m=block_m, block_n=block_n, m_outside=m_outside, **slots)
+            yield Plan(block_m=block_m, block_n=block_n, lhs_slots=lhs_slots, rhs_slots=rhs_slots,
+                       m_outside=m_outside)  # fmt: skip
 
 
 def plan_chunks(cut: Cut) -> Plan | None:
@@ -239,8 +285,8 @@ def plan_chunks(cut: Cut) -> Plan | None:
                 used += Operand.sbuf_bytes(size, block, packing, major, slots)
                 used += Operand.tail_bytes(block, packing)
             if used <= budget:
-                both = {"lhs_slots": slots, "rhs_slots": slots, "chunk": size}
-                fitting.append(Plan(block_m=blocks[0], block_n=blocks[1], m_outside=True, **both))
+                fitting.append(Plan(block_m=blocks[0], block_n=blocks[1], lhs_slots=slots,
+                                    rhs_slots=slots, m_outside=True, chunk=size))  # fmt: skip
                 break
     return min(fitting, key=cut.seconds, default=None)
 

@@ -57,16 +57,20 @@ class Finisher:
         return self.b.sbuf(f"{name} tile", 1 if narrow else self.width, dtype, slots=2)
 
     def finish(
-        self, result: Buffer, row: Affine, column: Affine, rows: int, columns: int, base: Index
-    ) -> None:
-        """Steps on a tile of the product, and what is stored of it; `base` is of the batch."""
+        self, result: Buffer, row: Affine, column: Affine, rows: int, columns: int, base: Index,
+        pieces: int = 1,
+    ) -> None:  # fmt: skip
+        """Steps on a tile of the product, and what is stored of it; `base` is of the batch.
+
+        pieces  of each row, on as many partitions
+        """
         b = self.b
         self.tiles[self.epilogue.product] = result
 
         def on_chip(name: str) -> Access:
             tile, narrow = self.tiles[name], self.kinds.get(name) in (Kind.COLUMN, Kind.ONE)
             step = 0 if narrow else 1
-            return tile.lanes(rows, (step, columns))
+            return tile.lanes(rows * pieces, (step, columns // pieces))
 
         def in_hbm(buffer: Buffer) -> Access:
             offset = row * self.n + column + affine(base)
@@ -79,8 +83,8 @@ class Finisher:
                 source = buffer.box((0, rows), (1, columns), at=column)
             elif kind is not Kind.FULL:  # one value for each row, or the same
                 at, pitch = (row, 1) if kind is Kind.COLUMN else (Affine(), 0)
-                source = buffer.box((pitch, rows), (1, 1), at=at)
-                to = to.buffer.box((1, rows), (1, 1))
+                source = buffer.box((pitch, rows), (0 if pieces > 1 else 1, pieces), at=at)
+                to = to.buffer.box((1, rows * pieces), (1, 1))
             b.load(to, source)
         for s in self.epilogue.steps:
             b.fresh(self.tiles[s.name])

@@ -45,8 +45,11 @@ PLAIN = Leaving()
 class Evacuation:
     """Empties PSUM tiles into `result`."""
 
-    def __init__(self, b: Builder, leaving: Leaving, result: Buffer, *, halves: bool) -> None:
+    def __init__(
+        self, b: Builder, leaving: Leaving, result: Buffer, *, halves: bool, by_tile: bool = False
+    ) -> None:
         self.b, self.leaving, self.result, self.halves = b, leaving, result, halves
+        self.by_tile = by_tile or any((leaving.strides or ())[:2])
         self.batch: Index = 0
         if leaving.strides:
             self.hbm = b.hbm("addend", (leaving.elements,), leaving.dtype, Role.INPUT)
@@ -59,23 +62,23 @@ class Evacuation:
     def columns(self, n0: Index, ns: int) -> None:
         """Bring an addend that all rows share, for a block of columns."""
         strides = self.leaving.strides
-        if strides and not (strides[0] or strides[1]):
+        if strides and not self.by_tile:
             self._load(P, affine(n0) * strides[2], ns, 0)
 
-    def rows(self, m0: Index, rows: int, n0: Index, ns: int) -> None:
-        """Bring the addend of a tile of rows."""
+    def rows(self, m0: Index, rows: int, n0: Index, ns: int, pieces: int = 1) -> None:
+        """Bring the addend of a tile of rows, each in `pieces` on as many partitions."""
         strides = self.leaving.strides
-        if strides and (strides[0] or strides[1]):
+        if strides and self.by_tile:
             over_batch, over_m, over_n = strides
             start = affine(self.batch) * over_batch + affine(m0) * over_m + affine(n0) * over_n
-            self._load(rows, start, ns, over_m)
+            self._load(rows, start, ns, over_m, pieces)
 
-    def _load(self, rows: int, start: Affine, ns: int, over_m: int) -> None:
+    def _load(self, rows: int, start: Affine, ns: int, over_m: int, pieces: int = 1) -> None:
         e, b = self.leaving, self.b
         b.fresh(self.tile)
         step = e.strides[2] if e.strides else 0
-        wide = ns if step else 1
-        to = self.tile.rows(rows, wide)
+        wide = ns if step else pieces
+        to = self.tile.rows(rows * pieces, wide // pieces)
         b.load(to, self.hbm.box((over_m, rows), (step, wide), at=start))
         if e.beta != 1:
             b.emit("tensor_scalar", to, to, op0="multiply", imm0=e.beta)

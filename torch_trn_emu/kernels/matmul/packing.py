@@ -5,9 +5,18 @@ from dataclasses import dataclass
 from ...isa import itemsize
 from ..limits import P
 
-__all__ = ["K_GROUP", "NATURAL_BYTES", "Packing", "group_of", "natural_slots", "parts_of_row"]
+__all__ = [
+    "K_GROUP",
+    "LONG_GROUP",
+    "NATURAL_BYTES",
+    "Packing",
+    "group_of",
+    "natural_slots",
+    "parts_of_row",
+]
 
 K_GROUP = 4  # tiles of K per transfer, at most: chosen
+LONG_GROUP = 8  # the same of products of few rows, which DMA bounds (chosen)
 NATURAL_BYTES = 8192  # per row of what is loaded to be transposed: DMA is at its best from 4 KiB
 
 
@@ -17,6 +26,7 @@ class Packing:
 
     dtype: str  # of the elements the array multiplies
     per_row: int = 1  # 2 for double_row, 4 for MX
+    most: int = K_GROUP  # tiles of K per transfer
 
     @property
     def tile_k(self) -> int:
@@ -32,8 +42,8 @@ def group_of(k: int, packing: Packing) -> int:
 
     Of fewer than two whole groups half as many: work starts earlier.
     """
-    tiles = -(-k // packing.tile_k)
-    return K_GROUP // 2 if K_GROUP < tiles < 2 * K_GROUP else min(K_GROUP, tiles)
+    tiles, most = -(-k // packing.tile_k), packing.most
+    return most // 2 if most < tiles < 2 * most else min(most, tiles)
 
 
 def parts_of_row(k: int, packing: Packing, group: int) -> int:
