@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+from torch_trn_emu.kernels.batch_norm import backward, forward
 
 from .calls import call_of, lowered, random, run
 from .on_cores import computed
@@ -14,11 +16,21 @@ CLOSE = {"rtol": 2e-4, "atol": 2e-4}
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 150), st.integers(1, 6), st.integers(1, 6))
 
 
+@pytest.fixture(params=[1024, 1], ids=["side by side", "one by one"])
+def most_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of chunks are kept one after the other, as those of many are."""
+    for module in (forward, backward):
+        monkeypatch.setattr(module, "MOST_CHUNKS", request.param)
+
+
 def _parameters(channels: int) -> tuple[torch.Tensor, ...]:
     return random(channels), random(channels), random(channels), random(channels).abs() + 0.5
 
 
-@settings(max_examples=10, deadline=None)
+@pytest.mark.usefixtures("most_chunks")
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(shape=SHAPES, trains=st.booleans(), affine=st.booleans())
 @example(shape=(2, 3, 100, 90), trains=True, affine=True)  # longer than a chunk
 @example(shape=(9, 2, 60, 50), trains=True, affine=False)  # more than stays in SBUF
@@ -57,7 +69,10 @@ def test_batch_norm(shape: tuple[int, ...], trains: bool, affine: bool) -> None:
             np.testing.assert_allclose(got[name].reshape(want.shape), want, rtol=2e-3, atol=2e-3)
 
 
-@settings(max_examples=10, deadline=None)
+@pytest.mark.usefixtures("most_chunks")
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     images=st.integers(1, 5),
     groups=st.sampled_from([1, 2, 3, 32, 130]),

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from torch_trn_emu.counters import fold
+from torch_trn_emu.kernels import windows
 from torch_trn_emu.kernels.convolution import depthwise, few_channels, filters, input, weight
 from torch_trn_emu.pricing import price_call
 from torch_trn_emu.timing import price
@@ -125,6 +126,16 @@ def test_in_small_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(few_channels, "TOGETHER", 2)
     monkeypatch.setattr(depthwise, "TILE_BYTES", 200)
     _check(CASES[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["depthwise", "multiplied", "few channels", "in groups", "far padding", "deep padding"]
+)
+def test_windows_of_wide_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthwise, "TILE_BYTES", 200)
+    monkeypatch.setattr(windows, "ROW_BYTES", 150)
+    case = CASES[name]
+    _check({**case, "groups": case["x"][1], "f": case["x"][1] * (case["f"] // case["x"][1] or 1)})
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from torch_trn_emu.counters import fold
+from torch_trn_emu.kernels import windows
 from torch_trn_emu.ops import im2col
 from torch_trn_emu.timing import price
 
@@ -25,9 +26,13 @@ WINDOWS: list[tuple[tuple[int, int], Window]] = [
 ]
 
 
-@pytest.fixture(params=[32 * 1024, 600], ids=["whole", "strips"])
+@pytest.fixture(
+    params=[(32 * 1024, 160 * 1024), (600, 160 * 1024), (600, 500)],
+    ids=["whole", "strips", "windows"],
+)
 def tile_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(im2col, "TILE_BYTES", request.param)
+    monkeypatch.setattr(im2col, "TILE_BYTES", request.param[0])
+    monkeypatch.setattr(windows, "ROW_BYTES", request.param[1])
 
 
 def _check(size: tuple[int, int], window: Window) -> None:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from torch_trn_emu.ops import interpolation
+
 from .calls import call_of, lowered, random, run
 
 aten = torch.ops.aten
@@ -36,6 +38,17 @@ def _op(how: dict[str, Any]) -> tuple[Any, Any, bool]:
 @pytest.mark.parametrize(("size", "out"), SIZES, ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_interpolation(mode: str, size: tuple[int, int], out: tuple[int, int]) -> None:
+    _compare(MODES[mode], 6, size, out)
+
+
+@pytest.mark.parametrize(("size", "out"), SIZES, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_windows_of_large_planes(
+    mode: str, size: tuple[int, int], out: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpolation, "HELD_BYTES", 1500)
+    monkeypatch.setattr(interpolation, "MOST_WINDOW", 40)
+    monkeypatch.setattr(interpolation, "LEAST_WINDOW", 12)
     _compare(MODES[mode], 6, size, out)
 
 

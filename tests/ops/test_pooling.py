@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torch_trn_emu.isa import fits
+from torch_trn_emu.kernels import windows
 from torch_trn_emu.kernels.pooling import tiles
 from torch_trn_emu.kernels.windows import Axis
 from torch_trn_emu.pricing import price_call
@@ -21,10 +22,14 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 SIDE = st.integers(3, 13)
 
 
-@pytest.fixture(params=[16 * 1024, 200], ids=["whole", "strips"])
+@pytest.fixture(
+    params=[(16 * 1024, 160 * 1024), (200, 160 * 1024), (200, 300)],
+    ids=["whole", "strips", "windows"],
+)
 def tile_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strips of a few rows, which larger planes need."""
-    monkeypatch.setattr(tiles, "TILE_BYTES", request.param)
+    """Strips of a few rows, which larger planes need, and windows of them, which wide ones need."""
+    monkeypatch.setattr(tiles, "TILE_BYTES", request.param[0])
+    monkeypatch.setattr(windows, "ROW_BYTES", request.param[1])
 
 
 WINDOWS = [
@@ -128,7 +133,10 @@ def test_adaptive_average(height: int, width: int, rows: int, columns: int) -> N
     _keeps_means(op, back, x, ((rows, columns),), ())
 
 
-@pytest.mark.parametrize(("size", "out"), [((301, 210), (7, 4)), ((40, 3001), (9, 2))])
+@pytest.mark.parametrize(
+    ("size", "out"),
+    [((301, 210), (7, 4)), ((40, 3001), (9, 2)), ((1101, 60), (2, 3)), ((6, 9001), (3, 2))],
+)
 def test_adaptive_average_of_planes_that_sbuf_does_not_hold(size, out) -> None:
     x = random(1, 2, *size)
     op, back = aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default

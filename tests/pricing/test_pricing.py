@@ -1,10 +1,13 @@
 """Prices: counted by hand, the same every time, within the invariants, and never an error."""
 
+import math
+
 import pytest
 
 from torch_trn_emu.calls import Call, Target, TensorArg, read_call
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.counters import derive
+from torch_trn_emu.kernels import windows
 from torch_trn_emu.ops import OPS, Op, dense
 from torch_trn_emu.pricing import NOT_MODELLED, Price, price_call, report_rows
 
@@ -150,8 +153,13 @@ def test_reports_add_up() -> None:
     assert sum(row.device_s for row in rows) == pytest.approx(total)
 
 
-@pytest.mark.parametrize(("width", "status"), [(500, "modelled"), (60_000, "inferred")])
-def test_no_program_that_sbuf_does_not_hold_is_called_modelled(width, status):
+@pytest.mark.parametrize(
+    ("width", "whole", "status"),
+    [(500, False, "modelled"), (60_000, False, "modelled"), (60_002, True, "inferred")],
+)
+def test_no_program_that_sbuf_does_not_hold_is_called_modelled(width, whole, status, monkeypatch):
+    if whole:  # rows that no program cuts
+        monkeypatch.setattr(windows, "ROW_BYTES", math.inf)
     image, out = (dense((1, 8, 64, n), F) for n in (width, width // 2))
     found = price_call(Call("aten::max_pool2d_with_indices", (image, (1, 2), (1, 2)), (out,)), CORE)
     assert (found.status, "SBUF" in found.note) == (status, status == "inferred")

@@ -11,11 +11,22 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import prod
 
+from .limits import evenly
+
+ROW_BYTES = 160 * 1024  # of a partition that one row may take: every chip has as many (chosen)
 MOST_STRIPS = 1 << 16  # of an axis, which take about a second (chosen)
 MOST_UNROLLED = 1024  # strips of a program one after the other, a few seconds (chosen)
 MOST_PRODUCTS = 1 << 18  # of taps, one by one in a program: less than a minute (chosen)
 
-__all__ = ["Axis", "Strip", "Tap", "check_products", "inside_together", "taps_of"]
+__all__ = [
+    "Axis",
+    "Strip",
+    "Tap",
+    "check_products",
+    "inside_together",
+    "taps_of",
+    "windows_across",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +173,33 @@ def inside_together(strips: list[Strip], kernel: int) -> list[Strip]:
     inside = [len(s.taps) == kernel and all(t.count == s.count for t in s.taps) for s in strips]
     pairs = zip(strips, inside, strict=True)
     return [one for s, whole in pairs for one in ([s] if whole else s.unrolled())]
+
+
+def windows_across(
+    height: Axis, width: Axis, deep: int, row_bytes: Callable[[int, int], float], *, forward: bool
+) -> list[Strip]:
+    """The width as one strip of whole rows or, where SBUF does not hold the tiles of one row, in
+    windows, one by one, of which neighbors share what they need.
+
+    deep       planes of what is needed
+    row_bytes  of a partition, for so many elements needed and made
+    """
+    reach = (height.kernel - 1) * height.dilation + (1 if forward else height.stride)
+    if forward:
+        rows, own, there = min(height.size, reach), width.out, width.size
+    else:
+        rows, own, there = min(height.out, -(-reach // height.stride)), width.size, width.out
+    made = own if forward else own * height.stride
+    columns, held = own, row_bytes(deep * rows * there, made)
+    if held > ROW_BYTES:
+        step = 1 if forward else width.stride
+        columns = evenly(own, max(step, int(own * ROW_BYTES / 2 / held)), step)
+    strips = width.forward(columns) if forward else width.backward(columns)
+    if columns < own:
+        return [one for s in strips for one in s.unrolled()]
+    (one,) = strips
+    taps = tuple(replace(t, there=t.there + one.low) for t in one.taps)
+    return [replace(one, low=0, span=there, taps=taps)]
 
 
 def check_products(axes: Iterable[list[Strip]], each: int) -> None:

@@ -1,13 +1,18 @@
 """Rows of pooling: windows, strides and paddings from a call."""
 
 from dataclasses import replace
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import labelled
 from ..isa import Program, fits
-from ..kernels.pooling.adaptive import adaptive_average, adaptive_average_backward
+from ..kernels.pooling.adaptive import (
+    LEAST_READ,
+    Bands,
+    adaptive_average,
+    adaptive_average_backward,
+)
 from ..kernels.pooling.backward import pool_backward
 from ..kernels.pooling.forward import pool
 from ..kernels.pooling.tiles import Pool
@@ -82,12 +87,16 @@ def _rows_first(
 ) -> Program:
     """Planes whole in SBUF, or in as many bands as it takes."""
     make = adaptive_average_backward if backward else adaptive_average
-    planes, band = x.numel // prod(size), size[0] if backward else out[0]
+    planes = x.numel // prod(size)
+    most = size if backward else out
+    read, least = (LEAST_READ, LEAST_READ) if backward else (size[0], 1)
+    bands = Bands(rows=most[0], columns=most[1], read=read, least=least)
     while True:
-        program = make(planes, size, out, dtype=x.dtype, band=band, cores=target.cores)
-        if band == 1 or fits(program, target.chip):
+        program = make(planes, size, out, dtype=x.dtype, bands=bands, cores=target.cores)
+        smaller = bands.smaller()
+        if smaller is None or fits(program, target.chip):
             return program
-        band = ceil(band / 2)
+        bands = smaller
 
 
 def adaptive_pool(op: str) -> Lowering:

@@ -2,7 +2,7 @@
 
 from ...isa import Access, Affine, Builder, Program, Role
 from ..planes import Chunk, Planes
-from .tiles import Norm, NormTiles
+from .tiles import MOST_CHUNKS, Norm, NormTiles
 
 __all__ = ["channel_norm_backward"]
 
@@ -22,6 +22,11 @@ class _Backward(NormTiles):
     def __init__(self, b: Builder, planes: Planes, norm: Norm) -> None:
         super().__init__(b, planes, norm, ("g", "x"), "dx", 2, {"weight": norm.weight})
         self.count = planes.outer * planes.inner_chunks
+        cut = not norm.outer or planes.inner_chunks > 1
+        self.one_by_one = self.count > MOST_CHUNKS and cut
+        if self.one_by_one:
+            self.count = planes.outer if norm.outer else 1
+            self.column("sum of chunk")
         for name in ("dw of chunks", "db of chunks"):
             self.column(name, self.count)
         for name in ("dw", "db"):
@@ -60,6 +65,9 @@ class _Backward(NormTiles):
             b.emit("activation", rstd, rstd, op="rsqrt")
         sums = self.gradients or not self.norm.given
         if sums:
+            if self.one_by_one:
+                for name in ("dw of chunks", "db of chunks"):
+                    b.emit("memset", self.small[name].rows(n, self.count), value=0.0)
             for chunk in self.planes.over_chunks(b):
                 self.bring(chunk, first, n)
                 self._sums(chunk, n)
@@ -82,6 +90,15 @@ class _Backward(NormTiles):
         b.fresh(*self.made)
         g, xhat = self.tile("g", n, chunk), self._xhat(chunk, n)
         b.emit("tensor_tensor", xhat, g, xhat, op="multiply")
+        if self.one_by_one:
+            for name, tile in (("dw of chunks", self.made[0]), ("db of chunks", self.tiles["g"])):
+                b.fresh(self.small["sum of chunk"])
+                each = self.at("sum of chunk", n)
+                total = self.at(name, n, chunk.o0 if self.norm.outer else 0)
+                part = chunk.number if self.resident and tile is self.tiles["g"] else 0
+                b.emit("tensor_reduce", each, tile.rows(n, chunk.elements, part=part), op="add")
+                b.emit("tensor_tensor", total, total, each, op="add")
+            return
         at = chunk.o0 * self.planes.inner_chunks + chunk.s_number
         for name, data in (("dw of chunks", xhat), ("db of chunks", g)):
             b.emit("tensor_reduce", self.small[name].rows(n, chunk.outer, at), data, op="add")

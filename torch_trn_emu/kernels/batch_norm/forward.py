@@ -3,7 +3,7 @@
 from ...isa import Access, Affine, Builder, Program, Role
 from ..limits import BN_STATS
 from ..planes import Chunk, Planes
-from .tiles import Norm, NormTiles
+from .tiles import MOST_CHUNKS, Norm, NormTiles
 
 __all__ = ["channel_norm"]
 
@@ -20,7 +20,11 @@ class _Forward(NormTiles):
         super().__init__(b, planes, norm, ("x",), "y", 1 if norm.outer else 0, wanted)
         pieces = -(-planes.width // BN_STATS)
         self.stats = b.sbuf("stats", 6 * pieces, "float32", slots=2)
-        self.triples = b.sbuf("chunks' stats", 3 * planes.chunks, "float32", slots=2)
+        self.one_by_one = planes.chunks > MOST_CHUNKS
+        kept = 2 if self.one_by_one else planes.chunks
+        self.triples = b.sbuf("chunks' stats", 3 * kept, "float32", slots=2)
+        if self.one_by_one:
+            self.joined = b.sbuf("joined stats", 2, "float32", slots=2)
         self.pair = b.sbuf("mean and variance", 2, "float32", slots=2)
         for name in ("rstd", "scale", "shift", "spread"):
             self.column(name)
@@ -53,14 +57,13 @@ class _Forward(NormTiles):
             for k, hbm in enumerate(self.running.values()):
                 b.load(self.pair.rows(n, 1, k), self.of_partitions(hbm, first, n))
         else:
+            if self.one_by_one:
+                b.emit("memset", self.triples.rows(n, 3), value=0.0)
             for chunk in self.planes.over_chunks(b):
                 self.bring(chunk, first, n)
                 self._stats(chunk, n)
-            b.emit(
-                "bn_aggr",
-                self.pair.rows(n, 2),
-                self.triples.rows(n, 3 * self.planes.chunks),
-            )
+            kept = 1 if self.one_by_one else self.planes.chunks
+            b.emit("bn_aggr", self.pair.rows(n, 2), self.triples.rows(n, 3 * kept))
         mean, variance = (self.pair.rows(n, 1, k) for k in (0, 1))
         b.emit("tensor_scalar", self.at("rstd", n), variance, op0="add", imm0=self.norm.eps)
         b.emit("activation", self.at("rstd", n), self.at("rstd", n), op="rsqrt")
@@ -84,11 +87,24 @@ class _Forward(NormTiles):
             size = min(BN_STATS, chunk.elements - start)
             piece = tile.buffer.rows(n, size, start, part=tile.part)
             b.emit("bn_stats", self.stats.rows(n, 6, 6 * k), piece)
-        triple = [self.triples.rows(n, 1, chunk.number * 3 + k) for k in range(3)]
-        both = self.triples.rows(n, 2, chunk.number * 3 + 1)
+        at = Affine(3) if self.one_by_one else chunk.number * 3
+        triple = [self.triples.rows(n, 1, at + k) for k in range(3)]
+        both = self.triples.rows(n, 2, at + 1)
         b.emit("bn_aggr", both, self.stats.rows(n, 6 * len(pieces)))
         b.emit("tensor_scalar", triple[2], triple[2], op0="multiply", imm0=float(chunk.elements))
         b.emit("memset", triple[0], value=float(chunk.elements))
+        if self.one_by_one:
+            self._join(n)
+
+    def _join(self, n: int) -> None:
+        """The stats of all chunks so far: (count, mean, variance x count), too."""
+        b = self.b
+        b.fresh(self.joined)
+        count, mean, spread, more = (self.triples.rows(n, 1, k) for k in range(4))
+        b.emit("bn_aggr", self.joined.rows(n, 2), self.triples.rows(n, 6))
+        b.emit("tensor_tensor", count, count, more, op="add")
+        b.emit("tensor_copy", mean, self.joined.rows(n, 1))
+        b.emit("tensor_tensor", spread, self.joined.rows(n, 1, 1), count, op="multiply")
 
     def _update(self, first: Affine, n: int, pair: tuple[Access, Access]) -> None:
         """Running = (1 - momentum) running + momentum new, with the unbiased variance."""

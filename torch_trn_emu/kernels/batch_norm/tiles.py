@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from ...isa import Access, Affine, Buffer, Builder, Role, itemsize
 from ..planes import Chunk, Planes
 
-__all__ = ["Norm", "NormTiles"]
+__all__ = ["MOST_CHUNKS", "Norm", "NormTiles"]
 
 # Of an operand that is kept between two passes, per partition (chosen).
 RESIDENT_BYTES = 40 * 1024
+MOST_CHUNKS = 1024  # whose results wait side by side to be combined; of more a sum is kept (chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ from math import ceil, inf, prod
 from typing import NamedTuple
 
 from ...chip import Chip
-from ...isa import Access, Affine, Buffer, Builder, Program, Role
+from ...isa import Access, Affine, Buffer, Builder, Program, Role, itemsize
 from ..bands import FIXED, LANES, TRANSFER, cut, planes_in_lanes
 from ..limits import TILE_BYTES, P
 from ..planes import several
-from ..windows import Strip, Tap, taps_of
+from ..windows import Strip, Tap, taps_of, windows_across
 from .shape import Convolution, evacuate
 
 __all__ = ["depthwise", "depthwise_input", "depthwise_weight"]
@@ -48,6 +48,7 @@ class _At(NamedTuple):
     channel: Affine
     deep: Strip
     high: Strip
+    wide: Strip
     low: Affine
     first: Affine
     elements: int
@@ -74,25 +75,30 @@ class _Depthwise:
     ) -> None:
         self.spec = spec
         self.b = Builder(f"{name} {spec.groups}", cores=cores, model_flops=spec.flops)
-        depth, _, width = spec.axes
+        depth, height, width = spec.axes
         self.own, self.there = (spec.outs, spec.sizes) if forward else (spec.sizes, spec.outs)
         self.is_forward = forward
         deep = depth.forward(1) if forward else depth.backward(1)
         self.deep = [one for s in deep for one in s.unrolled()]
         self.span = max(s.span for s in self.deep)
-        (self.wide,) = width.forward(width.out) if forward else width.backward(width.size)
+        sizes = itemsize(spec.compute), max(itemsize(spec.compute), itemsize(spec.dtype))
+        self.windows = windows_across(
+            height, width, self.span, lambda n, m: 2 * n * sizes[0] + 2 * m * (4 + sizes[1]),
+            forward=forward,
+        )  # fmt: skip
+        self.widths = max(s.count for s in self.windows), max(s.span for s in self.windows)
         ways = {n: self._ways(n) for n in LANES}
         groups = planes_in_lanes(spec.groups, lambda n: min(map(self._takes, ways[n]), default=inf))
         self.groups = [(g, self._best(P // min(g.count, P), ways[g.lanes])) for g in groups]
         every = [s for _, way in self.groups for s in way.high]
-        self.need = self.span * max(s.span for s in every) * self.there[2]
-        self.made = max(s.count for s in every) * self.own[2]
+        self.need = self.span * max(s.span for s in every) * self.widths[1]
+        self.made = max(s.count for s in every) * self.widths[0]
 
     def _ways(self, lanes: int) -> list[_Way]:
         """Lanes as images, and the rest as bands of rows, as high as fit."""
         height = self.spec.axes[1]
         row = 4 * (
-            self.own[2] + self.span * self.there[2] * (height.stride if self.is_forward else 1)
+            self.widths[0] + self.span * self.widths[1] * (height.stride if self.is_forward else 1)
         )
         found = []
         for images in {min(n, lanes, self.spec.batch) for n in LANES}:
@@ -109,13 +115,11 @@ class _Depthwise:
 
     def _takes(self, way: _Way) -> float:
         """Cycles of the taps, roughly, with the waits for transfers."""
-        taps = self.spec.filters * prod(
-            sum(len(s.taps) for s in strips) for strips in (self.deep, [self.wide])
-        )
+        taps = self.spec.filters * sum(len(s.taps) for s in self.deep)
         return ceil(self.spec.batch / way.images) * sum(
             ceil(s.repeat / way.bands)
-            * (taps * len(s.taps) * (FIXED + 2 * s.count * self.own[2]) + TRANSFER)
-            for s in way.high
+            * (taps * len(s.taps) * len(w.taps) * (FIXED + 2 * s.count * w.count) + TRANSFER)
+            for s, w in product(way.high, self.windows)
         )
 
     def _best(self, lanes: int, ways: list[_Way]) -> _Way:
@@ -141,35 +145,36 @@ class _Depthwise:
 
     def place(
         self, hbm: Buffer, shape: tuple[int, ...], many: int, at: _At, q: int,
-        depth: tuple[int, int], rows: tuple[Affine, int, int],
+        depth: tuple[int, int], rows: tuple[Affine, int, int], columns: tuple[int, int],
     ) -> Access:  # fmt: skip
-        """Rows of filter q: (the first one, how many, from band to band)."""
+        """Rows of filter q: (the first one, how many, from band to band); of them some columns."""
         volume, (_, height, width) = prod(shape), shape
         here = (at.channel * many + q) * volume + depth[0] * height * width + rows[0] * width
+        here += columns[0]
         lanes = several(
             [(self.spec.groups * many * volume, at.images), (rows[2] * width, at.bands)]
         )
-        planes, run = (height * width, depth[1]), (1, rows[1] * width)
-        return hbm.box(*lanes, (many * volume, at.channels), planes, run, at=here)
+        run = [(1, rows[1] * width)] if columns[1] == width else [(width, rows[1]), (1, columns[1])]
+        planes = height * width, depth[1]
+        return hbm.box(*lanes, (many * volume, at.channels), planes, *run, at=here)
 
     def shaped(self, tile: Buffer, size: int, depth: int, elements: int) -> Access:
         return tile.lanes(size, (elements, depth), (1, elements))
 
     def views(
-        self, taps: tuple[Tap, ...], own: Buffer, there: Buffer, size: int, held: int, *,
-        forward: bool,
+        self, taps: tuple[Tap, ...], own: Buffer, there: Buffer, at: _At, *, forward: bool
     ) -> tuple[Access, Access]:  # fmt: skip
         """The tap's positions of its own and of the other side."""
         d, h, w = taps
         steps = self.spec.axes[1].stride, self.spec.axes[2].stride
-        wide, other = self.own[2], self.there[2]
+        wide, other, size = at.wide.count, at.wide.span, at.partitions
         apart, tight = (steps[0], steps[1]), (1, 1)
         mine, its = (tight, apart) if forward else (apart, tight)
-        at = (d.there * held + h.there) * other + self.wide.low + w.there
+        begin = (d.there * at.high.span + h.there) * other + w.there
         a = (mine[0] * wide, h.count), (mine[1], w.count)
         c = (its[0] * other, h.count), (its[1], w.count)
         here = own.lanes(size, *a, at=h.own * wide + w.own)
-        return here, there.lanes(size, *c, at=at)
+        return here, there.lanes(size, *c, at=begin)
 
     def number(self, taps: tuple[Tap, ...]) -> int:
         _, height, width = self.spec.kernel
@@ -190,14 +195,15 @@ class _Depthwise:
         """All images and strips of channels `c0` ..; the body of `for` is emitted for each kind."""
         for n, images in self.b.tiles(self.spec.batch, way.images):
             channel = n * self.spec.groups + c0
-            for deep, high in product(self.deep, way.high):
+            for deep, high, wide in product(self.deep, way.high, self.windows):
                 for start, times, bands in cut(high.repeat, way.bands):
                     with self.b.loop(times) as i:
-                        j, elements = i * bands + start, high.count * self.own[2]
+                        j, elements = i * bands + start, high.count * wide.count
                         low, first = j * high.step + high.low, j * high.count + high.first
                         yield _At(
-                            channel, deep, high, low, first, elements, images, bands, channels
-                        )
+                            channel, deep, high, wide, low, first, elements, images, bands,
+                            channels,
+                        )  # fmt: skip
 
     def forward(self) -> Program:
         b, spec, many = self.b, self.spec, self.spec.filters
@@ -265,8 +271,8 @@ class _Depthwise:
                 for q in range(many):
                     b.fresh(given)
                     b.load(self.shaped(given, size, 1, at.elements), self._made(g, many, q, at))
-                    for taps in taps_of(at.deep, at.high, self.wide):
-                        a, c = self.views(taps, given, data, size, at.high.span, forward=True)
+                    for taps in taps_of(at.deep, at.high, at.wide):
+                        a, c = self.views(taps, given, data, at, forward=True)
                         b.fresh(made, each)
                         _, h, w = taps
                         to = made.rows(size, h.count * w.count)
@@ -306,14 +312,16 @@ class _Depthwise:
         deep, high = at.deep, at.high
         self.b.fresh(tile)
         rows = at.low, high.span, high.step
-        source = self.place(hbm, self.there, many, at, q, (deep.low, deep.span), rows)
-        to = self.shaped(tile, at.partitions, deep.span, high.span * self.there[2])
+        columns = at.wide.low, at.wide.span
+        source = self.place(hbm, self.there, many, at, q, (deep.low, deep.span), rows, columns)
+        to = self.shaped(tile, at.partitions, deep.span, high.span * at.wide.span)
         self.b.load(to, source)
 
     def _made(self, hbm: Buffer, many: int, q: int, at: _At) -> Access:
         """The strips' own positions."""
         rows = (at.first, at.high.count, at.high.count)
-        return self.place(hbm, self.own, many, at, q, (at.deep.first, 1), rows)
+        columns = at.wide.first, at.wide.count
+        return self.place(hbm, self.own, many, at, q, (at.deep.first, 1), rows, columns)
 
     def _put(self, tile: Buffer, hbm: Buffer, many: int, q: int, at: _At) -> None:
         to = self._made(hbm, many, q, at)
@@ -324,8 +332,8 @@ class _Depthwise:
         forward: bool,
     ) -> None:  # fmt: skip
         """The products of filter q's taps with a strip."""
-        for taps in taps_of(at.deep, at.high, self.wide):
-            to, read = self.views(taps, total, data, size, at.high.span, forward=forward)
+        for taps in taps_of(at.deep, at.high, at.wide):
+            to, read = self.views(taps, total, data, at, forward=forward)
             weight = self.column(weights, size, q * self.spec.taps + self.number(taps))
             ops = {"op0": "multiply", "op1": "add"}
             self.b.emit("scalar_tensor_tensor", to, read, weight, to, **ops)  # type: ignore[arg-type]

@@ -1,11 +1,14 @@
 """Adaptive average pooling with windows of several sizes: rows first, then columns."""
 
+from dataclasses import dataclass, replace
 from math import ceil
 
-from ...isa import Access, Builder, Program, Role
+from ...isa import Access, Affine, Buffer, Builder, Program, Role
 from ..limits import P
 
-__all__ = ["adaptive_average", "adaptive_average_backward"]
+__all__ = ["LEAST_READ", "Bands", "adaptive_average", "adaptive_average_backward"]
+
+LEAST_READ = 16  # rows of a window that are loaded at once, before rows are cut (chosen)
 
 Size = tuple[int, ...]
 
@@ -27,94 +30,204 @@ def _windows(first: int, count: int, out: int, size: int) -> tuple[int, int]:
     return _window(first, out, size)[0], last + taps
 
 
-def adaptive_average(
-    planes: int, size: Size, out: Size, *, dtype: str, band: int, cores: int = 1
-) -> Program:
-    """y[p, a, b] = the mean of x over window (a, b); planes on partitions, `band` of their output
-    rows at a time.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bands:
+    """What is worked on at once: rows and columns that are made, and rows that a window reads.
+
+    least  rows that are made, before other things are cut
     """
+
+    rows: int
+    columns: int
+    read: int
+    least: int = 1
+
+    def smaller(self) -> "Bands | None":
+        """What needs less of SBUF; None of the least there is."""
+        if self.rows > self.least:
+            return replace(self, rows=max(self.least, ceil(self.rows / 2)))
+        if self.read > LEAST_READ:
+            return replace(self, read=ceil(self.read / 2))
+        for name in ("columns", "rows", "read"):
+            if getattr(self, name) > 1:
+                return replace(self, **{name: ceil(getattr(self, name) / 2)})
+        return None
+
+
+def _in(extent: int, step: int) -> list[tuple[int, int]]:
+    """Pieces of `extent`: (first, one past the last)."""
+    return [(first, min(first + step, extent)) for first in range(0, extent, step)]
+
+
+def adaptive_average(
+    planes: int, size: Size, out: Size, *, dtype: str, bands: Bands, cores: int = 1
+) -> Program:
+    """y[p, a, b] = the mean of x over window (a, b); planes on partitions."""
     planes = ceil(planes / cores)
     (height, width), (rows, columns) = size, out
     b = Builder(f"adaptive {height}x{width} to {rows}x{columns}", cores=cores)
     x = b.hbm("x", (planes, height, width), dtype, Role.INPUT)
     y = b.hbm("y", (planes, rows, columns), dtype, Role.OUTPUT)
-    bands = [(r, min(band, rows - r)) for r in range(0, rows, band)]
-    read = [_windows(r, count, rows, height) for r, count in bands]
-    data = b.sbuf("data", max(end - start for start, end in read) * width, dtype, slots=2)
-    half = b.sbuf("rows", min(band, rows) * width, "float32", slots=2)
-    done = b.sbuf("done", min(band, rows) * columns, dtype, slots=2)
-    for p0, some in b.tiles(planes, P):
-        for (row, made), (start, end) in zip(bands, read, strict=True):
-            b.fresh(data, half, done)
-            area = (end - start) * width
-            source = x.lanes(some, (1, area), at=p0 * (height * width) + start * width)
-            b.load(data.rows(some, area), source)
-            for o in range(made):
-                first, count = _window(row + o, rows, height)
-                to = half.rows(some, width, o * width)
-                at = (first - start) * width
-                _average(b, to, data.lanes(some, (1, width), (width, count), at=at), count)
-            for o in range(columns):
-                first, count = _window(o, columns, width)
-                to = done.lanes(some, (columns, made), at=o)
-                taps = half.lanes(some, (width, made), (1, count), at=first)
-                _average(b, to, taps, count)
-            given = made * columns
-            to = y.lanes(some, (1, given), at=p0 * (rows * columns) + row * columns)
-            b.store(to, done.rows(some, given))
+    _Forward(b, (x, y), size, out, bands).build()
     return b.build()
+
+
+class _Forward:
+    def __init__(
+        self, b: Builder, tensors: tuple[Buffer, Buffer], size: Size, out: Size, bands: Bands
+    ) -> None:
+        self.b, (self.x, self.y), self.size, self.out = b, tensors, size, out
+        self.rows, self.columns = _in(out[0], bands.rows), _in(out[1], bands.columns)
+        dtype = self.x.dtype
+        across = max(self._read(piece, 1)[1] for piece in self.columns)
+        tall = max(self._read(piece, 0)[1] for piece in self.rows)
+        self.most = tall if bands.rows > 1 else min(tall, bands.read)
+        made = min(bands.rows, out[0])
+        self.data = b.sbuf("data", self.most * across, dtype, slots=2)
+        self.half = b.sbuf("rows", made * across, "float32", slots=2)
+        self.done = b.sbuf("done", made * min(bands.columns, out[1]), dtype, slots=2)
+        if self.most < tall:
+            self.more = b.sbuf("more rows", across, "float32", slots=2)
+
+    def _read(self, piece: tuple[int, int], axis: int) -> tuple[int, int]:
+        """First input of a piece of the outputs, and how many."""
+        first, end = _windows(piece[0], piece[1] - piece[0], self.out[axis], self.size[axis])
+        return first, end - first
+
+    def build(self) -> None:
+        for p0, some in self.b.tiles(self.x.shape[0], P):
+            for columns in self.columns:
+                for rows in self.rows:
+                    self._band(p0, some, rows, columns)
+
+    def _band(self, p0: Affine, some: int, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        b, (height, width) = self.b, self.size
+        made, across = rows[1] - rows[0], columns[1] - columns[0]
+        (start, tall), (low, wide) = self._read(rows, 0), self._read(columns, 1)
+        b.fresh(self.half, self.done)
+        at = p0 * (height * width) + start * width + low
+        if tall > self.most:
+            self._sum_in_parts(at, some, tall, wide)
+        else:
+            self._load(at, some, tall, wide)
+            for o in range(made):
+                first, count = _window(rows[0] + o, self.out[0], height)
+                to = self.half.rows(some, wide, o * wide)
+                taps = (1, wide), (wide, count)
+                _average(b, to, self.data.lanes(some, *taps, at=(first - start) * wide), count)
+        for o in range(across):
+            first, count = _window(columns[0] + o, self.out[1], width)
+            to = self.done.lanes(some, (across, made), at=o)
+            taps = (wide, made), (1, count)
+            _average(b, to, self.half.lanes(some, *taps, at=first - low), count)
+        at = p0 * (self.out[0] * self.out[1]) + rows[0] * self.out[1] + columns[0]
+        there = self.y.lanes(some, *_part(self.out[1], made, across), at=at)
+        b.store(there, self.done.rows(some, made * across))
+
+    def _load(self, at: Affine, some: int, rows: int, wide: int) -> None:
+        self.b.fresh(self.data)
+        source = self.x.lanes(some, *_part(self.size[1], rows, wide), at=at)
+        self.b.load(self.data.rows(some, rows * wide), source)
+
+    def _sum_in_parts(self, at: Affine, some: int, tall: int, wide: int) -> None:
+        """The mean of one output's rows, of which SBUF holds some at a time."""
+        b, to = self.b, self.half.rows(some, wide)
+        b.emit("memset", to, value=0.0)
+        for row, rows in b.tiles(tall, self.most):
+            self._load(at + row * self.size[1], some, rows, wide)
+            b.fresh(self.more)
+            part = self.more.rows(some, wide)
+            taps = (1, wide), (wide, rows)
+            b.emit("tensor_reduce", part, self.data.lanes(some, *taps), op="add")
+            b.emit("tensor_tensor", to, to, part, op="add")
+        b.emit("tensor_scalar", to, to, op0="multiply", imm0=1 / tall)
+
+
+def _part(width: int, rows: int, wide: int) -> list[tuple[int, int]]:
+    """`wide` columns of rows of `width`."""
+    return [(1, rows * width)] if wide == width else [(width, rows), (1, wide)]
 
 
 def adaptive_average_backward(
-    planes: int, size: Size, out: Size, *, dtype: str, band: int, cores: int = 1
+    planes: int, size: Size, out: Size, *, dtype: str, bands: Bands, cores: int = 1
 ) -> Program:
     """Every input gets its share of the gradients of the windows that it lies in; planes on
-    partitions, `band` of their input rows at a time.
+    partitions.
     """
     planes = ceil(planes / cores)
-    (height, width), (rows, columns) = size, out
-    b = Builder(f"adaptive_backward {height}x{width}", cores=cores)
-    g = b.hbm("g", (planes, rows, columns), dtype, Role.INPUT)
-    dx = b.hbm("dx", (planes, height, width), dtype, Role.OUTPUT)
-    bands = [(r, min(r + band, height)) for r in range(0, height, band)]
-    given = [_outputs_of(start, end, rows, height) for start, end in bands]
-    most, high = max(last - first for first, last in given), min(band, height)
-    data = b.sbuf("data", most * columns, dtype, slots=2)
-    half = b.sbuf("columns", most * width, "float32", slots=2)
-    total = b.sbuf("sum", high * width, "float32")
-    done = b.sbuf("done", high * width, dtype, slots=2)
-    share = b.sbuf("share", max(most, width), "float32", slots=2)
-    for p0, some in b.tiles(planes, P):
-        for (start, end), (one, last) in zip(bands, given, strict=True):
-            taken, area = last - one, (end - start) * width
-            b.fresh(data, half, done)
-            source = g.lanes(some, (1, taken * columns), at=p0 * (rows * columns) + one * columns)
-            b.load(data.rows(some, taken * columns), source)
-            b.emit("memset", half.rows(some, taken * width), value=0.0)
-            b.emit("memset", total.rows(some, area), value=0.0)
-            for o in range(columns):
-                first, count = _window(o, columns, width)
-                b.fresh(share)
-                source = data.lanes(some, (columns, taken), at=o)
-                each = share.rows(some, taken)
-                b.emit("tensor_scalar", each, source, op0="multiply", imm0=1 / count)
-                into = half.lanes(some, (width, taken), (1, count), at=first)
-                repeated = share.lanes(some, (1, taken), (0, count))
-                b.emit("tensor_tensor", into, into, repeated, op="add")
-            for o in range(one, last):
-                first, count = _window(o, rows, height)
-                low, high = max(first, start), min(first + count, end)
-                b.fresh(share)
-                source, each = half.rows(some, width, (o - one) * width), share.rows(some, width)
-                b.emit("tensor_scalar", each, source, op0="multiply", imm0=1 / count)
-                at = (low - start) * width
-                into = total.lanes(some, (width, high - low), (1, width), at=at)
-                repeated = share.lanes(some, (0, high - low), (1, width))
-                b.emit("tensor_tensor", into, into, repeated, op="add")
-            b.emit("tensor_copy", done.rows(some, area), total.rows(some, area))
-            to = dx.lanes(some, (1, area), at=p0 * (height * width) + start * width)
-            b.store(to, done.rows(some, area))
+    b = Builder(f"adaptive_backward {size[0]}x{size[1]}", cores=cores)
+    g = b.hbm("g", (planes, *out), dtype, Role.INPUT)
+    dx = b.hbm("dx", (planes, *size), dtype, Role.OUTPUT)
+    _Backward(b, (g, dx), size, out, bands).build()
     return b.build()
+
+
+class _Backward:
+    def __init__(
+        self, b: Builder, tensors: tuple[Buffer, Buffer], size: Size, out: Size, bands: Bands
+    ) -> None:
+        self.b, (self.g, self.dx), self.size, self.out = b, tensors, size, out
+        self.rows, self.columns = _in(size[0], bands.rows), _in(size[1], bands.columns)
+        dtype, high, wide = self.g.dtype, min(bands.rows, size[0]), min(bands.columns, size[1])
+        given = [_outputs_of(*piece, out[0], size[0]) for piece in self.rows]
+        most = max(last - first for first, last in given)
+        self.data = b.sbuf("data", most * out[1], dtype, slots=2)
+        self.half = b.sbuf("columns", most * wide, "float32", slots=2)
+        self.total = b.sbuf("sum", high * wide, "float32")
+        self.done = b.sbuf("done", high * wide, dtype, slots=2)
+        self.share = b.sbuf("share", max(most, wide), "float32", slots=2)
+
+    def build(self) -> None:
+        for p0, some in self.b.tiles(self.g.shape[0], P):
+            for columns in self.columns:
+                for rows in self.rows:
+                    self._band(p0, some, rows, columns)
+
+    def _band(self, p0: Affine, some: int, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        b, (height, width), (many, across) = self.b, self.size, self.out
+        one, last = _outputs_of(*rows, many, height)
+        taken, high, wide = last - one, rows[1] - rows[0], columns[1] - columns[0]
+        b.fresh(self.data, self.half, self.done)
+        source = self.g.lanes(some, (1, taken * across), at=p0 * (many * across) + one * across)
+        b.load(self.data.rows(some, taken * across), source)
+        b.emit("memset", self.half.rows(some, taken * wide), value=0.0)
+        b.emit("memset", self.total.rows(some, high * wide), value=0.0)
+        self._over_columns(some, taken, columns)
+        self._over_rows(some, (one, last), rows, wide)
+        done = self.done.rows(some, high * wide)
+        b.emit("tensor_copy", done, self.total.rows(some, high * wide))
+        at = p0 * (height * width) + rows[0] * width + columns[0]
+        b.store(self.dx.lanes(some, *_part(width, high, wide), at=at), done)
+
+    def _over_columns(self, some: int, taken: int, columns: tuple[int, int]) -> None:
+        b, width, across, wide = self.b, self.size[1], self.out[1], columns[1] - columns[0]
+        for o in range(*_outputs_of(*columns, across, width)):
+            first, count = _window(o, across, width)
+            low, high = max(first, columns[0]), min(first + count, columns[1])
+            b.fresh(self.share)
+            each = self.share.rows(some, taken)
+            source = self.data.lanes(some, (across, taken), at=o)
+            b.emit("tensor_scalar", each, source, op0="multiply", imm0=1 / count)
+            at = low - columns[0]
+            into = self.half.lanes(some, (wide, taken), (1, high - low), at=at)
+            repeated = self.share.lanes(some, (1, taken), (0, high - low))
+            b.emit("tensor_tensor", into, into, repeated, op="add")
+
+    def _over_rows(
+        self, some: int, outputs: tuple[int, int], rows: tuple[int, int], wide: int
+    ) -> None:
+        b, height = self.b, self.size[0]
+        for o in range(*outputs):
+            first, count = _window(o, self.out[0], height)
+            low, high = max(first, rows[0]), min(first + count, rows[1])
+            b.fresh(self.share)
+            source = self.half.rows(some, wide, (o - outputs[0]) * wide)
+            each = self.share.rows(some, wide)
+            b.emit("tensor_scalar", each, source, op0="multiply", imm0=1 / count)
+            at = (low - rows[0]) * wide
+            into = self.total.lanes(some, (wide, high - low), (1, wide), at=at)
+            repeated = self.share.lanes(some, (0, high - low), (1, wide))
+            b.emit("tensor_tensor", into, into, repeated, op="add")
 
 
 def _outputs_of(start: int, end: int, out: int, size: int) -> tuple[int, int]:

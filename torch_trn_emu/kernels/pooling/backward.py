@@ -1,6 +1,6 @@
 """Gradients of pooling: every tap adds its share to strided views of what it read."""
 
-from ...isa import Buffer, Program, Role
+from ...isa import Buffer, Program, Role, itemsize
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
 from .tiles import Pool, PoolTiles
@@ -36,14 +36,14 @@ class _Backward(PoolTiles):
     def build(self) -> Program:
         b, spec = self.b, self.spec
         for deep, high, wide, p0, planes, j in self.over():
-            count, need = high.count * self.sizes[2], deep.span * high.span * self.outs[2]
+            count, need = high.count * wide.count, deep.span * high.span * wide.span
             b.fresh(self.data, self.sum, self.result, self.work)
-            self.bring(self.data, self.g, p0, planes, deep, high, j)
+            self.bring(self.data, self.g, p0, planes, deep, high, wide, j)
             b.emit("memset", self.sum.rows(planes, count), value=0.0)
             g = self.data
             if spec.op == "max":
                 b.fresh(self.found, self.at)
-                self.bring(self.found, self.index, p0, planes, deep, high, j)
+                self.bring(self.found, self.index, p0, planes, deep, high, wide, j)
                 base = self.base.rows(planes, 1)
                 at = self.at.rows(planes, need)
                 b.emit("tensor_scalar", at, self.found.rows(planes, need), base, op0="subtract")
@@ -51,27 +51,30 @@ class _Backward(PoolTiles):
                 g = self.work
                 self._shares(planes, need)
             for taps in taps_of(deep, high, wide):
-                self._tap(taps, g, planes, high.span)
+                self._tap(taps, g, planes, high.span, wide)
             done = self.result.rows(planes, count)
             b.emit("tensor_copy", done, self.sum.rows(planes, count))
-            self.put(self.dx, done, p0, deep, high, j)
+            self.put(self.dx, done, p0, deep, high, wide, j)
             if spec.op == "max":
                 self.move_on(planes, high.count)
         return b.build()
 
-    def prepare(self, deep: Strip, high: Strip) -> None:
-        if self.spec.op == "max":
-            view = self.where.rows(P, high.count * self.sizes[2])
-            self.b.emit("iota", view, channel=0, step=1, base=0)
-        elif not self.spec.divisor:
-            width = self.outs[2]
-            for d in range(deep.span):
-                ranges = ((deep.low + d, 1), (high.low, high.span), (0, width))
-                self.counted(self.inverse, d * high.span * width, *ranges)
+    def row_bytes(self, need: int, made: int) -> float:
+        own, most = 2 * itemsize(self.spec.dtype), self.spec.op == "max"
+        return need * (own + (24 if most else 12)) + made * (own + (12 if most else 8))
 
-    def start(self, deep: Strip, high: Strip, planes: int, strip: int) -> None:
+    def prepare(self, deep: Strip, high: Strip, wide: Strip) -> None:
         if self.spec.op == "max":
-            self.position(deep.first, high.first + strip * high.count, high.count, planes)
+            self.count_on(self.where, 0, high.count, wide.count, 0)
+        elif not self.spec.divisor:
+            for d in range(deep.span):
+                ranges = ((deep.low + d, 1), (high.low, high.span), (wide.low, wide.span))
+                self.counted(self.inverse, d * high.span * wide.span, *ranges)
+
+    def start(self, deep: Strip, high: Strip, wide: Strip, planes: int, strip: int) -> None:
+        if self.spec.op == "max":
+            row = high.first + strip * high.count
+            self.position(deep.first, row, wide.first, high.count, planes)
 
     def _shares(self, planes: int, need: int) -> None:
         """The gradient that each tap of a window gets."""
@@ -82,10 +85,12 @@ class _Backward(PoolTiles):
             inverse = self.inverse.rows(planes, need)
             self.b.emit("tensor_tensor", to, g, inverse, op="multiply")
 
-    def _tap(self, taps: tuple[Tap, ...], g: Buffer, planes: int, rows_held: int) -> None:
+    def _tap(
+        self, taps: tuple[Tap, ...], g: Buffer, planes: int, rows_held: int, wide: Strip
+    ) -> None:
         b, (d, h, w) = self.b, taps
-        axes, width, outs = self.spec.axes, self.sizes[2], self.outs[2]
-        offset = (d.there * rows_held + h.there) * outs + self.low + w.there
+        axes, width, outs = self.spec.axes, wide.count, wide.span
+        offset = (d.there * rows_held + h.there) * outs + w.there
         inner = ((outs, h.count), (1, w.count))
         own = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
         here = h.own * width + w.own

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from ...isa import Access, Program, Role
+from ...isa import Access, Program, Role, itemsize
 from ..limits import P
 from ..windows import Strip, Tap, taps_of
 from .tiles import Pool, PoolTiles
@@ -42,44 +42,50 @@ class _Forward(PoolTiles):
         b, spec = self.b, self.spec
         for deep, high, wide, p0, planes, j in self.over():
             b.fresh(self.data, self.best, *([self.result] if self.result is not self.best else []))
-            self.bring(self.data, self.x, p0, planes, deep, high, j)
-            count = high.count * self.outs[2]
+            self.bring(self.data, self.x, p0, planes, deep, high, wide, j)
+            count = high.count * wide.count
             best = self.best.rows(planes, count)
             b.emit("memset", best, value=-inf if spec.op == "max" else 0.0)
             if spec.indices:
                 b.fresh(self.mask, self.at, self.found)
                 b.emit("memset", self.at.rows(planes, count), value=0.0)
             for taps in taps_of(deep, high, wide):
-                self._tap(taps, planes, high.span)
+                self._tap(taps, planes, high.span, wide)
             done = self._finish(planes, count)
-            self.put(self.y, done, p0, deep, high, j)
+            self.put(self.y, done, p0, deep, high, wide, j)
             if spec.indices:
                 found, at = self.found.rows(planes, count), self.at.rows(planes, count)
                 base = self.base.rows(planes, 1)
                 b.emit("tensor_scalar", found, at, base, op0="add")
-                self.put(self.index, found, p0, deep, high, j)
+                self.put(self.index, found, p0, deep, high, wide, j)
                 self.move_on(planes, high.step)
         return b.build()
 
-    def prepare(self, deep: Strip, high: Strip) -> None:
+    def row_bytes(self, need: int, made: int) -> float:
+        own, places = 2 * itemsize(self.spec.dtype), 4 if self.spec.indices else 0
+        adds = 12 if self.spec.op == "add" else 0
+        return need * (own + places) + made * (own + 6 * places + adds)
+
+    def prepare(self, deep: Strip, high: Strip, wide: Strip) -> None:
         """What all strips of a kind share: positions, or what the average divides by."""
-        width = self.sizes[2]
         if self.spec.indices:
+            area = self.sizes[1] * self.sizes[2]
             for d in range(deep.span):
-                view = self.where.rows(P, high.span * width, d * high.span * width)
-                self.b.emit("iota", view, channel=0, step=1, base=d * self.sizes[1] * width)
+                at = d * high.span * wide.span
+                self.count_on(self.where, at, high.span, wide.span, d * area)
         if self.spec.op == "add" and not self.spec.divisor:
-            ranges = ((deep.first, 1), (high.first, high.count), (0, self.outs[2]))
+            ranges = ((deep.first, 1), (high.first, high.count), (wide.first, wide.count))
             self.counted(self.inverse, 0, *ranges)
 
-    def start(self, deep: Strip, high: Strip, planes: int, strip: int) -> None:
+    def start(self, deep: Strip, high: Strip, wide: Strip, planes: int, strip: int) -> None:
         if self.spec.indices:
-            self.position(deep.low, high.low + strip * high.step, high.step, planes)
+            row = high.low + strip * high.step
+            self.position(deep.low, row, wide.low, high.step, planes)
 
-    def _tap(self, taps: tuple[Tap, ...], planes: int, rows_held: int) -> None:
+    def _tap(self, taps: tuple[Tap, ...], planes: int, rows_held: int, wide: Strip) -> None:
         b, (d, h, w) = self.b, taps
-        axes, width, outs = self.spec.axes, self.sizes[2], self.outs[2]
-        offset = (d.there * rows_held + h.there) * width + self.low + w.there
+        axes, width, outs = self.spec.axes, wide.span, wide.count
+        offset = (d.there * rows_held + h.there) * width + w.there
         shape = ((axes[1].stride * width, h.count), (axes[2].stride, w.count))
         own = ((outs, h.count), (1, w.count))
         there = h.own * outs + w.own
