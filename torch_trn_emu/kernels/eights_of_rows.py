@@ -10,7 +10,7 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Engine, Program, Role
 from .columns import Columns, Tile
 from .limits import P
-from .sort_keys import PADDING, SEARCHED, Keys, halved
+from .sort_keys import PADDING, SEARCHED, Halves, Keys
 
 __all__ = ["eights_of_rows"]
 
@@ -39,11 +39,10 @@ class _Eights:
         nan: bool,
     ) -> None:  # fmt: skip
         self.d, self.b, b = d, d.b, d.b
-        self.columns, self.sign, self.chip = columns, sign, chip
+        self.columns = columns
         self.first, self.k = stored.start, len(stored)
         self.rounds = ceil(stored.stop / 8)
         self.each, self.held = 8 * self.rounds, max(8, columns)
-        self.keys = Keys(b, sign, dtype) if nan else None
         self.plain = (
             self.rounds == 1 and sign == 1 and columns >= 8 and dtype in SEARCHED and not nan
         )  # nothing is taken out, filled up or turned
@@ -63,9 +62,12 @@ class _Eights:
         self.places = b.sbuf("places", d.count * self.each, "int32", slots=2)
         self.stored = b.sbuf("stored", d.count * self.k, dtype, slots=2)
         self.where = b.sbuf("where", d.count * self.k, "int32", slots=2)
+        bounded = self.rounds > 1 or self.held > columns
+        self.keys: Keys | Halves = Halves(b, sign, chip, bounded=bounded, same=self.plain)
+        self.spare = self.raw
         if nan:
-            spare = d.count * max(columns, self.k)
-            self.spare = b.sbuf("is NaN", spare, "float32")
+            self.keys = Keys(b, sign, dtype)
+            self.spare = b.sbuf("is NaN", d.count * max(columns, self.k), "float32")
 
     def build(self) -> Program:
         b, d = self.b, self.d
@@ -94,11 +96,7 @@ class _Eights:
             b.emit("memset", whole, engine=Engine.GPSIMD, value=-PADDING)
         keys = self._of(self.data, tile, self.held, self.columns)
         raw = self._of(self.raw, tile, self.columns, self.columns)
-        if self.keys:
-            self.keys.make(keys, raw, self._of(self.spare, tile, self.columns, self.columns))
-            return
-        bounded = self.rounds > 1 or self.held > self.columns
-        halved(b, keys, raw, sign=self.sign, bounded=bounded, chip=self.chip)
+        self.keys.make(keys, raw, self._of(self.spare, tile, self.columns, self.columns))
 
     def _search(self, tile: Tile) -> None:
         """Of a single eight, equal elements are found in the order in which they are."""
@@ -148,11 +146,7 @@ class _Eights:
         found, places = (
             self._of(t, tile, self.each, self.k, self.first) for t in (self.found, self.places)
         )
-        if self.keys:
-            self.keys.undo(values, found, self._of(self.spare, tile, self.k, self.k))
-        else:
-            scale = 1.0 if self.plain else 2 * self.sign
-            b.emit("tensor_scalar", values, found, op0="multiply", imm0=scale)
+        self.keys.undo(values, found, self._of(self.spare, tile, self.k, self.k))
         b.emit("tensor_copy", where, places)
         d.keep(self.values, self.stored, tile, self.k)
         d.keep(self.index, self.where, tile, self.k)

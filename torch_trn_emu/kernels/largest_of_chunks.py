@@ -12,7 +12,7 @@ from ..chip import Chip
 from ..isa import Access, Affine, Buffer, Builder, Program, Role
 from .limits import P, evenly
 from .pieces import beside, to_pieces
-from .sort_keys import PADDING, SEARCHED, Keys, halved
+from .sort_keys import PADDING, SEARCHED, Halves, Keys
 
 __all__ = ["Largest", "eights"]
 
@@ -33,8 +33,7 @@ class Largest:
 
         nan  numbers may be NaN, which comes where torch has it
         """
-        self.b, self.rows, self.columns, self.sign = b, rows, columns, sign
-        self.chip, self.pieces = chip, pieces
+        self.b, self.rows, self.columns, self.pieces = b, rows, columns, pieces
         self.first, self.k, self.each = stored.start, len(stored), eights(stored.stop)
         self.source = b.hbm("in", (rows, columns), dtype, Role.INPUT)
         self.values = b.hbm("values", (rows, self.k), dtype, Role.OUTPUT)
@@ -47,12 +46,14 @@ class Largest:
         self.raw = b.sbuf("raw", self.tile, dtype, slots=2)
         shortest = min(self.tile, self.wide % self.tile or self.wide)
         # Something is taken out, filled up or there twice.
-        self.bounded = not self.each == 8 <= shortest or self.over > 0
-        self.plain = not self.bounded and sign == 1 and dtype in SEARCHED and not nan
-        self.keys = Keys(b, sign, dtype) if nan else None
+        bounded = not self.each == 8 <= shortest or self.over > 0
+        plain = not bounded and sign == 1 and dtype in SEARCHED and not nan
+        self.keys: Keys | Halves = Halves(b, sign, chip, bounded=bounded, same=plain)
+        self.spare = self.raw
         if nan:
+            self.keys = Keys(b, sign, dtype)
             self.spare = b.sbuf("is NaN", max(self.tile, self.k), "float32")
-        self.data = self.raw if self.plain else b.sbuf("data", self.held, "float32", slots=2)
+        self.data = self.raw if plain else b.sbuf("data", self.held, "float32", slots=2)
         slots = 1 if len(self.tiles) > 1 == pieces else 2
         self.of_tiles = self._found("of tiles", len(self.tiles) * self.each, slots)
         if len(self.tiles) > 1:
@@ -113,7 +114,7 @@ class Largest:
         held = max(count, self.each)
         if held > count:
             b.emit("memset", self.data.rows(parts, held), value=-PADDING)
-        self._key(data, raw)
+        self.keys.make(data, raw, self.spare.rows(parts, count))
         first = max(0, self.step - c0)
         if first < count:
             twice = self.data.rows(parts, count - first, first)
@@ -122,13 +123,6 @@ class Largest:
         if c0:
             found = self.of_tiles[1].rows(parts, self.each, at)
             b.emit("tensor_scalar", found, found, op0="add", imm0=float(c0))
-
-    def _key(self, to: Access, source: Access) -> None:
-        if self.keys:
-            self.keys.make(to, source, self.spare.rows(to.partitions, to.free))
-        elif not self.plain:
-            bounded = self.bounded
-            halved(self.b, to, source, sign=self.sign, bounded=bounded, chip=self.chip)
 
     def _rounds(self, whole: Access, found: Found, at: int = 0) -> None:
         """The largest eight, taken out, until there are enough.
@@ -168,10 +162,6 @@ class Largest:
     def _store(self, r0: Affine, size: int, best: Buffer, places: Buffer) -> None:
         b, at = self.b, r0 * self.k
         to, found = self.stored.rows(size, self.k), best.rows(size, self.k, self.first)
-        if self.keys:
-            self.keys.undo(to, found, self.spare.rows(size, self.k))
-        else:
-            scale = 1.0 if self.plain else 2 * self.sign
-            b.emit("tensor_scalar", to, found, op0="multiply", imm0=scale)
+        self.keys.undo(to, found, self.spare.rows(size, self.k))
         b.store(self.values.rows(size, self.k, at), to)
         b.store(self.index.rows(size, self.k, at), places.rows(size, self.k, self.first))

@@ -81,12 +81,6 @@ def moments_spread(
         b.emit("tensor_tensor", x, values, d.repeated(mean, tile, rows), op="subtract")
         b.emit("activation", x, x, op="square")
         b.emit("tensor_reduce", spread, d.by_column(work, tile, rows), op="add")
-        for name, value in (("var", spread), ("mean", centre)):
-            b.fresh(done)
-            to = done.rows(tile.parts, tile.wide)
-            if name == "var":
-                finished(b, to, value, factor, root)
-            else:
-                b.emit("tensor_copy", to, value)
+        for name, _ in finished(b, done, (spread, centre), factor, root):
             d.keep(stored[name], done, tile)
     return b.build()

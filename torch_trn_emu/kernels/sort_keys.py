@@ -11,7 +11,7 @@ from ..chip import Chip
 from ..formats import FORMATS
 from ..isa import Access, Builder, Engine
 
-__all__ = ["INFINITE", "PADDING", "SEARCHED", "Keys", "halved"]
+__all__ = ["INFINITE", "PADDING", "SEARCHED", "Halves", "Keys"]
 
 SEARCHED = ("float32", "bfloat16", "float16")  # what max8 reads (documented)
 
@@ -19,19 +19,32 @@ SEARCHED = ("float32", "bfloat16", "float16")  # what max8 reads (documented)
 INFINITE, NOT_A_NUMBER, PADDING = 2.0**127, 1.5 * 2.0**127, 3.0e38
 
 
-def halved(
-    b: Builder, to: Access, source: Access, *, sign: float, bounded: bool, chip: Chip
-) -> None:
+class Halves:
     """Keys of numbers times `sign` for max8, where NaN is found as the engines order it.
 
     bounded  infinity too is more than what rows are filled up with
+    same     numbers are their own keys
     """
-    if not bounded:
-        b.emit("activation", to, source, op="copy", scale=sign / 2)
-        return
-    engine = Engine.SCALAR if chip.nc_version >= 4 else Engine.GPSIMD
-    b.emit("tensor_scalar", to, source, engine=engine, op0="multiply", imm0=sign / 2, op1="max",
-           imm1=-INFINITE)  # fmt: skip
+
+    def __init__(
+        self, b: Builder, sign: float, chip: Chip, *, bounded: bool, same: bool = False
+    ) -> None:
+        self.b, self.sign, self.bounded, self.same = b, sign, bounded, same
+        self.engine = Engine.SCALAR if chip.nc_version >= 4 else Engine.GPSIMD
+
+    def make(self, to: Access, source: Access, spare: Access) -> None:
+        b, scale = self.b, self.sign / 2
+        if self.same:
+            return
+        if not self.bounded:
+            b.emit("activation", to, source, op="copy", scale=scale)
+            return
+        b.emit("tensor_scalar", to, source, engine=self.engine, op0="multiply", imm0=scale,
+               op1="max", imm1=-INFINITE)  # fmt: skip
+
+    def undo(self, to: Access, source: Access, spare: Access) -> None:
+        scale = 1.0 if self.same else 2 * self.sign
+        self.b.emit("tensor_scalar", to, source, op0="multiply", imm0=scale)
 
 
 class Keys:

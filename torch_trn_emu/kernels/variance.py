@@ -2,7 +2,7 @@
 along columns by products with ones, twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import ceil, inf
 
 from ..chip import Chip
@@ -79,7 +79,7 @@ def _stats_of_rows(
                 b.emit("bn_stats", to, data.rows(size, of, piece * BN_STATS))
         b.emit("bn_aggr", pair.rows(size, 2), stats.rows(size, 6 * pieces))
         mean, var = (pair.rows(size, 1, n) for n in (0, 1))
-        finished(b, done.rows(size, 1), var, _factor(columns, less), root)
+        _scaled(b, done.rows(size, 1), var, _factor(columns, less), root)
         b.emit("tensor_copy", done.rows(size, 1, 1), mean)
         for n, hbm in enumerate(stored):
             b.store(hbm.rows(size, 1, r0), done.rows(size, 1, n))
@@ -108,13 +108,8 @@ def moments_of_columns(
             columns_of.squared(at, count)
             b.fresh(spread)
             columns_of.folded(spread.rows(1, count), 1, count)
-            for name, value in (("var", spread), ("mean", columns_of.mean)):
-                b.fresh(done)
-                to, source_ = done.rows(1, count), value.rows(1, count)
-                if name == "var":
-                    finished(b, to, source_, _factor(rows, less), root)
-                else:
-                    b.emit("tensor_copy", to, source_)
+            both = (t.rows(1, count) for t in (spread, columns_of.mean))
+            for name, to in finished(b, done, both, _factor(rows, less), root):
                 b.store(stored[name].rows(1, count, o * columns + c0), to)
     return b.build()
 
@@ -195,8 +190,21 @@ def _factor(count: int, less: float) -> float:
     return count / (count - less) if count > less else inf
 
 
-def finished(b: Builder, to: Access, variance: Access, factor: float, root: bool) -> None:
-    """Store a variance, or its root, from what is `factor` times smaller."""
+def finished(
+    b: Builder, done: Buffer, values: Iterable[Access], factor: float, root: bool
+) -> Iterator[tuple[str, Access]]:
+    """The variance, from what is `factor` times smaller, or its root, and the mean, as stored."""
+    for name, value in zip(("var", "mean"), values, strict=True):
+        b.fresh(done)
+        to = done.rows(value.partitions, value.free)
+        if name == "var":
+            _scaled(b, to, value, factor, root)
+        else:
+            b.emit("tensor_copy", to, value)
+        yield name, to
+
+
+def _scaled(b: Builder, to: Access, variance: Access, factor: float, root: bool) -> None:
     if root:
         b.emit("activation", to, variance, op="sqrt", scale=factor)
     else:
