@@ -222,6 +222,17 @@ def repeated(value, size):
     return value if value.size == size else GROUPED[value.size, size](value)
 
 
+def test_what_sinks_into_a_region_is_read_in_the_order_of_its_steps():
+    """In each process the same, whatever strings hash to: equal graphs have equal programs."""
+    gm, _ = traced(group_norm, (4, 16, 64), (16,), (16,))
+    *_, reader = regions_of(gm.graph, "fp32")
+    given = {n.name for n in gm.graph.nodes if n.op == "placeholder"}
+    moments = [n for n in reader.inputs if reader.inputs[n].node not in given]
+    read = dict.fromkeys(r for s in reader.steps for r in s.reads if r in moments)
+    assert len(moments) == 2
+    assert moments == list(read)
+
+
 def computed_by_the_machine(gm, inputs):
     """The graph's placeholders through the programs of its parts, by the values' names."""
     names = [n.name for n in gm.graph.nodes if n.op == "placeholder"]

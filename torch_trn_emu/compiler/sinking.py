@@ -42,28 +42,28 @@ def _maker(node: str, regions: Sequence[Region], reader: Region) -> Region | Non
 
 def _sink_value(
     source: Region, reader: Region, key: str, home: dict[Node, Region], most_steps: int
-) -> bool:
+) -> None:
     made = {s.name: s for s in source.steps}
     again = _again(source, made, source.alias.get(key, key))
     if again is None or len(again) > MOST_AGAIN or len(again) + len(reader.steps) > most_steps:
-        return False
-    reads = {r for s in again for r in s.reads} - {s.name for s in again}
+        return
+    own = {s.name for s in again}
+    reads = [r for r in dict.fromkeys(r for s in again for r in s.reads) if r not in own]
     whole = [r for r in reads if source.made[r] is Kind.FULL]
     columns = [r for r in reads if source.made[r] is Kind.COLUMN]
     if len(whole) != 1 or len(whole) + len(columns) != len(reads):
-        return False
+        return
     (given,) = whole
     if itemsize(source.inputs[given].dtype) > itemsize(reader.inputs[key].dtype):
-        return False
-    moved = _moved(source, reader, {s.name for s in again}, key, home)
+        return
+    moved = _moved(source, reader, own, key, home)
     if moved is None or reader.made.get(given, Kind.FULL) is not Kind.FULL:
-        return False
+        return
     _move(source, reader, key, again, moved, home)
     reader.inputs.setdefault(given, source.inputs[given])
     reader.made[given] = Kind.FULL
     for name in columns:
         reader.inputs[name], reader.made[name] = _column(source, name), Kind.COLUMN
-    return True
 
 
 def _column(source: Region, name: str) -> Value:
