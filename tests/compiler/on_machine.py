@@ -15,10 +15,11 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from torch_trn_emu.calls import Call, Target
 from torch_trn_emu.chip import get_chip
-from torch_trn_emu.compiler.calls import base_of, operands_by_position, viewed
+from torch_trn_emu.compiler.calls import operands_by_position, viewed
 from torch_trn_emu.compiler.decompositions import decompositions, traced_whole
+from torch_trn_emu.compiler.nodes import base_of, operands_of
 from torch_trn_emu.compiler.programs import Lowered
-from torch_trn_emu.compiler.region import Region, operands_of
+from torch_trn_emu.compiler.region import Region
 from torch_trn_emu.compiler.subgraphs import Piece, pieces_of, prepare
 from torch_trn_emu.compiler.tangents import layout_of_tangents
 from torch_trn_emu.engines import BEHAVIOURS

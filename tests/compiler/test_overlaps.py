@@ -5,7 +5,7 @@ import torch
 from comparing import TORCHS_OWN
 from torch.func import grad, vmap
 
-from torch_trn_emu.compiler.overlaps import _overlaps
+from torch_trn_emu.compiler.writes_in_place import _overlaps
 
 pytestmark = [*TORCHS_OWN, pytest.mark.filterwarnings("ignore:.*_prims_common.check")]
 

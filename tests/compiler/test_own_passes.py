@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.fx import Graph
 
-from torch_trn_emu.compiler.keep_sums import sums_kept
-from torch_trn_emu.compiler.versions import versions_kept
+from torch_trn_emu.compiler.own_passes import sums_kept
+from torch_trn_emu.compiler.writes_in_place import versions_kept
 from torch_trn_emu.torch_private.inductor import CustomGraphPass, config
 
 

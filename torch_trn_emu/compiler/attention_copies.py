@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from .calls import tensor_of
-from .region import call_tensor, users_of
+from .graphs import added
+from .nodes import call_tensor, is_item, users_of
 
 __all__ = ["copied_order", "read_as_copied"]
 
@@ -29,8 +30,7 @@ def read_as_copied(graph: Graph, attention: Node) -> int:
         made = _seen_in(source.meta["val"], copy.meta["val"], operand.meta["val"])  # type: ignore[union-attr]
         if made is not None:
             with graph.inserting_before(attention):
-                new = graph.call_function(aten.as_strided.default, (source, *made))
-            new.meta = {"val": aten.as_strided.default(source.meta["val"], *made)}
+                new = added(graph, aten.as_strided.default, source, *made)
             attention.replace_input_with(operand, new)  # type: ignore[arg-type]
             count += 1
     return count
@@ -39,8 +39,7 @@ def read_as_copied(graph: Graph, attention: Node) -> int:
 def _copy_of(node: Any) -> Node | None:
     """The copy that a node is, or is a view of."""
     while node.target is not aten.clone.default:
-        is_item = getattr(node.target, "__name__", "") == "getitem"
-        if not (is_item or getattr(node.target, "is_view", False)):
+        if not (is_item(node) or getattr(node.target, "is_view", False)):
             return None
         node = node.all_input_nodes[0]
     return node  # type: ignore[no-any-return]
@@ -89,7 +88,7 @@ def copied_order(node: Node) -> tuple[list[int], list[Node]]:
 
 def _order(node: Node, copy: Node) -> list[int]:
     """A result's dimensions in the order in which a copy of it has them; [] for no such copy."""
-    out = tensor_of(node.meta.get("val"))
+    out = tensor_of(node)
     source: Any = copy.args[0] if copy.target is aten.clone.default else None
     if out is None or source is None or not copy.meta["val"].is_contiguous():
         return []

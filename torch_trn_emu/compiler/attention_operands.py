@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from .calls import is_in_order, tensor_of
 from .constants import Constants
+from .graphs import added
+from .nodes import is_in_order, sizes_of
 
 __all__ = [
     "Operand",
     "laid_by_head",
     "merge_permutes",
     "operand_of",
-    "sizes_of",
     "together",
 ]
 
@@ -53,16 +53,11 @@ class Operand:
         wanted = (*lead, *sizes[1:]) if len(sizes) == 3 and prod(lead) == sizes[0] else sizes
         if wanted != sizes_of(node):
             try:
-                value = node.meta["val"].view(wanted)
+                node = added(graph, aten.view.default, node, list(wanted))
             except (RuntimeError, ValueError):
                 return None
-            node = graph.call_function(aten.view.default, (node, list(wanted)))
-            node.meta = {"val": value}
-        if turned != self.turned:
-            value = node.meta["val"].mT
-            node = graph.call_function(aten.transpose.int, (node, -2, -1))
-            node.meta = {"val": value}
-        return node
+        turns = turned != self.turned
+        return added(graph, aten.transpose.int, node, -2, -1) if turns else node
 
 
 def merge_permutes(graph: Graph) -> None:
@@ -75,11 +70,6 @@ def merge_permutes(graph: Graph) -> None:
             node.args = (source, [first[d] for d in order])
             if not before.users:
                 graph.erase_node(before)
-
-
-def sizes_of(node: Node) -> tuple[int, ...]:
-    made = tensor_of(node.meta.get("val"))
-    return made.shape if made is not None else ()
 
 
 def operand_of(node: Node, constants: Constants | None, rank: int) -> Operand:
@@ -161,15 +151,10 @@ def laid_by_head(
     if masked == shape or prod(sizes_of(mask)[:-2]) == 1:
         return mask
     try:
-        whole = mask.meta["val"].expand(masked)
-        value = whole.view(shape)
+        whole = added(graph, aten.expand.default, mask, list(masked))
+        return added(graph, aten.view.default, whole, list(shape))
     except (RuntimeError, ValueError):  # no strides give that
         return None
-    spread = graph.call_function(aten.expand.default, (mask, list(masked)))
-    spread.meta = {"val": whole}
-    made = graph.call_function(aten.view.default, (spread, list(shape)))
-    made.meta = {"val": value}
-    return made
 
 
 def _before_repeats(mask: Any, shape: tuple[int, ...]) -> Node | None:

@@ -15,33 +15,32 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from .. import _C
 from ..host import host_name
 from ..precision import current_precision
 from ..settings import settings
 from ..torch_private import TracingContext, dynamo
 from ..torch_private.inductor import compile_fx, compile_fx_inner, functorch_config
 from .code import EagerCode, TrnCode, placement_of
-from .control import copy_of
 from .decompositions import decompositions, traced_whole
 from .dump import write_dump
 from .flex import mark_of, open_flex_attention
 from .fuse_producers import fuse_producers
+from .graph_launches import uncounted
 from .graph_price import target_of_process
-from .keep_sums import sums_kept
+from .graphs import copy_of, graphs_of
 from .kernels import in_one_file
-from .move_to_host import device_of_graph, graphs_of, host_inputs, move_to_host
+from .move_to_host import device_of_graph, host_inputs, move_to_host
 from .operators import apply_precision, multiply_attention, policy_of, to_twins
 from .options import Options, read_options
-from .overlaps import separate_overlaps
 from .own_kernels import own_operators, to_own_kernels
+from .own_passes import sums_kept
 from .records import GraphRecord, fall_back, note, note_once
 from .reuse import round_once
 from .roles import find_weights
 from .sizes import SizedPrice, places_of
 from .subgraphs import Launch, pieces_of, prepare, unpriced
 from .tangents import layout_of_tangents
-from .versions import versions_kept
+from .writes_in_place import separate_overlaps, versions_kept
 
 __all__ = ["backend_replaced", "trn"]
 
@@ -73,7 +72,7 @@ def trn(
         open_flex_attention(part.graph)
         find_weights(part.graph)
     with (
-        _uncounted(),
+        uncounted(),  # operators that torch tries while it compiles
         _cache_keys(gm, policy, chosen),
         functorch_config.patch(_aot_patches(chosen) | layout_of_tangents(gm)),
         sums_kept(),
@@ -185,16 +184,6 @@ def _is_dynamos(error: Exception) -> bool:
 
 
 # --- what holds around a compilation --------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _uncounted() -> Iterator[None]:
-    """Operators that torch tries while it compiles are not the user's launches."""
-    previous = _C.pause_ledger(True)
-    try:
-        yield
-    finally:
-        _C.pause_ledger(previous)
 
 
 def _aot_patches(options: Options) -> dict[str, bool]:

@@ -5,7 +5,7 @@ Checked on torch 2.13.0.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from types import MappingProxyType
@@ -18,17 +18,15 @@ from torch.fx import Node
 from ..calls import Call, TensorArg
 from ..isa import Source, View
 from ..torch_private import HigherOrderOperator, tree_leaves
-from .control import FLAG
 from .operators import policy_of
 
 __all__ = [
     "STRIDED",
     "arguments_of",
-    "base_of",
+    "by_position",
     "call_of",
     "constant_of",
     "is_free",
-    "is_in_order",
     "is_true",
     "operands_by_position",
     "plain",
@@ -62,26 +60,9 @@ _FREE = frozenset(
     "inductor_seeds inductor_seed inductor_lookup_seed inductor_force_stride_order "
     "inductor_reserve_rng_state expand permute getitem flag".split()
 )
-# Views whose elements keep their order: an elementwise step sees through them.
-_IN_ORDER = frozenset(
-    (
-        aten.view.default,
-        aten._unsafe_view.default,
-        aten.reshape.default,
-        aten.unsqueeze.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.squeeze.default,
-        aten.alias.default,
-        aten.detach.default,
-    )
-)
 # What makes a tensor of one value, and which of the arguments that is.
 _NUMBERS = MappingProxyType({aten.scalar_tensor.default: 0, aten.full.default: 1})
-# No views to torch, but their argument's values.
-_SEEN_THROUGH = (aten._unsafe_view.default, FLAG)
-
-STRIDED = "read by strides"  # in a node's meta: a copy that no program makes (strided.py)
+STRIDED = "read by strides"  # in a node's meta: a copy that no program makes (not_computed.py)
 _SIZES: ContextVar[Mapping[Any, int]] = ContextVar("values of a graph's symbols")
 
 
@@ -112,7 +93,9 @@ def is_true(condition: Any) -> bool:
 
 
 def tensor_of(value: Any) -> TensorArg | None:
-    """A tensor's dtype, shape and strides; None for what is no tensor."""
+    """Dtype, shape and strides of a tensor, or of what a node makes; None for what is no tensor."""
+    if isinstance(value, Node):
+        value = value.meta.get("val")
     if not isinstance(value, Tensor):
         return None
     if value.layout is not torch.strided:
@@ -152,7 +135,7 @@ def is_free(node: Node) -> bool:
     if getattr(node.target, "is_view", False) or schema.name.split("::")[1] in _FREE:
         return True
     value = node.meta.get("val")
-    if not node.all_input_nodes and (made := tensor_of(value)) is not None and made.numel == 1:
+    if not node.all_input_nodes and (made := tensor_of(node)) is not None and made.numel == 1:
         return True  # a constant: an immediate of the instructions that read it
     values = [v for v in tree_leaves(value) if isinstance(v, Tensor)]
     read = tree_leaves([n.meta.get("val") for n in node.all_input_nodes])
@@ -185,10 +168,14 @@ def arguments_of(node: Node) -> tuple[Any, ...]:
 
 def operands_by_position(node: Node) -> list[Any]:
     """The arguments in the order of the call, those that are named and defaults too."""
-    values = [*arguments_of(node)]
-    for argument in _schema(node).arguments[len(values) :]:
+    return by_position(_schema(node), arguments_of(node), node.kwargs)
+
+
+def by_position(schema: Any, given: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+    values = [*given]
+    for argument in schema.arguments[len(values) :]:
         default = argument.default_value if argument.has_default_value() else None
-        values.append(node.kwargs.get(argument.name, default))
+        values.append(named.get(argument.name, default))
     return values
 
 
@@ -233,35 +220,3 @@ def call_of(node: Node, policy: str) -> Call | None:
         tuple(map(plain, results)),
         policy_of(node, policy),
     )
-
-
-def is_in_order(node: Node) -> bool:
-    """A view of the same elements in the same order, or more of a broadcast one."""
-    return node.target in _IN_ORDER or node.target is aten.expand.default or _moves_ones(node)
-
-
-def _moves_ones(node: Node) -> bool:
-    """Whether it permutes dimensions of one element only, as `einsum` does."""
-    source = node.args[0].meta.get("val") if node.target is aten.permute.default else None  # type: ignore[union-attr]
-    if (t := tensor_of(source)) is None:
-        return False
-    order: Any = node.args[1]
-    moved = [d % len(t.shape) for d in order if t.shape[d] != 1]
-    return moved == sorted(moved)
-
-
-def base_of(node: Node) -> tuple[Node, bool]:
-    """What a node's memory belongs to, and whether it reads it in order."""
-    in_order = True
-    while (
-        node.op == "call_function"
-        and node.all_input_nodes
-        and (
-            getattr(node.target, "is_view", False)
-            or node.target in _SEEN_THROUGH
-            or node.meta.get(STRIDED)
-        )
-    ):
-        in_order &= is_in_order(node)
-        node = node.all_input_nodes[0]
-    return node, in_order

@@ -16,9 +16,11 @@ from ..pricing import NOT_MODELLED
 from ..torch_private.inductor import BypassAOTAutogradCache, FxGraphCache, OutputCode
 from .control import flags_read
 from .graph_launches import launch_row
+from .graphs import graphs_of
 from .host_groups import groups_of, open_groups
 from .kernels import in_one_file
-from .move_to_host import graphs_of, is_trn
+from .move_to_host import is_trn
+from .nodes import base_of, written_by
 from .own_kernels import OwnKernel, define, kernels_of
 from .records import GraphRecord, note, warn_unpriced
 from .sizes import SizedPrice
@@ -54,13 +56,14 @@ def placement_of(gm: GraphModule, device: int) -> Placement:
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
     number = {node: k for k, node in enumerate(inputs)}
     results: Any = gm.graph.output_node().args[0]
-    written = _written(gm)
+    drawn = torch.Tag.nondeterministic_seeded
+    written = {base_of(n)[0] for node in gm.graph.nodes for n in written_by(node)}
     return Placement(
         device=device,
         written=tuple(node in written for node in inputs),
         result_devices=tuple(_core_of(r) for r in results),
         returned_inputs=tuple(number.get(r, -1) if isinstance(r, Node) else -1 for r in results),
-        draws=any(_draws(node) for node in gm.graph.nodes),
+        draws=any(drawn in getattr(node.target, "tags", ()) for node in gm.graph.nodes),
         groups=tuple(dict.fromkeys(name for part in graphs_of(gm) for name in groups_of(part))),
         kernels=tuple(kernel for part in graphs_of(gm) for kernel in kernels_of(part, device)),
     )
@@ -69,31 +72,6 @@ def placement_of(gm: GraphModule, device: int) -> Placement:
 def _core_of(result: Any) -> int:
     value = result.meta.get("val") if isinstance(result, Node) else None
     return (value.device.index or 0) if isinstance(value, torch.Tensor) and is_trn(value) else -1
-
-
-def _draws(node: Node) -> bool:
-    tags = getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags
-
-
-def _written(gm: GraphModule) -> set[Node]:
-    """Inputs that the graph writes in place."""
-    found = set()
-    for node in gm.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        if schema is None or not schema.is_mutable:
-            continue
-        for argument, value in zip(schema.arguments, node.args, strict=False):
-            if argument.is_write and isinstance(value, Node):
-                found.add(_base_of(value))
-    return found
-
-
-def _base_of(node: Node) -> Node:
-    """What a chain of views starts from."""
-    while node.op == "call_function" and getattr(node.target, "is_view", False):
-        node = node.args[0]  # type: ignore[assignment]
-    return node
 
 
 @dataclass
@@ -142,7 +120,8 @@ class TrnCode(OutputCode):
     def __call__(self, inputs: Sequence[Any]) -> Any:
         if self._graph is None:
             self._graph = self.placement.host_graph()
-            if self._is_one_launch():
+            launches = self.priced if isinstance(self.priced, tuple) else ()
+            if len(launches) == 1 and launches[0].once:
                 ((_, self._row),) = self._rows_at(())
         if self.placement.groups:
             open_groups(self.placement.groups)
@@ -150,10 +129,6 @@ class TrnCode(OutputCode):
         if self._row is not None or not self.priced:
             return self._graph.run(self.code, inputs, self._row)
         return self._run_and_see(inputs)
-
-    def _is_one_launch(self) -> bool:
-        launches = self.priced if isinstance(self.priced, tuple) else ()
-        return len(launches) == 1 and launches[0].once
 
     def _run_and_see(self, inputs: Sequence[Any], scheduled: bool = False) -> Any:
         """Launch what has run: the flags that it read and the sizes of its results tell."""
@@ -174,15 +149,12 @@ class TrnCode(OutputCode):
         """Launch beside the collectives; after them, where only what has run tells the launches."""
         sized = self.priced if isinstance(self.priced, SizedPrice) else None
         given = sized.given(inputs) if sized else ()
-        if not self.priced or (sized and sized.is_made) or not self._is_once(given):
+        known = self.priced and not (sized and sized.is_made)
+        rows = self._rows_at(given) if known else []
+        if not known or not all(launch.once for launch, _ in rows):
             return self._run_and_see(inputs, scheduled=True)
-        steps: list[Any] = []
-        for launch, row in self._rows_at(given):
-            steps += [row, *launch.then]
+        steps = [step for launch, row in rows for step in (row, *launch.then)]
         return self._graph.run_scheduled(self.code, inputs, steps)
-
-    def _is_once(self, sizes: tuple[int, ...]) -> bool:
-        return all(launch.once for launch, _ in self._rows_at(sizes))
 
     def _rows_at(self, sizes: tuple[int, ...]) -> list[tuple[Launch, Any]]:
         """The launches of a call with these sizes, each with its row."""

@@ -14,9 +14,9 @@ from torch.fx import Graph, Node
 from ..calls import Call
 from ..errors import Unimplemented
 from ..isa import itemsize
-from .calls import base_of
 from .host_groups import collective_of, group_of
-from .region import Region, item_of
+from .nodes import maker_of
+from .region import Region
 
 __all__ = ["Exchange", "Stretch", "Waits", "exchange_of", "exchanges", "stretches", "waits"]
 
@@ -141,5 +141,5 @@ def stretches(regions: Sequence[Region]) -> list[Stretch]:
 def _source_of(wait: Region, regions: Iterable[Region]) -> int | None:
     """The number of the region that issues what is waited for; None for one of another graph."""
     (tensor,) = wait.nodes[0].all_input_nodes
-    node = item_of(base_of(tensor)[0])
+    node = maker_of(tensor)
     return next((r.number for r in regions if node in r.nodes and _issues(r)), None)

@@ -12,6 +12,7 @@ spelled out (benchmarks/data); with 4,096 keys it leaves every step in HBM (row 
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -24,11 +25,11 @@ from .attention_operands import (
     laid_by_head,
     merge_permutes,
     operand_of,
-    sizes_of,
     together,
 )
-from .calls import is_in_order
 from .constants import Constants
+from .graphs import added, copied
+from .nodes import is_in_order, sizes_of
 from .operators import policy_of
 
 __all__ = ["attention_composed"]
@@ -71,8 +72,7 @@ def attention_composed(graph: Graph, module: Module, policy: str) -> Graph:
     """
     if not any(n.target in (aten.bmm.default, _FUSED) for n in graph.nodes):
         return graph
-    copy = Graph()
-    copy.output(copy.graph_copy(graph, {}))
+    copy = copied(graph)
     merge_permutes(copy)
     composer = _Composer(copy, Constants(module))
     changed = sum(composer.compose(node, policy) for node in list(copy.nodes))
@@ -165,32 +165,20 @@ class _Composer:
             masks = [laid_by_head(self.graph, mask, over, shape) for mask, over in found.masks]
             if None in masks:
                 return False
-            given = {"attn_mask": self._sum(masks), "scale": found.scale * scale}
+            total = reduce(partial(added, self.graph, aten.add.Tensor), masks or [None])
+            given = {"attn_mask": total, "scale": found.scale * scale}
             node = self.graph.call_function(_FUSED, (q, k, v, 0.0, False), given)
             self._put(last, node)
         return True
-
-    def _sum(self, masks: Sequence[Any]) -> Any:
-        total, *rest = masks or [None]
-        for mask in rest:
-            value = total.meta["val"] + mask.meta["val"]
-            total = self.graph.call_function(aten.add.Tensor, (total, mask))
-            total.meta = {"val": value}
-        return total
 
     def _put(self, last: Node, attention: Any) -> None:
         """Let others read an attention instead of a product."""
         value, q = last.meta["val"], attention.args[0].meta["val"]
         made = value.view(*q.shape[:-1], value.shape[-1])
         attention.meta = {**last.meta, "val": (made, None)}
-        out = self._node(last, made, _ITEM, attention, 0)
-        flat = self._node(last, value, aten.view.default, out, list(value.shape))
+        out = added(self.graph, _ITEM, attention, 0, like=last)
+        flat = added(self.graph, aten.view.default, out, list(value.shape), like=last)
         last.replace_all_uses_with(flat)
-
-    def _node(self, last: Node, value: Any, target: Any, *args: Any) -> Node:
-        made = self.graph.call_function(target, args)
-        made.meta = {**last.meta, "val": value}
-        return made
 
     def leave_out_copies(self) -> int:
         """Let attention read and store heads where they lie. Returns how many copies that saves."""
@@ -208,11 +196,11 @@ class _Composer:
         attention.meta["val"] = (made, *attention.meta["val"][1:])
         out.meta["val"] = made
         with self.graph.inserting_after(out):
-            whole = self._node(out, stored, aten.permute.default, out, order)
+            whole = added(self.graph, aten.permute.default, out, order, like=out)
         for node in copies:
-            value = node.meta["val"]
+            sizes = list(node.meta["val"].shape)
             with self.graph.inserting_before(node):
-                view = self._node(node, value, aten.view.default, whole, list(value.shape))
+                view = added(self.graph, aten.view.default, whole, sizes, like=node)
             node.replace_all_uses_with(view)
         return len(copies)
 

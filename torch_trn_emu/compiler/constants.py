@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import Module
 
-from ..torch_private import OpOverload, disable_modes, tree_leaves, tree_map
+from ..torch_private import disable_modes, tree_leaves, tree_map
 from .calls import plain, tensor_of
+from .nodes import is_pure
 
 __all__ = ["Constants"]
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
 MOST = 1 << 10  # elements of what such a number may be made of (chosen)
-_NAMESPACES = ("aten", "prims")
 _HOST = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ class Constants:
         """A number, or what a tensor of one element holds in any run."""
         if isinstance(value, (int, float)):
             return float(value)
-        made = tensor_of(value.meta.get("val")) if isinstance(value, Node) else None
+        made = tensor_of(value) if isinstance(value, Node) else None
         if made is None or made.numel != 1:
             return None
         with disable_modes(), torch.no_grad():
@@ -53,7 +53,7 @@ class Constants:
 
     def _of(self, node: Node) -> Any:
         if node not in self.found:
-            self.found[node] = self._made(node) if _is_pure(node) else self._attribute(node)
+            self.found[node] = self._made(node) if _is_fixed(node) else self._attribute(node)
         return self.found[node]
 
     def _attribute(self, node: Node) -> Any:
@@ -86,13 +86,8 @@ class Constants:
         return tree_map(given, tuple(values))
 
 
-def _is_pure(node: Node) -> bool:
+def _is_fixed(node: Node) -> bool:
     """An operator that gives the same whenever it is called."""
-    target = node.target
-    return (
-        isinstance(target, OpOverload)
-        and target.namespace in _NAMESPACES
-        and not target._schema.is_mutable
-        and torch.Tag.nondeterministic_seeded not in target.tags
-        and not target._schema.name.startswith("aten::empty")
-    )
+    target: Any = node.target
+    fixed = is_pure(node) and torch.Tag.nondeterministic_seeded not in target.tags
+    return fixed and not target._schema.name.startswith("aten::empty")

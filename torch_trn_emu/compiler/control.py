@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, library
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from ..torch_private import DispatchKey, tree_leaves
-from .move_to_host import graphs_of
+from .graphs import added, copy_of, graphs_of
 
 __all__ = [
     "FLAG",
@@ -26,7 +26,6 @@ __all__ = [
     "Flag",
     "Flags",
     "bodies_of",
-    "copy_of",
     "flags_read",
     "inlined",
     "put_flags",
@@ -99,11 +98,8 @@ def run_assuming(operator: Any, args: Any, kwargs: Any, read: Callable[[Tensor],
     return run(*args, **kwargs)
 
 
-def put_flags(gm: GraphModule) -> int:
-    """Let the flags of a graph and its bodies pass through `trn::flag`. Returns how many there are.
-
-    A condition of sizes is no flag.
-    """
+def put_flags(gm: GraphModule) -> None:
+    """Let the flags of a graph and its bodies pass through `trn::flag`: those that are no sizes."""
     count = 0
     for part in graphs_of(gm):
         for node in list(part.graph.nodes):
@@ -112,13 +108,12 @@ def put_flags(gm: GraphModule) -> int:
                 node.args = (noted, *node.args[1:])
                 count += 1
             elif node.target in _WHILE:
-                test = _module(part, node.args[0].target)
+                test = _module(part, node.args[0])
                 output, flag = test.graph.output_node(), _result(test)
                 if flag.target is not FLAG:  # two loops may have one test
                     output.replace_input_with(flag, _noted(test, output, flag, count, loops=True))
                     count += 1
         part.recompile()
-    return count
 
 
 def _is_flag(value: Any) -> bool:
@@ -127,9 +122,7 @@ def _is_flag(value: Any) -> bool:
 
 def _noted(gm: GraphModule, reader: Node, flag: Node, place: int, *, loops: bool) -> Node:
     with gm.graph.inserting_before(reader):
-        noted = gm.graph.call_function(FLAG, (flag, place, loops))
-    noted.meta = {"val": flag.meta["val"]}
-    return noted
+        return added(gm.graph, FLAG, flag, place, loops)
 
 
 # --- bodies ---------------------------------------------------------------------------------------
@@ -157,15 +150,15 @@ def bodies_of(gm: GraphModule, node: Node) -> tuple[Body, ...]:
     """The bodies of a node, in the order in which they run; () for one without control flow."""
 
     def body(argument: int, *when: Flag, **more: Any) -> Body:
-        name = str(_node(node.args[argument]).target)
-        return Body(name, _module(gm, name), when, **more)
+        name: Any = node.args[argument]
+        return Body(name.target, _module(gm, name), when, **more)
 
     if node.target is _higher.cond:
-        flag = _node(node.args[0])
-        place, crosses = int(flag.args[1]), flag.meta["val"].device.type != "cpu"  # type: ignore[arg-type]
+        flag: Any = node.args[0]
+        place, crosses = flag.args[1], flag.meta["val"].device.type != "cpu"
         return body(1, (place, True), follows=crosses), body(2, (place, False), follows=crosses)
     if node.target in _WHILE:
-        place = int(_result(_module(gm, _node(node.args[0]).target)).args[1])  # type: ignore[arg-type]
+        place = _result(_module(gm, node.args[0])).args[1]
         return body(0, (place, True), (place, False), ends=True), body(1, (place, True))
     if node.target in _EACH:
         first = tree_leaves(node.args[_EACH[node.target]])[0]
@@ -173,35 +166,18 @@ def bodies_of(gm: GraphModule, node: Node) -> tuple[Body, ...]:
     return ()
 
 
-def _node(argument: Any) -> Node:
-    assert isinstance(argument, Node)
-    return argument
+def _module(gm: GraphModule, body: Any) -> Any:
+    """The graph that an argument of control flow names."""
+    return gm.get_submodule(body.target)
 
 
-def _module(gm: GraphModule, name: Any) -> GraphModule:
-    found = gm.get_submodule(name)
-    assert isinstance(found, GraphModule)
-    return found
-
-
-def _result(gm: GraphModule) -> Node:
+def _result(gm: GraphModule) -> Any:
     """The only one of a graph."""
     (made,) = tree_leaves(gm.graph.output_node().args)
-    return _node(made)
+    return made
 
 
-# --- copies ---------------------------------------------------------------------------------------
-
-
-def copy_of(gm: GraphModule) -> GraphModule:
-    """The graph as it is now and those of its control flow, over the same tensors."""
-    graph = Graph()
-    graph.output(graph.graph_copy(gm.graph, {}))
-    copied = GraphModule(gm, graph)
-    for name, child in gm.named_children():
-        if isinstance(child, GraphModule):
-            setattr(copied, name, copy_of(child))
-    return copied
+# --- bodies in the place of calls -----------------------------------------------------------------
 
 
 def inlined(gm: GraphModule, is_true: Callable[[Any], bool]) -> GraphModule:
@@ -233,7 +209,7 @@ def _inline(gm: GraphModule, call: Node, is_true: Callable[[Any], bool]) -> None
         body = branches[
             not is_true(condition.meta["val"] if isinstance(condition, Node) else condition)
         ]
-    inner = _module(gm, _node(body).target)
+    inner = _module(gm, body)
     inputs = inner.graph.find_nodes(op="placeholder")
     with gm.graph.inserting_before(call):
         results: Any = gm.graph.graph_copy(inner.graph, dict(zip(inputs, operands, strict=True)))

@@ -5,9 +5,10 @@ of a tensor that has none. Checked on torch 2.13.0.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from itertools import product
 from string import ascii_letters
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +21,7 @@ from ..torch_private.inductor import lowerings, make_fallback, select_decomp_tab
 from .operators import PRECISE
 from .whole_calls import noted
 
-__all__ = ["decompositions", "traced_whole"]
+__all__ = ["decompositions", "kernels_put_away", "traced_whole"]
 
 aten = torch.ops.aten
 
@@ -93,23 +94,28 @@ _SPELLED = re.compile(
 )
 
 
-@contextmanager
-def traced_whole() -> Iterator[None]:
+def traced_whole() -> AbstractContextManager[None]:
     """Traces operators by their own kernels that torch has Python kernels for: those that resize,
     losses and activations that these spell out, dropout, which they copy where nothing is dropped.
     """
+    packets = [getattr(aten, name) for name in dir(aten) if _SPELLED.match(name)]
+    ops = [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
     keys = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
-    taken = [
-        (op, key, op.py_kernels.pop(key))
-        for name in dir(aten)
-        if _SPELLED.match(name)
-        for op in (getattr(getattr(aten, name), o) for o in getattr(aten, name).overloads())
-        for key in keys
-        if key in op.py_kernels
-    ]
+    return kernels_put_away(ops, keys, {aten.dropout.default: _dropout})
+
+
+@contextmanager
+def kernels_put_away(
+    ops: Iterable[Any],
+    keys: Iterable[DispatchKey],
+    instead: Mapping[Any, Any] = MappingProxyType({}),
+) -> Iterator[None]:
+    """Without torch's Python kernels of operators under some keys, or with others."""
+    held = [(op, key) for op, key in product(ops, keys) if key in op.py_kernels]
+    taken = [(op, key, op.py_kernels.pop(key)) for op, key in held]
     for op, key, _ in taken:
-        if op is aten.dropout.default:
-            op.py_kernels[key] = _dropout
+        if op in instead:
+            op.py_kernels[key] = instead[op]
         op._dispatch_cache.clear()
     try:
         yield

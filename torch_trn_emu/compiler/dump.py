@@ -9,6 +9,7 @@ graph.svg     the regions and the tensors between them
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -67,24 +68,20 @@ _WIDTH, _HEIGHT, _GAP = 260, 34, 26
 
 def _picture(regions: list[Region]) -> Iterator[str]:
     """Boxes in levels from top to bottom; a line is a tensor through HBM."""
-    by_number = {r.number: r for r in regions}
     level: dict[int, int] = {}
-    for r in regions:  # in an order in which they run
-        level[r.number] = 1 + max((level[n] for n in r.above if n in level), default=-1)
     placed: dict[int, tuple[int, int]] = {}
-    used: dict[int, int] = {}
-    for r in regions:
-        row = level[r.number]
-        placed[r.number] = (used.get(row, 0) * (_WIDTH + _GAP), row * (_HEIGHT + _GAP))
-        used[row] = used.get(row, 0) + 1
+    used: Counter[int] = Counter()
+    for r in regions:  # in an order in which they run
+        row = level[r.number] = 1 + max((level[n] for n in r.above if n in level), default=-1)
+        placed[r.number] = (used[row] * (_WIDTH + _GAP), row * (_HEIGHT + _GAP))
+        used[row] += 1
     width = max(used.values(), default=1) * (_WIDTH + _GAP)
     height = (max(level.values(), default=0) + 1) * (_HEIGHT + _GAP)
     yield f'<svg xmlns="{_NAMESPACE}" width="{width}" height="{height}" font-family="monospace">'
     makers = {node.name: r.number for r in regions for node in r.nodes}
     for r in regions:
         for maker in sorted({makers[v.node] for v in r.inputs.values() if v.node in makers}):
-            if maker in by_number:
-                yield _line(placed[maker], placed[r.number])
+            yield _line(placed[maker], placed[r.number])
     for r in regions:
         yield _box(placed[r.number], r)
     yield "</svg>"

@@ -3,8 +3,8 @@
 The graphs are those that backend `trn` would compile. Checked on torch 2.13.0.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,10 +15,10 @@ from ..torch_private import DispatchKey, OpOverload, global_decomposition_table,
 from ..torch_private.inductor import compile_fx, functorch_config
 from .code import EagerCode
 from .control import Flags, flags_read
-from .decompositions import decompositions, traced_whole
-from .keep_sums import sums_kept
-from .move_to_host import graphs_of
+from .decompositions import decompositions, kernels_put_away, traced_whole
+from .graphs import graphs_of
 from .operators import SDPA, attention_calls, policy_of
+from .own_passes import sums_kept
 from .roles import find_weights
 from .subgraphs import Launch, launches_of, prepare, unpriced
 from .tangents import layout_of_tangents
@@ -85,22 +85,13 @@ def pricing_backend(
     return backend
 
 
-@contextmanager
-def composites_apart() -> Iterator[None]:
+def composites_apart() -> AbstractContextManager[None]:
     """Traces composite operators on `meta` as on devices: as what they call.
 
     torch has references for a hundred of them, cross entropy among them, as kernels of `meta`; one
     that has a kernel is taken as a whole, and without a formula for its gradient it has none.
     """
-    kernels = [(op, op.py_kernels.pop(DispatchKey.Meta)) for op in _referenced_composites()]
-    for op, _ in kernels:
-        op._dispatch_cache.clear()
-    try:
-        yield
-    finally:
-        for op, kernel in kernels:
-            op.py_kernels[DispatchKey.Meta] = kernel
-            op._dispatch_cache.clear()
+    return kernels_put_away(_referenced_composites(), (DispatchKey.Meta,))
 
 
 @lru_cache

@@ -6,7 +6,7 @@ graph was compiled. Checked on torch 2.13.0.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 
@@ -26,6 +26,8 @@ from ..torch_private import (
     flex_operators,
     unset_fake_temporarily,
 )
+from .calls import plain
+from .graph_launches import uncounted
 from .graph_price import target_of_process
 
 __all__ = [
@@ -57,10 +59,6 @@ def share_of_blocks(block_mask: tuple[Any, ...], query: Tensor, key: Tensor) -> 
     total = sum(int(counts.clamp(max=columns).sum()) for counts in given)
     blocks = max(1, int(given[0].numel()) * columns)
     return float(min(1.0, total / blocks))
-
-
-def _tensor(t: Tensor) -> TensorArg:
-    return TensorArg(str(t.dtype).removeprefix("torch."), tuple(t.shape), tuple(t.stride()))
 
 
 def _call(tensors: tuple[TensorArg, ...], policy: str, backward: bool) -> Call:
@@ -107,34 +105,25 @@ def _launched(
 ) -> Any:
     """What `run` gives, counted as one launch instead of those of its operators."""
     policy = POLICIES[_C.current_policy()]
-    tensors = tuple(map(_tensor, (query, key, value)))
-    previous = _C.pause_ledger(True)
-    try:
+    tensors = tuple(map(plain, (query, key, value)))
+    with uncounted():
         made = run()
         share = round(share_of_blocks(block_mask, query, key), 3)
-    finally:
-        _C.pause_ledger(previous)
     device = query.device.index or 0
     row = _row(name, device, tensors, policy, share, target_of_process())
     _C.launch_graph(device, row, 1)
     return made
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor, score: Any, mask: Any, *rest: Any) -> Any:
+def forward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     """Attention on trn, in one launch."""
-
-    def run() -> Any:
-        return flex_operators().sdpa_dense(query, key, value, score, mask, *rest)
-
-    return _launched("flex_attention", query, key, value, mask, run)
+    run = partial(flex_operators().sdpa_dense, query, key, value, *rest)
+    return _launched("flex_attention", query, key, value, rest[1], run)
 
 
 def backward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     """Its gradients, likewise."""
-
-    def run() -> Any:
-        return flex_operators().sdpa_dense_backward(query, key, value, *rest)
-
+    run = partial(flex_operators().sdpa_dense_backward, query, key, value, *rest)
     return _launched("flex_attention_backward", query, key, value, rest[6], run)
 
 
@@ -153,8 +142,8 @@ Mark = tuple[int, float, tuple[TensorArg, ...]]
 _MARK = "trn_flex"  # key in what AOTAutograd carries to the nodes made of a call, backward too
 
 
-def open_flex_attention(graph: Graph) -> int:
-    """Put the operators of FlexAttention into a graph of Dynamo in its place. Returns how often.
+def open_flex_attention(graph: Graph) -> None:
+    """Put the operators of FlexAttention into a graph of Dynamo in its place.
 
     Inductor's own code for it is for GPUs, and on CPUs without gradients.
     """
@@ -164,7 +153,6 @@ def open_flex_attention(graph: Graph) -> int:
         if mark is not None:
             node.meta["custom"] = (node.meta.get("custom") or {}) | {_MARK: mark}
         node.target = _opened
-    return len(nodes)
 
 
 def _mark(number: int, node: Node) -> Mark | None:
@@ -177,13 +165,9 @@ def _mark(number: int, node: Node) -> Mark | None:
     known = tuple(_value(part) if isinstance(part, Node) else part for part in given)
     share = 1.0
     if isinstance(known[2], Tensor):
-        previous = _C.pause_ledger(True)
-        try:
-            with unset_fake_temporarily():
-                share = round(share_of_blocks(known, query, key), 3)
-        finally:
-            _C.pause_ledger(previous)
-    return number, share, tuple(map(_tensor, operands))
+        with uncounted(), unset_fake_temporarily():
+            share = round(share_of_blocks(known, query, key), 3)
+    return number, share, tuple(map(plain, operands))
 
 
 def _value(node: Node) -> Any:

@@ -7,13 +7,13 @@ import operator
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from .graphs import added
 from .producers import Match, match_of
 from .reuse import Use, rounded_operands, take_as_given
 
@@ -75,24 +75,18 @@ def _sources(operand: Node) -> Iterator[tuple[Node, list[Node]]]:
         node = before
 
 
-def _call(graph: Graph, target: Any, *arguments: Any, **keywords: Any) -> Node:
-    node = graph.call_function(target, arguments, keywords)
-    node.meta["val"] = target(*torch.fx.map_arg(arguments, lambda n: n.meta["val"]), **keywords)
-    return node
-
-
 def _replace(graph: Graph, match: Match, form: str, reads: list[_Read]) -> None:
     keywords = {**match.row.keywords, "format": form}
     if match.eps is not None:
         keywords["eps"] = match.eps
     with graph.inserting_before(_first_after(graph, match.inputs)):
-        made = _call(graph, match.row.operator, *match.inputs, **keywords, keep=True)
-        items = [_call(graph, operator.getitem, made, i) for i in range(len(match.results) + 1)]
+        made = added(graph, match.row.operator, *match.inputs, **keywords, keep=True)
+        items = [added(graph, operator.getitem, made, i) for i in range(len(match.results) + 1)]
     for read in reads:
         with graph.inserting_before(read.places[0][0]):
             rounded = items[0]
             for view in read.views:
-                rounded = _call(graph, view.target, rounded, *view.args[1:])
+                rounded = added(graph, view.target, rounded, *view.args[1:])
         take_as_given(graph, read.operand, rounded, list(read.places))
         _erase_unused(read.operand, match.results[0])
     for result, item in zip(match.results, items[1:], strict=True):

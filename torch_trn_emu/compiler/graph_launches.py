@@ -4,6 +4,8 @@ A graph with other sizes is another row. The prices of the last MOST_WHOLE stay 
 others only what `summary` says of them is kept, and a trace has no engine lanes for them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -17,7 +19,7 @@ from ..settings import settings
 from ..timing import Span
 from .graph_price import GraphPrice, Saving, target_of_process
 
-__all__ = ["GraphSaving", "launch_row", "summary"]
+__all__ = ["GraphSaving", "launch_row", "summary", "uncounted"]
 
 _lock = Lock()
 _numbers = count()
@@ -72,6 +74,16 @@ def launch_row(priced: GraphPrice, device: int) -> object:
         price_row=remember(priced.price, partial(_programs, number), partial(_lanes, number)),
         blocks=priced.price.blocks,
     )
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Operators that run meanwhile are not the user's launches."""
+    previous = _C.pause_ledger(True)
+    try:
+        yield
+    finally:
+        _C.pause_ledger(previous)
 
 
 def _programs(number: int) -> tuple[Program, ...]:

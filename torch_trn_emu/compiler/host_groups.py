@@ -29,22 +29,19 @@ def collective_of(node: Node) -> str:
 
 def groups_of(gm: GraphModule) -> tuple[str, ...]:
     """The groups whose collectives the graph calls."""
-    named = (_group_at(node) for node in gm.graph.nodes)
-    return tuple(dict.fromkeys(node.args[k] for node, k in named if k is not None))  # type: ignore[misc]
+    return tuple(dict.fromkeys(filter(None, map(group_of, gm.graph.nodes))))
 
 
-def _group_at(node: Node) -> tuple[Node, int | None]:
+def _place_of_group(node: Node) -> int | None:
     """Which argument names a group, if one does."""
-    if not collective_of(node):
-        return node, None
-    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
-    k = names.index("group_name") if "group_name" in names else None
-    return node, k if k is not None and k < len(node.args) else None
+    arguments = node.target._schema.arguments if collective_of(node) else ()  # type: ignore[union-attr]
+    places = (k for k, a in enumerate(arguments) if a.name == "group_name" and k < len(node.args))
+    return next(places, None)
 
 
 def group_of(node: Node) -> str:
     """The group that a node names; "" if it names none."""
-    _, k = _group_at(node)
+    k = _place_of_group(node)
     return "" if k is None else str(node.args[k])
 
 
@@ -52,8 +49,7 @@ def to_host_groups(gm: GraphModule) -> None:
     """Let the collectives of a graph that has moved to the host name the second groups."""
     open_groups(groups_of(gm))
     for node in gm.graph.nodes:
-        _, k = _group_at(node)
-        if k is not None:
+        if (k := _place_of_group(node)) is not None:
             node.update_arg(k, f"{node.args[k]}{_HOST}")
 
 

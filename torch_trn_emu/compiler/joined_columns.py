@@ -14,6 +14,7 @@ from torch.fx import Node
 from ..kernels.rows.joined import Piece
 from ..kernels.rows.layout import FLOATS
 from .calls import tensor_of
+from .nodes import is_item
 from .region import KNOWN
 
 __all__ = ["JoinedColumns", "joined_columns", "joined_later"]
@@ -54,14 +55,14 @@ def joined_columns(node: Node) -> JoinedColumns | None:
     """What a concatenation joins; None for other nodes, and where a part is something else."""
     if node.target is not aten.cat.default or not isinstance(node.args[0], (list, tuple)):
         return None
-    out = tensor_of(node.meta.get("val"))
+    out = tensor_of(node)
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     if out is None or not out.shape or dim not in (-1, len(out.shape) - 1):
         return None
     if out.torch_dtype not in KNOWN or not 1 < out.shape[-1] <= MOST_COLUMNS or not out.numel:
         return None
     parts = [_part(given, node) for given in node.args[0]]
-    sources = [tensor_of(p.of.meta["val"]) if p else None for p in parts]
+    sources = [tensor_of(p.of) if p else None for p in parts]
     if any(s is None or s.on_host or s.dtype != out.dtype or s.shape != out.shape
            for s in sources):  # fmt: skip
         return None
@@ -108,7 +109,7 @@ def _wholes(node: Node) -> Iterator[Node]:
         source = node.args[0] if node.args else None
         if not isinstance(source, Node):
             return
-        if getattr(node.target, "__name__", "") == "getitem" and source.target in _SPLITS:
+        if is_item(node) and source.target in _SPLITS:
             source = source.args[0]
         elif node.target is not aten.slice.Tensor:
             return

@@ -15,18 +15,16 @@ from ..kernels.rows.values import Kind, RowStep, column_sum, reduced, step
 from ..ops.elementwise import conversion, recipe_of
 from ..ops.random import DRAWS
 from ..ops.reductions import correction_of, reduced_dims
-from .calls import arguments_of, base_of, constant_of
+from .calls import arguments_of, constant_of
 from .joined_columns import JoinedColumns, joined_columns
+from .nodes import base_of, call_tensor, is_item, maker_of, operands_of
 from .one_hot import columns_counted, number_put
 from .region import (
     REDUCTIONS,
     Region,
     Value,
-    call_tensor,
     dtype_of,
     is_sum_over_rows,
-    item_of,
-    operands_of,
 )
 
 __all__ = ["MOST_ALONE", "MOST_TRIED", "Attempt"]
@@ -90,7 +88,7 @@ class Attempt:
         kind = self._kind(t)
         if kind is None:
             return None
-        maker = item_of(base)
+        maker = maker_of(base)
         if self.home.get(maker) is self.region:
             key = base.name
             known = self.region.alias.get(key) or self.alias.get(key)
@@ -172,7 +170,11 @@ class Attempt:
         return source == out or (source in _SHORT and out == "float32")
 
     def _elementwise(self) -> bool:
-        numbers = {n: value for n in operands_of(self.node) if (value := _number(n)) is not None}
+        numbers = {
+            n: value
+            for n in operands_of(self.node)
+            if (value := constant_of(base_of(n)[0])) is not None
+        }
         operands = [
             n for n in operands_of(self.node) if not call_tensor(n).on_host and n not in numbers
         ]
@@ -206,7 +208,7 @@ class Attempt:
         """A number in one column of each row, 0 in the others."""
         out, region = self.call.out, self.region
         fits = region.kind == "rows" and out.numel == region.elements
-        if not fits or not self._fix(out.shape[-1]):
+        if not (fits and self._fix(out.shape[-1])):
             return False
         index = self._operand(self.node.args[2])  # type: ignore[arg-type]
         if index is None or self.made[index] is not Kind.COLUMN:
@@ -231,8 +233,7 @@ class Attempt:
             return False
         name = self.node.name
         parts = zip((n for n in names if n), columns.pieces, strict=True)
-        self.steps.append(joined(name, *parts))
-        self.made[name], self.alias[name] = Kind.FULL, name
+        self.alias[name] = self._push(joined(name, *parts))
         return True
 
     def _with(self, numbers: Mapping[Node, float]) -> Call:
@@ -265,24 +266,25 @@ class Attempt:
     def _recipe(self, recipe: Sequence[Step], names: list[str], column: bool) -> str:
         done: list[str] = []
         for k, one in enumerate(recipe):
-            reads = [names[r] if r >= 0 else done[r] for r in one.reads]
+            reads = tuple(names[r] if r >= 0 else done[r] for r in one.reads)
             # One value a row stays so until something needs every element (`finish` in regions.py).
             columns = bool(reads) and all(self.made[r] is Kind.COLUMN for r in reads)
             kind = Kind.COLUMN if columns or column else Kind.FULL
             dtype = one.dtype if one.dtype != "float32" else ""
             name = f"{self.node.name}.{k}"
-            made = RowStep(name, one.opcode, tuple(reads), one.attributes, kind, one.engine, dtype)
-            self.steps.append(made)
-            self.made[name] = kind
-            done.append(name)
+            made = RowStep(name, one.opcode, reads, one.attributes, kind, one.engine, dtype)
+            done.append(self._push(made))
         return done[-1]
+
+    def _push(self, one: RowStep) -> str:
+        self.steps.append(one)
+        self.made[one.name] = one.kind
+        return one.name
 
     def _add(
         self, name: str, opcode: str, reads: tuple[str, ...], kind: Kind, **attributes: Any
     ) -> str:
-        self.steps.append(step(name, opcode, *reads, kind=kind, **attributes))
-        self.made[name] = kind
-        return name
+        return self._push(step(name, opcode, *reads, kind=kind, **attributes))
 
     def _reduction(self) -> bool:
         source, operand = self.call.tensors[0], next(iter(operands_of(self.node)), None)
@@ -307,12 +309,9 @@ class Attempt:
             return False
         if self.call.name == "var_mean":
             return self._moments(x, columns)
-        total = reduced(f"{name}.0", x, REDUCTIONS[self.call.name])
-        self.steps.append(total)
-        self.made[total.name] = Kind.COLUMN
-        self.alias[name] = total.name
-        if self.call.name == "mean":
-            self.alias[name] = self._scaled(f"{name}.1", total.name, 1.0 / columns)
+        total = self._push(reduced(f"{name}.0", x, REDUCTIONS[self.call.name]))
+        mean = self.call.name == "mean"
+        self.alias[name] = self._scaled(f"{name}.1", total, 1.0 / columns) if mean else total
         return True
 
     def _scaled(self, name: str, of: str, factor: float) -> str:
@@ -320,21 +319,17 @@ class Attempt:
 
     def _moments(self, x: str, columns: int) -> bool:
         name = self.node.name
-        total = reduced(f"{name}.0", x)
-        self.steps.append(total)
-        self.made[total.name] = Kind.COLUMN
-        mean = self._scaled(f"{name}.mean", total.name, 1.0 / columns)
+        total = self._push(reduced(f"{name}.0", x))
+        mean = self._scaled(f"{name}.mean", total, 1.0 / columns)
         centred = self._add(f"{name}.1", "tensor_scalar", (x, mean), Kind.FULL, op0="subtract")
         squares = self._add(f"{name}.2", "activation", (centred,), Kind.FULL, op="square")
-        spread = reduced(f"{name}.3", squares)
-        self.steps.append(spread)
-        self.made[spread.name] = Kind.COLUMN
+        spread = self._push(reduced(f"{name}.3", squares))
         degrees = columns - correction_of(self.call)
         factor = 1.0 / degrees if degrees > 0 else inf
-        variance = self._scaled(f"{name}.variance", spread.name, factor)
+        variance = self._scaled(f"{name}.variance", spread, factor)
         self.alias[name] = variance
         for user in self.node.users:
-            if getattr(user.target, "__name__", "") == "getitem":
+            if is_item(user):
                 self.alias[user.name] = mean if user.args[1] == 1 else variance
         return True
 
@@ -347,10 +342,7 @@ class Attempt:
         x = self._operand(operand)
         if x is None or self.made[x] is not Kind.FULL:
             return False
-        made = column_sum(f"{self.node.name}.0", x)
-        self.steps.append(made)
-        self.made[made.name] = Kind.ROW
-        self.alias[self.node.name] = made.name
+        self.alias[self.node.name] = self._push(column_sum(f"{self.node.name}.0", x))
         return True
 
 
@@ -358,10 +350,6 @@ def _takes_bits(one: Step) -> bool:
     """Whether an instruction reads the bits of its operands, not their values."""
     ops = (one.attributes.get(key) for key in ("op", "op0", "op1"))
     return any(str(op).startswith("bitwise") for op in ops)
-
-
-def _number(operand: Node) -> float | None:
-    return constant_of(base_of(operand)[0])
 
 
 def _view_of(base: Node, operand: Node) -> str:

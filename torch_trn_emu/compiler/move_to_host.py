@@ -4,7 +4,7 @@ The host's code generator then sees a host graph. Copies between devices stay co
 torch 2.13.0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from .. import _C
 from ..host import host_device
 from ..settings import DEVICE_TYPE
 from ..torch_private import FakeTensor, tree_any, tree_map, unset_fake_temporarily
+from .graphs import graphs_of
 from .host_groups import to_host_groups
 
-__all__ = ["device_of_graph", "graphs_of", "host_inputs", "move_to_host"]
+__all__ = ["device_of_graph", "host_inputs", "move_to_host"]
 
 aten = torch.ops.aten
 _SHAPES = frozenset(("val", "eager_input_vals"))  # what a node's metadata has of fake tensors
@@ -27,14 +28,6 @@ def is_trn(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.device.type == DEVICE_TYPE
     return isinstance(value, torch.device) and value.type == DEVICE_TYPE
-
-
-def graphs_of(gm: GraphModule) -> Iterator[GraphModule]:
-    """The graph and the subgraphs of its control flow."""
-    yield gm
-    for child in gm.children():
-        if isinstance(child, GraphModule):
-            yield from graphs_of(child)
 
 
 def device_of_graph(gm: GraphModule, inputs: Sequence[Any]) -> int | None:

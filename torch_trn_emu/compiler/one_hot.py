@@ -27,7 +27,7 @@ def number_put(node: Node) -> float | None:
     zeros, dim, index, value = node.args
     if not (isinstance(zeros, Node) and isinstance(index, Node) and isinstance(dim, int)):
         return None
-    made, at = tensor_of(node.meta.get("val")), tensor_of(index.meta.get("val"))
+    made, at = tensor_of(node), tensor_of(index)
     if made is None or at is None or not isinstance(value, (bool, int, float)):
         return None
     last = dim in (-1, len(made.shape) - 1) and made.shape[:-1] == at.shape[:-1]

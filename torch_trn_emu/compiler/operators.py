@@ -145,33 +145,27 @@ def _is_rounded(policy: int, matmul_class: int, *tensors: Node) -> bool:
 
 
 def _convolved(policy: int, node: Any) -> Replacement | None:
-    if not _is_rounded(policy, CONVOLUTION, node.args[0], node.args[1]):
-        return None
-    return trn.convolution.default, node.args
+    rounded = _is_rounded(policy, CONVOLUTION, *node.args[:2])
+    return (trn.convolution.default, node.args) if rounded else None
 
 
 def _convolved_backward(policy: int, node: Any) -> Replacement | None:
-    if not _is_rounded(policy, CONVOLUTION, node.args[1], node.args[2]):
-        return None
-    return trn.convolution_backward.default, node.args
+    rounded = _is_rounded(policy, CONVOLUTION, *node.args[1:3])
+    return (trn.convolution_backward.default, node.args) if rounded else None
 
 
 def _attended(policy: int, node: Any) -> Replacement | None:
     q, k, v, *rest = node.args
-    if not _is_rounded(policy, ATTENTION, q, k, v):
-        return None
     causal = rest[1] if len(rest) > 1 else node.kwargs.get("is_causal", False)
-    mask, scale = (node.kwargs.get(name) for name in ("attn_mask", "scale"))
-    return trn.attention.default, (q, k, v, causal, mask, scale)
+    given = (q, k, v, causal, *map(node.kwargs.get, ("attn_mask", "scale")))
+    return (trn.attention.default, given) if _is_rounded(policy, ATTENTION, q, k, v) else None
 
 
 def _attended_backward(policy: int, node: Any) -> Replacement | None:
-    g, q, k, v, out, logsumexp, _, causal = node.args
-    if not _is_rounded(policy, ATTENTION, q, k, v):
-        return None
-    mask, scale = (node.kwargs.get(name) for name in ("attn_mask", "scale"))
-    arguments = (g, q, k, v, out, logsumexp, causal, mask, scale)
-    return trn.attention_backward.default, arguments
+    *tensors, _, causal = node.args  # the gradient, the operands, result and sums
+    given = (*tensors, causal, *map(node.kwargs.get, ("attn_mask", "scale")))
+    rounded = _is_rounded(policy, ATTENTION, *tensors[1:4])
+    return (trn.attention_backward.default, given) if rounded else None
 
 
 PRECISE: MappingProxyType[Any, Callable[[int, Node], Replacement | None]] = MappingProxyType(
@@ -209,49 +203,35 @@ def attention_calls(graph: Graph) -> list[Node]:
     return [n for name in names for n in graph.find_nodes(op="call_function", target=name)]
 
 
-def multiply_attention(graph: Graph, policy: str) -> int:
+def multiply_attention(graph: Graph, policy: str) -> None:
     """Under `mxfp8_all` the products of attention are rounded one by one, as eager does it.
 
     Takes a graph of Dynamo, where what a block of code or a module has of its own is known before
-    one kernel is chosen for all three steps. Returns how many.
+    one kernel is chosen for all three steps.
     """
-    count = 0
     for node in attention_calls(graph):
         if policy_of(node, policy) == "mxfp8_all":
             node.target = _attention_of_products
-            count += 1
-    return count
 
 
-def apply_precision(graph: Graph, policy: str) -> int:
-    """Replace each node of PRECISE whose operands the policy rounds. Returns how many.
+def apply_precision(graph: Graph, policy: str) -> None:
+    """Replace each operator of PRECISE whose operands the policy rounds.
 
     Values are those of the eager kernels: the same code multiplies.
     """
-    count = 0
-    for node in list(graph.nodes):
+    for node in graph.nodes:
         rewrite = PRECISE.get(node.target) if node.op == "call_function" else None
         made = rewrite and rewrite(POLICIES.index(policy_of(node, policy)), node)
-        if not made:
-            continue
-        target, arguments = made
-        with graph.inserting_before(node):
-            new = graph.call_function(target, tuple(arguments))
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
-        count += 1
-    return count
+        if made:
+            node.target, node.args = made
+            node.kwargs = {}
 
 
-def to_twins(graph: Graph) -> int:
+def to_twins(graph: Graph) -> None:
     """Operators that the host has no kernel for become those that compute them there."""
-    count = 0
     for node in graph.nodes:
         if isinstance(node.target, OpOverload) and (twin := twin_of(node.target)):
             node.target = twin
-            count += 1
-    return count
 
 
 def _shapes_of(op: OpOverload) -> Callable[..., Any]:

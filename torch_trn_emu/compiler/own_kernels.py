@@ -71,13 +71,6 @@ def _called_by(node: Node) -> Any:
     return node.args[0] if hidden else node.target
 
 
-def _for_tensors(node: Node) -> list[Any]:
-    """What a call of torch has where its operator takes a tensor: it may be a number."""
-    target: Any = node.target
-    given = zip(target._schema.arguments, node.args, strict=False)
-    return [value for argument, value in given if str(argument.type) == "Tensor"]
-
-
 def _wider(node: Node, values: Iterable[torch.Tensor]) -> bool:
     """Whether the operator is torch's, and the host has no kernel for the formats of its tensors.
 
@@ -86,11 +79,12 @@ def _wider(node: Node, values: Iterable[torch.Tensor]) -> bool:
     target = node.target
     if not isinstance(target, OpOverload) or target.namespace != "aten":
         return False
-    dtypes = {value.dtype for value in values}
-    if any(argument.alias_info for argument in target._schema.arguments):
+    arguments, dtypes = target._schema.arguments, {value.dtype for value in values}
+    if any(argument.alias_info for argument in arguments):
         return False
-    if any(type(value) in (int, float, complex) for value in _for_tensors(node)):
-        return False  # the second operator takes no number for a tensor
+    for argument, given in zip(arguments, node.args, strict=False):
+        if str(argument.type) == "Tensor" and type(given) in (int, float, complex):
+            return False  # the second operator takes no number for a tensor
     halves = bool(_WIDER.match(target.name())) and bool(dtypes & _HALVES)
     return halves or torch.complex32 in dtypes
 
@@ -102,6 +96,8 @@ def _values(node: Node) -> list[Any]:
 
 
 def _kernel_of(node: Node, device: int) -> OwnKernel | None:
+    if node.op != "call_function":
+        return None
     values = _values(node)
     on_trn = tuple(value.device.type == DEVICE_TYPE for value in values)
     in_order = all(on_trn) or not any(type(n) is Node for n in tree_leaves(node.kwargs))
@@ -129,8 +125,8 @@ def price_of_own(node: Node, call: Call, target: Target) -> Price | None:
 
 def kernels_of(gm: GraphModule, device: int) -> tuple[OwnKernel, ...]:
     """The operators of a graph that run on trn."""
-    found = (_kernel_of(node, device) for node in gm.graph.nodes if node.op == "call_function")
-    return tuple(dict.fromkeys(kernel for kernel in found if kernel is not None))
+    found = (_kernel_of(node, device) for node in gm.graph.nodes)
+    return tuple(dict.fromkeys(kernel for kernel in found if kernel))
 
 
 def own_operators(gm: GraphModule) -> tuple[str, ...]:
@@ -141,12 +137,10 @@ def own_operators(gm: GraphModule) -> tuple[str, ...]:
 def to_own_kernels(gm: GraphModule, device: int) -> None:
     """Let a graph that is about to move to the host call the second operators."""
     for node in gm.graph.nodes:
-        kernel = _kernel_of(node, device) if node.op == "call_function" else None
-        if kernel is None:
-            continue
-        if kernel.moved is None:
+        kernel = _kernel_of(node, device)
+        if kernel and kernel.moved is None:
             node.update_arg(0, define(kernel))
-        else:
+        elif kernel:
             node.target = define(kernel)
 
 

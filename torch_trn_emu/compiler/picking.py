@@ -12,8 +12,8 @@ from torch.fx import Node
 
 from ..calls import Call, Target
 from ..ops import Product, multiplied, product_of
-from .calls import base_of, call_of
-from .region import item_of
+from .calls import call_of
+from .nodes import maker_of
 
 __all__ = ["Picks", "of_picked", "picked_later", "picks_for"]
 
@@ -46,7 +46,7 @@ def picks_for(product: Node, call: Call, target: Target) -> Picks | None:
         return None
     if values.dim() != 3 or not values.is_contiguous() or indices.dim() != 1:
         return None
-    found = Picks(_name(table), _name(index), int(values.shape[0]))
+    found = Picks(maker_of(table).name, maker_of(index).name, int(values.shape[0]))
     return found if _can_pick(call, found.matrices, target) else None
 
 
@@ -72,7 +72,3 @@ def _can_pick(call: Call, matrices: int, target: Target) -> bool:
         return bool(multiplied(of_picked(product_of(call, target), matrices), target))
     except KeyError:
         return False
-
-
-def _name(node: Node) -> str:
-    return item_of(base_of(node)[0]).name

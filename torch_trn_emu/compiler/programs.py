@@ -1,6 +1,6 @@
 """From regions to engine programs, each with the tensors that it reads and makes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,7 +11,7 @@ from typing import Any
 from torch.fx import Node
 
 from ..calls import DTYPES, Call, Target
-from ..isa import Engine, Memory, Program, Role
+from ..isa import Memory, Program, Role
 from ..isa.join import Part
 from ..kernels.matmul.epilogue import Epilogue
 from ..kernels.rows import flat_program, planes_program, row_program
@@ -27,10 +27,11 @@ from ..ops.classes import class_of
 from ..ops.products import laid_out
 from ..pricing import Price, price_call
 from ..timing import price
-from .calls import base_of, operands_by_position, viewed
+from .calls import operands_by_position, viewed
+from .nodes import base_of, is_item, maker_of, sizes_of, written_by
 from .own_kernels import price_of_own
 from .picking import of_picked, picked_later, picks_for
-from .region import Region, Value, call_tensor, item_of
+from .region import Region, Value
 from .roles import is_constant
 from .written_back import fills_in_place, is_written_back
 
@@ -39,9 +40,6 @@ __all__ = ["Lowered", "lowered", "lowered_call"]
 # Elements of a plane up to which planes may lie on partitions (chosen: longer ones fill a tile).
 LONGEST_RUN = 2048
 
-# A step without names: opcode, attributes, operands and result by number, kind, engine, dtype.
-_Step = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], int, Kind, Engine | None, str]
-
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
@@ -49,12 +47,12 @@ class _Shape:
 
     elements: int
     columns: int | None
-    inputs: tuple[tuple[int, str, Kind], ...]
-    steps: tuple[_Step, ...]
-    outputs: tuple[tuple[int, str], ...]
+    inputs: tuple[Input, ...]
+    steps: tuple[tuple[Any, ...], ...]  # the fields of each
+    outputs: tuple[Output, ...]
     product: Call | None = None
     constant: bool = False  # the product's second factor may lie as the array takes it
-    short: tuple[tuple[int, str], ...] = ()  # values that the graph has in 16 bits
+    short: tuple[tuple[str, str], ...] = ()  # values that the graph has in 16 bits
     picked: int = 0  # matrices of the table that the product's second factors are picked from
     period: int = 0  # rows after which the values of all columns repeat, if nothing is reduced
 
@@ -135,12 +133,8 @@ def _in_place_of(region: Region) -> dict[str, str]:
     """Nodes that write a tensor in place, and which one."""
     found: dict[str, str] = {}
     for node in region.nodes:
-        schema = getattr(node.target, "_schema", None)
-        for k, argument in enumerate(schema.arguments if schema else ()):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            given = node.args[k] if k < len(node.args) else None
-            if written and isinstance(given, Node):
-                found[node.name] = item_of(base_of(given)[0]).name
+        for given in written_by(node):
+            found[node.name] = maker_of(given).name
     return found
 
 
@@ -148,51 +142,54 @@ def _fused(region: Region, target: Target) -> list[Lowered]:
     """One program of everything in a region over rows, or with a product; none of no elements."""
     if not any(v.elements for v in region.outputs.values()):
         return []
-    numbers: dict[str, int] = {}
+    names: dict[str, str] = {}
 
-    def number(name: str) -> int:
-        return numbers.setdefault(name, len(numbers))
+    def called(name: str) -> str:
+        """A name by number, the same in equal regions."""
+        return names.setdefault(name, f"v{len(names)}")
 
-    first = region.nodes[0].name if region.kind == "product" else ""
-    if first:
-        number(first)
-    names = [
-        n for n in region.made if n in region.inputs and any(n in s.reads for s in region.steps)
-    ]
-    inputs = tuple((number(n), region.inputs[n].dtype, region.inputs[n].kind) for n in names)
-    steps = tuple(
-        (s.opcode, tuple(sorted(s.attributes.items())), tuple(map(number, s.reads)), number(s.name),
-         s.kind, s.engine, s.dtype)
-        for s in region.steps
-    )  # fmt: skip
+    first, call = region.nodes[0], region.calls[0]
+    is_product = region.kind == "product"
+    if is_product:
+        called(first.name)
+    read = {
+        n: region.inputs[n]
+        for n in region.made
+        if n in region.inputs and any(n in s.reads for s in region.steps)
+    }
+    inputs = tuple(Input(called(n), v.dtype, v.kind) for n, v in read.items())
+    steps = tuple(_fields_of(s, called) for s in region.steps)
     stored = {region.alias.get(n, n): v for n, v in region.outputs.items()}
-    outputs = tuple((number(made), v.dtype) for made, v in stored.items() if made in numbers)
-    product = region.calls[0] if first else None
-    constant = product is not None and is_constant(base_of(region.nodes[0].all_input_nodes[-1])[0])
-    short = () if first else _in_16_bits(region, numbers)
-    chosen = picks_for(region.nodes[0], region.calls[0], target) if first else None
-    picked = chosen.matrices if chosen else 0
-    shape = _Shape(
-        region.elements, region.columns, inputs, steps, outputs, product, constant, short, picked,
-        0 if first else _period(region),
-    )  # fmt: skip
+    left = {names[made]: v for made, v in stored.items() if made in names}
+    outputs = tuple(Output(name, v.dtype) for name, v in left.items())
+    picks = picks_for(first, call, target) if is_product else None
+    if is_product:
+        constant = is_constant(base_of(first.all_input_nodes[-1])[0])
+        more: dict[str, Any] = {"product": call, "constant": constant}
+        more["picked"] = picks.matrices if picks else 0
+    else:
+        more = {"short": _in_16_bits(region, names), "period": _period(region)}
+    shape = _Shape(region.elements, region.columns, inputs, steps, outputs, **more)
     program = _program(shape, target)
     if program is None:
         return []
-    tensors = {f"v{number(n)}": region.inputs[n].node for n in names}
-    tensors |= {f"out v{number(made)}": v.node for made, v in stored.items() if made in numbers}
-    if product is not None:
-        tensors |= _operands_of(region)
-    if chosen:
-        tensors |= {"rhs": chosen.table, "picked": chosen.index}
+    tensors = {names[n]: v.node for n, v in read.items()}
+    tensors |= {f"out {name}": v.node for name, v in left.items()}
+    whole = {names[n] for n, v in read.items() if _is_full(v, n)}
+    if is_product:
+        lhs, rhs = (first.all_input_nodes * 2)[-2:]  # a tensor by itself is there once
+        tensors |= {"lhs": maker_of(lhs).name, "rhs": maker_of(rhs).name}
+        tensors |= {"rhs": picks.table, "picked": picks.index} if picks else {}
+        tensors |= {"out": next(iter(stored.values())).node} if len(stored) == 1 else {}
+        whole |= {"lhs"} if _is_whole(first.all_input_nodes[-2:][0]) else set()
     known = {b.name for b in program.buffers}
     tensors = {b: t for b, t in tensors.items() if b in known}
-    if product is not None and "out" in known and len(stored) == 1:
-        tensors["out"] = next(iter(stored.values())).node
-    whole = {f"v{number(n)}" for n in names if _is_full(region.inputs[n], n)}
-    if product is not None and _is_whole(region.nodes[0].all_input_nodes[-2:][0]):
-        whole.add("lhs")
     return [Lowered(shape, program, tensors, whole=frozenset(whole))]
+
+
+def _fields_of(s: RowStep, called: Callable[[str], str]) -> tuple[Any, ...]:
+    reads, attributes = tuple(map(called, s.reads)), tuple(sorted(s.attributes.items()))
+    return called(s.name), s.opcode, reads, attributes, s.kind, s.engine, s.dtype
 
 
 def _is_full(value: Value, name: str) -> bool:
@@ -203,49 +200,26 @@ def _is_full(value: Value, name: str) -> bool:
 def _is_whole(node: Node) -> bool:
     """Whether it is all of a tensor, its elements in order."""
     base, in_order = base_of(node)
-    return in_order and item_of(base) is base and _elements(base) == _elements(node)
+    return in_order and not is_item(base) and prod(sizes_of(base)) == prod(sizes_of(node))
 
 
-def _elements(node: Node) -> int:
-    return prod(call_tensor(node).shape)
-
-
-def _in_16_bits(region: Region, numbers: Mapping[str, int]) -> tuple[tuple[int, str], ...]:
-    """Values over rows that the graph has in a 16-bit format, by number."""
+def _in_16_bits(region: Region, names: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Values over rows that the graph has in a 16-bit format."""
     made = {}
     for node, call in zip(region.nodes, region.calls, strict=True):
         name = region.alias.get(node.name, node.name)
-        if call.outputs and call.outputs[0].dtype in SHORT and name in numbers:
-            made[numbers[name]] = call.outputs[0].dtype
+        if call.outputs and call.outputs[0].dtype in SHORT and name in names:
+            made[names[name]] = call.outputs[0].dtype
     return tuple(sorted(made.items()))
-
-
-def _operands_of(region: Region) -> dict[str, str]:
-    """The tensors of a product's two operands, the last ones of its node."""
-    a, b = (
-        region.nodes[0].all_input_nodes[-2:]
-        if len(region.nodes[0].all_input_nodes) > 1
-        else (region.nodes[0].all_input_nodes * 2)
-    )
-    return {"lhs": item_of(base_of(a)[0]).name, "rhs": item_of(base_of(b)[0]).name}
 
 
 @lru_cache(maxsize=4096)
 def _program(shape: _Shape, target: Target) -> Program | None:
-    inputs = [Input(f"v{n}", dtype, kind) for n, dtype, kind in shape.inputs]
+    inputs, outputs = list(shape.inputs), list(shape.outputs)
     steps = [
-        RowStep(
-            f"v{to}",
-            opcode,
-            tuple(f"v{r}" for r in reads),
-            MappingProxyType(dict(attributes)),
-            kind,
-            engine,
-            dtype,
-        )
-        for opcode, attributes, reads, to, kind, engine, dtype in shape.steps
+        RowStep(name, opcode, reads, MappingProxyType(dict(attributes)), *more)
+        for name, opcode, reads, attributes, *more in shape.steps
     ]
-    outputs = [Output(f"v{n}", dtype) for n, dtype in shape.outputs]
     stored = [o.name for o in outputs]
     if shape.product is not None:
         steps = shared_out(absorbed(inputs, steps, stored), target.chip)
@@ -254,7 +228,7 @@ def _program(shape: _Shape, target: Target) -> Program | None:
         product = of_picked(product, shape.picked) if shape.picked else product
         return _product(product, inputs, steps, outputs, target)
     steps = arranged(inputs, steps, stored, target.chip)
-    steps = kept_short(inputs, steps, stored, {f"v{n}": dtype for n, dtype in shape.short})
+    steps = kept_short(inputs, steps, stored, dict(shape.short))
     steps = read_in_pieces(inputs, steps, stored)
     values = Values(inputs, steps, outputs)
     if shape.columns is None:
@@ -385,5 +359,5 @@ def _labelled(node: Node, program: Program) -> dict[str, str]:
         if kind == "result":
             found[name] = node.name
         elif isinstance(operand, Node):
-            found[name] = item_of(base_of(operand)[0]).name
+            found[name] = maker_of(operand).name
     return found

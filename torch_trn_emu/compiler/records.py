@@ -54,23 +54,24 @@ def note(record: GraphRecord) -> None:
         _records.append(record)
 
 
-def note_once(reason: str) -> bool:
-    """Record something that holds for all graphs. Whether it was new."""
+def _is_new(reason: str) -> bool:
     with _lock:
         known = reason in _said
         _said.add(reason)
-    if not known:
-        note(GraphRecord(name="all graphs", kind="note", status="note", reason=reason))
     return not known
+
+
+def note_once(reason: str) -> bool:
+    """Record something that holds for all graphs. Whether it was new."""
+    if new := _is_new(reason):
+        note(GraphRecord(name="all graphs", kind="note", status="note", reason=reason))
+    return new
 
 
 def fall_back(name: str, kind: str, nodes: int, reason: str) -> None:
     """Record that a graph runs eagerly, and say so the first time its reason comes up."""
     note(GraphRecord(name=name, kind=kind, status="eager", nodes=nodes, reason=reason))
-    with _lock:
-        known = reason in _said
-        _said.add(reason)
-    if not known:
+    if _is_new(reason):
         warnings.warn(
             f"torch.compile(backend='trn'): {name} runs eagerly on trn: {reason}. "
             'options={"strict": True} makes this an error; '
@@ -93,10 +94,7 @@ def warn_unknown(op: str) -> None:
 
 
 def _warn_once(reason: str, text: str) -> None:
-    with _lock:
-        known = reason in _said
-        _said.add(reason)
-    if not known:
+    if _is_new(reason):
         warnings.warn(
             f"{text} Its time is that of copying its tensors to the host and back: op_report() "
             "has it as not modelled.",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from .graphs import copied
 from .whole_calls import note_of
 
 __all__ = ["recovered"]
@@ -46,8 +47,7 @@ def recovered(graph: Graph) -> Graph:
     """
     if not any(_call_of(node) for node in graph.nodes):
         return graph
-    copy = Graph()
-    copy.output(copy.graph_copy(graph, {}))
+    copy = copied(graph)
     for call in _calls(copy):
         for backward in (False, True):
             parts = [n for n in call if _is_backward(n) == backward]

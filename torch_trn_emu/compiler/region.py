@@ -1,28 +1,21 @@
-"""What a region is, and how a graph's nodes hang together seen from one."""
+"""What a region is."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch.fx import Node
 
 from ..calls import Call, TensorArg
 from ..kernels.rows.values import Kind, RowStep
-from .calls import arguments_of, base_of, tensor_of
 
 __all__ = [
     "KNOWN",
     "REDUCTIONS",
     "Region",
     "Value",
-    "call_tensor",
     "dtype_of",
     "is_by_row",
     "is_same",
     "is_sum_over_rows",
-    "item_of",
-    "operands_of",
-    "users_of",
 ]
 
 REDUCTIONS = {"sum": "add", "mean": "add", "amax": "max", "amin": "min"}
@@ -109,46 +102,5 @@ def is_sum_over_rows(region: Region, name: str) -> bool:
     return region.made[name] is Kind.ROW and any(s.name == name for s in region.steps)
 
 
-def operands_of(node: Node) -> Iterator[Node]:
-    """Tensor operands in the order of the call, repeated ones too."""
-
-    def walk(value: Any) -> Iterator[Node]:
-        if isinstance(value, Node):
-            if hasattr(value.meta.get("val"), "dtype"):
-                yield value
-        elif isinstance(value, (list, tuple)):
-            for element in value:
-                yield from walk(element)
-
-    yield from walk(arguments_of(node))
-    yield from walk(tuple(node.kwargs.values()))
-
-
-def item_of(node: Node) -> Node:
-    """The operator behind `operator.getitem`."""
-    while node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem":
-        node = base_of(node.args[0])[0]  # type: ignore[arg-type]
-    return node
-
-
-def users_of(node: Node) -> Iterator[Node]:
-    """Nodes that read a value, views seen through; the graph's output too."""
-    for user in node.users:
-        if user.op != "output" and (
-            getattr(user.target, "is_view", False)
-            or getattr(user.target, "__name__", "") == "getitem"
-        ):
-            yield from users_of(user)
-        else:
-            yield user
-
-
 def dtype_of(t: TensorArg) -> str:
     return t.dtype if t.torch_dtype in KNOWN else "float32"
-
-
-def call_tensor(node: Node) -> TensorArg:
-    """An operand as the call sees it."""
-    found = tensor_of(node.meta["val"])
-    assert found is not None
-    return found

@@ -6,7 +6,7 @@ dimensions join the region of an operand, elementwise operators also a matrix pr
 they take from PSUM. Everything else is a region of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch.fx import Graph, Node
@@ -16,25 +16,22 @@ from ..errors import EmulatorBug
 from ..kernels.rows.joined import block_of
 from ..kernels.rows.values import Kind, step
 from ..ops.random import DRAWS
-from .calls import base_of, call_of, is_free
+from .calls import call_of, is_free
 from .communication import Waits, waits
 from .joined_columns import joined_columns, joined_later
 from .joining import MOST_ALONE, Attempt
-from .needless import needless
+from .nodes import call_tensor, maker_of, operands_of, users_of
+from .not_computed import needless
 from .one_hot import zeros_of
 from .region import (
     KNOWN,
     REDUCTIONS,
     Region,
     Value,
-    call_tensor,
     dtype_of,
     is_by_row,
     is_same,
     is_sum_over_rows,
-    item_of,
-    operands_of,
-    users_of,
 )
 from .sinking import sink
 
@@ -114,13 +111,9 @@ class _Cutter:
 
     # --- which region ---
 
-    def _sources(self, node: Node) -> list[tuple[Node, bool]]:
-        columns = joined_columns(node)
-        return [base_of(n) for n in (columns.sources if columns else operands_of(node))]
-
     def _candidates(self, node: Node) -> list[Region]:
         """Regions of the operands, the latest first, that nothing else lies between."""
-        homes = {self.home[b].number: self.home[b] for b, _ in self._bases(node)}
+        homes = {r.number: r for r in self._sources(node)}
         above = set().union(*(r.above for r in homes.values())) if homes else set()
         free = [r for r in homes.values() if r.number not in above]
         return sorted(free, key=lambda r: -r.number)
@@ -129,11 +122,11 @@ class _Cutter:
         """The waits for collectives that come before a region."""
         return frozenset().union(*(self.after.get(n, frozenset()) for n in region.nodes))
 
-    def _bases(self, node: Node) -> Iterator[tuple[Node, bool]]:
-        for base, in_order in self._sources(node):
-            base = item_of(base)
-            if base in self.home:
-                yield base, in_order
+    def _sources(self, node: Node) -> list[Region]:
+        """The regions that make the operands."""
+        columns = joined_columns(node)
+        makers = map(maker_of, columns.sources if columns else operands_of(node))
+        return [self.home[maker] for maker in makers if maker in self.home]
 
     def _fresh(self, node: Node, call: Call) -> Region:
         out = call.outputs[0] if call.outputs else TensorArg("float32", (), ())
@@ -183,8 +176,7 @@ class _Cutter:
             region.calls.append(self.calls[one])
             self.home[one] = region
         before = set(region.above)
-        for base, _ in self._bases(node):
-            other = self.home[base]
+        for other in self._sources(node):
             if other is not region:
                 region.above |= {other.number} | other.above
         if region.above != before:
@@ -331,7 +323,7 @@ class _Cutter:
                 region.outputs[node.name] = Value(node.name, dtype_of(out), kind, out.numel)
             if region.kind in ("single", "product"):
                 for operand in operands_of(node):
-                    base = item_of(base_of(operand)[0])
+                    base = maker_of(operand)
                     if self.home.get(base) is not region:
                         t = call_tensor(operand)
                         region.inputs.setdefault(

@@ -20,8 +20,9 @@ from torch.fx import Node
 from ..chip import Chip
 from ..isa import Access, Engine, Instruction, Loop, Memory, Program, Residence, Role
 from ..isa import Node as ProgramNode
+from .nodes import users_of
 from .programs import Lowered
-from .region import Region, users_of
+from .region import Region
 
 __all__ = ["staying"]
 

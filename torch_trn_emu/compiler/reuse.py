@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from .graphs import added
+
 __all__ = ["Use", "round_once", "rounded_operands", "take_as_given"]
 
-trn = torch.ops.trn
+aten, trn = torch.ops.aten, torch.ops.trn
 Use = tuple[Node, int]  # a product and which of its operands
 
 
@@ -25,8 +27,7 @@ def round_once(graph: Graph, least_uses: int = 2) -> int:
     for (operand, form, dim), places in rounded_operands(graph).items():
         if len(places) >= least_uses:
             with graph.inserting_before(places[0][0]):
-                rounded = graph.call_function(trn.round_operand.default, (operand, form, dim))
-            rounded.meta = {"val": operand.meta["val"].to(torch.bfloat16)}
+                rounded = added(graph, trn.round_operand.default, operand, form, dim)
             take_as_given(graph, operand, rounded, places)
             saved += len(places) - 1
     return saved
@@ -58,14 +59,15 @@ def _rounded(node: Node, position: int) -> tuple[Node, str, int] | None:
 
 
 def _untransposed(operand: Node) -> Node:
+    order: Any = operand.args[1] if operand.target is aten.permute.default else ()
+    swaps = operand.target is aten.t.default or list(order) == _swapped(operand)
+    return operand.args[0] if swaps else operand  # type: ignore[return-value]
+
+
+def _swapped(operand: Node) -> list[int]:
+    """The order of dimensions in which the last two have changed places."""
     rank = operand.meta["val"].dim()
-    swapped = [*range(rank - 2), rank - 1, rank - 2]
-    aten = torch.ops.aten
-    if operand.target is aten.permute.default and list(operand.args[1]) == swapped:  # type: ignore[arg-type]
-        return operand.args[0]  # type: ignore[return-value]
-    if operand.target is aten.t.default:
-        return operand.args[0]  # type: ignore[return-value]
-    return operand
+    return [*range(rank - 2), rank - 1, rank - 2]
 
 
 def take_as_given(graph: Graph, operand: Node, rounded: Node, places: list[Use]) -> None:
@@ -79,9 +81,5 @@ def take_as_given(graph: Graph, operand: Node, rounded: Node, places: list[Use])
 
 
 def _transposed(graph: Graph, before: Node, rounded: Node) -> Node:
-    rank = rounded.meta["val"].dim()
-    swapped = [*range(rank - 2), rank - 1, rank - 2]
     with graph.inserting_before(before):
-        node = graph.call_function(torch.ops.aten.permute.default, (rounded, swapped))
-    node.meta = {"val": rounded.meta["val"].permute(swapped)}
-    return node
+        return added(graph, aten.permute.default, rounded, _swapped(rounded))

@@ -46,8 +46,8 @@ def role_of(node: Node, rank: int) -> Role:
     return LINEAR, -1 if gradient_of == weight else weight
 
 
-def say_roles(graph: Graph) -> int:
-    """Replace each product that stands for one of a role. Returns how many."""
+def say_roles(graph: Graph) -> None:
+    """Replace each product that stands for one of a role."""
     nodes: list[Any] = graph.find_nodes(op="call_function", target=trn.product_of_role.default)
     for node in nodes:
         a, b, matmul_class, weight = node.args
@@ -55,7 +55,6 @@ def say_roles(graph: Graph) -> int:
         node.target = aten.bmm.default if batched else aten.mm.default
         node.args = (a, b)
         node.meta[_ROLE] = (matmul_class, weight)
-    return len(nodes)
 
 
 def note_constants(graph: Graph, **compiled: Any) -> None:
@@ -105,23 +104,21 @@ def _name(node: Node) -> str:
     return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
-def find_weights(graph: Graph) -> int:
+def find_weights(graph: Graph) -> None:
     """Note of each batch of products in a graph of Dynamo which operand is a weight.
 
     Weights are what csrc/aten/product_roles.h says: parameters, and what is made of them by views,
-    copies, casts, by choosing matrices and by putting weights together. Returns how many products.
+    copies, casts, by choosing matrices and by putting weights together.
     """
     weights: set[Node] = set()
-    count = 0
     for node in graph.nodes:
         if node.op in ("placeholder", "get_attr"):
             if isinstance(node.meta.get("example_value"), torch.nn.Parameter):
                 weights.add(node)
         elif node.op in ("call_function", "call_method"):
-            count += _note_product(node, weights)
+            _note_product(node, weights)
             if _is_weight(node, weights):
                 weights.add(node)
-    return count
 
 
 def _is_weight(node: Node, weights: set[Node]) -> bool:
@@ -142,13 +139,9 @@ def _rank(node: Node) -> int:
     return value.dim() if isinstance(value, Tensor) else 0
 
 
-def _note_product(node: Node, weights: set[Node]) -> bool:
-    if _name(node) not in _PRODUCTS:
-        return False
+def _note_product(node: Node, weights: set[Node]) -> None:
     factors = [n for n in node.args if isinstance(n, Node)][-2:]
     known = [n in weights for n in factors]
-    if len(factors) < 2 or not any(known) or min(map(_rank, factors)) < 3:
-        return False
-    weight = 0 if known == [True, False] else 1
-    node.meta["custom"] = (node.meta.get("custom") or {}) | {_WEIGHT: weight}
-    return True
+    if _name(node) in _PRODUCTS and len(known) == 2 and any(known) and min(map(_rank, factors)) > 2:
+        weight = 0 if known == [True, False] else 1
+        node.meta["custom"] = (node.meta.get("custom") or {}) | {_WEIGHT: weight}

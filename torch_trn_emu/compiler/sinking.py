@@ -12,7 +12,8 @@ from torch.fx import Node
 
 from ..isa import itemsize
 from ..kernels.rows.values import JOINED, Kind, RowStep
-from .region import Region, Value, users_of
+from .nodes import users_of
+from .region import Region, Value
 
 __all__ = ["sink"]
 

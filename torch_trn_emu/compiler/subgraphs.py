@@ -22,15 +22,15 @@ from .compose_attention import attention_composed
 from .control import Body, Flag, Flags, bodies_of, inlined, put_flags
 from .flex import Mark, mark_of, marked_price
 from .graph_price import GraphPrice, Work, price_graph
+from .graphs import graphs_of
 from .joining import MOST_ALONE, MOST_TRIED
-from .move_to_host import graphs_of
+from .not_computed import mark_strided
 from .programs import Lowered, lowered, lowered_call
 from .records import warn_unpriced
 from .recover_composites import recovered
 from .region import REDUCTIONS, Region
 from .regions import regions_of
 from .roles import note_constants, say_roles
-from .strided import mark_strided
 from .whole_calls import call_of_graph
 from .written_back import places_of
 
@@ -117,11 +117,12 @@ def unpriced(name: str, gm: GraphModule, target: Target, reason: str) -> Launch:
     tensors = []
     for nodes in (gm.graph.find_nodes(op="placeholder"), results):
         try:
-            known = [tensor_of(n.meta.get("val")) for n in nodes]
+            known = [tensor_of(n) for n in nodes]
         except Exception:  # sizes that depend on data
             known = []
         tensors.append(tuple(t for t in known if t is not None))
-    call = Call("trn::graph", tensors[0], tensors[1])
+    given, made = tensors
+    call = Call("trn::graph", given, made)
     price = replace(not_modelled(call, target, reason), row="graph")
     warn_unpriced(name, reason)
     return Launch(
@@ -257,18 +258,16 @@ def _passes(body: Body) -> int:
 
 def _continued(price: Price, target: Target) -> Price:
     """Of a program that has started: that is paid once."""
-    if not price.totals["event_count"]:
-        return price
-    totals = dict(price.totals)
-    totals["total_time"] -= target.chip.launch.kernel_overhead_s
-    return replace(price, seconds=totals["total_time"], totals=MappingProxyType(totals))
+    return _paid_once(price, dict(price.totals), bool(price.totals["event_count"]), target)
 
 
 def _looped(price: Price, passes: int, target: Target) -> Price:
     """Passes one after the other in one launch: what starting costs is paid once."""
-    overhead = target.chip.launch.kernel_overhead_s
     totals = combine([(price.totals, passes)])
-    totals["total_time"] -= max(0, passes - 1) * overhead
-    return replace(
-        price, seconds=totals["total_time"], totals=MappingProxyType(totals), status="modelled"
-    )
+    return replace(_paid_once(price, totals, max(0, passes - 1), target), status="modelled")
+
+
+def _paid_once(price: Price, totals: dict[str, float], starts: int, target: Target) -> Price:
+    """Less so many starts."""
+    totals["total_time"] -= starts * target.chip.launch.kernel_overhead_s
+    return replace(price, seconds=totals["total_time"], totals=MappingProxyType(totals))

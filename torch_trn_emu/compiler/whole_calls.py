@@ -20,8 +20,9 @@ from torch.fx.traceback import annotate, get_current_meta
 from ..calls import Call, TensorArg
 from ..ops import OPS
 from ..torch_private import OpOverload, tree_leaves
-from .calls import plain
-from .region import Region, users_of
+from .calls import by_position, plain
+from .nodes import users_of
+from .region import Region
 
 __all__ = ["call_of_graph", "note_of", "noted"]
 
@@ -69,14 +70,9 @@ def _call(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], results: 
     sizes = [s for t in leaves if isinstance(t, torch.Tensor) for s in t.shape]
     if any(isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)) for x in (*leaves, *sizes)):
         return None
-    values = [*args]
-    for argument in op._schema.arguments[len(values) :]:
-        default = argument.default_value if argument.has_default_value() else None
-        values.append(kwargs.get(argument.name, default))
+    values = by_position(op._schema, args, kwargs)
     made = results if isinstance(results, (tuple, list)) else (results,)
-    overload = op._schema.overload_name
-    name = f"{op._schema.name}.{overload}" if overload else op._schema.name
-    return Call(name, plain(values), plain(made))
+    return Call(op.name(), plain(values), plain(made))
 
 
 def call_of_graph(regions: Sequence[Region]) -> Call | None:

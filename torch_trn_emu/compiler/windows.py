@@ -7,6 +7,7 @@ while others compute. Equal windows are scheduled once.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from ..calls import Target
@@ -60,18 +61,11 @@ class Window:
 def windows(parts: Sequence[Lowered]) -> list[Window]:
     """Cut the programs of a graph where the host takes part."""
     found: list[Window] = []
-    held: list[Lowered] = []
-    for part in parts:
-        if part.program is None:
-            if held:
-                found.append(Window(tuple(held)))
-                held = []
-            if part.price is None or not part.price.free:
-                found.append(Window((part,)))
+    for have_programs, run in groupby(parts, key=lambda part: part.program is not None):
+        if have_programs:
+            found.append(Window(tuple(run)))
         else:
-            held.append(part)
-    if held:
-        found.append(Window(tuple(held)))
+            found += (Window((p,)) for p in run if p.price is None or not p.price.free)
     return found
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch.fx import Node
 
-from .calls import base_of, tensor_of
+from .calls import tensor_of
+from .nodes import base_of
 
 __all__ = ["fills_in_place", "is_written_back", "places_of"]
 
@@ -56,9 +57,7 @@ def _back(given: Node) -> Node | None:
     if len(copies) != 1 or len(given.users) != 2:
         return None
     source = copies[0].args[1]
-    if not isinstance(source, Node) or tensor_of(source.meta.get("val")) != tensor_of(
-        given.meta.get("val")
-    ):
+    if not isinstance(source, Node) or tensor_of(source) != tensor_of(given):
         return None
     while (before := _filled(source)) is not None:
         if before is given:
@@ -71,8 +70,6 @@ def _back(given: Node) -> Node | None:
 
 def _filled(node: Node) -> Node | None:
     """What an operator of _FILLED fills a copy of."""
-    schema = getattr(node.target, "_schema", None)
     first = node.args[0] if node.args else None
-    if schema is None or not isinstance(first, Node):
-        return None
-    return base_of(first)[0] if schema.name.split("::")[1] in _FILLED else None
+    fills = getattr(node.target, "_opname", "") in _FILLED
+    return base_of(first)[0] if fills and isinstance(first, Node) else None
