@@ -11,7 +11,7 @@ from torch_trn_emu import pricing
 from torch_trn_emu.calls import Target, read_call
 from torch_trn_emu.chip import get_chip
 from torch_trn_emu.compiler import graph_launches
-from torch_trn_emu.compiler.sizes import MOST_SIZES, SizedPrice
+from torch_trn_emu.compiler.dynamic_sizes import MOST_SIZES, SizedPrice
 
 TARGET = Target(get_chip("trn3"), 2)
 

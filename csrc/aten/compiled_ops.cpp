@@ -1,6 +1,6 @@
 // The operators that compiled graphs call on the host in place of aten's matmul family: the
 // precision policy in force when the graph was traced is an argument. The compiler puts them in;
-// torch_trn_emu/compiler/operators.py has their shapes.
+// torch_trn_emu/compiler/apply_precision.py has their shapes.
 #include "operands.h"
 #include "products.h"
 

@@ -21,7 +21,7 @@ from torch_trn_emu.compiler.nodes import base_of, operands_of
 from torch_trn_emu.compiler.programs import Lowered
 from torch_trn_emu.compiler.region import Region
 from torch_trn_emu.compiler.subgraphs import Piece, pieces_of, prepare
-from torch_trn_emu.compiler.tangents import layout_of_tangents
+from torch_trn_emu.compiler.tangent_layouts import layout_of_tangents
 from torch_trn_emu.engines import BEHAVIOURS
 from torch_trn_emu.engines.machine import Machine
 from torch_trn_emu.errors import ChipLimit, Unimplemented, Unsupported

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from torch_trn_emu.compiler.operators import apply_precision
-from torch_trn_emu.compiler.reuse import round_once
+from torch_trn_emu.compiler.apply_precision import apply_precision
+from torch_trn_emu.compiler.round_once import round_once
 
 PROGRAM = '''
 import torch, json

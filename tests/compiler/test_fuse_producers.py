@@ -162,9 +162,9 @@ def test_sizes_may_be_symbols():
 def test_a_result_is_stored_only_where_something_reads_it():
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    from torch_trn_emu.compiler.apply_precision import apply_precision
     from torch_trn_emu.compiler.decompositions import decompositions
     from torch_trn_emu.compiler.fuse_producers import fuse_producers
-    from torch_trn_emu.compiler.operators import apply_precision
 
     def function(x, w):
         read_twice = F.gelu(x)

@@ -20,26 +20,26 @@ from ..precision import current_precision
 from ..settings import settings
 from ..torch_private import TracingContext, dynamo
 from ..torch_private.inductor import compile_fx, compile_fx_inner, functorch_config
-from .code import EagerCode, TrnCode, placement_of
+from .apply_precision import apply_precision, multiply_attention, policy_of, to_twins
+from .compiled_graph import EagerCode, TrnCode, placement_of
 from .decompositions import decompositions, traced_whole
 from .dump import write_dump
+from .dynamic_sizes import SizedPrice, places_of
 from .flex import mark_of, open_flex_attention
 from .fuse_producers import fuse_producers
 from .graph_launches import uncounted
 from .graph_price import target_of_process
 from .graphs import copy_of, graphs_of
-from .kernels import in_one_file
 from .move_to_host import device_of_graph, host_inputs, move_to_host
-from .operators import apply_precision, multiply_attention, policy_of, to_twins
+from .one_kernel_file import in_one_file
+from .operand_roles import find_weights
 from .options import Options, read_options
 from .own_kernels import own_operators, to_own_kernels
 from .own_passes import sums_kept
 from .records import GraphRecord, fall_back, note, note_once
-from .reuse import round_once
-from .roles import find_weights
-from .sizes import SizedPrice, places_of
+from .round_once import round_once
 from .subgraphs import Launch, pieces_of, prepare, unpriced
-from .tangents import layout_of_tangents
+from .tangent_layouts import layout_of_tangents
 from .writes_in_place import separate_overlaps, versions_kept
 
 __all__ = ["backend_replaced", "trn"]

@@ -18,7 +18,7 @@ from torch.fx import Node
 from ..calls import Call, TensorArg
 from ..isa import Source, View
 from ..torch_private import HigherOrderOperator, tree_leaves
-from .operators import policy_of
+from .apply_precision import policy_of
 
 __all__ = [
     "STRIDED",

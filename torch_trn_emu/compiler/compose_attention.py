@@ -19,6 +19,7 @@ import torch
 from torch.fx import Graph, Node
 from torch.nn import Module
 
+from .apply_precision import policy_of
 from .attention_copies import copied_order, read_as_copied
 from .attention_operands import (
     Operand,
@@ -30,7 +31,6 @@ from .attention_operands import (
 from .constants import Constants
 from .graphs import added, copied
 from .nodes import is_in_order, sizes_of
-from .operators import policy_of
 
 __all__ = ["attention_composed"]
 

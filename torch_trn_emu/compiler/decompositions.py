@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..torch_private import DispatchKey
 from ..torch_private.inductor import lowerings, make_fallback, select_decomp_table
-from .operators import PRECISE
+from .apply_precision import PRECISE
 from .whole_calls import noted
 
 __all__ = ["decompositions", "kernels_put_away", "traced_whole"]

@@ -13,15 +13,15 @@ from torch.fx import GraphModule
 from ..calls import Target
 from ..torch_private import DispatchKey, OpOverload, global_decomposition_table, has_kernel
 from ..torch_private.inductor import compile_fx, functorch_config
-from .code import EagerCode
+from .apply_precision import SDPA, attention_calls, policy_of
+from .compiled_graph import EagerCode
 from .control import Flags, flags_read
 from .decompositions import decompositions, kernels_put_away, traced_whole
 from .graphs import graphs_of
-from .operators import SDPA, attention_calls, policy_of
+from .operand_roles import find_weights
 from .own_passes import sums_kept
-from .roles import find_weights
 from .subgraphs import Launch, launches_of, prepare, unpriced
-from .tangents import layout_of_tangents
+from .tangent_layouts import layout_of_tangents
 
 __all__ = ["composites_apart", "pricing_backend"]
 

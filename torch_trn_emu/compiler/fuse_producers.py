@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from .graphs import added
 from .producers import Match, match_of
-from .reuse import Use, rounded_operands, take_as_given
+from .round_once import Use, rounded_operands, take_as_given
 
 __all__ = ["fuse_producers"]
 

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from ..settings import DEVICE_TYPE
 from ..torch_private import FakeTensorMode, tree_leaves
+from .apply_precision import register_shapes
 from .decompositions import decompositions
-from .operators import register_shapes
 
 __all__ = ["PRODUCERS", "Match", "Producer", "match_of"]
 

@@ -29,10 +29,10 @@ from ..pricing import Price, price_call
 from ..timing import price
 from .calls import operands_by_position, viewed
 from .nodes import base_of, is_item, maker_of, sizes_of, written_by
+from .operand_roles import is_constant
 from .own_kernels import price_of_own
-from .picking import of_picked, picked_later, picks_for
+from .picked_matrices import of_picked, picked_later, picks_for
 from .region import Region, Value
-from .roles import is_constant
 from .written_back import fills_in_place, is_written_back
 
 __all__ = ["Lowered", "lowered", "lowered_call"]

@@ -25,12 +25,12 @@ from .graph_price import GraphPrice, Work, price_graph
 from .graphs import graphs_of
 from .joining import MOST_ALONE, MOST_TRIED
 from .not_computed import mark_strided
+from .operand_roles import note_constants, say_roles
 from .programs import Lowered, lowered, lowered_call
 from .records import warn_unpriced
 from .recover_composites import recovered
 from .region import REDUCTIONS, Region
 from .regions import regions_of
-from .roles import note_constants, say_roles
 from .whole_calls import call_of_graph
 from .written_back import places_of
 

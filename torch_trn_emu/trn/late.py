@@ -54,7 +54,7 @@ def _compile_fx(module: Any) -> None:
     def chosen(
         gm: Any, inputs: Sequence[Any], inner_compile: Any = inner, *rest: Any, **named: Any
     ) -> Any:
-        plain = importlib.import_module("torch_trn_emu.compiler.plain")
+        plain = importlib.import_module("torch_trn_emu.compiler.without_backend")
         if inner_compile is inner and plain.is_for_trn(gm, inputs):
             patches = rest[0] if rest else named.get("config_patches")
             return plain.compile_plainly(gm, inputs, patches)

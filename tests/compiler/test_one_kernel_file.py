@@ -1,10 +1,10 @@
-"""Kernels of C++ that are compiled together: torch_trn_emu/compiler/kernels.py."""
+"""Kernels of C++ that are compiled together: torch_trn_emu/compiler/one_kernel_file.py."""
 
 import pytest
 import torch
 
-import torch_trn_emu.compiler.kernels as together
-from torch_trn_emu.compiler.kernels import in_one_file
+import torch_trn_emu.compiler.one_kernel_file as together
+from torch_trn_emu.compiler.one_kernel_file import in_one_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 

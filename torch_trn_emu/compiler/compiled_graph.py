@@ -15,15 +15,15 @@ from .. import _C
 from ..pricing import NOT_MODELLED
 from ..torch_private.inductor import BypassAOTAutogradCache, FxGraphCache, OutputCode
 from .control import flags_read
+from .dynamic_sizes import SizedPrice
 from .graph_launches import launch_row
 from .graphs import graphs_of
 from .host_groups import groups_of, open_groups
-from .kernels import in_one_file
 from .move_to_host import is_trn
 from .nodes import base_of, written_by
+from .one_kernel_file import in_one_file
 from .own_kernels import OwnKernel, define, kernels_of
 from .records import GraphRecord, note, warn_unpriced
-from .sizes import SizedPrice
 from .subgraphs import Launch
 
 __all__ = ["EagerCode", "Placement", "TrnCode", "placement_of"]

@@ -18,7 +18,7 @@ from ..accelerated import KERNELS, twin_of
 from ..annotation import ANNOTATION
 from ..precision import POLICIES
 from ..torch_private import OpOverload, scaled_dot_product_attention
-from .roles import ATTENTION, CONVOLUTION, role_of
+from .operand_roles import ATTENTION, CONVOLUTION, role_of
 
 __all__ = [
     "PRECISE",
