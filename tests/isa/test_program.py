@@ -9,6 +9,7 @@ from torch_trn_emu.isa import (
     Affine,
     Builder,
     Engine,
+    Fresh,
     Loop,
     Program,
     Role,
@@ -64,6 +65,16 @@ def test_text_names_engines_tiles_and_queues() -> None:
         "  dma    t+0[44P, 8F] = dma_copy(data=x+2048[44P, 8F], queue='load x')\n"
         "  dma    y+2048[44P, 8F] = dma_copy(data=t+0[44P, 8F], queue='store y')"
     )
+
+
+def test_fresh_slots_of_a_set_have_one_order() -> None:
+    """A set of buffers has the order of addresses, which differ from run to run."""
+    b = Builder("fresh")
+    buffers = [b.sbuf(f"t{k}", 8, "float32", slots=2) for k in range(16)]
+    b.fresh(*set(buffers))
+    b.fresh(*reversed(buffers))
+    moved = [node.buffer for node in b.build().body if isinstance(node, Fresh)]
+    assert moved == buffers * 2
 
 
 def test_tiles_know_their_runs_and_bytes() -> None:

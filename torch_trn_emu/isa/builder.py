@@ -171,8 +171,9 @@ class Builder:
             yield Affine(full), Affine(full * size), rest
 
     def fresh(self, *buffers: Buffer) -> None:
-        """Move each buffer to its next slot."""
-        self._bodies[-1].extend(Fresh(buffer) for buffer in buffers)
+        """Move each buffer to its next slot, in the order of their making: some give a set."""
+        in_order = sorted(buffers, key=self._buffers.index)
+        self._bodies[-1].extend(map(Fresh, in_order))
 
     def emit(
         self,

@@ -134,7 +134,7 @@ class _Columns:
         self.ones = b.sbuf("ones", P, dtype)
         self.one = self.ones if held == dtype else b.sbuf("one", 1, held)
         self.total = b.psum("total", BANK * ceil(line / BANK), slots=2)
-        for buffer in {self.ones, self.one}:
+        for buffer in dict.fromkeys((self.ones, self.one)):
             b.emit("memset", buffer.rows(P, buffer.row_elements), value=1.0)
 
     def _bring(self, at: Affine, count: int) -> Iterator[tuple[Access, int, int, int]]:
