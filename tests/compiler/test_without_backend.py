@@ -27,7 +27,7 @@ def test_modes_pass_through(mode):
 
 
 def test_cpu_tensors_are_compiled_as_ever():
-    x = torch.randn(4)
+    x = torch.rand(4)  # the sine of a negative number may cancel with 1
     assert torch.allclose(torch.compile(lambda x: x.sin() + 1)(x), x.sin() + 1)
     assert compiler.report() == []
     assert torch.compiler.get_default_backend() == "inductor"
