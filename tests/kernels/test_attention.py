@@ -180,3 +180,15 @@ def test_cores_share_the_batch_or_the_heads() -> None:
     assert whole.share(2) == replace(whole, heads=4, kv_heads=1)
     assert replace(whole, batch=4).share(2).batch == 2
     np.testing.assert_equal(attention(whole, chip=CHIP, cores=2).model_flops, 4 * 3 * 8 * 25 * 4)
+
+
+@pytest.mark.parametrize(("causal", "keys_in_a_run"), [(False, 4), (True, 1)])
+def test_a_run_has_several_keys_where_their_order_is_all_the_same(
+    causal: bool, keys_in_a_run: int
+) -> None:
+    sizes = {"batch": 1, "heads": 2, "queries": 4, "keys": 1024, "dim": 64}
+    program = attention(AttentionSpec(**sizes, causal=causal, **SINGLE), chip=CHIP)  # type: ignore[arg-type]
+    for name in "kv":
+        loads = [i for i in program.instructions() if i.queue == f"load {name}"]
+        assert loads
+        assert all(i.reads[0].run_elements == keys_in_a_run * sizes["dim"] for i in loads)

@@ -141,13 +141,16 @@ class _Forward:
 
     def _keys_and_values(self, head: Affine) -> None:
         b, a, n = self.b, self.a, self.n
+        free = not (a.causal or self.masks.given)  # which key is where is all the same
         b.fresh(self.k_transposed, self.v_rows)
         for start, size in b.tiles(a.keys, BLOCK):
             b.fresh(self.k_rows)
-            self.transposer.bring(self.k_rows, 0, self.k, self.k.at(n, head, start), size)
+            keys = self.k.at(n, head, start)
+            self.transposer.bring(self.k_rows, 0, self.k, keys, size, any_order=free)
             self.transposer.transpose(self.k_transposed, start, self.k_rows, 0, size)
             values = self.v.at(n, head, start)
-            self.transposer.bring(self.v_rows, tile_at(start, a.dim), self.v, values, size)
+            at = tile_at(start, a.dim)
+            self.transposer.bring(self.v_rows, at, self.v, values, size, any_order=free)
 
     def _place(self, item: Item[Part]) -> tuple[Affine, Affine]:
         """An item's head of keys, and its head of queries."""

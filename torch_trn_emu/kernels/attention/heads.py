@@ -79,6 +79,12 @@ class Heads:
         shape = (prod(sizes[:3]), self.dim) if layout is None else (span,)
         self.buffer = b.hbm(name, shape, dtype, role)
 
+    @property
+    def in_one_run(self) -> bool:
+        """Whether a head's rows follow each other without gaps."""
+        here = self.layout
+        return here.folded == 1 and here.row == self.dim and here.dim == 1
+
     def at(self, batch: Index, head: Index, row: Index = 0) -> Affine:
         """Where a row of a head begins."""
         here = affine(batch) * self.layout.batch + affine(head) * self.layout.head

@@ -213,10 +213,19 @@ class Transposer:
             "transposed", BLOCK, a.compute, slots=2 if itemsize(a.compute) < 4 else 1
         )
 
-    def bring(self, to: Buffer, at: Index, hbm: Heads, base: Affine, size: int) -> None:
-        """[size, dim] from HBM with 128 rows a tile, side by side from element `at` on."""
+    def bring(
+        self, to: Buffer, at: Index, hbm: Heads, base: Affine, size: int, *, any_order: bool = False
+    ) -> None:
+        """[size, dim] from HBM with 128 rows a tile, side by side from element `at` on.
+
+        any_order  a partition may have rows that follow each other in memory: longer runs
+        """
         for grid in grids(size):
-            self.b.load(grid.on_chip(to, self.dim, at), grid.in_hbm(hbm, base))
+            source = grid.in_hbm(hbm, base)
+            if any_order and grid.tiles > 1 and hbm.in_one_run:
+                run = grid.tiles * self.dim
+                source = hbm.buffer.box((run, grid.rows), (1, run), at=base)
+            self.b.load(grid.on_chip(to, self.dim, at), source)
 
     def transpose(self, to: Buffer, at: Index, rows: Buffer, row_at: Index, size: int) -> None:
         """[size, dim] from tiles side by side into [dim, size], 512 of them at most."""

@@ -199,11 +199,12 @@ def plan_few(cut: Cut) -> Plan | None:
     m, k, n, packing = cut.m, cut.k, cut.n, cut.packing
     if m > FEW_ROWS or n < P or k * n < LEAST_HELD or packing.per_row > 1:
         return None
+    longer = _engines_limit(cut)
     for width in (BANK, 2 * P):
-        group = (LONG_GROUP if _engines_limit(cut) else K_GROUP) * BANK // width
+        group = (LONG_GROUP if longer else K_GROUP) * BANK // width
         long, block = replace(packing, most=group), min(width, _round_up(n, 64))
         each = Operand.sbuf_bytes(k, block, long, True, 1)
-        slots = min(4, HELD_BYTES // each)
+        slots = min(4 if longer else 2, HELD_BYTES // each)
         used = Operand.sbuf_bytes(k, 64, long, cut.majors[0], 1) + int(P * cut.bytes_per_column)
         used += Operand.sbuf_bytes(k, block, long, cut.majors[1], max(2, slots))
         least = 1 if width == 2 * P else 2
