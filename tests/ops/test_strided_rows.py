@@ -16,6 +16,7 @@ from .calls import random
 from .on_cores import computed
 
 aten = torch.ops.aten
+CLONE = partial(aten.clone.default, memory_format=torch.contiguous_format)
 X = random(67, 101)
 WIDE = random(67, 303)
 CASES = {
@@ -26,11 +27,16 @@ CASES = {
     "constant_pad_nd": (aten.constant_pad_nd.default, random(700, 8), [1, 2], 1.5),
     "upsample_nearest2d": (aten.upsample_nearest2d.default, random(3, 5, 9, 14), [27, 28]),
     "slice_backward": (aten.slice_backward.default, random(67, 100), [67, 307], 1, 2, 302, 3),
-    "clone": (partial(aten.clone.default, memory_format=torch.contiguous_format), WIDE[:, 1::2]),
-    "clone of a column": (partial(aten.clone.default, memory_format=torch.contiguous_format),
-                          random(4201, 5)[:, 3]),
-    "clone of planes": (partial(aten.clone.default, memory_format=torch.contiguous_format),
-                        random(131, 17, 8)[:, 1:, 2:6:2]),
+    "clone": (CLONE, WIDE[:, 1::2]),
+    "clone of a column": (CLONE, random(4201, 5)[:, 3]),
+    "clone of planes": (CLONE, random(131, 17, 8)[:, 1:, 2:6:2]),
+    "upsample_nearest2d of a plane": (aten.upsample_nearest2d.default, random(1, 1, 57, 34),
+                                      [171, 102]),
+    "upsample_nearest2d of rows": (aten.upsample_nearest2d.default, random(1, 1, 400, 7),
+                                   [1200, 7]),
+    "clone of rows that repeat": (CLONE, random(400, 1, 5).expand(400, 3, 5)),
+    "repeat of runs": (aten.repeat.default, random(400, 1, 5), [1, 3, 1]),
+    "repeat of runs and rows": (aten.repeat.default, random(1, 200, 1, 5), [2, 1, 3, 1]),
 }  # fmt: skip
 
 

@@ -95,14 +95,17 @@ def _run(box: Box) -> int:
 
 def _pitch(counts: Sequence[int], strides: Sequence[int]) -> int | None:
     """From one of all `counts` to the next, if that is the same everywhere."""
-    pitch, many = 0, 1
+    pitch: int | None = None
+    many = 1
     for count, stride in zip(reversed(counts), reversed(strides), strict=True):
         if count == 1:
             continue
-        if pitch and stride != pitch * many:
+        if pitch is None:
+            pitch = stride
+        elif stride != pitch * many:
             return None
-        pitch, many = pitch or stride, many * count
-    return pitch if pitch > 0 else None
+        many *= count
+    return pitch if pitch and pitch > 0 else None
 
 
 def _rows(boxes: Sequence[Box], d: int, elements: int) -> Rows | None:
