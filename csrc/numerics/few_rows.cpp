@@ -52,19 +52,19 @@ void multiply_lines(const Product& q, int64_t threads) {
   const auto body = [&](int64_t lo, int64_t hi) {
     for (int64_t item = lo; item < hi; ++item) {
       const int64_t j0 = item * each, columns = std::min(each, q.n - j0);
-      float sums[most_dots * each];
-      for (int64_t j = 0; j < columns; ++j) {
-        float line[most_dots] = {};
+      float sums[most_dots * each] = {};
+      for (int64_t j = 0; j < columns; j += dots_columns) {
+        const int64_t lines = std::min(dots_columns, columns - j);
         pieces([&](int64_t k0, int64_t count) {
-          if (!q.b.is_mx())
-            return p.kernel->dots(q.m, count, rows + k0, q.k, rounds, q.b.dtype, q.b.at(j0 + j, k0),
-                                  line);
-          uint32_t words[piece_k];
-          round_line(p, q.b, b_mx, j0 + j, k0, count, words);
-          p.kernel->dots(q.m, count, rows + k0, q.k, Elementwise::none, DType::float32, words,
-                         line);
+          const auto add = [&](Elementwise round, DType dtype, const void* b, int64_t ldb) {
+            p.kernel->dots(q.m, lines, count, rows + k0, q.k, round, dtype, b, ldb, sums + j, each);
+          };
+          if (!q.b.is_mx()) return add(rounds, q.b.dtype, q.b.at(j0 + j, k0), q.b.line_stride);
+          uint32_t words[dots_columns * piece_k];
+          for (int64_t e = 0; e < lines; ++e)
+            round_line(p, q.b, b_mx, j0 + j + e, k0, count, words + e * piece_k);
+          add(Elementwise::none, DType::float32, words, piece_k);
         });
-        for (int64_t i = 0; i < q.m; ++i) sums[i * each + j] = line[i];
       }
       finish(*p.kernel, q, 0, q.m, j0, columns, sums, each);
     }

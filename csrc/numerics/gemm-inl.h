@@ -136,53 +136,104 @@ inline bool round_columns(Elementwise op, DType dtype, const void* const* rows, 
   });
 }
 
-// ---- a few rows times one line, which is rounded on the way ----
+// ---- a few rows times lines, which are rounded on the way ----
 
 // Every instruction set sums element i in chain i % 32, those after the last whole 32 in i % 16, so
 // that the order does not depend on its lanes.
 constexpr int dot_chains = 32 / lanes;
 
-template <class S, Elementwise op, int rows>
-void dots_of(int64_t count, const float* a, int64_t lda, const S* b, float* sums) {
-  f32v sum[rows][dot_chains] = {};
+// halves[r][j][e] = the sums of chains e and e + 16, of lines of b that are ldb apart.
+template <class S, Elementwise op, int rows, int columns>
+void halves_of(int64_t count, const float* a, int64_t lda, const S* b, int64_t ldb,
+               float (*halves)[16][16]) {
+  f32v sum[rows][columns][dot_chains] = {};
+  const auto add = [&](int v, const auto& row, const auto& line) __attribute__((always_inline)) {
+    f32v values[columns];
+#pragma GCC unroll 2
+    for (int j = 0; j < columns; ++j) values[j] = (f32v)round_element<S, op>(line(b + j * ldb));
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+      const f32v of_a = row(a + r * lda);
+#pragma GCC unroll 2
+      for (int j = 0; j < columns; ++j) sum[r][j][v] = multiply_add(of_a, values[j], sum[r][j][v]);
+    }
+  };
   int64_t i = 0;
   for (; i + 32 <= count; i += 32)
+#pragma GCC unroll 4
     for (int v = 0; v < dot_chains; ++v) {
-      const f32v line = (f32v)round_element<S, op>(load_bits(b + i + v * lanes));
-      for (int r = 0; r < rows; ++r)
-        sum[r][v] = multiply_add(load<f32v>(a + r * lda + i + v * lanes), line, sum[r][v]);
+      const int64_t at = i + v * lanes;
+      add(
+          v, [at](const float* x) { return load<f32v>(x + at); },
+          [at](const S* x) { return load_bits(x + at); });
     }
   for (; i < count; i += 16)
+#pragma GCC unroll 2
     for (int v = 0; v < dot_chains / 2; ++v) {
       const int64_t at = i + v * lanes;
-      if (at >= count) break;
-      const f32v line = (f32v)round_element<S, op>(load_ragged(b, at, count));
-      for (int r = 0; r < rows; ++r)
-        sum[r][v] = multiply_add((f32v)load_ragged(a + r * lda, at, count), line, sum[r][v]);
+      if (at < count)
+        add(
+            v, [=](const float* x) { return (f32v)load_ragged(x, at, count); },
+            [=](const S* x) { return load_ragged(x, at, count); });
     }
+#pragma GCC unroll 4
   for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < dot_chains / 2; ++v) {
-      const f32v both = sum[r][v] + sum[r][v + dot_chains / 2];
-      for (int e = 0; e < lanes; ++e) sums[r] += both[e];
-    }
+#pragma GCC unroll 2
+    for (int j = 0; j < columns; ++j)
+#pragma GCC unroll 2
+      for (int v = 0; v < dot_chains / 2; ++v)
+        store(halves[r][j] + v * lanes, sum[r][j][v] + sum[r][j][v + dot_chains / 2]);
 }
 
-inline void dots(int64_t rows, int64_t count, const float* a, int64_t lda, Elementwise op,
-                 DType dtype, const void* b, float* sums) {
-  static_assert(most_dots == 4);
-  constexpr int64_t at_once = lanes == 16 ? 4 : 3;  // more sums would leave the registers
+// Of any number of lines, two at a time where their sums fit the registers.
+template <class S, Elementwise op, int rows>
+void halves_of_lines(int64_t columns, int64_t count, const float* a, int64_t lda, const S* b,
+                     int64_t ldb, float (*halves)[16][16]) {
+  constexpr int at_once = rows * dot_chains <= lanes / 2 ? 2 : 1;
+  int64_t j = 0;
+  const auto to = [&] { return reinterpret_cast<float (*)[16][16]>(halves[0][j]); };
+  for (; j + at_once <= columns; j += at_once)
+    halves_of<S, op, rows, at_once>(count, a, lda, b + j * ldb, ldb, to());
+  for (; j < columns; ++j) halves_of<S, op, rows, 1>(count, a, lda, b + j * ldb, ldb, to());
+}
+
+// sums[j] += halves[j][0], then halves[j][1], and so on to 15.
+inline void add_in_order(const float* halves, float* sums) {
+  alignas(64) uint32_t across[16 * 16];
+  transpose(reinterpret_cast<const uint32_t*>(halves), 16, 16, 16, across, 16);
+  for (int j = 0; j < 16; j += lanes) {
+    f32v sum = load<f32v>(sums + j);
+    for (int e = 0; e < 16; ++e) sum = sum + load<f32v>(across + 16 * e + j);
+    store(sums + j, sum);
+  }
+}
+
+inline void dots(int64_t rows, int64_t columns, int64_t count, const float* a, int64_t lda,
+                 Elementwise op, DType dtype, const void* b, int64_t ldb, float* sums,
+                 int64_t stride) {
+  static_assert(most_dots == 4 && dots_columns == 16);
+  constexpr int64_t at_once = lanes == 16 ? 4 : 2;  // more sums would leave the registers
+  alignas(64) float halves[most_dots][16][16];
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = columns; j < 16; ++j)
+      for (int64_t e = 0; e < 16; ++e) halves[r][j][e] = 0;
   with_elementwise(op, dtype, [&]<class S, Elementwise e>() {
-    constexpr decltype(&dots_of<S, e, 1>) of[] = {dots_of<S, e, 1>, dots_of<S, e, 2>,
-                                                  dots_of<S, e, 3>, dots_of<S, e, 4>};
-    const auto* line = static_cast<const S*>(b);
+    constexpr decltype(&halves_of_lines<S, e, 1>) of[] = {
+        halves_of_lines<S, e, 1>, halves_of_lines<S, e, 2>, halves_of_lines<S, e, 3>,
+        halves_of_lines<S, e, 4>};
+    const auto* lines = static_cast<const S*>(b);
     if (rows <= at_once) {
-      of[rows - 1](count, a, lda, line, sums);
-    } else {
-      of[1](count, a, lda, line, sums);
-      of[1](count, a + 2 * lda, lda, line, sums + 2);
+      of[rows - 1](columns, count, a, lda, lines, ldb, halves);
+      return false;
+    }
+    for (int64_t j = 0; j < columns; ++j) {  // a line is read again while it is in the cache
+      auto* const to = reinterpret_cast<float (*)[16][16]>(halves[0][j]);
+      of[at_once - 1](1, count, a, lda, lines + j * ldb, ldb, to);
+      of[rows - at_once - 1](1, count, a + at_once * lda, lda, lines + j * ldb, ldb, to + at_once);
     }
     return false;
   });
+  for (int64_t r = 0; r < rows; ++r) add_in_order(halves[r][0], sums + r * stride);
 }
 
 // ---- epilogue ----

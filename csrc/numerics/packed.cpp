@@ -237,13 +237,12 @@ void GateDots::run(const float* a, const ThenUnits& then) const {
   by_units(
       shape, c,
       [&](int64_t first, int64_t last, float* sums) {
-        for (int64_t j = first; j < last; ++j) {
-          float column[most_dots] = {};
+        const int64_t units = last - first;
+        std::fill_n(sums, shape.m * units, 0.0f);
+        for (int64_t j = 0; j < units; j += dots_columns)
           for (int64_t k0 = 0; k0 < k; k0 += piece_k)
-            dots(shape.m, std::min(piece_k, k - k0), rows + k0, k, Elementwise::none,
-                 DType::bfloat16, b + j * k + k0, column);
-          for (int64_t i = 0; i < shape.m; ++i) sums[i * (last - first) + j - first] = column[i];
-        }
+            dots(shape.m, dots_columns, std::min(piece_k, k - k0), rows + k0, k, Elementwise::none,
+                 DType::bfloat16, b + (first + j) * k + k0, k, sums + j, units);
       },
       then);
 }

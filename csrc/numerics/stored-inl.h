@@ -261,17 +261,6 @@ TRN_INLINE void dots_of_piece(const Reader& reader, const uint8_t* codes, int64_
       store(halves + r * stride + v * lanes, sum[r][v] + sum[r][v + dot_chains / 2]);
 }
 
-// sums[j] += halves[j][0], then halves[j][1], and so on: as `dots` does for one column.
-inline void add_in_order(const float* halves, float* sums) {
-  alignas(64) uint32_t across[16 * 16];
-  transpose(reinterpret_cast<const uint32_t*>(halves), 16, 16, 16, across, 16);
-  for (int j = 0; j < 16; j += lanes) {
-    f32v sum = load<f32v>(sums + j);
-    for (int e = 0; e < 16; ++e) sum = sum + load<f32v>(across + 16 * e + j);
-    store(sums + j, sum);
-  }
-}
-
 template <int rows, class Reader>
 bool stored_dots_of(const Reader& reader, const StoredMx& b, int64_t columns, int64_t blocks,
                     const float* a, int64_t lda, float* sums) {

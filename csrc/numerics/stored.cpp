@@ -60,16 +60,13 @@ void put(const Kernels& kernel, const Result& c, int64_t m, int64_t n, int64_t j
 // sums[i * stored_columns + j] += row i of a by column j0 + j along k [k0, k), a piece at a time.
 void add_columns(const Kernels& kernel, int64_t m, int64_t k, const float* a, const StoredMx& b,
                  int64_t j0, int64_t columns, int64_t k0, float* sums) {
-  float words[k_at_once];
-  for (int64_t j = 0; j < columns; ++j) {
-    float line[most_dots];
-    for (int64_t i = 0; i < m; ++i) line[i] = sums[i * stored_columns + j];
-    for (int64_t at = k0; at < k; at += k_at_once) {
-      const int64_t count = std::min(k_at_once, k - at);
-      widen_column(kernel, b, j0 + j, at, count, words);
-      kernel.dots(m, count, a + at, k, Elementwise::none, DType::float32, words, line);
-    }
-    for (int64_t i = 0; i < m; ++i) sums[i * stored_columns + j] = line[i];
+  float words[stored_columns * k_at_once];
+  for (int64_t at = k0; at < k; at += k_at_once) {
+    const int64_t count = std::min(k_at_once, k - at);
+    for (int64_t j = 0; j < columns; ++j)
+      widen_column(kernel, b, j0 + j, at, count, words + j * k_at_once);
+    kernel.dots(m, columns, count, a + at, k, Elementwise::none, DType::float32, words, k_at_once,
+                sums, stored_columns);
   }
 }
 
@@ -77,6 +74,7 @@ void add_columns(const Kernels& kernel, int64_t m, int64_t k, const float* a, co
 void multiply_columns(int64_t m, int64_t n, int64_t k, const float* a, const StoredMx& b,
                       const Result& c) {
   static_assert(k_at_once == piece_k && k_at_once == piece_blocks * block_size);
+  static_assert(stored_columns == dots_columns);
   const Kernels& kernel = kernels();
   // A piece with a part of a block is read as a whole.
   const int64_t k0 = k % block_size == 0 ? k : k / k_at_once * k_at_once;
