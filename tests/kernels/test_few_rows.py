@@ -1,5 +1,6 @@
 """Products of few rows: the array holds columns of the second factor, and results are turned."""
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -57,6 +58,24 @@ def test_random_sizes(chip: str) -> None:
             "lhs": lhs if lhs_layout == "mk" else lhs.transpose(0, 2, 1),
             "rhs": rhs if rhs_layout == "kn" else rhs.transpose(0, 2, 1),
         }
+        assert _is_turned(program)
+        np.testing.assert_array_equal(_run(program, chip, **given)["out"], lhs @ rhs)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_contractions_in_parts(chip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = (("kn", "bfloat16", False), ("nk", "bfloat16", True),
+             ("kn", "float32", True), ("nk", "float32", False))  # fmt: skip
+    for rhs_layout, dtype, longer in kinds:
+        plan = partial(blocking._few_in_parts, longer=longer)
+        monkeypatch.setattr(kernels, "plan_few", plan)
+        m, k, n = (int(RNG.integers(*some)) for some in ((1, 65), (2100, 3500), (128, 600)))
+        program = matmul(
+            m, k, n, chip=get_chip(chip), compute=dtype, lhs_dtype=dtype, rhs_dtype=dtype,
+            out_dtype="float32", rhs_layout=rhs_layout,
+        )  # fmt: skip
+        lhs, rhs = _whole(1, m, k), _whole(1, k, n)
+        given = {"lhs": lhs, "rhs": rhs if rhs_layout == "kn" else rhs.transpose(0, 2, 1)}
         assert _is_turned(program)
         np.testing.assert_array_equal(_run(program, chip, **given)["out"], lhs @ rhs)
 
@@ -135,3 +154,23 @@ def test_no_step_where_rows_are_no_longer_few(name: str) -> None:
                            ((1, k, n), (1, k + 1, n))):  # fmt: skip
             a, b = (price(matmul(*s, chip=chip, cores=2), chip).total_s for s in (one, other))
             assert max(a, b) <= 1.2 * min(a, b) or abs(a - b) < 4e-6, (one, other)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_no_step_where_columns_are_in_parts(name: str, dtype: str) -> None:
+    chip = get_chip(name)
+
+    def seconds(m: int, k: int, n: int, layout: str) -> float:
+        program = matmul(m, k, n, chip=chip, cores=2, compute=dtype, lhs_dtype=dtype,
+                         rhs_dtype=dtype, out_dtype=dtype, rhs_layout=layout)  # fmt: skip
+        assert _is_turned(program)
+        return price(program, chip).total_s
+
+    whole = 8192 if dtype == "float32" else 16384  # what SBUF holds
+    for k, layout in product((whole, 17_000, 65_536), ("kn", "nk")):
+        least = k * 2048 / 2 * np.dtype("f4" if dtype == "float32" else "f2").itemsize
+        sizes = ((1, k, 2048), (32, k, 2048), (1, k + 1, 2048), (1, k, 2049), (31, k, 2047))
+        times = [seconds(*size, layout) for size in sizes]
+        assert min(times) >= least / chip.hbm_bytes_per_s_per_core()
+        assert max(times) <= 1.2 * min(times), (k, layout, times)

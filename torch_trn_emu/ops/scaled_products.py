@@ -12,8 +12,8 @@ from typing import Any
 from ..calls import Call, Target, TensorArg
 from ..errors import Unimplemented
 from ..isa import Buffer, Builder, Memory, Program, Role
-from ..kernels.matmul import _Body
 from ..kernels.matmul.blocking import COMPILER, Cut, packing_of, plan_blocks, share_of_core
+from ..kernels.matmul.body import Body
 from ..kernels.matmul.evacuation import PLAIN
 from ..kernels.matmul.operand import Operand
 from .op import Lowered, dense
@@ -61,7 +61,7 @@ def matmul_of_codes(m: int, k: int, n: int, *, out_dtype: str, target: Target) -
             for what, like in (("codes", one.data), ("scales", one.scales))
         )
         operands.append(one)
-    _Body(b, operands[0], operands[1], out, plan, COMPILER, PLAIN).product((1, m, k, n))
+    Body(b, operands[0], operands[1], out, plan, COMPILER, PLAIN).product((1, m, k, n))
     return b.build()
 
 

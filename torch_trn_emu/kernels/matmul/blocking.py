@@ -14,7 +14,7 @@ from ...formats import MX_FORMATS
 from ...isa import itemsize
 from ..limits import BANK, P, evenly
 from .operand import Operand
-from .packing import K_GROUP, LONG_GROUP, Packing
+from .packing import K_GROUP, LONG_GROUP, Packing, parts_of_row
 
 __all__ = [
     "COMPILER",
@@ -193,14 +193,16 @@ def plan_of(cut: Cut, *, whole: bool = False) -> Plan:
 def plan_few(cut: Cut) -> Plan | None:
     """For few rows: the array holds rhs, 128 columns at a time, and the rows stream through it.
 
-    It takes 64 cycles and what is exposed of a load, where the columns of rhs would take 128. None
-    for other products.
+    It takes 64 cycles and what is exposed of a load, where the columns of rhs would take 128; four
+    times as many in float32. None for other products.
     """
     m, k, n, packing = cut.m, cut.k, cut.n, cut.packing
-    if m > FEW_ROWS or n < P or k * n < LEAST_HELD or packing.per_row > 1:
+    rate = cut.chip.tensor_engine.macs_per_pe_cycle.get(packing.dtype, 1)
+    most = FEW_ROWS if rate >= 1 else 2 * FEW_ROWS  # the array passes several times for a row
+    if m > 2 * FEW_ROWS or n < P or k * n < LEAST_HELD or packing.per_row > 1:
         return None
     longer = _engines_limit(cut)
-    for width in (BANK, 2 * P):
+    for width in (BANK, 2 * P) if m <= most else ():
         group = (LONG_GROUP if longer else K_GROUP) * BANK // width
         long, block = replace(packing, most=group), min(width, _round_up(n, 64))
         each = Operand.sbuf_bytes(k, block, long, True, 1)
@@ -211,6 +213,29 @@ def plan_few(cut: Cut) -> Plan | None:
         if slots >= least and used <= cut.chip.sbuf.usable_bytes_per_partition:
             return Plan(block_m=64, block_n=block, lhs_slots=1, rhs_slots=max(2, slots),
                         m_outside=True, group=group, turned=True)  # fmt: skip
+    in_parts = m <= most or k > cut.schedule.long_contraction
+    return _few_in_parts(cut, longer=longer) if in_parts else None
+
+
+def _few_in_parts(cut: Cut, *, longer: bool) -> Plan | None:
+    """For few rows and a contraction of which SBUF does not hold columns: some parts at a time.
+
+    One transfer brings a part; where engines turn the columns, as many as a row of theirs covers.
+    """
+    group = LONG_GROUP if longer else K_GROUP
+    long, rows = replace(cut.packing, most=group), _round_up(cut.m, 16)
+    block = _round_up(evenly(cut.n, BANK, 64), 64)
+    free = cut.chip.sbuf.usable_bytes_per_partition - int(P * cut.bytes_per_column)
+    free -= Operand.sbuf_bytes(cut.k, rows, long, cut.majors[0], 1)
+    turned = cut.majors[1] or dma_turns(cut.dtypes[1], long, cut.chip)
+    for parts in (1,) if turned else (parts_of_row(cut.k, long, group), 2, 1):
+        chunk = parts * group * P
+        each = Operand.sbuf_bytes(chunk, block, long, True, 1)
+        natural = Operand.sbuf_bytes(chunk, block, long, cut.majors[1], 1) - each
+        slots = min(HELD_BYTES, free - natural - each // parts) // each
+        if slots >= 2 and 2 * chunk <= cut.k:
+            return Plan(block_m=rows, block_n=block, lhs_slots=1, rhs_slots=slots, m_outside=True,
+                        chunk=chunk, group=group, turned=True)  # fmt: skip
     return None
 
 
