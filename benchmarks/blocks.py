@@ -175,30 +175,34 @@ class Gated(nn.Module):
 
 
 class DecodeLayer(nn.Module):
-    """One new token of each sequence against a cache: attention, then an MLP or experts.
+    """One new token of each sequence against this layer's cache: attention, then an MLP or experts.
 
     heads, shared  query heads and heads of keys and values of one rank
     mlp            the second half; None leaves it out
+    kept           sequences, and positions of the cache
     """
 
     def __init__(
-        self, width: int, heads: int, shared: int, dim: int, mlp: nn.Module | None, norms: bool
-    ) -> None:
+        self, width: int, heads: int, shared: int, dim: int, mlp: nn.Module | None, norms: bool,
+        kept: tuple[int, int],
+    ) -> None:  # fmt: skip
         super().__init__()
         self.heads, self.shared, self.dim = heads, shared, dim
         self.norm, self.mlp_norm = nn.RMSNorm(width), nn.RMSNorm(width)
         self.qkv = nn.Linear(width, (heads + 2 * shared) * dim, bias=False)
         self.q_norm, self.k_norm = (nn.RMSNorm(dim) if norms else nn.Identity() for _ in range(2))
         self.out, self.mlp = nn.Linear(heads * dim, width, bias=False), mlp
+        batch, positions = kept
+        self.keys, self.values = (
+            nn.Buffer(torch.empty(batch, shared, positions, dim)) for _ in range(2)
+        )
 
-    def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, at: Tensor, cos: Tensor, sin: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, at: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         sizes = [n * self.dim for n in (self.heads, self.shared, self.shared)]
         q, k, v = self.qkv(self.norm(x)).split(sizes, -1)
         q, k, v = (_heads(t, t.shape[-1] // self.dim, self.dim) for t in (q, k, v))
         q, k = rotated(self.q_norm(q), cos, sin), rotated(self.k_norm(k), cos, sin)
-        keys, values = keys.index_copy_(2, at, k), values.index_copy_(2, at, v)
+        keys, values = self.keys.index_copy_(2, at, k), self.values.index_copy_(2, at, v)
         made = F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
         x = x + self.out(_merged(made))
         return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]

@@ -143,12 +143,12 @@ def _decoder(
     batch: int, cache: int, norms: bool = False,
 ) -> Predicted:  # fmt: skip
     """heads, shared and words are one rank's."""
-    kept = _empty(batch, shared, cache, dim)
     table, at = _empty(1, dim), _empty(1, dtype=torch.int64)
-    inputs = (_empty(batch, 1, width), kept, kept, at, table, table)
+    inputs = (_empty(batch, 1, width), at, table, table)
     us, found = _blocks(
-        lambda: DecodeLayer(width, heads, shared, dim, make(), norms), layers, inputs, chip, lnc
-    )
+        lambda: DecodeLayer(width, heads, shared, dim, make(), norms, (batch, cache)),
+        layers, inputs, chip, lnc,
+    )  # fmt: skip
     with torch.device("meta"):
         head = Head(width, words).to(B2)
     us += _estimate(head, inputs[0], chip=chip, lnc=lnc, mode="compile").device_us
@@ -172,10 +172,9 @@ def _llama(batch: int, cache: int = 4096) -> Predicted:
 
 
 def _attention_block() -> Predicted:
-    kept = _empty(1, 1, 640, 128)
-    inputs = (_empty(1, 1, 2048), kept, kept, _empty(1, dtype=torch.int64), *[_empty(1, 128)] * 2)
+    inputs = (_empty(1, 1, 2048), _empty(1, dtype=torch.int64), *[_empty(1, 128)] * 2)
     with torch.device("meta"):
-        layer = DecodeLayer(2048, 8, 1, 128, None, True).to(B2)
+        layer = DecodeLayer(2048, 8, 1, 128, None, True, (1, 640)).to(B2)
     found = _estimate(layer, *inputs, chip="trn3", lnc=2, mode="compile")
     return Predicted(found.device_us, found)
 

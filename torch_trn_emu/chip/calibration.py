@@ -89,7 +89,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
             _range("stream", 0.84, 1.6, 7, 0, "stream, shaped ones too"),
             _range("reduction", 0.93, 1.28, 5, 0, "reduction, shaped ones too"),
             _range("small", 0.86, 2.01, 8, 1, "operators"),
-            _range("decode", 0.94, 1.9, 10, 6, "decode, shaped ones too"),
+            _range("decode", 0.98, 2.39, 10, 6, "decode, shaped ones too"),
             _range("whole graph", 0.87, 1.66, 10, 1),
             _range("small collective", 6.29, 27.48, 21),
             _range("large collective", 1.13, 4.36, 5),
