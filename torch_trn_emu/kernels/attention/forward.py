@@ -141,7 +141,8 @@ class _Forward:
 
     def _keys_and_values(self, head: Affine) -> None:
         b, a, n = self.b, self.a, self.n
-        free = not (a.causal or self.masks.given)  # which key is where is all the same
+        # Which key is where is all the same, if each has its value beside it.
+        free = not (a.causal or self.masks.given) and self.k.in_one_run and self.v.in_one_run
         b.fresh(self.k_transposed, self.v_rows)
         for start, size in b.tiles(a.keys, BLOCK):
             b.fresh(self.k_rows)

@@ -218,11 +218,11 @@ class Transposer:
     ) -> None:
         """[size, dim] from HBM with 128 rows a tile, side by side from element `at` on.
 
-        any_order  a partition may have rows that follow each other in memory: longer runs
+        any_order  a partition may have several rows of one run, for longer transfers
         """
         for grid in grids(size):
             source = grid.in_hbm(hbm, base)
-            if any_order and grid.tiles > 1 and hbm.in_one_run:
+            if any_order and grid.tiles > 1:
                 run = grid.tiles * self.dim
                 source = hbm.buffer.box((run, grid.rows), (1, run), at=base)
             self.b.load(grid.on_chip(to, self.dim, at), source)
