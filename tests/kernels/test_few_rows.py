@@ -174,3 +174,14 @@ def test_no_step_where_columns_are_in_parts(name: str, dtype: str) -> None:
         times = [seconds(*size, layout) for size in sizes]
         assert min(times) >= least / chip.hbm_bytes_per_s_per_core()
         assert max(times) <= 1.2 * min(times), (k, layout, times)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_sbuf_holds_programs_of_long_contractions(name: str) -> None:
+    chip, leaving = get_chip(name), Leaving(beta=1.0, strides=(0, 0, 1), elements=4096)
+    for k, layout in product(range(12288, 16640, 512), ("kn", "nk")):
+        program = matmul(
+            8, k, 4096, chip=chip, compute="float16", lhs_dtype="float16", rhs_dtype="float16",
+            out_dtype="float16", rhs_layout=layout, leaving=leaving,
+        )  # fmt: skip
+        validate(program, chip)

@@ -208,6 +208,7 @@ def plan_few(cut: Cut) -> Plan | None:
         each = Operand.sbuf_bytes(k, block, long, True, 1)
         slots = min(4 if longer else 2, HELD_BYTES // each)
         used = Operand.sbuf_bytes(k, 64, long, cut.majors[0], 1) + int(P * cut.bytes_per_column)
+        used += 2 * P * 4  # columns of results, before they are turned
         used += Operand.sbuf_bytes(k, block, long, cut.majors[1], max(2, slots))
         least = 1 if width == 2 * P else 2
         if slots >= least and used <= cut.chip.sbuf.usable_bytes_per_partition:
