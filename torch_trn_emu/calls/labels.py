@@ -8,7 +8,7 @@ lie; a tensor that is read in another order is `permuted`, `expanded` or `spanne
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..isa import Label, Memory, Program, View, dense_strides
+from ..isa import Label, Memory, Program, Split, View, dense_strides
 from . import TensorArg
 
 __all__ = [
@@ -41,21 +41,24 @@ def labelled(
     before: Mapping[str, Stands] | None = None,
     outer: Mapping[str, int] | None = None,
     steps: Mapping[str, int] | None = None,
+    splits: Mapping[str, Split] | None = None,
 ) -> Program:
     """The program, with what its HBM buffers stand for; names that it lacks do not matter.
 
     before  what an output holds at first, if it is read or not written whole
     outer   a core's share of these is a part of the rest of [outer, rest]; of others, of all
     steps   elements from where a core's memory of these begins to where the next core's does
+    splits  how these lie in a core's memory, so that a core with less than others stores no more
     """
-    held, split, moves = before or {}, outer or {}, steps or {}
+    held, shares, moves, cuts = before or {}, outer or {}, steps or {}, splits or {}
     names = [b.name for b in program.buffers if b.memory is Memory.HBM]
     labels = {
         n: Label(
             views=_views(buffers[n]),
             before=_views(held.get(n)),
-            outer=split.get(n, 1),
+            outer=shares.get(n, 1),
             step=moves.get(n, 0),
+            split=cuts.get(n),
         )
         for n in names
         if n in buffers and _views(buffers[n])

@@ -22,7 +22,7 @@ from .program import (
     itemsize,
 )
 from .validate import fits, validate
-from .view import Label, Source, View, dense_strides
+from .view import Label, Source, Split, View, dense_strides
 
 __all__ = [
     "OPCODES",
@@ -44,6 +44,7 @@ __all__ = [
     "Residence",
     "Role",
     "Source",
+    "Split",
     "Take",
     "View",
     "Wait",

@@ -70,6 +70,20 @@ class View:
         return replace(self, shape=(self.reach - self.offset,), strides=(1,))
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How a buffer holds one core's part of a tensor: `sizes` and `strides` of it in the buffer.
+
+    axis   the dimension that cores share
+    whole  its size over all cores, of which the last ones may have less than others
+    """
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    axis: int
+    whole: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
     """What a buffer's elements are, in order: those of `views`, one view after the other.
@@ -77,12 +91,14 @@ class Label:
     before  what an output holds before the program runs, if it reads or keeps that
     outer   cores share a buffer as columns of [outer, rest]: core 1's follow those of core 0
     step    or, if not 0, a core's first element is that many after the first of the core before
+    split   then, what of the buffer a core with less than others does not have
     """
 
     views: tuple[View, ...]
     before: tuple[View, ...] = ()
     outer: int = 1
     step: int = 0
+    split: Split | None = None
 
     @property
     def elements(self) -> int:

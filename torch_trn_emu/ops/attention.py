@@ -7,7 +7,7 @@ from math import ceil, prod
 from ..calls import Call, Target, TensorArg
 from ..calls.labels import constant, labelled, spanned
 from ..chip import Chip
-from ..isa import Program
+from ..isa import Program, Split
 from ..kernels.attention.backward import attention_backward
 from ..kernels.attention.forward import attention
 from ..kernels.attention.heads import Layout, layout_of
@@ -134,7 +134,23 @@ def _labelled(program: Program, call: Call, whole: AttentionSpec, first: int) ->
     steps = {n: _step(whole, share, n, x) for n, x in layouts.items()}
     outer = {} if share.batch != whole.batch else dict.fromkeys(held, whole.batch)
     gaps = {n: constant(0.0, (1,), t.torch_dtype) for n, t in results.items() if n in layouts}
-    return labelled(program, held, before=gaps, outer=outer, steps=steps)
+    splits = {n: _split(whole, share, n, layouts[n]) for n in results if n in layouts}
+    return labelled(program, held, before=gaps, outer=outer, steps=steps, splits=splits)
+
+
+def _split(whole: AttentionSpec, share: AttentionSpec, name: str, layout: Layout) -> Split:
+    """How a core's part of a result lies in memory."""
+    of_keys = name in ("dk", "dv")
+    heads, all_heads = (a.heads // (a.group if of_keys else 1) for a in (share, whole))
+    length = share.keys if of_keys else share.queries
+    folded = layout.folded
+    by_batch = share.batch != whole.batch
+    return Split(
+        sizes=(share.batch, heads, folded, length // folded, share.dim),
+        strides=(layout.batch, layout.head, layout.among, layout.row, layout.dim),
+        axis=0 if by_batch else 1,
+        whole=whole.batch if by_batch else all_heads,
+    )
 
 
 def _step(whole: AttentionSpec, share: AttentionSpec, name: str, layout: Layout) -> int:

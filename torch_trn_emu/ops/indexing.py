@@ -228,9 +228,11 @@ def _shared(
     for name in held:
         if name.startswith("index"):
             steps[name] = part * spec.places[at]
-    shared = {"outer": {"in": outer} | ({"out": outer} if before is None else {}), "steps": steps}
+    rest = {"in": outer} | ({"out": outer} if before is None else {})
     first = {"out": before} if before is not None else {}
-    return (labelled(program, held, before=first, **shared if program.cores > 1 else {}),)
+    if program.cores == 1:
+        return (labelled(program, held, before=first),)
+    return (labelled(program, held, before=first, outer=rest, steps=steps),)
 
 
 def _adds(call: Call) -> bool:

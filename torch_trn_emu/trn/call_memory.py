@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..calls import DTYPES
-from ..isa import Buffer, Label, Memory, Program, Role, Source, View
+from ..isa import Buffer, Label, Memory, Program, Role, Source, Split, View
 
 if TYPE_CHECKING:
     from ..engines.machine import Machine
@@ -118,6 +118,8 @@ class CallMemory:
         whole = torch.arange(label.elements)
         share = _share(whole, b, label, core, fill=-1)
         keep = share >= 0
+        if label.split is not None:
+            keep[_lacking(label.split, core)] = False
         at, new = share[keep], values.reshape(-1)[keep]
         start = 0
         for v in label.views:
@@ -163,6 +165,14 @@ def _share(held: Tensor, b: Buffer, label: Label, core: int, fill: float = 0) ->
         missing = torch.full((label.outer, wide - mine.shape[1]), fill).to(mine.dtype)
         mine = torch.cat([mine, missing], 1)
     return mine.reshape(-1)
+
+
+def _lacking(split: Split, core: int) -> Tensor:
+    """Where a core's buffer has elements of which the core has none."""
+    most = split.sizes[split.axis]
+    has = min(max(split.whole - core * most, 0), most)
+    places = torch.arange(_span(split.sizes, split.strides)).as_strided(split.sizes, split.strides)
+    return places.narrow(split.axis, has, most - has).reshape(-1)
 
 
 def _check_dtype(b: Buffer, dtype: str) -> None:
