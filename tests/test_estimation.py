@@ -322,3 +322,19 @@ def test_recurrent_layers_are_those_of_the_device(name, packed):
     assert abs(priced["launch_count"] - ran["launch_count"]) <= 4 * packed
     within = 0.06 if packed else 0.01
     assert priced["core_busy_time"] == pytest.approx(ran["core_busy_time"], rel=within)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_recurrent_cells_are_those_of_the_device(kind):
+    def step(model, x):
+        state = model(x)
+        out = model(x, state)
+        (out[0] if isinstance(out, tuple) else out).backward(x)
+
+    priced = estimate(step, kind(12, 12, device="meta"), torch.empty(3, 12, device="meta")).counters
+    model, x = kind(12, 12, device="trn"), torch.empty(3, 12, device="trn")
+    before = torch.trn.counters()
+    step(model, x)
+    after = torch.trn.counters()
+    for key in ("launch_count", "core_busy_time"):
+        assert priced[key] == pytest.approx(after[key] - before[key], rel=0.01)

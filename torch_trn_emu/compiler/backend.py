@@ -38,6 +38,7 @@ from .own_kernels import own_operators, to_own_kernels
 from .own_passes import sums_kept
 from .records import GraphRecord, fall_back, note, note_once
 from .round_once import round_once
+from .shapes_of_host import register_shapes
 from .subgraphs import Launch, pieces_of, prepare, unpriced
 from .tangent_layouts import layout_of_tangents
 from .writes_in_place import separate_overlaps, versions_kept
@@ -49,6 +50,7 @@ _replacement: Backend | None = None
 
 # Dynamo runs what sets random states, as it does for torch's own devices, instead of tracing it.
 dynamo.run_untraced("torch_trn_emu.trn.random")
+register_shapes()
 
 
 def trn(

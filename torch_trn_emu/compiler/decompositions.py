@@ -19,6 +19,7 @@ from torch import Tensor
 from ..torch_private import DispatchKey
 from ..torch_private.inductor import lowerings, make_fallback, select_decomp_table
 from .apply_precision import PRECISE
+from .recurrent_cells import CELLS
 from .whole_calls import noted
 
 __all__ = ["decompositions", "kernels_put_away", "traced_whole"]
@@ -179,5 +180,6 @@ _OURS: MappingProxyType[Any, Callable[..., Any]] = MappingProxyType(
         aten._trilinear.default: _trilinear,
         # of forward-mode gradients; Inductor's code reads what an operator gives it
         aten._efficientzerotensor.default: torch.zeros,
+        **CELLS,
     }
 )

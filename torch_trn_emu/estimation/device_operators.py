@@ -16,11 +16,12 @@ ATTENTION, DROPOUT = functional.scaled_dot_product_attention, functional.dropout
 _SDPA = torch.ops.aten.scaled_dot_product_attention
 UNFLATTEN = torch.Tensor.unflatten
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+CELLS = ("lstm_cell", "gru_cell")
 RMS_NORM = (functional.rms_norm, torch.rms_norm)
 
 
 class OperatorsOfTheDevice(TorchFunctionMode):
-    """Gives `meta` tensors the fused attention, dropout, RMSNorm and recurrent layers of trn.
+    """Gives `meta` tensors the fused attention, dropout, RMSNorm, recurrent layers and cells of trn.
 
     `nn.MultiheadAttention` calls them inside of a function that a mode sees as a whole: there the
     names are replaced.
@@ -34,6 +35,7 @@ class OperatorsOfTheDevice(TorchFunctionMode):
         self.instead |= dict.fromkeys((_SDPA, _SDPA.default), self.attention)
         self.instead[torch.tensor] = _tensor
         self.instead |= {getattr(torch, name): _recurrent(name) for name in RECURRENT}
+        self.instead |= {getattr(torch, name): _cell(name) for name in CELLS}
         named: dict[str, Any] = {function.__name__: new for function, new in by_name.items()}
         self.names: Any = mock.patch.multiple(functional, **named)
 
@@ -74,6 +76,28 @@ def _recurrent(name: str) -> Any:
     def run(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         tracing = torch.compiler.is_dynamo_compiling()
         return (torchs if tracing or input.device.type != "meta" else ours)(input, *args, **kwargs)
+
+    return run
+
+
+def _cell(name: str) -> Any:
+    """The fused cell that torch chooses for accelerators."""
+    torchs, fused = getattr(torch, name), getattr(torch.ops.aten, f"_thnn_fused_{name}")
+
+    def run(
+        input: torch.Tensor,
+        hx: Any,
+        w_ih: torch.Tensor,
+        w_hh: torch.Tensor,
+        b_ih: torch.Tensor | None = None,
+        b_hh: torch.Tensor | None = None,
+    ) -> Any:
+        if torch.compiler.is_dynamo_compiling() or input.device.type != "meta":
+            return torchs(input, hx, w_ih, w_hh, b_ih, b_hh)
+        hidden, *cell = hx if name == "lstm_cell" else (hx,)
+        products = functional.linear(input, w_ih), functional.linear(hidden, w_hh)
+        *state, _ = fused(*products, *(cell or (hidden,)), b_ih, b_hh)
+        return tuple(state) if cell else state[0]
 
     return run
 

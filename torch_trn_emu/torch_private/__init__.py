@@ -29,6 +29,7 @@ from torch._ops import (
     OpOverloadPacket,  # operators of a script under the name cuda
 )
 from torch._prims_common import suggest_memory_format  # when rms_norm is one launch in an estimate
+from torch._subclasses.fake_impls import op_implementations_dict  # compiled graphs: register_fake
 from torch._subclasses.fake_tensor import (
     FakeTensor,  # a compiled graph's metadata moves to the host
     FakeTensorMode,  # `trn-emu estimate`: scripts run on shapes; prices by symbolic sizes
@@ -114,6 +115,7 @@ __all__ = [
     "keep_script_name",
     "overrides_functions",
     "register_device_module",
+    "register_fake",
     "scaled_dot_product_attention",
     "script_types",
     "sequence_number",
@@ -154,6 +156,17 @@ has_kernel: Callable[[str, str], bool] = _core._dispatch_has_kernel_for_dispatch
 def is_of_python(op: OpOverload, key: str) -> bool:
     """Whether a kernel is a function of Python: it runs on `meta`, where others may read memory."""
     return f"{op.name().replace('::', '/')}/{key}" in torch.library._impls
+
+
+def register_fake(op: OpOverload, kernel: Callable[..., Any]) -> None:
+    """`kernel(mode, op, ...)` makes an operator's fake results; of NotImplemented, torch does."""
+    torchs: Any = op_implementations_dict.get(op)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        made = kernel(*args, **kwargs)
+        return torchs(*args, **kwargs) if made is NotImplemented and torchs else made
+
+    op_implementations_dict[op] = run
 
 
 # --- autograd ---
