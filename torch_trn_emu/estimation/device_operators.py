@@ -21,7 +21,7 @@ RMS_NORM = (functional.rms_norm, torch.rms_norm)
 
 
 class OperatorsOfTheDevice(TorchFunctionMode):
-    """Gives `meta` tensors the fused attention, dropout, RMSNorm, recurrent layers and cells of trn.
+    """Gives `meta` tensors the fused attention, dropout, RMSNorm and recurrent cells of trn.
 
     `nn.MultiheadAttention` calls them inside of a function that a mode sees as a whole: there the
     names are replaced.
