@@ -1,6 +1,7 @@
 """Estimates from shapes agree with what the device counts, and compute nothing."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -254,7 +255,7 @@ def test_graphs_that_are_freed_keep_their_launches_apart():
         price = SimpleNamespace(free=False, seconds=k, blocks=False)
         made = SimpleNamespace(price=price, launches=1)
         one = SimpleNamespace(priced=made, count=lambda flags: 1, then=(), issues=())
-        recorder.run_graph([one], lambda: ((), ()))
+        recorder.run_graph(partial(tuple, ([one], (), ())))
         del made, one
     assert len(recorder.priced) == 20
 

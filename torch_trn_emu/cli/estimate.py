@@ -106,7 +106,7 @@ def _compiling(recorder: Recorder) -> Iterator[None]:
 
     torch has no hook that runs before it chooses between a module's code and its compiled code.
     """
-    from torch_trn_emu.compiler.backend import backend_replaced
+    from torch_trn_emu.compiler.replaced import backend_replaced
     from torch_trn_emu.torch_private.dynamo import OptimizedModule
 
     call = nn.Module.__call__
@@ -121,7 +121,10 @@ def _compiling(recorder: Recorder) -> Iterator[None]:
                 compiled[module] = torch.compile(module, backend="trn")
             return compiled[module](*args, **kwargs)
 
-    with patch.object(nn.Module, "__call__", outermost), backend_replaced(recorder.backend):
+    with (
+        patch.object(nn.Module, "__call__", outermost),
+        backend_replaced(recorder.backend, "script"),
+    ):
         yield
 
 

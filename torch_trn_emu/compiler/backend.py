@@ -30,23 +30,21 @@ from .fuse_producers import fuse_producers
 from .graph_launches import uncounted
 from .graph_price import target_of_process
 from .graphs import copy_of, graphs_of
-from .move_to_host import device_of_graph, host_inputs, move_to_host
+from .move_to_host import device_of_graph, host_inputs, is_of_device, move_to_host
 from .one_kernel_file import in_one_file
 from .operand_roles import find_weights
 from .options import Options, read_options
 from .own_kernels import own_operators, to_own_kernels
 from .own_passes import sums_kept
 from .records import GraphRecord, fall_back, note, note_once
+from .replaced import replacement
 from .round_once import round_once
 from .shapes_of_host import register_shapes
 from .subgraphs import Launch, pieces_of, prepare, unpriced
 from .tangent_layouts import layout_of_tangents
 from .writes_in_place import separate_overlaps, versions_kept
 
-__all__ = ["backend_replaced", "trn"]
-
-Backend = Callable[[GraphModule, Sequence[Any]], Any]
-_replacement: Backend | None = None
+__all__ = ["guard_on_prices", "trn"]
 
 # Dynamo runs what sets random states, as it does for torch's own devices, instead of tracing it.
 dynamo.run_untraced("torch_trn_emu.trn.random")
@@ -62,10 +60,10 @@ def trn(
 ) -> Callable[..., Any]:
     """What `torch.compile(..., backend="trn")` calls with each graph that Dynamo captures."""
     chosen = read_options(mode, options)
-    if _replacement is not None:
-        return _replacement(gm, example_inputs)  # type: ignore[no-any-return]
+    guard_on_prices(gm, example_inputs)
+    if (other := replacement()) is not None:
+        return other(gm, example_inputs)  # type: ignore[no-any-return]
     policy = current_precision()
-    _guard_on_precision()
     if settings().stochastic_rounding:
         note_once("fused code rounds to nearest: stochastic rounding applies to products only")
     eager = copy_of(gm)
@@ -93,17 +91,6 @@ def trn(
                 raise
             fall_back("a graph of Dynamo", "all", len(gm.graph.nodes), _reason(error))
             return eager.forward
-
-
-@contextlib.contextmanager
-def backend_replaced(other: Backend) -> Iterator[None]:
-    """Give what is compiled for trn to another backend: one that prices it, say."""
-    global _replacement
-    previous, _replacement = _replacement, other
-    try:
-        yield
-    finally:
-        _replacement = previous
 
 
 def compile_graph(
@@ -233,7 +220,10 @@ def _rank() -> tuple[int, int] | None:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def _guard_on_precision() -> None:
-    """Make Dynamo trace again when the policy of the thread is another one."""
-    if TracingContext.try_get() is not None:
-        dynamo.guard_on_call("torch_trn_emu", "_C", "current_policy")
+def guard_on_prices(gm: GraphModule, example_inputs: Sequence[Any]) -> None:
+    """Make Dynamo trace again when the policy of the thread, or what prices `meta`, is another."""
+    if TracingContext.try_get() is None:
+        return
+    dynamo.guard_on_call("torch_trn_emu", "_C", "current_policy")
+    if is_of_device("meta", gm, example_inputs):
+        dynamo.guard_on_call("torch_trn_emu", "compiler", "replaced", "replaced_for")

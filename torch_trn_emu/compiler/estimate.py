@@ -17,7 +17,9 @@ from .apply_precision import SDPA, attention_calls, policy_of
 from .compiled_graph import EagerCode
 from .control import Flags, flags_read
 from .decompositions import decompositions, kernels_put_away, traced_whole
-from .graphs import graphs_of
+from .dynamic_sizes import SizedPrice, places_of
+from .flex import open_flex_attention
+from .graphs import copy_of, graphs_of
 from .operand_roles import find_weights
 from .own_passes import sums_kept
 from .subgraphs import Launch, launches_of, prepare, unpriced
@@ -28,30 +30,36 @@ __all__ = ["composites_apart", "pricing_backend"]
 # Inductor's folding of constants drops what makes a result on `meta`.
 _PATCHES = {"joint_graph_constant_folding": False}
 
-Told = Callable[[Sequence[Launch], Callable[[], tuple[Any, Flags]]], Any]
+Ran = tuple[Sequence[Launch], Any, Flags]
+Told = Callable[[Callable[[], Ran]], Any]
 
 
 class _PricedCode(EagerCode):
-    """A graph whose launches are told, with what makes its results' shapes."""
+    """A graph that tells what makes its results' shapes, and its launches."""
 
-    def __init__(self, gm: GraphModule, launches: Sequence[Launch], told: Told) -> None:
+    def __init__(self, gm: GraphModule, priced: Sequence[Launch] | SizedPrice, told: Told) -> None:
         super().__init__(gm)
-        self.launches, self.told = launches, told
+        self.priced, self.told = priced, told
 
     def __call__(self, inputs: Any) -> Any:
-        return self.told(self.launches, partial(self._run, inputs))
+        return self.told(partial(self._run, inputs))
 
-    def _run(self, inputs: Any) -> tuple[Any, Flags]:
+    def _run(self, inputs: Any) -> Ran:
+        sized = self.priced if isinstance(self.priced, SizedPrice) else None
+        given = sized.given(inputs) if sized else ()
         with flags_read() as flags:
-            return super().__call__(inputs), flags
+            results = super().__call__(inputs)
+        if isinstance(self.priced, SizedPrice):
+            return self.priced.at((*given, *self.priced.made(results))), results, flags
+        return self.priced, results, flags
 
 
 def pricing_backend(
     policy: str, target: Target, told: Told, attention: Callable[..., Any] = SDPA
 ) -> Callable[..., Any]:
-    """`told(launches, run)` is called for each call of a graph.
+    """`told(run)` is called for each call of a graph.
 
-    `run()` gives the graph's results, and the flags that say how often each launch happens.
+    `run()` gives its launches, its results, and the flags that say how often each launch happens.
     `attention` is what scaled_dot_product_attention is on the device, by whatever name the function
     was called: Dynamo gives its node, the mode that replaces names sees some of them only.
     """
@@ -60,20 +68,27 @@ def pricing_backend(
         kind = "backward" if kwargs.get("is_backward") else "forward"
         prepare(gm, **kwargs)
         name = f"graph {kwargs.get('graph_id', 0)} {kind}"
-        try:
-            launches = launches_of(name, gm, policy, target)
-        except Exception as error:  # as the device: the graph runs, its time is not modelled
-            launches = (unpriced(name, gm, target, f"{type(error).__name__}: {error}"),)
-        return _PricedCode(gm, launches, told)
+
+        def price(graph: GraphModule, sizes: str = "") -> tuple[Launch, ...]:
+            title = f"{name} {sizes}".rstrip()
+            try:
+                return launches_of(title, graph, policy, target)
+            except Exception as error:  # as the device: the graph runs, its time is not modelled
+                return (unpriced(title, graph, target, f"{type(error).__name__}: {error}"),)
+
+        places = places_of(gm)
+        priced = SizedPrice(places, copy_of(gm), price) if places else price(gm)
+        return _PricedCode(gm, priced, told)
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
         for part in graphs_of(gm):
             for node in attention_calls(part.graph):
                 if policy_of(node, policy) != "mxfp8_all":
                     node.target = attention
+            open_flex_attention(part.graph)
             find_weights(part.graph)
         patches = {"enable_autograd_cache": False, **layout_of_tangents(gm)}
-        with functorch_config.patch(patches), sums_kept(), traced_whole():
+        with functorch_config.patch(patches), sums_kept(), traced_whole(), composites_apart():
             return compile_fx(
                 gm,
                 example_inputs,

@@ -5,7 +5,7 @@ there the operators themselves compute the values, and the share is that of the 
 graph was compiled. Checked on torch 2.13.0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache, partial
 from itertools import count
 from typing import Any
@@ -35,14 +35,17 @@ __all__ = [
     "autocast",
     "backward",
     "forward",
+    "is_flex",
     "mark_of",
     "marked_price",
     "open_flex_attention",
+    "run_on_meta",
     "share_of_blocks",
 ]
 
 _FORWARD = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _ROW_KEYS = 1 << 61  # apart from those of compiled and of captured graphs
+_MASK, _MASK_OF_BACKWARD = 4, 9  # places of arguments
 _numbers = count()
 _AUTOCAST: Any = DispatchKey.AutocastPrivateUse1  # type: ignore[attr-defined]
 
@@ -56,6 +59,8 @@ def share_of_blocks(block_mask: tuple[Any, ...], query: Tensor, key: Tensor) -> 
     rows = -(-query.shape[-2] // int(block_rows))
     columns = -(-key.shape[-2] // int(block_columns))
     given = [counts[..., :rows] for counts in (partial, full) if counts is not None]
+    if any(counts.device.type == "meta" for counts in given):
+        return 1.0  # they have no values
     total = sum(int(counts.clamp(max=columns).sum()) for counts in given)
     blocks = max(1, int(given[0].numel()) * columns)
     return float(min(1.0, total / blocks))
@@ -115,16 +120,47 @@ def _launched(
     return made
 
 
+def is_flex(operator: Any) -> bool:
+    """Forward or backward."""
+    return getattr(operator, "_name", "") in ("flex_attention", "flex_attention_backward")
+
+
+def run_on_meta(
+    operator: Any, args: Any, policy: str, target: Target, twin: Callable[[Tensor], Any]
+) -> tuple[Any, Hashable, Price]:
+    """Results of a call in an estimate; what tells the launch apart, and its price.
+
+    twin  what has the values of a tensor, or None
+    """
+    query, key, value = args[:3]
+    backward = operator._name.endswith("backward")
+    mask = args[_MASK_OF_BACKWARD if backward else _MASK]
+    known = tuple(part if (seen := _seen(part, twin)) is None else seen for part in mask)
+    share = round(share_of_blocks(known, query, key), 3)
+    call = _call(tuple(map(plain, args[:3])), policy, backward)
+    price = _price(call, operator._name, share, target)
+    if backward:
+        grads = tuple(torch.empty_like(t) for t in args[:3])
+        return (*grads, (None,) * len(args[12])), (call, share), price
+    sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    out = torch.empty_like(query[..., :1].expand(*query.shape[:-1], value.shape[-1]))
+    return (out, sums, torch.empty_like(sums)), (call, share), price
+
+
+def _seen(part: Any, twin: Callable[[Tensor], Any]) -> Any:
+    return twin(part) if isinstance(part, Tensor) else part
+
+
 def forward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     """Attention on trn, in one launch."""
     run = partial(flex_operators().sdpa_dense, query, key, value, *rest)
-    return _launched("flex_attention", query, key, value, rest[1], run)
+    return _launched("flex_attention", query, key, value, rest[_MASK - 3], run)
 
 
 def backward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
     """Its gradients, likewise."""
     run = partial(flex_operators().sdpa_dense_backward, query, key, value, *rest)
-    return _launched("flex_attention_backward", query, key, value, rest[6], run)
+    return _launched("flex_attention_backward", query, key, value, rest[_MASK_OF_BACKWARD - 3], run)
 
 
 def autocast(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Any:
@@ -161,7 +197,7 @@ def _mark(number: int, node: Node) -> Mark | None:
     if not all(isinstance(t, Tensor) and all(type(s) is int for s in t.shape) for t in operands):
         return None
     query, key = operands[:2]
-    given: tuple[Any, ...] = node.args[4]  # type: ignore[assignment]
+    given: tuple[Any, ...] = node.args[_MASK]  # type: ignore[assignment]
     known = tuple(_value(part) if isinstance(part, Node) else part for part in given)
     share = 1.0
     if isinstance(known[2], Tensor):

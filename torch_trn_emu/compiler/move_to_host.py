@@ -5,6 +5,7 @@ torch 2.13.0.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,16 +19,19 @@ from ..torch_private import FakeTensor, tree_any, tree_map, unset_fake_temporari
 from .graphs import graphs_of
 from .host_groups import to_host_groups
 
-__all__ = ["device_of_graph", "host_inputs", "move_to_host"]
+__all__ = ["device_of_graph", "host_inputs", "is_of_device", "move_to_host"]
 
 aten = torch.ops.aten
 _SHAPES = frozenset(("val", "eager_input_vals"))  # what a node's metadata has of fake tensors
 
 
 def is_trn(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.device.type == DEVICE_TYPE
-    return isinstance(value, torch.device) and value.type == DEVICE_TYPE
+    return _is_of(DEVICE_TYPE, value)
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    device = value.device if isinstance(value, Tensor) else value
+    return isinstance(device, torch.device) and device.type == kind
 
 
 def device_of_graph(gm: GraphModule, inputs: Sequence[Any]) -> int | None:
@@ -36,11 +40,20 @@ def device_of_graph(gm: GraphModule, inputs: Sequence[Any]) -> int | None:
     for value in values:
         if is_trn(value):
             return value.device.index or 0
-    for part in graphs_of(gm):
-        for node in part.graph.nodes:
-            if tree_any(is_trn, (node.args, node.kwargs)):
-                return 0
-    return None
+    return 0 if _names(DEVICE_TYPE, gm) else None
+
+
+def _names(kind: str, gm: GraphModule) -> bool:
+    """Whether an argument of a node is a device of this kind."""
+    of_kind = partial(_is_of, kind)
+    nodes = (node for part in graphs_of(gm) for node in part.graph.nodes)
+    return any(tree_any(of_kind, (node.args, node.kwargs)) for node in nodes)
+
+
+def is_of_device(kind: str, gm: GraphModule, inputs: Sequence[Any]) -> bool:
+    """Whether a graph of Dynamo has tensors on devices of this kind."""
+    made = (node.meta.get("example_value") for node in gm.graph.nodes)
+    return any(_is_of(kind, value) for value in (*inputs, *made)) or _names(kind, gm)
 
 
 def host_inputs(inputs: Sequence[Any]) -> list[Any]:

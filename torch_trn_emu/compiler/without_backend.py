@@ -12,9 +12,10 @@ from torch.fx import GraphModule
 
 from ..errors import Unsupported
 from ..torch_private.inductor import V
-from .backend import trn
-from .move_to_host import device_of_graph
+from .backend import guard_on_prices, trn
+from .move_to_host import device_of_graph, is_of_device
 from .records import note_once
+from .replaced import replacement
 
 __all__ = ["compile_plainly", "is_for_trn"]
 
@@ -22,7 +23,15 @@ _OF_CUDA = "triton."  # options of code for GPUs
 
 
 def is_for_trn(gm: Any, inputs: Sequence[Any]) -> bool:
-    return isinstance(gm, GraphModule) and device_of_graph(gm, inputs) is not None
+    """Also a graph of `meta` in an estimate, which prices it; beside one, it is Inductor's."""
+    if not isinstance(gm, GraphModule):
+        return False
+    if device_of_graph(gm, inputs) is not None:
+        return True
+    if not is_of_device("meta", gm, inputs):
+        return False
+    guard_on_prices(gm, inputs)
+    return replacement() is not None
 
 
 def compile_plainly(
@@ -34,7 +43,7 @@ def compile_plainly(
             "AOTInductor supports CPUs and GPUs, not trn. Export the model on the "
             "CPU, or run it with torch.compile(model, backend='trn')."
         )
-    if note_once(
+    if replacement() is None and note_once(
         "torch.compile without a backend: Inductor does not support trn, so backend 'trn' is used"
     ):
         print(

@@ -8,6 +8,7 @@ function calls, in forward and backward, are priced like those that run on the d
 torch 2.13.0.
 """
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
@@ -17,7 +18,8 @@ import torch
 
 from ..calls import Target
 from ..chip import get_chip
-from ..torch_private import with_optimizers_of_meta
+from ..compiler.replaced import backend_replaced
+from ..torch_private import DYNAMO, with_constants_of_meta, with_optimizers_of_meta
 from .composites import kernel_of_device
 from .device_operators import OperatorsOfTheDevice, fused_attention
 from .meta_results import is_counted, tensors_in
@@ -67,10 +69,12 @@ def estimate(
     with ExitStack() as stack:
         stack.callback(recorder.memory.close)
         with_optimizers_of_meta(stack)
+        with_constants_of_meta(stack)
         stack.enter_context(OperatorsOfTheDevice())
         stack.enter_context(recorder)
         stack.callback(recorder.memory.close)  # also if fn raises
         recorder.memory.hold(tensors_in(args, kwargs))
+        _price_graphs(recorder, mode, stack)
         if mode == "compile":
             fn = _compiled(fn, recorder, stack)
         result = fn(*args, **kwargs)
@@ -81,21 +85,30 @@ def estimate(
 _compiling: list["Recorder"] = []  # whose graphs run, innermost last
 
 
-def _compiled(fn: Callable[..., Any], recorder: "Recorder", stack: ExitStack) -> Callable[..., Any]:
-    """`fn` compiled for prices while `stack` is open; equal estimates share their graphs.
+def _price_graphs(recorder: Recorder, mode: str, stack: ExitStack) -> None:
+    """While `stack` is open, what compiles itself is priced as backend `trn` would run it.
 
-    Each shape is compiled for itself, however many there are: beyond its limits Dynamo would run
-    the function eagerly.
+    A graph that an earlier estimate compiled serves another of the same chip and cores.
     """
-    from ..compiler.estimate import composites_apart
-    from ..torch_private import dynamo
 
-    stack.enter_context(composites_apart())
-    unlimited = 1 << 30
-    limits = dynamo.config.patch(recompile_limit=unlimited, accumulated_recompile_limit=unlimited)
-    stack.enter_context(limits)
+    def priced(gm: Any, inputs: Any) -> Any:
+        return _shared_backend(recorder.policy(), recorder.target)(gm, inputs)
+
+    target = recorder.target
+    stack.enter_context(backend_replaced(priced, f"{target.chip.name} LNC={target.cores}"))
     _compiling.append(recorder)
     stack.callback(_compiling.pop)
+    if mode == "compile" or DYNAMO in sys.modules:  # which takes a second to import
+        from ..torch_private.dynamo import compiled_apart
+
+        compiled_apart(stack)
+
+
+def _compiled(fn: Callable[..., Any], recorder: Recorder, stack: ExitStack) -> Callable[..., Any]:
+    """`fn` compiled for prices while `stack` is open; equal estimates share their graphs."""
+    from ..compiler.estimate import composites_apart
+
+    stack.enter_context(composites_apart())
     backend = _shared_backend(recorder.policy(), recorder.target)
     return torch.compile(fn, backend=backend, dynamic=False)
 
@@ -105,7 +118,7 @@ def _shared_backend(policy: str, target: Target) -> Callable[..., Any]:
     """One backend for each policy and target: Dynamo compiles a function again for another."""
     from ..compiler.estimate import pricing_backend
 
-    def told(*launched: Any) -> Any:
-        return _compiling[-1].run_graph(*launched)
+    def told(run: Callable[[], Any]) -> Any:
+        return _compiling[-1].run_graph(run)
 
     return pricing_backend(policy, target, told, fused_attention)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..precision import current_precision
-from ..torch_private import suggest_memory_format
+from ..torch_private import HigherOrderOperator, flex_operators, suggest_memory_format
 
 __all__ = ["OperatorsOfTheDevice", "fused_attention"]
 
@@ -33,7 +33,6 @@ class OperatorsOfTheDevice(TorchFunctionMode):
         by_name = {ATTENTION: self.attention, DROPOUT: _fused_dropout}
         self.instead: dict[Any, Any] = by_name | dict.fromkeys(RMS_NORM, _fused_rms_norm)
         self.instead |= dict.fromkeys((_SDPA, _SDPA.default), self.attention)
-        self.instead[torch.tensor] = _tensor
         self.instead |= {getattr(torch, name): _recurrent(name) for name in RECURRENT}
         self.instead |= {getattr(torch, name): _cell(name) for name in CELLS}
         named: dict[str, Any] = {function.__name__: new for function, new in by_name.items()}
@@ -50,6 +49,8 @@ class OperatorsOfTheDevice(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.unflatten:  # Dynamo does not find methods in a table
             return _unflatten(*args, **(kwargs or {}))
+        if isinstance(func, HigherOrderOperator) and func._name == "flex_attention":
+            return _flex_attention(func, *args)
         return self.instead.get(func, func)(*args, **(kwargs or {}))
 
     def attention(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -102,16 +103,6 @@ def _cell(name: str) -> Any:
     return run
 
 
-def _tensor(data: Any, *, device: Any = None, **named: Any) -> torch.Tensor:
-    """Dynamo makes no fake tensor of one that is made on `meta`. Checked on torch 2.13.0."""
-    meta = device is not None and torch.device(device).type == "meta"
-    if not meta or not torch.compiler.is_dynamo_compiling():
-        return torch.tensor(data, device=device, **named)
-    if isinstance(data, list) and not data:
-        return torch.empty(0, device=device, **named)
-    return torch.tensor(data, **named).to(device)
-
-
 def _unflatten(self: torch.Tensor, dim: Any, sizes: Any) -> torch.Tensor:
     """The method calls `super()`, where Dynamo would end a graph. Checked on torch 2.13.0."""
     if isinstance(dim, str) or not torch.compiler.is_dynamo_compiling():
@@ -150,6 +141,16 @@ def _fused_rms_norm(
     if input.device.type != "meta" or by_columns or apart or torch.compiler.is_dynamo_compiling():
         return torch.rms_norm(input, normalized_shape, weight, eps)
     return _FusedRmsNorm.apply(input, list(normalized_shape), weight, eps)  # type: ignore[no-any-return]
+
+
+def _flex_attention(operator: Any, *args: Any) -> Any:
+    """Without the traces of the score function from which torch makes the code of gradients."""
+    query, key, value, score, mask, scale, options, *buffers = args
+    if query.device.type != "meta" or torch.compiler.is_dynamo_compiling():
+        return operator(*args)
+    of_score, of_mask = buffers or ((), ())
+    apply = flex_operators().FlexAttentionAutogradOp.apply
+    return apply(query, key, value, score, score, mask, scale, options, of_mask, *of_score)
 
 
 def fused_attention(*args: Any, **kwargs: Any) -> torch.Tensor:

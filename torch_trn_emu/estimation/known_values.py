@@ -63,7 +63,7 @@ class KnownValues:
 
         A result holds what was given once or several times: once for each rank.
         """
-        twin = self._twin(given[0]) if len(given) == 1 else None
+        twin = self.twin(given[0]) if len(given) == 1 else None
         for result in filter(_is_meta, results):
             if twin is not None and _fits(twin, result):
                 copies = twin.flatten().repeat(result.numel() // twin.numel())
@@ -79,7 +79,7 @@ class KnownValues:
             return None
         if func._opname in _UNWRITTEN or torch.Tag.nondeterministic_seeded in func.tags:
             return None
-        twin = _shaped if func._opname in _BY_SHAPE else self._twin
+        twin = _shaped if func._opname in _BY_SHAPE else self.twin
         if any(t.numel() > MOST or twin(t) is None for t in given):
             return None
         if not given and _elements(func, args, kwargs) > MOST:
@@ -92,7 +92,8 @@ class KnownValues:
         with disable_modes(), torch.no_grad():
             return func(*tree_map(or_same, args), **tree_map(or_same, here))
 
-    def _twin(self, tensor: torch.Tensor) -> torch.Tensor | None:
+    def twin(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """What has its values; None if they are not known."""
         if tensor.device.type == "cpu":
             return tensor
         twin: torch.Tensor | None = self._twins.get(tensor)

@@ -263,11 +263,28 @@ class Recorder(TorchDispatchMode):
         self._worked_s = self.ready_s
 
     def _control(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
-        """Control flow: what runs is recorded, and that the host waits for a flag."""
+        """Control flow: what runs is recorded, and that the host waits for a flag.
+
+        FlexAttention is one launch, as on the device.
+        """
+        from ..compiler import flex
         from ..compiler.control import run_assuming
 
+        if flex.is_flex(func):
+            return self._flex_attention(func, args)
         with self:
             return run_assuming(func, args, kwargs, self._read)
+
+    def _flex_attention(self, func: HigherOrderOperator, args: Any) -> Any:
+        from ..compiler import flex
+
+        self.memory.hold(tensors_in(args))
+        twin = self.known.twin
+        made, key, price = flex.run_on_meta(func, args, self.policy(), self.target, twin)
+        self.memory.hold(tensors_in(made))
+        if not self.in_graph:
+            self._launch(key, price, self.target.chip.launch.eager_dispatch_s)
+        return made
 
     def _read(self, flag: torch.Tensor) -> None:
         if not self.in_graph:
@@ -289,11 +306,11 @@ class Recorder(TorchDispatchMode):
         priced = pricing_backend(self.policy(), self.target, self.run_graph, fused_attention)
         return priced(gm, example_inputs)
 
-    def run_graph(self, launches: Any, run: Callable[[], Any]) -> Any:
+    def run_graph(self, run: Callable[[], Any]) -> Any:
         """The launches of a compiled graph; what it computes with shapes is not recorded again."""
         self.in_graph = True
         try:
-            results, flags = run()
+            launches, results, flags = run()
         finally:
             self.in_graph = False
         for one in launches:

@@ -33,6 +33,7 @@ from torch._subclasses.fake_impls import op_implementations_dict  # compiled gra
 from torch._subclasses.fake_tensor import (
     FakeTensor,  # a compiled graph's metadata moves to the host
     FakeTensorMode,  # `trn-emu estimate`: scripts run on shapes; prices by symbolic sizes
+    fake_tensor_tls,  # constants on `meta` in traced functions
     unset_fake_temporarily,  # copying a graph's constants to the host
 )
 from torch.autograd.variable import Variable
@@ -60,6 +61,7 @@ __all__ = [
     "COMPILE_FX",
     "DECOMPOSITIONS",
     "DTENSOR_RANDOM",
+    "DYNAMO",
     "FAKE_TENSOR_LOGGER",
     "JAGGED_OPERATORS",
     "PASSED_OVER",
@@ -132,6 +134,7 @@ __all__ = [
     "unset_fake_temporarily",
     "utilities",
     "validate_device",
+    "with_constants_of_meta",
     "with_optimizers_of_meta",
     "wrap_make_wrapper_subclass",
     "wrap_restore_location",
@@ -290,10 +293,20 @@ def _and_meta(devices: Callable[..., list[str]], *args: Any, **kwargs: Any) -> l
     return [*devices(*args, **kwargs), "meta"]
 
 
+def with_constants_of_meta(stack: ExitStack) -> None:
+    """While `stack` is open a tensor on `meta` that a traced function makes is a constant of it.
+
+    Those of other devices are: Dynamo fakes what a list of indices or `torch.tensor` gives.
+    """
+    override = mock.patch.object(fake_tensor_tls, "allow_non_fake_inputs_override", True)
+    stack.enter_context(override)
+
+
 # --- modules by name ---
 
 COMPILE_FX = "torch._inductor.compile_fx"  # torch.compile without a backend
 DECOMPOSITIONS = "torch._decomp.decompositions"  # recurrent layers in graphs
+DYNAMO = "torch._dynamo"  # whether something is compiled in an estimate
 DTENSOR_RANDOM = "torch.distributed.tensor._random"  # random operators of sharded tensors
 JAGGED_OPERATORS = "torch.nested._internal.ops"  # their gradients of weights
 RING_ATTENTION = "torch.distributed.tensor.experimental._context_parallel._attention"

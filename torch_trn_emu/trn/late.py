@@ -19,12 +19,15 @@ __all__ = ["ADAPTED", "install"]
 
 
 def _flex_attention(module: Any) -> None:
-    """Let FlexAttention take trn tensors: its list is of CUDA, CPU, XPU, HPU and MPS."""
+    """Let FlexAttention take trn tensors, and those of `meta` in estimates.
+
+    Its list is of CUDA, CPU, XPU, HPU and MPS.
+    """
     checked = module._validate_device
 
     @wraps(checked)
     def validate(query: Any, key: Any, value: Any) -> None:
-        if query.device.type != DEVICE_TYPE:
+        if query.device.type not in (DEVICE_TYPE, "meta"):
             checked(query, key, value)
 
     module._validate_device = validate
