@@ -147,7 +147,8 @@ def _system(name: str, chip: Chip) -> System:
     try:
         return get_system(name, chip.name)
     except ValueError as error:
-        raise ValueError(f"TRN_EMU_SYSTEM={name!r}: {error}") from None
+        asked = f"TRN_EMU_SYSTEM={name!r}" if name else "torch_trn_emu/chip/systems.py"
+        raise ValueError(f"{asked}: {error}") from None
 
 
 def _integer(name: str, text: str) -> int:

@@ -8,8 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from torch_trn_emu.chip import CHIPS, SYSTEMS, Figure, Status, documented, get_chip, get_system
+from torch_trn_emu.chip import (
+    CHIPS,
+    SYSTEMS,
+    Figure,
+    Status,
+    chips,
+    documented,
+    get_chip,
+    get_system,
+)
 from torch_trn_emu.errors import ChipLimit
+from torch_trn_emu.settings import read
 
 # Peaks of one core as the architecture guides print them, in whole TFLOPS.
 GUIDE_PEAKS = [
@@ -172,3 +182,10 @@ def test_neither_torch_nor_numpy_is_imported(modules: str) -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_chip_that_no_system_has_says_what_to_add(monkeypatch) -> None:
+    added = dataclasses.replace(get_chip("trn2"), name="trn2x")
+    monkeypatch.setattr(chips, "CHIPS", {**CHIPS, "trn2x": added})
+    with pytest.raises(ValueError, match=r"chip/systems.py: no system has trn2x: add a row"):
+        read({"TRN_EMU_CHIP": "trn2x"})

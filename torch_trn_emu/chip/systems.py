@@ -164,15 +164,17 @@ SYSTEMS = (
 def get_system(name: str, chip: str) -> System:
     """The system called `name`, or the usual one of `chip` for "". "xN" after it is a cluster.
 
-    Raises ValueError for a name that is unknown or of another chip.
+    Raises ValueError for a name that is unknown or of another chip, and for a chip without one.
     """
     asked = name or get_chip(chip).default_system
     base, times, count = asked.rpartition("x")
     if times and base and count.isdigit():
         asked = base
-    for system in SYSTEMS:
-        if system.name == asked:
-            if system.chip != chip:
-                raise ValueError(f"{system.name} has {system.chip} chips; TRN_EMU_CHIP is {chip}.")
-            return system
+    system = next((s for s in SYSTEMS if s.name == asked), None)
+    if system and system.chip == chip:
+        return system
+    if not name:
+        raise ValueError(f"no system has {chip}: add a row for it, and name it as default_system.")
+    if system:
+        raise ValueError(f"{system.name} has {system.chip} chips; TRN_EMU_CHIP is {chip}.")
     raise ValueError(f"unknown system; choose from {', '.join(s.name for s in SYSTEMS)}.")
