@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/typing.md").read_text()
 (SCRIPT,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 MYPY, PYRIGHT = re.findall(r"```(?:toml|json)\n(.*?)```", PAGE, re.DOTALL)
+EVENT = "mark: torch.trn.Event = torch.trn.current_stream().record_event()\n"
 WRONG = (
     "\nwrong: str = torch.trn.device_count()\nx.to_trn()\ntorch.backends.trn.matmul.precision = 3\n"
 )
@@ -24,7 +25,7 @@ WRONG = (
 @pytest.fixture
 def project(tmp_path):
     stubs.write_stubs(tmp_path / "typings")
-    (tmp_path / "right.py").write_text(SCRIPT)
+    (tmp_path / "right.py").write_text(SCRIPT + EVENT)
     (tmp_path / "wrong.py").write_text(SCRIPT + WRONG)
     (tmp_path / "pyproject.toml").write_text(MYPY)
     (tmp_path / "pyrightconfig.json").write_text(PYRIGHT)

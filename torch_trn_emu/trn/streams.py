@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import lru_cache
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -54,6 +54,10 @@ class Stream(torch.Stream):
     def priority_range() -> tuple[int, int]:
         """(0, 0): streams have no priorities."""
         return 0, 0
+
+    if TYPE_CHECKING:  # the event is one of `Event` by its isinstance()
+
+        def record_event(self, event: torch.Event | None = None) -> "Event": ...
 
 
 _device_of: Any = torch.Event.device.__get__  # whatever name an alias has it say
