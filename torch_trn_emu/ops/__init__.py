@@ -159,10 +159,13 @@ _CONV = (
 _EVEN = "windows of unequal size are priced by class"
 _PARTS = "parts of the table or the source are priced by class"
 _APART = "assumes contiguous memory; dimensions that are not adjacent are priced by class"
-_MASKED = "assumes that every element is moved: the selection is data; on one core"
+_MASKED = "assumes that every element is moved: the selection is data; runs on one core"
 _AHEAD = "over a non-last dimension: priced as if that dimension were contiguous"
-_UNMASKED = "as without the mask"
-_CODES = "MX codes as the array reads them, inferred; scales of 128 as those of rows"
+_UNMASKED = "priced without the mask"
+_CODES = (
+    "assumes MX codes stored as the array reads them; "
+    "scales for blocks of 128 are priced as row scales"
+)
 _EQUAL = "assumes groups of equal size: the actual sizes are data"
 _NCHW = "assumes contiguous memory, [N, C, ...]"
 _LISTS = "priced as one contiguous tensor; the first of several scalars stands for all"
@@ -200,7 +203,7 @@ _ROWS = (
     _row("glu_backward", "vector", glu_backward, MADE),
     _row("_prelu_kernel_backward", "vector", prelu_backward, MADE),
     _row("eye", "gpsimd", eye, MADE),
-    _row("tril_indices triu_indices", "dma", triangle_indices, MADE, "on one core"),
+    _row("tril_indices triu_indices", "dma", triangle_indices, MADE, "runs on one core"),
     _row("multinomial", "vector", multinomial, MADE,
          "the random numbers come from the host's generator"),
     _row(" ".join(LOSSES), "vector", loss, MADE, "weights that repeat are read in full for a sum"),
@@ -209,7 +212,8 @@ _ROWS = (
     # --- products
     _row("_scaled_mm", "tensor", lower_scaled_mm, MADE, _CODES),
     _row("_scaled_mm_v2", "tensor", lower_scaled_mm, "inferred", _CODES),
-    _row("mx_matmul", "tensor", of_codes, "inferred", "codes are stored as the array reads them"),
+    _row("mx_matmul", "tensor", of_codes, "inferred",
+         "assumes codes stored as the array reads them"),
     _row("_grouped_mm", "tensor", grouped, "inferred", _EQUAL),
     _row("_scaled_grouped_mm", "tensor", scaled_grouped(2, 4), "inferred", _EQUAL),
     _row("_scaled_grouped_mm_v2", "tensor", scaled_grouped(2, 8), "inferred", _EQUAL),
@@ -234,7 +238,7 @@ _ROWS = (
     _row("argmin", "vector", largest(-1.0), MADE),
     _row("aminmax", "vector", one_after_the_other(reduction(simple("min")),
                                                   reduction(simple("max"))), MADE),
-    _row("mode", "vector", largest(1.0), "inferred", "as the maximum, with its place"),
+    _row("mode", "vector", largest(1.0), "inferred", "priced as `max` with its index"),
     _row("prod", "vector", reduction(simple("multiply")), MADE),
     _row("all", "vector", reduction(truth("min")), MADE),
     _row("any", "vector", reduction(truth("max")), MADE),
@@ -282,8 +286,8 @@ _ROWS = (
     _row("nanmedian", "vector", nanmedian, MADE, "indices of equal elements may differ"),
     _row("randperm", "vector", randperm, MADE, "the random numbers come from the host's generator"),
     _row("_unique2 unique_consecutive", "dma", distinct, MADE,
-         "assumes that every element is moved; on one core; along a dimension: priced by class"),
-    _row("unique_dim", "vector", flat_sort, "inferred", "as sorting all elements"),
+         "assumes that every element is moved; runs on one core; with `dim`: priced by class"),
+    _row("unique_dim", "vector", flat_sort, "inferred", "priced as a sort of all elements"),
     # --- movement
     _row("copy clone contiguous _to_copy _copy_from _copy_from_and_resize lift_fresh_copy "
          "_pin_memory", "dma", copy, MADE),
@@ -316,7 +320,7 @@ _ROWS = (
     _row("unfold_backward", "dma", unfold_backward, MADE,
          "overlapping windows are priced by class"),
     _row("repeat_interleave", "dma", repeated_places, MADE,
-         "assumes that every element is moved: the counts are data; on one core"),
+         "assumes that every element is moved: the counts are data; runs on one core"),
     # --- indexing
     _row("embedding", "dma", gathered(rows_of_weights), MADE),
     _row("index_select", "dma", gathered(along), MADE),
@@ -338,7 +342,7 @@ _ROWS = (
          "inferred", _UNMASKED),
     _row("_unsafe_masked_index_put_accumulate", "dma",
          unmasked("aten::index_put_", scattered(at_tensors, 2), True), "inferred",
-         _UNMASKED + ", in place"),
+         _UNMASKED + ", and in place"),
     _row("put", "dma", scattered(at_flat, 2), MADE),
     _row("masked_select", "dma", select_masked, MADE, _MASKED),
     _row("nonzero", "dma", nonzero, MADE, _MASKED),
