@@ -39,33 +39,34 @@ void multiply_thin(const Product& q, int64_t threads) {
 }
 
 void multiply_lines(const Product& q, int64_t threads) {
+  static_assert(piece_k == dots_piece);
   const Packing p(kernels(), false, q.k);
   Scratch<uint32_t> a(static_cast<size_t>(q.m * q.k));
-  const auto pieces = [&](auto&& take) {
-    for (int64_t k0 = 0; k0 < q.k; k0 += piece_k) take(k0, std::min(piece_k, q.k - k0));
-  };
   round_lines(q.a, a.get());
   const MxConstants b_mx = mx_constants(q.b.rounding.mx);
   const Elementwise rounds = elementwise(q.b.rounding.kind);
   const float* rows = reinterpret_cast<const float*>(a.get());
-  constexpr int64_t each = 64;
+  constexpr int64_t each = 64, lines = 16;
+  // Columns [j, j + count), rounded in blocks.
+  const auto add_mx = [&](int64_t j, int64_t count, float* sums) {
+    uint32_t words[lines * piece_k];
+    for (int64_t k0 = 0; k0 < q.k; k0 += piece_k) {
+      const int64_t live = std::min(piece_k, q.k - k0);
+      for (int64_t e = 0; e < count; ++e)
+        round_line(p, q.b, b_mx, j + e, k0, live, words + e * piece_k);
+      p.kernel->dots(q.m, count, live, rows + k0, q.k, Elementwise::none, DType::float32, words,
+                     piece_k, sums, each);
+    }
+  };
   const auto body = [&](int64_t lo, int64_t hi) {
     for (int64_t item = lo; item < hi; ++item) {
       const int64_t j0 = item * each, columns = std::min(each, q.n - j0);
       float sums[most_dots * each] = {};
-      for (int64_t j = 0; j < columns; j += dots_columns) {
-        const int64_t lines = std::min(dots_columns, columns - j);
-        pieces([&](int64_t k0, int64_t count) {
-          const auto add = [&](Elementwise round, DType dtype, const void* b, int64_t ldb) {
-            p.kernel->dots(q.m, lines, count, rows + k0, q.k, round, dtype, b, ldb, sums + j, each);
-          };
-          if (!q.b.is_mx()) return add(rounds, q.b.dtype, q.b.at(j0 + j, k0), q.b.line_stride);
-          uint32_t words[dots_columns * piece_k];
-          for (int64_t e = 0; e < lines; ++e)
-            round_line(p, q.b, b_mx, j0 + j + e, k0, count, words + e * piece_k);
-          add(Elementwise::none, DType::float32, words, piece_k);
-        });
-      }
+      if (!q.b.is_mx())
+        p.kernel->dots(q.m, columns, q.k, rows, q.k, rounds, q.b.dtype, q.b.at(j0, 0),
+                       q.b.line_stride, sums, each);
+      for (int64_t j = 0; q.b.is_mx() && j < columns; j += lines)
+        add_mx(j0 + j, std::min(lines, columns - j), sums + j);
       finish(*p.kernel, q, 0, q.m, j0, columns, sums, each);
     }
   };

@@ -141,99 +141,179 @@ inline bool round_columns(Elementwise op, DType dtype, const void* const* rows, 
 // Every instruction set sums element i in chain i % 32, those after the last whole 32 in i % 16, so
 // that the order does not depend on its lanes.
 constexpr int dot_chains = 32 / lanes;
+constexpr int64_t dots_chunk =
+    4 * dots_piece;  // elements of a, which stay in the first-level cache
 
-// halves[r][j][e] = the sums of chains e and e + 16, of lines of b that are ldb apart.
+// Rows of a. Lines of bfloat16 are read by words of two elements, and what they are multiplied by
+// lies likewise: of each 2 * lanes elements the even ones, then the odd ones, for whole 32s.
+struct FewRows {
+  const float* in_order;
+  int64_t stride;
+  const float* apart;
+  int64_t apart_stride;
+
+  FewRows from(int64_t row, int64_t k) const {
+    return {in_order + row * stride + k, stride, apart + row * apart_stride + k, apart_stride};
+  }
+};
+
+// sum[r][j][v] is of vectors v of whole 32s.
 template <class S, Elementwise op, int rows, int columns>
-void halves_of(int64_t count, const float* a, int64_t lda, const S* b, int64_t ldb,
-               float (*halves)[16][16]) {
-  f32v sum[rows][columns][dot_chains] = {};
-  const auto add = [&](int v, const auto& row, const auto& line) __attribute__((always_inline)) {
-    f32v values[columns];
-#pragma GCC unroll 2
-    for (int j = 0; j < columns; ++j) values[j] = (f32v)round_element<S, op>(line(b + j * ldb));
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
-      const f32v of_a = row(a + r * lda);
-#pragma GCC unroll 2
-      for (int j = 0; j < columns; ++j) sum[r][j][v] = multiply_add(of_a, values[j], sum[r][j][v]);
-    }
-  };
-  int64_t i = 0;
-  for (; i + 32 <= count; i += 32)
-#pragma GCC unroll 4
-    for (int v = 0; v < dot_chains; ++v) {
+TRN_INLINE void add_whole(int64_t count, const FewRows& a, const S* b, int64_t ldb,
+                          f32v (&sum)[rows][columns][dot_chains]) {
+  constexpr bool in_words = std::is_same_v<S, BFloat16>;
+  const float* const of_a = in_words ? a.apart : a.in_order;
+  const int64_t lda = in_words ? a.apart_stride : a.stride;
+  for (int64_t i = 0; i + 32 <= count; i += 32)
+#pragma GCC unroll 8
+    for (int v = 0; v < dot_chains; v += in_words ? 2 : 1) {
       const int64_t at = i + v * lanes;
-      add(
-          v, [at](const float* x) { return load<f32v>(x + at); },
-          [at](const S* x) { return load_bits(x + at); });
+      f32v values[columns][2];
+#pragma GCC unroll 4
+      for (int j = 0; j < columns; ++j) {
+        if constexpr (in_words) {
+          const u32v words = held(load<u32v>(b + j * ldb + at));
+          values[j][0] = (f32v)(words << 16);
+          values[j][1] = (f32v)(words & 0xffff0000);
+        } else {
+          values[j][0] = (f32v)round_element<S, op>(load_bits(b + j * ldb + at));
+        }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int part = 0; part < (in_words ? 2 : 1); ++part) {
+          const auto* const from = of_a + r * lda + at + part * lanes;
+          const f32v row = columns > 1 ? held(load<f32v>(from)) : load<f32v>(from);
+#pragma GCC unroll 4
+          for (int j = 0; j < columns; ++j)
+            sum[r][j][v + part] = multiply_add(row, values[j][part], sum[r][j][v + part]);
+        }
     }
-  for (; i < count; i += 16)
+  if constexpr (in_words)
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < columns; ++j)
+#pragma GCC unroll 4
+        for (int v = 0; v < dot_chains; v += 2) {
+          const Vectors2 chains = in_order(sum[r][j][v], sum[r][j][v + 1], EachLane());
+          sum[r][j][v] = chains.first;
+          sum[r][j][v + 1] = chains.second;
+        }
+}
+
+// Of a piece of k, row r and column j, at [r][j][e]: the sums of chains e and e + 16.
+using Halves = float[most_dots][16][16];
+
+// Of lines of b that are ldb apart, from column 0 of `halves` on.
+template <class S, Elementwise op, int rows, int columns>
+void halves_of(int64_t count, const FewRows& a, const S* b, int64_t ldb, float* halves) {
+  f32v sum[rows][columns][dot_chains] = {};
+  add_whole<S, op>(count, a, b, ldb, sum);
+  for (int64_t i = count / 32 * 32; i < count; i += 16)
 #pragma GCC unroll 2
     for (int v = 0; v < dot_chains / 2; ++v) {
       const int64_t at = i + v * lanes;
-      if (at < count)
-        add(
-            v, [=](const float* x) { return (f32v)load_ragged(x, at, count); },
-            [=](const S* x) { return load_ragged(x, at, count); });
+      if (at >= count) continue;
+#pragma GCC unroll 4
+      for (int j = 0; j < columns; ++j) {
+        const f32v value = (f32v)round_element<S, op>(load_ragged(b + j * ldb, at, count));
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+          const f32v row = (f32v)load_ragged(a.in_order + r * a.stride, at, count);
+          sum[r][j][v] = multiply_add(row, value, sum[r][j][v]);
+        }
+      }
     }
 #pragma GCC unroll 4
   for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < columns; ++j)
 #pragma GCC unroll 2
       for (int v = 0; v < dot_chains / 2; ++v)
-        store(halves[r][j] + v * lanes, sum[r][j][v] + sum[r][j][v + dot_chains / 2]);
+        store(halves + (r * 16 + j) * 16 + v * lanes, sum[r][j][v] + sum[r][j][v + dot_chains / 2]);
 }
 
-// Of any number of lines, two at a time where their sums fit the registers.
+// Of columns [j, end), as many at a time as have sums that fit the registers, each read from end to
+// end: piece p of k to halves[p].
 template <class S, Elementwise op, int rows>
-void halves_of_lines(int64_t columns, int64_t count, const float* a, int64_t lda, const S* b,
-                     int64_t ldb, float (*halves)[16][16]) {
-  constexpr int at_once = rows * dot_chains <= lanes / 2 ? 2 : 1;
-  int64_t j = 0;
-  const auto to = [&] { return reinterpret_cast<float (*)[16][16]>(halves[0][j]); };
-  for (; j + at_once <= columns; j += at_once)
-    halves_of<S, op, rows, at_once>(count, a, lda, b + j * ldb, ldb, to());
-  for (; j < columns; ++j) halves_of<S, op, rows, 1>(count, a, lda, b + j * ldb, ldb, to());
+void halves_of_lines(int64_t j, int64_t end, int64_t count, const FewRows& a, int64_t row,
+                     const S* b, int64_t ldb, Halves* halves) {
+  constexpr int fit = lanes / (rows * dot_chains), at_once = fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+  const auto add = [&]<int columns>(std::integral_constant<int, columns>) {
+    for (int64_t k = 0; k < count; k += dots_piece)
+      halves_of<S, op, rows, columns>(count - k < dots_piece ? count - k : dots_piece,
+                                      a.from(row, k), b + j * ldb + k, ldb,
+                                      halves[k / dots_piece][row][j]);
+    j += columns;
+  };
+  while (j + at_once <= end) add(std::integral_constant<int, at_once>());
+  while (j < end) add(std::integral_constant<int, 1>());
 }
 
-// sums[j] += halves[j][0], then halves[j][1], and so on to 15.
-inline void add_in_order(const float* halves, float* sums) {
+inline void put_apart(int64_t rows, int64_t count, const float* a, int64_t lda, float* to,
+                      int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i + 2 * lanes <= count; i += 2 * lanes) {
+      const float* from = a + r * lda + i;
+      const Vectors2 parts = apart(load<f32v>(from), load<f32v>(from + lanes), EachLane());
+      store(to + r * stride + i, parts.first);
+      store(to + r * stride + i + lanes, parts.second);
+    }
+}
+
+// sums[j] += halves[j][0], then halves[j][1], and so on to 15, of `columns`.
+inline void add_in_order(const float* halves, int64_t columns, float* sums) {
   alignas(64) uint32_t across[16 * 16];
   transpose(reinterpret_cast<const uint32_t*>(halves), 16, 16, 16, across, 16);
-  for (int j = 0; j < 16; j += lanes) {
-    f32v sum = load<f32v>(sums + j);
+  for (int64_t j = 0; j < columns; j += lanes) {
+    f32v sum = (f32v)load_ragged(sums, j, columns);
     for (int e = 0; e < 16; ++e) sum = sum + load<f32v>(across + 16 * e + j);
-    store(sums + j, sum);
+    store_ragged(sums, j, columns, (u32v)sum, [](float* p, u32v v) { store(p, v); });
   }
+}
+
+// Of at most 16 columns and dots_chunk of k.
+template <class S, Elementwise op>
+void dots_of_chunk(int64_t rows, int64_t columns, int64_t count, const FewRows& a, const S* b,
+                   int64_t ldb, float* sums, int64_t stride) {
+  static_assert(most_dots == 4);
+  constexpr int64_t at_once = lanes == 16 ? 4 : 2;  // more sums would leave the registers
+  constexpr decltype(&halves_of_lines<S, op, 1>) of[] = {
+      halves_of_lines<S, op, 1>, halves_of_lines<S, op, 2>, halves_of_lines<S, op, 3>,
+      halves_of_lines<S, op, 4>};
+  alignas(64) Halves halves[dots_chunk / dots_piece];
+  const int64_t step = rows <= at_once ? columns : 1;  // a line is read again while it is in caches
+  for (int64_t j = 0; j < columns; j += step)
+    for (int64_t row = 0; row < rows; row += at_once)
+      of[(rows - row < at_once ? rows - row : at_once) - 1](j, j + step, count, a, row, b, ldb,
+                                                            halves);
+  for (int64_t p = 0; p * dots_piece < count; ++p)
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = columns; j < 16; ++j)
+        for (int64_t e = 0; e < 16; ++e) halves[p][r][j][e] = 0;
+      add_in_order(halves[p][r][0], columns, sums + r * stride);
+    }
 }
 
 inline void dots(int64_t rows, int64_t columns, int64_t count, const float* a, int64_t lda,
                  Elementwise op, DType dtype, const void* b, int64_t ldb, float* sums,
                  int64_t stride) {
-  static_assert(most_dots == 4 && dots_columns == 16);
-  constexpr int64_t at_once = lanes == 16 ? 4 : 2;  // more sums would leave the registers
-  alignas(64) float halves[most_dots][16][16];
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t j = columns; j < 16; ++j)
-      for (int64_t e = 0; e < 16; ++e) halves[r][j][e] = 0;
+  alignas(64) float apart[dots_chunk];
+  const int64_t chunk = dots_chunk / rows / dots_piece * dots_piece;
   with_elementwise(op, dtype, [&]<class S, Elementwise e>() {
-    constexpr decltype(&halves_of_lines<S, e, 1>) of[] = {
-        halves_of_lines<S, e, 1>, halves_of_lines<S, e, 2>, halves_of_lines<S, e, 3>,
-        halves_of_lines<S, e, 4>};
-    const auto* lines = static_cast<const S*>(b);
-    if (rows <= at_once) {
-      of[rows - 1](columns, count, a, lda, lines, ldb, halves);
-      return false;
-    }
-    for (int64_t j = 0; j < columns; ++j) {  // a line is read again while it is in the cache
-      auto* const to = reinterpret_cast<float (*)[16][16]>(halves[0][j]);
-      of[at_once - 1](1, count, a, lda, lines + j * ldb, ldb, to);
-      of[rows - at_once - 1](1, count, a + at_once * lda, lda, lines + j * ldb, ldb, to + at_once);
+    for (int64_t k = 0; k < count; k += chunk) {
+      const int64_t live = count - k < chunk ? count - k : chunk;
+      const FewRows of_a{a + k, lda, apart, chunk};
+      if constexpr (std::is_same_v<S, BFloat16>) put_apart(rows, live, a + k, lda, apart, chunk);
+      const auto* lines = static_cast<const S*>(b) + k;
+      for (int64_t j = 0; j < columns; j += 16)
+        dots_of_chunk<S, e>(rows, columns - j < 16 ? columns - j : 16, live, of_a, lines + j * ldb,
+                            ldb, sums + j, stride);
     }
     return false;
   });
-  for (int64_t r = 0; r < rows; ++r) add_in_order(halves[r][0], sums + r * stride);
 }
 
 // ---- epilogue ----

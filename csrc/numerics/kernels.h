@@ -50,7 +50,7 @@ struct ColumnDestination {
 };
 
 constexpr int64_t most_dots = 4;
-constexpr int64_t dots_columns = 16;
+constexpr int64_t dots_piece = 512;   // of k, after which `dots` adds up
 constexpr int64_t piece_blocks = 16;  // `dots` of columns in MX add up after as many
 constexpr int64_t stored_columns = 16;
 constexpr int64_t tap_rows = 32;
@@ -102,8 +102,7 @@ struct Kernels {
   void (*softmax_backward)(const float* p, float* gradients, int64_t padded, float d);
 
   // sums[r * stride + j] += the product of row r of a and line j of b, which lie ldb elements apart
-  // and are rounded on the way, along `count`; at most most_dots rows and dots_columns columns. The
-  // sums of all dots_columns are read and written.
+  // and are rounded on the way, along `count`, dots_piece at a time; at most most_dots rows.
   void (*dots)(int64_t rows, int64_t columns, int64_t count, const float* a, int64_t lda,
                Elementwise, DType, const void* b, int64_t ldb, float* sums, int64_t stride);
   // sums[r * stored_columns + j] += the product of row r of a and column j of b, as mx_widen and

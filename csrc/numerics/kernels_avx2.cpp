@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <type_traits>
+#include <utility>
 
 #include "kernels.h"
 

@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include <type_traits>
+#include <utility>
 
 #include "kernels.h"
 

@@ -1,5 +1,6 @@
 // The kernels for any machine: four lanes, no intrinsics.
 #include <type_traits>
+#include <utility>
 
 #include "kernels.h"
 

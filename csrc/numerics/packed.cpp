@@ -239,10 +239,8 @@ void GateDots::run(const float* a, const ThenUnits& then) const {
       [&](int64_t first, int64_t last, float* sums) {
         const int64_t units = last - first;
         std::fill_n(sums, shape.m * units, 0.0f);
-        for (int64_t j = 0; j < units; j += dots_columns)
-          for (int64_t k0 = 0; k0 < k; k0 += piece_k)
-            dots(shape.m, dots_columns, std::min(piece_k, k - k0), rows + k0, k, Elementwise::none,
-                 DType::bfloat16, b + (first + j) * k + k0, k, sums + j, units);
+        dots(shape.m, units, k, rows, k, Elementwise::none, DType::bfloat16, b + first * k, k, sums,
+             units);
       },
       then);
 }

@@ -29,15 +29,32 @@ TRN_INLINE void store(T* p, V v) {
 TRN_INLINE u32v splat(uint32_t x) { return u32v{} + x; }
 TRN_INLINE f32v splat(float x) { return x - f32v{}; }  // not 0 + x, which is an addition for -0
 
-// For the constants of an inner loop: gcc would make them anew in every turn.
-TRN_INLINE u32v in_register(uint32_t x) {
-  u32v v = splat(x);
+// For what an inner loop reads more than once: gcc would load or make it anew.
+template <class V>
+TRN_INLINE V held(V v) {
 #if TRN_ISA == 512
   asm("" : "+v"(v));
 #elif TRN_ISA == 2
   asm("" : "+x"(v));
 #endif
   return v;
+}
+TRN_INLINE u32v in_register(uint32_t x) { return held(splat(x)); }
+
+// Elements of two vectors: even and odd ones apart, and in order again.
+struct Vectors2 {
+  f32v first, second;
+};
+using EachLane = std::make_integer_sequence<int, lanes>;
+template <int... i>
+TRN_INLINE Vectors2 apart(f32v low, f32v high, std::integer_sequence<int, i...>) {
+  return {__builtin_shufflevector(low, high, 2 * i...),
+          __builtin_shufflevector(low, high, 2 * i + 1 ...)};
+}
+template <int... i>
+TRN_INLINE Vectors2 in_order(f32v even, f32v odd, std::integer_sequence<int, i...>) {
+  return {__builtin_shufflevector(even, odd, i / 2 + i % 2 * lanes...),
+          __builtin_shufflevector(even, odd, (lanes + i) / 2 + i % 2 * lanes...)};
 }
 
 TRN_INLINE u32v select(i32v mask, u32v yes, u32v no) { return mask ? yes : no; }

@@ -285,7 +285,7 @@ bool stored_dots_of(const Reader& reader, const StoredMx& b, int64_t columns, in
     }
     for (int64_t at = 0; at < end - first; at += piece_blocks)
       for (int r = 0; r < rows; ++r)
-        add_in_order(halves[at / piece_blocks][r][0], sums + r * stored_columns);
+        add_in_order(halves[at / piece_blocks][r][0], stored_columns, sums + r * stored_columns);
   }
   return true;
 }

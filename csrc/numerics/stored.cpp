@@ -74,7 +74,6 @@ void add_columns(const Kernels& kernel, int64_t m, int64_t k, const float* a, co
 void multiply_columns(int64_t m, int64_t n, int64_t k, const float* a, const StoredMx& b,
                       const Result& c) {
   static_assert(k_at_once == piece_k && k_at_once == piece_blocks * block_size);
-  static_assert(stored_columns == dots_columns);
   const Kernels& kernel = kernels();
   // A piece with a part of a block is read as a whole.
   const int64_t k0 = k % block_size == 0 ? k : k / k_at_once * k_at_once;
