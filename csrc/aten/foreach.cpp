@@ -31,17 +31,6 @@ std::vector<size_t> stretches(const c10::List<at::Tensor>& tensors, size_t threa
   return ends;
 }
 
-// Tensors that share memory must be worked on in the list's order.
-bool share_memory(const c10::List<at::Tensor>& tensors) {
-  std::vector<const void*> storages;
-  storages.reserve(tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i)
-    storages.push_back(
-        tensors.get(i).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
-  std::sort(storages.begin(), storages.end());
-  return std::adjacent_find(storages.begin(), storages.end()) != storages.end();
-}
-
 // Whether an argument has something for each of the list's tensors, or one thing for all. Others
 // are the host's kernel's to refuse, and it sees them whole.
 bool fits(const IValue& value, size_t length) {
@@ -72,6 +61,27 @@ IValue joined(const std::vector<torch::jit::Stack>& parts, size_t index) {
 
 }  // namespace
 
+bool share_memory(const c10::List<at::Tensor>& tensors) {
+  std::vector<const void*> storages;
+  storages.reserve(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i)
+    storages.push_back(
+        tensors.get(i).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+  std::sort(storages.begin(), storages.end());
+  return std::adjacent_find(storages.begin(), storages.end()) != storages.end();
+}
+
+void call_on_threads(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                     std::vector<torch::jit::Stack>& calls) {
+  const at::ThreadLocalState state;
+  const c10::DeviceIndex device = InHbm::current();
+  at::parallel_for(0, int64_t(calls.size()), 1, [&](int64_t begin, int64_t end) {
+    const at::ThreadLocalStateGuard same_state(state);
+    const InHbm in_hbm(device);
+    for (int64_t p = begin; p < end; ++p) op.redispatchBoxed(keys, &calls[size_t(p)]);
+  });
+}
+
 bool is_foreach(const OpPlan& plan) {
   return plan.name.rfind("aten::_foreach_", 0) == 0 && !plan.arguments.empty() &&
          plan.arguments[0].kind == OpPlan::Kind::kTensorList;
@@ -96,13 +106,7 @@ void call_foreach(const OpPlan& plan, const c10::OperatorHandle& op, c10::Dispat
       parts[p].push_back(cut((*stack)[i], p == 0 ? 0 : ends[p - 1], ends[p]));
     }
   }
-  const at::ThreadLocalState state;
-  const c10::DeviceIndex device = InHbm::current();
-  at::parallel_for(0, int64_t(parts.size()), 1, [&](int64_t begin, int64_t end) {
-    const at::ThreadLocalStateGuard same_state(state);
-    const InHbm in_hbm(device);
-    for (int64_t p = begin; p < end; ++p) op.redispatchBoxed(keys, &parts[size_t(p)]);
-  });
+  call_on_threads(op, keys, parts);
   stack->resize(first);
   for (size_t i = 0; i < parts[0].size(); ++i) stack->push_back(joined(parts, i));
 }

@@ -6,6 +6,7 @@
 #include "accelerated.h"
 #include "alias.h"
 #include "foreach.h"
+#include "fused_optimizers.h"
 #include "list_passes.h"
 #include "named_errors.h"
 #include "plain_operands.h"
@@ -221,6 +222,8 @@ void call_host(const Planned& planned, const c10::OperatorHandle& op, DispatchKe
     call_rounding_stochastically(plan, op, keys, stack);
   } else if (plan.foreach_list) {
     call_foreach(plan, op, keys, stack);
+  } else if (plan.fused_optimizer) {
+    call_fused_optimizer(plan, op, keys, stack);
   } else {
     op.redispatchBoxed(keys, stack);
   }
@@ -331,6 +334,7 @@ OpPlan::OpPlan(const c10::OperatorHandle& op) {
   wider = host().foreign ? nullptr : wider_row(name);
   check = precondition(name);
   foreach_list = is_foreach(*this);
+  fused_optimizer = is_fused_optimizer(*this);
   list_pass = check == nullptr && wider == nullptr && !any_plain && is_list_pass(*this);
   rounds = name.rfind("trn::", 0) != 0;
   draws_unseen = op.hasTag(at::Tag::nondeterministic_seeded) && !takes_generator;

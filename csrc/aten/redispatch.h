@@ -43,6 +43,7 @@ struct OpPlan {
   Precondition check = nullptr;
   const WiderRow* wider = nullptr;  // formats that the host computes in a wider one
   bool foreach_list = false;        // works on lists of tensors
+  bool fused_optimizer = false;     // and is one's whole step
   bool list_pass = false;           // and may be kept: list_passes.h
   bool draws_unseen = false;        // random, without a generator argument
   bool indexes = false;             // its first argument is what `indices` look into
