@@ -133,9 +133,10 @@ def graph_us(name: str) -> float:
     graph = GRAPHS[name]
     launched: list[Launch] = []
 
-    def told(launches: Sequence[Launch], run: Callable[[], tuple[Tensor, object]]) -> Tensor:
+    def told(run: Callable[[], tuple[Sequence[Launch], Tensor, object]]) -> Tensor:
+        launches, result, _ = run()
         launched.extend(launches)
-        return run()[0]
+        return result
 
     torch._dynamo.reset()
     target = Target(get_chip(graph.chip), graph.cores)
