@@ -39,6 +39,13 @@ def names_of(kind: str) -> tuple[str, ...]:
 
 
 FORMATS = names_of("FORMAT")
+# Bits of exponent and mantissa, and the kind of the codes that are no numbers.
+BITS = {
+    name: (int(exponent), int(mantissa), specials)
+    for name, exponent, mantissa, specials in re.findall(
+        r"^TRN_FORMAT\((\w+), *(\d+), *(\d+), *(\w+)\)", TABLE.read_text(), re.MULTILINE
+    )
+}
 ELEMENTS = names_of("ELEMENT")
 RULES = names_of("SCALE_RULE")
 GROUPINGS = ("contiguous", "wrapped")

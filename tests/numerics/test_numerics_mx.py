@@ -7,29 +7,38 @@ from itertools import product
 import ml_dtypes
 import numpy as np
 import pytest
-from numerics_library import DTYPES, ELEMENTS, GROUPINGS, RULES, Mx, Numerics
+from numerics_library import BITS, DTYPES, ELEMENTS, GROUPINGS, RULES, Mx, Numerics
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-EMAX = {"float8_e4m3fn": 8, "float8_e5m2": 15, "float6_e3m2fn": 4, "float6_e2m3fn": 2,
-        "float4_e2m1fn": 2, "int8": 0}  # fmt: skip
-MANTISSA = {"float8_e4m3fn": 3, "float8_e5m2": 2, "float6_e3m2fn": 2, "float6_e2m3fn": 3,
-            "float4_e2m1fn": 1, "int8": 6}  # fmt: skip
-SIGN_BIT = {"float6_e3m2fn": 32, "float6_e2m3fn": 32, "float4_e2m1fn": 8}  # else 128
 NAN_CODE = {"float8_e4m3fn": 0x7F, "float8_e5m2": 0x7F}  # else 0
 SHAPES = [(1, 1), (3, 32), (33, 5), (64, 40), (7, 600), (600, 7), (2, 2100)]
-
-FINITE = {}  # element -> ascending list of (magnitude, code)
-for name in ELEMENTS:
-    codes = np.arange(SIGN_BIT.get(name, 128), dtype=np.uint8)
-    values = codes / 64 if name == "int8" else codes.view(getattr(ml_dtypes, name)).astype(float)
-    FINITE[name] = [
-        (Fraction(v), int(c)) for v, c in zip(values, codes, strict=True) if np.isfinite(v)
-    ]
 
 
 def log2_floor(x: Fraction) -> int:
     e = x.numerator.bit_length() - x.denominator.bit_length()
     return e if Fraction(2) ** e <= x else e - 1
+
+
+def value_of(element: str, code: int) -> Fraction | None:
+    """The value of a code without its sign; None for one that is no number. [mx] 5.3"""
+    exponent, mantissa, specials = BITS[element]
+    if specials == "integer":
+        return Fraction(code, 2**mantissa)
+    power, rest = divmod(code, 2**mantissa)
+    top = 2**exponent - 1
+    if power == top and (specials == "ieee" or (specials == "fn" and rest == 2**mantissa - 1)):
+        return None
+    whole = 2**mantissa if power else 0
+    return (whole + rest) * Fraction(2) ** (max(power, 1) - top // 2 - mantissa)
+
+
+MANTISSA = {name: BITS[name][1] for name in ELEMENTS}
+SIGN_BIT = {name: 1 << sum(BITS[name][:2]) for name in ELEMENTS}
+FINITE = {  # element -> ascending list of (magnitude, code)
+    name: [(v, c) for c in range(SIGN_BIT[name]) if (v := value_of(name, c)) is not None]
+    for name in ELEMENTS
+}
+EMAX = {name: log2_floor(FINITE[name][-1][0]) for name in ELEMENTS}
 
 
 def log2_ceil(x: Fraction) -> int:
@@ -75,7 +84,7 @@ def groups(k: int, grouping: str) -> list[list[int]]:
 def signed(element: str, code: int, negative: bool) -> int:
     if element == "int8":
         return -code & 255 if negative else code
-    return code | (SIGN_BIT.get(element, 128) if negative else 0)
+    return code | (SIGN_BIT[element] if negative else 0)
 
 
 def oracle(x: np.ndarray, axis: int, mx: Mx) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from numerics_library import DTYPES, FORMATS, Numerics
+from numerics_library import BITS, DTYPES, FORMATS, Numerics
 
 
 def philox(counter: list[int], key: list[int]) -> list[int]:
@@ -53,16 +53,11 @@ def test_fast_equals_reference(each_isa: Numerics, fmt: str) -> None:
         assert np.array_equal(nan, np.isnan(wanted))
 
 
-MANTISSA_BITS = {"float8_e4m3fn": 3, "float8_e4m3": 3, "float8_e5m2": 2, "float8_e3m4": 4,
-                 "float6_e3m2fn": 2, "float6_e2m3fn": 3, "float4_e2m1fn": 1, "int8": 6,
-                 "bfloat16": 7, "float16": 10, "tfloat32": 10}  # fmt: skip
-
-
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.9])
 def test_the_mean_is_kept(numerics: Numerics, fmt: str, fraction: float) -> None:
     step = numerics.round_to(fmt, np.float32([1.5]))[0] - 1  # a multiple of the last place at 1
-    last_place = 2.0 ** -MANTISSA_BITS[fmt]
+    last_place = 2.0 ** -BITS[fmt][1]
     assert step == 0.5
     x = np.full(100_000, 1 + fraction * last_place, np.float32)
     y = numerics.round_to(fmt, x, stochastic=True, seed=1)
