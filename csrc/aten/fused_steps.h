@@ -1,6 +1,6 @@
-// The steps of an LSTM under a policy that rounds, and their gradients, where product and cell of a
-// step share one loop:
-// each thread has hidden units of its own, and waits for others once a step.
+// The steps of an LSTM or a GRU under a policy that rounds, and the gradients of an LSTM's, where
+// product and cell of a step share one loop: each thread has hidden units of its own, and waits for
+// others once a step.
 // Values and launches are those of the steps as operators (recurrent_steps.h), which run wherever
 // something is to see them.
 #pragma once

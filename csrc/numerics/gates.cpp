@@ -117,6 +117,37 @@ void lstm_block_output(CellUnits shape, const float* gates, const float* tanh_cy
   });
 }
 
+void gru_block_sums(CellUnits shape, const GruBlockSums& cell, float* parts) {
+  const int64_t count = shape.end - shape.begin, all = shape.rows * count;
+  each_block_row(shape, 3, [&](int64_t at, int64_t from) {
+    const bool is_n = at >= 2 * all;
+    const float *sum = cell.sums + at, *x = cell.input + from;
+    const int64_t column = from % (3 * shape.width);
+    float* hidden = parts + at + (is_n ? 2 * all : 0);
+    add_bias(count, sum, cell.hidden_bias != nullptr ? cell.hidden_bias + column : nullptr, hidden);
+    if (is_n)
+      std::copy_n(x, count, parts + at);
+    else
+      for (int64_t j = 0; j < count; ++j) hidden[j] = hidden[j] + x[j];
+  });
+  block_of_rows(shape, cell.hx, parts + 3 * all);
+}
+
+void gru_block_reset(CellUnits shape, float* parts) {
+  const int64_t all = shape.rows * (shape.end - shape.begin);
+  const float *r = parts, *hidden_n = parts + 4 * all;
+  float* n = parts + 2 * all;
+  for (int64_t j = 0; j < all; ++j) n[j] = n[j] + hidden_n[j] * r[j];
+}
+
+void gru_block_output(CellUnits shape, const float* parts, float* hy) {
+  const int64_t count = shape.end - shape.begin, all = shape.rows * count;
+  const float *z = parts + all, *n = z + all, *h = n + all;
+  each_block_row(shape, 1, [&](int64_t at, int64_t to) {
+    for (int64_t j = at; j < at + count; ++j) hy[to + j - at] = (h[j] - n[j]) * z[j] + n[j];
+  });
+}
+
 void rows_of_block(CellUnits shape, int64_t gates, const float* block, float* rows) {
   each_block_row(shape, gates, [&](int64_t at, int64_t to) {
     std::copy_n(block + at, shape.end - shape.begin, rows + to);

@@ -44,6 +44,23 @@ void lstm_block_state(CellUnits shape, const float* gates, float* cells);
 // The units of hy [rows, width] = o * tanh_cy, a block [rows, units].
 void lstm_block_output(CellUnits shape, const float* gates, const float* tanh_cy, float* hy);
 
+// ---- some units of a GRU's cell: parts [5, rows, units] of r, z, n, hx and hidden_n ----
+
+// sums is a block [3, rows, units], input [rows, 3 width], hx [rows, width]. The bias may be null.
+struct GruBlockSums {
+  const float *sums, *hidden_bias, *input, *hx;
+};
+// The arguments of r and z, (sums + hidden_bias) + input; the input's part of n; hx; hidden_n.
+void gru_block_sums(CellUnits shape, const GruBlockSums& cell, float* parts);
+
+// n += hidden_n * r.
+void gru_block_reset(CellUnits shape, float* parts);
+
+// The units of hy [rows, width] = (hx - n) * z + n.
+void gru_block_output(CellUnits shape, const float* parts, float* hy);
+
+// ---- blocks of any cell ----
+
 // The units of rows [rows, gates * width], to and from a block.
 void rows_of_block(CellUnits shape, int64_t gates, const float* block, float* rows);
 void block_of_rows(CellUnits shape, const float* rows, float* block);

@@ -1,5 +1,5 @@
-"""Steps of an LSTM whose product and cell share one loop: bits, launches and counters of the same
-steps as operators, which a dispatch mode sees.
+"""Steps of an LSTM or a GRU whose product and cell share one loop: bits, launches and counters of
+the same steps as operators, which a dispatch mode sees.
 """
 
 import itertools
@@ -26,11 +26,13 @@ PAIRS = [
     pytest.param(*pair, marks=[] if i % 5 == 0 else pytest.mark.conformance)
     for i, pair in enumerate(itertools.product(SIZES, POLICIES))
 ]
+KINDS = {"lstm": nn.LSTM, "gru": nn.GRU}
+# Of the output and the states; a GRU has no c.
 USED = {
-    "out": lambda out, h, c: out.square().sum(),
-    "h": lambda out, h, c: h.square().sum(),
-    "c": lambda out, h, c: c.square().sum(),
-    "all": lambda out, h, c: out.sin().sum() + h.square().sum() + c.sin().sum(),
+    "out": lambda out, h, *c: out.square().sum(),
+    "h": lambda out, h, *c: h.square().sum(),
+    "c": lambda out, h, *c: (c or (h,))[0].square().sum(),
+    "all": lambda out, h, *c: out.sin().sum() + sum(t.square().sum() for t in (h, *c)),
 }
 
 
@@ -42,22 +44,30 @@ class Watch(TorchDispatchMode):
 
 
 class Layer:
-    def __init__(self, steps: int, batch: int, features: int, hidden: int, **options) -> None:
+    def __init__(
+        self, steps: int, batch: int, features: int, hidden: int, kind="lstm", **options
+    ) -> None:
         torch.manual_seed(0)
-        self.module = nn.LSTM(features, hidden, **options).to("trn")
+        self.module = KINDS[kind](features, hidden, **options).to("trn")
         directions = 2 if options.get("bidirectional") else 1
-        shapes = [(steps, batch, features), *[(directions, batch, hidden)] * 2]
+        states = 2 if kind == "lstm" else 1
+        shapes = [(steps, batch, features), *[(directions, batch, hidden)] * states]
         self.inputs = [torch.randn(shape).to("trn").requires_grad_() for shape in shapes]
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        """The output and the last states."""
+        x, *states = self.inputs
+        out, last = self.module(x, tuple(states) if len(states) == 2 else states[0])
+        return out, *(last if isinstance(last, tuple) else (last,))
 
     def run(self, used: str) -> list[Tensor | None]:
         """Results with and without a graph, and all gradients."""
-        x, *states = self.inputs
-        out, (h, c) = self.module(x, tuple(states))
+        made = self()
         wanted = [*self.inputs, *self.module.parameters()]
-        grads = torch.autograd.grad(USED[used](out, h, c), wanted, allow_unused=True)
+        grads = torch.autograd.grad(USED[used](*made), wanted, allow_unused=True)
         with torch.no_grad():
-            again, _ = self.module(x)
-        return [t if t is None else t.detach().cpu() for t in (out, h, c, again, *grads)]
+            again, _ = self.module(self.inputs[0])
+        return [t if t is None else t.detach().cpu() for t in (*made, again, *grads)]
 
 
 def counted(layer: Layer, used: str) -> tuple[list[Tensor | None], dict]:
@@ -71,12 +81,13 @@ def assert_bits(made: list[Tensor | None], expected: list[Tensor | None]) -> Non
         assert one is None or torch.equal(one, other)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("size", "policy"), PAIRS)
-def test_the_bits_and_the_counters_are_those_of_the_operators(size, policy):
+def test_the_bits_and_the_counters_are_those_of_the_operators(size, policy, kind):
     for bidirectional, (bias, used) in zip(
         itertools.cycle((False, True)), itertools.product((True, False), USED), strict=False
     ):
-        layer = Layer(*size, bidirectional=bidirectional, bias=bias)
+        layer = Layer(*size, kind=kind, bidirectional=bidirectional, bias=bias)
         with torch_trn_emu.precision(policy):
             made, counters = counted(layer, used)
             with Watch():
@@ -85,25 +96,26 @@ def test_the_bits_and_the_counters_are_those_of_the_operators(size, policy):
         assert counters == pytest.approx(of_operators, rel=1e-9)  # sums of times in another order
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", ["bf16", "mxfp8"])
-def test_subnormal_states_and_gradients(policy):
-    layer = Layer(4, 16, 32, 128)  # more rows than a tile of the bfloat16 dot product has
+def test_subnormal_states_and_gradients(policy, kind):
+    layer = Layer(4, 16, 32, 128, kind)  # more rows than a tile of the bfloat16 dot product has
     with torch.no_grad():
         for each in (*layer.inputs, *layer.module.parameters()):
             each.mul_(1e-39 if each.dim() == 3 else 1)
-    x, *states = layer.inputs
 
     def run() -> list[Tensor]:
-        out, (h, c) = layer.module(x, tuple(states))
+        out, h, *c = layer()
         grads = torch.autograd.grad((out * 1e-38).sum() + h.sum() * 1e-39, layer.inputs)
-        return [t.detach().cpu() for t in (out, h, c, *grads)]
+        return [t.detach().cpu() for t in (out, h, *c, *grads)]
 
     with torch_trn_emu.precision(policy):
         made = run()
         with Watch():
             expected = run()
     assert_bits(made, expected)
-    assert any((0 < t.abs()).logical_and(t.abs() < 1e-38).any() for t in made[3:])
+    of_inputs = made[-len(layer.inputs) :]
+    assert any((0 < t.abs()).logical_and(t.abs() < 1e-38).any() for t in of_inputs)
 
 
 def test_batches_of_gradients():
@@ -138,18 +150,19 @@ def test_gradients_of_expanded_results_and_of_some_inputs():
     assert_bits(made, expected)
 
 
-def test_a_step_is_no_operator():
-    layer = Layer(50, 8, 32, 256)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_no_operator(kind):
+    layer = Layer(50, 8, 32, 256, kind)
     with torch_trn_emu.precision("mxfp8"), torch.no_grad():
-        x, *states = layer.inputs
-        layer.module(x, tuple(states))
+        layer()
         before = _C.weight_copies()[2]
-        layer.module(x, tuple(states))
+        layer()
         assert _C.weight_copies()[2] - before < 5  # operators would read the weight 50 times
 
 
-def test_no_bit_depends_on_threads():
-    layer = Layer(4, 24, 16, 256)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_bit_depends_on_threads(kind):
+    layer = Layer(4, 24, 16, 256, kind)
     threads = torch.get_num_threads()
     found = []
     try:
