@@ -42,14 +42,12 @@ def computed(
     host: Callable[..., Any] | None = None,
     chip: Chip = CHIP,
     most: int = 2,
-    graph: bool = False,
 ) -> tuple[int, Pairs]:
     """The cores that computed a call of row `name`, and (machine's, host's) values of all results.
 
     The cores that the labels allow: `most`, else 1; 0 if the row's programs have none. `spelled`
     gives the arguments of the row from those of `op`, an operator alike that the host has; `host`
-    computes what `op` does on other devices only; `graph` is for one in a compiled graph. Results
-    that the row does not make are left out.
+    computes what `op` does on other devices only. Results that the row does not make are left out.
     """
     kwargs = op.keywords if isinstance(op, partial) else {}
     op = op.func if isinstance(op, partial) else op
@@ -70,7 +68,7 @@ def computed(
                 described(tuple(results), "result"))  # fmt: skip
     wanted = [k for k, r in enumerate(call.results) if isinstance(r, TensorArg) and r.numel]
     for cores in dict.fromkeys((most, 1)):
-        programs = OPS[name].lower(call, Target(chip, cores, graph))
+        programs = OPS[name].lower(call, Target(chip, cores))
         assert isinstance(programs, tuple), f"{name} transfers data between host and device"
         if is_labelled(programs, wanted):
             break

@@ -175,14 +175,10 @@ def _tensors(values: tuple[Any, ...]) -> Iterator[TensorArg]:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The cores that run a call: `cores` physical ones of a chip, one logical core.
-
-    graph  the call is a part of a compiled graph
-    """
+    """The cores that run a call: `cores` physical ones of a chip, one logical core."""
 
     chip: Chip
     cores: int
-    graph: bool = False
 
     def __hash__(self) -> int:  # a chip holds mappings; its name tells it apart
         return hash((self.chip.name, self.cores))

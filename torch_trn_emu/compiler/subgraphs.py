@@ -103,8 +103,7 @@ def prepare(gm: GraphModule, **compiled: Any) -> None:
 
 def pieces_of(name: str, gm: GraphModule, policy: str, target: Target) -> Iterator[Piece]:
     """The pieces of a graph and its bodies, in the order in which they run."""
-    cut = _Cut(policy, replace(target, graph=True))
-    yield from cut.pieces(name, inlined(gm, is_true), Body("", gm), 1)
+    yield from _Cut(policy, target).pieces(name, inlined(gm, is_true), Body("", gm), 1)
 
 
 def launches_of(name: str, gm: GraphModule, policy: str, target: Target) -> tuple[Launch, ...]:

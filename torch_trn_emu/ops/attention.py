@@ -9,7 +9,6 @@ from ..calls.labels import constant, labelled, spanned
 from ..chip import Chip
 from ..isa import Program, Split
 from ..kernels.attention.backward import attention_backward
-from ..kernels.attention.few_queries import attention_of_few_queries, takes_few
 from ..kernels.attention.forward import attention
 from ..kernels.attention.heads import Layout, layout_of
 from ..kernels.attention.short import short_attention, takes_short
@@ -172,8 +171,7 @@ def _row(build: Callable[..., Program], first: int) -> Lowering:
         if first == 0:
             whole = replace(whole, stats=len(call.outputs) > 1)
         shared = max(whole.batch, whole.heads // whole.group) >= target.cores
-        way = _in_graph if first == 0 and target.graph else build
-        program = way(whole, chip=target.chip, cores=target.cores if shared else 1)
+        program = build(whole, chip=target.chip, cores=target.cores if shared else 1)
         # A wider head is counted as several.
         return (program if q.shape[-1] > P else _labelled(program, call, whole, first),)
 
@@ -185,22 +183,10 @@ def _forward(a: AttentionSpec, *, chip: Chip, cores: int) -> Program:
     short = short_attention(a, chip=chip, cores=cores) if takes_short(a) else None
     if short is not None and a.keys <= SURELY:
         return short
-    return _faster(short, attention(a, chip=chip, cores=cores), chip)
-
-
-def _in_graph(a: AttentionSpec, *, chip: Chip, cores: int) -> Program:
-    """Of few queries the one whose rows are those of several heads, if that is faster.
-
-    Graphs alone: what was measured of an eager call reads its cache at a sixth of the bandwidth
-    (row mm30). That compiled ones do better is inferred: the vendor's library has such a kernel.
-    """
-    usual = _forward(a, chip=chip, cores=cores)
-    few = attention_of_few_queries(a, chip=chip, cores=cores) if takes_few(a) else None
-    return _faster(few, usual, chip)
-
-
-def _faster(a: Program | None, b: Program, chip: Chip) -> Program:
-    return b if a is None or price(b, chip).total_s < price(a, chip).total_s else a
+    long = attention(a, chip=chip, cores=cores)
+    if short is None or price(long, chip).total_s < price(short, chip).total_s:
+        return long
+    return short
 
 
 ATTENTION, ATTENTION_BACKWARD = _row(_forward, 0), _row(attention_backward, 1)

@@ -7,7 +7,7 @@ Status, of the program's shape (each instruction's cost has its own source in `c
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from ..calls import Call, Target, TensorArg
@@ -76,7 +76,7 @@ def on_cores_with_work(lower: AnyLowering) -> AnyLowering:
             return programs
         if all(p.cores == 1 for p in programs) or not _may_be_whole(call, programs):
             return programs
-        alone = lower(call, replace(target, cores=1))
+        alone = lower(call, Target(target.chip, 1))
         if not isinstance(alone, tuple):
             return programs
         same = all(_work(a) == _work(b) for a, b in zip(programs, alone, strict=False))

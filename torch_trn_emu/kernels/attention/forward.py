@@ -19,11 +19,11 @@ from ...chip import Chip
 from ...isa import Access, Affine, Builder, Program, Role, itemsize
 from ..limits import P
 from ..pipelining import Item, Window, pipelined, repeated
-from .parts import Block, Part, alike, blocks_of, sections, span
+from .parts import Block, Part, alike, sections, span
 from .spec import BLOCK, AttentionSpec, Masks, Tile, Transposer, fits, tile_at, tiles_of
 from .sums import Sums
 
-__all__ = ["SECTION", "Forward", "attention"]
+__all__ = ["attention"]
 
 SECTION = 4096  # chosen: two in flight take what [cte] gives to one section of 8192
 UNROLLED = 16  # tiles of heads that share keys, beyond which a pipeline has one head [cte]
@@ -37,11 +37,11 @@ def attention(a: AttentionSpec, *, chip: Chip, cores: int = 1) -> Program:
     """
     name = f"attention {a.batch}x{a.heads}x{a.queries}x{a.keys}x{a.dim}"
     b = Builder(name, cores=cores, model_flops=4.0 * a.products)
-    Forward(b, a.share(cores).as_one_batch(), chip).program()
+    _Forward(b, a.share(cores).as_one_batch(), chip).program()
     return b.build()
 
 
-class Forward:
+class _Forward:
     def __init__(self, b: Builder, a: AttentionSpec, chip: Chip) -> None:
         self.b, self.a = b, a
         self.q, self.k, self.v = (a.heads_of(b, name, Role.INPUT) for name in "qkv")
@@ -207,7 +207,12 @@ class Forward:
         following: Item[Part] | None,
     ) -> None:  # fmt: skip
         new, old = (x.kind.tile if x else Tile(0, 0, 0, False) for x in (coming, going))
-        blocks = blocks_of(new, old)
+        both = min(new.full, old.full)
+        blocks = [Block(BLOCK, BLOCK, False)] * both
+        blocks += [Block(BLOCK, 0, False)] * (new.full - both)
+        blocks += [Block(0, BLOCK, False)] * (old.full - both)
+        if new.last or old.last:
+            blocks.append(Block(new.last, old.last, True))
         if going and self.one_section:
             last = max(k for k, block in enumerate(blocks) if block.going)
             blocks[last] = replace(blocks[last], later=True)
@@ -305,16 +310,13 @@ class Forward:
 
     def _weights(self, item: Item[Part], number: Affine, at: Affine, size: int) -> None:
         """exp(score * scale + shift), transposed so that keys lie on partitions."""
-        self._exponentials(item, number, at, size)
-        self.transposer.spread(self.weights, item.kind.tile.rows, size)
-
-    def _exponentials(self, item: Item[Part], number: Affine, at: Affine, size: int) -> None:
         b, rows = self.b, item.kind.tile.rows
         b.fresh(self.weights)
         written = (self.weights.rows(rows, size), self.parts.rows(rows, 1, number))
         masked = self.masked.rows(rows, size, at, age=self.age)
         shift = self.shift.rows(rows, 1)
         b.emit("activation_reduce", written, masked, shift, op="exp", scale=self.masks.scale)
+        self.transposer.spread(self.weights, rows, size)
 
     def _multiply(self, item: Item[Part], key: Affine, size: int, brought: int) -> None:
         b, a, rows = self.b, self.a, item.kind.tile.rows

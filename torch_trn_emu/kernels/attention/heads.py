@@ -1,13 +1,12 @@
 """Tensors of heads in HBM, as they lie: views of a projection have strides of their own."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
 from ...calls import TensorArg
 from ...isa import Access, Affine, Builder, Index, Role, affine
 
-__all__ = ["Heads", "Layout", "Sizes", "layout_of", "pairs"]
+__all__ = ["Heads", "Layout", "Sizes", "layout_of"]
 
 Sizes = tuple[int, int, int, int]  # batch, heads, length, head_dim
 
@@ -63,11 +62,6 @@ def layout_of(t: TensorArg) -> Layout | None:
     return Layout(batch, head, strides[-2], strides[-1])
 
 
-def pairs(found: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """(stride, count) pairs, without those of one element."""
-    return tuple((stride, count) for stride, count in found if count > 1)
-
-
 class Heads:
     """A buffer of HBM that holds [batch, heads, length, head_dim]: all that its strides span."""
 
@@ -107,11 +101,8 @@ class Heads:
         return self._access(at, rows, by_tile + by_head)
 
     def _access(self, at: Affine, rows: int, between: tuple[tuple[int, int], ...]) -> Access:
-        pattern = (*self.lines(rows), *between, (self.layout.dim, self.dim))
-        return self.buffer.box(*pattern, at=at)
-
-    def lines(self, rows: int) -> tuple[tuple[int, int], ...]:
-        """Strides and counts of `rows` rows."""
         here = self.layout
-        among = ((here.among, here.folded),) if here.folded > 1 else ()
-        return (*among, (here.row, rows // here.folded))
+        lines = ((here.among, here.folded),) if here.folded > 1 else ()
+        lines = (*lines, (here.row, rows // here.folded))
+        pattern = (*lines, *between, (here.dim, self.dim))
+        return self.buffer.box(*pattern, at=at)

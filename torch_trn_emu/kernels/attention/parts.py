@@ -8,7 +8,7 @@ from ...isa import Affine
 from ..pipelining import Item
 from .spec import BLOCK, Tile
 
-__all__ = ["Block", "Part", "alike", "blocks_of", "sections", "span"]
+__all__ = ["Block", "Part", "alike", "sections", "span"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,6 @@ def alike(kinds: tuple[Part | None, ...]) -> Hashable:
     ahead = (x and replace(x, tile=Tile(x.tile.rows, 0, 0, False)) for x in following)
     older = (x and replace(x, tile=replace(x.tile, diagonal=False)) for x in (going, gone))
     return (*ahead, coming, *older)
-
-
-def blocks_of(new: Tile, old: Tile) -> list[Block]:
-    """What the steps of two tiles work on, of which the pipeline has both."""
-    both = min(new.full, old.full)
-    blocks = [Block(BLOCK, BLOCK, False)] * both
-    blocks += [Block(BLOCK, 0, False)] * (new.full - both)
-    blocks += [Block(0, BLOCK, False)] * (old.full - both)
-    return blocks + [Block(new.last, old.last, True)] * bool(new.last or old.last)
 
 
 def span(item: Item[Block], tile: Tile) -> tuple[Affine, Affine]:

@@ -1,12 +1,12 @@
 """What the programs of attention share: sizes, masks, and operands with head_dim on partitions."""
 
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import ceil
 
 from ...chip import Chip
 from ...isa import Access, Affine, Buffer, Builder, Engine, Index, Role, affine, itemsize
 from ..limits import P
-from .heads import Heads, Layout, Sizes, pairs
+from .heads import Heads, Layout, Sizes
 
 __all__ = [
     "BLOCK",
@@ -39,11 +39,6 @@ class Mask:
     dtype: str
     among: int = 0
     folded: int = 1
-
-    def lines(self, rows: int) -> tuple[tuple[int, int], ...]:
-        """Strides and counts of the rows of queries."""
-        among = ((self.among, self.folded),) if self.folded > 1 else ()
-        return (*among, (self.strides[2], rows // self.folded))
 
     def with_heads_as_queries(self, group: int, queries: int) -> "Mask":
         """Of `group` neighbouring heads each, as one of group x queries queries."""
@@ -212,10 +207,11 @@ def tile_at(first: Affine, columns: int) -> Affine:
 class Transposer:
     """Operands brought into SBUF, and transposed so that head_dim lies on partitions."""
 
-    def __init__(self, b: Builder, a: AttentionSpec, slots: int = 2) -> None:
+    def __init__(self, b: Builder, a: AttentionSpec) -> None:
         self.b, self.dim, self.dtype = b, a.dim, a.compute
-        slots = slots if itemsize(a.compute) < 4 else slots // 2
-        self.psum = b.psum("transposed", BLOCK, a.compute, slots=slots)
+        self.psum = b.psum(
+            "transposed", BLOCK, a.compute, slots=2 if itemsize(a.compute) < 4 else 1
+        )
 
     def bring(
         self, to: Buffer, at: Index, hbm: Heads, base: Affine, size: int, *, any_order: bool = False
@@ -325,35 +321,20 @@ class Masks:
         self, head: Affine, rows: int, first: Index, start: Index, size: int, heads: int = 1
     ) -> Access:
         """The given mask of a block, as float32 to be added; of several heads side by side."""
-        mask = self.a.mask
+        mask, b = self.a.mask, self.b
         assert mask is not None
+        b.fresh(self.tile)
         _, by_head, by_row, by_key = mask.strides
         offset = head + affine(first) * by_row + affine(start) * by_key
-        beside = ((by_head, heads),) if heads > 1 else ()
-        return self._added((*mask.lines(rows), *beside, (by_key, size)), offset, rows, heads * size)
-
-    def below(
-        self, head: Affine, start: Index, size: int, above: tuple[int, int], queries: int
-    ) -> Access:
-        """The given mask of a block, of users and heads one below the other on partitions."""
-        mask = self.a.mask
-        assert mask is not None
-        by_batch, by_head, _, by_key = mask.strides
-        lines = (*pairs(zip((by_batch, by_head), above, strict=True)), *mask.lines(queries))
-        offset = head + affine(start) * by_key
-        return self._added((*lines, (by_key, size)), offset, prod(above) * queries, size)
-
-    def _added(
-        self, pattern: tuple[tuple[int, int], ...], at: Affine, rows: int, columns: int
-    ) -> Access:
-        b = self.b
-        b.fresh(self.tile)
-        tile = self.tile.rows(rows, columns)
-        b.load(tile, self.hbm.box(*pattern, at=at))
-        if self.tile.dtype != "bool":
+        lines = ((mask.among, mask.folded),) if mask.folded > 1 else ()
+        lines = (*lines, (by_row, rows // mask.folded))
+        pattern = (*lines, *(((by_head, heads),) if heads > 1 else ()), (by_key, size))
+        tile = self.tile.rows(rows, heads * size)
+        b.load(tile, self.hbm.box(*pattern, at=offset))
+        if mask.dtype != "bool":
             return tile
         b.fresh(self.added)
-        added = self.added.rows(rows, columns)
+        added = self.added.rows(rows, heads * size)
         b.emit("tensor_scalar", added, tile, op0="subtract", imm0=1.0, op1="multiply", imm1=-HIDDEN)
         return added
 
