@@ -36,8 +36,23 @@ CASES = {
                                    [1200, 7]),
     "clone of rows that repeat": (CLONE, random(400, 1, 5).expand(400, 3, 5)),
     "repeat of runs": (aten.repeat.default, random(400, 1, 5), [1, 3, 1]),
+    "cat of turned ones": (aten.cat.default, [random(90, 67).t(), random(67, 3)], 1),
+    "cat of rows that repeat": (aten.cat.default, [random(1, 67).t().expand(67, 80)] * 2, 0),
+    "stack of turned ones": (aten.stack.default, [random(90, 67).t(), random(67, 90)], -1),
+    "repeat of turned ones": (aten.repeat.default, random(90, 67).t(), [1, 3]),
+    "roll of turned ones": (aten.roll.default, random(90, 67).t(), [3], [1]),
+    "flip of turned ones": (aten.flip.default, random(90, 67).t(), [0]),
+    "slice_scatter of turned ones": (aten.slice_scatter.default, random(90, 67).t(),
+                                     random(40, 67).t(), 1, 3, 83, 2),
+    "clone of turned rows that repeat": (CLONE, random(80, 67).t()[:, None].expand(67, 3, 80)),
+    "_to_copy of every other": (partial(aten._to_copy.default, dtype=torch.float16),
+                                random(67, 180)[:, ::2]),
+    "_to_copy of turned ones": (partial(aten._to_copy.default, dtype=torch.int32),
+                                random(90, 67).t()),
     "repeat of runs and rows": (aten.repeat.default, random(1, 200, 1, 5), [2, 1, 3, 1]),
 }  # fmt: skip
+
+PASS_US = 4.0  # what one more program of a launch takes to start (chosen)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -48,6 +63,40 @@ def test_elements(name: str) -> None:
     assert pairs
     for got, expected in pairs:
         np.testing.assert_array_equal(got.reshape(expected.shape), expected)
+
+
+LAYOUTS = {
+    "turned": lambda x, y: y.t(),
+    "every other": lambda x, y: torch.cat([x, x], 1)[:, ::2],
+    "rows that repeat": lambda x, y: x[:1].expand(x.shape),
+    "elements that repeat": lambda x, y: x[:, :1].expand(x.shape),
+}
+READERS = {
+    "cat": lambda x: torch.cat([x, x], 0),
+    "stack": lambda x: torch.stack([x, x], -1),
+    "repeat": lambda x: x.repeat(1, 3),
+    "roll": lambda x: x.roll(3, -1),
+    "flip": lambda x: x.flip(0),
+    "pad": lambda x: torch.nn.functional.pad(x, (1, 2)),
+    "to wider": lambda x: x.to(torch.float64 if x.dtype == torch.float32 else torch.float32),
+    "to narrower": lambda x: x.to(torch.float8_e4m3fn),
+    "to whole numbers": lambda x: x.to(torch.int32),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", READERS)
+def test_readers_of_views_take_no_longer_than_of_copies(name, layout, dtype) -> None:
+    """Than a copy of the view in order, and the same of that."""
+    x, turned = _empty(509, 641, dtype=dtype), _empty(641, 509, dtype=dtype)
+    view = LAYOUTS[layout](x, turned)
+    took, ordered, copied = (
+        torch_trn_emu.estimate(f, t, chip="trn2").device_us
+        for f, t in ((READERS[name], view), (READERS[name], x), (CLONE, view))
+    )
+    assert took <= 1.01 * (ordered + copied) + PASS_US
 
 
 @pytest.mark.parametrize("step", [2, 3])

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..calls import Call, Target, TensorArg
-from ..calls.labels import labelled, spanned
-from ..kernels.pointwise import constant as made
+from ..calls.labels import labelled, made, spanned
+from ..kernels.pointwise import constant as filled
 from ..kernels.strided_copy import Box, Segment, boxes_of, relayout
-from .by_rows import by_rows
+from .by_rows import SMALL, by_rows
+from .copies import copied
 from .elementwise import elementwise
 from .faster import faster
 from .op import Lowered, Lowering, dense, flat
@@ -39,6 +40,30 @@ def placed(
     if in_rows := by_rows(call.name, target, sources, out, boxes, constant):
         ways.append((in_rows,))
     return faster(ways, target)
+
+
+def _placed_in_order(
+    call: Call,
+    target: Target,
+    sources: dict[str, TensorArg],
+    boxes: Callable[[Mapping[str, TensorArg]], list[Box]],
+    constant: float = 0,
+) -> Lowered:
+    """`placed`, or after copies of those sources whose elements lie apart, if that is faster."""
+    ways = [placed(call, target, sources, boxes(sources), constant)]
+    apart = {n: t for n, t in sources.items() if t.numel > SMALL and _lie_apart(t)}
+    if apart:
+        ordered = {n: made(f"{n} in order", t.shape, t.torch_dtype) for n, t in apart.items()}
+        copies = [p for n, t in apart.items() for p in copied(t, ordered[n], target)]
+        held = sources | ordered
+        ways.append((*copies, *placed(call, target, held, boxes(held), constant)))
+    return faster(ways, target)
+
+
+def _lie_apart(t: TensorArg) -> bool:
+    """Whether a row's elements do, or rows or elements repeat."""
+    steps = [step for size, step in zip(t.shape, t.strides, strict=True) if size > 1]
+    return bool(steps) and (steps[-1] != 1 or 0 in steps)
 
 
 def _by_dma(
@@ -71,13 +96,17 @@ def concatenate(call: Call, target: Target) -> Lowered:
     if call.name == "stack":
         pieces = [_unsqueezed(t, dim) for t in pieces]
     to_strides = dense(out.shape, out.torch_dtype).strides
-    boxes, at = [], 0
-    for k, t in enumerate(pieces):
-        segments = [whole(n) for n in t.shape]
-        segments[dim] = [Segment(at, t.shape[dim], 0)]
-        boxes += boxes_of(f"in{k}", t.strides, to_strides, segments)
-        at += t.shape[dim]
-    return placed(call, target, {f"in{k}": t for k, t in enumerate(pieces)}, boxes)
+
+    def boxes(sources: Mapping[str, TensorArg]) -> list[Box]:
+        found, at = [], 0
+        for name, t in sources.items():
+            segments = [whole(n) for n in t.shape]
+            segments[dim] = [Segment(at, t.shape[dim], 0)]
+            found += boxes_of(name, t.strides, to_strides, segments)
+            at += t.shape[dim]
+        return found
+
+    return _placed_in_order(call, target, {f"in{k}": t for k, t in enumerate(pieces)}, boxes)
 
 
 def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
@@ -87,15 +116,18 @@ def exact(reader: Reader, *, constant_at: int | None = None) -> Lowering:
         source, out = call.tensors[0], call.out
         constant = call.argument(constant_at, 0) if constant_at is not None else 0
         if not source.numel:
-            return (elementwise(call.name, [made(float(constant))], [], out, target),)
+            return (elementwise(call.name, [filled(float(constant))], [], out, target),)
         rank = len(out.shape)
         lead = rank - len(source.shape)
         padded = replace(source, shape=(1,) * lead + source.shape,
                          strides=(0,) * lead + source.strides)  # fmt: skip
         to_strides = dense(out.shape, out.torch_dtype).strides
         segments = reader(call, padded, out)
-        boxes = boxes_of("in", padded.strides, to_strides, segments)
-        return placed(call, target, {"in": padded}, boxes, constant)
+
+        def boxes(sources: Mapping[str, TensorArg]) -> list[Box]:
+            return boxes_of("in", sources["in"].strides, to_strides, segments)
+
+        return _placed_in_order(call, target, {"in": padded}, boxes, constant)
 
     return lower
 
@@ -207,6 +239,14 @@ def scatter_slice(call: Call, target: Target) -> Lowered:
     segments = [whole(n) for n in out.shape]
     put, *rest = _within(size, start, step, src.shape[dim])
     kept = [Segment(s.to, s.count, s.to, s.to_step, s.to_step) for s in rest]
-    boxes = boxes_of("src", src.strides, to_strides, [*segments[:dim], [put], *segments[dim + 1 :]])
-    boxes += boxes_of("in", x.strides, to_strides, [*segments[:dim], kept, *segments[dim + 1 :]])
-    return placed(call, target, {"in": x, "src": src}, boxes)
+
+    def boxes(sources: Mapping[str, TensorArg]) -> list[Box]:
+        parts = ("src", [put]), ("in", kept)
+        return [
+            box
+            for name, part in parts
+            for box in boxes_of(name, sources[name].strides, to_strides,
+                                [*segments[:dim], part, *segments[dim + 1 :]])
+        ]  # fmt: skip
+
+    return _placed_in_order(call, target, {"in": x, "src": src}, boxes)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..calls import Call, Target, TensorArg
-from ..calls.labels import constant, labelled, made, permuted
+from ..calls.labels import constant, expanded, labelled, made, permuted
 from ..isa import Program, View, itemsize
 from ..kernels.copy_runs import copy_runs, longest_run, run_of_copy, transposed
 from ..kernels.strided_copy import Box
@@ -51,6 +51,9 @@ def copied(source: TensorArg, to: TensorArg, target: Target) -> Lowered:
             return (min(turned, key=lambda program: price(program, target.chip).total_s),)
     if min(map(longest_run, (source, to))) < to.numel:
         ways = [(_moved(source, to, target),), *_by_turns(source, to, target)]
+        ways += _once_in_order(source, to, target)
+        if source.dtype != to.dtype and to.numel > SMALL:
+            ways.append(_converted(source, to, target))
         return faster([*ways, *_by_rows(source, to, target)], target)
     return (elementwise("copy", [], [flat(source, to.numel)], flat(to, to.numel), target),)
 
@@ -99,6 +102,20 @@ def _by_turns(source: TensorArg, to: TensorArg, target: Target) -> Iterator[Lowe
     back = permuted(turned, [order.index(d) for d in range(last + 1)])
     first = copied(permuted(source, order), turned, target)
     yield (*first, *copied(back, to, target))
+
+
+def _once_in_order(source: TensorArg, to: TensorArg, target: Target) -> Iterator[Lowered]:
+    """What repeats elements that lie apart: they are put in order once."""
+    repeats = [n > 1 and step == 0 for n, step in zip(source.shape, source.strides, strict=True)]
+    if source.shape != to.shape or not any(repeats) or to.numel <= SMALL:
+        return
+    shape = tuple(1 if again else n for again, n in zip(repeats, source.shape, strict=True))
+    views = tuple(replace(v, shape=shape) for v in source.views if v.shape == source.shape)
+    once = replace(source, shape=shape, views=views)
+    if not once.contiguous:
+        ordered = made(f"{once.numel} in order", shape, to.torch_dtype)
+        again = expanded(ordered, to.shape)
+        yield (*copied(once, ordered, target), *copied(again, to, target))
 
 
 def _by_rows(source: TensorArg, to: TensorArg, target: Target) -> Iterator[Lowered]:
@@ -154,14 +171,23 @@ def _by_runs(t: TensorArg, source: TensorArg, to: TensorArg, target: Target) -> 
 def _converted(source: TensorArg, to: TensorArg, target: Target) -> Lowered:
     """The steps from one dtype to another, with a copy before or after where one lies in parts."""
     n = to.numel
+    source, to = _in_order_of(to, source, to)
     dense, stores = longest_run(source) == n, longest_run(to) == n
-    first = source if dense else made(f"{n} gathered", (n,), source.torch_dtype)
-    last = to if stores else made(f"{n} converted", (n,), to.torch_dtype)
+    first = source if dense else made(f"{n} gathered", source.shape, source.torch_dtype)
+    last = to if stores else made(f"{n} converted", to.shape, to.torch_dtype)
     return (
         *(() if dense else copied(source, first, target)),
         elementwise("copy", [], [flat(first, n)], flat(last, n), target),
         *(() if stores else copied(last, to, target)),
     )
+
+
+def _in_order_of(t: TensorArg, source: TensorArg, to: TensorArg) -> tuple[TensorArg, TensorArg]:
+    """Both with their dimensions in the order in which `t` has them in memory."""
+    if source.shape != to.shape:
+        return source, to
+    order = sorted(range(len(t.shape)), key=lambda d: -t.strides[d])
+    return permuted(source, order), permuted(to, order)
 
 
 def _turning(t: TensorArg, order: tuple[int, int, int]) -> list[int]:
