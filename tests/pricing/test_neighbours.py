@@ -118,6 +118,31 @@ def test_sums_over_few_rows_compile_to_no_more(rows: int, columns: int) -> None:
     assert compiled.device_us < 1.02 * eager.device_us
 
 
+SHORT_ROWS = {
+    "sum": lambda x: x.sum(1),
+    "softmax": lambda x: x.softmax(1),
+    "layer_norm": lambda x: torch.nn.functional.layer_norm(x, x.shape[1:]),
+    "var": lambda x: x.var(1),
+    "gradient of softmax": lambda x: torch.ops.aten._softmax_backward_data(x, x, 1, x.dtype),
+    "gradient of layer_norm": lambda x: torch.ops.aten.native_layer_norm_backward(
+        x, x, [x.shape[1]], empty(len(x), 1), empty(len(x), 1), empty(x.shape[1]),
+        empty(x.shape[1]), [True] * 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [17, 40])
+@pytest.mark.parametrize("name", SHORT_ROWS)
+def test_any_number_of_short_rows_takes_as_long(name: str, columns: int) -> None:
+    """Several share a partition, whether or not their number has a divisor that suits."""
+    for near in ((8190, 8191, 8192), (16_381, 16_384, 16_385)):
+        times = [
+            torch_trn_emu.estimate(SHORT_ROWS[name], empty(n, columns), chip="trn1").device_us
+            for n in near
+        ]
+        assert max(times) < MOST * min(times) + LATENCY_US, (near, times)
+
+
 # Between powers of two; a row more may be another tile of chunks, up to the documented factor.
 FEW_ROWS = [
     (rows, n) for rows in (1, 2, 3, 8, 16, 31, 64) for n in (300, 1500, 4773, 10_202, 23_346)

@@ -19,6 +19,7 @@ SHORT = 1024  # elements up to which rows lie side by side (chosen)
 # The same where a step reads one value a row, which then has to be repeated (chosen: instructions
 # of their own cost more than what longer lines save).
 SPREAD = 160
+START = 200  # elements that a partition works through while a tile starts (chosen)
 LINE = 2048  # elements of a line of short rows (chosen: 8 KiB of float32 have DMA's full rate)
 # Elements that a partition works through while a reduction's pieces are joined (chosen: 0.6 to 1.4
 # us, by the operation and the chip).
@@ -131,10 +132,23 @@ def lies_in_rows(rows: int, columns: int, inner: int) -> bool:
 
 
 def side_by_side(rows: int, block: int, most: int = SHORT) -> int:
-    """How many rows of `block` elements, at `most`, share a partition."""
-    fits = max(1, min(LINE // block, rows // P)) if block <= most else 1
-    even = _divisor(rows, fits)
-    return even if 2 * even >= fits else fits  # rows that are left over are worked on apart
+    """How many rows of `block` elements, at `most`, share a partition.
+
+    All partitions have about as many, in as few tiles as those take; rows that are left over are
+    worked on apart.
+    """
+    fits = max(1, min(LINE // block, ceil(rows / P))) if block <= most else 1
+    tiles = ceil(rows / (P * fits))
+    evenly = [ceil(rows / (P * k)) for k in (tiles, tiles + 1)]
+    return min((_divisor(rows, fits), *evenly), key=lambda n: _passes(rows, n, block))
+
+
+def _passes(rows: int, together: int, block: int) -> int:
+    """Elements that a partition passes over in tiles of lines, and of rows that are left over,
+    beside which no others are worked on.
+    """
+    lines, rest = divmod(rows, together)
+    return ceil(lines / P) * (together * block + START) + ceil(rest / P) * (block + 2 * START)
 
 
 def _pieces(rows: int, columns: int, inner: int, *, even: bool = True, whole: int = 1) -> int:
