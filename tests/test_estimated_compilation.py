@@ -86,6 +86,17 @@ def test_estimates_leave_dynamos_limits_to_the_device() -> None:
     assert torch.trn.counters()["launch_count"] == 1
 
 
+def test_values_that_a_graph_makes_are_known() -> None:
+    """As `nn.Transformer` asks whether its mask is causal."""
+
+    def attend(x: torch.Tensor) -> torch.Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(5, device=x.device)
+        return x + mask if (mask == mask.triu(1)).all() else x
+
+    made = estimate(attend, torch.empty(3, 5, 5, device="meta"), mode="compile")
+    assert [row.op for row in made.ops if row.op.startswith("graph ")]
+
+
 # --- FlexAttention --------------------------------------------------------------------------------
 
 

@@ -121,7 +121,7 @@ class Recorder(TorchDispatchMode):
             return self._control(func, args, kwargs)
         if func.namespace == "c10d" and not self.in_graph:
             return self._communicate(func, args, kwargs)
-        if self.in_graph or self.only:
+        if self.only:
             return self._run(func, args, kwargs)
         return self.known.run(func, args, kwargs, self._run)
 
