@@ -116,6 +116,8 @@ def role_of(a: Tensor, b: Tensor, /) -> tuple[int, int]:
     """The class of their product, and which of them is the weight: 0, 1 or -1."""
 
 def is_weight(tensor: Tensor, /) -> bool: ...
+def clear_casts_of_meta() -> None:
+    """Drop the casts of weights that autocast keeps in an estimate."""
 
 # Compiled graphs
 

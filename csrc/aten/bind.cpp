@@ -2,6 +2,7 @@
 #include "host_alias.h"
 #include "list_passes.h"
 #include "observers.h"
+#include "on_meta.h"
 #include "product_roles.h"
 #include "runtime/generator.h"
 #include "runtime/graph_schedule.h"
@@ -285,6 +286,7 @@ void bind_graphs(py::module_& m) {
   m.def("collect_list_passes", &collect_list_passes, py::arg("on"),
         py::call_guard<py::gil_scoped_release>());
   m.def("list_passes_kept", &list_passes_kept);
+  m.def("clear_casts_of_meta", &clear_casts_of_meta);
   m.def("weight_copies", [] {
     const CopyCounts counts = copy_counts();
     return std::tuple(counts.copies, counts.bytes, counts.uses);

@@ -16,10 +16,16 @@ from typing import Any
 
 import torch
 
+from .. import _C
 from ..calls import Target
 from ..chip import get_chip
 from ..compiler.replaced import backend_replaced
-from ..torch_private import DYNAMO, with_constants_of_meta, with_optimizers_of_meta
+from ..torch_private import (
+    DYNAMO,
+    with_constants_of_meta,
+    with_device_kernels_on_meta,
+    with_optimizers_of_meta,
+)
 from .composites import kernel_of_device
 from .device_operators import OperatorsOfTheDevice, fused_attention
 from .meta_results import is_counted, tensors_in
@@ -70,6 +76,7 @@ def estimate(
         stack.callback(recorder.memory.close)
         with_optimizers_of_meta(stack)
         with_constants_of_meta(stack)
+        with_device_kernels_on_meta(stack, _C.clear_casts_of_meta)
         stack.enter_context(OperatorsOfTheDevice())
         stack.enter_context(recorder)
         stack.callback(recorder.memory.close)  # also if fn raises

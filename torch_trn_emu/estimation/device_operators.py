@@ -95,12 +95,22 @@ def _cell(name: str) -> Any:
     ) -> Any:
         if torch.compiler.is_dynamo_compiling() or input.device.type != "meta":
             return torchs(input, hx, w_ih, w_hh, b_ih, b_hh)
-        hidden, *cell = hx if name == "lstm_cell" else (hx,)
+        hidden, *cell = map(_lowered, hx if name == "lstm_cell" else (hx,))
         products = functional.linear(input, w_ih), functional.linear(hidden, w_hh)
         *state, _ = fused(*products, *(cell or (hidden,)), b_ih, b_hh)
         return tuple(state) if cell else state[0]
 
     return run
+
+
+def _lowered(x: torch.Tensor) -> torch.Tensor:
+    """What autocast makes of an operand of products."""
+    casts = torch.is_autocast_enabled("trn") and x.dtype in (
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+    )
+    return x.to(torch.get_autocast_dtype("trn")) if casts else x
 
 
 def _unflatten(self: torch.Tensor, dim: Any, sizes: Any) -> torch.Tensor:
@@ -136,6 +146,8 @@ def _fused_rms_norm(
     eps: float | None = None,
 ) -> torch.Tensor:
     """The conditions of at::native::rms_norm; compiled it is what torch makes of it."""
+    if torch.is_autocast_enabled("trn") and input.dtype.itemsize < torch.float32.itemsize:
+        input, weight = input.float(), weight if weight is None else weight.float()
     by_columns = suggest_memory_format(input) != torch.contiguous_format
     apart = weight is not None and weight.dtype != input.dtype
     if input.device.type != "meta" or by_columns or apart or torch.compiler.is_dynamo_compiling():
@@ -148,6 +160,7 @@ def _flex_attention(operator: Any, *args: Any) -> Any:
     query, key, value, score, mask, scale, options, *buffers = args
     if query.device.type != "meta" or torch.compiler.is_dynamo_compiling():
         return operator(*args)
+    query, key, value = map(_lowered, (query, key, value))
     of_score, of_mask = buffers or ((), ())
     apply = flex_operators().FlexAttentionAutogradOp.apply
     return apply(query, key, value, score, score, mask, scale, options, of_mask, *of_score)

@@ -24,9 +24,13 @@ from torch._C._profiler import _ExperimentalConfig as ExperimentalConfig  # torc
 from torch._decomp import global_decomposition_table  # estimate(mode="compile"): composites on meta
 from torch._guards import TracingContext  # compiled code is traced again for another policy
 from torch._ops import (
+    _HIGHER_ORDER_OP_DEFAULT_FALLTHROUGH_DISPATCH_KEYS as KEYS_PASSED_BY,  # of autocast, below
+)
+from torch._ops import (
     HigherOrderOperator,  # cond, while_loop and FlexAttention launch what their bodies do
     OpOverload,  # every walk over a graph's nodes
     OpOverloadPacket,  # operators of a script under the name cuda
+    _higher_order_ops,  # autocast in estimates: they have no kernel for its key
 )
 from torch._prims_common import suggest_memory_format  # when rms_norm is one launch in an estimate
 from torch._subclasses.fake_impls import op_implementations_dict  # compiled graphs: register_fake
@@ -135,6 +139,7 @@ __all__ = [
     "utilities",
     "validate_device",
     "with_constants_of_meta",
+    "with_device_kernels_on_meta",
     "with_optimizers_of_meta",
     "wrap_make_wrapper_subclass",
     "wrap_restore_location",
@@ -291,6 +296,30 @@ def with_optimizers_of_meta(stack: ExitStack) -> None:
 
 def _and_meta(devices: Callable[..., list[str]], *args: Any, **kwargs: Any) -> list[str]:
     return [*devices(*args, **kwargs), "meta"]
+
+
+def with_device_kernels_on_meta(stack: ExitStack, clear: Callable[[], None]) -> None:
+    """While `stack` is open the kernels of csrc/aten/on_meta.cpp see every operator.
+
+    clear  called where torch drops the casts of weights that it keeps
+    """
+    key: Any = DispatchKey.AutocastIPU  # type: ignore[attr-defined]
+    if key not in KEYS_PASSED_BY:
+        KEYS_PASSED_BY.append(key)
+        for operator in _higher_order_ops.values():
+            operator.fallthrough(key)
+    was_excluded = _core._dispatch_tls_is_dispatch_key_excluded(key)
+    stack.callback(_core._dispatch_tls_set_dispatch_key_excluded, key, was_excluded)
+    _core._dispatch_tls_set_dispatch_key_excluded(key, False)
+    stack.enter_context(_core._IncludeDispatchKeyGuard(key))
+    torchs = torch.clear_autocast_cache
+
+    def cleared() -> None:
+        torchs()
+        clear()
+
+    stack.callback(clear)
+    stack.enter_context(mock.patch.object(torch, "clear_autocast_cache", cleared))
 
 
 def with_constants_of_meta(stack: ExitStack) -> None:
