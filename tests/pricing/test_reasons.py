@@ -27,6 +27,8 @@ SHORT: Shapes = ((65_536, 8), (40_000, 5))
 IMAGES: Shapes = ((8, 64, 112, 112), (32, 256, 14, 14))
 FEW_CHANNELS: Shapes = ((1, 32, 112, 112), (8, 16, 56, 56), (1, 96, 56, 56))
 GRADIENTS: Shapes = ((8192, 64), (4096, 1024), (8192, 4096))
+NARROW: Shapes = ((16_381, 83), (8192, 101))
+LISTS: Shapes = ((383, 1789), (4096, 64), (100, 8193))
 
 
 def _depthwise(x: torch.Tensor) -> torch.Tensor:
@@ -64,6 +66,10 @@ CALLS: dict[str, tuple[Callable[[torch.Tensor], Any], Shapes]] = {
         lambda x: F.layer_norm(x, x.shape[-1:]),
         (*SHORT, (8191, 65)),
     ),
+    "layer_norm of rows of 66 to 257": (
+        lambda x: F.layer_norm(x, x.shape[-1:]),
+        ((8192, 96), (16_381, 127), (8192, 191), (8192, 257)),
+    ),
     "reversed dimensions, copied": (lambda x: x.permute(2, 1, 0).contiguous(), REVERSED),
     "nansum": (lambda x: x.nansum(-1), MANY),
     "var over the first dimension": (lambda x: x.var(0), FIRST),
@@ -86,6 +92,20 @@ CALLS: dict[str, tuple[Callable[[torch.Tensor], Any], Shapes]] = {
     "gradient of rms_norm": (_rms_norm_backward, GRADIENTS),
     "random normal numbers in 16 bits": (torch.randn_like, MANY),
     "floor_divide": (lambda x: x.floor_divide(3.0), MANY),
+    "fmod": (lambda x: x.fmod(x), MANY),
+    "remainder": (lambda x: x.remainder(x), MANY),
+    "atan2": (lambda x: x.atan2(x), MANY),
+    "searchsorted": (lambda x: torch.searchsorted(x, x), LISTS),
+    "tril of narrow matrices": (lambda x: x.tril(), NARROW),
+    "mv of narrow matrices": (lambda x: x @ x.new_empty(x.shape[1]), ((8192, 64), (16_381, 127))),
+    "scatter along the first dimension": (
+        lambda x: x.scatter(0, x.new_empty(x.shape, dtype=torch.int64), x),
+        MANY,
+    ),
+    "gather in rows of 64": (
+        lambda x: x.gather(1, x.new_empty(x.shape, dtype=torch.int64)),
+        ((8192, 64),),
+    ),
     "reversed rows": (lambda x: x.flip(-1), MANY),
     "gather along the first dimension": (
         lambda x: x.gather(0, x.new_empty(x.shape, dtype=torch.int64)),
