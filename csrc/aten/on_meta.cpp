@@ -111,9 +111,15 @@ bool is_product(const c10::OperatorHandle& op) {
   return op.schema().overload_name().empty() && (name == "aten::linear" || name == "aten::matmul");
 }
 
-// The operator, or the device's own. Autograd sees what either is made of.
+// The operator, or the device's own. Autograd sees what either is made of; a subclass of tensors
+// that is to see products itself does.
 void call(const c10::OperatorHandle& op, Stack* stack, size_t first, bool product) {
-  if (product && (*stack)[first].toTensor().is_meta())
+  const auto folds = [](const Tensor& x) {
+    const bool of_subclass = x.key_set().has(DispatchKey::Python);
+    return x.is_meta() && !x.is_nested() &&
+           (!of_subclass || x.key_set().has_any(c10::autograd_dispatch_keyset));
+  };
+  if (product && folds((*stack)[first].toTensor()))
     op.redispatchBoxed(c10::DispatchKeySet(DispatchKey::AutogradPrivateUse1), stack);
   else
     op.callBoxed(stack);
