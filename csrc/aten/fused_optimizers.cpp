@@ -12,8 +12,8 @@ namespace {
 using c10::IValue;
 using torch::jit::Stack;
 
-constexpr int64_t kWorthStep = 1 << 16;     // elements of all parameters
-constexpr int64_t kWorthCutting = 1 << 13;  // elements of a tensor; others go to one thread whole
+constexpr int64_t kWorthStep = 1 << 16;     // elements of all parameters (chosen)
+constexpr int64_t kWorthCutting = 1 << 13;  // elements of a tensor, else one thread's (chosen)
 constexpr int64_t kWholeVectors = 64;       // elements that whole vectors of any type make up
 
 // What a thread has of a tensor.

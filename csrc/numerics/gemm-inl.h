@@ -141,8 +141,8 @@ inline bool round_columns(Elementwise op, DType dtype, const void* const* rows, 
 // Every instruction set sums element i in chain i % 32, those after the last whole 32 in i % 16, so
 // that the order does not depend on its lanes.
 constexpr int dot_chains = 32 / lanes;
-constexpr int64_t dots_chunk =
-    4 * dots_piece;  // elements of a, which stay in the first-level cache
+// Elements of a that are multiplied together: 8 KiB, which stay in the first-level cache (chosen).
+constexpr int64_t dots_chunk = 4 * dots_piece;
 
 // Rows of a. Lines of bfloat16 are read by words of two elements, and what they are multiplied by
 // lies likewise: of each 2 * lanes elements the even ones, then the odd ones, for whole 32s.
